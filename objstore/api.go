@@ -1,0 +1,113 @@
+package objstore
+
+import (
+	"context"
+	"time"
+)
+
+// SectorSize is the unit of lengths and offsets inside a volume: every off and length that a Volume or View
+// takes in Plan, Reserve and Zero is in bytes and a multiple of it.
+const SectorSize = 512
+
+// MaxRequest is the largest range in bytes that Plan and Reserve take.
+const MaxRequest = 4 << 20
+
+// InitOptions are fixed when a store is made. The zero value is the default.
+type InitOptions struct {
+	// ChunkSize in bytes: 4096, 8192, 16384 (default), 32768 or 65536.
+	ChunkSize int
+}
+
+// VolumeOptions are fixed when a volume is made.
+type VolumeOptions struct {
+	// Size in bytes, a multiple of BlockSize, at most MaxVolumeSize.
+	Size int64
+	// BlockSize is the logical block size of the device in bytes: 512 (default) or 4096.
+	BlockSize int
+}
+
+// MaxVolumeSize in bytes.
+const MaxVolumeSize = 1 << 46
+
+// VolumeInfo describes a volume.
+type VolumeInfo struct {
+	Name      string    `json:"name"`
+	ID        string    `json:"id"`         // UUID
+	Size      int64     `json:"size"`       // bytes
+	BlockSize int       `json:"block_size"` // bytes
+	Created   time.Time `json:"created"`
+	Root      string    `json:"root"`    // the last settled root, hex
+	Logical   int64     `json:"logical"` // bytes that are not holes in the last settled root
+	Tail      int64     `json:"tail"`    // bytes written since, not settled yet
+	Snapshots int       `json:"snapshots"`
+	Users     []string  `json:"users"` // who has it open: "ublk /dev/ublkb0", "fuse"
+}
+
+// SnapshotInfo describes a snapshot.
+type SnapshotInfo struct {
+	Volume  string    `json:"volume"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Size    int64     `json:"size"`           // bytes
+	Root    string    `json:"root,omitempty"` // hex; empty until it has settled
+	Logical int64     `json:"logical"`        // bytes that are not holes; 0 until it has settled
+}
+
+// Stat is the store in figures, all in bytes unless said otherwise.
+type Stat struct {
+	UUID       string       `json:"uuid"`
+	Path       string       `json:"path"`
+	ChunkSize  int          `json:"chunk_size"`
+	Volumes    int          `json:"volumes"`   // count
+	Snapshots  int          `json:"snapshots"` // count
+	Logical    int64        `json:"logical"`   // sum of the settled volumes' bytes that are not holes
+	Stored     int64        `json:"stored"`    // unique chunk bytes in segments
+	Metadata   int64        `json:"metadata"`  // tree nodes, directories, journal, refs, index
+	Tail       int64        `json:"tail"`      // written, not settled yet
+	Used       int64        `json:"used"`      // what the store's files occupy on disk
+	DedupRatio float64      `json:"dedup_ratio"`
+	Segments   int          `json:"segments"` // count
+	Free       int64        `json:"free"`     // room for writes: file system's free space less the reserve
+	Reserve    int64        `json:"reserve"`  // kept back for deleting, settling and collecting
+	ReadOnly   string       `json:"read_only,omitempty"`
+	OpenTime   float64      `json:"open_seconds"`
+	PerVolume  []VolumeInfo `json:"per_volume"`
+}
+
+// Piece is one part of a Plan: where some bytes of a request lie.
+type Piece struct {
+	Hole    bool  // zeroes; FD and FileOff mean nothing
+	FD      int   // file descriptor, open until Release; O_DIRECT where FileOff and Len allow it
+	FileOff int64 // bytes
+	BufOff  int   // bytes from the start of the request
+	Len     int   // bytes
+}
+
+// Plan says where a range is. The zero value is ready; reusing one avoids every allocation.
+// Between Plan and Release the pieces' files are neither closed, punched nor unlinked.
+type Plan struct {
+	Pieces []Piece // in order of BufOff, covering the range exactly
+	pin    *pin
+}
+
+// Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one is called.
+type Write struct {
+	FD      int   // write the data here, all of it, at FileOff
+	FileOff int64 // bytes, a multiple of 4096
+	Off     int64 // volume offset in bytes
+	Len     int   // bytes
+	seg     *segment
+}
+
+// Image is what a Volume and a View have in common: a disk to read. Safe for concurrent use.
+type Image interface {
+	Size() int64
+	// ReadAt as io.ReaderAt, at any offset and length; blocks.
+	ReadAt(p []byte, off int64) (int, error)
+	// Extent says what lies at off: whether it is a hole, and how many bytes, 1 at least, are alike.
+	Extent(ctx context.Context, off int64) (hole bool, length int64, err error)
+	// Plan never blocks on I/O. ErrNotLoaded: call Load for the range, from a goroutine that may block, and retry.
+	Plan(off int64, length int, p *Plan) error
+	Load(ctx context.Context, off int64, length int) error
+	Release(p *Plan)
+}

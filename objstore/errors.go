@@ -1,0 +1,52 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What a caller may test for with errors.Is. blockdev translates them to the result of a ublk request,
+// fs to a FUSE status; nobody else turns them into an errno.
+var (
+	// ErrNotStore: the directory holds no varve store.
+	ErrNotStore = errors.New("not a varve store")
+	// ErrStoreExists: init found a store, or other files, where the new store should be.
+	ErrStoreExists = errors.New("directory is not empty")
+	// ErrStoreLocked: another process has the store open.
+	ErrStoreLocked = errors.New("store is in use by another process")
+	// ErrVersion: the store was written by a newer varve.
+	ErrVersion = errors.New("unsupported format version")
+	// ErrCorrupt: a checksum or a hash did not match; see CorruptError for the place.
+	ErrCorrupt = errors.New("corrupt")
+	// ErrNoSpace: the store's file system has no more room than the reserve.
+	ErrNoSpace = errors.New("no space left in the store")
+	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.
+	ErrReadOnly = errors.New("read-only")
+	// ErrClosed: the store, volume or view was closed.
+	ErrClosed = errors.New("closed")
+	// ErrNotFound: no volume, snapshot or root of that name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the name is taken.
+	ErrExists = errors.New("exists already")
+	// ErrInUse: the volume is attached or open.
+	ErrInUse = errors.New("in use")
+	// ErrInvalid: a name, size or range that no store could take.
+	ErrInvalid = errors.New("invalid")
+	// ErrNotLoaded: a plan needs tree nodes that are not in memory. Call Load, then plan again.
+	ErrNotLoaded = errors.New("tree nodes not in memory")
+)
+
+// CorruptError names the file and place where stored bytes were not what they should be.
+type CorruptError struct {
+	File   string // path, relative to the store
+	Offset int64  // bytes
+	Object string // what was expected there
+	Err    error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("corrupt %s in %s at byte %d: %v", e.Object, e.File, e.Offset, e.Err)
+}
+
+// Unwrap gives ErrCorrupt and the cause.
+func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
