@@ -1,0 +1,6 @@
+package vfs
+
+import "errors"
+
+// ErrLocked: another process, or another user in this one, holds the lock.
+var ErrLocked = errors.New("locked")
