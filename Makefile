@@ -1,0 +1,30 @@
+# make help lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+
+GO ?= go
+VARVE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/varve
+export VARVE_CACHE
+BIN := bin/varve
+
+.PHONY: build
+build: ## bin/varve, static and reproducible
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/varve
+
+.PHONY: kernel
+kernel: ## build the test kernel (once; cached) and print its path as the last line
+	@integration/kernel/build
+
+.PHONY: vm
+vm: ## run CMD='...' in the test kernel and return its exit status
+	@[ -n "$$CMD" ] || { echo "usage: make vm CMD='command line'" >&2; exit 2; }
+	@integration/vm/run $(VMFLAGS) -- "$$CMD"
+export CMD
+
+.PHONY: clean
+clean: ## remove what was built here; the cache outside the checkout stays
+	rm -rf bin out
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
