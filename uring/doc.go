@@ -1,0 +1,4 @@
+//go:build linux
+
+// Package uring is varve's door to io_uring.
+package uring

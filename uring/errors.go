@@ -1,0 +1,65 @@
+//go:build linux
+
+package uring
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sentinels of the package; errors.Is finds them in what the methods return.
+var (
+	// ErrNoIOUring: the kernel has no io_uring, or forbids it to this process.
+	ErrNoIOUring = errors.New("io_uring is not available (needs Linux 5.19 or later, and kernel.io_uring_disabled = 0)")
+	// ErrTimeout: the time of SubmitAndWaitTimeout is up.
+	ErrTimeout = errors.New("ring wait timed out")
+	// ErrClosed: the ring was closed.
+	ErrClosed = errors.New("ring is closed")
+
+	// ErrBusy: the Fused still has secondaries in flight.
+	ErrBusy = errors.New("fused request is in flight")
+	// ErrNoSecondary: a fused request needs at least one secondary.
+	ErrNoSecondary = errors.New("fused request has no secondary")
+	// ErrTooManySecondaries: more than FusedOptions.MaxSecondaries.
+	ErrTooManySecondaries = errors.New("too many secondaries")
+	// ErrDirection: a secondary moves data the other way than its primary.
+	ErrDirection = errors.New("secondary has another direction than its primary")
+	// ErrRange: a secondary is empty or reaches outside the primary's buffer.
+	ErrRange = errors.New("secondary is outside the primary's buffer")
+	// ErrUnexpectedEOF: a read met the file's end before its length was there.
+	ErrUnexpectedEOF = fmt.Errorf("secondary read past the end of its file: %w", io.ErrUnexpectedEOF)
+	// ErrShortWrite: a write took nothing, and said nothing.
+	ErrShortWrite = fmt.Errorf("secondary write made no progress: %w", io.ErrShortWrite)
+	// ErrOverrun: the kernel reported more bytes than were asked for.
+	ErrOverrun = errors.New("secondary moved more bytes than asked for")
+)
+
+// OpError is an error at the kernel's door: the operation and what it gave,
+// most often a unix.Errno, which errors.Is and errors.As find.
+type OpError struct {
+	Op  string
+	Err error
+}
+
+func (e *OpError) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns what the operation gave.
+func (e *OpError) Unwrap() error { return e.Err }
+
+func opError(op string, errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return &OpError{Op: op, Err: errno}
+}
+
+// setupError names the feature behind a refused io_uring_setup.
+func setupError(errno unix.Errno) error {
+	if errno == unix.ENOSYS || errno == unix.EPERM {
+		return &OpError{Op: "io_uring_setup", Err: fmt.Errorf("%w: %w", ErrNoIOUring, errno)}
+	}
+	return opError("io_uring_setup", errno)
+}

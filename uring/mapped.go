@@ -1,0 +1,177 @@
+//go:build linux
+
+package uring
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() { implementations[DefaultImplementation] = newMapped }
+
+// mapped is varve's own ring. The kernel shares two mappings: ringMem holds the
+// counters and the CQEs, sqeMem the SQEs. Counters that the kernel writes are
+// read with sync/atomic, those that it reads are published with it; sqTail and
+// cqHead are our side of them.
+type mapped struct {
+	fd       int
+	info     Info
+	sqeBytes uintptr
+
+	ringMem []byte
+	sqeMem  []byte
+
+	sqHead  *uint32 // kernel writes
+	sqFlags *uint32 // kernel writes
+	sqKTail *uint32 // we write
+	cqTail  *uint32 // kernel writes
+	cqKHead *uint32 // we write
+
+	sqes    unsafe.Pointer
+	cqes    unsafe.Pointer
+	sqTail  uint32 // entries handed out
+	cqHead  uint32 // completions reaped
+	entries uint32 // 0 once closed
+
+	lost error // what an enter inside Reap gave; the next enter reports it
+
+	arg geteventsArg
+	ts  kernelTimespec
+}
+
+func newMapped(o Options) (Ring, error) {
+	p := newParams(o)
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(o.Entries), uintptr(unsafe.Pointer(&p)), 0)
+	if errno != 0 {
+		return nil, setupError(errno)
+	}
+	r := &mapped{
+		fd:       int(fd),
+		info:     Info{FD: int(fd), SQEntries: p.sqEntries, CQEntries: p.cqEntries, Features: p.features},
+		sqeBytes: sqeSize,
+		entries:  p.sqEntries,
+	}
+	if o.SQE128 {
+		r.sqeBytes = bigSQESize
+	}
+	if err := r.mapRings(&p); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+func (r *mapped) mapRings(p *params) error {
+	if p.features&requiredFeatures != requiredFeatures {
+		return &OpError{Op: "io_uring_setup", Err: fmt.Errorf("%w: features %#x", ErrNoIOUring, p.features)}
+	}
+	size := max(uintptr(p.sqOff.array)+uintptr(p.sqEntries)*4,
+		uintptr(p.cqOff.cqes)+uintptr(p.cqEntries)*unsafe.Sizeof(CQE{}))
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
+	var err error
+	if r.ringMem, err = unix.Mmap(r.fd, IORING_OFF_SQ_RING, int(size), prot, flags); err != nil {
+		return &OpError{Op: "map ring", Err: err}
+	}
+	if r.sqeMem, err = unix.Mmap(r.fd, IORING_OFF_SQES, int(uintptr(p.sqEntries)*r.sqeBytes), prot, flags); err != nil {
+		return &OpError{Op: "map submission entries", Err: err}
+	}
+	word := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.ringMem[off])) }
+	r.sqHead, r.sqKTail, r.sqFlags = word(p.sqOff.head), word(p.sqOff.tail), word(p.sqOff.flags)
+	r.cqKHead, r.cqTail = word(p.cqOff.head), word(p.cqOff.tail)
+	r.sqes, r.cqes = unsafe.Pointer(&r.sqeMem[0]), unsafe.Pointer(&r.ringMem[p.cqOff.cqes])
+	r.sqTail, r.cqHead = atomic.LoadUint32(r.sqKTail), atomic.LoadUint32(r.cqKHead)
+	// The array between counters and entries is filled once: slot i is entry i.
+	for i := range p.sqEntries {
+		*word(p.sqOff.array + 4*i) = i
+	}
+	return nil
+}
+
+func (r *mapped) Info() Info { return r.info }
+
+func (r *mapped) GetSQE() *SQE {
+	if r.entries == 0 || r.sqTail-atomic.LoadUint32(r.sqHead) >= r.entries {
+		return nil
+	}
+	s := (*SQE)(unsafe.Add(r.sqes, uintptr(r.sqTail&(r.entries-1))*r.sqeBytes))
+	s.wipe(r.sqeBytes)
+	r.sqTail++
+	return s
+}
+
+func (r *mapped) Reap(cqes []CQE) int {
+	if r.entries == 0 {
+		return 0
+	}
+	n := r.pop(cqes)
+	if n == 0 && len(cqes) > 0 && atomic.LoadUint32(r.sqFlags)&(IORING_SQ_CQ_OVERFLOW|IORING_SQ_TASKRUN) != 0 {
+		// Completions that found no room, or were deferred, are behind an enter.
+		if err := r.SubmitAndWait(0, WaitBusy); err != nil {
+			r.lost = err
+		}
+		n = r.pop(cqes)
+	}
+	return n
+}
+
+func (r *mapped) pop(cqes []CQE) int {
+	n := min(r.ready(), uint32(len(cqes)))
+	if n == 0 {
+		return 0
+	}
+	mask := r.info.CQEntries - 1
+	for i := range n {
+		cqes[i] = *(*CQE)(unsafe.Add(r.cqes, uintptr((r.cqHead+i)&mask)*unsafe.Sizeof(CQE{})))
+	}
+	r.cqHead += n
+	atomic.StoreUint32(r.cqKHead, r.cqHead)
+	return int(n)
+}
+
+// ready counts the completions that can be reaped without an enter.
+func (r *mapped) ready() uint32 { return atomic.LoadUint32(r.cqTail) - r.cqHead }
+
+// publish makes the queued entries visible to the kernel and counts those that
+// it has not taken.
+func (r *mapped) publish() uint32 {
+	atomic.StoreUint32(r.sqKTail, r.sqTail)
+	return r.sqTail - atomic.LoadUint32(r.sqHead)
+}
+
+// takeLost returns, once, the error that Reap met.
+func (r *mapped) takeLost() error {
+	err := r.lost
+	r.lost = nil
+	return err
+}
+
+func (r *mapped) Close() error {
+	if r.fd < 0 {
+		return nil
+	}
+	r.entries = 0
+	var errs []error
+	for _, mem := range []*[]byte{&r.sqeMem, &r.ringMem} {
+		if *mem != nil {
+			errs = append(errs, os.NewSyscallError("munmap", unix.Munmap(*mem)))
+			*mem = nil
+		}
+	}
+	errs = append(errs, os.NewSyscallError("close", unix.Close(r.fd)))
+	r.fd = -1
+	return errors.Join(errs...)
+}
+
+// timeout fills in the argument of a timed enter. Both structs live in r, which
+// is on the heap, so that the call allocates nothing.
+func (r *mapped) timeout(d time.Duration) unsafe.Pointer {
+	d = max(d, 0)
+	r.ts = kernelTimespec{sec: int64(d / time.Second), nsec: int64(d % time.Second)}
+	r.arg = geteventsArg{ts: uint64(uintptr(unsafe.Pointer(&r.ts)))}
+	return unsafe.Pointer(&r.arg)
+}
