@@ -2,5 +2,9 @@ package vfs
 
 import "errors"
 
-// ErrLocked: another process, or another user in this one, holds the lock.
-var ErrLocked = errors.New("locked")
+var (
+	// ErrLocked: another process, or another user in this one, holds the lock.
+	ErrLocked = errors.New("locked")
+	// ErrCut: the power is off, or the process dead, in a Mem.
+	ErrCut = errors.New("cut off")
+)
