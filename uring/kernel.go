@@ -6,8 +6,6 @@ import "structs"
 
 // Names and values of include/uapi/linux/io_uring.h (Linux 7.3); only what is
 // used here.
-//
-//revive:disable:var-naming the kernel's names
 const (
 	IORING_OP_NOP         = 0
 	IORING_OP_FSYNC       = 3
@@ -58,8 +56,6 @@ const (
 
 	IORING_RSRC_REGISTER_SPARSE = 1 << 0
 )
-
-//revive:enable:var-naming
 
 // requiredFeatures are those that the waits and the overflow handling rest on;
 // every kernel since 5.11 has them.
