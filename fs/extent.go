@@ -1,0 +1,71 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// seek answers SEEK_DATA and SEEK_HOLE as lseek(2) has them: the end of the file is a hole.
+func seek(ctx context.Context, im Image, off int64, whence uint32) (int64, error) {
+	size := im.Size()
+	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+		return 0, unix.EINVAL
+	}
+	if off < 0 || off >= size {
+		return 0, unix.ENXIO
+	}
+	for off < size {
+		hole, n, err := extent(ctx, im, off)
+		if err != nil {
+			return 0, err
+		}
+		if hole == (whence == unix.SEEK_HOLE) {
+			return off, nil
+		}
+		off += n
+	}
+	if whence == unix.SEEK_HOLE {
+		return size, nil
+	}
+	return 0, unix.ENXIO
+}
+
+// extent is im.Extent, stopped by ctx and never past the end.
+func extent(ctx context.Context, im Image, off int64) (hole bool, n int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, 0, err
+	}
+	hole, n, err = im.Extent(ctx, off)
+	if err != nil {
+		return false, 0, err
+	}
+	if n <= 0 {
+		return false, 0, fmt.Errorf("extent at %d: length %d", off, n)
+	}
+	return hole, min(n, im.Size()-off), nil
+}
+
+// maxCounted bounds the extents that are walked for one stat(2).
+const maxCounted = 1 << 16
+
+// allocated counts the bytes that are not holes. An image of more than maxCounted extents is counted as if the rest
+// were data: too many blocks are harmless, too few make tar and cp believe that a file is empty.
+func allocated(ctx context.Context, im Image) (int64, error) {
+	var data, off int64
+	for range maxCounted {
+		if off >= im.Size() {
+			return data, nil
+		}
+		hole, n, err := extent(ctx, im, off)
+		if err != nil {
+			return 0, err
+		}
+		if !hole {
+			data += n
+		}
+		off += n
+	}
+	return data + im.Size() - off, nil
+}

@@ -1,0 +1,201 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	fusefs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"varve/objstore"
+)
+
+// picture is an immutable image by its name: a snapshot, or a root.
+type picture interface {
+	open() (Image, error)
+	// figures gives the size, the bytes that are not holes (-1: not known yet) and the time of creation.
+	figures() (size, data int64, created time.Time, err error)
+	path() string
+}
+
+func (l snapshotListing) open() (Image, error) {
+	if _, err := l.info(); err != nil {
+		return nil, err
+	}
+	return l.t.src.OpenSnapshot(l.volume, l.name)
+}
+
+func (l snapshotListing) figures() (int64, int64, time.Time, error) {
+	s, err := l.info()
+	data := s.Logical
+	if s.Root == "" {
+		data = -1 // not settled
+	}
+	return s.Size, data, s.Created, err
+}
+
+func (l snapshotListing) path() string { return "snapshots/" + l.volume + "/" + l.name + "/disk.img" }
+
+// rootImage is an image by its root.
+type rootImage struct {
+	t    *tree
+	root string
+}
+
+func (r rootImage) open() (Image, error) { return r.t.src.OpenRoot(r.root) }
+
+func (r rootImage) path() string { return "by-id/" + r.root + "/disk.img" }
+
+// figures come from the snapshot or volume that refers to the root: there is one, or the root would not open.
+func (r rootImage) figures() (int64, int64, time.Time, error) {
+	epoch := time.Unix(0, 0) // equal content, equal file, whoever made it and when
+	snaps, err := r.t.src.Snapshots("")
+	if err != nil {
+		return 0, 0, epoch, err
+	}
+	for _, s := range snaps {
+		if s.Root == r.root {
+			return s.Size, s.Logical, epoch, nil
+		}
+	}
+	for _, v := range r.t.src.Volumes() {
+		if v.Root == r.root {
+			return v.Size, v.Logical, epoch, nil
+		}
+	}
+	im, err := r.open()
+	if err != nil {
+		return 0, 0, epoch, err
+	}
+	return im.Size(), -1, epoch, im.Close()
+}
+
+func (r rootImage) check() (time.Time, error) {
+	_, _, at, err := r.figures()
+	return at, err
+}
+
+// imageFile is a disk.img.
+type imageFile struct {
+	base
+	picture
+	im      shared[Image]
+	counted atomic.Int64 // bytes that are not holes plus 1, once they were counted
+}
+
+func newImage(t *tree, ino uint64, p picture) *imageFile {
+	return &imageFile{base: base{t: t, ino: ino}, picture: p}
+}
+
+func (f *imageFile) stable() fusefs.StableAttr {
+	return fusefs.StableAttr{Mode: unix.S_IFREG, Ino: f.ino}
+}
+
+func (f *imageFile) attr(ctx context.Context, a *fuse.Attr) error {
+	size, data, created, err := f.figures()
+	if err != nil {
+		return err
+	}
+	if data < 0 {
+		if data, err = f.count(ctx); err != nil {
+			return err
+		}
+	}
+	f.fill(a, f.t.imageMode, created)
+	setSize(a, size, data)
+	return nil
+}
+
+// count walks the image once: it does not change.
+func (f *imageFile) count(ctx context.Context) (int64, error) {
+	if n := f.counted.Load(); n > 0 {
+		return n - 1, nil
+	}
+	im, err := f.im.acquire(f.open)
+	if err != nil {
+		return 0, err
+	}
+	data, err := allocated(ctx, im)
+	if err := errors.Join(err, f.im.release()); err != nil {
+		return 0, err
+	}
+	f.counted.Store(data + 1)
+	return data, nil
+}
+
+// Getattr is stat(2).
+func (f *imageFile) Getattr(ctx context.Context, h fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	err := f.attr(ctx, &out.Attr)
+	if ih, ok := h.(*imageHandle); ok && errors.Is(err, objstore.ErrNotFound) {
+		// Deleted while it is open: still there for whoever holds it.
+		f.fill(&out.Attr, f.t.imageMode, f.t.started)
+		setSize(&out.Attr, ih.im.Size(), ih.im.Size())
+		return 0
+	}
+	return f.t.fail("getattr", f.path(), err)
+}
+
+// Open opens for reading.
+func (f *imageFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uint32, syscall.Errno) {
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
+		return nil, 0, unix.EROFS
+	}
+	im, err := f.im.acquire(f.open)
+	if err != nil {
+		return nil, 0, f.t.fail("open", f.path(), err)
+	}
+	h := &imageHandle{handle: f.t.newHandle(f.path(), f.im.release), im: im}
+	return h, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH, 0
+}
+
+// Setattr refuses.
+func (f *imageFile) Setattr(context.Context, fusefs.FileHandle, *fuse.SetAttrIn, *fuse.AttrOut) syscall.Errno {
+	return unix.EROFS
+}
+
+// imageHandle is an open disk.img.
+type imageHandle struct {
+	*handle
+	im Image
+}
+
+// Read reads.
+func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := readAt(h.im, dest, off)
+	if err != nil {
+		return nil, h.t.fail("read", h.path, err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Lseek answers SEEK_HOLE and SEEK_DATA.
+func (h *imageHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
+	n, err := seek(ctx, h.im, int64(off), whence)
+	return uint64(n), h.t.fail("lseek", h.path, err)
+}
+
+// Fsync has nothing to do.
+func (h *imageHandle) Fsync(context.Context, uint32) syscall.Errno { return 0 }
+
+// readAt fills p up to the end of the image. Anything shorter is an error: the kernel would take it for the end of
+// the file, and a loop device for zeroes.
+func readAt(im Image, p []byte, off int64) (int, error) {
+	if off >= im.Size() {
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), im.Size()-off)]
+	n, err := im.ReadAt(p, off)
+	if n == len(p) && (err == nil || errors.Is(err, io.EOF)) {
+		return n, nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return 0, fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+}

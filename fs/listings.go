@@ -1,0 +1,284 @@
+package fs
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"varve/objstore"
+)
+
+// rootListing is MOUNT.
+type rootListing struct{ t *tree }
+
+func (l rootListing) find(_ context.Context, name string) (node, error) {
+	switch name {
+	case "volumes":
+		return newDir(l.t, inode("volumes"), volumesListing(l)), nil
+	case "snapshots":
+		return newDir(l.t, inode("snapshots"), snapshotsListing(l)), nil
+	case "by-id":
+		return newDir(l.t, inode("by-id"), rootsListing(l)), nil
+	}
+	return nil, objstore.ErrNotFound
+}
+
+func (l rootListing) list(context.Context) ([]fuse.DirEntry, error) {
+	return []fuse.DirEntry{
+		dirEntry("by-id", inode("by-id")),
+		dirEntry("snapshots", inode("snapshots")),
+		dirEntry("volumes", inode("volumes")),
+	}, nil
+}
+
+func (l rootListing) check() (time.Time, error) { return l.t.started, nil }
+
+// volumesListing is MOUNT/volumes.
+type volumesListing struct{ t *tree }
+
+func (l volumesListing) find(_ context.Context, name string) (node, error) {
+	info, err := l.t.src.VolumeInfo(name)
+	if err != nil {
+		return nil, err
+	}
+	return newDir(l.t, inode("volume", info.ID), volumeListing{l.t, info.Name, info.ID}), nil
+}
+
+func (l volumesListing) list(context.Context) ([]fuse.DirEntry, error) {
+	var out []fuse.DirEntry
+	for _, v := range l.t.src.Volumes() {
+		out = append(out, dirEntry(v.Name, inode("volume", v.ID)))
+	}
+	return out, nil
+}
+
+func (l volumesListing) check() (time.Time, error) { return l.t.started, nil }
+
+// volumeListing is MOUNT/volumes/NAME, of one volume: a later volume of the same name has another id.
+type volumeListing struct {
+	t        *tree
+	name, id string
+}
+
+func (l volumeListing) info() (objstore.VolumeInfo, error) {
+	info, err := l.t.src.VolumeInfo(l.name)
+	if err == nil && info.ID != l.id {
+		err = objstore.ErrNotFound
+	}
+	return info, err
+}
+
+func (l volumeListing) find(_ context.Context, name string) (node, error) {
+	if _, err := l.info(); err != nil {
+		return nil, err
+	}
+	switch name {
+	case "live":
+		return &liveFile{base: base{t: l.t, ino: inode("live", l.id)}, volumeListing: l}, nil
+	case "info.json":
+		return newInfo(l.t, inode("volume info", l.id), l.render), nil
+	}
+	return nil, objstore.ErrNotFound
+}
+
+func (l volumeListing) render() (any, error) {
+	info, err := l.info()
+	return volumeJSON{info, attachedDevice(info.Users)}, err
+}
+
+func (l volumeListing) list(context.Context) ([]fuse.DirEntry, error) {
+	if _, err := l.info(); err != nil {
+		return nil, err
+	}
+	return []fuse.DirEntry{
+		fileEntry("info.json", inode("volume info", l.id)),
+		fileEntry("live", inode("live", l.id)),
+	}, nil
+}
+
+func (l volumeListing) check() (time.Time, error) {
+	info, err := l.info()
+	return info.Created, err
+}
+
+// snapshotsListing is MOUNT/snapshots: a directory for every volume, and for every name that has snapshots.
+type snapshotsListing struct{ t *tree }
+
+func (l snapshotsListing) find(_ context.Context, name string) (node, error) {
+	v := snapshotsOfListing{l.t, name}
+	if _, err := v.check(); err != nil {
+		return nil, err
+	}
+	return newDir(l.t, inode("snapshots of", name), v), nil
+}
+
+func (l snapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
+	snaps, err := l.t.src.Snapshots("")
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[string]struct{})
+	for _, s := range snaps {
+		names[s.Volume] = struct{}{}
+	}
+	for _, v := range l.t.src.Volumes() {
+		names[v.Name] = struct{}{}
+	}
+	out := make([]fuse.DirEntry, 0, len(names))
+	for name := range names {
+		out = append(out, dirEntry(name, inode("snapshots of", name)))
+	}
+	slices.SortFunc(out, func(a, b fuse.DirEntry) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (l snapshotsListing) check() (time.Time, error) { return l.t.started, nil }
+
+// snapshotsOfListing is MOUNT/snapshots/NAME.
+type snapshotsOfListing struct {
+	t      *tree
+	volume string
+}
+
+func (l snapshotsOfListing) find(_ context.Context, name string) (node, error) {
+	snaps, err := l.t.src.Snapshots(l.volume)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range snaps {
+		if s.Name == name {
+			return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, s.Volume, s.Name, s.Created}), nil
+		}
+	}
+	return nil, objstore.ErrNotFound
+}
+
+func (l snapshotsOfListing) list(context.Context) ([]fuse.DirEntry, error) {
+	snaps, err := l.t.src.Snapshots(l.volume)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]fuse.DirEntry, 0, len(snaps))
+	for _, s := range snaps {
+		out = append(out, dirEntry(s.Name, snapshotInode("snapshot", s)))
+	}
+	return out, nil
+}
+
+func (l snapshotsOfListing) check() (time.Time, error) {
+	info, err := l.t.src.VolumeInfo(l.volume)
+	if err == nil {
+		return info.Created, nil
+	}
+	// Snapshots may outlive their volume.
+	snaps, snapErr := l.t.src.Snapshots(l.volume)
+	if snapErr != nil || len(snaps) == 0 {
+		return time.Time{}, err
+	}
+	return snaps[0].Created, nil
+}
+
+// snapshotInode tells snapshots of one name apart by their time of creation.
+func snapshotInode(kind string, s objstore.SnapshotInfo) uint64 {
+	return inode(kind, s.Volume, s.Name, instant(s.Created))
+}
+
+// snapshotListing is MOUNT/snapshots/NAME/SNAP, of one snapshot.
+type snapshotListing struct {
+	t            *tree
+	volume, name string
+	created      time.Time
+}
+
+func (l snapshotListing) info() (objstore.SnapshotInfo, error) {
+	snaps, err := l.t.src.Snapshots(l.volume)
+	if err != nil {
+		return objstore.SnapshotInfo{}, err
+	}
+	for _, s := range snaps {
+		if s.Name == l.name && s.Created.Equal(l.created) {
+			return s, nil
+		}
+	}
+	return objstore.SnapshotInfo{}, objstore.ErrNotFound
+}
+
+func (l snapshotListing) find(_ context.Context, name string) (node, error) {
+	s, err := l.info()
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "disk.img":
+		return newImage(l.t, snapshotInode("image", s), l), nil
+	case "info.json":
+		return newInfo(l.t, snapshotInode("snapshot info", s), func() (any, error) { return l.info() }), nil
+	}
+	return nil, objstore.ErrNotFound
+}
+
+func (l snapshotListing) list(context.Context) ([]fuse.DirEntry, error) {
+	s, err := l.info()
+	if err != nil {
+		return nil, err
+	}
+	return []fuse.DirEntry{
+		fileEntry("disk.img", snapshotInode("image", s)),
+		fileEntry("info.json", snapshotInode("snapshot info", s)),
+	}, nil
+}
+
+func (l snapshotListing) check() (time.Time, error) {
+	_, err := l.info()
+	return l.created, err
+}
+
+// rootsListing is MOUNT/by-id.
+type rootsListing struct{ t *tree }
+
+func (l rootsListing) find(_ context.Context, name string) (node, error) {
+	// One spelling for one thing: hex.DecodeString takes upper case too.
+	if b, err := hex.DecodeString(name); err != nil || len(b) == 0 || hex.EncodeToString(b) != name {
+		return nil, objstore.ErrNotFound
+	}
+	r := rootImage{l.t, name}
+	if _, err := r.check(); err != nil {
+		return nil, err
+	}
+	return newDir(l.t, inode("by-id", name), rootListingByID{r}), nil
+}
+
+func (l rootsListing) list(context.Context) ([]fuse.DirEntry, error) {
+	roots := l.t.src.Roots()
+	out := make([]fuse.DirEntry, 0, len(roots))
+	for _, r := range roots {
+		out = append(out, dirEntry(r, inode("by-id", r)))
+	}
+	return out, nil
+}
+
+func (l rootsListing) check() (time.Time, error) { return l.t.started, nil }
+
+// rootListingByID is MOUNT/by-id/ROOT.
+type rootListingByID struct{ rootImage }
+
+func (l rootListingByID) find(_ context.Context, name string) (node, error) {
+	if _, err := l.check(); err != nil {
+		return nil, err
+	}
+	if name == "disk.img" {
+		return newImage(l.t, inode("root image", l.root), l.rootImage), nil
+	}
+	return nil, objstore.ErrNotFound
+}
+
+func (l rootListingByID) list(context.Context) ([]fuse.DirEntry, error) {
+	if _, err := l.check(); err != nil {
+		return nil, err
+	}
+	return []fuse.DirEntry{fileEntry("disk.img", inode("root image", l.root))}, nil
+}

@@ -1,0 +1,203 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	fusefs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"varve/objstore"
+)
+
+// user is how the mount shows among a volume's users.
+const user = "fuse"
+
+// liveFile is volumes/NAME/live.
+type liveFile struct {
+	base
+	volumeListing
+	vol shared[Volume] // open while a handle is
+
+	mu      sync.Mutex
+	seen    objstore.VolumeInfo // guarded by mu
+	changed time.Time           // guarded by mu
+}
+
+func (f *liveFile) path() string { return "volumes/" + f.name + "/live" }
+
+func (f *liveFile) stable() fusefs.StableAttr {
+	return fusefs.StableAttr{Mode: unix.S_IFREG, Ino: f.ino}
+}
+
+func (f *liveFile) attr(_ context.Context, a *fuse.Attr) error {
+	info, err := f.info()
+	if err != nil {
+		return err
+	}
+	f.fillLive(a, info)
+	return nil
+}
+
+func (f *liveFile) fillLive(a *fuse.Attr, info objstore.VolumeInfo) {
+	f.base.fill(a, 0o600, f.changedAt(info))
+	// Settled and unsettled bytes may overlap: st_blocks can be too large, never too small.
+	setSize(a, info.Size, info.Logical+info.Tail)
+}
+
+// changedAt is the time of the last change, as far as it can be told: rsync and backup programs skip a file whose
+// size and time are the same, so a volume that someone has open counts as changing all the time.
+func (f *liveFile) changedAt(info objstore.VolumeInfo) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.changed.IsZero() || len(info.Users) > 0 || info.Root != f.seen.Root || info.Tail != f.seen.Tail ||
+		len(f.seen.Users) > 0 {
+		f.changed = time.Now()
+	}
+	f.seen = info
+	return f.changed
+}
+
+// Getattr is stat(2).
+func (f *liveFile) Getattr(ctx context.Context, _ fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return f.base.t.fail("getattr", f.path(), f.attr(ctx, &out.Attr))
+}
+
+// Setattr refuses every change, but for a truncation to the size that the volume has.
+func (f *liveFile) Setattr(_ context.Context, _ fusefs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	info, err := f.info()
+	if err != nil {
+		return f.base.t.fail("setattr", f.path(), err)
+	}
+	const changes = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	if size, ok := in.GetSize(); ok && size != uint64(info.Size) || !ok && in.Valid&changes != 0 {
+		return unix.EPERM
+	}
+	f.fillLive(&out.Attr, info)
+	out.Ino = f.ino
+	return 0
+}
+
+// Open opens the volume, once for all handles. O_TRUNC is refused: a volume has one size.
+func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uint32, syscall.Errno) {
+	if flags&unix.O_TRUNC != 0 {
+		return nil, 0, unix.EPERM
+	}
+	vol, err := f.vol.acquire(f.openVolume)
+	if err != nil {
+		return nil, 0, f.base.t.fail("open", f.path(), err)
+	}
+	h := &liveHandle{handle: f.base.t.newHandle(f.path(), f.vol.release), vol: vol}
+	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES | fuse.FOPEN_NOFLUSH, 0
+}
+
+// openVolume opens this volume, and not one that has taken its name: while a volume is open it keeps its name, so
+// the identity is checked after opening.
+func (f *liveFile) openVolume() (Volume, error) {
+	vol, err := f.base.t.src.OpenVolume(f.name, user)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.info(); err != nil {
+		_ = vol.Close() // the other volume's; nothing was done to it
+		return nil, err
+	}
+	return vol, nil
+}
+
+// liveHandle is an open live file.
+type liveHandle struct {
+	*handle
+	vol Volume
+}
+
+// Read reads.
+func (h *liveHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := readAt(h.vol, dest, off)
+	if err != nil {
+		return nil, h.t.fail("read", h.path, err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Write writes. As on a block device, nothing fits behind the end: what reaches over it is cut off, what begins
+// there is ENOSPC.
+func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	room := h.vol.Size() - off
+	if room <= 0 && len(data) > 0 {
+		return 0, unix.ENOSPC
+	}
+	n, err := h.vol.WriteAt(data[:min(int64(len(data)), room)], off)
+	if err != nil {
+		err = fmt.Errorf("write %d bytes at %d: %w", len(data), off, err)
+		if e := h.t.fail("write", h.path, err); n == 0 {
+			return 0, e
+		}
+	}
+	return uint32(n), 0
+}
+
+// Fsync makes durable what was written.
+func (h *liveHandle) Fsync(context.Context, uint32) syscall.Errno {
+	return h.t.fail("fsync", h.path, h.vol.Flush())
+}
+
+// Lseek answers SEEK_HOLE and SEEK_DATA.
+func (h *liveHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
+	n, err := seek(ctx, h.vol, int64(off), whence)
+	return uint64(n), h.t.fail("lseek", h.path, err)
+}
+
+// Allocate is fallocate(2). Nothing is ever allocated ahead in a log, so mode 0 only checks the range.
+func (h *liveHandle) Allocate(ctx context.Context, off, length uint64, mode uint32) syscall.Errno {
+	const zeroing = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_ZERO_RANGE
+	if mode&^(zeroing|unix.FALLOC_FL_KEEP_SIZE) != 0 || mode&zeroing == zeroing {
+		return unix.EOPNOTSUPP
+	}
+	size := uint64(h.vol.Size())
+	end := off + length
+	if end < off || end > size {
+		if mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
+			return unix.EFBIG // would extend
+		}
+		end = size
+	}
+	if mode&zeroing == 0 || off >= end {
+		return 0
+	}
+	return h.t.fail("fallocate", h.path, zero(ctx, h.vol, int64(off), int64(end)))
+}
+
+// zero makes [off, end) read as zeroes: a hole where it covers whole sectors, zeroes written at ragged ends.
+func zero(ctx context.Context, v Volume, off, end int64) error {
+	const sector = objstore.SectorSize
+	first := min((off+sector-1)/sector*sector, end)
+	last := max(end/sector*sector, first)
+	if err := writeZeroes(ctx, v, off, first); err != nil {
+		return err
+	}
+	if last > first {
+		if err := v.Zero(first, last-first); err != nil {
+			return err
+		}
+	}
+	return writeZeroes(ctx, v, last, end)
+}
+
+// writeZeroes writes a part of a sector, unless it is a hole anyway.
+func writeZeroes(ctx context.Context, v Volume, off, end int64) error {
+	if off >= end {
+		return nil
+	}
+	hole, n, err := extent(ctx, v, off)
+	if err != nil || hole && n >= end-off {
+		return err
+	}
+	var zeroes [objstore.SectorSize]byte
+	_, err = v.WriteAt(zeroes[:end-off], off)
+	return err
+}

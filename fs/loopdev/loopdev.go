@@ -1,0 +1,302 @@
+// Package loopdev puts a loop device over a file: the way to a block device where the kernel has no ublk.
+//
+// A device is found by its backing file's path, as the kernel shows it in /sys/block/loopN/loop/backing_file, and
+// never by asking the file itself: the server of a file in a FUSE mount may be dead or busy.
+package loopdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a caller may test for with errors.Is.
+var (
+	// ErrNoLoop: /dev/loop-control is missing. The kernel needs CONFIG_BLK_DEV_LOOP, or its module loop loaded.
+	ErrNoLoop = errors.New("no /dev/loop-control: the kernel needs CONFIG_BLK_DEV_LOOP or the module loop")
+	// ErrPermission: loop devices need CAP_SYS_ADMIN.
+	ErrPermission = errors.New("loop devices need root")
+	// ErrBusy: somebody has the device open or mounted.
+	ErrBusy = errors.New("device is in use")
+	// ErrNotAttached: the device has no backing file.
+	ErrNotAttached = errors.New("loop device has no backing file")
+)
+
+// sysBlock is where the kernel shows block devices.
+const sysBlock = "/sys/block"
+
+// Options of a loop device. The zero value is the default.
+type Options struct {
+	// ReadOnly refuses writes.
+	ReadOnly bool
+	// BlockSize is the logical block size in bytes: 512 (default), or a power of two up to the page size.
+	BlockSize int
+	// Buffered reads and writes the file through the page cache, where it has one, and not with O_DIRECT.
+	Buffered bool
+}
+
+// Device describes a loop device.
+type Device struct {
+	Path      string `json:"path"` // /dev/loopN
+	File      string `json:"file"` // the backing file's path as the kernel has it, "(deleted)" cut off
+	Deleted   bool   `json:"deleted,omitempty"`
+	ReadOnly  bool   `json:"read_only"`
+	DirectIO  bool   `json:"direct_io"`
+	BlockSize int    `json:"block_size"` // bytes
+	Size      int64  `json:"size"`       // bytes
+}
+
+// Attach puts a loop device over file. It is usable when Attach returns; partitions are not looked for.
+func Attach(ctx context.Context, file string, o Options) (Device, error) {
+	path, err := attach(ctx, file, o)
+	if err != nil {
+		return Device{}, fmt.Errorf("attach %s to a loop device: %w", file, err)
+	}
+	d, err := inspect(filepath.Base(path))
+	if err != nil {
+		return Device{}, errors.Join(err, Detach(ctx, path, true))
+	}
+	return d, nil
+}
+
+func attach(ctx context.Context, file string, o Options) (string, error) {
+	control, err := openControl()
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(control)
+	flags := unix.O_RDWR
+	if o.ReadOnly {
+		flags = unix.O_RDONLY
+	}
+	// Not os.OpenFile: the file may be served by this process, which must not wait for itself inside its own poller.
+	backing, err := open(file, flags)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(backing)
+	for {
+		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return "", fmt.Errorf("find a free loop device: %w", permission(err))
+		}
+		path := "/dev/loop" + strconv.Itoa(n)
+		err = configure(ctx, path, n, backing, o)
+		if err == nil {
+			return path, nil
+		}
+		// Another program took this one between the two calls.
+		if !errors.Is(err, unix.EBUSY) || pause(ctx, 10*time.Millisecond) != nil {
+			return "", err
+		}
+	}
+}
+
+func configure(ctx context.Context, path string, number, backing int, o Options) error {
+	fd, err := openNode(ctx, path, number)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	c := unix.LoopConfig{Fd: uint32(backing), Size: uint32(o.BlockSize)}
+	if o.BlockSize == 0 {
+		c.Size = 512
+	}
+	if o.ReadOnly {
+		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	if !o.Buffered {
+		c.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
+	}
+	for {
+		err := unix.IoctlLoopConfigure(fd, &c)
+		// EAGAIN: pages of an earlier life of the device are still being written (drivers/block/loop.c).
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			if err != nil {
+				return fmt.Errorf("configure %s: %w", path, permission(err))
+			}
+			return nil
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// openNode opens /dev/loopN, whose node may appear a moment after the device.
+func openNode(ctx context.Context, path string, number int) (int, error) {
+	for try := 0; ; try++ {
+		fd, err := open(path, unix.O_RDWR)
+		if !errors.Is(err, unix.ENOENT) {
+			return fd, err
+		}
+		if try == 100 {
+			return -1, fmt.Errorf("%w: the kernel has loop device %d, but nothing made its node", err, number)
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return -1, err
+		}
+	}
+}
+
+// Detach takes the backing file from a loop device and returns when it is free. A device that is open or mounted is
+// ErrBusy and stays as it was; with force it is detached by the kernel when its last user closes it, and Detach
+// returns without waiting for that.
+func Detach(ctx context.Context, device string, force bool) error {
+	if err := detach(ctx, device, force); err != nil {
+		return fmt.Errorf("detach %s: %w", device, err)
+	}
+	return nil
+}
+
+func detach(ctx context.Context, device string, force bool) error {
+	if !strings.HasPrefix(device, "/dev/loop") {
+		return fmt.Errorf("not a loop device: %w", unix.EINVAL)
+	}
+	if !attached(filepath.Base(device)) {
+		return ErrNotAttached
+	}
+	// A program that looks at every new device, as udev does, holds it for a moment only.
+	const tries = 20
+	for try := 1; ; try++ {
+		err := clearDevice(device, force)
+		if err == nil || !errors.Is(err, ErrBusy) || try == tries {
+			if err == nil && !force {
+				return waitFree(ctx, device)
+			}
+			return err
+		}
+		if err := pause(ctx, 25*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func clearDevice(device string, force bool) error {
+	flags := unix.O_RDONLY
+	if !force {
+		flags |= unix.O_EXCL // refused while a file system or the device mapper claims the device
+	}
+	fd, err := open(device, flags)
+	if errors.Is(err, unix.EBUSY) {
+		return ErrBusy
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0); err != nil {
+		if errors.Is(err, unix.ENXIO) {
+			return ErrNotAttached
+		}
+		return permission(err)
+	}
+	if force {
+		return nil
+	}
+	// With other users the kernel only marks the device for clearing on the last close, and says nothing
+	// (drivers/block/loop.c, loop_clr_fd). As the only user we find it on its way out already: ENXIO.
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	if errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("ask for its state: %w", err)
+	}
+	info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+	if err := unix.IoctlLoopSetStatus64(fd, info); err != nil {
+		return fmt.Errorf("%w; take the mark for clearing back: %w", ErrBusy, err)
+	}
+	return ErrBusy
+}
+
+func waitFree(ctx context.Context, device string) error {
+	for attached(filepath.Base(device)) {
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Find gives the loop devices over file.
+func Find(file string) ([]Device, error) {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("find loop devices: %w", err)
+	}
+	all, err := List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Device
+	for _, d := range all {
+		if d.File == abs {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// List gives all loop devices that have a backing file.
+func List() ([]Device, error) {
+	dirs, err := filepath.Glob(filepath.Join(sysBlock, "loop*", "loop", "backing_file"))
+	if err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	var out []Device
+	for _, dir := range dirs {
+		d, err := inspect(filepath.Base(filepath.Dir(filepath.Dir(dir))))
+		if errors.Is(err, ErrNotAttached) {
+			continue // detached meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func openControl() (int, error) {
+	fd, err := open("/dev/loop-control", unix.O_RDWR)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		return -1, ErrNoLoop
+	}
+	return fd, permission(err)
+}
+
+func open(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return fd, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+func permission(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,155 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	fsName = "varve"
+	fsType = "fuse." + fsName
+)
+
+// mount mounts s.dir and gives the name under which go-fuse finds the connection.
+//
+// With CAP_SYS_ADMIN the mount is made here. go-fuse would do it too, but it opens /dev/fuse without O_CLOEXEC, so
+// that a program started by the daemon would hold the connection: the daemon could die, and every user of the mount
+// would hang instead of getting an error.
+func (s *Server) mount(o Options) (string, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return "", ErrNoFUSE
+	case err != nil:
+		return "", fmt.Errorf("open /dev/fuse: %w: %w", ErrPermission, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(s.dir, &st); err != nil {
+		_ = unix.Close(fd)
+		return "", err
+	}
+	data := []string{
+		fmt.Sprintf("fd=%d", fd),
+		fmt.Sprintf("rootmode=%o", st.Mode&unix.S_IFMT),
+		fmt.Sprintf("user_id=%d", os.Geteuid()),
+		fmt.Sprintf("group_id=%d", os.Getegid()),
+		fmt.Sprintf("max_read=%d", maxRequest),
+		"default_permissions",
+	}
+	if o.AllowOther {
+		data = append(data, "allow_other")
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+	err = unix.Mount(fsName, s.dir, fsType, flags, strings.Join(data, ","))
+	if err == nil {
+		s.privately = true
+		return fmt.Sprintf("/dev/fd/%d", fd), nil // go-fuse owns the descriptor from here on
+	}
+	_ = unix.Close(fd)
+	if !errors.Is(err, unix.EPERM) {
+		return "", err
+	}
+	if os.Geteuid() == 0 || !haveFusermount() {
+		return "", fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	return s.dir, nil // go-fuse calls fusermount3
+}
+
+func haveFusermount() bool {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/bin") {
+		for _, name := range []string{"fusermount3", "fusermount"} {
+			if unix.Access(filepath.Join(dir, name), unix.X_OK) == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refusePoll makes the kernel ask whether files here can be polled, and learn that they can't. Otherwise the first
+// os.Open in this process asks from inside the runtime's own epoll_ctl, and may wait for itself. go-fuse answers
+// for this name, and asks it too, but not for a mount that it did not make.
+func refusePoll(dir string) error {
+	fd, err := unix.Open(filepath.Join(dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the file that is not polled: %w", err)
+	}
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
+	return unix.Close(fd)
+}
+
+// unmountIdle tries for a moment: a file's release reaches the server after close(2) has returned.
+func unmountIdle(dir string) error {
+	var err error
+	for wait := 5 * time.Millisecond; wait < 400*time.Millisecond; wait *= 2 {
+		err = unix.Unmount(dir, 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(wait)
+	}
+	return ErrBusy
+}
+
+// unmountForced aborts the connection (MNT_FORCE: fs/fuse/inode.c, fuse_umount_begin) and takes the mount out of the
+// tree.
+func unmountForced(dir string) error {
+	return unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+}
+
+// abortConnection aborts by fusectl, which knows a connection by the minor number of its st_dev.
+func abortConnection(device uint64) error {
+	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(device))
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
+		return fmt.Errorf("abort the connection: %w", err)
+	}
+	return nil
+}
+
+// clearDeadMount removes mounts of servers that are gone from dir. ErrMounted: a living one is there.
+func clearDeadMount(dir string) error {
+	for {
+		mounted, err := varveMountedAt(dir)
+		if err != nil || !mounted {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
+			return ErrMounted
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("remove the mount of a dead server: %w", err)
+		}
+	}
+}
+
+// varveMountedAt says whether the uppermost mount at dir is of this program's type.
+func varveMountedAt(dir string) (bool, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, fmt.Errorf("read the mount table: %w", err)
+	}
+	return topMountType(string(info), dir) == fsType, nil
+}
+
+// topMountType gives the type of the last mount at dir in the text of a mountinfo file, whose lines are
+//
+//	36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/root rw
+func topMountType(mountinfo, dir string) string {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	found := ""
+	for line := range strings.Lines(mountinfo) {
+		before, after, ok := strings.Cut(line, " - ")
+		at, kind := strings.Fields(before), strings.Fields(after)
+		if ok && len(at) >= 5 && len(kind) > 0 && unescape.Replace(at[4]) == dir {
+			found = kind[0]
+		}
+	}
+	return found
+}

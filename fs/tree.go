@@ -1,0 +1,164 @@
+package fs
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	fusefs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"varve/objstore"
+)
+
+// tree is what all nodes of one mount share.
+type tree struct {
+	src       Source
+	log       *slog.Logger
+	started   time.Time
+	owner     fuse.Owner
+	imageMode uint32
+
+	mu      sync.Mutex
+	handles map[*handle]struct{} // open handles, guarded by mu
+}
+
+// newTree makes the tree over src, for any transport to serve. Whoever serves it calls closeHandles afterwards.
+func newTree(src Source, o Options) (*tree, fuse.RawFileSystem) {
+	t := &tree{
+		src: src, log: o.Logger, started: time.Now(), imageMode: 0o400,
+		owner:   fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())},
+		handles: make(map[*handle]struct{}),
+	}
+	if o.AllowOther {
+		t.imageMode = 0o444
+	}
+	root := newDir(t, inode("root"), rootListing{t})
+	// No timeouts: the kernel asks anew each time, so that what is gone is gone at once.
+	raw := fusefs.NewNodeFS(root, &fusefs.Options{Logger: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)})
+	return t, syncWrites{raw}
+}
+
+// closeHandles closes what an aborted connection left open: the kernel sends no RELEASE then. No request may be in
+// flight any more.
+func (t *tree) closeHandles() {
+	t.mu.Lock()
+	left := make([]*handle, 0, len(t.handles))
+	for h := range t.handles {
+		left = append(left, h)
+	}
+	t.mu.Unlock()
+	for _, h := range left {
+		h.close()
+	}
+}
+
+// handle is an open file's claim on what its node has open.
+type handle struct {
+	t       *tree
+	path    string // for messages
+	release func() error
+}
+
+// newHandle registers a claim that release gives up. The handle's close is called once: by the kernel's RELEASE, or
+// by closeHandles when there will be none.
+func (t *tree) newHandle(path string, release func() error) *handle {
+	h := &handle{t: t, path: path, release: release}
+	t.mu.Lock()
+	t.handles[h] = struct{}{}
+	t.mu.Unlock()
+	return h
+}
+
+func (h *handle) close() {
+	h.t.mu.Lock()
+	_, open := h.t.handles[h]
+	delete(h.t.handles, h)
+	h.t.mu.Unlock()
+	if !open {
+		return
+	}
+	if err := h.release(); err != nil {
+		h.t.fail("close", h.path, err)
+	}
+}
+
+// Release is the kernel's last word on the handle.
+func (h *handle) Release(context.Context) syscall.Errno {
+	h.close()
+	return 0
+}
+
+// base is what every node has.
+type base struct {
+	fusefs.Inode
+	t   *tree
+	ino uint64
+}
+
+// node is a file or a directory as its parent hands it out.
+type node interface {
+	fusefs.InodeEmbedder
+	// attr fills in the attributes, all but the inode number and the file type.
+	attr(ctx context.Context, a *fuse.Attr) error
+	stable() fusefs.StableAttr
+}
+
+// blockSize is st_blksize, and the discard granularity of a loop device over a file (drivers/block/loop.c takes it
+// from statfs). Non-zero also keeps go-fuse from making up st_blocks.
+const blockSize = 4096
+
+func (b *base) fill(a *fuse.Attr, mode uint32, changed time.Time) {
+	a.Mode = mode
+	a.Owner = b.t.owner
+	a.Nlink = 1
+	a.Blksize = blockSize
+	a.SetTimes(&changed, &changed, &changed)
+}
+
+func setSize(a *fuse.Attr, size, data int64) {
+	a.Size = uint64(size)
+	a.Blocks = uint64((min(data, size) + objstore.SectorSize - 1) / objstore.SectorSize)
+}
+
+// Statfs gives the store's space; the kernel asks it of the node that the path names.
+func (b *base) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	used, free, err := b.t.src.Space()
+	if err != nil {
+		return b.t.fail("statfs", "", err)
+	}
+	free = max(free, 0)
+	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, 255
+	out.Blocks = uint64((used + free) / blockSize)
+	out.Bfree = uint64(free / blockSize)
+	out.Bavail = out.Bfree
+	return 0
+}
+
+// syncWrites makes O_DSYNC, O_SYNC and RWF_DSYNC writes durable. The kernel leaves that to the server: it passes the
+// flags with each WRITE (fs/fuse/file.c, fuse_write_flags) and sends no FSYNC, and go-fuse's nodes don't see them.
+type syncWrites struct{ fuse.RawFileSystem }
+
+func (s syncWrites) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	n, st := s.RawFileSystem.Write(cancel, in, data)
+	return s.sync(cancel, in, n, st)
+}
+
+func (s syncWrites) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	n, st := s.RawFileSystem.Writev(cancel, in, data)
+	return s.sync(cancel, in, n, st)
+}
+
+func (s syncWrites) sync(cancel <-chan struct{}, in *fuse.WriteIn, n uint32, st fuse.Status) (uint32, fuse.Status) {
+	if !st.Ok() || n == 0 || in.Flags&(unix.O_SYNC|unix.O_DSYNC) == 0 {
+		return n, st
+	}
+	if st := s.Fsync(cancel, &fuse.FsyncIn{InHeader: in.InHeader, Fh: in.Fh}); !st.Ok() {
+		return 0, st
+	}
+	return n, st
+}
