@@ -1,0 +1,60 @@
+package main
+
+import "slices"
+
+// goal is a ratio that varve is to reach.
+type goal struct {
+	ours, theirs string
+	atLeast      float64
+	steps        []string
+}
+
+// verdict is a goal for one step, held against what was measured.
+type verdict struct {
+	Step   string  `json:"step"`
+	Ours   string  `json:"ours"`
+	Theirs string  `json:"theirs"`
+	Goal   float64 `json:"goal"`
+	Ratio  float64 `json:"ratio"`
+	Met    bool    `json:"met"`
+}
+
+var (
+	streams  = []string{"write512k", "write64k", "read512k", "read64k", "read512k-settled", "read64k-settled", "refill512k", "refill64k"}
+	shallow  = []string{"randread4k-qd1", "randwrite4k-qd1"}
+	deep     = []string{"randread4k-qd32", "randwrite4k-qd32"}
+	synced   = []string{"fsync4k"}
+	nullable = slices.Concat(streams[:4], deep, shallow)
+)
+
+// goals are those of the project's plan.
+func goals() []goal {
+	var gs []goal
+	for _, ours := range []string{"varve volume", "varve loop"} {
+		gs = append(gs,
+			goal{ours, "kublk loop", 0.90, streams},
+			goal{ours, "kublk loop", 0.85, slices.Concat(deep, shallow)})
+	}
+	return append(gs,
+		goal{"varve null", "kublk null", 0.95, nullable},
+		goal{"varve volume", "dm-vdo", 5, []string{"write512k", "refill512k"}},
+		goal{"varve volume", "dm-vdo", 2, slices.Concat(deep, shallow)},
+		goal{"varve volume", "dm-thin", 1, slices.Concat(streams, deep, shallow, synced)})
+}
+
+// verdicts holds the goals against the medians; what was not measured is left out.
+func (r *results) verdicts() []verdict {
+	var vs []verdict
+	for _, g := range goals() {
+		for _, s := range g.steps {
+			ours, ok1 := r.median(s, g.ours, iops)
+			theirs, ok2 := r.median(s, g.theirs, iops)
+			if !ok1 || !ok2 || theirs == 0 {
+				continue
+			}
+			ratio := ours / theirs
+			vs = append(vs, verdict{Step: s, Ours: g.ours, Theirs: g.theirs, Goal: g.atLeast, Ratio: ratio, Met: ratio >= g.atLeast})
+		}
+	}
+	return vs
+}

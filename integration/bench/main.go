@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errors.New("usage: bench measure|report [flags]")
+	}
+	switch args[0] {
+	case "measure":
+		return runMeasure(ctx, args[1:])
+	case "report":
+		return runReport(args[1:])
+	}
+	return fmt.Errorf("no such command %q", args[0])
+}
+
+func runMeasure(ctx context.Context, args []string) error {
+	var p plan
+	flags := flag.NewFlagSet("measure", flag.ExitOnError)
+	flags.StringVar(&p.dir, "dir", "/tmp/bench", "directory on a tmpfs that everything lies on")
+	flags.StringVar(&p.varve, "varve", "", "the varve program")
+	flags.StringVar(&p.kublk, "kublk", "", "the kublk program")
+	flags.StringVar(&p.vdoformat, "vdoformat", "", "the vdoformat program")
+	flags.IntVar(&p.rounds, "rounds", 5, "samples of each contender in each step")
+	flags.DurationVar(&p.runtime, "time", 800*time.Millisecond, "length of one fio run, where the step has no fixed size")
+	flags.Int64Var(&p.size, "size", 512<<20, "size of every device in bytes")
+	flags.Int64Var(&p.touch, "touch", 6<<30, "bytes of the tmpfs to write and free before measuring")
+	contenders := flags.String("contenders", ".", "only the contenders whose name matches")
+	steps := flags.String("steps", ".", "only the steps whose name matches")
+	out := flags.String("out", "results.json", "file to write")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if p.contenders, err = regexp.Compile(*contenders); err != nil {
+		return fmt.Errorf("read -contenders: %w", err)
+	}
+	if p.steps, err = regexp.Compile(*steps); err != nil {
+		return fmt.Errorf("read -steps: %w", err)
+	}
+	res, err := measure(ctx, p)
+	if err != nil {
+		return err
+	}
+	return res.save(*out)
+}
+
+func runReport(args []string) error {
+	flags := flag.NewFlagSet("report", flag.ExitOnError)
+	in := flags.String("in", "results.json", "file to read")
+	md := flags.String("md", "results.md", "table to write")
+	png := flags.String("png", "results.png", "plot to write; empty: none")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	res, err := load(*in)
+	if err != nil {
+		return err
+	}
+	text := res.markdown()
+	if err := os.WriteFile(*md, []byte(text), 0o644); err != nil {
+		return err
+	}
+	fmt.Print(text)
+	if *png == "" {
+		return nil
+	}
+	return res.plot(*png)
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// noisy is the spread from which a figure is marked.
+const noisy = 0.15
+
+// markdown is the whole report as text.
+func (r *results) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Linux %s (User-Mode Linux, one processor) on %s; %s; devices of %d MiB on tmpfs; medians of %d",
+		r.Kernel, r.Processor, r.Fio, r.Size>>20, r.Rounds)
+	if r.Commit != "" {
+		fmt.Fprintf(&b, "; commit %s", r.Commit)
+	}
+	b.WriteString(".\n\n")
+	r.throughput(&b)
+	r.processor(&b)
+	r.copyModes(&b)
+	r.goalTable(&b)
+	return b.String()
+}
+
+// names of the contenders that took part in the main steps, or in the comparison of copy modes.
+func (r *results) names(copying bool) []string {
+	var names []string
+	for _, c := range r.Contenders {
+		if (c.Copy != "") == copying {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// table writes one row for each step that cell gives anything for.
+func (r *results) table(b *strings.Builder, names []string, copying bool, cell func(s step, name string) string) {
+	fmt.Fprintf(b, "| | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)))
+	for _, s := range r.Steps {
+		if s.Copying != copying {
+			continue
+		}
+		fmt.Fprintf(b, "| %s |", s.Title)
+		for _, name := range names {
+			text := "–"
+			if len(r.Samples[s.Name][name]) > 0 {
+				text = cell(s, name)
+			}
+			fmt.Fprintf(b, " %s |", text)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+}
+
+// speed is MB/s or thousands of I/Os a second, with a mark where the rounds disagree.
+func (r *results) speed(s step, name string) string {
+	mark := ""
+	if r.spread(s.Name, name) > noisy {
+		mark = "~"
+	}
+	if s.bandwidth() {
+		v, _ := r.median(s.Name, name, mbps)
+		return fmt.Sprintf("%s%.0f", mark, v)
+	}
+	v, _ := r.median(s.Name, name, iops)
+	return fmt.Sprintf("%s%.1fk", mark, v/1e3)
+}
+
+func (r *results) throughput(b *strings.Builder) {
+	names := r.names(false)
+	if len(names) == 0 {
+		return
+	}
+	b.WriteString("## Throughput\n\nMB/s from 64k on, thousands of IOPS below; ~ where the middle half of the rounds is wider than 15 %.\n\n")
+	r.table(b, names, false, r.speed)
+	for _, c := range r.Contenders {
+		if c.Copy == "" {
+			fmt.Fprintf(b, "- **%s**: %s\n", c.Name, c.Note)
+		}
+	}
+	b.WriteString("\n")
+}
+
+func (r *results) processor(b *strings.Builder) {
+	names := r.names(false)
+	if len(names) == 0 {
+		return
+	}
+	b.WriteString("## Processor time for each I/O\n\nMicroseconds of the whole machine, fio with it, less what fio takes to start; in parentheses the server process alone.\n\n")
+	r.table(b, names, false, func(s step, name string) string {
+		all, _ := r.median(s.Name, name, func(s sample) float64 { return s.CPU })
+		server, _ := r.median(s.Name, name, func(s sample) float64 { return s.Server })
+		if server == 0 {
+			return fmt.Sprintf("%.0f", all)
+		}
+		return fmt.Sprintf("%.0f (%.0f)", all, server)
+	})
+}
+
+func (r *results) copyModes(b *strings.Builder) {
+	names := r.names(true)
+	if len(names) == 0 {
+		return
+	}
+	b.WriteString("## Copy modes\n\nThe loop target, random I/O, QD8; the same units.\n\n")
+	r.table(b, names, true, r.speed)
+	for _, rw := range []string{"randread", "randwrite"} {
+		fmt.Fprintf(b, "- %s: %s\n", rw, r.crossover(rw))
+	}
+	b.WriteString("\n")
+}
+
+// crossover says from which request size on zero copy is the fastest mode.
+func (r *results) crossover(rw string) string {
+	from := ""
+	for _, s := range r.Steps {
+		if !s.Copying || s.RW != rw {
+			continue
+		}
+		zero, ok := r.median(s.Name, "copy zero", iops)
+		if !ok {
+			return "not measured"
+		}
+		best := true
+		for _, name := range r.names(true) {
+			if v, ok := r.median(s.Name, name, iops); ok && v > zero {
+				best = false
+			}
+		}
+		switch {
+		case best && from == "":
+			from = fmt.Sprintf("%dk", s.Block>>10)
+		case !best:
+			from = ""
+		}
+	}
+	if from == "" {
+		return "zero copy is not the fastest at the largest size"
+	}
+	return "zero copy is the fastest from " + from + " on"
+}
+
+func (r *results) goalTable(b *strings.Builder) {
+	if len(r.Goals) == 0 {
+		return
+	}
+	met := 0
+	b.WriteString("## Goals\n\n| | against | step | goal | measured | |\n|---|---|---|---:|---:|---|\n")
+	for _, v := range r.Goals {
+		mark := "falls short"
+		if v.Met {
+			mark = "met"
+			met++
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %.2f | %.2f | %s |\n", v.Ours, v.Theirs, r.title(v.Step), v.Goal, v.Ratio, mark)
+	}
+	fmt.Fprintf(b, "\n%d of %d goals met.\n", met, len(r.Goals))
+}
+
+func (r *results) title(name string) string {
+	for _, s := range r.Steps {
+		if s.Name == name {
+			return s.Title
+		}
+	}
+	return name
+}

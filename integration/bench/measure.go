@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// plan is what is to be measured.
+type plan struct {
+	tools
+	dir        string
+	rounds     int
+	runtime    time.Duration
+	size       int64
+	touch      int64
+	contenders *regexp.Regexp
+	steps      *regexp.Regexp
+}
+
+// A sample around which the fixed arithmetic took this many times its best is taken again, a few times at most.
+const (
+	disturbed = 1.3
+	retries   = 3
+)
+
+// bench is one measurement under way.
+type bench struct {
+	plan
+	res  *results
+	best time.Duration // of spin
+	base time.Duration // processor time of a fio that does nothing
+	seed int
+}
+
+// entrant is a contender in a round.
+type entrant struct {
+	contender
+	device
+	env *env
+}
+
+func measure(ctx context.Context, p plan) (*results, error) {
+	if err := os.MkdirAll(p.dir, 0o755); err != nil {
+		return nil, err
+	}
+	b := &bench{plan: p, res: newResults(ctx, p), best: time.Hour}
+	if err := touchMemory(p.dir, p.touch); err != nil {
+		return nil, fmt.Errorf("touch the tmpfs: %w", err)
+	}
+	for range 20 {
+		b.best = min(b.best, spin())
+	}
+	var err error
+	if b.base, err = fioStartup(ctx); err != nil {
+		return nil, err
+	}
+	for round := range p.rounds {
+		start := time.Now()
+		if err := b.round(ctx, round); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d took %.0f s\n", round+1, p.rounds, time.Since(start).Seconds())
+	}
+	b.res.finish()
+	return b.res, nil
+}
+
+// touchMemory writes and removes a file, so that the pages that the contenders get next have been used before: the
+// first use of a page of a virtual machine's memory is slow, and would be counted against whoever meets it.
+func touchMemory(dir string, size int64) error {
+	path := filepath.Join(dir, "touch")
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<20)
+	for i := range buf {
+		buf[i] = byte(i)
+	}
+	for written := int64(0); written < size && err == nil; written += int64(len(buf)) {
+		_, err = f.Write(buf)
+	}
+	return errors.Join(err, f.Close(), os.Remove(path))
+}
+
+// round sets every contender up, takes every step on each, and takes all down again.
+func (b *bench) round(ctx context.Context, round int) (err error) {
+	var entrants []*entrant
+	defer func() {
+		for i := len(entrants) - 1; i >= 0; i-- {
+			err = errors.Join(err, entrants[i].env.end(context.WithoutCancel(ctx)))
+		}
+	}()
+	for i, c := range allContenders() {
+		if !b.contenders.MatchString(c.name) {
+			continue
+		}
+		dir := filepath.Join(b.dir, fmt.Sprintf("%d-%s", i, strings.ReplaceAll(c.name, " ", "-")))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		en := &entrant{contender: c, env: &env{tools: b.tools, dir: dir, size: b.size}}
+		entrants = append(entrants, en)
+		if en.device, err = c.start(ctx, en.env); err != nil {
+			return fmt.Errorf("start %s: %w", c.name, err)
+		}
+		b.res.note(c)
+	}
+	for _, s := range append(mainSteps(b.size), copySteps()...) {
+		if !b.steps.MatchString(s.Name) {
+			continue
+		}
+		for i := range entrants {
+			// The order turns with the rounds, so that nobody is always behind the same neighbour.
+			if err := b.take(ctx, entrants[(i+round)%len(entrants)], s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// take runs one step on one contender and keeps its sample.
+func (b *bench) take(ctx context.Context, en *entrant, s step) error {
+	if (en.copy != "") != s.Copying {
+		return nil
+	}
+	if s.Settle && en.settle != nil {
+		if err := en.settle(ctx); err != nil {
+			return fmt.Errorf("settle %s: %w", en.name, err)
+		}
+	}
+	for try := 0; ; try++ {
+		smp, err := b.sample(ctx, en, s)
+		if err != nil {
+			return fmt.Errorf("%s on %s: %w", s.Name, en.name, err)
+		}
+		// Writes of a fixed amount to a fresh device cannot be taken again.
+		if smp.Slowdown > disturbed && try < retries && s.Limit == 0 {
+			time.Sleep(200 * time.Millisecond)
+			continue
+		}
+		smp.Discarded = try
+		b.res.add(s, en.name, smp)
+		fmt.Fprintf(os.Stderr, "bench: %-24s %-16s %9.0f IOPS %7.0f MB/s %7.1f us\n", s.Name, en.name, smp.IOPS, smp.MBps, smp.CPU)
+		return nil
+	}
+}
+
+// sample is one fio run.
+func (b *bench) sample(ctx context.Context, en *entrant, s step) (sample, error) {
+	// Dirty pages of the last contender are not this one's business.
+	b.seed++
+	slow := b.calm(ctx)
+	before, err := readUsage(en.pid)
+	if err != nil {
+		return sample{}, err
+	}
+	side, err := runFio(ctx, fioArgs(s, en.path, b.size, b.runtime, b.seed))
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := readUsage(en.pid)
+	if err != nil {
+		return sample{}, err
+	}
+	slow = max(slow, spin())
+	used := after.since(before)
+	return sample{
+		IOPS: side.IOs / side.Runtime * 1e3, MBps: side.Bytes / side.Runtime / 1e3,
+		Mean: side.Clat.Mean / 1e3, P99: side.Clat.Percentile["99.000000"] / 1e3,
+		CPU: max(0, used.busy-b.base).Seconds() * 1e6 / side.IOs, Server: used.server.Seconds() * 1e6 / side.IOs,
+		Switches: float64(used.switches) / side.IOs, Slowdown: float64(slow) / float64(b.best),
+	}, nil
+}
+
+// fioStartup is the processor time that fio takes to start and end, the least of a few.
+func fioStartup(ctx context.Context) (time.Duration, error) {
+	least := time.Hour
+	for range 5 {
+		before, err := readUsage(0)
+		if err != nil {
+			return 0, err
+		}
+		if err := quietly(ctx, "fio", "--name=none", "--ioengine=null", "--size=4k", "--bs=4k", "--thread", "--output-format=json"); err != nil {
+			return 0, err
+		}
+		after, err := readUsage(0)
+		if err != nil {
+			return 0, err
+		}
+		least = min(least, after.since(before).busy)
+	}
+	return least, nil
+}
+
+// calm waits, three seconds at most, for the machine to have its processor for itself, and returns the last spin.
+func (b *bench) calm(ctx context.Context) time.Duration {
+	took := spin()
+	for i := 0; i < 30 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {
+		time.Sleep(100 * time.Millisecond)
+		took = spin()
+	}
+	return took
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// results is everything that was measured, and the file results.json.
+type results struct {
+	Kernel     string            `json:"kernel"`
+	Processor  string            `json:"processor"`
+	Fio        string            `json:"fio"`
+	Commit     string            `json:"commit,omitempty"`
+	Rounds     int               `json:"rounds"`
+	Size       int64             `json:"device_bytes"`
+	Steps      []step            `json:"steps"`
+	Contenders []named           `json:"contenders"`
+	Samples    map[string]series `json:"samples"` // by step, then contender
+	Goals      []verdict         `json:"goals"`
+}
+
+// series are the samples of one step by contender, in the order of the rounds.
+type series map[string][]sample
+
+// named is a contender and what it is.
+type named struct {
+	Name string `json:"name"`
+	Note string `json:"note"`
+	Copy string `json:"copy_mode,omitempty"`
+}
+
+func newResults(ctx context.Context, p plan) *results {
+	r := &results{Rounds: p.rounds, Size: p.size, Samples: map[string]series{}, Commit: os.Getenv("VARVE_BENCH_COMMIT")}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		r.Kernel = strings.TrimSpace(string(b))
+	}
+	r.Processor = os.Getenv("VARVE_BENCH_PROCESSOR")
+	if v, err := command(ctx, "fio", "--version"); err == nil {
+		r.Fio = v
+	}
+	return r
+}
+
+func (r *results) note(c contender) {
+	if !slices.ContainsFunc(r.Contenders, func(n named) bool { return n.Name == c.name }) {
+		r.Contenders = append(r.Contenders, named{Name: c.name, Note: c.note, Copy: c.copy})
+	}
+}
+
+func (r *results) add(s step, contender string, smp sample) {
+	if r.Samples[s.Name] == nil {
+		r.Samples[s.Name] = series{}
+		r.Steps = append(r.Steps, s)
+	}
+	r.Samples[s.Name][contender] = append(r.Samples[s.Name][contender], smp)
+}
+
+// finish works out what follows from the samples.
+func (r *results) finish() { r.Goals = r.verdicts() }
+
+// median of one figure of a step on a contender; false if it was not measured.
+func (r *results) median(step, contender string, figure func(sample) float64) (float64, bool) {
+	samples := r.Samples[step][contender]
+	if len(samples) == 0 {
+		return 0, false
+	}
+	values := make([]float64, len(samples))
+	for i, s := range samples {
+		values[i] = figure(s)
+	}
+	slices.Sort(values)
+	mid := len(values) / 2
+	if len(values)%2 == 0 {
+		return (values[mid-1] + values[mid]) / 2, true
+	}
+	return values[mid], true
+}
+
+// spread of the IOPS of a step on a contender: the middle half's width against the median.
+func (r *results) spread(step, contender string) float64 {
+	samples := r.Samples[step][contender]
+	med, ok := r.median(step, contender, iops)
+	if !ok || med == 0 {
+		return 0
+	}
+	values := make([]float64, len(samples))
+	for i, s := range samples {
+		values[i] = s.IOPS
+	}
+	slices.Sort(values)
+	return (values[len(values)*3/4] - values[len(values)/4]) / med
+}
+
+func iops(s sample) float64 { return s.IOPS }
+func mbps(s sample) float64 { return s.MBps }
+
+func (r *results) save(path string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
+}
+
+func load(path string) (*results, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var r results
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	r.finish()
+	return &r, nil
+}
