@@ -4,10 +4,15 @@ package uring_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"varve/uring"
 )
@@ -135,6 +140,9 @@ func TestSparseFixedBuffers(t *testing.T) {
 		if c := await(t, r, 1, uring.WaitBusy)[0]; c.Res >= 0 {
 			t.Fatalf("read into an empty slot: %+v", c)
 		}
+		if err := r.UpdateBuffers(4, [][]byte{mem}); err == nil {
+			t.Fatal("a slot outside the table was filled")
+		}
 		if err := r.UpdateBuffers(2, [][]byte{mem}); err != nil {
 			t.Fatal(err)
 		}
@@ -145,6 +153,383 @@ func TestSparseFixedBuffers(t *testing.T) {
 		want := append(make([]byte, 512), bytes.Repeat([]byte{0xab}, 4096)...)
 		if !bytes.Equal(mem[:4608], want) || mem[4608] != 0 {
 			t.Fatal("read to the wrong place")
+		}
+	})
+}
+
+func TestRegisteredBuffers(t *testing.T) {
+	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+		f := tempFile(t, nil)
+		bufs := [][]byte{bytes.Repeat([]byte{1}, 4096), bytes.Repeat([]byte{2}, 4096)}
+		if err := r.RegisterBuffers(bufs); err != nil {
+			t.Fatal(err)
+		}
+		for i := range uint16(2) {
+			sqe(t, r).WriteFixed(int32(f.Fd()), i, uring.Address(bufs[i]), 4096, uint64(i)*4096)
+		}
+		for _, c := range await(t, r, 2, uring.WaitBusy) {
+			if c.Res != 4096 {
+				t.Fatalf("write: %+v", c)
+			}
+		}
+		got := make([]byte, 8192)
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, slices.Concat(bufs...)) {
+			t.Fatalf("file differs from the buffers (%v)", err)
+		}
+		if err := r.UpdateBuffers(1, [][]byte{nil}); err != nil {
+			t.Fatal(err)
+		}
+		sqe(t, r).WriteFixed(int32(f.Fd()), 1, uring.Address(bufs[1]), 4096, 0)
+		if c := await(t, r, 1, uring.WaitBusy)[0]; c.Res >= 0 {
+			t.Fatalf("write from an emptied slot: %+v", c)
+		}
+	})
+}
+
+// TestFixedFiles would fail on 64-bit file numbers: slot 1 would be the upper
+// half of slot 0.
+func TestFixedFiles(t *testing.T) {
+	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+		a, b := tempFile(t, []byte("aaaa")), tempFile(t, []byte("bbbb"))
+		if err := r.RegisterFiles([]int32{int32(a.Fd()), int32(b.Fd()), -1}); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 4)
+		read := func(slot int32) (int32, string) {
+			clear(buf)
+			s := sqe(t, r)
+			s.Read(slot, buf, 0)
+			s.Flags = uring.IOSQE_FIXED_FILE
+			return await(t, r, 1, uring.WaitBusy)[0].Res, string(buf)
+		}
+		for slot, want := range []string{"aaaa", "bbbb"} {
+			if n, got := read(int32(slot)); n != 4 || got != want {
+				t.Fatalf("slot %d: %d %q, want %q", slot, n, got, want)
+			}
+		}
+		if n, _ := read(2); n != -int32(unix.EBADF) {
+			t.Fatalf("empty slot: %d", n)
+		}
+		if err := r.UpdateFiles(2, []int32{int32(a.Fd())}); err != nil {
+			t.Fatal(err)
+		}
+		if n, got := read(2); n != 4 || got != "aaaa" {
+			t.Fatalf("updated slot: %d %q", n, got)
+		}
+	})
+}
+
+// TestSQEZeroed fills every entry of the queue with rubbish, lets the kernel
+// reject it, and finds every entry zero on its next use, through GetSQE and
+// through each Prep method.
+func TestSQEZeroed(t *testing.T) {
+	prep := map[string]func(s *uring.SQE){
+		"none":       func(*uring.SQE) {},
+		"Nop":        func(s *uring.SQE) { s.Nop() },
+		"ReadFixed":  func(s *uring.SQE) { s.ReadFixed(1, 2, 3, 4, 5) },
+		"WriteFixed": func(s *uring.SQE) { s.WriteFixed(1, 2, 3, 4, 5) },
+		"Read":       func(s *uring.SQE) { s.Read(1, nil, 5) },
+		"Write":      func(s *uring.SQE) { s.Write(1, nil, 5) },
+		"UringCmd":   func(s *uring.SQE) { s.UringCmd(1, 5) },
+		"Fsync":      func(s *uring.SQE) { s.Fsync(1, false) },
+	}
+	spoil := func(s *uring.SQE, cmd []byte) {
+		*s = uring.SQE{Opcode: 255, OpFlags: ^uint32(0), UserData: 1, Personality: 9, FileIndex: ^uint32(0), IOPrio: 3}
+		for i := range cmd {
+			cmd[i] = 0xee
+		}
+	}
+	for _, big := range []bool{false, true} {
+		eachRing(t, uring.Options{Entries: 8, SQE128: big}, func(t *testing.T, r uring.Ring) {
+			command := func(s *uring.SQE) []byte {
+				if big {
+					return s.BigCmd()
+				}
+				return s.Cmd()
+			}
+			for name, p := range prep {
+				for range 8 {
+					s := sqe(t, r)
+					spoil(s, command(s))
+				}
+				for _, c := range await(t, r, 8, uring.WaitBusy) {
+					if c.Res != -int32(unix.EINVAL) {
+						t.Fatalf("rubbish was accepted: %+v", c)
+					}
+				}
+				for range 8 {
+					s := sqe(t, r)
+					fresh := *s
+					spoil(s, s.Cmd())
+					if name == "none" {
+						*s = fresh
+					}
+					p(s)
+					if s.OpFlags != 0 || s.UserData != 0 || s.Personality != 0 || s.FileIndex != 0 || s.IOPrio != 0 {
+						t.Fatalf("%s: stale field in %+v", name, *s)
+					}
+					if cmd := command(s); !bytes.Equal(cmd, make([]byte, len(cmd))) {
+						t.Fatalf("%s: stale command bytes % x", name, cmd)
+					}
+					s.Nop()
+				}
+				await(t, r, 8, uring.WaitBusy)
+			}
+		})
+	}
+}
+
+func TestSQE128(t *testing.T) {
+	eachRing(t, uring.Options{Entries: 64, SQE128: true}, func(t *testing.T, r uring.Ring) {
+		f := tempFile(t, bytes.Repeat([]byte{7}, 4096))
+		buf := make([]byte, 64)
+		for range 3 { // round the queue more than once
+			for i := range uint64(48) {
+				s := sqe(t, r)
+				s.Read(int32(f.Fd()), buf[i:i+1], i)
+				s.UserData = i
+			}
+			seen := make(map[uint64]bool)
+			for _, c := range await(t, r, 48, uring.WaitBusy) {
+				if c.Res != 1 || seen[c.UserData] {
+					t.Fatalf("completion %+v", c)
+				}
+				seen[c.UserData] = true
+			}
+		}
+	})
+}
+
+// TestFullQueue takes every entry, finds the queue full, and gets room by
+// submitting.
+func TestFullQueue(t *testing.T) {
+	eachRing(t, uring.Options{Entries: 8}, func(t *testing.T, r uring.Ring) {
+		n := int(r.Info().SQEntries)
+		for range n {
+			sqe(t, r).Nop()
+		}
+		if r.GetSQE() != nil {
+			t.Fatalf("more than %d entries", n)
+		}
+		if got, err := r.Submit(); got != n || err != nil {
+			t.Fatalf("submit: %d, %v", got, err)
+		}
+		sqe(t, r).Nop()
+		await(t, r, n+1, uring.WaitBusy)
+	})
+}
+
+// TestOverflow makes far more completions than fit, and misses none.
+func TestOverflow(t *testing.T) {
+	eachRing(t, uring.Options{Entries: 8, CQEntries: 8}, func(t *testing.T, r uring.Ring) {
+		if n := r.Info().CQEntries; n != 8 {
+			t.Fatalf("%d completion entries", n)
+		}
+		const total = 500
+		for i := range uint64(total) {
+			s, err := uring.NextSQE(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Nop()
+			s.UserData = i
+		}
+		if _, err := r.Submit(); err != nil {
+			t.Fatal(err)
+		}
+		seen := make([]bool, total)
+		buf := make([]uring.CQE, 5)
+		for left := total; left > 0; {
+			n := r.Reap(buf)
+			if n == 0 {
+				t.Fatalf("%d completions missing", left)
+			}
+			for _, c := range buf[:n] {
+				if seen[c.UserData] {
+					t.Fatalf("completion %d came twice", c.UserData)
+				}
+				seen[c.UserData] = true
+			}
+			left -= n
+		}
+		if n := r.Reap(buf); n != 0 {
+			t.Fatalf("%d completions too many", n)
+		}
+	})
+}
+
+// wakeup is an eventfd with a poll of it queued on r.
+func wakeup(t *testing.T, r uring.Ring) int {
+	t.Helper()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	sqe(t, r).PollAdd(int32(fd), unix.POLLIN)
+	return fd
+}
+
+var modes = map[string]uring.WaitMode{"busy": uring.WaitBusy, "idle": uring.WaitIdle, "handoff": uring.WaitHandoff}
+
+// TestSignals bombards a waiting thread with signals: the wait must go on, and
+// end by its completion alone.
+func TestSignals(t *testing.T) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+				fd := wakeup(t, r)
+				tid := unix.Gettid()
+				sent := make(chan error, 1)
+				go func() {
+					for range 300 {
+						if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil {
+							sent <- err
+							return
+						}
+						time.Sleep(100 * time.Microsecond)
+					}
+					_, err := unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+					sent <- err
+				}()
+				c := await(t, r, 1, mode)[0]
+				select {
+				case err := <-sent:
+					if err != nil || c.Res != unix.POLLIN {
+						t.Fatalf("wake-up: %v, %+v", err, c)
+					}
+				case <-time.After(5 * time.Second):
+					t.Fatal("the wait ended before its completion")
+				}
+			})
+		})
+	}
+}
+
+// TestWaitLetsCollectorIn runs collections, which stop the world, beside a
+// thread that waits.
+func TestWaitLetsCollectorIn(t *testing.T) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+				fd := wakeup(t, r)
+				done := make(chan error, 1)
+				go func() {
+					time.Sleep(20 * time.Millisecond) // the wait has begun
+					for range 5 {
+						runtime.GC()
+					}
+					_, err := unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+					done <- err
+				}()
+				await(t, r, 1, mode)
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+		fd := wakeup(t, r)
+		begin := time.Now()
+		if err := r.SubmitAndWaitTimeout(1, 30*time.Millisecond); !errors.Is(err, uring.ErrTimeout) {
+			t.Fatalf("wait for nothing: %v", err)
+		}
+		if d := time.Since(begin); d < 25*time.Millisecond {
+			t.Fatalf("the wait took %v", d)
+		}
+		sqe(t, r).Nop()
+		if err := r.SubmitAndWaitTimeout(2, 10*time.Millisecond); !errors.Is(err, uring.ErrTimeout) {
+			t.Fatalf("wait for two with one there: %v", err)
+		}
+		if _, err := unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.SubmitAndWaitTimeout(2, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if n := r.Reap(make([]uring.CQE, 4)); n != 2 {
+			t.Fatalf("%d completions", n)
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	eachRing(t, uring.Options{Entries: 256, SQE128: true}, func(t *testing.T, r uring.Ring) {
+		for range 2 {
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r.GetSQE() != nil || r.Reap(make([]uring.CQE, 1)) != 0 {
+			t.Fatal("a closed ring still gives entries")
+		}
+		if _, err := r.Submit(); !errors.Is(err, uring.ErrClosed) {
+			t.Fatalf("submit: %v", err)
+		}
+		if err := r.SubmitAndWait(1, uring.WaitBusy); !errors.Is(err, uring.ErrClosed) {
+			t.Fatalf("wait: %v", err)
+		}
+		if err := r.SubmitAndWaitTimeout(1, time.Second); !errors.Is(err, uring.ErrClosed) {
+			t.Fatalf("timed wait: %v", err)
+		}
+		if err := r.RegisterBuffersSparse(1); !errors.Is(err, unix.EBADF) {
+			t.Fatalf("register: %v", err)
+		}
+	})
+}
+
+// TestCloseUnmaps sets up many rings: mappings that stayed would be found.
+func TestCloseUnmaps(t *testing.T) {
+	maps := func() int {
+		b, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(b, []byte("io_uring"))
+	}
+	before := maps()
+	for range 8 {
+		eachRing(t, uring.Options{Entries: 512, SQE128: true}, func(t *testing.T, r uring.Ring) { sqe(t, r).Nop() })
+	}
+	if after := maps(); after > before {
+		t.Fatalf("%d ring mappings before, %d after", before, after)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for name, o := range map[string]uring.Options{
+		"entries":        {Entries: uring.MaxEntries + 1},
+		"cq entries":     {CQEntries: uring.MaxCQEntries + 1},
+		"cq below sq":    {Entries: 64, CQEntries: 32},
+		"defer alone":    {DeferTaskrun: true},
+		"implementation": {Implementation: "liburing"},
+	} {
+		if r, err := uring.New(o); err == nil {
+			t.Errorf("%s: accepted", name)
+			_ = r.Close()
+		}
+	}
+}
+
+func TestRegisterErrors(t *testing.T) {
+	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
+		for name, err := range map[string]error{
+			"no buffers":       r.RegisterBuffers(nil),
+			"no files":         r.RegisterFiles(nil),
+			"update no table":  r.UpdateBuffers(0, [][]byte{make([]byte, 8)}),
+			"update no files":  r.UpdateFiles(0, nil),
+			"update no fd tab": r.UpdateFiles(0, []int32{1}),
+			"bad descriptor":   r.RegisterFiles([]int32{1 << 20}),
+		} {
+			var op *uring.OpError
+			var errno unix.Errno
+			if !errors.As(err, &op) || !errors.As(err, &errno) {
+				t.Errorf("%s: %v is no OpError around an errno", name, err)
+			}
 		}
 	})
 }

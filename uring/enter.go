@@ -66,6 +66,7 @@ func (r *mapped) SubmitAndWait(n uint32, mode WaitMode) error {
 		if r.ready() >= n && r.publish() == 0 {
 			return nil
 		}
+		r.interrupted++
 		if mode == WaitIdle && r.ready() == 0 {
 			// Ten milliseconds without work (the runtime's preemption signal):
 			// give the scheduler's slot back from here on.
@@ -112,6 +113,7 @@ func (r *mapped) enterRaw(submit, wait, flags uint32) (uint32, unix.Errno) {
 // enterBlocking enters the kernel as a blocking system call: the scheduler may
 // give the slot to another thread meanwhile.
 func (r *mapped) enterBlocking(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (uint32, unix.Errno) {
+	r.blocking++
 	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
 	return uint32(n), errno
 }

@@ -61,5 +61,9 @@ func setupError(errno unix.Errno) error {
 	if errno == unix.ENOSYS || errno == unix.EPERM {
 		return &OpError{Op: "io_uring_setup", Err: fmt.Errorf("%w: %w", ErrNoIOUring, errno)}
 	}
+	if errno == unix.EINVAL {
+		return &OpError{Op: "io_uring_setup", Err: fmt.Errorf("%w (flags of the ring need Linux: SUBMIT_ALL 5.18, "+
+			"SQE128 and COOP_TASKRUN 5.19, SINGLE_ISSUER 6.0, DEFER_TASKRUN 6.1)", errno)}
+	}
 	return opError("io_uring_setup", errno)
 }

@@ -65,7 +65,7 @@ const (
 
 // FusedOptions bound a Fused. Zero means the default.
 type FusedOptions struct {
-	MaxSecondaries int // of one request; 56 bytes each are held for them
+	MaxSecondaries int // of one request; 32 bytes each are held for them
 	MaxRetries     int // of one secondary, after EINTR and EAGAIN
 }
 

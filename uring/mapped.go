@@ -20,6 +20,7 @@ func init() { implementations[DefaultImplementation] = newMapped }
 // read with sync/atomic, those that it reads are published with it; sqTail and
 // cqHead are our side of them.
 type mapped struct {
+	tables
 	fd       int
 	info     Info
 	sqeBytes uintptr
@@ -41,6 +42,9 @@ type mapped struct {
 
 	lost error // what an enter inside Reap gave; the next enter reports it
 
+	interrupted uint64 // waits that came back without what they waited for
+	blocking    uint64 // enters through Syscall6
+
 	arg geteventsArg
 	ts  kernelTimespec
 }
@@ -60,6 +64,13 @@ func newMapped(o Options) (Ring, error) {
 	if o.SQE128 {
 		r.sqeBytes = bigSQESize
 	}
+	r.tables = tables{func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno {
+		if r.fd < 0 { // the number may be another file's by now
+			return unix.EBADF
+		}
+		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, uintptr(op), uintptr(arg), uintptr(n), 0, 0)
+		return errno
+	}}
 	if err := r.mapRings(&p); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}

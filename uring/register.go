@@ -9,32 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tables is the Registrar over a register call: both implementations share it.
+// tables is the Registrar over a register call: both implementations embed it.
 type tables struct {
 	register func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno
-}
-
-func (r *mapped) registrar() tables {
-	return tables{func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno {
-		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), uintptr(op), uintptr(arg), uintptr(n), 0, 0)
-		return errno
-	}}
-}
-
-// Registering happens at set-up, so that the closures cost nothing that counts.
-
-func (r *mapped) RegisterBuffersSparse(n uint32) error { return r.registrar().RegisterBuffersSparse(n) }
-
-func (r *mapped) RegisterBuffers(bufs [][]byte) error { return r.registrar().RegisterBuffers(bufs) }
-
-func (r *mapped) UpdateBuffers(off uint32, bufs [][]byte) error {
-	return r.registrar().UpdateBuffers(off, bufs)
-}
-
-func (r *mapped) RegisterFiles(fds []int32) error { return r.registrar().RegisterFiles(fds) }
-
-func (r *mapped) UpdateFiles(off uint32, fds []int32) error {
-	return r.registrar().UpdateFiles(off, fds)
 }
 
 // call retries a register that a signal interrupted.

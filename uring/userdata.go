@@ -24,11 +24,11 @@ type Kind uint8
 // completion is to be dropped.
 const (
 	KindNone      Kind = iota
-	KindSecondary      // a secondary, for Fused.Complete
-	KindFetch          // ublk FETCH_REQ or COMMIT_AND_FETCH_REQ of the tag
-	KindPoll           // a PollAdd, as a wake-up from other goroutines
-	KindControl        // a control command
-	KindFsync          // a flush of the tag
+	KindSecondary             // a secondary, for Fused.Complete
+	KindFetch                 // ublk FETCH_REQ or COMMIT_AND_FETCH_REQ of the tag
+	KindPoll                  // a PollAdd, as a wake-up from other goroutines
+	KindControl               // a control command
+	KindFsync                 // a flush of the tag
 	KindOwner     Kind = 0x80 // from here on: the ring owner's own
 )
 
