@@ -3,7 +3,7 @@ package vfs
 import (
 	"io"
 	iofs "io/fs"
-	"math/rand"
+	"math/rand/v2"
 	"path"
 	"sort"
 	"strings"
@@ -70,7 +70,7 @@ func (m *Mem) SetSeed(seed int64) {
 	defer m.mu.Unlock()
 	m.rng = nil
 	if seed != 0 {
-		m.rng = rand.New(rand.NewSource(seed))
+		m.rng = rand.New(rand.NewPCG(uint64(seed), 1))
 	}
 }
 

@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
-	"math/rand"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 )
 
-func rnd(seed int64) *rand.Rand { return rand.New(rand.NewSource(seed)) }
+func rnd(seed int64) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 1)) }
 
 func reopen(t *testing.T, fs FS, name string) File {
 	t.Helper()

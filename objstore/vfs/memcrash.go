@@ -1,7 +1,7 @@
 package vfs
 
 import (
-	"math/rand"
+	"math/rand/v2"
 	"path"
 )
 
@@ -57,13 +57,13 @@ func (m *Mem) PowerCut(rng *rand.Rand) *Mem {
 // picker chooses how a power cut treats n changes in order: it keeps none, all, the first few, or each by
 // the toss of a coin that is the same for all.
 func picker(rng *rand.Rand, n int) func(i int) bool {
-	switch rng.Intn(5) {
+	switch rng.IntN(5) {
 	case 0:
 		return func(int) bool { return false }
 	case 1:
 		return func(int) bool { return true }
 	case 2:
-		first := rng.Intn(n + 1)
+		first := rng.IntN(n + 1)
 		return func(i int) bool { return i < first }
 	}
 	p := rng.Float64()
@@ -81,12 +81,12 @@ func (n *inode) powerCut(rng *rand.Rand) {
 		n.writeSectors(idx, func(int64) bool { i++; return pick(i - 1) })
 	}
 	switch old, now := n.durableSize, n.size; {
-	case rng.Intn(3) == 0:
+	case rng.IntN(3) == 0:
 		n.size = old
-	case now > old && rng.Intn(2) == 0: // write-back moves the size on as it goes
-		n.size = old + rng.Int63n(now-old+1)
+	case now > old && rng.IntN(2) == 0: // write-back moves the size on as it goes
+		n.size = old + rng.Int64N(now-old+1)
 	}
-	if rng.Intn(2) == 0 {
+	if rng.IntN(2) == 0 {
 		n.alloc = n.durAlloc.clone()
 	}
 	n.maps, n.open, n.dropped = nil, 0, nil
@@ -220,16 +220,16 @@ func (n *inode) clone(stable map[*mapping][]byte) *inode {
 
 // writeBack now and then writes something back before anybody asked for it. The caller holds the lock.
 func (m *Mem) writeBack() {
-	if m.rng == nil || m.rng.Intn(4) != 0 {
+	if m.rng == nil || m.rng.IntN(4) != 0 {
 		return
 	}
 	s := m.state
-	if len(s.pending) > 0 && m.rng.Intn(4) == 0 {
+	if len(s.pending) > 0 && m.rng.IntN(4) == 0 {
 		s.syncNames(picker(m.rng, len(s.pending)))
 		return
 	}
 	names := sortedNames(s.cached)
-	n := s.cached[names[m.rng.Intn(len(names))]]
+	n := s.cached[names[m.rng.IntN(len(names))]]
 	if n.dir {
 		return
 	}
@@ -238,7 +238,7 @@ func (m *Mem) writeBack() {
 	for _, idx := range pages {
 		n.writeSectors(idx, func(int64) bool { i++; return pick(i - 1) })
 	}
-	if m.rng.Intn(2) == 0 {
+	if m.rng.IntN(2) == 0 {
 		n.durableSize, n.durAlloc = n.size, n.alloc.clone()
 	}
 }

@@ -60,7 +60,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	if !f.closed && !f.m.cut && f.m.cutAt >= 0 && f.m.ops >= f.m.cutAt && f.m.rng != nil && len(p) > 0 {
 		// The write that the cut meets has come as far as some page. Nobody is told.
-		cutoff := (off + f.m.rng.Int63n(int64(len(p)))) / pageSize * pageSize
+		cutoff := (off + f.m.rng.Int64N(int64(len(p)))) / pageSize * pageSize
 		if cutoff > off {
 			f.write(p[:cutoff-off], off)
 		}

@@ -1,0 +1,372 @@
+package index
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoSpace says that the file system is too full to let badger write: it would die of SIGBUS.
+var ErrNoSpace = errors.New("no space for the index")
+
+// Options of Open. The zero value is the default.
+type Options struct {
+	// MemTable is the size in bytes of badger's tables in memory, of which there are up to 3. Default 16 MiB.
+	MemTable int64
+	// Cache bounds in bytes what badger keeps of the tables' own indexes and bloom filters. Default 32 MiB.
+	Cache int64
+	// MinFree is the room in bytes that the file system must have for Put. badger writes through mappings of
+	// files that have no room yet, and dies where there is none. Default 8 times MemTable; negative: no limit.
+	MinFree int64
+	// Rebuilt is called, before Open returns, if an unreadable index was deleted and made anew, with what
+	// was wrong with the old one.
+	Rebuilt func(cause error)
+	// Logger takes badger's warnings and errors. Default: none.
+	Logger *slog.Logger
+}
+
+func (o *Options) ensureDefaults() {
+	if o.MemTable == 0 {
+		o.MemTable = 16 << 20
+	}
+	if o.Cache == 0 {
+		o.Cache = 32 << 20
+	}
+	if o.MinFree == 0 {
+		o.MinFree = 8 * o.MemTable
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Keys: a byte of kind, then the object's hash, or the segment's ID in big endian.
+const (
+	kindEntry   = 'h'
+	kindMark    = 'm'
+	keySize     = 1 + 32
+	markKeySize = 1 + 4
+	valueSize   = 8 // segment and block, little endian
+)
+
+// suspectFile in the directory says that a read met a damaged table: the next Open starts anew.
+const suspectFile = "SUSPECT"
+
+// uncleanFile holds a byte for each time in a row that the index was opened and not closed. From the second
+// on everything is verified at opening: it could be the index itself that ends the process.
+const uncleanFile = "UNCLEAN"
+
+type disk struct {
+	db      *badger.DB
+	dir     string
+	opts    Options
+	suspect atomic.Bool
+	syncMu  sync.Mutex
+}
+
+// Open opens the index in dir, and makes the directory if need be. One that badger cannot read is deleted
+// and made anew: see Options.Rebuilt. It fails when the directory is locked or cannot be written.
+func Open(dir string, o Options) (Index, error) {
+	o.ensureDefaults()
+	d := &disk{dir: dir, opts: o}
+	cause := d.open()
+	if cause == nil {
+		return d, nil
+	}
+	if !ownFault(cause) {
+		return nil, fmt.Errorf("open index %s: %w", dir, cause)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("delete unreadable index (%w): %w", cause, err)
+	}
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("open new index %s: %w", dir, err)
+	}
+	if o.Rebuilt != nil {
+		o.Rebuilt(cause)
+	}
+	return d, nil
+}
+
+// ownFault tells whether deleting the index could help. badger passes most errors on as text only.
+func ownFault(err error) bool {
+	for _, no := range []unix.Errno{
+		unix.EWOULDBLOCK, unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS, unix.EACCES, unix.EPERM,
+	} {
+		if errors.Is(err, no) || strings.Contains(err.Error(), no.Error()) {
+			return false
+		}
+	}
+	return !errors.Is(err, ErrNoSpace)
+}
+
+func (d *disk) open() (err error) {
+	defer func() {
+		if p := recover(); p != nil { // badger asserts on some kinds of damage
+			err = fmt.Errorf("badger: %v", p)
+		}
+	}()
+	if _, err := os.Stat(d.path(suspectFile)); err == nil {
+		return errors.New("a damaged table was met earlier")
+	}
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	if err := d.room(); err != nil {
+		return err
+	}
+	ends, err := os.ReadFile(d.path(uncleanFile))
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	if err := verifyTables(d.dir, len(ends) >= 2); err != nil {
+		return err
+	}
+	if d.db, err = badger.Open(d.badgerOptions()); err != nil {
+		return err
+	}
+	return os.WriteFile(d.path(uncleanFile), append(ends, '!'), 0o600)
+}
+
+func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
+
+func (d *disk) badgerOptions() badger.Options {
+	return badger.DefaultOptions(d.dir).
+		WithLogger(badgerLogger{d.opts.Logger}).
+		WithMemTableSize(d.opts.MemTable).
+		WithNumMemtables(2).
+		WithNumCompactors(2).  // the least that badger takes
+		WithBlockCacheSize(0). // without compression blocks are read from the mapped tables
+		WithCompression(options.None).
+		WithIndexCacheSize(d.opts.Cache).
+		WithChecksumVerificationMode(options.OnBlockRead).
+		WithValueThreshold(1 << 10). // values are 8 bytes: all inline, the value log stays empty
+		WithValueLogFileSize(1 << 20).
+		WithNumVersionsToKeep(1).
+		WithDetectConflicts(false).
+		WithSyncWrites(false).
+		WithMetricsEnabled(false)
+}
+
+// room keeps badger away from a full disk.
+func (d *disk) room() error {
+	if d.opts.MinFree < 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil {
+		return &iofs.PathError{Op: "statfs", Path: d.dir, Err: err}
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < d.opts.MinFree {
+		return fmt.Errorf("%d bytes free, %d needed: %w", free, d.opts.MinFree, ErrNoSpace)
+	}
+	return nil
+}
+
+func (d *disk) Get(hash *[32]byte) (Place, bool) {
+	var key [keySize]byte
+	key[0] = kindEntry
+	copy(key[1:], hash[:])
+	var p Place
+	found := false
+	d.view(key[:], func(v []byte) {
+		if len(v) == valueSize {
+			p = Place{Segment: binary.LittleEndian.Uint32(v), Block: binary.LittleEndian.Uint32(v[4:])}
+			found = true
+		}
+	})
+	return p, found
+}
+
+// view reads one key. An error other than a missing key makes the index suspect.
+func (d *disk) view(key []byte, got func(v []byte)) {
+	txn := d.db.NewTransaction(false)
+	defer txn.Discard()
+	defer func() {
+		if p := recover(); p != nil { // badger takes a block apart before it looks at the checksum
+			d.distrust(fmt.Errorf("badger: %v", p))
+		}
+	}()
+	item, err := txn.Get(key)
+	if err == nil {
+		err = item.Value(func(v []byte) error { got(v); return nil })
+	}
+	switch {
+	case err == nil, errors.Is(err, badger.ErrKeyNotFound), errors.Is(err, badger.ErrDBClosed):
+	default:
+		d.distrust(err)
+	}
+}
+
+// distrust leaves a note that the directory is damaged; badger goes on with what it can read.
+func (d *disk) distrust(cause error) {
+	if d.suspect.Swap(true) {
+		return
+	}
+	d.opts.Logger.Warn("index is damaged, and will be rebuilt when the store is opened again", "error", cause)
+	if err := os.WriteFile(d.path(suspectFile), nil, 0o600); err != nil {
+		d.opts.Logger.Warn("note that the index is damaged", "error", err)
+	}
+}
+
+func (d *disk) Put(entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	return d.write(func(set func(key, value []byte) error) error {
+		buf := make([]byte, len(entries)*(keySize+valueSize)) // badger keeps them until they are written
+		for _, e := range entries {
+			key, value := buf[:keySize:keySize], buf[keySize:keySize+valueSize:keySize+valueSize]
+			buf = buf[keySize+valueSize:]
+			key[0] = kindEntry
+			copy(key[1:], e.Hash[:])
+			binary.LittleEndian.PutUint32(value, e.Place.Segment)
+			binary.LittleEndian.PutUint32(value[4:], e.Place.Block)
+			if err := set(key, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// write sets keys in as few transactions as badger takes, and returns when all of them are visible.
+func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
+	if err := d.room(); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	b := d.db.NewWriteBatch()
+	defer b.Cancel()
+	b.SetMaxPendingTxns(2) // each holds up to 15 % of MemTable
+	err := fill(b.Set)
+	if err == nil {
+		err = b.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
+// Sync syncs the logs of all tables in memory. badger's own Sync leaves out those that wait to be written
+// as a table (db.go, v4.9.6); a table on disk is synced, and entered into the manifest, before its log goes.
+func (d *disk) Sync() error {
+	d.syncMu.Lock()
+	defer d.syncMu.Unlock()
+	if err := d.db.Sync(); err != nil {
+		return fmt.Errorf("sync index: %w", err)
+	}
+	logs, err := filepath.Glob(d.path("*.mem"))
+	if err != nil {
+		return fmt.Errorf("sync index: %w", err)
+	}
+	for _, log := range append(logs, d.dir) {
+		if err := syncPath(log); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+			return fmt.Errorf("sync index: %w", err)
+		}
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func markKey(segment uint32) []byte {
+	key := make([]byte, markKeySize)
+	key[0] = kindMark
+	binary.BigEndian.PutUint32(key[1:], segment)
+	return key
+}
+
+func (d *disk) Done(segment uint32) bool {
+	done := false
+	d.view(markKey(segment), func([]byte) { done = true })
+	return done
+}
+
+func (d *disk) MarkDone(segments ...uint32) error {
+	if len(segments) == 0 {
+		return nil
+	}
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	return d.write(func(set func(key, value []byte) error) error {
+		for _, s := range segments {
+			if err := set(markKey(s), []byte{1}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (d *disk) Forget(segment uint32) error {
+	if err := d.room(); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	err := d.db.Update(func(txn *badger.Txn) error { return txn.Delete(markKey(segment)) })
+	if err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
+func (d *disk) Bytes() int64 {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return 0
+	}
+	var sum int64
+	for _, e := range entries {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(d.dir, e.Name()), &st) == nil {
+			sum += st.Blocks * 512 // the logs are sparse
+		}
+	}
+	return sum
+}
+
+// Close writes what is in memory as a table, syncs and closes.
+func (d *disk) Close() error {
+	if err := d.db.Close(); err != nil {
+		return fmt.Errorf("close index: %w", err)
+	}
+	if err := os.Remove(d.path(uncleanFile)); err != nil {
+		return fmt.Errorf("close index: %w", err)
+	}
+	return nil
+}
+
+// badgerLogger passes on what somebody might have to act on; badger's news and chatter are of no use here.
+type badgerLogger struct{ l *slog.Logger }
+
+func (b badgerLogger) Errorf(format string, args ...any) {
+	b.l.Error(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
+}
+
+func (b badgerLogger) Warningf(format string, args ...any) {
+	b.l.Warn(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
+}
+
+func (b badgerLogger) Infof(format string, args ...any) {
+	b.l.Debug(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
+}
+
+func (b badgerLogger) Debugf(string, ...any) {}
