@@ -1,0 +1,120 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// result is what a command left behind.
+type result struct {
+	stdout, stderr string
+	code           int // exit status; -1: killed by a signal or the time limit
+}
+
+// run runs a command to its end or the end of ctx. It never fails the test.
+func run(ctx context.Context, name string, args ...string) result {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	r := result{stdout: out.String(), stderr: errs.String(), code: cmd.ProcessState.ExitCode()}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		r.stderr += err.Error()
+		r.code = -1
+	}
+	if ctx.Err() != nil {
+		r.stderr += "\n(time limit: " + ctx.Err().Error() + ")"
+	}
+	return r
+}
+
+// must runs a command that has to succeed and gives its output without the last newline.
+func must(ctx context.Context, t *testing.T, name string, args ...string) string {
+	t.Helper()
+	r := run(ctx, name, args...)
+	if r.code != 0 {
+		t.Fatalf("%s %s: exit status %d\n%s%s", name, strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return strings.TrimRight(r.stdout, "\n")
+}
+
+// background is a command that runs beside the test.
+type background struct {
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	done chan struct{}
+	err  error
+}
+
+// start runs a command beside the test, which ends it at the latest.
+func start(t *testing.T, name string, args ...string) *background {
+	t.Helper()
+	b := &background{cmd: exec.Command(name, args...), done: make(chan struct{})}
+	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	b.cmd.WaitDelay = 5 * time.Second
+	if err := b.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	go func() {
+		b.err = b.cmd.Wait()
+		close(b.done)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL)
+		<-b.done
+	})
+	return b
+}
+
+// running says whether the command has not ended.
+func (b *background) running() bool {
+	select {
+	case <-b.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// wait for the command's end, which has to be a success.
+func (b *background) wait(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+		t.Fatalf("%s: not done in time", strings.Join(b.cmd.Args, " "))
+	}
+	if b.err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(b.cmd.Args, " "), b.err, b.out.String())
+	}
+	return b.out.String()
+}
+
+// limit is the test's own time limit; what it starts is killed at its end.
+func limit(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually polls until cond holds or d is over.
+func eventually(t *testing.T, d time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(d); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", d, what)
+		}
+	}
+}

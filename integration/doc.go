@@ -1,0 +1,6 @@
+// Package integration holds the tests that need a real device: they drive bin/varve as a user would, on the
+// ublk driver of the test kernel (make test builds and boots it), and compare what comes back with what went in.
+//
+// The tests are built with the tag "integration" and run inside the machine by integration/run. A test owns
+// its store, its daemon and its devices (node), has a time limit of its own, and takes everything away at its end.
+package integration

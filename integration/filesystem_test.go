@@ -1,0 +1,164 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// filesystem is how one kind of filesystem is made and checked.
+type filesystem struct {
+	name  string
+	mkfs  []string
+	check []string // of an unmounted device, changing nothing
+	// frozen are the mount options that read a snapshot without replaying its journal.
+	frozen string
+}
+
+var filesystems = []filesystem{
+	{"ext4", []string{"mkfs.ext4", "-q", "-F"}, []string{"e2fsck", "-fn"}, "ro,noload"},
+	{"xfs", []string{"mkfs.xfs", "-q", "-f"}, []string{"xfs_repair", "-n"}, "ro,norecovery,nouuid"},
+	{"btrfs", []string{"mkfs.btrfs", "-q", "-f"}, []string{"btrfs", "check", "--readonly"}, "ro,rescue=nologreplay"},
+}
+
+func fsNamed(name string) filesystem {
+	for _, f := range filesystems {
+		if f.name == name {
+			return f
+		}
+	}
+	panic("no filesystem " + name)
+}
+
+func (f filesystem) make(ctx context.Context, t *testing.T, dev string) {
+	t.Helper()
+	must(ctx, t, f.mkfs[0], append(f.mkfs[1:len(f.mkfs):len(f.mkfs)], dev)...)
+}
+
+// fsck checks the unmounted filesystem on dev, which has to be clean.
+func (f filesystem) fsck(ctx context.Context, t *testing.T, dev string) {
+	t.Helper()
+	r := run(ctx, f.check[0], append(f.check[1:len(f.check):len(f.check)], dev)...)
+	if r.code != 0 {
+		t.Fatalf("%s on %s: exit status %d\n%s%s", f.check[0], dev, r.code, r.stdout, r.stderr)
+	}
+}
+
+// mounted is a filesystem on a directory of the test's.
+type mounted struct {
+	dir string
+	t   *testing.T
+}
+
+// mount mounts dev; the test's end unmounts it if the test did not.
+func mount(ctx context.Context, t *testing.T, dev, options string) *mounted {
+	t.Helper()
+	m := &mounted{dir: t.TempDir(), t: t}
+	args := []string{dev, m.dir}
+	if options != "" {
+		args = append([]string{"-o", options}, args...)
+	}
+	must(ctx, t, "mount", args...)
+	t.Cleanup(func() {
+		if m.dir != "" && unix.Unmount(m.dir, 0) != nil {
+			_ = unix.Unmount(m.dir, unix.MNT_DETACH)
+		}
+	})
+	return m
+}
+
+func (m *mounted) unmount(ctx context.Context) {
+	m.t.Helper()
+	must(ctx, m.t, "umount", m.dir)
+	m.dir = ""
+}
+
+// losetup puts a loop device over a file; the test's end takes it away.
+func losetup(ctx context.Context, t *testing.T, file string, args ...string) string {
+	t.Helper()
+	dev := must(ctx, t, "losetup", append(append([]string{"-f", "--show"}, args...), file)...)
+	t.Cleanup(func() { run(context.Background(), "losetup", "-d", dev) })
+	return dev
+}
+
+func TestFilesystemOnDevice(t *testing.T) {
+	for _, f := range filesystems {
+		for _, mode := range []string{"zero", "user", "plain"} {
+			t.Run(f.name+"/"+mode, func(t *testing.T) {
+				ctx := limit(t, 3*time.Minute)
+				n := newNode(ctx, t)
+				n.serve(ctx)
+				dev := n.volume(ctx, "disk", "2G", "--copy-mode", mode)
+				copyCheckCompare(ctx, t, f, dev)
+				n.varve(ctx, "detach", "disk")
+				if _, err := os.Stat(dev); err == nil {
+					t.Errorf("%s is still there after detach", dev)
+				}
+			})
+		}
+	}
+}
+
+// TestFilesystemOnDiskStore has the store on ext4 on a disk, where O_DIRECT and fdatasync mean something.
+func TestFilesystemOnDiskStore(t *testing.T) {
+	ctx := limit(t, 6*time.Minute)
+	disk := "/dev/ubda"
+	fsNamed("ext4").make(ctx, t, disk)
+	m := mount(ctx, t, disk, "")
+	n := newNodeAt(ctx, t, filepath.Join(m.dir, "store"))
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "2G")
+	copyCheckCompare(ctx, t, fsNamed("ext4"), dev)
+	n.varve(ctx, "detach", "disk")
+	n.stop(ctx)
+	n.serve(ctx)
+	dev = n.attach(ctx, "disk")
+	fsNamed("ext4").fsck(ctx, t, dev)
+	again := mount(ctx, t, dev, "ro")
+	compareTree(t, filepath.Join(again.dir, "src"))
+	again.unmount(ctx)
+	n.varve(ctx, "detach", "disk")
+	n.stop(ctx)
+	m.unmount(ctx)
+	fsNamed("ext4").fsck(ctx, t, disk)
+}
+
+// TestLoopTransport is the way of a kernel without ublk: a loop device over the live file of the mount.
+func TestLoopTransport(t *testing.T) {
+	ctx := limit(t, 4*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "2G", "--transport", "loop")
+	if !strings.HasPrefix(dev, "/dev/loop") {
+		t.Fatalf("attach --transport loop gave %s", dev)
+	}
+	copyCheckCompare(ctx, t, fsNamed("ext4"), dev)
+	n.varve(ctx, "detach", "disk")
+	out := must(ctx, t, "losetup", "-a")
+	if strings.Contains(out, dev+":") {
+		t.Errorf("%s is still there after detach: %s", dev, out)
+	}
+}
+
+// copyCheckCompare is the life of a filesystem: make, mount, copy a real tree, unmount, check, mount, compare.
+func copyCheckCompare(ctx context.Context, t *testing.T, f filesystem, dev string) {
+	t.Helper()
+	tree := sourceTree(t)
+	f.make(ctx, t, dev)
+	m := mount(ctx, t, dev, "")
+	must(ctx, t, "cp", "-a", tree, m.dir)
+	m.unmount(ctx)
+	f.fsck(ctx, t, dev)
+	m = mount(ctx, t, dev, "")
+	compareTree(t, filepath.Join(m.dir, "src"))
+	must(ctx, t, "fstrim", m.dir)
+	m.unmount(ctx)
+	f.fsck(ctx, t, dev)
+}

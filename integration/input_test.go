@@ -1,0 +1,378 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestBadNamesAndSizes: each is refused with what is wrong, and nothing is made.
+func TestBadNamesAndSizes(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	n.varve(ctx, "volume", "create", "disk", "--size", "64M")
+	for _, c := range []struct {
+		words []string
+		args  []string
+	}{
+		{[]string{"name"}, []string{"volume", "create", "", "--size", "1G"}},
+		{[]string{"name", "/"}, []string{"volume", "create", "../up", "--size", "1G"}},
+		{[]string{"name", "@"}, []string{"volume", "create", "a@b", "--size", "1G"}},
+		{[]string{"name"}, []string{"volume", "create", ".", "--size", "1G"}},
+		{[]string{"name"}, []string{"volume", "create", strings.Repeat("x", 500), "--size", "1G"}},
+		{[]string{"name"}, []string{"volume", "create", "new\nline", "--size", "1G"}},
+		{[]string{"size"}, []string{"volume", "create", "v"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "0"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "-5G"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "10X"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "1000"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "99999999999999999999G"}},
+		{[]string{"size"}, []string{"volume", "create", "v", "--size", "1024P"}},
+		{[]string{"block size"}, []string{"volume", "create", "v", "--size", "1G", "--block-size", "1024"}},
+		{[]string{"disk", "exists"}, []string{"volume", "create", "disk", "--size", "1G"}},
+		{[]string{"nope", "not found"}, []string{"volume", "show", "nope"}},
+		{[]string{"nope", "not found"}, []string{"volume", "delete", "nope"}},
+		{[]string{"nope", "not found"}, []string{"attach", "nope"}},
+		{[]string{"nope"}, []string{"detach", "nope"}},
+		{[]string{"copy mode"}, []string{"attach", "disk", "--copy-mode", "fast"}},
+		{[]string{"transport"}, []string{"attach", "disk", "--transport", "nvme"}},
+		{[]string{"queues"}, []string{"attach", "disk", "--queues", "100000"}},
+		{[]string{"depth"}, []string{"attach", "disk", "--depth", "-1"}},
+		{[]string{"@"}, []string{"snapshot", "create", "disk"}},
+		{[]string{"name"}, []string{"snapshot", "create", "disk@a/b"}},
+		{[]string{"nope", "not found"}, []string{"snapshot", "create", "nope@s"}},
+		{[]string{"not found"}, []string{"snapshot", "delete", "disk@none"}},
+		{[]string{"/nowhere/at/all"}, []string{"mount", "/nowhere/at/all"}},
+		{[]string{"unknown command"}, []string{"frobnicate"}},
+		{[]string{"unknown flag"}, []string{"stat", "--frobnicate"}},
+	} {
+		n.refuse(ctx, c.words, c.args...)
+	}
+	if s := query[stat](ctx, n, "stat"); s.Volumes != 1 || s.Snapshots != 0 {
+		t.Errorf("after nothing but refusals: %d volumes, %d snapshots", s.Volumes, s.Snapshots)
+	}
+}
+
+// TestStoreInUse: a second daemon, and a second init, are refused; the first goes on.
+func TestStoreInUse(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	n.refuse(ctx, []string{n.store}, "init")
+	n.refuse(ctx, []string{"in use"}, "serve")
+	n.refuse(ctx, []string{"in use"}, "serve", "--background")
+	n.varve(ctx, "volume", "create", "disk", "--size", "64M")
+	dev := n.attach(ctx, "disk")
+	n.refuse(ctx, []string{"disk", "attached"}, "attach", "disk")
+	n.refuse(ctx, []string{"disk", "in use"}, "volume", "delete", "disk")
+	f, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.refuse(ctx, []string{dev}, "detach", "disk")
+	_ = f.Close()
+	n.varve(ctx, "detach", dev)
+	n.varve(ctx, "volume", "delete", "disk")
+}
+
+// TestNotAStore: an absent directory, a file, an empty and a foreign directory.
+func TestNotAStore(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	foreign := filepath.Join(dir, "foreign")
+	for _, err := range []error{
+		os.WriteFile(file, []byte("text"), 0o600), os.Mkdir(filepath.Join(dir, "empty"), 0o700), os.Mkdir(foreign, 0o700),
+		os.WriteFile(filepath.Join(foreign, "precious"), []byte("data"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"absent", "file", "empty", "foreign"} {
+		path := filepath.Join(dir, name)
+		for _, command := range [][]string{{"serve"}, {"stat"}, {"volume", "list"}} {
+			args := append([]string{"--store", path}, command...)
+			checkRefusal(t, run(ctx, varve, args...), []string{path}, args)
+		}
+	}
+	for _, path := range []string{file, foreign} {
+		args := []string{"--store", path, "init"}
+		checkRefusal(t, run(ctx, varve, args...), []string{path}, args)
+	}
+	if b, err := os.ReadFile(filepath.Join(foreign, "precious")); err != nil || string(b) != "data" {
+		t.Errorf("a foreign file was touched: %q %v", b, err)
+	}
+}
+
+// TestDamagedSuperblock: one copy damaged is survived, both are refused by name, and put back everything is there.
+func TestDamagedSuperblock(t *testing.T) {
+	ctx := limit(t, 2*time.Minute)
+	n, want := storeWithData(ctx, t)
+	path := filepath.Join(n.store, "superblock")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := len(good) / 2
+	damage := func(what string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	flipped := func(places ...int) []byte {
+		b := append([]byte(nil), good...)
+		for _, p := range places {
+			b[p] ^= 0x10
+		}
+		return b
+	}
+	for what, b := range map[string][]byte{"empty": nil, "cut": good[:20], "flipped": flipped(9, half+9)} {
+		damage(what, b)
+		n.refuse(ctx, []string{"superblock"}, "serve")
+		n.refuse(ctx, []string{"superblock"}, "volume", "list")
+	}
+	for _, place := range []int{9, half + 9} {
+		damage("one copy", flipped(place))
+		checkData(ctx, t, n, want)
+	}
+	damage("put back", good)
+	checkData(ctx, t, n, want)
+}
+
+// TestDamagedFiles damages a store's files, one at a time, on a copy of the store. What is served afterwards is
+// right, or refused in words: never wrong data without an error.
+func TestDamagedFiles(t *testing.T) {
+	ctx := limit(t, 5*time.Minute)
+	n, want := storeWithData(ctx, t)
+	cases := 0
+	for _, sub := range []string{"segments", "journal", "refs"} {
+		files, err := filepath.Glob(filepath.Join(n.store, sub, "*"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no files in %s (%v)", sub, err)
+		}
+		for _, file := range files {
+			rel, err := filepath.Rel(n.store, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, how := range []string{"cut", "flip tail", "flip head", "empty"} {
+				cases++
+				t.Run(rel+"/"+how, func(t *testing.T) { damagedFile(ctx, t, n, rel, how, want) })
+			}
+		}
+	}
+	checkData(ctx, t, n, want)
+}
+
+func damagedFile(ctx context.Context, t *testing.T, n *node, rel, how, want string) {
+	dir := filepath.Join(t.TempDir(), "store")
+	must(ctx, t, "cp", "-a", "--sparse=always", n.store, dir)
+	path := filepath.Join(dir, rel)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) == 0 {
+		t.Fatalf("%s is empty: nothing to damage", rel)
+	}
+	end := len(b)
+	for end > 1 && b[end-1] == 0 { // what is preallocated is not the tail
+		end--
+	}
+	switch how {
+	case "cut":
+		b = b[:end/2]
+	case "flip tail":
+		b[max(0, end-24)] ^= 4
+	case "flip head":
+		b[min(9, end-1)] ^= 4
+	case "empty":
+		b = nil
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &node{t: t, store: dir, logs: filepath.Join(t.TempDir(), "log")}
+	t.Cleanup(d.takeDown)
+	if !d.serveOrRefuse(ctx, rel) {
+		return
+	}
+	r := d.try(ctx, "attach", "disk", "--read-only")
+	if r.code != 0 {
+		checkRefusal(t, r, nil, []string{"attach disk"})
+		return
+	}
+	dev := strings.TrimSpace(r.stdout)
+	got, err := sumFile(dev)
+	switch {
+	case err != nil:
+		t.Logf("reading gives an error: %v", err)
+	case fmt.Sprintf("%x", got) == want:
+		t.Log("read back whole")
+	case strings.Contains(d.logTail(), filepath.Base(rel)):
+		t.Log("an older content, and the log names the file")
+	default:
+		t.Errorf("other data is served, and nothing says so\n%s", d.logTail())
+	}
+}
+
+// serveOrRefuse starts a daemon on a damaged store. False: it refused, in words.
+func (n *node) serveOrRefuse(ctx context.Context, rel string) bool {
+	n.t.Helper()
+	r := n.try(ctx, "serve", "--background")
+	if r.code != 0 {
+		checkRefusal(n.t, r, []string{filepath.Base(rel)}, []string{"serve with a damaged " + rel})
+		return false
+	}
+	d := query[struct {
+		Daemon struct{ PID int }
+	}](ctx, n, "stat")
+	n.t.Cleanup(func() {
+		if r := n.try(context.Background(), "stop", "--detach"); r.code != 0 {
+			n.t.Errorf("stop: %s", r.stderr)
+			_ = syscall.Kill(d.Daemon.PID, syscall.SIGKILL)
+		}
+	})
+	return true
+}
+
+// storeWithData makes a store with a settled snapshot and an unsettled tail, and gives the volume's hash.
+func storeWithData(ctx context.Context, t *testing.T) (*node, string) {
+	t.Helper()
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "64M")
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=16", "oflag=direct", "status=none")
+	n.snapshot(ctx, "disk@settled")
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=4k", "count=64", "seek=8192", "oflag=direct", "conv=notrunc,fsync",
+		"status=none")
+	want := sum(t, dev)
+	n.kill(ctx) // so that the journal has a tail
+	n.serve(ctx)
+	n.stop(ctx, "--detach")
+	return n, want
+}
+
+// checkData serves the store and compares.
+func checkData(ctx context.Context, t *testing.T, n *node, want string) {
+	t.Helper()
+	n.serve(ctx)
+	dev := n.attachAgain(ctx, "disk")
+	if got := sum(t, dev); got != want {
+		t.Error("the volume's content changed")
+	}
+	n.stop(ctx, "--detach")
+}
+
+// TestFullStore fills the store's file system: writes fail with ENOSPC, nothing that was written is lost, the
+// daemon lives, and deleting and a new start work.
+func TestFullStore(t *testing.T) {
+	ctx := limit(t, 3*time.Minute)
+	small := t.TempDir()
+	must(ctx, t, "mount", "-t", "tmpfs", "-o", "size=768M", "tmpfs", small)
+	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
+	n := newNodeAt(ctx, t, filepath.Join(small, "store"))
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "4G")
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=32", "oflag=direct", "conv=fsync", "status=none")
+	first := func() string { return must(ctx, t, "sh", "-c", "dd if="+dev+" bs=1M count=32 iflag=direct status=none | sha256sum") }
+	want := first()
+	r := run(ctx, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "seek=32", "oflag=direct", "status=none")
+	if r.code == 0 || !strings.Contains(r.stderr, "No space left") {
+		t.Errorf("writing 4 GiB into 768 MiB: exit status %d, %s", r.code, r.stderr)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(small, &fs); err != nil {
+		t.Fatal(err)
+	}
+	s := query[stat](ctx, n, "stat")
+	t.Logf("full: used %d MiB, free for writes %d MiB; file system free %d MiB", s.Used>>20, s.Free>>20, fs.Bavail*uint64(fs.Bsize)>>20)
+	if fs.Bavail == 0 {
+		t.Error("the file system is full to the last block: there was no reserve")
+	}
+	if got := first(); got != want {
+		t.Error("what was written before changed when the store filled")
+	}
+	must(ctx, t, "blkdiscard", dev) // takes no space
+	n.varve(ctx, "detach", "disk")
+	n.stop(ctx)
+	n.serve(ctx)
+	dev = n.attach(ctx, "disk")
+	n.varve(ctx, "detach", "disk")
+	n.varve(ctx, "volume", "delete", "disk")
+}
+
+// TestNoUblk: without the driver, ublk is refused by name and auto takes the loop device.
+func TestNoUblk(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	n.varve(ctx, "volume", "create", "disk", "--size", "256M")
+	if err := os.Rename("/dev/ublk-control", "/dev/ublk-hidden"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Rename("/dev/ublk-hidden", "/dev/ublk-control"); err != nil {
+			t.Error(err)
+		}
+	})
+	n.refuse(ctx, []string{"/dev/ublk-control"}, "attach", "disk", "--transport", "ublk")
+	n.refuse(ctx, []string{"/dev/ublk-control"}, "features")
+	r := n.try(ctx, "attach", "disk")
+	if r.code != 0 || !strings.HasPrefix(r.stdout, "/dev/loop") || !strings.Contains(r.stderr, "loop") {
+		t.Errorf("attach without ublk: status %d, %q, and says %q", r.code, r.stdout, r.stderr)
+	}
+	n.varve(ctx, "detach", "disk")
+}
+
+// TestNotRoot: another user is told what the store or the device needs.
+func TestNotRoot(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	n.varve(ctx, "volume", "create", "disk", "--size", "64M")
+	asNobody := func(args ...string) result {
+		// A copy, for the checkout may be where nobody may go.
+		copied := filepath.Join("/run", "varve-as-nobody")
+		must(ctx, t, "install", "-m", "755", varve, copied)
+		var out, errs strings.Builder
+		cmd := exec.CommandContext(ctx, copied, args...)
+		cmd.Dir = "/"
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		_ = cmd.Run()
+		return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	}
+	for _, args := range [][]string{{"stat"}, {"attach", "disk"}, {"serve"}, {"volume", "list"}} {
+		all := append([]string{"--store", n.store}, args...)
+		checkRefusal(t, asNobody(all...), []string{"permission"}, all)
+	}
+	// A store of its own it may have; a device it may not.
+	own := filepath.Join("/tmp", "nobody")
+	must(ctx, t, "install", "-d", "-o", "65534", "-g", "65534", own)
+	t.Cleanup(func() { _ = os.RemoveAll(own) })
+	store := filepath.Join(own, "store")
+	for _, args := range [][]string{{"init"}, {"volume", "create", "disk", "--size", "64M"}, {"serve", "--background"}} {
+		if r := asNobody(append([]string{"--store", store}, args...)...); r.code != 0 {
+			t.Fatalf("varve %s as nobody: %s", strings.Join(args, " "), r.stderr)
+		}
+	}
+	args := []string{"--store", store, "attach", "disk"}
+	checkRefusal(t, asNobody(args...), []string{"permission"}, args)
+	if r := asNobody("--store", store, "stop"); r.code != 0 {
+		t.Errorf("varve stop as nobody: %s", r.stderr)
+	}
+}

@@ -1,0 +1,256 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// node is one store, its daemon and what the test has attached and mounted of it.
+type node struct {
+	t     *testing.T
+	store string // directory
+	logs  string // file with the log of all its daemons
+	cmd   *exec.Cmd
+	gone  chan struct{} // closed when cmd has ended
+}
+
+// newNode makes a store below the test's directory in the guest's tmpfs.
+func newNode(ctx context.Context, t *testing.T, initArgs ...string) *node {
+	t.Helper()
+	return newNodeAt(ctx, t, filepath.Join(t.TempDir(), "store"), initArgs...)
+}
+
+// newNodeAt makes a store in a directory that does not exist yet.
+func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...string) *node {
+	t.Helper()
+	markKernelLog(t)
+	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log")}
+	n.varve(ctx, append([]string{"init"}, initArgs...)...)
+	t.Cleanup(n.takeDown)
+	return n
+}
+
+// try runs a varve command on the store.
+func (n *node) try(ctx context.Context, args ...string) result {
+	return run(ctx, varve, append([]string{"--store", n.store}, args...)...)
+}
+
+// varve runs a varve command that has to succeed.
+func (n *node) varve(ctx context.Context, args ...string) string {
+	n.t.Helper()
+	return must(ctx, n.t, varve, append([]string{"--store", n.store}, args...)...)
+}
+
+// refuse runs a varve command that has to fail, with one line of error that has all the words.
+func (n *node) refuse(ctx context.Context, words []string, args ...string) {
+	n.t.Helper()
+	checkRefusal(n.t, n.try(ctx, args...), words, args)
+}
+
+func checkRefusal(t *testing.T, r result, words, args []string) {
+	t.Helper()
+	line := strings.Join(args, " ")
+	if r.code <= 0 {
+		t.Errorf("varve %s: exit status %d, want a failure\n%s%s", line, r.code, r.stdout, r.stderr)
+		return
+	}
+	t.Logf("varve %s: status %d: %s", line, r.code, strings.TrimSpace(r.stderr))
+	for _, w := range words {
+		if !strings.Contains(strings.ToLower(r.stderr), strings.ToLower(w)) {
+			t.Errorf("varve %s: the error does not say %q: %s", line, w, r.stderr)
+		}
+	}
+	for _, w := range []string{"goroutine ", "panic:", "runtime error", "0x0"} {
+		if strings.Contains(r.stderr, w) {
+			t.Errorf("varve %s: the error is no message for a user: %s", line, r.stderr)
+		}
+	}
+}
+
+// query decodes what a command with --json says.
+func query[T any](ctx context.Context, n *node, args ...string) T {
+	n.t.Helper()
+	var v T
+	out := n.varve(ctx, append(args, "--json")...)
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		n.t.Fatalf("varve %s --json: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return v
+}
+
+// serve starts the daemon as a child of the test and waits until it answers.
+func (n *node) serve(ctx context.Context, args ...string) {
+	n.t.Helper()
+	logs, err := os.OpenFile(n.logs, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer logs.Close()
+	n.cmd = exec.Command(varve, append([]string{"--store", n.store, "serve"}, args...)...)
+	n.cmd.Stdout, n.cmd.Stderr = logs, logs
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatalf("start the daemon: %v", err)
+	}
+	n.gone = make(chan struct{})
+	go func(cmd *exec.Cmd, gone chan struct{}) {
+		_ = cmd.Wait()
+		close(gone)
+	}(n.cmd, n.gone)
+	for !n.answers() {
+		select {
+		case <-n.gone:
+			n.t.Fatalf("the daemon ended: %v\n%s", n.cmd.ProcessState, n.logTail())
+		case <-ctx.Done():
+			n.t.Fatalf("the daemon does not answer\n%s", n.logTail())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// answers says whether somebody listens on the store's socket.
+func (n *node) answers() bool {
+	dir, err := os.Open(n.store)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	// Through the descriptor: a socket's address is short, a test's directory may not be.
+	c, err := net.DialTimeout("unix", fmt.Sprintf("/proc/self/fd/%d/varve.sock", dir.Fd()), time.Second)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+// stop ends the daemon as a user does.
+func (n *node) stop(ctx context.Context, args ...string) {
+	n.t.Helper()
+	n.varve(ctx, append([]string{"stop"}, args...)...)
+	n.awaitEnd(ctx)
+	if code := n.cmd.ProcessState.ExitCode(); code != 0 {
+		n.t.Errorf("the daemon's exit status is %d\n%s", code, n.logTail())
+	}
+	n.cmd = nil
+}
+
+// kill ends the daemon by SIGKILL, as a crash would.
+func (n *node) kill(ctx context.Context) {
+	n.t.Helper()
+	if err := n.cmd.Process.Kill(); err != nil {
+		n.t.Fatalf("kill the daemon: %v\n%s", err, n.logTail())
+	}
+	n.awaitEnd(ctx)
+	n.cmd = nil
+}
+
+func (n *node) awaitEnd(ctx context.Context) {
+	n.t.Helper()
+	select {
+	case <-n.gone:
+	case <-ctx.Done():
+		_ = n.cmd.Process.Signal(syscall.SIGQUIT)
+		time.Sleep(time.Second)
+		n.t.Fatalf("the daemon did not end\n%s", n.logTail())
+	}
+}
+
+// takeDown leaves nothing behind. What mounted a device is unmounted by the test's own, later cleanups.
+func (n *node) takeDown() {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	if n.t.Failed() {
+		n.t.Logf("daemon's log:\n%s", n.logTail())
+	}
+	if n.cmd == nil {
+		return
+	}
+	if r := n.try(ctx, "stop", "--detach"); r.code != 0 {
+		n.t.Errorf("varve stop --detach: %s", r.stderr)
+		_ = n.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines go to its log
+		time.Sleep(time.Second)
+		n.t.Logf("daemon's log:\n%s", n.logTail())
+		_ = n.cmd.Process.Kill()
+	}
+	select {
+	case <-n.gone:
+	case <-ctx.Done():
+		n.t.Errorf("the daemon did not end\n%s", n.logTail())
+		_ = n.cmd.Process.Kill()
+		<-n.gone
+	}
+}
+
+// logTail gives the end of the daemons' log.
+func (n *node) logTail() string {
+	b, err := os.ReadFile(n.logs)
+	if err != nil {
+		return err.Error()
+	}
+	if len(b) > 16<<10 {
+		b = b[len(b)-16<<10:]
+	}
+	return string(b)
+}
+
+// volume makes a volume and attaches it; the device's path comes back.
+func (n *node) volume(ctx context.Context, name, size string, attachArgs ...string) string {
+	n.t.Helper()
+	n.varve(ctx, "volume", "create", name, "--size", size)
+	return n.attach(ctx, name, attachArgs...)
+}
+
+// attach gives the path of the device node, which is all that is on the standard output.
+func (n *node) attach(ctx context.Context, name string, args ...string) string {
+	n.t.Helper()
+	dev := n.varve(ctx, append([]string{"attach", name}, args...)...)
+	st, err := os.Stat(dev)
+	if err != nil || st.Mode()&os.ModeDevice == 0 {
+		n.t.Fatalf("varve attach printed %q, which is no device node (%v)", dev, err)
+	}
+	return dev
+}
+
+// fuse mounts the store and gives the directory.
+func (n *node) fuse(ctx context.Context) string {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	n.varve(ctx, "mount", dir)
+	return dir
+}
+
+// snapshot makes a settled snapshot and gives its root.
+func (n *node) snapshot(ctx context.Context, name string) string {
+	n.t.Helper()
+	root := n.varve(ctx, "snapshot", "create", name, "--wait")
+	if len(root) != 64 {
+		n.t.Fatalf("varve snapshot create %s --wait printed %q, not a root of 64 hex digits", name, root)
+	}
+	return root
+}
+
+// stat is what the tests read of `varve stat --json`.
+type stat struct {
+	ChunkSize  int64   `json:"chunk_size"`
+	Volumes    int     `json:"volumes"`
+	Snapshots  int     `json:"snapshots"`
+	Logical    int64   `json:"logical"`
+	Stored     int64   `json:"stored"`
+	Metadata   int64   `json:"metadata"`
+	Tail       int64   `json:"tail"`
+	Used       int64   `json:"used"`
+	DedupRatio float64 `json:"dedup_ratio"`
+	Free       int64   `json:"free"`
+}

@@ -1,0 +1,190 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestStopAndStart: what was written is there when another daemon serves the store, settled or not.
+func TestStopAndStart(t *testing.T) {
+	ctx := limit(t, 4*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	ext4 := fsNamed("ext4")
+	dev := n.volume(ctx, "disk", "2G")
+	ext4.make(ctx, t, dev)
+	m := mount(ctx, t, dev, "")
+	must(ctx, t, "cp", "-a", sourceTree(t), m.dir)
+	m.unmount(ctx)
+	root := n.snapshot(ctx, "disk@before")
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=64k", "count=16", "seek=20000", "oflag=direct", "conv=notrunc,fsync",
+		"status=none")
+	whole := sum(t, dev)
+	n.varve(ctx, "detach", "disk")
+	n.stop(ctx)
+	for i := range 3 {
+		n.serve(ctx)
+		dev = n.attach(ctx, "disk")
+		if got := sum(t, dev); got != whole {
+			t.Fatalf("start %d: the volume's content changed", i)
+		}
+		ext4.fsck(ctx, t, dev)
+		m = mount(ctx, t, dev, "ro")
+		compareTree(t, filepath.Join(m.dir, "src"))
+		m.unmount(ctx)
+		snaps := query[[]struct{ Name, Root string }](ctx, n, "snapshot", "list")
+		if len(snaps) != 1 || snaps[0].Root != root {
+			t.Fatalf("start %d: snapshots %+v, want one with root %s", i, snaps, root)
+		}
+		n.varve(ctx, "detach", "disk")
+		n.stop(ctx)
+	}
+}
+
+// TestServeInBackground uses the daemon as a user does who has no supervisor, and SIGTERM.
+func TestServeInBackground(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.varve(ctx, "serve", "--background")
+	type daemon struct {
+		Daemon *struct{ PID int }
+	}
+	d := query[daemon](ctx, n, "stat")
+	if d.Daemon == nil || d.Daemon.PID == 0 {
+		t.Fatal("serve --background returned and stat sees no daemon")
+	}
+	dev := n.volume(ctx, "disk", "64M")
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=8", "oflag=direct", "status=none")
+	want := sum(t, dev)
+	must(ctx, t, "kill", "-TERM", fmt.Sprint(d.Daemon.PID))
+	eventually(t, 20*time.Second, "the daemon ends after SIGTERM", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", d.Daemon.PID))
+		return err != nil
+	})
+	n.varve(ctx, "serve", "--background")
+	dev = n.attachAgain(ctx, "disk")
+	if got := sum(t, dev); got != want {
+		t.Error("the content changed over SIGTERM and a new daemon")
+	}
+	n.varve(ctx, "stop", "--detach")
+	if n.answers() {
+		t.Error("varve stop returned and the daemon still answers")
+	}
+}
+
+// attachAgain gives the device of a volume that a new daemon took over, or attaches it.
+func (n *node) attachAgain(ctx context.Context, name string) string {
+	n.t.Helper()
+	v := query[struct {
+		Attached []struct{ Device string }
+	}](ctx, n, "volume", "show", name)
+	if len(v.Attached) == 1 {
+		return v.Attached[0].Device
+	}
+	return n.attach(ctx, name)
+}
+
+// TestKillUnderFioVerify kills the daemon 20 times while fio writes and verifies: fio sees no error.
+func TestKillUnderFioVerify(t *testing.T) {
+	ctx := limit(t, 8*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "512M", "--queues", "2")
+	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=512-256k", "--size=256M", "--iodepth=16",
+		"--loops=200", "--rate=40m", "--verify_backlog=256")...)
+	killTwenty(ctx, t, n, job)
+	// fio is stopped in the middle of its loops; a last whole one is verified to the end.
+	must(ctx, t, "kill", "-INT", fmt.Sprint(job.cmd.Process.Pid))
+	select {
+	case <-job.done:
+	case <-ctx.Done():
+		t.Fatal("fio did not end")
+	}
+	r := parseFio(t, job.out.String())
+	t.Logf("under kills: %d writes, %d reads", r.Jobs[0].Write.TotalIOs, r.Jobs[0].Read.TotalIOs)
+	fio(ctx, t, fioVerify(dev, "--rw=randwrite", "--bsrange=512-256k", "--size=128M", "--iodepth=16"))
+	noIOErrors(ctx, t, dev)
+	n.varve(ctx, "detach", "disk")
+}
+
+// TestKillUnderMountedExt4 kills the daemon 20 times while a tree is copied to a mounted filesystem on it.
+func TestKillUnderMountedExt4(t *testing.T) {
+	ctx := limit(t, 8*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	ext4 := fsNamed("ext4")
+	dev := n.volume(ctx, "disk", "2G")
+	ext4.make(ctx, t, dev)
+	m := mount(ctx, t, dev, "errors=remount-ro")
+	job := start(t, "sh", "-c", fmt.Sprintf(
+		"while :; do rm -rf %[2]s/old; cp -a %[1]s %[2]s/new && sync -f %[2]s && mv %[2]s/new %[2]s/old || exit 1; done",
+		sourceTree(t), m.dir))
+	killTwenty(ctx, t, n, job)
+	must(ctx, t, "kill", "-TERM", fmt.Sprintf("-%d", job.cmd.Process.Pid))
+	<-job.done
+	must(ctx, t, "rm", "-rf", filepath.Join(m.dir, "old"), filepath.Join(m.dir, "new"))
+	must(ctx, t, "cp", "-a", sourceTree(t), m.dir)
+	m.unmount(ctx)
+	ext4.fsck(ctx, t, dev)
+	m = mount(ctx, t, dev, "ro")
+	compareTree(t, filepath.Join(m.dir, "src"))
+	m.unmount(ctx)
+	noIOErrors(ctx, t, dev)
+	n.varve(ctx, "detach", "disk")
+}
+
+// killTwenty kills the daemon at 20 moments and starts it again each time, while job goes on.
+func killTwenty(ctx context.Context, t *testing.T, n *node, job *background) {
+	t.Helper()
+	var slowest time.Duration
+	for i := range 20 {
+		time.Sleep(time.Duration(200+(i*137)%400) * time.Millisecond)
+		if !job.running() {
+			t.Fatalf("kill %d: the job ended: %v\n%s", i, job.err, job.out.String())
+		}
+		n.kill(ctx)
+		if i%3 == 0 { // sometimes nobody is there for a while
+			time.Sleep(300 * time.Millisecond)
+		}
+		began := time.Now()
+		n.serve(ctx)
+		slowest = max(slowest, time.Since(began))
+	}
+	time.Sleep(500 * time.Millisecond)
+	if !job.running() {
+		t.Fatalf("after the kills: the job ended: %v\n%s", job.err, job.out.String())
+	}
+	t.Logf("20 kills; the slowest new daemon answered after %v", slowest.Round(time.Millisecond))
+}
+
+// noIOErrors looks for the device in what the kernel has said since the test's store was made.
+func noIOErrors(ctx context.Context, t *testing.T, dev string) {
+	t.Helper()
+	name := filepath.Base(dev)
+	_, said, marked := strings.Cut(must(ctx, t, "dmesg"), kernelMark(t))
+	if !marked {
+		t.Fatal("the mark is not in the kernel's log")
+	}
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, name) && (strings.Contains(line, "error") || strings.Contains(line, "corrupt")) {
+			t.Errorf("kernel: %s", strings.TrimSpace(line))
+		}
+	}
+}
+
+// kernelMark is the line in the kernel's log that a test begins with.
+func kernelMark(t *testing.T) string { return "varve test begins: " + t.Name() }
+
+func markKernelLog(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile("/dev/kmsg", []byte("<6>"+kernelMark(t)+"\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+}

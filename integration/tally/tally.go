@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// event is one line of `go test -json`; go doc test2json has the fields.
+type event struct {
+	Action      string
+	Package     string
+	ImportPath  string // of build events
+	Test        string
+	Output      string
+	FailedBuild string
+	Elapsed     float64 // seconds
+}
+
+// id names one test in one step.
+type id struct{ step, pkg, test string }
+
+// step is what became of one step.
+type step struct {
+	name                    string
+	passed, failed, skipped int
+	seconds                 float64
+}
+
+type tally struct {
+	steps    []*step
+	passes   map[[2]string]bool // package and test, in whatever step
+	skips    []id
+	failures []failure
+	output   map[id][]string
+}
+
+type failure struct {
+	id  id
+	why string
+	log []string
+}
+
+// addStep adds a step that is no Go test.
+func (t *tally) addStep(name string, ok bool, file string) {
+	s := &step{name: name}
+	t.steps = append(t.steps, s)
+	if ok {
+		s.passed = 1
+		return
+	}
+	s.failed = 1
+	b, err := os.ReadFile(file)
+	if err != nil {
+		b = []byte(err.Error())
+	}
+	lines := strings.SplitAfter(string(b), "\n")
+	t.failures = append(t.failures, failure{id{step: name}, "failed", lines[max(0, len(lines)-100):]})
+}
+
+// addEvents adds a stream of test events. A stream without a single test is a failure.
+func (t *tally) addEvents(name, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	s := &step{name: name}
+	t.steps = append(t.steps, s)
+	if t.passes == nil {
+		t.passes, t.output = map[[2]string]bool{}, map[id][]string{}
+	}
+	failedIn := map[string]bool{} // packages with a failed test
+	in := bufio.NewScanner(f)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		var e event
+		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
+			continue // not an event: what go itself says beside its stream
+		}
+		t.add(s, e, failedIn)
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	if s.passed+s.failed+s.skipped == 0 {
+		s.failed++
+		t.failures = append(t.failures, failure{id: id{step: name}, why: "ran no test at all"})
+	}
+	return nil
+}
+
+func (t *tally) add(s *step, e event, failedIn map[string]bool) {
+	if e.Package == "" {
+		e.Package = strings.Fields(e.ImportPath + " ?")[0]
+	}
+	k := id{s.name, e.Package, e.Test}
+	switch e.Action {
+	case "output", "build-output":
+		t.output[k] = append(t.output[k], e.Output)
+	case "pass":
+		if e.Test != "" {
+			s.passed++
+			t.passes[[2]string{e.Package, e.Test}] = true
+		} else {
+			s.seconds += e.Elapsed
+		}
+	case "skip":
+		if e.Test != "" { // a package without test files skips too
+			s.skipped++
+			t.skips = append(t.skips, k)
+		}
+	case "fail":
+		if e.Test != "" {
+			failedIn[e.Package] = true
+		} else {
+			s.seconds += e.Elapsed
+			if failedIn[e.Package] {
+				return // counted already, by its tests
+			}
+		}
+		s.failed++
+		log := t.output[k]
+		if e.FailedBuild != "" {
+			log = append(log, t.output[id{s.name, strings.Fields(e.FailedBuild)[0], ""}]...)
+		}
+		t.failures = append(t.failures, failure{k, "failed", log})
+	}
+}
+
+// report writes the failures, a table, and the closing line. False: there was a failure.
+func (t *tally) report(w io.Writer) bool {
+	expected := 0
+	for _, k := range t.skips {
+		if t.passes[[2]string{k.pkg, k.test}] {
+			expected++
+			continue
+		}
+		t.failures = append(t.failures, failure{k, "skipped, and passed nowhere else", t.output[k]})
+		for _, s := range t.steps {
+			if s.name == k.step {
+				s.skipped--
+				s.failed++
+			}
+		}
+	}
+	for _, f := range t.failures {
+		fmt.Fprintf(w, "\n=== %s: %s\n", strings.Join(nonEmpty(f.id.step, f.id.pkg, f.id.test), " "), f.why)
+		for _, l := range f.log[max(0, len(f.log)-200):] {
+			fmt.Fprint(w, strings.TrimRight(l, "\n"), "\n")
+		}
+	}
+	fmt.Fprintf(w, "\n%-24s %8s %8s %8s\n", "", "passed", "failed", "skipped")
+	var sum step
+	for _, s := range t.steps {
+		fmt.Fprintf(w, "%-24s %8d %8d %8d\n", s.name, s.passed, s.failed, s.skipped)
+		sum.passed += s.passed
+		sum.failed += s.failed
+		sum.skipped += s.skipped
+	}
+	if expected > 0 {
+		fmt.Fprintf(w, "each of the %d skipped tests passed in another step\n", expected)
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", sum.passed, sum.failed, sum.skipped)
+	return sum.failed == 0
+}
+
+func nonEmpty(parts ...string) []string {
+	var r []string
+	for _, p := range parts {
+		if p != "" {
+			r = append(r, p)
+		}
+	}
+	return r
+}

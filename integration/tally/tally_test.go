@@ -1,0 +1,62 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func tallyOf(t *testing.T, streams map[string]string) (string, bool) {
+	t.Helper()
+	var ta tally
+	for name, s := range streams {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := ta.addEvents(name, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b strings.Builder
+	ok := ta.report(&b)
+	return b.String(), ok
+}
+
+const (
+	passA = `{"Action":"pass","Package":"p","Test":"TestA"}` + "\n"
+	skipA = `{"Action":"skip","Package":"p","Test":"TestA"}` + "\n"
+	failA = `{"Action":"output","Package":"p","Test":"TestA","Output":"because\n"}` + "\n" +
+		`{"Action":"fail","Package":"p","Test":"TestA"}` + "\n" + `{"Action":"fail","Package":"p"}` + "\n"
+)
+
+func TestTally(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		streams map[string]string
+		ok      bool
+		says    []string
+	}{
+		{"pass", map[string]string{"unit": passA}, true, []string{"1 passed, 0 failed, 0 skipped"}},
+		{"fail", map[string]string{"unit": failA}, false, []string{"0 passed, 1 failed, 0 skipped", "because"}},
+		{"skip elsewhere passed", map[string]string{"unit": skipA, "vm": passA}, true, []string{"1 passed, 0 failed, 1 skipped"}},
+		{"skip everywhere", map[string]string{"unit": skipA, "vm": skipA}, false, []string{"0 passed, 2 failed, 0 skipped"}},
+		{"nothing", map[string]string{"unit": ""}, false, []string{"ran no test"}},
+		{"no build", map[string]string{"unit": `{"Action":"build-output","ImportPath":"p [p.test]","Output":"undefined: x\n"}` + "\n" +
+			`{"Action":"fail","Package":"p","FailedBuild":"p [p.test]"}` + "\n"}, false, []string{"undefined: x", "0 passed, 1 failed"}},
+		{"package dies", map[string]string{"unit": passA + `{"Action":"fail","Package":"p"}` + "\n"}, false, []string{"1 passed, 1 failed"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, ok := tallyOf(t, c.streams)
+			if ok != c.ok {
+				t.Errorf("success %v, want %v", ok, c.ok)
+			}
+			for _, w := range c.says {
+				if !strings.Contains(out, w) {
+					t.Errorf("no %q in %s", w, out)
+				}
+			}
+		})
+	}
+}
