@@ -1,0 +1,240 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is a ublk device that this process serves.
+type Device struct {
+	id       int
+	target   Target
+	flags    uint64 // what the driver granted
+	transfer transferMode
+	maxIO    int // bytes
+	depth    int
+	nrQueues int
+	owner    uint64
+	log      *slog.Logger
+	size     atomic.Int64 // bytes
+
+	ctl      *control
+	char     *os.File // /dev/ublkcN
+	charFD   int      // of char, for the paths that can't afford to ask
+	zeroes   []byte   // maxIO of them, never written
+	zeroFile int      // /dev/zero, -1 where user copy does its work
+
+	queues []*queue
+	work   chan job
+	cancel context.CancelFunc // ends the workers' context
+
+	panics  atomic.Uint64
+	serving sync.WaitGroup // queues
+	workers sync.WaitGroup
+	failed  chan struct{} // closed by the first queue that ends with an error
+	done    chan struct{} // closed when nothing of the device runs any more
+
+	mu       sync.Mutex // guards what follows
+	err      error      // the first error of a queue
+	stopping bool       // Stop or Quiesce is at work
+}
+
+// ID is the N of /dev/ublkbN.
+func (d *Device) ID() int { return d.id }
+
+// Path is the block device's node.
+func (d *Device) Path() string { return blockPath(d.id) }
+
+// Mode is the copy mode that the device uses.
+func (d *Device) Mode() CopyMode { return modeNames[d.transfer] }
+
+// Queues is how many the driver granted.
+func (d *Device) Queues() int { return d.nrQueues }
+
+// Depth is how many requests of one queue are under way together.
+func (d *Device) Depth() int { return d.depth }
+
+// Stats adds up the queues' counters.
+func (d *Device) Stats() Stats {
+	var sum Stats
+	var answers []<-chan Stats
+	for _, q := range d.queues {
+		answers = append(answers, q.back.ask(&q.wake))
+	}
+	for _, c := range answers {
+		s := <-c
+		sum.add(&s)
+	}
+	sum.Panics = d.panics.Load()
+	return sum
+}
+
+// Wait returns when the device is not served any more, with what went wrong: nil after Stop and Quiesce.
+func (d *Device) Wait() error {
+	<-d.done
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}
+
+// Done is closed when the device is not served any more.
+func (d *Device) Done() <-chan struct{} { return d.done }
+
+func (d *Device) has(flag uint64) bool { return d.flags&flag != 0 }
+
+// autoReg is the sqe.addr of a fetch: where the driver registers the request's buffer. Where that fails for want
+// of memory, and user copy is there, the request comes all the same and is copied.
+func (d *Device) autoReg(tag uint16) uint64 {
+	if !d.has(_UBLK_F_AUTO_BUF_REG) {
+		return 0
+	}
+	r := ublk_auto_buf_reg{index: tag}
+	if d.has(_UBLK_F_USER_COPY) {
+		r.flags = _UBLK_AUTO_BUF_REG_FALLBACK
+	}
+	return r.sqeAddr()
+}
+
+// serveQueues opens the character device and starts all queues. They have fetched when it returns.
+func (d *Device) serveQueues(ctx context.Context, workers int) error {
+	if err := d.openFiles(ctx); err != nil {
+		return err
+	}
+	nrQueues := d.nrQueues
+	queues := make([]*queue, nrQueues)
+	for i := range queues {
+		queues[i] = &queue{dev: d, id: uint16(i)}
+		if err := queues[i].wake.open(); err != nil {
+			return err
+		}
+	}
+	d.queues = queues
+	reserveProcs(nrQueues)
+	work, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	d.work = make(chan job, nrQueues*d.depth)
+	for range workers {
+		d.workers.Go(func() { d.worker(work) })
+	}
+	ready := make(chan error, nrQueues)
+	for _, q := range d.queues {
+		d.serving.Go(func() {
+			if err := q.run(ready); err != nil {
+				d.fail(err)
+			}
+		})
+	}
+	go d.reap()
+	var errs []error
+	for range nrQueues {
+		errs = append(errs, <-ready)
+	}
+	return errors.Join(errs...)
+}
+
+// reap waits for the queues and then for the workers, and gives back what they used.
+func (d *Device) reap() {
+	d.serving.Wait()
+	d.cancel()
+	close(d.work)
+	d.workers.Wait()
+	if err := d.closeFiles(); err != nil {
+		d.fail(err)
+	}
+	releaseProcs(d.nrQueues)
+	close(d.done)
+}
+
+// fail keeps the first error. A device one of whose queues is gone can't be served: the others end too, and the
+// driver keeps the requests for a successor.
+func (d *Device) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		return
+	}
+	d.err = err
+	d.log.Error("device failed", slog.Int("id", d.id), slog.Any("err", err))
+	close(d.failed)
+	for _, q := range d.queues {
+		q.back.stop(&q.wake)
+	}
+}
+
+func (d *Device) openFiles(ctx context.Context) error {
+	path := charPath(d.id)
+	err := retry(ctx, quickCommand, func() (bool, error) {
+		var err error
+		d.char, err = os.OpenFile(path, os.O_RDWR, 0)
+		// The node may not be there yet, and the predecessor's file may still be closing.
+		return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO), err
+	})
+	if err != nil {
+		return fmt.Errorf("open character device: %w", err)
+	}
+	d.charFD = int(d.char.Fd())
+	d.zeroFile = -1
+	if !d.has(_UBLK_F_USER_COPY) {
+		if d.zeroFile, err = unix.Open("/dev/zero", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open /dev/zero: %w", err)
+		}
+	}
+	d.zeroes, err = unix.Mmap(-1, 0, d.maxIO, unix.PROT_READ, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("map zeroes: %w", err)
+	}
+	return nil
+}
+
+func (d *Device) closeFiles() error {
+	var errs []error
+	if d.zeroes != nil {
+		errs = append(errs, unix.Munmap(d.zeroes))
+	}
+	if d.zeroFile >= 0 {
+		errs = append(errs, unix.Close(d.zeroFile))
+	}
+	if d.char != nil {
+		errs = append(errs, d.char.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// retry calls f until it needs no other try, ctx ends or limit is over; then its last error counts.
+func retry(ctx context.Context, limit time.Duration, f func() (again bool, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		again, err := f()
+		if err == nil || !again {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrTimeout, err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }
+func charPath(id int) string  { return fmt.Sprintf("/dev/ublkc%d", id) }
+
+// logError tells of a failed request, at most once a second for each queue.
+func (d *Device) logError(q *queue, s *slot, err error) {
+	q.muted++
+	if now := time.Now(); now.Sub(q.logged) >= time.Second {
+		d.log.Warn("request failed", slog.Int("id", d.id), slog.String("op", s.req.Op.String()),
+			slog.Int64("offset", s.req.Off), slog.Int("length", s.req.Len), slog.Any("err", err),
+			slog.Uint64("failed_since_last_message", q.muted))
+		q.logged, q.muted = now, 0
+	}
+}

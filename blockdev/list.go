@@ -1,0 +1,147 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// State is what the driver says of a device.
+type State string
+
+// States.
+const (
+	StateDead     State = "dead"     // not started yet, or stopped
+	StateLive     State = "live"     // served
+	StateQuiesced State = "quiesced" // its server is gone, requests wait for a successor
+	StateFailIO   State = "fail-io"  // its server is gone, requests fail
+)
+
+// DeviceInfo is a ublk device of this machine, of whatever server.
+type DeviceInfo struct {
+	ID          int      `json:"id"`
+	Path        string   `json:"path"`
+	State       State    `json:"state"`
+	Flags       uint64   `json:"flags"` // UBLK_F_*
+	Queues      int      `json:"queues"`
+	Depth       int      `json:"depth"`
+	MaxIO       int      `json:"max_io"` // bytes
+	Size        int64    `json:"size"`   // bytes
+	BlockSize   int      `json:"block_size"`
+	ReadOnly    bool     `json:"read_only"`
+	CopyMode    CopyMode `json:"copy_mode"` // the best that its flags allow
+	ServerPID   int      `json:"server_pid"`
+	ServerAlive bool     `json:"server_alive"`
+	Owner       uint64   `json:"owner"` // Options.Owner of who made it
+}
+
+// Orphan says that nobody serves the device, and that it waits for a successor.
+func (i *DeviceInfo) Orphan() bool {
+	return i.State == StateQuiesced || i.State == StateFailIO || i.State == StateLive && !i.ServerAlive
+}
+
+// List describes all ublk devices of this machine, in order of their numbers.
+func List(ctx context.Context) ([]DeviceInfo, error) {
+	c, err := openControl()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	ids, err := deviceIDs()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]DeviceInfo, 0, len(ids))
+	for _, id := range ids {
+		info, err := describeDevice(ctx, c, id)
+		if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrPermission) {
+			continue // gone meanwhile, or an unprivileged device of another user
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// Info describes one device.
+func Info(ctx context.Context, id int) (DeviceInfo, error) {
+	c, err := openControl()
+	if err != nil {
+		return DeviceInfo{}, err
+	}
+	defer c.close()
+	return describeDevice(ctx, c, id)
+}
+
+func describeDevice(ctx context.Context, c *control, id int) (DeviceInfo, error) {
+	info, err := c.devInfo(ctx, id)
+	if err != nil {
+		return DeviceInfo{}, err
+	}
+	d := DeviceInfo{
+		ID: id, Path: blockPath(id), State: stateOf(info.state), Flags: info.flags,
+		Queues: int(info.nr_hw_queues), Depth: int(info.queue_depth), MaxIO: int(info.max_io_buf_bytes),
+		ServerPID: int(info.ublksrv_pid), Owner: info.ublksrv_flags,
+	}
+	d.ServerAlive = d.State == StateLive && alive(d.ServerPID)
+	if mode, err := chooseMode(CopyAuto, info.flags); err == nil {
+		d.CopyMode = modeNames[mode]
+	}
+	p, err := c.getParams(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	if p.types&_UBLK_PARAM_TYPE_BASIC != 0 { // else it was never given any
+		d.Size, d.BlockSize = int64(p.basic.dev_sectors)<<sectorShift, 1<<p.basic.logical_bs_shift
+		d.ReadOnly = p.basic.attrs&_UBLK_ATTR_READ_ONLY != 0
+	}
+	return d, nil
+}
+
+func stateOf(s uint16) State {
+	switch s {
+	case _UBLK_S_DEV_DEAD:
+		return StateDead
+	case _UBLK_S_DEV_LIVE:
+		return StateLive
+	case _UBLK_S_DEV_QUIESCED:
+		return StateQuiesced
+	case _UBLK_S_DEV_FAIL_IO:
+		return StateFailIO
+	}
+	return State(fmt.Sprintf("state %d", s))
+}
+
+// deviceIDs finds the devices by their class, or, where sysfs is not mounted, by their nodes.
+func deviceIDs() ([]int, error) {
+	names, err := filepath.Glob("/sys/class/ublk-char/ublkc*")
+	if err != nil {
+		return nil, err
+	}
+	if names == nil {
+		if names, err = filepath.Glob("/dev/ublkc[0-9]*"); err != nil {
+			return nil, err
+		}
+	}
+	var ids []int
+	for _, name := range names {
+		if id, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(name), "ublkc")); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	sort.Ints(ids)
+	return ids, nil
+}
+
+// alive says whether there is such a process.
+func alive(pid int) bool {
+	return pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+}

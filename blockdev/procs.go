@@ -1,0 +1,29 @@
+package blockdev
+
+import (
+	"runtime"
+	"sync"
+)
+
+// procs makes sure that Go's scheduler has a slot for each queue thread, which holds on to it while it waits for
+// its own I/O, and two for everything else.
+var procs struct {
+	sync.Mutex
+	queues int
+}
+
+func reserveProcs(queues int) {
+	procs.Lock()
+	defer procs.Unlock()
+	procs.queues += queues
+	if want := procs.queues + 2; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+}
+
+// releaseProcs does not lower GOMAXPROCS: that stops the world, and idle slots cost nothing.
+func releaseProcs(queues int) {
+	procs.Lock()
+	procs.queues -= queues
+	procs.Unlock()
+}

@@ -1,0 +1,359 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"varve/uring"
+)
+
+// charFile is the slot of /dev/ublkcN in the ring's table of files.
+const charFile = 0
+
+// maxSecondaries of one request are in flight together; a plan with more goes in turns.
+const maxSecondaries = 64
+
+// drainPoll is how long a queue that has lost a fetch waits for the others before it ends.
+const drainPoll = 50 * time.Millisecond
+
+// queue serves one hardware queue of a device. All fields belong to the thread of run, but for back and quit.
+type queue struct {
+	dev   *Device
+	id    uint16
+	ring  uring.Ring
+	desc  []byte // the io descriptors, mapped; the driver writes them
+	slots []slot
+	cqes  []uring.CQE
+	wake  wakeup
+	mem   []byte // plain copy: the memory that the driver copies from and to
+
+	inIO     int // slots in slotIO
+	inWork   int // slots in slotWorker
+	dead     int // slots in slotDead
+	owned    int // slots that are neither the driver's nor dead
+	draining bool
+	count    Stats
+	logged   time.Time // when a failed request was last logged
+	muted    uint64    // failed requests since
+
+	back mailbox
+}
+
+// mailbox is how other goroutines reach a queue; wakeup makes the queue look into it.
+type mailbox struct {
+	sync.Mutex
+	done  []uint16       // tags whose Work has returned
+	asks  []chan<- Stats // who wants to know the counters
+	quit  bool           // end without waiting for the driver
+	ended bool           // the queue is gone
+	final Stats          // its last counters
+	spare []uint16       // the other half of done
+}
+
+// run serves until the driver has taken the fetches back, or the ring fails. ready is told once how the set-up
+// went. The goroutine keeps its thread to the end: the driver lets only the task that fetched a tag commit it.
+func (q *queue) run(ready chan<- error) error {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	err := q.setUp()
+	if err == nil {
+		err = q.fetchAll()
+	}
+	ready <- err
+	if err == nil {
+		err = q.serve()
+	}
+	return errors.Join(err, q.tearDown())
+}
+
+func (q *queue) setUp() error {
+	d := q.dev
+	entries := uint32(max(2*d.depth, 64))
+	ring, err := uring.New(uring.Options{Entries: entries, SingleIssuer: true, DeferTaskrun: true, CoopTaskrun: true})
+	if err != nil {
+		return fmt.Errorf("set up queue ring: %w", err)
+	}
+	q.ring = ring
+	if err := ring.RegisterFiles([]int32{int32(d.char.Fd())}); err != nil {
+		return err
+	}
+	if d.has(_UBLK_F_AUTO_BUF_REG) {
+		if err := ring.RegisterBuffersSparse(uint32(d.depth)); err != nil {
+			return err
+		}
+	}
+	page := os.Getpagesize()
+	stride := roundUp(_UBLK_MAX_QUEUE_DEPTH*sizeofIODesc, page)
+	q.desc, err = unix.Mmap(int(d.char.Fd()), int64(int(q.id)*stride), roundUp(d.depth*sizeofIODesc, page),
+		unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("map io descriptors of queue %d: %w", q.id, err)
+	}
+	if d.transfer == plainCopy {
+		if q.mem, err = anonymous(d.depth * d.maxIO); err != nil {
+			return err
+		}
+	}
+	q.cqes = make([]uring.CQE, 2*d.depth)
+	q.back.done = make([]uint16, 0, d.depth)
+	q.back.spare = make([]uint16, 0, d.depth)
+	return q.makeSlots()
+}
+
+func (q *queue) makeSlots() error {
+	d := q.dev
+	q.slots = make([]slot, d.depth)
+	for i := range q.slots {
+		s := &q.slots[i]
+		s.tag = uint16(i)
+		s.handler = d.target.NewHandler()
+		s.req.secs = make([]uring.Secondary, 0, 4)
+		s.req.zeros = make([]span, 0, 4)
+		if d.transfer == plainCopy {
+			s.bounce = q.mem[i*d.maxIO : (i+1)*d.maxIO]
+		}
+		var err error
+		if s.fused, err = uring.NewFused(s.tag, uring.FusedOptions{MaxSecondaries: maxSecondaries}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchAll hands every tag to the driver. START_DEV waits for that.
+func (q *queue) fetchAll() error {
+	for i := range q.slots {
+		s := &q.slots[i]
+		if err := q.command(s, _UBLK_U_IO_FETCH_REQ, -1); err != nil {
+			return err
+		}
+		s.move(slotKernel)
+	}
+	if err := q.armWake(); err != nil {
+		return err
+	}
+	// The driver answers a fetch that it does not like at once.
+	if err := q.ring.SubmitAndWait(0, uring.WaitBusy); err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+	return nil
+}
+
+// command queues a fetch or commit of the slot's tag.
+func (q *queue) command(s *slot, op uint32, result int32) error {
+	sqe, err := uring.NextSQE(q.ring)
+	if err != nil {
+		return err
+	}
+	sqe.UringCmd(charFile, op)
+	sqe.Flags = uring.IOSQE_FIXED_FILE
+	sqe.UserData = uint64(uring.Pack(uring.KindFetch, 0, 0, s.tag))
+	c := (*ublksrv_io_cmd)(unsafe.Pointer(&sqe.Cmd()[0]))
+	c.q_id, c.tag, c.result = q.id, s.tag, result
+	if q.dev.transfer == plainCopy {
+		c.addr = uring.Address(s.bounce)
+	}
+	sqe.Addr = q.dev.autoReg(s.tag)
+	return nil
+}
+
+// serve is the loop: one enter submits what the last round queued and waits for the next.
+func (q *queue) serve() error {
+	for !q.quits() {
+		if err := q.wait(); err != nil {
+			if errors.Is(err, uring.ErrTimeout) {
+				return nil
+			}
+			return fmt.Errorf("queue %d: %w", q.id, err)
+		}
+		for n := len(q.cqes); n == len(q.cqes); {
+			n = q.ring.Reap(q.cqes)
+			for i := range q.cqes[:n] {
+				if err := q.take(&q.cqes[i]); err != nil {
+					return fmt.Errorf("queue %d: %w", q.id, err)
+				}
+			}
+		}
+	}
+	_, err := q.ring.Submit()
+	return err
+}
+
+// wait submits and waits for one completion. How, is what UBLK.md measured: a thread whose own I/O is under way
+// keeps its place with Go's scheduler; one that waits for a worker must not, or the worker waits for it.
+func (q *queue) wait() error {
+	switch {
+	case q.draining && q.owned == 0:
+		return q.ring.SubmitAndWaitTimeout(1, drainPoll)
+	case q.inWork > 0:
+		return q.ring.SubmitAndWait(1, uring.WaitHandoff)
+	case q.inIO > 0:
+		return q.ring.SubmitAndWait(1, uring.WaitBusy)
+	}
+	return q.ring.SubmitAndWait(1, uring.WaitIdle)
+}
+
+// quits says whether nothing is left to serve.
+func (q *queue) quits() bool {
+	return q.dead == len(q.slots) || q.draining && q.owned == 0 && q.back.isQuit()
+}
+
+// take looks at one completion. An error ends the queue.
+func (q *queue) take(c *uring.CQE) error {
+	u := uring.UserData(c.UserData)
+	switch u.Kind() {
+	case uring.KindFetch:
+		return q.fetched(&q.slots[u.Tag()], c.Res)
+	case uring.KindSecondary:
+		s := &q.slots[u.Tag()]
+		if !s.fused.Complete(q.ring, u, c.Res) {
+			return nil
+		}
+		return q.transferred(s, s.fused.Err())
+	case uring.KindPoll:
+		return q.woken(c.Res)
+	}
+	return nil
+}
+
+// fetched: a request has come for the slot, or the driver has taken the fetch back.
+func (q *queue) fetched(s *slot, res int32) error {
+	if res != 0 {
+		s.move(slotDead)
+		q.dead++
+		q.draining = true
+		if errno := unix.Errno(-res); errno != unix.ENODEV {
+			return fmt.Errorf("fetch of tag %d: %w", s.tag, errno)
+		}
+		return nil
+	}
+	s.move(slotOurs)
+	q.owned++
+	if err := q.describe(s); err != nil {
+		return q.answer(s, err)
+	}
+	a, err := q.start(s)
+	return q.act(s, a, err)
+}
+
+// describe reads the io descriptor.
+func (q *queue) describe(s *slot) error {
+	d := (*ublksrv_io_desc)(unsafe.Pointer(&q.desc[int(s.tag)*sizeofIODesc]))
+	flags := d.op_flags
+	r := &s.req
+	r.reset()
+	r.Off, r.Len = int64(d.start_sector)<<sectorShift, int(d.nr_sectors)<<sectorShift
+	r.FUA, r.NoUnmap = flags&_UBLK_IO_F_FUA != 0, flags&_UBLK_IO_F_NOUNMAP != 0
+	s.copies = q.dev.transfer != zeroCopy || flags&_UBLK_IO_F_NEED_REG_BUF != 0
+	switch flags & 0xff {
+	case _UBLK_IO_OP_READ:
+		r.Op = OpRead
+		q.count.Reads++
+		q.count.ReadBytes += uint64(r.Len)
+	case _UBLK_IO_OP_WRITE:
+		r.Op = OpWrite
+		q.count.Writes++
+		q.count.WriteBytes += uint64(r.Len)
+	case _UBLK_IO_OP_FLUSH:
+		r.Op, r.Len = OpFlush, 0
+		q.count.Flushes++
+		return nil
+	case _UBLK_IO_OP_DISCARD:
+		r.Op = OpDiscard
+		q.count.Discards++
+	case _UBLK_IO_OP_WRITE_ZEROES:
+		r.Op = OpWriteZeroes
+		q.count.WriteZeroes++
+	default:
+		return unix.EOPNOTSUPP
+	}
+	if size := q.dev.size.Load(); r.Len <= 0 || r.Off < 0 || r.Off > size-int64(r.Len) || r.hasData() && r.Len > q.dev.maxIO {
+		return fmt.Errorf("%w: %v of %d bytes at %d of %d", ErrInvalid, r.Op, r.Len, r.Off, size)
+	}
+	return nil
+}
+
+// act does what a handler wants, until the slot has left our hands.
+func (q *queue) act(s *slot, a Action, err error) error {
+	for {
+		switch {
+		case err != nil || a == Answer:
+			return q.answer(s, err)
+		case a == Again:
+			s.req.reset()
+			a, err = q.start(s)
+		case a == Handoff:
+			s.move(slotWorker)
+			q.inWork++
+			q.count.Handoffs++
+			q.dev.work <- job{q, s}
+			return nil
+		default:
+			pending, terr := q.transfer(s)
+			if pending {
+				return nil
+			}
+			a, err = q.finish(s, terr)
+		}
+	}
+}
+
+// transferred: the secondaries that were in flight are in.
+func (q *queue) transferred(s *slot, err error) error {
+	s.move(slotOurs)
+	q.inIO--
+	if err == nil {
+		var pending bool
+		if pending, err = q.startSecondaries(s); pending {
+			return nil
+		}
+	}
+	if err == nil {
+		err = q.copyOut(s)
+	}
+	a, err := q.finish(s, err)
+	return q.act(s, a, err)
+}
+
+// answer commits the slot: the full length or an errno, never a short count, which the driver would take as
+// complete success (trap 1: __ublk_complete_rq, 7.3).
+func (q *queue) answer(s *slot, err error) error {
+	result := int32(min(s.req.Len, 1<<30))
+	if err != nil {
+		result = errnoOf(err)
+		q.count.Errors++
+		q.dev.logError(q, s, err)
+	}
+	s.move(slotKernel)
+	q.owned--
+	return q.command(s, _UBLK_U_IO_COMMIT_AND_FETCH_REQ, result)
+}
+
+// tearDown gives everything back. Secondaries are in flight only when the ring has failed; the kernel finishes
+// them into pages that it holds by itself, or into memory that is then left mapped.
+func (q *queue) tearDown() error {
+	var errs []error
+	if q.ring != nil {
+		errs = append(errs, q.ring.Close())
+	}
+	if q.desc != nil {
+		errs = append(errs, unix.Munmap(q.desc))
+	}
+	if q.inIO == 0 && q.inWork == 0 {
+		errs = append(errs, q.unmapMemory())
+	}
+	q.back.end(q.count)
+	errs = append(errs, q.wake.close())
+	if err := errors.Join(errs...); err != nil {
+		q.dev.log.Error("queue closed badly", slog.Int("queue", int(q.id)), slog.Any("err", err))
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// recoveryLimit is how long Recover waits for the kernel to notice that the predecessor is gone.
+const recoveryLimit = 30 * time.Second
+
+// Recover takes over a device whose server has died or has called Quiesce: requests that were under way and those
+// that waited are served by the target. Number, queues, depth and largest request are the device's own, those of
+// the options do not count; CopyMode must fit what the device was made with. ErrBusy: a living process serves it.
+// ErrMismatch: the device is not of the target's size. After any error the device waits on as before.
+func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) {
+	o.ID = id
+	o.EnsureDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	lim, err := limitsOf(t, &o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openControl()
+	if err != nil {
+		return nil, err
+	}
+	d, err := takeOver(ctx, c, id, t, &lim, &o)
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("recover device %d: %w", id, err)
+	}
+	return d, nil
+}
+
+func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o *Options) (*Device, error) {
+	if err := startRecovery(ctx, c, id); err != nil {
+		return nil, err
+	}
+	info, err := c.devInfo(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.getParams(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := lim.match(&p); err != nil {
+		return nil, err
+	}
+	d, err := newDevice(c, t, lim, &info, o)
+	if err != nil {
+		return nil, err
+	}
+	err = d.serveQueues(ctx, o.Workers)
+	if err == nil {
+		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.endRecovery(ctx, id) })
+	}
+	if err != nil {
+		d.end()
+		return nil, err
+	}
+	return d, nil
+}
+
+// startRecovery waits until the predecessor is gone: its last reference to the character device may take a moment
+// after its death.
+func startRecovery(ctx context.Context, c *control, id int) error {
+	return retry(ctx, recoveryLimit, func() (bool, error) {
+		info, err := c.devInfo(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		switch {
+		case info.state == _UBLK_S_DEV_DEAD:
+			return false, fmt.Errorf("%w: it was never started, or has been stopped", ErrNoDevice)
+		case info.state == _UBLK_S_DEV_LIVE && alive(int(info.ublksrv_pid)):
+			return false, fmt.Errorf("%w: served by process %d", ErrBusy, info.ublksrv_pid)
+		}
+		err = c.startRecovery(ctx, id)
+		return errors.Is(err, ErrBusy), err
+	})
+}

@@ -1,0 +1,66 @@
+package blockdev
+
+import (
+	"fmt"
+
+	"varve/uring"
+)
+
+// slot is one tag of one queue. It belongs to the queue's thread, but for a slot in slotWorker, whose request,
+// action and err belong to the worker that has it.
+type slot struct {
+	tag      uint16
+	state    slotState
+	copies   bool // this request's bytes go through bounce
+	finished bool // Finish has to be called: something was submitted
+	next     int  // of req.secs: the first that was not started yet
+	flags    uint32
+	req      Request
+	handler  Handler
+	fused    *uring.Fused
+	bounce   []byte // for requests that are copied; nil until the first
+
+	action Action // what Work wanted
+	err    error  // and what it said
+}
+
+// slotState says who owns a slot.
+//
+//	            fetched            Submit
+//	slotKernel --------> slotOurs --------> slotIO
+//	    ^  |              |  ^  ^             |
+//	    |  | aborted      |  |  '-------------' last secondary
+//	    |  v              |  '--- slotWorker
+//	    | slotDead        '------------^ Handoff
+//	    '--- committed ---'
+type slotState uint8
+
+const (
+	slotNew    slotState = iota // not fetched yet
+	slotKernel                  // a fetch is with the driver
+	slotOurs                    // a request is with us, and nothing of it is under way
+	slotIO                      // secondaries are in flight
+	slotWorker                  // a worker goroutine has it
+	slotDead                    // the driver took the fetch back for good
+	slotStates
+)
+
+var slotNames = [slotStates]string{"new", "kernel", "ours", "io", "worker", "dead"}
+
+// slotMoves are the transitions that exist.
+var slotMoves = [slotStates][slotStates]bool{
+	slotNew:    {slotKernel: true},
+	slotKernel: {slotOurs: true, slotDead: true},
+	slotOurs:   {slotKernel: true, slotIO: true, slotWorker: true},
+	slotIO:     {slotOurs: true},
+	slotWorker: {slotOurs: true},
+}
+
+// move is the only place that changes a slot's owner. A move that does not exist is a bug in the queue's loop,
+// after which nobody knows who may touch the request's memory.
+func (s *slot) move(to slotState) {
+	if !slotMoves[s.state][to] {
+		panic(fmt.Sprintf("tag %d: %s -> %s", s.tag, slotNames[s.state], slotNames[to]))
+	}
+	s.state = to
+}

@@ -1,0 +1,189 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it returns the block
+// device can be opened. The target stays the caller's, who closes it after Wait. ctx bounds the start alone.
+// Errors: ErrNoUblk, ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
+func Start(ctx context.Context, t Target, o Options) (*Device, error) {
+	o.EnsureDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	lim, err := limitsOf(t, &o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openControl()
+	if err != nil {
+		return nil, err
+	}
+	d, err := addDevice(ctx, c, t, &lim, &o)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	err = d.serveQueues(ctx, o.Workers)
+	if err == nil {
+		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.startDev(ctx, d.id) })
+	}
+	if err == nil {
+		err = waitNode(ctx, d.Path())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start device: %w", err), d.undo())
+	}
+	return d, nil
+}
+
+func limitsOf(t Target, o *Options) (Limits, error) {
+	lim := t.Limits()
+	lim.ensureDefaults()
+	lim.ReadOnly = lim.ReadOnly || o.ReadOnly
+	return lim, lim.validate()
+}
+
+// wantFlags are the features that a device of varve has.
+func wantFlags(have uint64, o *Options) (uint64, error) {
+	mode, err := chooseMode(o.CopyMode, have)
+	if err != nil {
+		return 0, err
+	}
+	const always = _UBLK_F_USER_RECOVERY | _UBLK_F_USER_RECOVERY_REISSUE | _UBLK_F_CMD_IOCTL_ENCODE
+	optional := uint64(_UBLK_F_QUIESCE | _UBLK_F_UPDATE_SIZE)
+	if o.NoPartitionScan {
+		optional |= _UBLK_F_NO_AUTO_PART_SCAN
+	}
+	switch mode {
+	case zeroCopy:
+		optional |= _UBLK_F_AUTO_BUF_REG | _UBLK_F_USER_COPY
+	case userCopy:
+		optional |= _UBLK_F_USER_COPY
+	case plainCopy:
+	}
+	return always | optional&have, nil
+}
+
+// addDevice makes the device and sets its parameters.
+func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Options) (*Device, error) {
+	have, err := c.features(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want, err := wantFlags(have, o)
+	if err != nil {
+		return nil, err
+	}
+	info := ublksrv_ctrl_dev_info{
+		nr_hw_queues: uint16(o.Queues), queue_depth: uint16(o.Depth), max_io_buf_bytes: uint32(o.MaxIO),
+		dev_id: uint32(o.ID), ublksrv_pid: int32(os.Getpid()), flags: want, ublksrv_flags: o.Owner,
+	}
+	if err := c.addDev(ctx, &info); err != nil {
+		return nil, err
+	}
+	d, err := newDevice(c, t, lim, &info, o)
+	if err == nil {
+		err = missing(want, info.flags)
+	}
+	if err == nil {
+		p := lim.params(d.maxIO)
+		err = c.setParams(ctx, d.id, &p)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.delDev(context.WithoutCancel(ctx), int(info.dev_id)))
+	}
+	return d, nil
+}
+
+// missing names the first feature that the driver dropped without a word.
+func missing(want, got uint64) error {
+	for lost := want &^ got; lost != 0; {
+		return unsupported(lost&-lost, "the device")
+	}
+	return nil
+}
+
+// newDevice is a device as info describes it; nothing runs yet.
+func newDevice(c *control, t Target, lim *Limits, info *ublksrv_ctrl_dev_info, o *Options) (*Device, error) {
+	mode, err := chooseMode(o.CopyMode, info.flags)
+	if err != nil {
+		return nil, err
+	}
+	if mode == plainCopy && info.flags&(_UBLK_F_AUTO_BUF_REG|_UBLK_F_USER_COPY) != 0 {
+		return nil, fmt.Errorf("%w: the device was made without copy mode plain", ErrMismatch)
+	}
+	d := &Device{
+		id: int(info.dev_id), target: t, flags: info.flags, transfer: mode,
+		maxIO: int(info.max_io_buf_bytes), depth: int(info.queue_depth), nrQueues: int(info.nr_hw_queues),
+		owner: info.ublksrv_flags, log: o.Logger, ctl: c,
+		failed: make(chan struct{}), done: make(chan struct{}), zeroFile: -1,
+	}
+	d.size.Store(lim.Size)
+	return d, nil
+}
+
+// untilFailure runs a command that waits for the queues, and ends the wait when a queue fails.
+func (d *Device) untilFailure(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-d.failed:
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := f(ctx)
+	select {
+	case <-d.failed:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return errors.Join(d.err, err)
+	default:
+		return err
+	}
+}
+
+// undo takes back a device that did not start.
+func (d *Device) undo() error {
+	d.end()
+	ctx, cancel := context.WithTimeout(context.Background(), slowCommand)
+	defer cancel()
+	err := errors.Join(d.ctl.stopDev(ctx, d.id), d.ctl.delDev(ctx, d.id))
+	d.ctl.close()
+	return err
+}
+
+// end makes the queues end without the driver and waits for them.
+func (d *Device) end() {
+	if d.queues == nil {
+		if err := d.closeFiles(); err != nil {
+			d.log.Error("close device", "id", d.id, "err", err)
+		}
+		return
+	}
+	for _, q := range d.queues {
+		q.back.stop(&q.wake)
+	}
+	<-d.done
+}
+
+// waitNode returns when the block device's node is there: devtmpfs makes it at once, udev may take its time.
+func waitNode(ctx context.Context, path string) error {
+	return retry(ctx, quickCommand, func() (bool, error) {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return errors.Is(err, unix.ENOENT), fmt.Errorf("block device: %w", err)
+		}
+		return false, nil
+	})
+}

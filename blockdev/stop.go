@@ -1,0 +1,151 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// openGrace is how long Stop waits for those who open every new device for a moment, such as udev and the
+// kernel's own partition scan.
+const openGrace = 2 * time.Second
+
+// Stop takes the device away: no new requests, those under way are answered, and the device is deleted. Unless
+// force is set, a device that is open, mounted or held gives ErrBusy and goes on. What lies in the page cache of
+// an open device is lost by force. The target is not flushed: its owner does that.
+func (d *Device) Stop(ctx context.Context, force bool) error {
+	if err := d.beginStop(); err != nil {
+		return err
+	}
+	if err := stopDisk(ctx, d.ctl, d.id, d.flags, force); err != nil {
+		d.endStop()
+		return err
+	}
+	// The driver has answered all requests and gives the fetches back: the queues end by themselves.
+	select {
+	case <-d.done:
+	case <-time.After(quickCommand):
+		d.end()
+	}
+	err := d.ctl.delDev(context.WithoutCancel(ctx), d.id)
+	d.ctl.close()
+	return err
+}
+
+// Quiesce ends serving and leaves the block device, open or not, to a successor that calls Recover: requests
+// wait for it. Requests under way are answered before.
+func (d *Device) Quiesce(ctx context.Context) error {
+	if err := d.beginStop(); err != nil {
+		return err
+	}
+	var err error
+	if d.has(_UBLK_F_QUIESCE) {
+		// EBUSY seems to leave requests stalled until it is tried again.
+		err = retry(ctx, slowCommand, func() (bool, error) {
+			err := d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
+			return errors.Is(err, ErrBusy), err
+		})
+	}
+	// Without the feature, or when it fails, the driver takes what follows for the death of its server.
+	d.end()
+	d.ctl.close()
+	return err
+}
+
+func (d *Device) beginStop() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return fmt.Errorf("%w: device %d is being stopped", ErrBusy, d.id)
+	}
+	d.stopping = true
+	return nil
+}
+
+func (d *Device) endStop() {
+	d.mu.Lock()
+	d.stopping = false
+	d.mu.Unlock()
+}
+
+// Resize tells the kernel the target's new size in bytes. The caller has made sure that the target has it, and,
+// when it is smaller, that nobody uses what goes.
+func (d *Device) Resize(ctx context.Context, size int64) error {
+	if !d.has(_UBLK_F_UPDATE_SIZE) {
+		return unsupported(_UBLK_F_UPDATE_SIZE, "resizing an attached device")
+	}
+	lim := d.target.Limits()
+	lim.ensureDefaults()
+	lim.Size = size
+	if err := lim.validate(); err != nil {
+		return err
+	}
+	old := d.size.Load()
+	d.size.Store(max(old, size)) // requests past the old end may come before the command returns
+	if err := d.ctl.updateSize(ctx, d.id, size); err != nil {
+		d.size.Store(old)
+		return err
+	}
+	d.size.Store(size)
+	return nil
+}
+
+// Delete takes away a device that no living process serves; ErrBusy while it is open, unless force is set. Also
+// for a device that another process serves: that process sees it go.
+func Delete(ctx context.Context, id int, force bool) error {
+	c, err := openControl()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	info, err := c.devInfo(ctx, id)
+	if err != nil {
+		return err
+	}
+	if info.state != _UBLK_S_DEV_DEAD {
+		if err := stopDisk(ctx, c, id, info.flags, force); err != nil {
+			return err
+		}
+	}
+	return c.delDev(ctx, id)
+}
+
+// stopDisk makes the block device go. The character device stays.
+func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool) error {
+	if force {
+		return c.stopDev(ctx, id)
+	}
+	return retry(ctx, openGrace, func() (bool, error) {
+		var err error
+		if flags&_UBLK_F_SAFE_STOP_DEV != 0 {
+			err = c.tryStopDev(ctx, id)
+			if errors.Is(err, unix.ENODEV) {
+				err = c.stopDev(ctx, id) // no disk: it was never started
+			}
+		} else if err = unused(id); err == nil {
+			err = c.stopDev(ctx, id)
+		}
+		return errors.Is(err, ErrBusy), err
+	})
+}
+
+// unused asks for the block device for itself alone, which mounts, holders and other exclusive openers refuse.
+func unused(id int) error {
+	if held, err := os.ReadDir(fmt.Sprintf("/sys/block/ublkb%d/holders", id)); err == nil && len(held) > 0 {
+		return fmt.Errorf("%w: %s is held by %s", ErrBusy, blockPath(id), held[0].Name())
+	}
+	fd, err := unix.Open(blockPath(id), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%w: %s", ErrBusy, blockPath(id))
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO):
+		return nil
+	case err != nil:
+		return err
+	}
+	return unix.Close(fd)
+}
