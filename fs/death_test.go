@@ -1,0 +1,118 @@
+package fs
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/fs/internal/need"
+)
+
+// serveEnv names the directory on which the test's program mounts and serves, instead of testing.
+const serveEnv = "VARVE_FS_TEST_SERVE"
+
+// serveUntilKilled says "ready" and serves until its standard input ends or it is killed. It leaves a child running,
+// which must not keep the mount from dying with this process.
+func serveUntilKilled(dir string) {
+	src := newFakeSource()
+	v := src.create("vol", mib)
+	s, err := Mount(dir, src, Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	child := exec.Command("sleep", "20")
+	if err := child.Start(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("ready", child.Process.Pid)
+	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if line == "hang\n" {
+		v.mu.Lock() // no request is answered any more
+		fmt.Println("hanging")
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	if err := s.ForceUnmount(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// A killed server leaves errors behind, never a hang; and the next one mounts over what is left.
+func TestDeathOfTheServer(t *testing.T) {
+	need.These(t, need.FUSE, need.Root)
+	dir := t.TempDir()
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), serveEnv+"="+dir)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	var child int
+	if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+	f, err := os.OpenFile(filepath.Join(dir, "volumes/vol/live"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("alive"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(in, "hang\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := lines.ReadString('\n'); err != nil || line != "hanging\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := f.ReadAt(make([]byte, 10), 0)
+		failed <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // "signal: killed"
+	select {
+	case err := <-failed:
+		wantErrno(t, "a read under way", err, unix.ECONNABORTED)
+	case <-time.After(5 * time.Second):
+		t.Fatal("a read under way hangs")
+	}
+	within(t, 5*time.Second, "a look at the dead mount", func() {
+		_, err := os.Stat(filepath.Join(dir, "volumes"))
+		wantErrno(t, "a look at the dead mount", err, unix.ENOTCONN)
+	})
+	s, err := Mount(dir, newFakeSource(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantNames(t, filepath.Join(dir, "volumes"))
+	if err := errors.Join(s.Unmount(), f.Close()); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("something was left mounted: %v", err)
+	}
+}

@@ -1,0 +1,58 @@
+// Package need decides what the tests below fs skip on this machine, and names what is missing.
+package need
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Feature is something that a test needs.
+type Feature string
+
+// What tests need.
+const (
+	FUSE Feature = "/dev/fuse (kernel: CONFIG_FUSE_FS)"
+	Loop Feature = "/dev/loop-control (kernel: CONFIG_BLK_DEV_LOOP)"
+	Root Feature = "root"
+)
+
+// Program is a program that a test runs.
+func Program(name string) Feature { return Feature(name) }
+
+func (f Feature) present() bool {
+	switch f {
+	case FUSE:
+		return opens("/dev/fuse")
+	case Loop:
+		return opens("/dev/loop-control")
+	case Root:
+		return os.Geteuid() == 0
+	}
+	_, err := exec.LookPath(string(f))
+	return err == nil
+}
+
+func opens(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	return unix.Close(fd) == nil
+}
+
+// These skips the test, unless every feature is there. With VARVE_REQUIRE_FUSE=1 what is missing is a failure.
+func These(t testing.TB, features ...Feature) {
+	t.Helper()
+	for _, f := range features {
+		if f.present() {
+			continue
+		}
+		if os.Getenv("VARVE_REQUIRE_FUSE") == "1" {
+			t.Fatalf("needs %s, which VARVE_REQUIRE_FUSE=1 says is there", f)
+		}
+		t.Skipf("needs %s", f)
+	}
+}

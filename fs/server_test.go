@@ -1,0 +1,187 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestUnmountRefusesWhileBusy(t *testing.T) {
+	v, f := liveMount(t, mib)
+	dir := filepath.Dir(filepath.Dir(filepath.Dir(f.Name())))
+	if err := unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+		t.Fatalf("unmounted under an open file: %v", err)
+	}
+	src := newFakeSource()
+	busy := src.create("vol", mib)
+	s := mountSource(t, src, Options{})
+	open, err := os.Open(filepath.Join(s.Dir(), "volumes/vol/live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, 5*time.Second, "Unmount of a busy mount", func() {
+		if err := s.Unmount(); !errors.Is(err, ErrBusy) {
+			t.Errorf("Unmount: %v, want ErrBusy", err)
+		}
+	})
+	if _, err := open.ReadAt(make([]byte, 10), 0); err != nil {
+		t.Errorf("after the refusal: %v", err)
+	}
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unmount(); err != nil {
+		t.Errorf("Unmount after close: %v", err)
+	}
+	within(t, time.Second, "Wait", s.Wait)
+	if busy.opens() != 0 || v.opens() != 1 {
+		t.Error("the wrong volume is open")
+	}
+	if err := s.Unmount(); err != nil {
+		t.Errorf("second Unmount: %v", err)
+	}
+}
+
+func TestForceUnmountClosesEverything(t *testing.T) {
+	src := newFakeSource()
+	v := src.create("vol", mib)
+	s := mountSource(t, src, Options{})
+	f, err := os.OpenFile(filepath.Join(s.Dir(), "volumes/vol/live"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	within(t, 5*time.Second, "ForceUnmount", func() {
+		if err := s.ForceUnmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	if n := v.opens(); n != 0 {
+		t.Errorf("%d users are left", n)
+	}
+	within(t, time.Second, "a read of the dead mount", func() {
+		if _, err := f.ReadAt(make([]byte, 10), 0); err == nil {
+			t.Error("a read of the dead mount worked")
+		}
+	})
+}
+
+// A request that the store never answers must not keep its caller after the mount is gone.
+func TestForceUnmountUnderARequest(t *testing.T) {
+	src := newFakeSource()
+	v := src.create("vol", mib)
+	s := mountSource(t, src, Options{})
+	f, err := os.OpenFile(filepath.Join(s.Dir(), "volumes/vol/live"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	v.mu.Lock() // every request waits now
+	failed := make(chan error, 1)
+	go func() {
+		_, err := f.WriteAt([]byte("stuck"), 0)
+		failed <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		v.mu.Unlock()
+	}()
+	if err := s.ForceUnmount(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-failed:
+		if err == nil {
+			t.Error("the write worked")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the write hangs")
+	}
+}
+
+func TestUnmountedByAnother(t *testing.T) {
+	s := mountSource(t, newFakeSource(), Options{})
+	if err := unix.Unmount(s.Dir(), 0); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 5*time.Second, "Wait", s.Wait)
+	if err := s.Unmount(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMountTwice(t *testing.T) {
+	s := mountSource(t, newFakeSource(), Options{})
+	if _, err := Mount(s.Dir(), newFakeSource(), Options{}); !errors.Is(err, ErrMounted) {
+		t.Errorf("second mount: %v, want ErrMounted", err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(s.Dir(), link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Mount(link, newFakeSource(), Options{}); !errors.Is(err, ErrMounted) {
+		t.Errorf("second mount by a link: %v, want ErrMounted", err)
+	}
+}
+
+func TestMountNowhere(t *testing.T) {
+	s, err := Mount(filepath.Join(t.TempDir(), "missing"), newFakeSource(), Options{})
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v, %v; want it not to exist", s, err)
+	}
+}
+
+// Others see nothing of a mount, unless they are let in; and then nothing of the live files.
+func TestOthers(t *testing.T) {
+	src := newFakeSource()
+	src.create("vol", mib)
+	src.snapshot("vol", "s", true)
+	for _, allow := range []bool{false, true} {
+		s := mountSource(t, src, Options{AllowOther: allow})
+		if err := os.Chmod(filepath.Dir(s.Dir()), 0o755); err != nil { // of the test's directory
+			t.Fatal(err)
+		}
+		for path, want := range map[string]bool{
+			"volumes/vol/info.json": allow, "snapshots/vol/s/disk.img": allow, "volumes/vol/live": false,
+		} {
+			if err := asNobody(filepath.Join(s.Dir(), path)); (err == nil) != want {
+				t.Errorf("AllowOther %v: nobody opens %s: %v", allow, path, err)
+			}
+		}
+	}
+}
+
+// asNobody opens a file with the rights of the user nobody.
+func asNobody(path string) error {
+	cmd := exec.Command("head", "-c1", path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func TestMountinfo(t *testing.T) {
+	const table = `22 1 254:0 / / rw - ext4 /dev/root rw
+40 22 0:30 / /mnt/a\040b rw,nosuid shared:7 - fuse.varve varve rw,user_id=0
+41 22 0:31 / /mnt/c rw - fuse.varve varve rw
+42 22 0:32 / /mnt/c rw - tmpfs tmpfs rw
+43 broken
+`
+	for dir, want := range map[string]string{
+		"/": "ext4", "/mnt/a b": "fuse.varve", "/mnt/c": "tmpfs", "/mnt": "", "/mnt/d": "",
+	} {
+		if got := topMountType(table, dir); got != want {
+			t.Errorf("%s: %q, want %q", dir, got, want)
+		}
+	}
+}
