@@ -5,7 +5,6 @@ package uring_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -115,27 +114,26 @@ func benchFused(b *testing.B, r uring.Ring, file *os.File, dir uring.Direction, 
 // makes or swallows data.
 func benchFile(b *testing.B, onTmpfs bool, dir uring.Direction, size int64) *os.File {
 	b.Helper()
-	path, flags := "/dev/zero", os.O_RDWR
-	if dir == uring.DirWrite {
-		path = "/dev/null"
-	}
 	if onTmpfs {
-		tmp, err := os.MkdirTemp("/dev/shm", "varve-bench")
+		fd, err := unix.MemfdCreate("varve-bench", unix.MFD_CLOEXEC)
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(func() { _ = os.RemoveAll(tmp) })
-		path, flags = filepath.Join(tmp, "data"), os.O_RDWR|os.O_CREATE
+		f := os.NewFile(uintptr(fd), "memfd")
+		b.Cleanup(func() { _ = f.Close() })
+		if err := unix.Fallocate(fd, 0, 0, size); err != nil {
+			b.Fatal(err)
+		}
+		return f
 	}
-	f, err := os.OpenFile(path, flags, 0o600)
+	path := "/dev/zero"
+	if dir == uring.DirWrite {
+		path = "/dev/null"
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = f.Close() })
-	if onTmpfs {
-		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-			b.Fatal(err)
-		}
-	}
 	return f
 }

@@ -131,8 +131,10 @@ func TestFusedShort(t *testing.T) {
 				t.Fatalf("part %d: %+v", i, c)
 			}
 		}
-		want := bytes.Join([][]byte{make([]byte, 100), bytes.Repeat([]byte{1}, 100),
-			bytes.Repeat([]byte{2}, 100), bytes.Repeat([]byte{3}, 100), make([]byte, 100)}, nil)
+		want := bytes.Join([][]byte{
+			make([]byte, 100), bytes.Repeat([]byte{1}, 100),
+			bytes.Repeat([]byte{2}, 100), bytes.Repeat([]byte{3}, 100), make([]byte, 100),
+		}, nil)
 		if err := f.Err(); err != nil || !bytes.Equal(mem[:500], want) {
 			t.Fatalf("%v; the parts are not one after the other", err)
 		}

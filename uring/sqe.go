@@ -123,16 +123,16 @@ func Address(buf []byte) uint64 {
 // follow such a number: the store that never happens tells it that p outlives
 // the call, so that p's memory is not on a stack.
 func escape(p unsafe.Pointer) uint64 {
-	if escapeNever {
-		escapeSink = p
+	if escaped.never {
+		escaped.to = p
 	}
 	return uint64(uintptr(p))
 }
 
-var (
-	escapeNever bool
-	escapeSink  unsafe.Pointer
-)
+var escaped struct {
+	never bool
+	to    unsafe.Pointer
+}
 
 // pollMask word-swaps the events on big-endian machines, as poll32_events asks.
 func pollMask(events uint32) uint32 {
