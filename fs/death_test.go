@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/fs/internal/need"
+	"varve/fs/loopdev"
 )
 
 // serveEnv names the directory on which the test's program mounts and serves, instead of testing.
@@ -78,6 +79,7 @@ func TestDeathOfTheServer(t *testing.T) {
 	if _, err := f.WriteAt([]byte("alive"), 0); err != nil {
 		t.Fatal(err)
 	}
+	loop := attachLoop(t, f.Name(), loopdev.Options{})
 	if _, err := io.WriteString(in, "hang\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -109,6 +111,9 @@ func TestDeathOfTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNames(t, filepath.Join(dir, "volumes"))
+	if err := loopdev.Detach(t.Context(), loop.Path, false); !errors.Is(err, loopdev.ErrNotAttached) {
+		t.Errorf("the dead server's loop device is still there: %v", err)
+	}
 	if err := errors.Join(s.Unmount(), f.Close()); err != nil {
 		t.Error(err)
 	}

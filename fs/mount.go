@@ -1,14 +1,18 @@
 package fs
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/fs/loopdev"
 )
 
 const (
@@ -112,8 +116,9 @@ func abortConnection(device uint64) error {
 	return nil
 }
 
-// clearDeadMount removes mounts of servers that are gone from dir. ErrMounted: a living one is there.
-func clearDeadMount(dir string) error {
+// clearDeadMount removes mounts of servers that are gone from dir, and the loop devices that sit on them: nothing
+// could bring those back to life. ErrMounted: a living one is there.
+func clearDeadMount(dir string, log *slog.Logger) error {
 	for {
 		mounted, err := varveMountedAt(dir)
 		if err != nil || !mounted {
@@ -123,9 +128,29 @@ func clearDeadMount(dir string) error {
 		if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
 			return ErrMounted
 		}
+		detachLoops(loopsBelow(dir, log), log)
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("remove the mount of a dead server: %w", err)
 		}
+	}
+}
+
+// loopsBelow gives the loop devices over a mount's files; they must be found while the mount still has its place.
+func loopsBelow(dir string, log *slog.Logger) []loopdev.Device {
+	found, err := loopdev.Below(dir)
+	if err != nil {
+		log.Warn("loop devices over the mount are not known", "mount", dir, "error", err)
+	}
+	return found
+}
+
+// detachLoops detaches loop devices whose files are dead. Who still has one open gets I/O errors.
+func detachLoops(devices []loopdev.Device, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	for _, d := range devices {
+		err := loopdev.Detach(ctx, d.Path, true)
+		log.Warn("loop device lost the mount under it", "device", d.Path, "file", d.File, "detach", err)
 	}
 }
 

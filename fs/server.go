@@ -11,6 +11,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"varve/fs/loopdev"
 )
 
 // Options of a mount. The zero value is the default.
@@ -43,6 +45,7 @@ const stopTime = 10 * time.Second
 // Server is a mount being served.
 type Server struct {
 	dir       string // absolute
+	log       *slog.Logger
 	device    uint64 // st_dev
 	privately bool   // mounted by this process, and not by fusermount3
 	fuse      *fuse.Server
@@ -63,11 +66,11 @@ func Mount(dir string, src Source, o Options) (*Server, error) {
 	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = resolved // as mountinfo has it; a dead mount can't be resolved, and stays as it was given
 	}
-	if err := clearDeadMount(dir); err != nil {
+	if err := clearDeadMount(dir, o.Logger); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	tree, raw := newTree(src, o)
-	s := &Server{dir: dir, done: make(chan struct{})}
+	s := &Server{dir: dir, log: o.Logger, done: make(chan struct{})}
 	if err := s.start(raw, o); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
@@ -167,12 +170,17 @@ func (s *Server) Unmount() error {
 }
 
 // ForceUnmount ends the mount at once. Whoever has a file open gets ECONNABORTED or ENOTCONN, as does a loop device
-// over one, as an I/O error.
+// over one, which is then detached when its last user closes it.
 func (s *Server) ForceUnmount() error {
 	if s.ended() {
 		return nil
 	}
+	var loops []loopdev.Device
+	if !s.unmounted.Load() {
+		loops = loopsBelow(s.dir, s.log)
+	}
 	err := unmountForced(s.dir)
+	defer detachLoops(loops, s.log)
 	if err != nil || s.unmounted.Load() {
 		// Not there any more, but still in use in another mount namespace.
 		err = abortConnection(s.device)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -207,8 +208,8 @@ func clearDevice(device string, force bool) error {
 	if errors.Is(err, unix.ENXIO) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("ask for its state: %w", err)
+	if err != nil { // the file's server is dead: the mark may stay
+		return fmt.Errorf("%w; ask for its state: %w", ErrBusy, err)
 	}
 	info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
 	if err := unix.IoctlLoopSetStatus64(fd, info); err != nil {
@@ -226,23 +227,24 @@ func waitFree(ctx context.Context, device string) error {
 	return nil
 }
 
-// Find gives the loop devices over file.
+// Find gives the loop devices over file, an absolute path without symbolic links. A file whose file system is not
+// mounted any more has lost that path, and its devices are not found.
 func Find(file string) ([]Device, error) {
-	abs, err := filepath.Abs(file)
-	if err != nil {
-		return nil, fmt.Errorf("find loop devices: %w", err)
-	}
+	return filter(func(d Device) bool { return d.File == file })
+}
+
+// Below gives the loop devices over files below the directory dir; of both holds what Find says.
+func Below(dir string) ([]Device, error) {
+	dir = strings.TrimSuffix(dir, "/") + "/"
+	return filter(func(d Device) bool { return strings.HasPrefix(d.File, dir) })
+}
+
+func filter(keep func(Device) bool) ([]Device, error) {
 	all, err := List()
 	if err != nil {
 		return nil, err
 	}
-	var out []Device
-	for _, d := range all {
-		if d.File == abs {
-			out = append(out, d)
-		}
-	}
-	return out, nil
+	return slices.DeleteFunc(all, func(d Device) bool { return !keep(d) }), nil
 }
 
 // List gives all loop devices that have a backing file.
