@@ -81,6 +81,9 @@ type Piece struct {
 	FileOff int64 // bytes
 	BufOff  int   // bytes from the start of the request
 	Len     int   // bytes
+
+	seg     *segment
+	settled bool // it belongs to the tree, not to a layer
 }
 
 // Plan says where a range is. The zero value is ready; reusing one avoids every allocation.

@@ -1,0 +1,246 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true as long as no segment
+// is retired or punched where objects lie, which only settling of the same volume may bring about.
+type leaf struct {
+	places [fanOut]place
+	used   bool // since the last sweep of the cache
+}
+
+const (
+	leafBytes    = fanOut * 8
+	leavesPerRun = 1024
+)
+
+// base is the settled state of an image: a root, and the leaves of its tree that are in memory.
+// Guarded by its owner's lock.
+type base struct {
+	s       *Store
+	id      Hash
+	root    rootObject
+	version uint64 // changes with the root, so that a leaf loaded for an older one is not installed
+	runs    []*[leavesPerRun]*leaf
+	hand    int // where the sweep of the cache goes on
+}
+
+var emptyLeaf = &leaf{used: true}
+
+func newBase(s *Store, root rootObject) *base {
+	b := &base{s: s, root: root, id: sum(KindRoot, root.encode())}
+	leaves := (root.size + b.leafSpan() - 1) / b.leafSpan()
+	b.runs = make([]*[leavesPerRun]*leaf, (leaves+leavesPerRun-1)/leavesPerRun)
+	return b
+}
+
+// leafSpan is how many bytes of the image a leaf reaches over.
+func (b *base) leafSpan() int64 { return int64(b.root.chunkSize) * fanOut }
+
+// leaf gives a leaf that is in memory, or nil.
+func (b *base) leaf(i int64) *leaf {
+	if b.root.top.IsZero() {
+		return emptyLeaf
+	}
+	run := b.runs[i/leavesPerRun]
+	if run == nil {
+		return nil
+	}
+	l := run[i%leavesPerRun]
+	if l != nil {
+		l.used = true
+	}
+	return l
+}
+
+func (b *base) setLeaf(i int64, l *leaf) {
+	run := b.runs[i/leavesPerRun]
+	if run == nil {
+		if l == nil {
+			return
+		}
+		run = new([leavesPerRun]*leaf)
+		b.runs[i/leavesPerRun] = run
+	}
+	old := run[i%leavesPerRun]
+	run[i%leavesPerRun] = l
+	b.s.leaves.Add(countLeaf(l) - countLeaf(old))
+}
+
+func countLeaf(l *leaf) int64 {
+	if l == nil || l == emptyLeaf {
+		return 0
+	}
+	return 1
+}
+
+// drop forgets every leaf.
+func (b *base) drop() {
+	for i := range b.runs {
+		if b.runs[i] == nil {
+			continue
+		}
+		for j := range b.runs[i] {
+			b.setLeaf(int64(i*leavesPerRun+j), nil)
+		}
+		b.runs[i] = nil
+	}
+}
+
+// sweep drops leaves that were not used since the last sweep, until n were dropped or it has gone round.
+func (b *base) sweep(n int64) (dropped int64) {
+	for range b.runs {
+		if dropped >= n {
+			return dropped
+		}
+		b.hand = (b.hand + 1) % len(b.runs)
+		run := b.runs[b.hand]
+		if run == nil {
+			continue
+		}
+		for j, l := range run {
+			switch {
+			case l == nil || l == emptyLeaf:
+			case l.used:
+				l.used = false
+			default:
+				b.setLeaf(int64(b.hand*leavesPerRun+j), nil)
+				dropped++
+			}
+		}
+	}
+	return dropped
+}
+
+// plan adds the pieces of the sectors [from, to) to p. ErrNotLoaded if a leaf is missing.
+func (b *base) plan(p *Plan, from, to uint64) error {
+	chunk := uint64(b.root.chunkSize) / SectorSize
+	for from < to {
+		i := from / chunk
+		l := b.leaf(int64(i / fanOut))
+		if l == nil {
+			return ErrNotLoaded
+		}
+		end := min((i+1)*chunk, to)
+		pl := l.places[i%fanOut]
+		if pl == 0 {
+			p.add(nil, 0, int(end-from)*SectorSize, true)
+		} else {
+			g := b.s.segments.get(pl.segment())
+			if g == nil {
+				return fmt.Errorf("segment %08x: %w", pl.segment(), ErrNotFound)
+			}
+			p.add(g, pl.offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
+		}
+		from = end
+	}
+	return nil
+}
+
+// missing gives the first leaf in the bytes [off, off+length) that is not in memory.
+func (b *base) missing(off, length int64) (int64, bool) {
+	span := b.leafSpan()
+	for i := off / span; i*span < off+length; i++ {
+		if b.leaf(i) == nil {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// locker is the lock of a base's owner.
+type locker interface {
+	Lock()
+	Unlock()
+}
+
+// load brings the leaves of a range into memory. current gives the owner's base, under the owner's lock.
+func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, length int64) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		mu.Lock()
+		b := current()
+		i, ok := b.missing(off, length)
+		root, version := b.root, b.version
+		mu.Unlock()
+		if !ok {
+			return nil
+		}
+		hashes, err := s.leafHashes(&root, i)
+		if err != nil {
+			return err
+		}
+		l, err := s.resolve(hashes)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		if b == current() && b.version == version {
+			b.setLeaf(i, l)
+		}
+		mu.Unlock()
+		s.trimLeaves()
+	}
+}
+
+// leafHashes walks from the root to leaf i; nil for a leaf of zeroes.
+func (s *Store) leafHashes(root *rootObject, i int64) (*node, error) {
+	h := root.top
+	for level := root.depth; ; level-- {
+		if h.IsZero() {
+			return nil, nil
+		}
+		n, err := s.node(h, level)
+		if err != nil || level == 1 {
+			return n, err
+		}
+		h = n[i/levelChunks(level-2)%fanOut]
+	}
+}
+
+// resolve finds the places of a leaf's chunks.
+func (s *Store) resolve(n *node) (*leaf, error) {
+	if n == nil {
+		return emptyLeaf, nil
+	}
+	l := &leaf{used: true}
+	for i := range n {
+		if n[i].IsZero() {
+			continue
+		}
+		pl, _, err := s.locate(&n[i], KindChunk)
+		if err != nil {
+			return nil, err
+		}
+		l.places[i] = pl
+	}
+	return l, nil
+}
+
+// trimLeaves keeps the leaves of all images within their bound.
+func (s *Store) trimLeaves() {
+	limit := s.opts.LeafCache / leafBytes
+	for round := 0; s.leaves.Load() > limit && round < 2; round++ {
+		s.mu.Lock()
+		images := make([]sweeper, 0, len(s.volumes)+len(s.views))
+		for _, v := range s.volumes {
+			images = append(images, v)
+		}
+		for w := range s.views {
+			images = append(images, w)
+		}
+		s.mu.Unlock()
+		for _, im := range images {
+			if over := s.leaves.Load() - limit*7/8; over > 0 {
+				im.sweep(over)
+			}
+		}
+	}
+}
+
+type sweeper interface{ sweep(n int64) }

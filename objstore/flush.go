@@ -1,0 +1,163 @@
+package objstore
+
+import (
+	"fmt"
+)
+
+// Flush makes everything committed before the call durable. It blocks; concurrent calls share one commit.
+// After an error nothing may be taken for durable any more, and the store is read-only.
+func (v *volume) Flush() error {
+	v.mu.Lock()
+	target := v.appended
+	v.mu.Unlock()
+	v.commitMu.Lock()
+	defer v.commitMu.Unlock()
+	return v.commitTo(target)
+}
+
+// commitTo makes the first target records durable, and all that came since. Under commitMu.
+// The order is what the crash model rests on: first the data, then the record that says so.
+func (v *volume) commitTo(target uint64) error {
+	if err := v.s.ioError(); err != nil {
+		return err
+	}
+	if v.durable >= target {
+		return nil
+	}
+	type pending struct {
+		j     *journal
+		upto  int
+		final bool
+	}
+	var todo []pending
+	v.mu.Lock()
+	dirty := v.dirty
+	v.dirty = nil
+	for _, g := range dirty {
+		g.dirty = false
+	}
+	seq := v.appended
+	for i, l := range v.layers {
+		j, frozen := l.journal, i < len(v.layers)-1
+		if j != nil && j.file != nil && (j.count > j.committed || frozen && !j.final) {
+			todo = append(todo, pending{j, j.count, frozen})
+		}
+	}
+	v.mu.Unlock()
+	for _, g := range dirty {
+		if err := g.file.Datasync(); err != nil {
+			return v.s.fail(fmt.Errorf("sync %s: %w", segmentName(g.id), err))
+		}
+	}
+	for _, c := range todo {
+		r := record{kind: recordCommit, sector: uint64(c.upto)}
+		if c.final {
+			r.flags = flagFinal
+		}
+		v.mu.Lock()
+		c.j.append(&r)
+		v.mu.Unlock()
+		if err := c.j.file.Datasync(); err != nil {
+			return v.s.fail(fmt.Errorf("sync %s: %w", c.j.name, err))
+		}
+		v.mu.Lock()
+		// The commit record counts as covered, so that a later flush finds nothing to do.
+		c.j.committed, c.j.final = max(c.j.committed, c.upto), c.final
+		if c.j.count == c.upto+1 {
+			c.j.committed = c.j.count
+		}
+		v.mu.Unlock()
+	}
+	v.durable = seq
+	return nil
+}
+
+// freeze closes the active layer and opens a new one. It gives the generation up to which the volume is
+// frozen: with the layers up to that, and the base, a reader sees what the volume held.
+func (v *volume) freeze() (uint64, error) {
+	v.freezeMu.Lock()
+	defer v.freezeMu.Unlock()
+	v.mu.Lock()
+	if !v.writable || v.active().empty() {
+		gen := v.frozenGen()
+		v.mu.Unlock()
+		return gen, nil
+	}
+	gen := v.active().gen
+	v.mu.Unlock()
+	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
+	if err != nil {
+		return 0, v.s.spaceError(err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.writable {
+		j.close()
+		return v.frozenGen(), nil
+	}
+	v.layers = append(v.layers, newLayer(gen+1, j))
+	v.since = 0
+	v.room.Broadcast()
+	return gen, nil
+}
+
+// frozenGen is the newest generation that takes no more writes. Under v.mu.
+func (v *volume) frozenGen() uint64 {
+	n := len(v.layers)
+	if v.writable {
+		n--
+	}
+	if n == 0 {
+		return v.baseGen
+	}
+	return v.layers[n-1].gen
+}
+
+// activate makes the volume writable: a new layer, with a journal of its own.
+func (v *volume) activate() error {
+	v.freezeMu.Lock()
+	defer v.freezeMu.Unlock()
+	v.mu.Lock()
+	writable, gen := v.writable, v.frozenGen()
+	v.mu.Unlock()
+	if writable {
+		return nil
+	}
+	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
+	if err != nil {
+		return v.s.spaceError(err)
+	}
+	v.mu.Lock()
+	v.layers = append(v.layers, newLayer(gen+1, j))
+	v.writable = true
+	v.mu.Unlock()
+	return nil
+}
+
+// shut takes the volume out of service after a last commit. Its journals stay for the next opening, but for
+// an empty one.
+func (v *volume) shut() error {
+	v.commitMu.Lock()
+	v.mu.Lock()
+	target := v.appended
+	v.mu.Unlock()
+	err := v.commitTo(target)
+	v.commitMu.Unlock()
+	v.freezeMu.Lock()
+	defer v.freezeMu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.room.Broadcast()
+	for i, l := range v.layers {
+		if l.journal == nil {
+			continue
+		}
+		l.journal.close()
+		if v.writable && i == len(v.layers)-1 && l.empty() && err == nil {
+			err = v.s.fs.Remove(l.journal.name)
+		}
+	}
+	v.writable = false
+	v.layers = nil
+	return err
+}

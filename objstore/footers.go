@@ -1,0 +1,46 @@
+package objstore
+
+import (
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// footerCache keeps the footers of sealed segments in memory, within a bound.
+type footerCache struct {
+	mu    sync.Mutex
+	lru   *simplelru.LRU[uint32, []byte]
+	bytes int64
+	limit int64
+}
+
+func newFooterCache(limit int64) *footerCache {
+	c := &footerCache{limit: limit}
+	c.lru, _ = simplelru.NewLRU(1<<20, func(_ uint32, b []byte) { c.bytes -= int64(len(b)) }) // fails for size 0 only
+	return c
+}
+
+// get gives the entries of a sealed segment's footer.
+func (c *footerCache) get(g *segment) ([]byte, error) {
+	c.mu.Lock()
+	b, ok := c.lru.Get(g.id)
+	c.mu.Unlock()
+	if ok {
+		return b, nil
+	}
+	b, err := g.readFooter()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lru.Contains(g.id) {
+		return b, nil
+	}
+	c.lru.Add(g.id, b)
+	c.bytes += int64(len(b))
+	for c.bytes > c.limit && c.lru.Len() > 1 {
+		c.lru.RemoveOldest()
+	}
+	return b, nil
+}

@@ -1,0 +1,215 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs"
+)
+
+// alignedBuffer gives n bytes that begin at a page, as direct I/O wants them.
+func alignedBuffer(n int) []byte {
+	b := make([]byte, n+blockSize)
+	skip := int(-bufferAddress(b) & (blockSize - 1))
+	return b[skip : skip+n : skip+n]
+}
+
+// bufferAddress is only ever looked at for its alignment.
+func bufferAddress(b []byte) int64 { return int64(reflect.ValueOf(b).Pointer()) }
+
+// readPieces fills buf with what the plan describes.
+func readPieces(p *Plan, buf []byte) error {
+	for i := range p.Pieces {
+		c := &p.Pieces[i]
+		b := buf[c.BufOff : c.BufOff+c.Len]
+		if c.Hole {
+			clear(b)
+			continue
+		}
+		if err := readAligned(c.seg.file, b, c.FileOff); err != nil {
+			return fmt.Errorf("read %s: %w", segmentName(c.seg.id), err)
+		}
+	}
+	return nil
+}
+
+// readAligned reads past the page cache where the alignment of b and off allows it.
+func readAligned(f vfs.File, b []byte, off int64) error {
+	fd := f.FD(alignment(off | int64(len(b)) | bufferAddress(b)))
+	if fd < 0 {
+		n, err := f.ReadAt(b, off)
+		if n == len(b) {
+			return nil
+		}
+		return err
+	}
+	return transfer(b, off, func(b []byte, off int64) (int, error) { return unix.Pread(fd, b, off) })
+}
+
+// writeAligned writes past the page cache where the alignment of b and off allows it.
+func writeAligned(f vfs.File, b []byte, off int64) error {
+	fd := f.FD(alignment(off | int64(len(b)) | bufferAddress(b)))
+	if fd < 0 {
+		_, err := f.WriteAt(b, off)
+		return err
+	}
+	return transfer(b, off, func(b []byte, off int64) (int, error) { return unix.Pwrite(fd, b, off) })
+}
+
+func transfer(b []byte, off int64, op func([]byte, int64) (int, error)) error {
+	for len(b) > 0 {
+		n, err := op(b, off)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// readAt serves any range of an image, sector-aligned or not.
+func readAt(im Image, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d: %w: negative offset", off, ErrInvalid)
+	}
+	var plan Plan
+	done := 0
+	for done < len(p) {
+		at := off + int64(done)
+		if at >= im.Size() {
+			return done, io.EOF
+		}
+		from := at / SectorSize * SectorSize
+		to := min(roundUp(off+int64(len(p)), SectorSize), im.Size(), from+MaxRequest/4)
+		if err := planLoaded(context.Background(), im, from, int(to-from), &plan); err != nil {
+			return done, err
+		}
+		n, err := readPart(&plan, p[done:], at, from, to)
+		im.Release(&plan)
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// readPart reads the bytes from at on out of the planned range [from, to).
+func readPart(plan *Plan, p []byte, at, from, to int64) (int, error) {
+	n := int(min(int64(len(p)), to-at))
+	if at == from && int64(n) == to-from {
+		return n, readPieces(plan, p[:n])
+	}
+	buf := make([]byte, to-from)
+	if err := readPieces(plan, buf); err != nil {
+		return 0, err
+	}
+	return copy(p[:n], buf[at-from:]), nil
+}
+
+// planLoaded plans, and loads what the plan needs.
+func planLoaded(ctx context.Context, im Image, off int64, length int, p *Plan) error {
+	for {
+		err := im.Plan(off, length, p)
+		if !errors.Is(err, ErrNotLoaded) {
+			return err
+		}
+		if err := im.Load(ctx, off, length); err != nil {
+			return err
+		}
+	}
+}
+
+// extentAt finds how far what lies at off goes on; in steps, and at most extentReach bytes.
+func extentAt(ctx context.Context, im Image, off int64) (hole bool, length int64, err error) {
+	const step, extentReach = MaxRequest, 1 << 30
+	if off < 0 || off >= im.Size() {
+		return false, 0, fmt.Errorf("extent at %d: %w: the image has %d bytes", off, ErrInvalid, im.Size())
+	}
+	var plan Plan
+	from := off / SectorSize * SectorSize
+	for at := from; at < im.Size() && at-from < extentReach; {
+		n := int(min(step, im.Size()-at))
+		if err := planLoaded(ctx, im, at, n, &plan); err != nil {
+			return false, 0, err
+		}
+		im.Release(&plan)
+		for i := range plan.Pieces {
+			c := &plan.Pieces[i]
+			if at == from && i == 0 {
+				hole = c.Hole
+			}
+			if c.Hole != hole {
+				return hole, at + int64(c.BufOff) - off, nil
+			}
+		}
+		at += int64(n)
+		length = at - off
+	}
+	return hole, length, nil
+}
+
+// ReadAt implements [Image].
+func (v *volume) ReadAt(p []byte, off int64) (int, error) { return readAt(v, p, off) }
+
+// Extent implements [Image].
+func (v *volume) Extent(ctx context.Context, off int64) (hole bool, length int64, err error) {
+	return extentAt(ctx, v, off)
+}
+
+// WriteAt as io.WriterAt, at any offset and length inside the volume; blocks.
+func (v *volume) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > v.ref.size-int64(len(p)) {
+		return 0, fmt.Errorf("write of %d bytes at %d: %w: volume %s has %d bytes", len(p), off, ErrInvalid, v.ref.name, v.ref.size)
+	}
+	done := 0
+	for done < len(p) {
+		n, err := v.writePart(p[done:], off+int64(done))
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// writePart writes a beginning of p: up to a sector's end if off is inside a sector, else whole sectors, or
+// the part of a last sector.
+func (v *volume) writePart(p []byte, off int64) (int, error) {
+	within := int(off % SectorSize)
+	if within == 0 && len(p) >= SectorSize {
+		n := min(len(p), MaxRequest/4) / SectorSize * SectorSize
+		return n, v.writeSectors(p[:n], off)
+	}
+	v.rmw.Lock()
+	defer v.rmw.Unlock()
+	var sector [SectorSize]byte
+	from := off - int64(within)
+	if _, err := v.ReadAt(sector[:], from); err != nil {
+		return 0, err
+	}
+	n := copy(sector[within:], p)
+	return n, v.writeSectors(sector[:], from)
+}
+
+func (v *volume) writeSectors(p []byte, off int64) error {
+	var w Write
+	if err := v.Reserve(off, len(p), &w); err != nil {
+		return err
+	}
+	if err := writeAligned(w.seg.file, p, w.FileOff); err != nil {
+		v.Abort(&w)
+		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
+	}
+	return v.Commit(&w)
+}

@@ -1,0 +1,330 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// CreateVolume makes a volume of zeroes.
+func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (VolumeInfo, error) {
+	if o.BlockSize == 0 {
+		o.BlockSize = SectorSize
+	}
+	if err := CheckName("volume", name); err != nil {
+		return VolumeInfo{}, err
+	}
+	if err := checkBlockSize(o.BlockSize); err != nil {
+		return VolumeInfo{}, err
+	}
+	if o.Size < int64(o.BlockSize) || o.Size > MaxVolumeSize || o.Size%int64(o.BlockSize) != 0 {
+		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refs.volumes[name] != nil {
+		return VolumeInfo{}, fmt.Errorf("volume %s: %w", name, ErrExists)
+	}
+	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Time: time.Now().UTC()}
+	if err := s.appendRefs(rec); err != nil {
+		return VolumeInfo{}, err
+	}
+	v := newVolume(s, s.refs.byID[rec.ID], newBase(s, s.emptyRoot(o.Size)))
+	s.volumes[rec.ID] = v
+	return s.infoOf(v), nil
+}
+
+// volume finds a volume by name. Under s.mu.
+func (s *Store) volume(name string) (*volume, error) {
+	if ref := s.refs.volumes[name]; ref != nil {
+		return s.volumes[ref.id], nil
+	}
+	return nil, fmt.Errorf("volume %s: %w", name, ErrNotFound)
+}
+
+// DeleteVolume removes a volume that nobody has open and that has no snapshots.
+func (s *Store) DeleteVolume(_ context.Context, name string) error {
+	s.mu.Lock()
+	v, err := s.volume(name)
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if len(v.users) > 0 {
+		defer s.mu.Unlock()
+		return fmt.Errorf("volume %s: %w by %v", name, ErrInUse, v.users)
+	}
+	if n := len(v.ref.snaps); n > 0 {
+		defer s.mu.Unlock()
+		return fmt.Errorf("volume %s: %w: it has %d snapshots; delete them first", name, ErrInUse, n)
+	}
+	err = s.appendRefs(refRecord{Op: opVolumeDelete, ID: v.ref.id})
+	if err == nil {
+		delete(s.volumes, v.ref.id)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.dropVolume(v)
+}
+
+// dropVolume gives back what a deleted volume had not settled.
+func (s *Store) dropVolume(v *volume) error {
+	v.commitMu.Lock()
+	v.mu.Lock()
+	layers, pinned := v.layers, v.pin
+	v.layers, v.writable, v.tail, v.pin = nil, false, 0, newPin()
+	if v.log != nil {
+		v.log.full = true
+	}
+	v.room.Broadcast()
+	v.base.drop()
+	v.mu.Unlock()
+	v.commitMu.Unlock()
+	pinned.release()
+	<-pinned.done
+	touched := map[*segment]bool{}
+	if v.log != nil {
+		touched[v.log] = true
+	}
+	for _, l := range layers {
+		l.journal.close()
+		if err := s.fs.Remove(l.journal.name); err != nil {
+			return fmt.Errorf("remove journal: %w", err)
+		}
+		for _, h := range mergeSlots(l.handed) {
+			g := s.segments.get(h.seg)
+			if g == nil {
+				continue
+			}
+			touched[g] = true
+			g.mu.Lock()
+			objs := g.sorted()
+			g.mu.Unlock()
+			s.punchBetween(g, h.from, h.to, objs)
+			g.unsettled.Add(h.from - h.to)
+		}
+	}
+	for g := range touched {
+		if err := s.retireOrSeal(v, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0", "fuse"), for
+// the lists. Close it when done.
+func (s *Store) OpenVolume(name, user string) (*Volume, error) {
+	s.mu.Lock()
+	v, err := s.volume(name)
+	if err == nil {
+		v.users = append(v.users, user)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := v.activate(); err != nil {
+		s.mu.Lock()
+		v.users = slices.Delete(v.users, slices.Index(v.users, user), slices.Index(v.users, user)+1)
+		s.mu.Unlock()
+		return nil, err
+	}
+	return &Volume{volume: v, user: user}, nil
+}
+
+// CreateSnapshot freezes the volume; the snapshot is durable when it returns, and settles later.
+func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
+	if err := CheckName("snapshot", snap); err != nil {
+		return SnapshotInfo{}, err
+	}
+	s.mu.Lock()
+	v, err := s.volume(volume)
+	s.mu.Unlock()
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if v.frozen() > frozenLayers {
+		v.mu.Lock()
+		gen := v.layers[0].gen
+		v.mu.Unlock()
+		if err := s.waitSettled(ctx, v, gen); err != nil {
+			return SnapshotInfo{}, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refs.byID[v.ref.id] == nil {
+		return SnapshotInfo{}, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
+	}
+	if v.ref.snaps[snap] != nil {
+		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrExists)
+	}
+	gen, err := v.freeze()
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := v.Flush(); err != nil {
+		return SnapshotInfo{}, err
+	}
+	rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: gen, Time: time.Now().UTC()}
+	v.mu.Lock()
+	if v.baseGen == gen {
+		rec.Root, rec.Logical = v.base.id.String(), v.ref.logical
+	}
+	v.mu.Unlock()
+	if err := s.appendRefs(rec); err != nil {
+		return SnapshotInfo{}, err
+	}
+	s.kickSettler()
+	return snapInfo(v.ref, v.ref.snaps[snap]), nil
+}
+
+// WaitSnapshot returns when the snapshot has settled and its root is durable.
+func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
+	s.mu.Lock()
+	v, sn, err := s.snapshot(volume, snap)
+	s.mu.Unlock()
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
+		return SnapshotInfo{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !sn.settled {
+		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w: deleted meanwhile", volume, snap, ErrNotFound)
+	}
+	return snapInfo(v.ref, sn), nil
+}
+
+// snapshot finds a snapshot by its names. Under s.mu.
+func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
+	v, err := s.volume(volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	sn := v.ref.snaps[snap]
+	if sn == nil {
+		return nil, nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrNotFound)
+	}
+	return v, sn, nil
+}
+
+// DeleteSnapshot removes the name; views that are open stay.
+func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, _, err := s.snapshot(volume, snap)
+	if err != nil {
+		return err
+	}
+	return s.appendRefs(refRecord{Op: opSnapDelete, ID: v.ref.id, Name: snap})
+}
+
+// OpenSnapshot opens a snapshot for reading, settled or not.
+func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
+	s.mu.Lock()
+	v, sn, err := s.snapshot(volume, snap)
+	if err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	if !sn.settled {
+		w := &View{s: s, size: v.ref.size, v: v, gen: sn.gen}
+		s.views[w] = struct{}{}
+		s.mu.Unlock()
+		return w, nil
+	}
+	root, size := sn.root, v.ref.size
+	s.mu.Unlock()
+	return s.openRoot(root, size)
+}
+
+// OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
+func (s *Store) OpenRoot(id string) (*View, error) {
+	h, err := ParseHash(id)
+	if err != nil {
+		return nil, err
+	}
+	size, ok := s.rootRefs()[h]
+	if !ok {
+		return nil, fmt.Errorf("root %s: %w", id, ErrNotFound)
+	}
+	return s.openRoot(h, size)
+}
+
+func (s *Store) openRoot(id Hash, size int64) (*View, error) {
+	r, err := s.readRoot(id, size)
+	if err != nil {
+		return nil, err
+	}
+	w := &View{s: s, size: r.size, base: newBase(s, *r)}
+	s.mu.Lock()
+	s.views[w] = struct{}{}
+	s.mu.Unlock()
+	return w, nil
+}
+
+// rootRefs gives the settled roots that something refers to, with the size in bytes of their images.
+func (s *Store) rootRefs() map[Hash]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[Hash]int64{}
+	for id, v := range s.volumes {
+		v.mu.Lock()
+		out[v.base.id] = s.refs.byID[id].size
+		v.mu.Unlock()
+		for _, sn := range v.ref.snaps {
+			if sn.settled {
+				out[sn.root] = v.ref.size
+			}
+		}
+	}
+	return out
+}
+
+// Roots lists the settled roots that snapshots and volumes refer to, hex, each once, sorted.
+func (s *Store) Roots() []string {
+	var out []string
+	for h := range s.rootRefs() {
+		out = append(out, h.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Snapshots of one volume, or of all if volume is empty, by volume and then in order of creation.
+func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refs := s.refs.sorted()
+	if volume != "" {
+		v, err := s.volume(volume)
+		if err != nil {
+			return nil, err
+		}
+		refs = []*volumeRef{v.ref}
+	}
+	out := []SnapshotInfo{}
+	for _, ref := range refs {
+		for _, sn := range ref.sortedSnaps() {
+			out = append(out, snapInfo(ref, sn))
+		}
+	}
+	return out, nil
+}
+
+func snapInfo(ref *volumeRef, sn *snapRef) SnapshotInfo {
+	i := SnapshotInfo{Volume: ref.name, Name: sn.name, Created: sn.created, Size: ref.size}
+	if sn.settled {
+		i.Root, i.Logical = sn.root.String(), sn.logical
+	}
+	return i
+}

@@ -1,0 +1,205 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+
+	"varve/objstore/index"
+)
+
+// lookup asks the index where an object lies, and checks the answer against the segment's own record.
+func (s *Store) lookup(h *Hash, k Kind) (place, bool) {
+	p, ok := s.index.Get((*[32]byte)(h))
+	if !ok {
+		return 0, false
+	}
+	pl := makePlace(p.Segment, p.Block)
+	_, err := s.check(pl, h, k)
+	return pl, err == nil
+}
+
+// locate finds an object that the store refers to, through the index, or, where the index doesn't know it,
+// by going through every segment's record.
+func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
+	if p, ok := s.index.Get((*[32]byte)(h)); ok {
+		pl := makePlace(p.Segment, p.Block)
+		if n, err := s.check(pl, h, k); err == nil {
+			return pl, n, nil
+		}
+	}
+	pl, n, err := s.search(h, k)
+	if err != nil {
+		return 0, 0, err
+	}
+	_ = s.index.Put([]index.Entry{{Hash: *h, Place: pl.indexed()}}) // a hint that the next look-up can do without
+	return pl, n, nil
+}
+
+var errNoSuchObject = errors.New("the segment's record has no such object there")
+
+// check says whether the object lies at pl, and how many bytes it has.
+func (s *Store) check(pl place, h *Hash, k Kind) (int, error) {
+	g := s.segments.get(pl.segment())
+	if g == nil {
+		return 0, errNoSuchObject
+	}
+	var o object
+	var ok bool
+	g.mu.Lock()
+	open, damaged := g.footer == 0, g.damaged != nil
+	if open {
+		o, ok = g.objects[pl.block()]
+	}
+	g.mu.Unlock()
+	if !open && !damaged {
+		entries, err := s.footers.get(g)
+		if err != nil {
+			s.noteDamage(g, err)
+			damaged = true
+		} else {
+			o, ok = findEntry(entries, pl.block())
+		}
+	}
+	if damaged {
+		return s.checkContent(g, pl, h, k)
+	}
+	if !ok || o.hash != *h || o.kind != k {
+		return 0, errNoSuchObject
+	}
+	return int(o.length), nil
+}
+
+// noteDamage records that a segment's footer can't be read: its objects are told by their content from now on.
+func (s *Store) noteDamage(g *segment, err error) {
+	g.mu.Lock()
+	first := g.damaged == nil
+	g.damaged = err
+	g.mu.Unlock()
+	if first {
+		s.log.Error("a segment's footer is damaged; its objects are checked by their content", "error", err)
+	}
+}
+
+// checkContent looks at the bytes themselves, where the segment's record is damaged.
+func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error) {
+	step, largest := 32, fanOut*32
+	switch k {
+	case KindChunk:
+		step, largest = s.sb.chunkSize, s.sb.chunkSize
+	case KindRoot:
+		step, largest = rootSize, rootSize
+	}
+	b := make([]byte, largest)
+	n, _ := g.file.ReadAt(b, pl.offset())
+	for size := step; size <= n; size += step {
+		if sum(k, b[:size]) == *h {
+			return size, nil
+		}
+	}
+	return 0, errNoSuchObject
+}
+
+// search goes through the record of every segment: the way of last resort.
+func (s *Store) search(h *Hash, k Kind) (place, int, error) {
+	var damage error
+	for _, g := range s.segments.all() {
+		objs, err := s.objectsOf(g)
+		if err != nil {
+			damage = err
+			continue
+		}
+		for _, o := range objs {
+			if o.hash == *h && o.kind == k {
+				return makePlace(g.id, o.block), int(o.length), nil
+			}
+		}
+	}
+	err := errors.New("no segment has it")
+	if damage != nil {
+		err = fmt.Errorf("no readable segment has it; %w", damage)
+	}
+	return 0, 0, &CorruptError{File: segmentDir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
+}
+
+// objectsOf gives a segment's record, in order of block.
+func (s *Store) objectsOf(g *segment) ([]object, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.footer == 0 {
+		return g.sorted(), nil
+	}
+	entries, err := g.readFooter()
+	if err != nil {
+		return nil, err
+	}
+	return decodeObjects(entries)
+}
+
+// readObject reads a small object and checks it against its hash.
+func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
+	pl, n, err := s.locate(h, k)
+	if err != nil {
+		return nil, err
+	}
+	g := s.segments.get(pl.segment())
+	b := make([]byte, n)
+	if _, err := g.file.ReadAt(b, pl.offset()); err != nil {
+		return nil, fmt.Errorf("read %v %v: %w", k, h, err)
+	}
+	if sum(k, b) != *h {
+		return nil, &CorruptError{
+			File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h),
+			Err: errors.New("its bytes have another hash"),
+		}
+	}
+	return b, nil
+}
+
+// node gives a tree node, which the caller must not change.
+func (s *Store) node(h Hash, level int) (*node, error) {
+	s.nodesMu.Lock()
+	n, ok := s.nodes.Get(h)
+	s.nodesMu.Unlock()
+	if ok {
+		return n, nil
+	}
+	b, err := s.readObject(&h, kindNode+Kind(level))
+	if err != nil {
+		return nil, err
+	}
+	if n, err = decodeNode(b); err != nil {
+		return nil, &CorruptError{File: segmentDir, Object: "tree node " + h.String(), Err: err}
+	}
+	s.keepNode(h, n)
+	return n, nil
+}
+
+func (s *Store) keepNode(h Hash, n *node) {
+	s.nodesMu.Lock()
+	s.nodes.Add(h, n)
+	s.nodesMu.Unlock()
+}
+
+// readRoot reads a root object. The root of an image of zeroes needs no object.
+func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
+	empty := s.emptyRoot(size)
+	if sum(KindRoot, empty.encode()) == id {
+		return &empty, nil
+	}
+	b, err := s.readObject(&id, KindRoot)
+	if err != nil {
+		return nil, err
+	}
+	r, err := decodeRoot(b)
+	if err == nil && r.chunkSize != s.sb.chunkSize {
+		err = fmt.Errorf("chunk size %d bytes in a store of %d", r.chunkSize, s.sb.chunkSize)
+	}
+	if err != nil {
+		return nil, &CorruptError{File: segmentDir, Object: "root " + id.String(), Err: err}
+	}
+	return r, nil
+}
+
+func (s *Store) emptyRoot(size int64) rootObject {
+	return rootObject{chunkSize: s.sb.chunkSize, size: size, depth: treeDepth(size, s.sb.chunkSize)}
+}

@@ -1,0 +1,93 @@
+package objstore
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+// Options of an open store. The zero value is the default.
+type Options struct {
+	// SegmentSize in bytes, of segments made from now on; a multiple of 4096, at least 4 MiB + 4096.
+	// Default 256 MiB.
+	SegmentSize int64
+	// TailSoft is how many bytes a volume may write before they settle even while it is busy; below it
+	// settling waits for a quiet moment. Default 1 GiB.
+	TailSoft int64
+	// TailHard is how many unsettled bytes a volume may have; a write beyond waits. Default 4 GiB.
+	TailHard int64
+	// JournalRecords is how many records a generation may have, and so bounds the time to open and the
+	// memory of the live map (about 50 bytes a record). Default 1 Mi.
+	JournalRecords int
+	// SettleDelay is the age at which a quiet volume's writes settle. Default 2 s; negative: only when asked
+	// or when a tail is full.
+	SettleDelay time.Duration
+	// LeafCache bounds the memory for loaded leaves (2 KiB each, 256 chunks) in bytes, over all volumes.
+	// Default 128 MiB, which reaches over 256 GiB of 16 KiB chunks.
+	LeafCache int64
+	// FooterCache bounds the memory for footers of sealed segments in bytes. Default 32 MiB.
+	FooterCache int64
+	// Reserve is the room in bytes that writes leave free in the store's file system, for settling, deleting
+	// and opening. Default: a twentieth of the file system, at least 32 MiB, at most 1 GiB.
+	Reserve int64
+
+	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted anew since:
+	// did whoever relies on its unflushed writes survive (a ublk device that waits for its server)? nil
+	// means no.
+	TrustCache func(volume string) bool
+	// Boot and Mount say which kernel's page cache the files are written through. Default: the boot ID, and
+	// the ID of the mount under the store.
+	Boot, Mount string
+
+	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
+	FS     vfs.FS
+	Index  index.Index
+	Logger *slog.Logger
+}
+
+const (
+	smallestSegment = MaxRequest + blockSize
+	largestReserve  = 1 << 30
+	smallestReserve = 32 << 20
+)
+
+// EnsureDefaults fills in what is zero.
+func (o *Options) EnsureDefaults() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&o.SegmentSize, 256<<20)
+	def(&o.TailSoft, 1<<30)
+	def(&o.TailHard, max(4<<30, 2*o.TailSoft))
+	def(&o.LeafCache, 128<<20)
+	def(&o.FooterCache, 32<<20)
+	if o.JournalRecords == 0 {
+		o.JournalRecords = 1 << 20
+	}
+	if o.SettleDelay == 0 {
+		o.SettleDelay = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Validate says which option is out of range.
+func (o *Options) Validate() error {
+	switch {
+	case o.SegmentSize < smallestSegment || o.SegmentSize%blockSize != 0:
+		return fmt.Errorf("segment size %d bytes: %w: want a multiple of %d, at least %d", o.SegmentSize, ErrInvalid, blockSize, smallestSegment)
+	case o.TailSoft < 0 || o.TailHard < o.TailSoft:
+		return fmt.Errorf("tail limits %d and %d bytes: %w: the hard one must not be below the soft one", o.TailSoft, o.TailHard, ErrInvalid)
+	case o.JournalRecords < 4*commitHeadroom:
+		return fmt.Errorf("%d journal records: %w: want at least %d", o.JournalRecords, ErrInvalid, 4*commitHeadroom)
+	case o.LeafCache < 0 || o.FooterCache < 0 || o.Reserve < 0:
+		return fmt.Errorf("negative cache or reserve: %w", ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package objstore
+
+import "sync/atomic"
+
+// pin keeps the places of plans in being. Every plan of a volume counts on the volume's current pin; before
+// anything is punched or unlinked, the pin is replaced, and the old one waited for.
+type pin struct {
+	n    atomic.Int64 // plans, and one for being current
+	done chan struct{}
+}
+
+func newPin() *pin {
+	p := &pin{done: make(chan struct{})}
+	p.n.Store(1)
+	return p
+}
+
+func (p *pin) release() {
+	if p.n.Add(-1) == 0 {
+		close(p.done)
+	}
+}
+
+// add appends a piece, or lengthens the last one. seg nil: a hole.
+func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {
+	bufOff := 0
+	if n := len(p.Pieces); n > 0 {
+		last := &p.Pieces[n-1]
+		if last.seg == seg && last.settled == settled && (seg == nil || last.FileOff+int64(last.Len) == fileOff) {
+			last.Len += length
+			return
+		}
+		bufOff = last.BufOff + last.Len
+	}
+	p.Pieces = append(p.Pieces, Piece{
+		Hole: seg == nil, FD: -1, FileOff: fileOff, BufOff: bufOff, Len: length, seg: seg, settled: settled,
+	})
+}
+
+// resolve gives every piece its descriptor: the direct one if offset, length and buffer are aligned for it.
+func (p *Plan) resolve() {
+	for i := range p.Pieces {
+		if c := &p.Pieces[i]; !c.Hole {
+			c.FD = c.seg.file.FD(alignment(c.FileOff | int64(c.Len) | int64(c.BufOff)))
+		}
+	}
+}
+
+// alignment is the largest power of two that divides n, at most a block.
+func alignment(n int64) int64 {
+	n |= blockSize
+	return n & -n
+}
+
+// planLayers adds the sectors [from, to) as layers[:n] over b show them, newest layer first.
+func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
+	n := len(layers)
+	if n == 0 {
+		return b.plan(p, from, to)
+	}
+	l, older := layers[n-1], layers[:n-1]
+	for _, e := range l.collect(from, to) {
+		if s := e.start(); s > from {
+			if err := planLayers(older, b, p, from, s); err != nil {
+				return err
+			}
+			from = s
+		}
+		c := e.cut(from, to)
+		if c.seg == 0 {
+			p.add(nil, 0, int(c.n)*SectorSize, false)
+		} else {
+			p.add(b.s.segments.get(c.seg), int64(c.file)*SectorSize, int(c.n)*SectorSize, false)
+		}
+		from = c.end
+	}
+	if from < to {
+		return planLayers(older, b, p, from, to)
+	}
+	return nil
+}

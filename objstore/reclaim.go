@@ -1,0 +1,134 @@
+package objstore
+
+import (
+	"fmt"
+	"sort"
+)
+
+// reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
+// the objects that were adopted. A crash on the way leaves room that the next opening finds.
+func (st *settling) reclaim() error {
+	s, v := st.s, st.v
+	if j := st.l.journal; j != nil {
+		j.close()
+		if err := s.fs.Remove(j.name); err != nil {
+			return fmt.Errorf("remove journal: %w", err)
+		}
+		if err := s.fs.SyncDir(journalDir); err != nil {
+			return s.fail(fmt.Errorf("sync %s: %w", journalDir, err))
+		}
+	}
+	s.trimLeaves()
+	v.mu.Lock()
+	old := v.pin
+	v.pin = newPin()
+	v.mu.Unlock()
+	old.release()
+	select {
+	case <-old.done:
+	case <-st.ctx.Done():
+		return st.ctx.Err()
+	}
+	adopted := map[uint32][]object{}
+	for g, objs := range st.added {
+		sort.Slice(objs, func(i, j int) bool { return objs[i].block < objs[j].block })
+		adopted[g.id] = objs
+	}
+	touched := map[*segment]bool{}
+	for _, h := range mergeSlots(st.l.handed) {
+		g := s.segments.get(h.seg)
+		if g == nil {
+			continue
+		}
+		touched[g] = true
+		s.punchBetween(g, h.from, h.to, adopted[h.seg])
+		g.unsettled.Add(h.from - h.to)
+	}
+	for g := range touched {
+		if err := s.retireOrSeal(v, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mergeSlots sorts slots and joins those that touch.
+func mergeSlots(in []slots) []slots {
+	sort.Slice(in, func(i, j int) bool {
+		if in[i].seg != in[j].seg {
+			return in[i].seg < in[j].seg
+		}
+		return in[i].from < in[j].from
+	})
+	out := in[:0]
+	for _, h := range in {
+		if n := len(out); n > 0 && out[n-1].seg == h.seg && out[n-1].to == h.from {
+			out[n-1].to = h.to
+			continue
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
+// punchBetween gives back the room of [from, to) but for the objects, which are in order of block.
+func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
+	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*blockSize >= from })
+	for ; from < to; i++ {
+		end, next := to, to
+		if i < len(objs) {
+			if at := int64(objs[i].block) * blockSize; at < to {
+				end, next = at, at+roundUp(int64(objs[i].length), blockSize)
+			}
+		}
+		if end > from {
+			if err := g.file.Punch(from, end-from); err != nil {
+				s.punchFailed.Do(func() { s.log.Warn("room is not given back", "error", err) })
+			}
+		}
+		from = next
+	}
+}
+
+// retireOrSeal ends a log segment whose writes have all settled: unlinked if nothing of it was adopted,
+// sealed otherwise.
+func (s *Store) retireOrSeal(v *volume, g *segment) error {
+	v.mu.Lock()
+	done := g.full && g.unsettled.Load() == 0
+	if done && v.log == g {
+		v.log = nil
+	}
+	v.mu.Unlock()
+	if !done || g.sealed() {
+		return nil
+	}
+	g.mu.Lock()
+	empty := len(g.objects) == 0 && g.dir == nil
+	g.mu.Unlock()
+	if empty {
+		return s.retire(g)
+	}
+	return s.sealSegment(g)
+}
+
+func (s *Store) sealSegment(g *segment) error {
+	if err := g.seal(s.fs, s.sb.id); err != nil {
+		return s.fail(fmt.Errorf("seal %s: %w", segmentName(g.id), err))
+	}
+	if err := s.index.MarkDone(g.id); err != nil {
+		s.log.Warn("the index did not take a mark; the segment is read again when the store opens", "segment", g.id, "error", err)
+	}
+	return nil
+}
+
+// retire removes a segment that holds nothing. No plan may refer to it any more.
+func (s *Store) retire(g *segment) error {
+	s.segments.remove(g.id)
+	if err := s.fs.Remove(segmentName(g.id)); err != nil {
+		return fmt.Errorf("retire segment: %w", err)
+	}
+	if err := s.fs.SyncDir(segmentDir); err != nil {
+		return s.fail(fmt.Errorf("sync %s: %w", segmentDir, err))
+	}
+	return g.file.Close()
+}

@@ -1,0 +1,220 @@
+package objstore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The refs log holds the names: volumes, snapshots, and the roots that they point to. A frame of it is a JSON
+// array of refRecords that take effect together: refs are few and small, and a person can read them.
+// The log is compacted when the store opens, by way of a new file.
+const refsFile = "refs/log"
+
+// The operations of a refRecord.
+const (
+	opVolume       = "volume"        // ID, Name, Size, BlockSize, Time
+	opVolumeDelete = "volume-delete" // ID
+	opHead         = "head"          // ID, Gen, Root, Top, Logical: the volume has settled up to Gen
+	opSnap         = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
+	opSnapDelete   = "snapshot-delete"
+	opSegments     = "segments" // Gen: IDs below it may have been used
+)
+
+type refRecord struct {
+	Op        string    `json:"op"`
+	ID        uuid.UUID `json:"id,omitzero"`
+	Name      string    `json:"name,omitempty"`
+	Gen       uint64    `json:"gen,omitempty"`
+	Root      string    `json:"root,omitempty"`
+	Size      int64     `json:"size,omitempty"`
+	BlockSize int       `json:"block_size,omitempty"`
+	Logical   int64     `json:"logical,omitempty"`
+	Time      time.Time `json:"time,omitzero"`
+}
+
+type volumeRef struct {
+	id        uuid.UUID
+	name      string
+	size      int64
+	blockSize int
+	created   time.Time
+	gen       uint64 // settled up to here
+	root      Hash   // zero: nothing has settled yet, all zeroes
+	logical   int64  // bytes
+	snaps     map[string]*snapRef
+}
+
+type snapRef struct {
+	name    string
+	created time.Time
+	gen     uint64
+	root    Hash
+	settled bool
+	logical int64
+	done    chan struct{} // closed when it has settled or is gone; nil in the refs log's own replay
+}
+
+// refs is the state that the log describes. Guarded by Store.mu.
+type refs struct {
+	volumes  map[string]*volumeRef
+	byID     map[uuid.UUID]*volumeRef
+	segments uint64 // IDs below this may have been used
+}
+
+func newRefs() *refs {
+	return &refs{volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, segments: 1}
+}
+
+func (r *refs) applyFrame(payload []byte) error {
+	var recs []refRecord
+	if err := json.Unmarshal(payload, &recs); err != nil {
+		return err
+	}
+	for i := range recs {
+		if err := r.apply(&recs[i]); err != nil {
+			return fmt.Errorf("%s record: %w", recs[i].Op, err)
+		}
+	}
+	return nil
+}
+
+func (r *refs) apply(rec *refRecord) error {
+	var root Hash
+	if rec.Root != "" {
+		var err error
+		if root, err = ParseHash(rec.Root); err != nil {
+			return err
+		}
+	}
+	switch rec.Op {
+	case opSegments:
+		r.segments = max(r.segments, rec.Gen)
+		return nil
+	case opVolume:
+		if r.byID[rec.ID] != nil || r.volumes[rec.Name] != nil {
+			return ErrExists
+		}
+		if rec.Size <= 0 || rec.Size > MaxVolumeSize || checkBlockSize(rec.BlockSize) != nil {
+			return fmt.Errorf("%w: size %d, block size %d", ErrInvalid, rec.Size, rec.BlockSize)
+		}
+		v := &volumeRef{
+			id: rec.ID, name: rec.Name, size: rec.Size, blockSize: rec.BlockSize, created: rec.Time,
+			snaps: map[string]*snapRef{},
+		}
+		r.byID[v.id], r.volumes[v.name] = v, v
+		return nil
+	}
+	v := r.byID[rec.ID]
+	if v == nil {
+		return fmt.Errorf("volume %v: %w", rec.ID, ErrNotFound)
+	}
+	return v.apply(r, rec, root)
+}
+
+func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
+	switch rec.Op {
+	case opVolumeDelete:
+		delete(r.byID, v.id)
+		delete(r.volumes, v.name)
+	case opHead:
+		if rec.Gen < v.gen {
+			return errors.New("generation goes back")
+		}
+		v.gen, v.root, v.logical = rec.Gen, root, rec.Logical
+	case opSnap:
+		s := v.snaps[rec.Name]
+		if s == nil {
+			s = &snapRef{name: rec.Name, created: rec.Time, gen: rec.Gen, done: make(chan struct{})}
+			v.snaps[rec.Name] = s
+		}
+		if rec.Root != "" && !s.settled {
+			s.root, s.logical, s.settled = root, rec.Logical, true
+			close(s.done)
+		}
+	case opSnapDelete:
+		s := v.snaps[rec.Name]
+		if s == nil {
+			return ErrNotFound
+		}
+		if !s.settled {
+			close(s.done)
+		}
+		delete(v.snaps, rec.Name)
+	default:
+		return errors.New("unknown operation")
+	}
+	return nil
+}
+
+// records gives the shortest log that leads to the same state.
+func (r *refs) records() []refRecord {
+	out := []refRecord{{Op: opSegments, Gen: r.segments}}
+	for _, v := range r.sorted() {
+		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Time: v.created},
+			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})
+		for _, s := range v.sortedSnaps() {
+			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}
+			if s.settled {
+				rec.Root, rec.Logical = s.root.String(), s.logical
+			}
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+func (r *refs) sorted() []*volumeRef {
+	out := make([]*volumeRef, 0, len(r.volumes))
+	for _, v := range r.volumes {
+		out = append(out, v)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out
+}
+
+func (v *volumeRef) sortedSnaps() []*snapRef {
+	out := make([]*snapRef, 0, len(v.snaps))
+	for _, s := range v.snaps {
+		out = append(out, s)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if !out[i].created.Equal(out[j].created) {
+			return out[i].created.Before(out[j].created)
+		}
+		return out[i].name < out[j].name
+	})
+	return out
+}
+
+func checkBlockSize(n int) error {
+	if n != 512 && n != 4096 {
+		return fmt.Errorf("block size %d bytes: %w: want 512 or 4096", n, ErrInvalid)
+	}
+	return nil
+}
+
+// CheckName says what is wrong with the name of a volume or snapshot: 1 to 128 letters, digits, '.', '_' and
+// '-', the first a letter or digit.
+func CheckName(what, name string) error {
+	bad := func(why string) error {
+		return fmt.Errorf("%s name %q %s: %w: use 1 to 128 letters, digits, '.', '_' and '-', a letter or digit first", what, name, why, ErrInvalid)
+	}
+	if name == "" {
+		return bad("is empty")
+	}
+	if len(name) > 128 {
+		return bad(fmt.Sprintf("has %d characters", len(name)))
+	}
+	for i, c := range name {
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return bad(fmt.Sprintf("has %q at position %d", c, i+1))
+		}
+	}
+	return nil
+}

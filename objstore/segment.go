@@ -1,0 +1,388 @@
+package objstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/vfs"
+)
+
+// A segment is a file of data, 4 KiB aligned, that is only ever appended to.
+//
+//	   0    header, one block
+//	4096    data: chunks where they were first written, objects that settling copied, tree nodes
+//	cap     footer, once sealed: the objects, then the trailer
+//
+// The footer lies at the segment's capacity, behind all space that was ever handed out: a write that a
+// killed process left in flight can't reach it. Between the data's end and the footer the file is a hole.
+//
+//	header                                trailer, the last 64 bytes of the footer
+//	  0  magic "varveSEG"                   0  magic "varveFTR"
+//	  8  version u32                        8  version u32
+//	 12  segment ID u32                    12  segment ID u32
+//	 16  store UUID, 16 bytes              16  objects u32
+//	 32  capacity u64, bytes               20  CRC-32C of the objects u32
+//	 40  footer length u64, bytes;         24  chunk bytes u64
+//	     0 until the segment is sealed     32  other objects' bytes u64
+//	 48  zeroes                            40  zeroes
+//	508  CRC-32C of bytes 0 to 507         60  CRC-32C of bytes 0 to 59
+//
+//	object, 48 bytes, in order of block
+//	  0  hash, 32 bytes
+//	 32  block u32: offset in the file, in blocks of 4096 bytes
+//	 36  length u32, bytes
+//	 40  kind u8
+//	 41  zeroes
+//
+// Until a segment is sealed, its objects stand in its directory, a record log of the same entries; they
+// are written there after the bytes that they describe are durable.
+const (
+	blockSize         = 4096
+	segmentMagic      = "varveSEG"
+	trailerMagic      = "varveFTR"
+	segmentHeaderSize = 512
+	trailerSize       = 64
+	entrySize         = 48
+	segmentDir        = "segments"
+)
+
+// object is one entry of a segment's footer or directory.
+type object struct {
+	hash   Hash
+	block  uint32
+	length uint32
+	kind   Kind
+}
+
+func (o *object) encode(b []byte) {
+	copy(b, o.hash[:])
+	le.PutUint32(b[32:], o.block)
+	le.PutUint32(b[36:], o.length)
+	b[40] = byte(o.kind)
+	clear(b[41:entrySize])
+}
+
+func decodeObject(b []byte) (object, error) {
+	o := object{hash: Hash(b[:32]), block: le.Uint32(b[32:]), length: le.Uint32(b[36:]), kind: Kind(b[40])}
+	if !o.kind.valid() || o.block == 0 || o.length == 0 || o.length > largestChunkSize || o.hash.IsZero() {
+		return o, fmt.Errorf("%v at block %d of %d bytes", o.kind, o.block, o.length)
+	}
+	return o, nil
+}
+
+func encodeObjects(objs []object) []byte {
+	b := make([]byte, len(objs)*entrySize)
+	for i := range objs {
+		objs[i].encode(b[i*entrySize:])
+	}
+	return b
+}
+
+func decodeObjects(b []byte) ([]object, error) {
+	if len(b)%entrySize != 0 {
+		return nil, fmt.Errorf("%d bytes are no whole number of objects", len(b))
+	}
+	objs := make([]object, len(b)/entrySize)
+	for i := range objs {
+		o, err := decodeObject(b[i*entrySize:])
+		if err != nil {
+			return nil, err
+		}
+		objs[i] = o
+	}
+	return objs, nil
+}
+
+// segment is an open file of the store. Its life: open (space is handed out, or may hold unsettled writes),
+// sealed (immutable), retired (unlinked once no reader has it pinned).
+type segment struct {
+	id       uint32
+	file     vfs.File
+	capacity int64 // bytes, where the footer goes
+
+	// Owned by whoever appends: a volume under its lock, or the settler.
+	next int64 // bytes, where the next slot begins
+	full bool  // nothing more is handed out
+
+	unsettled atomic.Int64 // bytes handed out whose layers have not settled
+	dirty     bool         // in its volume's list of segments to sync; under the volume's lock
+
+	mu      sync.Mutex
+	dir     *recordLog        // nil once sealed, or while there are no objects
+	objects map[uint32]object // by block; while open
+	footer  int64             // footer length in bytes; 0 while open
+	damaged error             // footer or trailer unreadable: places are checked by content
+	chunks  int64             // bytes of chunk objects
+	nodes   int64             // bytes of other objects
+}
+
+func segmentName(id uint32) string { return fmt.Sprintf("%s/%08x.seg", segmentDir, id) }
+func dirName(id uint32) string     { return fmt.Sprintf("%s/%08x.dir", segmentDir, id) }
+
+func (g *segment) header(store uuid.UUID) []byte {
+	b := make([]byte, segmentHeaderSize)
+	copy(b, segmentMagic)
+	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[12:], g.id)
+	copy(b[16:], store[:])
+	le.PutUint64(b[32:], uint64(g.capacity))
+	le.PutUint64(b[40:], uint64(g.footer))
+	le.PutUint32(b[508:], crc(b[:508]))
+	return b
+}
+
+func decodeSegmentHeader(b []byte, id uint32, store uuid.UUID) (capacity, footer int64, err error) {
+	switch {
+	case len(b) < segmentHeaderSize:
+		return 0, 0, fmt.Errorf("truncated to %d bytes", len(b))
+	case string(b[:8]) != segmentMagic:
+		return 0, 0, errors.New("no segment magic")
+	case crc(b[:508]) != le.Uint32(b[508:]):
+		return 0, 0, errors.New("checksum of the header")
+	case le.Uint32(b[8:]) != formatVersion:
+		return 0, 0, fmt.Errorf("%w: segment version %d", ErrVersion, le.Uint32(b[8:]))
+	case le.Uint32(b[12:]) != id:
+		return 0, 0, fmt.Errorf("it is segment %08x", le.Uint32(b[12:]))
+	case !bytes.Equal(b[16:32], store[:]):
+		return 0, 0, fmt.Errorf("it is of store %v", uuid.UUID(b[16:32]))
+	}
+	capacity, footer = int64(le.Uint64(b[32:])), int64(le.Uint64(b[40:]))
+	if capacity < blockSize || capacity%blockSize != 0 || capacity > blockSize<<32 || footer < 0 || footer > 1<<32 {
+		return 0, 0, fmt.Errorf("capacity %d and footer length %d bytes", capacity, footer)
+	}
+	return capacity, footer, nil
+}
+
+// createSegment makes an empty segment, durable but for its directory entry.
+func createSegment(fs vfs.FS, id uint32, capacity int64, store uuid.UUID) (*segment, error) {
+	f, err := fs.Create(segmentName(id))
+	if err != nil {
+		return nil, err
+	}
+	g := &segment{id: id, file: f, capacity: capacity, next: blockSize}
+	if err = f.Truncate(capacity); err == nil {
+		if _, err = f.WriteAt(g.header(store), 0); err == nil {
+			err = f.Datasync()
+		}
+	}
+	if err != nil {
+		f.Close()
+		_ = fs.Remove(segmentName(id))
+		return nil, err
+	}
+	return g, nil
+}
+
+// openSegment opens a segment that the store finds in its directory. A segment that was not sealed is full:
+// its open end may hold writes that nobody answered.
+func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, error) {
+	name := segmentName(id)
+	f, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, segmentHeaderSize)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.Close()
+		return nil, err
+	}
+	g := &segment{id: id, file: f, full: true}
+	g.capacity, g.footer, err = decodeSegmentHeader(b[:n], id, store)
+	if err != nil {
+		f.Close()
+		return nil, &CorruptError{File: name, Object: "segment header", Err: err}
+	}
+	g.next = g.capacity
+	if hasDir {
+		g.footer = 0
+		if err := g.openDir(fs, store); err != nil {
+			f.Close()
+			return nil, err
+		}
+		return g, nil
+	}
+	if g.footer > 0 {
+		g.damaged = g.readTrailer()
+	}
+	return g, nil
+}
+
+func (g *segment) openDir(fs vfs.FS, store uuid.UUID) error {
+	g.objects = map[uint32]object{}
+	var err error
+	g.dir, err = openLog(fs, dirName(g.id), logKindDir, store, uint64(g.id), true, func(p []byte) error {
+		objs, err := decodeObjects(p)
+		for _, o := range objs {
+			g.note(o)
+		}
+		return err
+	})
+	return err
+}
+
+// note takes an object into the open segment's record.
+func (g *segment) note(o object) {
+	if _, again := g.objects[o.block]; again {
+		return
+	}
+	g.objects[o.block] = o
+	if o.kind == KindChunk {
+		g.chunks += int64(o.length)
+	} else {
+		g.nodes += int64(o.length)
+	}
+}
+
+// addObjects records objects whose bytes are durable already; they are durable when it returns.
+func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
+	if len(objs) == 0 {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dir == nil {
+		d, err := createLog(fs, dirName(g.id), logKindDir, store, uint64(g.id))
+		if err != nil {
+			return err
+		}
+		g.dir = d
+		if err := fs.SyncDir(segmentDir); err != nil {
+			return err
+		}
+	}
+	if err := g.dir.append(encodeObjects(objs)); err != nil {
+		return err
+	}
+	if g.objects == nil {
+		g.objects = make(map[uint32]object, len(objs))
+	}
+	for _, o := range objs {
+		g.note(o)
+	}
+	return nil
+}
+
+// sorted gives the open segment's objects in order of block.
+func (g *segment) sorted() []object {
+	objs := make([]object, 0, len(g.objects))
+	for _, o := range g.objects {
+		objs = append(objs, o)
+	}
+	sort.Slice(objs, func(i, j int) bool { return objs[i].block < objs[j].block })
+	return objs
+}
+
+// seal writes the footer and makes the segment immutable. Its directory goes last: as long as it is there,
+// it counts, and a footer half written does not.
+func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	entries := encodeObjects(g.sorted())
+	b := make([]byte, roundUp(int64(len(entries)+trailerSize), blockSize))
+	copy(b, entries)
+	t := b[len(b)-trailerSize:]
+	copy(t, trailerMagic)
+	le.PutUint32(t[8:], formatVersion)
+	le.PutUint32(t[12:], g.id)
+	le.PutUint32(t[16:], uint32(len(g.objects)))
+	le.PutUint32(t[20:], crc(entries))
+	le.PutUint64(t[24:], uint64(g.chunks))
+	le.PutUint64(t[32:], uint64(g.nodes))
+	le.PutUint32(t[60:], crc(t[:60]))
+	if _, err := g.file.WriteAt(b, g.capacity); err != nil {
+		return err
+	}
+	g.footer = int64(len(b))
+	if _, err := g.file.WriteAt(g.header(store), 0); err != nil {
+		return err
+	}
+	if err := g.file.Datasync(); err != nil {
+		return err
+	}
+	if g.dir == nil {
+		return nil
+	}
+	if err := g.dir.close(); err != nil {
+		return err
+	}
+	g.dir, g.objects = nil, nil
+	if err := fs.Remove(dirName(g.id)); err != nil {
+		return err
+	}
+	return fs.SyncDir(segmentDir)
+}
+
+func (g *segment) sealed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.footer > 0
+}
+
+func (g *segment) readTrailer() error {
+	t := make([]byte, trailerSize)
+	off := g.capacity + g.footer - trailerSize
+	if n, err := g.file.ReadAt(t, off); n < len(t) {
+		return &CorruptError{File: segmentName(g.id), Offset: off, Object: "segment trailer", Err: err}
+	}
+	if _, _, err := g.decodeTrailer(t); err != nil {
+		return &CorruptError{File: segmentName(g.id), Offset: off, Object: "segment trailer", Err: err}
+	}
+	g.chunks, g.nodes = int64(le.Uint64(t[24:])), int64(le.Uint64(t[32:]))
+	return nil
+}
+
+func (g *segment) decodeTrailer(t []byte) (count int, sum uint32, err error) {
+	count, sum = int(le.Uint32(t[16:])), le.Uint32(t[20:])
+	switch {
+	case string(t[:8]) != trailerMagic:
+		err = errors.New("no trailer magic")
+	case crc(t[:60]) != le.Uint32(t[60:]):
+		err = errors.New("checksum of the trailer")
+	case le.Uint32(t[8:]) != formatVersion:
+		err = fmt.Errorf("%w: trailer version %d", ErrVersion, le.Uint32(t[8:]))
+	case le.Uint32(t[12:]) != g.id:
+		err = fmt.Errorf("it is of segment %08x", le.Uint32(t[12:]))
+	case int64(count)*entrySize+trailerSize > g.footer:
+		err = fmt.Errorf("%d objects in a footer of %d bytes", count, g.footer)
+	}
+	return count, sum, err
+}
+
+// readFooter gives the sealed segment's entries, encoded and checked.
+func (g *segment) readFooter() ([]byte, error) {
+	bad := func(err error) error {
+		return &CorruptError{File: segmentName(g.id), Offset: g.capacity, Object: "segment footer", Err: err}
+	}
+	b := make([]byte, g.footer)
+	if n, err := g.file.ReadAt(b, g.capacity); n < len(b) {
+		return nil, bad(err)
+	}
+	count, want, err := g.decodeTrailer(b[len(b)-trailerSize:])
+	if err != nil {
+		return nil, bad(err)
+	}
+	entries := b[:count*entrySize]
+	if got := crc(entries); got != want {
+		return nil, bad(fmt.Errorf("checksum %08x, want %08x", got, want))
+	}
+	return entries, nil
+}
+
+// findEntry looks a block up in the entries of a footer.
+func findEntry(entries []byte, block uint32) (object, bool) {
+	n := len(entries) / entrySize
+	i := sort.Search(n, func(i int) bool { return le.Uint32(entries[i*entrySize+32:]) >= block })
+	if i == n {
+		return object{}, false
+	}
+	o, err := decodeObject(entries[i*entrySize:])
+	return o, err == nil && o.block == block
+}

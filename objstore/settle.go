@@ -1,0 +1,391 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"varve/objstore/index"
+)
+
+// settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
+//
+//	A  for each touched chunk: read, hash; known: point there; whole in the log: adopt in place; else copy.
+//	   Then the touched nodes, from the leaves to the root.
+//	B  make the data durable: copies, nodes, adopted log segments
+//	C  record the objects in their segments' directories, durable
+//	D  append the new root to refs, durable; from here on the journal of the layer is not needed
+//	E  in memory: the new base, without the layer; the index
+//	F  remove the journal, punch what the layer occupied and nobody adopted, seal full segments
+//
+// A crash before D leaves objects that nobody refers to, and a layer to settle again.
+type settling struct {
+	ctx context.Context
+	s   *Store
+	v   *volume
+	l   *layer
+	old rootObject
+
+	fresh   map[Hash]place // objects of this settling, not in the index yet
+	added   map[*segment][]object
+	leaves  map[int64]*leaf
+	logical int64 // change in bytes that are not holes
+	buf     []byte
+	plan    Plan
+	view    [1]*layer
+	base    *base
+}
+
+// settleLayer settles the volume's oldest frozen layer, if it has one.
+func (s *Store) settleLayer(ctx context.Context, v *volume) error {
+	if err := s.ioError(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	n := len(v.layers)
+	if v.writable {
+		n--
+	}
+	if n <= 0 {
+		v.mu.Unlock()
+		return nil
+	}
+	st := &settling{
+		ctx: ctx, s: s, v: v, l: v.layers[0], old: v.base.root, base: v.base,
+		fresh: map[Hash]place{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
+	}
+	v.mu.Unlock()
+	st.view[0] = st.l
+	start := time.Now()
+	root, err := st.tree()
+	if err != nil {
+		return err
+	}
+	if err := st.durable(); err != nil {
+		return err
+	}
+	if err := st.publish(root); err != nil {
+		return err
+	}
+	s.log.Debug("settled", "volume", v.ref.name, "generation", st.l.gen, "bytes", st.l.bytes,
+		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
+	return st.reclaim()
+}
+
+// tree does step A and gives the new root.
+func (st *settling) tree() (*rootObject, error) {
+	root := st.old
+	if _, touched := st.l.next(0); touched {
+		top, err := st.update(root.depth, 0, root.top)
+		if err != nil {
+			return nil, err
+		}
+		root.top = top
+	}
+	enc := root.encode()
+	if _, err := st.store(KindRoot, sum(KindRoot, enc), enc); err != nil {
+		return nil, err
+	}
+	return &root, nil
+}
+
+// update gives the new hash of node i of a level, whose hash was h.
+func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
+	chunk := uint64(st.old.chunkSize) / SectorSize
+	span := uint64(levelChunks(level)) * chunk
+	from := uint64(i) * span
+	at, touched := st.l.next(from)
+	if !touched || at >= from+span {
+		return h, nil
+	}
+	end := min(from+span, uint64(st.old.size)/SectorSize)
+	if h.IsZero() && st.l.hole(from, end) {
+		return h, nil
+	}
+	n := new(node)
+	if !h.IsZero() {
+		old, err := st.s.node(h, level)
+		if err != nil {
+			return h, err
+		}
+		*n = *old
+	}
+	var err error
+	if level == 1 {
+		err = st.leaf(i, n, at, end)
+	} else {
+		child := span / fanOut
+		for at < end {
+			c := (at - from) / child
+			if n[c], err = st.update(level-1, i*fanOut+int64(c), n[c]); err != nil {
+				return h, err
+			}
+			if at, touched = st.l.next(from + (c+1)*child); !touched {
+				break
+			}
+		}
+	}
+	if err != nil {
+		return h, err
+	}
+	enc := n.encode()
+	if len(enc) == 0 {
+		return Hash{}, nil
+	}
+	k := kindNode + Kind(level)
+	h = sum(k, enc)
+	_, err = st.store(k, h, enc)
+	st.s.keepNode(h, n)
+	return h, err
+}
+
+// leaf brings the chunks of leaf i that the layer touches, from sector at on, up to date in n.
+func (st *settling) leaf(i int64, n *node, at, end uint64) error {
+	before := n.count()
+	places := &leaf{used: true}
+	st.leaves[i] = places
+	if err := st.oldPlaces(i, n, places); err != nil {
+		return err
+	}
+	chunk := uint64(st.old.chunkSize) / SectorSize
+	for at < end {
+		from := at / chunk * chunk
+		to := from + chunk
+		for { // the run of touched chunks
+			next, ok := st.l.next(to)
+			if !ok || next/chunk*chunk != to || to >= end || (to-from)*SectorSize >= MaxRequest/4 {
+				break
+			}
+			to += chunk
+		}
+		if err := st.pace(); err != nil {
+			return err
+		}
+		if err := st.run(from, min(to, uint64(st.old.size)/SectorSize), n, places); err != nil {
+			return err
+		}
+		next, ok := st.l.next(to)
+		if !ok {
+			break
+		}
+		at = next
+	}
+	st.logical += int64(n.count()-before) * int64(st.old.chunkSize)
+	return nil
+}
+
+// oldPlaces fills in where the leaf's chunks lay before.
+func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
+	st.v.mu.Lock()
+	if l := st.v.base.leaf(i); l != nil {
+		out.places = l.places
+		st.v.mu.Unlock()
+		return nil
+	}
+	st.v.mu.Unlock()
+	if n.count() == 0 {
+		return nil
+	}
+	l, err := st.s.resolve(n)
+	if err == nil {
+		out.places = l.places
+	}
+	return err
+}
+
+// run settles the chunks of the sectors [from, to), which all are touched.
+func (st *settling) run(from, to uint64, n *node, out *leaf) error {
+	size := uint64(st.old.chunkSize)
+	chunk := size / SectorSize
+	length := int(to-from) * SectorSize
+	full := roundUp(int64(length), int64(size))
+	if int64(cap(st.buf)) < full {
+		st.buf = alignedBuffer(int(full))
+	}
+	buf := st.buf[:full]
+	if err := st.read(buf, from, to); err != nil {
+		return err
+	}
+	for o := 0; o < len(buf); o += int(size) {
+		if err := st.chunk(buf[o:o+int(size)], o, length, (from/chunk+uint64(o)/size)%fanOut, n, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read fills buf with the sectors [from, to) as the frozen layer over the base has them, and zeroes the rest.
+// st.plan then says where they lie.
+func (st *settling) read(buf []byte, from, to uint64) error {
+	off, length := int64(from)*SectorSize, int64(to-from)*SectorSize
+	for {
+		st.plan.Pieces = st.plan.Pieces[:0]
+		st.v.mu.Lock()
+		err := planLayers(st.view[:], st.v.base, &st.plan, from, to)
+		st.v.mu.Unlock()
+		if err == nil {
+			break
+		}
+		if err != ErrNotLoaded { //nolint:errorlint // a plan gives it bare
+			return err
+		}
+		if err := st.s.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
+			return err
+		}
+	}
+	clear(buf[length:])
+	return readPieces(&st.plan, buf)
+}
+
+// chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes.
+func (st *settling) chunk(data []byte, o, length int, slot uint64, n *node, out *leaf) error {
+	if allZero(data) {
+		n[slot], out.places[slot] = Hash{}, 0
+		return nil
+	}
+	h := sum(KindChunk, data)
+	if h == n[slot] {
+		return nil
+	}
+	n[slot] = h
+	pl, ok := st.find(&h, KindChunk)
+	if !ok && o+len(data) <= length {
+		pl, ok = st.adopt(h, o, len(data))
+	}
+	if !ok {
+		var err error
+		if pl, err = st.append(KindChunk, h, data); err != nil {
+			return err
+		}
+	}
+	out.places[slot] = pl
+	return nil
+}
+
+// find looks for an object that the store holds already.
+func (st *settling) find(h *Hash, k Kind) (place, bool) {
+	if pl, ok := st.fresh[*h]; ok {
+		return pl, true
+	}
+	return st.s.lookup(h, k)
+}
+
+// adopt makes an object of a chunk that lies whole and aligned in the log.
+func (st *settling) adopt(h Hash, o, size int) (place, bool) {
+	for i := range st.plan.Pieces {
+		c := &st.plan.Pieces[i]
+		if o < c.BufOff || o+size > c.BufOff+c.Len {
+			continue
+		}
+		at := c.FileOff + int64(o-c.BufOff)
+		if c.Hole || c.settled || at%blockSize != 0 {
+			return 0, false
+		}
+		return st.record(c.seg, object{hash: h, block: uint32(at / blockSize), length: uint32(size), kind: KindChunk}), true
+	}
+	return 0, false
+}
+
+func (st *settling) record(g *segment, o object) place {
+	pl := makePlace(g.id, o.block)
+	st.fresh[o.hash] = pl
+	st.added[g] = append(st.added[g], o)
+	return pl
+}
+
+// store puts an object into the store unless it is there.
+func (st *settling) store(k Kind, h Hash, data []byte) (place, error) {
+	if pl, ok := st.find(&h, k); ok {
+		return pl, nil
+	}
+	return st.append(k, h, data)
+}
+
+// append copies an object into the store's own open segment.
+func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
+	g, off, err := st.s.objectSlot(int64(len(data)))
+	if err != nil {
+		return 0, err
+	}
+	if err := writeAligned(g.file, data, off); err != nil {
+		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
+	}
+	return st.record(g, object{hash: h, block: uint32(off / blockSize), length: uint32(len(data)), kind: k}), nil
+}
+
+// pace waits while the volumes are busy and the tail is short.
+func (st *settling) pace() error {
+	return st.s.pace(st.ctx, st.v)
+}
+
+// durable does steps B and C.
+func (st *settling) durable() error {
+	for g := range st.added {
+		if err := g.file.Datasync(); err != nil {
+			return st.s.fail(fmt.Errorf("sync %s: %w", segmentName(g.id), err))
+		}
+	}
+	for g, objs := range st.added {
+		if err := g.addObjects(st.s.fs, st.s.sb.id, objs); err != nil {
+			return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
+		}
+	}
+	return nil
+}
+
+// publish does steps D and E.
+func (st *settling) publish(root *rootObject) error {
+	s, v := st.s, st.v
+	id := sum(KindRoot, root.encode())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refs.byID[v.ref.id] == nil {
+		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	}
+	logical := v.ref.logical + st.logical
+	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical}}
+	for _, sn := range v.ref.sortedSnaps() {
+		if !sn.settled && sn.gen == st.l.gen {
+			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
+		}
+	}
+	if err := s.appendRefs(recs...); err != nil {
+		return err
+	}
+	st.indexObjects()
+	for w := range s.views {
+		if w.v == v && w.gen == st.l.gen {
+			w.settled(newBase(s, *root))
+		}
+	}
+	v.commitMu.Lock()
+	v.mu.Lock()
+	v.base.root, v.base.id = *root, id
+	v.base.version++
+	v.baseGen = st.l.gen
+	for i, l := range st.leaves {
+		v.base.setLeaf(i, l)
+	}
+	v.layers = append(v.layers[:0:0], v.layers[1:]...)
+	v.tail -= st.l.bytes
+	v.room.Broadcast()
+	v.mu.Unlock()
+	v.commitMu.Unlock()
+	return nil
+}
+
+func (st *settling) indexObjects() {
+	entries := make([]index.Entry, 0, len(st.fresh))
+	for h, pl := range st.fresh {
+		entries = append(entries, index.Entry{Hash: h, Place: pl.indexed()})
+	}
+	if err := st.s.index.Put(entries); err != nil {
+		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
+		st.s.missed.Add(int64(len(entries)))
+	}
+	for _, objs := range st.added {
+		for _, o := range objs {
+			st.s.countObject(o)
+		}
+	}
+}

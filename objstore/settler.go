@@ -1,0 +1,221 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	paceSample   = 5 * time.Millisecond   // settling looks for foreground I/O this often
+	pacePause    = 10 * time.Millisecond  // and gives way to it for so long
+	paceLongest  = 200 * time.Millisecond // but goes on with one run after this
+	settlerTick  = 250 * time.Millisecond
+	settleRetry  = 5 * time.Second
+	frozenLayers = 32 // above it, a snapshot waits for settling
+)
+
+// settler is the goroutine that settles, one layer at a time.
+func (s *Store) settler() {
+	defer s.workers.Done()
+	tick := time.NewTicker(settlerTick)
+	defer tick.Stop()
+	var notBefore time.Time
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+			s.clock.Store(time.Now().UnixNano())
+		case <-s.kick:
+		}
+		if time.Now().Before(notBefore) {
+			continue
+		}
+		if err := s.settleDue(); err != nil && s.ctx.Err() == nil {
+			s.log.Error("settling failed; it is tried again", "error", err, "in", settleRetry)
+			notBefore = time.Now().Add(settleRetry)
+			s.settleErr.Store(&err)
+		}
+	}
+}
+
+// settleDue settles what is frozen, and freezes and settles what has waited long enough.
+func (s *Store) settleDue() error {
+	s.mu.Lock()
+	volumes := make([]*volume, 0, len(s.volumes))
+	for _, v := range s.volumes {
+		volumes = append(volumes, v)
+	}
+	s.mu.Unlock()
+	for _, v := range volumes {
+		if s.due(v) {
+			if _, err := v.freeze(); err != nil {
+				return err
+			}
+		}
+		for v.frozen() > 0 {
+			if err := s.settleLayer(s.ctx, v); err != nil {
+				if errors.Is(err, ErrNotFound) && s.gone(v) {
+					break // deleted meanwhile
+				}
+				return err
+			}
+			if err := s.sealFilled(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) gone(v *volume) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refs.byID[v.ref.id] == nil
+}
+
+// frozen counts the layers that wait to settle.
+func (v *volume) frozen() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := len(v.layers)
+	if v.writable {
+		n--
+	}
+	return n
+}
+
+// due reports whether the volume's active layer should settle.
+func (s *Store) due(v *volume) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.writable || v.active().empty() {
+		return false
+	}
+	if s.pressing(v) {
+		return true
+	}
+	d := s.opts.SettleDelay
+	return d >= 0 && time.Duration(time.Now().UnixNano()-v.since) > d
+}
+
+// pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.
+func (s *Store) pressing(v *volume) bool {
+	if v.tail > s.opts.TailSoft {
+		return true
+	}
+	n := len(v.layers)
+	return v.writable && v.layers[n-1].journal.count > v.layers[n-1].journal.max/2
+}
+
+// pace gives way to requests: it waits while volumes are busy, unless settling v presses.
+func (s *Store) pace(ctx context.Context, v *volume) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now := time.Now()
+	if now.Sub(s.pacedAt) < paceSample {
+		return nil
+	}
+	for waited := time.Duration(0); waited < paceLongest; waited += pacePause {
+		ops := s.requests()
+		busy := ops != s.pacedOps
+		s.pacedOps = ops
+		v.mu.Lock()
+		pressing := s.pressing(v) || s.wanted.Load() > 0
+		v.mu.Unlock()
+		if !busy || pressing {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pacePause):
+		}
+	}
+	s.pacedAt = time.Now()
+	return nil
+}
+
+// requests counts the requests of all volumes.
+func (s *Store) requests() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var n uint64
+	for _, v := range s.volumes {
+		v.mu.Lock()
+		n += v.ops
+		v.mu.Unlock()
+	}
+	return n
+}
+
+func (s *Store) kickSettler() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// wakeAll lets every writer that waits for room look again.
+func (s *Store) wakeAll() {
+	go func() { // callers may hold a volume's lock
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, v := range s.volumes {
+			v.mu.Lock()
+			v.room.Broadcast()
+			v.mu.Unlock()
+		}
+	}()
+}
+
+// Settle returns when everything written before the call has settled.
+func (s *Store) Settle(ctx context.Context) error {
+	s.mu.Lock()
+	volumes := make([]*volume, 0, len(s.volumes))
+	for _, v := range s.volumes {
+		volumes = append(volumes, v)
+	}
+	s.mu.Unlock()
+	for _, v := range volumes {
+		gen, err := v.freeze()
+		if err != nil {
+			return err
+		}
+		if err := s.waitSettled(ctx, v, gen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitSettled waits until the volume's base holds gen.
+func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
+	s.wanted.Add(1)
+	defer s.wanted.Add(-1)
+	s.settleErr.Store(nil)
+	for {
+		v.mu.Lock()
+		done := v.baseGen >= gen
+		v.mu.Unlock()
+		if done || s.gone(v) {
+			return nil
+		}
+		if err := s.writeError(); err != nil {
+			return err
+		}
+		if p := s.settleErr.Load(); p != nil {
+			return *p
+		}
+		s.kickSettler()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return ErrClosed
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// spaceStep is how many bytes are handed out before the file system is asked again how much is free.
+const spaceStep = 32 << 20
+
+// takeSpace admits a write of n bytes, or refuses it while there is still room to delete, settle and open.
+func (s *Store) takeSpace(n int64) error {
+	if s.budget.Add(-n) >= 0 {
+		return nil
+	}
+	s.spaceMu.Lock()
+	defer s.spaceMu.Unlock()
+	if s.budget.Load() >= 0 {
+		return nil
+	}
+	free, err := s.room()
+	if err != nil {
+		return fmt.Errorf("ask for free space: %w", err)
+	}
+	if free < n {
+		s.budget.Store(0)
+		return fmt.Errorf("%w: %d bytes free beside the reserve of %d", ErrNoSpace, max(free, 0), s.reserve)
+	}
+	s.budget.Store(min(free-n, spaceStep))
+	return nil
+}
+
+// room says how many bytes writes may still take. It may be negative.
+func (s *Store) room() (int64, error) {
+	_, free, err := s.fs.Space()
+	return free - s.reserve, err
+}
+
+// spaceError gives ErrNoSpace for the errnos that mean it.
+func (s *Store) spaceError(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		s.budget.Store(-1)
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+// writeError says why writes are refused, or nil.
+func (s *Store) writeError() error {
+	if p := s.failed.Load(); p != nil {
+		return fmt.Errorf("%w: %w", ErrReadOnly, *p)
+	}
+	return nil
+}
+
+// ioError is writeError for what has been written already.
+func (s *Store) ioError() error { return s.writeError() }
+
+// fail turns the store read-only: what it can't make durable it must not pretend to have. It gives the error back.
+func (s *Store) fail(err error) error {
+	if s.failed.CompareAndSwap(nil, &err) {
+		s.log.Error("the store is read-only from now on", "error", err)
+		s.wakeAll()
+	}
+	return fmt.Errorf("%w: %w", ErrReadOnly, err)
+}

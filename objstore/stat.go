@@ -1,0 +1,107 @@
+package objstore
+
+import (
+	"errors"
+	"os"
+)
+
+// Volumes in order of name.
+func (s *Store) Volumes() []VolumeInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []VolumeInfo{}
+	for _, ref := range s.refs.sorted() {
+		out = append(out, s.infoOf(s.volumes[ref.id]))
+	}
+	return out
+}
+
+// VolumeInfo describes one volume.
+func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, err := s.volume(name)
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	return s.infoOf(v), nil
+}
+
+// infoOf describes a volume. Under s.mu.
+func (s *Store) infoOf(v *volume) VolumeInfo {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return VolumeInfo{
+		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Created: v.ref.created,
+		Root: v.base.id.String(), Logical: v.ref.logical, Tail: v.tail, Snapshots: len(v.ref.snaps),
+		Users: append([]string{}, v.users...),
+	}
+}
+
+// countObject keeps the figures of what is stored.
+func (s *Store) countObject(o object) {
+	if o.kind == KindChunk {
+		s.chunkBytes.Add(int64(o.length))
+	} else {
+		s.nodeBytes.Add(int64(o.length))
+	}
+}
+
+// Stat gives the store in figures.
+func (s *Store) Stat() (Stat, error) {
+	st := Stat{
+		UUID: s.sb.id.String(), Path: s.dir, ChunkSize: s.sb.chunkSize,
+		Stored: s.chunkBytes.Load(), Reserve: s.reserve, OpenTime: s.took.Seconds(),
+		PerVolume: s.Volumes(), Segments: len(s.segments.all()),
+	}
+	st.Volumes = len(st.PerVolume)
+	for _, v := range st.PerVolume {
+		st.Logical += v.Logical
+		st.Tail += v.Tail
+		st.Snapshots += v.Snapshots
+	}
+	if st.Stored > 0 {
+		st.DedupRatio = float64(st.Logical) / float64(st.Stored)
+	}
+	if p := s.failed.Load(); p != nil {
+		st.ReadOnly = (*p).Error()
+	}
+	free, err := s.room()
+	if err != nil {
+		return st, err
+	}
+	st.Free = max(free, 0)
+	var other int64
+	for _, d := range []string{journalDir, "refs"} {
+		n, err := s.usedBelow(d)
+		if err != nil {
+			return st, err
+		}
+		other += n
+	}
+	segs, err := s.usedBelow(segmentDir)
+	if err != nil {
+		return st, err
+	}
+	other += s.index.Bytes()
+	st.Metadata = s.nodeBytes.Load() + other
+	st.Used = segs + other
+	return st, nil
+}
+
+// usedBelow adds up what the files of a directory occupy.
+func (s *Store) usedBelow(dir string) (int64, error) {
+	names, err := s.fs.List(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, n := range names {
+		used, err := s.fs.Used(dir + "/" + n)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // it may go meanwhile
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}

@@ -1,0 +1,301 @@
+package objstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+const (
+	lockFile  = "lock"
+	indexDir  = "index"
+	nodeCache = 2048 // tree nodes in memory, 8 KiB each
+)
+
+// Store is an open store. Safe for concurrent use.
+//
+// Locks are taken in this order: Store.mu, volume.commitMu, View.mu, volume.mu, segment.mu.
+type Store struct {
+	dir    string
+	fs     vfs.FS
+	lock   io.Closer
+	opts   Options
+	log    *slog.Logger
+	sb     *superblock
+	origin origin
+	index  index.Index
+	took   time.Duration // to open
+
+	ctx     context.Context //nolint:containedctx // the life of the workers, ended by Close
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+
+	mu          sync.Mutex
+	refs        *refs
+	refsLog     *recordLog
+	volumes     map[uuid.UUID]*volume
+	views       map[*View]struct{}
+	nextSegment uint64
+
+	segments segmentTable
+	footers  *footerCache
+	nodesMu  sync.Mutex
+	nodes    *simplelru.LRU[Hash, *node]
+	leaves   atomic.Int64 // leaves in memory, of all images
+	spare    chan made
+
+	budget  atomic.Int64 // bytes that may be handed out before Space is asked again
+	spaceMu sync.Mutex
+	reserve int64
+
+	failed      atomic.Pointer[error] // why the store is read-only
+	settleErr   atomic.Pointer[error]
+	clock       atomic.Int64 // Unix nanoseconds, to a settler's tick
+	wanted      atomic.Int64 // who waits for settling
+	missed      atomic.Int64 // entries that the index did not take
+	chunkBytes  atomic.Int64 // of chunk objects
+	nodeBytes   atomic.Int64 // of other objects
+	kick        chan struct{}
+	punchFailed sync.Once
+
+	// The settler's own.
+	objects  *segment
+	filled   []*segment
+	pacedAt  time.Time
+	pacedOps uint64
+}
+
+// Init makes a store in dir, which must be empty or not exist yet. It takes effect with the superblock, which
+// comes last.
+func Init(dir string, o InitOptions) error {
+	if o.ChunkSize == 0 {
+		o.ChunkSize = defaultChunkSize
+	}
+	if err := checkChunkSize(o.ChunkSize); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return initFS(vfs.OS(dir), dir, o)
+}
+
+func initFS(fs vfs.FS, dir string, o InitOptions) error {
+	names, err := fs.List(".")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n != "lost+found" {
+			return fmt.Errorf("make store in %s: %w: it has %s", dir, ErrStoreExists, n)
+		}
+	}
+	sb := &superblock{chunkSize: o.ChunkSize, id: uuid.New(), created: time.Now()}
+	for _, d := range []string{segmentDir, journalDir, filepath.Dir(refsFile), indexDir} {
+		if err := fs.Mkdir(d); err != nil {
+			return err
+		}
+	}
+	l, err := createLog(fs, refsFile, logKindRefs, sb.id, 0)
+	if err != nil {
+		return err
+	}
+	if err := l.close(); err != nil {
+		return err
+	}
+	if err := fs.SyncDir(filepath.Dir(refsFile)); err != nil {
+		return err
+	}
+	for _, name := range []string{superblockCopy, superblockFile} {
+		if err := writeWhole(fs, name, sb.encode()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Open opens a store and replays its journals. One process can have it open.
+func Open(ctx context.Context, dir string, o Options) (*Store, error) {
+	start := time.Now()
+	o.EnsureDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		dir: dir, fs: o.FS, opts: o, log: o.Logger, refs: newRefs(), nextSegment: 1,
+		volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{},
+		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
+	}
+	s.nodes, _ = simplelru.NewLRU[Hash, *node](nodeCache, nil) // fails for size 0 only
+	s.clock.Store(start.UnixNano())
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.open(ctx); err != nil {
+		s.cancel()
+		s.closeFiles()
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	s.took = time.Since(start)
+	s.workers.Add(2)
+	go s.makeSegments()
+	go s.settler()
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) (err error) {
+	if s.fs == nil {
+		if _, err := os.Stat(filepath.Join(s.dir, superblockFile)); err != nil {
+			if _, cerr := os.Stat(filepath.Join(s.dir, superblockCopy)); cerr != nil {
+				return notStore(err)
+			}
+		}
+		s.fs = vfs.OS(s.dir)
+	}
+	if s.lock, err = s.fs.Lock(lockFile); err != nil {
+		if errors.Is(err, vfs.ErrLocked) {
+			return ErrStoreLocked
+		}
+		return err
+	}
+	if s.sb, err = readSuperblock(s.fs); err != nil {
+		return err
+	}
+	if s.origin, err = s.findOrigin(); err != nil {
+		return err
+	}
+	if err := s.openSpace(); err != nil {
+		return err
+	}
+	if s.index = s.opts.Index; s.index == nil {
+		if s.index, err = index.Open(filepath.Join(s.dir, indexDir), index.Options{Logger: s.log}); err != nil {
+			return fmt.Errorf("open index: %w", err)
+		}
+	}
+	return s.recover(ctx)
+}
+
+func notStore(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: no superblock there; make one with init", ErrNotStore)
+	}
+	return err
+}
+
+func (s *Store) openSpace() error {
+	total, _, err := s.fs.Space()
+	if err != nil {
+		return fmt.Errorf("ask for free space: %w", err)
+	}
+	s.reserve = s.opts.Reserve
+	if s.reserve == 0 {
+		s.reserve = min(max(total/20, smallestReserve), largestReserve)
+	}
+	return nil
+}
+
+// Close commits the journals and closes; it settles nothing. No plan may be in use.
+func (s *Store) Close() error {
+	s.cancel()
+	s.workers.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var first error
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	select {
+	case m := <-s.spare:
+		if m.seg != nil {
+			s.giveSegmentBack(m.seg)
+		}
+	default:
+	}
+	for _, v := range s.volumes {
+		keep(v.shut())
+	}
+	keep(s.closeFiles())
+	return first
+}
+
+func (s *Store) closeFiles() error {
+	var first error
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	if s.index != nil && s.opts.Index == nil {
+		keep(s.index.Close())
+	}
+	for _, g := range s.segments.all() {
+		if g.dir != nil {
+			keep(g.dir.close())
+		}
+		keep(g.file.Close())
+	}
+	if s.refsLog != nil {
+		keep(s.refsLog.close())
+	}
+	if s.lock != nil {
+		keep(s.lock.Close())
+	}
+	return first
+}
+
+// appendRefs makes records durable and lets them take effect, all or none. Under s.mu.
+func (s *Store) appendRefs(recs ...refRecord) error {
+	if err := s.ioError(); err != nil {
+		return err
+	}
+	b, err := json.Marshal(recs)
+	if err != nil {
+		return err
+	}
+	if err := s.refsLog.append(b); err != nil {
+		if errors.Is(s.spaceError(err), ErrNoSpace) && s.refsLog.file.Truncate(s.refsLog.end) == nil {
+			return s.spaceError(err)
+		}
+		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))
+	}
+	for i := range recs {
+		if err := s.refs.apply(&recs[i]); err != nil {
+			return s.fail(fmt.Errorf("apply %s record: %w", recs[i].Op, err))
+		}
+	}
+	return nil
+}
+
+// findOrigin says which kernel's page cache this process writes through.
+func (s *Store) findOrigin() (origin, error) {
+	o := origin{s.opts.Boot, s.opts.Mount}
+	if o.boot == "" {
+		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return o, fmt.Errorf("read boot ID: %w", err)
+		}
+		o.boot = strings.TrimSpace(string(b))
+	}
+	if o.mount == "" && s.opts.FS == nil {
+		var err error
+		if o.mount, err = vfs.MountID(s.dir); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}

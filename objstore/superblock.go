@@ -1,0 +1,181 @@
+package objstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/vfs"
+)
+
+var (
+	le         = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+func crc(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// Superblock, one sector, in two files of the same bytes:
+//
+//	  0  magic "varveSB\0"
+//	  8  version u32
+//	 12  chunk size u32, bytes
+//	 16  store UUID, 16 bytes
+//	 32  hash u32: 1 is BLAKE3-256
+//	 36  fan-out u32: hashes in a tree node
+//	 40  created i64, nanoseconds of Unix time
+//	 48  zeroes
+//	508  CRC-32C of bytes 0 to 507
+const (
+	superblockSize    = 512
+	superblockMagic   = "varveSB\x00"
+	formatVersion     = 1
+	hashBlake3        = 1
+	superblockFile    = "superblock"
+	superblockCopy    = "superblock.copy"
+	superblockCRC     = 508
+	defaultChunkSize  = 16 << 10
+	smallestChunkSize = 4 << 10
+	largestChunkSize  = 64 << 10
+)
+
+type superblock struct {
+	chunkSize int
+	id        uuid.UUID
+	created   time.Time
+}
+
+func (sb *superblock) encode() []byte {
+	b := make([]byte, superblockSize)
+	copy(b, superblockMagic)
+	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[12:], uint32(sb.chunkSize))
+	copy(b[16:], sb.id[:])
+	le.PutUint32(b[32:], hashBlake3)
+	le.PutUint32(b[36:], fanOut)
+	le.PutUint64(b[40:], uint64(sb.created.UnixNano()))
+	le.PutUint32(b[superblockCRC:], crc(b[:superblockCRC]))
+	return b
+}
+
+func decodeSuperblock(b []byte) (*superblock, error) {
+	if len(b) < superblockSize {
+		return nil, fmt.Errorf("truncated to %d bytes, want %d", len(b), superblockSize)
+	}
+	if string(b[:8]) != superblockMagic {
+		return nil, errors.New("no varve magic")
+	}
+	if got, want := crc(b[:superblockCRC]), le.Uint32(b[superblockCRC:]); got != want {
+		return nil, fmt.Errorf("checksum %08x, want %08x", got, want)
+	}
+	if v := le.Uint32(b[8:]); v != formatVersion {
+		return nil, fmt.Errorf("%w: version %d, this varve reads version %d", ErrVersion, v, formatVersion)
+	}
+	sb := &superblock{
+		chunkSize: int(le.Uint32(b[12:])),
+		id:        uuid.UUID(b[16:32]),
+		created:   time.Unix(0, int64(le.Uint64(b[40:]))),
+	}
+	if err := checkChunkSize(sb.chunkSize); err != nil {
+		return nil, err
+	}
+	if h, f := le.Uint32(b[32:]), le.Uint32(b[36:]); h != hashBlake3 || f != fanOut {
+		return nil, fmt.Errorf("%w: hash %d and fan-out %d, this varve knows %d and %d", ErrVersion, h, f, hashBlake3, fanOut)
+	}
+	return sb, nil
+}
+
+func checkChunkSize(n int) error {
+	if n < smallestChunkSize || n > largestChunkSize || n&(n-1) != 0 {
+		return fmt.Errorf("chunk size %d bytes: %w: want 4096, 8192, 16384, 32768 or 65536", n, ErrInvalid)
+	}
+	return nil
+}
+
+// readSuperblock takes the first good copy, and mends the other one.
+func readSuperblock(fs vfs.FS) (*superblock, error) {
+	var found *superblock
+	var bad []string
+	var firstErr error
+	missing := 0
+	for _, name := range []string{superblockFile, superblockCopy} {
+		sb, err := readSuperblockFile(fs, name)
+		switch {
+		case err == nil && found == nil:
+			found = sb
+		case err == nil:
+		case errors.Is(err, ErrVersion):
+			return nil, err
+		default:
+			if errors.Is(err, os.ErrNotExist) {
+				missing++
+			}
+			bad = append(bad, name)
+			if firstErr == nil {
+				firstErr = err
+			}
+		}
+	}
+	if missing == 2 {
+		return nil, fmt.Errorf("%w: no superblock", ErrNotStore)
+	}
+	if found == nil {
+		return nil, fmt.Errorf("both copies of the superblock are bad: %w", firstErr)
+	}
+	for _, name := range bad {
+		if err := writeWhole(fs, name, found.encode()); err != nil {
+			return nil, fmt.Errorf("mend %s: %w", name, err)
+		}
+	}
+	return found, nil
+}
+
+func readSuperblockFile(fs vfs.FS, name string) (*superblock, error) {
+	f, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, superblockSize)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	sb, err := decodeSuperblock(b[:n])
+	if err != nil {
+		return nil, &CorruptError{File: name, Object: "superblock", Err: err}
+	}
+	return sb, nil
+}
+
+// writeWhole replaces a small file by way of a new one, durably.
+func writeWhole(fs vfs.FS, name string, data []byte) error {
+	tmp := name + ".new"
+	if err := fs.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := fs.Create(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	if err == nil {
+		err = f.Datasync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := fs.Rename(tmp, name); err != nil {
+		return err
+	}
+	return fs.SyncDir(".")
+}

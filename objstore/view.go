@@ -1,0 +1,135 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// View is a snapshot or a root held open for reading. Safe for concurrent use.
+type View struct {
+	s    *Store
+	size int64
+
+	// A snapshot that has not settled is read through its volume, by the layers up to gen.
+	v   *volume
+	gen uint64
+
+	mu     sync.Mutex // taken before the volume's
+	base   *base      // once settled
+	closed bool
+}
+
+// Size in bytes.
+func (w *View) Size() int64 { return w.size }
+
+// Root is the Merkle root in hex; empty as long as the snapshot has not settled.
+func (w *View) Root() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.base == nil {
+		return ""
+	}
+	return w.base.id.String()
+}
+
+// settled gives the view a base of its own, before the volume's moves past the snapshot.
+func (w *View) settled(b *base) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.base = b
+	}
+}
+
+// Plan implements [Image].
+func (w *View) Plan(off int64, length int, p *Plan) error {
+	if off < 0 || length <= 0 || length > MaxRequest || off > w.size-int64(length) || (off|int64(length))%SectorSize != 0 {
+		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within %d bytes", length, off, ErrInvalid, w.size)
+	}
+	p.Pieces = p.Pieces[:0]
+	from := uint64(off) / SectorSize
+	to := from + uint64(length)/SectorSize
+	if err := w.plan(p, from, to); err != nil {
+		p.Pieces = p.Pieces[:0]
+		return err
+	}
+	p.resolve()
+	return nil
+}
+
+func (w *View) plan(p *Plan, from, to uint64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return fmt.Errorf("view: %w", ErrClosed)
+	}
+	if w.base != nil {
+		return w.base.plan(p, from, to)
+	}
+	v := w.v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := planLayers(v.upTo(w.gen), v.base, p, from, to); err != nil {
+		return err
+	}
+	p.pin = v.pin
+	p.pin.n.Add(1)
+	return nil
+}
+
+// upTo gives the layers that make up the volume as it was when gen was frozen. Under v.mu.
+func (v *volume) upTo(gen uint64) []*layer {
+	n := len(v.layers)
+	for n > 0 && v.layers[n-1].gen > gen {
+		n--
+	}
+	return v.layers[:n]
+}
+
+// Load implements [Image].
+func (w *View) Load(ctx context.Context, off int64, length int) error {
+	w.mu.Lock()
+	settled := w.base != nil
+	w.mu.Unlock()
+	if settled {
+		return w.s.load(ctx, &w.mu, func() *base { return w.base }, off, int64(length))
+	}
+	return w.v.Load(ctx, off, length)
+}
+
+// Release implements [Image].
+func (w *View) Release(p *Plan) { p.release() }
+
+// ReadAt implements [Image].
+func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
+
+// Extent implements [Image].
+func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, err error) {
+	return extentAt(ctx, w, off)
+}
+
+// Close gives the view up; no plan of it may be in use.
+func (w *View) Close() error {
+	w.s.mu.Lock()
+	delete(w.s.views, w)
+	w.s.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return fmt.Errorf("view: %w", ErrClosed)
+	}
+	w.closed = true
+	if w.base != nil {
+		w.base.drop()
+	}
+	return nil
+}
+
+func (w *View) sweep(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.base != nil && !w.closed {
+		w.base.sweep(n)
+	}
+}

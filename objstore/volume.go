@@ -1,0 +1,282 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
+// through one is read through the others at once. Safe for concurrent use.
+type Volume struct {
+	*volume
+	user   string
+	closed atomic.Bool
+}
+
+// Close gives the volume up, after a Flush.
+func (v *Volume) Close() error {
+	if v.closed.Swap(true) {
+		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+	}
+	v.s.mu.Lock()
+	v.users = slices.Delete(v.users, slices.Index(v.users, v.user), slices.Index(v.users, v.user)+1)
+	v.s.mu.Unlock()
+	return v.Flush()
+}
+
+// volume is the engine object of a volume.
+type volume struct {
+	s   *Store
+	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by Store.mu
+
+	users []string // guarded by Store.mu
+
+	freezeMu sync.Mutex // one freeze at a time
+	commitMu sync.Mutex // one commit at a time; taken before mu
+	durable  uint64     // records that are durable; under commitMu
+	rmw      sync.Mutex // one write of part of a sector at a time
+
+	mu       sync.Mutex
+	room     sync.Cond // the tail has become shorter, or the volume is closed
+	layers   []*layer  // oldest first; the last one is active while writable
+	writable bool
+	base     *base
+	baseGen  uint64   // the generation that the base holds
+	log      *segment // where writes go
+	dirty    []*segment
+	pin      *pin
+	appended uint64 // records ever appended
+	inflight int    // writes reserved
+	tail     int64  // bytes in layers
+	ops      uint64 // requests, to tell a busy volume
+	since    int64  // when the active layer became non-empty, Unix nanoseconds; 0: empty
+}
+
+func newVolume(s *Store, ref *volumeRef, b *base) *volume {
+	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
+	v.room.L = &v.mu
+	return v
+}
+
+// Name of the volume.
+func (v *volume) Name() string { return v.ref.name }
+
+// ID is the volume's UUID, 16 bytes.
+func (v *volume) ID() [16]byte { return v.ref.id }
+
+// Size in bytes.
+func (v *volume) Size() int64 { return v.ref.size }
+
+// BlockSize is the logical block size in bytes.
+func (v *volume) BlockSize() int { return v.ref.blockSize }
+
+func (v *volume) checkRange(off, length int64) error {
+	if off < 0 || length <= 0 || off > v.ref.size-length || (off|length)%SectorSize != 0 {
+		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.ref.size, v.ref.name)
+	}
+	return nil
+}
+
+// Plan implements [Image].
+func (v *volume) Plan(off int64, length int, p *Plan) error {
+	if err := v.checkRange(off, int64(length)); err != nil {
+		return err
+	}
+	if length > MaxRequest {
+		return fmt.Errorf("plan of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
+	}
+	p.Pieces = p.Pieces[:0]
+	from := uint64(off) / SectorSize
+	v.mu.Lock()
+	v.ops++
+	err := planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
+	if err == nil {
+		p.pin = v.pin
+		p.pin.n.Add(1)
+	}
+	v.mu.Unlock()
+	if err != nil {
+		p.Pieces = p.Pieces[:0]
+		return err
+	}
+	p.resolve()
+	return nil
+}
+
+// Release implements [Image].
+func (v *volume) Release(p *Plan) { p.release() }
+
+func (p *Plan) release() {
+	if p.pin != nil {
+		p.pin.release()
+		p.pin = nil
+	}
+}
+
+// Load implements [Image].
+func (v *volume) Load(ctx context.Context, off int64, length int) error {
+	return v.s.load(ctx, &v.mu, func() *base { return v.base }, off, int64(length))
+}
+
+func (v *volume) sweep(n int64) {
+	v.mu.Lock()
+	v.base.sweep(n)
+	v.mu.Unlock()
+}
+
+// Reserve finds a place for a write. It does not block on I/O, but for a new segment, and where the tail is
+// at its hard limit, until settling has caught up. ErrNoSpace and ErrReadOnly are the errors to expect.
+func (v *volume) Reserve(off int64, length int, w *Write) error {
+	if err := v.checkRange(off, int64(length)); err != nil {
+		return err
+	}
+	if length > MaxRequest {
+		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
+	}
+	slot := roundUp(int64(length), blockSize)
+	if err := v.s.takeSpace(slot); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ops++
+	if err := v.admit(1); err != nil {
+		return err
+	}
+	for v.log == nil || v.log.next+slot > v.log.capacity {
+		if err := v.nextSegment(slot); err != nil {
+			return err
+		}
+	}
+	g := v.log
+	*w = Write{FileOff: g.next, Off: off, Len: length, seg: g}
+	w.FD = g.file.FD(alignment(int64(length)))
+	g.next += slot
+	g.unsettled.Add(slot)
+	v.inflight++
+	return nil
+}
+
+// admit waits until a request that appends n records may go on. Under v.mu.
+func (v *volume) admit(n int) error {
+	for {
+		if err := v.s.writeError(); err != nil {
+			return err
+		}
+		if !v.writable {
+			return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+		}
+		full, err := v.active().journal.room(v.inflight + n)
+		if err != nil {
+			return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
+		}
+		if !full && v.tail <= v.s.opts.TailHard {
+			return nil
+		}
+		v.s.kickSettler()
+		v.room.Wait()
+	}
+}
+
+func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
+
+// nextSegment replaces the log segment. It lets go of v.mu meanwhile.
+func (v *volume) nextSegment(slot int64) error {
+	was := v.log
+	v.mu.Unlock()
+	g, err := v.s.takeSegment()
+	v.mu.Lock()
+	if err != nil {
+		return err
+	}
+	if v.log != was && v.log != nil && v.log.next+slot <= v.log.capacity || !v.writable {
+		v.s.giveSegmentBack(g)
+		return v.writableOr(ErrClosed)
+	}
+	if v.log != nil {
+		v.log.full = true
+	}
+	v.log = g
+	return nil
+}
+
+func (v *volume) writableOr(err error) error {
+	if v.writable {
+		return nil
+	}
+	return fmt.Errorf("volume %s: %w", v.ref.name, err)
+}
+
+// Commit makes a completed write visible and journaled; it survives the death of this process, and power
+// cuts after the next Flush. An error means that the request must fail with EIO.
+func (v *volume) Commit(w *Write) error {
+	n := uint64(w.Len) / SectorSize
+	end := uint64(w.Off)/SectorSize + n
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.inflight--
+	if err := v.s.writeError(); err != nil {
+		return err
+	}
+	l := v.active()
+	// The journal and the live map in one critical section: replay must come to the same map.
+	l.journal.append(&record{
+		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / blockSize),
+	})
+	v.note(l)
+	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
+	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
+	l.bytes += int64(w.Len)
+	v.tail += int64(w.Len)
+	if !w.seg.dirty {
+		w.seg.dirty = true
+		v.dirty = append(v.dirty, w.seg)
+	}
+	if v.tail > v.s.opts.TailSoft {
+		v.s.kickSettler()
+	}
+	return nil
+}
+
+func (v *volume) note(l *layer) {
+	v.appended++
+	if v.since == 0 {
+		v.since = v.s.clock.Load()
+	}
+	if l.journal.count == l.journal.max/2 {
+		v.s.kickSettler()
+	}
+}
+
+// Abort gives the place up. No I/O to it may be in flight any more.
+func (v *volume) Abort(w *Write) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.inflight--
+	if len(v.layers) > 0 {
+		v.active().hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
+	}
+}
+
+// Zero makes a hole (discard, write zeroes). It does not block on I/O.
+func (v *volume) Zero(off, length int64) error {
+	if err := v.checkRange(off, length); err != nil {
+		return err
+	}
+	n := uint64(length) / SectorSize
+	from := uint64(off) / SectorSize
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ops++
+	if err := v.admit(1); err != nil {
+		return err
+	}
+	l := v.active()
+	l.journal.append(&record{kind: recordHole, sector: from, count: n})
+	v.note(l)
+	l.insert(extent{end: from + n, n: n})
+	return nil
+}
