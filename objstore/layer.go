@@ -69,22 +69,28 @@ func (l *layer) collect(from, to uint64) []extent {
 	return l.found
 }
 
-// insert puts e on top of what is there.
+// insert puts e on top of what is there. An extent that ends where e begins, in the volume and in the file,
+// becomes one with it.
 func (l *layer) insert(e extent) {
-	from := e.start()
-	for _, old := range l.collect(from, e.end) {
-		l.extents.Delete(old)
+	from, end := e.start(), e.end
+	l.found, l.limit = l.found[:0], end
+	l.extents.Ascend(extent{end: from}, l.visit)
+	for _, old := range l.found {
+		if old.end == from {
+			if old.seg == e.seg && (e.seg == 0 || old.file+old.n == e.file) {
+				l.extents.Delete(old)
+				e.n, e.file = e.n+old.n, old.file
+			}
+			continue
+		}
+		if old.end != end {
+			l.extents.Delete(old) // at the same end, Set below replaces it
+		}
 		if s := old.start(); s < from {
 			l.extents.Set(old.cut(s, from))
 		}
-		if old.end > e.end {
-			l.extents.Set(old.cut(e.end, old.end))
-		}
-	}
-	if from > 0 {
-		if p, ok := l.extents.Get(extent{end: from}); ok && p.seg == e.seg && (e.seg == 0 || p.file+p.n == e.file) {
-			l.extents.Delete(p)
-			e.n, e.file = e.n+p.n, p.file
+		if old.end > end {
+			l.extents.Set(old.cut(end, old.end))
 		}
 	}
 	l.extents.Set(e)

@@ -1,0 +1,112 @@
+package objstore
+
+import (
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// crashCuts is how many crashes the long tests try: VARVE_CRASH_CUTS.
+func crashCuts(t testing.TB, def int) int {
+	s := os.Getenv("VARVE_CRASH_CUTS")
+	if s == "" {
+		return def
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("VARVE_CRASH_CUTS: %v", err)
+	}
+	return n
+}
+
+func (w *world) tally() string {
+	var b strings.Builder
+	names := sortedKeys(w.counts)
+	sort.Strings(names)
+	for _, n := range names {
+		fmt.Fprintf(&b, "%s %d, ", n, w.counts[n])
+	}
+	return strings.TrimSuffix(b.String(), ", ")
+}
+
+// run does n operations with crashes among them.
+func (w *world) run(n int, crashes bool) {
+	w.init()
+	w.opCreate()
+	w.opCreate()
+	for range n {
+		if crashes && w.pick(8, "arm a crash") == 0 {
+			w.mem.CutAt(w.mem.Ops() + int64(w.pick(60, "crash at")))
+		}
+		w.step()
+		if w.mem.WasCut() {
+			w.crash(w.pick(crashKinds, "kind of crash"), true)
+		}
+	}
+	if w.mem.CutAt(-1); w.mem.WasCut() {
+		w.crash(kill, true)
+	}
+	w.opSettle()
+	for range 2 {
+		w.reopen()
+	}
+	w.must(w.stop())
+}
+
+// The store against its model, without crashes, with choices that shrink.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newWorld(rt, uint64(rapid.IntRange(0, 1000).Draw(rt, "bytes")), func(n int, what string) int {
+			return rapid.IntRange(0, n-1).Draw(rt, what)
+		})
+		w.run(rapid.IntRange(1, 40).Draw(rt, "operations"), false)
+	})
+}
+
+// The same with crashes at any operation.
+func TestModelCrash(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newWorld(rt, uint64(rapid.IntRange(0, 1000).Draw(rt, "bytes")), func(n int, what string) int {
+			return rapid.IntRange(0, n-1).Draw(rt, what)
+		})
+		w.run(rapid.IntRange(1, 40).Draw(rt, "operations"), true)
+	})
+}
+
+// seeds gives where the seeds of a long test begin, and prints it.
+func firstSeed(t *testing.T) uint64 {
+	s := os.Getenv("VARVE_CRASH_SEED")
+	if s == "" {
+		return 1
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("VARVE_CRASH_SEED: %v", err)
+	}
+	return n
+}
+
+// Long histories by a seed that is printed: VARVE_CRASH_CUTS=100000 go test -run TestCrashLong. One seed
+// again: VARVE_CRASH_SEED=17 VARVE_CRASH_CUTS=1.
+func TestCrashLong(t *testing.T) {
+	want, total := crashCuts(t, 150), map[string]int{}
+	for seed := firstSeed(t); total["crashes"] < want; seed++ {
+		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
+			w := newWorld(t, seed, nil)
+			w.run(150, true)
+			for k, n := range w.counts {
+				total[k] += n
+			}
+		})
+		if !ok {
+			break
+		}
+		total["crashes"] = total[crashNames[kill]] + total[crashNames[killRemount]] + total[crashNames[powerCut]]
+	}
+	t.Logf("%v", total)
+}

@@ -1,0 +1,471 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+// world runs a store in memory beside its model. Its choices come from pick, so that rapid can shrink them.
+type world struct {
+	t    testing.TB
+	pick func(n int, what string) int
+	rng  *rand.Rand // for bytes and power cuts
+
+	mem         *vfs.Mem
+	hook        atomic.Pointer[func(vfs.Op) error]
+	idx         index.Index
+	boot, mount int
+	opts        Options
+	chunkSize   int
+	space       int64 // of the file system in bytes; 0: plenty
+
+	s      *Store
+	vols   map[string]*modelVolume
+	open   map[string]*Volume
+	cut    bool // a power cut since the store was last open
+	names  int
+	log    []string
+	counts map[string]int
+	palette [][]byte
+}
+
+type failure struct{ err error }
+
+func newWorld(t testing.TB, seed uint64, pick func(n int, what string) int) *world {
+	w := &world{
+		t: t, pick: pick, rng: rand.New(rand.NewPCG(seed, 77)),
+		vols: map[string]*modelVolume{}, open: map[string]*Volume{}, counts: map[string]int{},
+	}
+	if w.pick == nil {
+		r := rand.New(rand.NewPCG(seed, 78))
+		w.pick = func(n int, _ string) int { return r.IntN(n) }
+	}
+	w.mem = vfs.NewMem(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
+	w.idx = index.NewMem()
+	w.chunkSize = 4096 << w.pick(3, "chunk size")
+	w.opts = Options{
+		SegmentSize:    smallestSegment + int64(w.pick(3, "segment size"))<<18,
+		TailSoft:       1 << 20,
+		TailHard:       3 << 20,
+		JournalRecords: 4 * commitHeadroom,
+		SettleDelay:    []time.Duration{-1, -1, time.Millisecond}[w.pick(3, "settle delay")],
+		LeafCache:      int64(1+w.pick(4, "leaf cache")) * leafBytes,
+		FooterCache:    4096,
+		Reserve:        1 << 20,
+	}
+	for range 6 {
+		w.palette = append(w.palette, w.random(w.chunkSize))
+	}
+	return w
+}
+
+func (w *world) random(n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i+8 <= n; i += 8 {
+		le.PutUint64(b[i:], w.rng.Uint64())
+	}
+	return b
+}
+
+func (w *world) note(format string, args ...any) {
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+func (w *world) failf(format string, args ...any) {
+	w.t.Helper()
+	from := max(0, len(w.log)-60)
+	w.t.Fatalf("%s\nlast operations:\n  %s\nfiles:\n%s", fmt.Sprintf(format, args...), strings.Join(w.log[from:], "\n  "), w.mem.Dump())
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.failf("%v", err)
+	}
+}
+
+// watch ends the process with all stacks when something hangs.
+func watch(what string) func() {
+	t := time.AfterFunc(60*time.Second, func() {
+		b := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "%s hangs\n%s\n", what, b[:runtime.Stack(b, true)])
+		os.Exit(3)
+	})
+	return func() { t.Stop() }
+}
+
+func (w *world) fs() vfs.FS {
+	return vfs.Inject(w.mem, func(op vfs.Op) error {
+		if h := w.hook.Load(); h != nil {
+			return (*h)(op)
+		}
+		return nil
+	})
+}
+
+func (w *world) setHook(h func(vfs.Op) error) {
+	if h == nil {
+		w.hook.Store(nil)
+		return
+	}
+	w.hook.Store(&h)
+}
+
+func (w *world) init() {
+	w.must(initFS(w.fs(), "mem", InitOptions{ChunkSize: w.chunkSize}))
+	w.must(w.start())
+	w.checkAll()
+}
+
+// start opens the store.
+func (w *world) start() error {
+	defer watch("open")()
+	o := w.opts
+	o.FS, o.Index = w.fs(), w.idx
+	o.Boot, o.Mount = fmt.Sprint("boot", w.boot), fmt.Sprint("mount", w.mount)
+	s, err := Open(context.Background(), "mem", o)
+	if err == nil {
+		w.s = s
+	}
+	return err
+}
+
+// stop closes the store; after a crash only to end its goroutines.
+func (w *world) stop() error {
+	if w.s == nil {
+		return nil
+	}
+	defer watch("close")()
+	err := w.s.Close()
+	w.s = nil
+	clear(w.open)
+	return err
+}
+
+// Ways to go down.
+const (
+	kill = iota
+	killRemount
+	powerCut
+	crashKinds
+)
+
+var crashNames = [crashKinds]string{"kill", "kill and remount", "power cut"}
+
+// crash takes the store down where it is, or where the cut was met, and brings it up again, with crashes on
+// the way.
+func (w *world) crash(kind int, again bool) {
+	for {
+		w.counts[crashNames[kind]]++
+		w.note("-- %s at operation %d", crashNames[kind], w.mem.Ops())
+		mem := w.mem
+		switch kind {
+		case powerCut:
+			w.mem = mem.PowerCut(w.rng)
+			w.boot, w.mount, w.cut = w.boot+1, w.mount+1, true
+			w.loseIndex()
+		case killRemount: // nobody vouches for the writes that were not flushed
+			w.mem = mem.Kill()
+			w.mount++
+			w.cut = true
+		default:
+			w.mem = mem.Kill()
+		}
+		w.must2(w.stop())
+		w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
+		w.mem.SetSpace(w.spaceOrPlenty())
+		if again && w.pick(3, "crash in recovery") == 0 {
+			w.mem.CutAt(int64(w.pick(60, "crash in recovery at")))
+		}
+		err := w.start()
+		if err == nil && !w.mem.WasCut() {
+			w.mem.CutAt(-1)
+			if !w.mem.WasCut() {
+				break
+			}
+		}
+		if err != nil && !w.mem.WasCut() {
+			w.failf("open after a crash: %v", err)
+		}
+		w.counts["crashes in recovery"]++
+		kind = w.pick(crashKinds, "kind of crash")
+	}
+	w.checkAll()
+}
+
+func (w *world) must2(err error) {
+	if err != nil && !errors.Is(err, vfs.ErrCut) && !errors.Is(err, ErrReadOnly) {
+		w.failf("close after a crash: %v", err)
+	}
+}
+
+func (w *world) spaceOrPlenty() int64 {
+	if w.space == 0 {
+		return 1 << 40
+	}
+	return w.space
+}
+
+// loseIndex leaves of the index what a power cut could: any of its entries.
+func (w *world) loseIndex() {
+	if w.pick(2, "lose index") == 0 {
+		w.idx = index.NewMem()
+	}
+}
+
+// reopen closes the store in order and opens it again.
+func (w *world) reopen() {
+	w.note("close and open")
+	w.counts["reopen"]++
+	if err := w.stop(); err != nil {
+		if w.mem.WasCut() {
+			return
+		}
+		w.failf("close: %v", err)
+	}
+	for _, v := range w.vols {
+		v.flushed()
+	}
+	if err := w.start(); err != nil {
+		if w.mem.WasCut() {
+			return
+		}
+		w.failf("open: %v", err)
+	}
+	if !w.mem.WasCut() {
+		w.checkAll()
+	}
+}
+
+// checkAll compares the whole store with the model, after it was opened.
+func (w *world) checkAll() {
+	defer watch("check")()
+	infos := map[string]VolumeInfo{}
+	for _, i := range w.s.Volumes() {
+		infos[i.Name] = i
+		if w.vols[i.Name] == nil {
+			w.failf("volume %s is there again", i.Name)
+		}
+	}
+	for _, name := range sortedKeys(w.vols) {
+		v := w.vols[name]
+		i, ok := infos[name]
+		switch {
+		case !ok && v.maybeGone:
+			delete(w.vols, name)
+			continue
+		case !ok:
+			w.failf("volume %s is gone", name)
+		case i.Size != v.size || i.BlockSize != v.blockSize:
+			w.failf("volume %s is %+v", name, i)
+		}
+		v.maybeGone = false
+		vol := w.volume(name)
+		if vol == nil {
+			return // cut again
+		}
+		w.checkVolume(v, vol, w.cut)
+		if w.cut {
+			clear(v.alts) // what was read after a power cut stays
+		}
+		w.checkSnaps(v)
+	}
+	if !w.mem.WasCut() {
+		w.cut = false
+	}
+}
+
+func (w *world) checkVolume(v *modelVolume, vol *Volume, cut bool) {
+	got := make([]byte, v.size)
+	if _, err := vol.ReadAt(got, 0); err != nil {
+		if w.mem.WasCut() {
+			return
+		}
+		w.failf("read volume %s: %v", v.name, err)
+	}
+	if err := v.check(0, got, cut); err != nil {
+		w.failf("%v", err)
+	}
+}
+
+func (w *world) checkSnaps(v *modelVolume) {
+	list, err := w.s.Snapshots(v.name)
+	if err != nil {
+		w.failf("list snapshots of %s: %v", v.name, err)
+	}
+	there := map[string]SnapshotInfo{}
+	for _, i := range list {
+		there[i.Name] = i
+		if v.snaps[i.Name] == nil {
+			w.failf("snapshot %s@%s is there again", v.name, i.Name)
+		}
+	}
+	for _, name := range sortedKeys(v.snaps) {
+		sn := v.snaps[name]
+		i, ok := there[name]
+		if !ok && !sn.maybeGone {
+			w.failf("snapshot %s@%s is gone", v.name, name)
+		}
+		if !ok {
+			delete(v.snaps, name)
+			continue
+		}
+		sn.maybeGone = false
+		w.checkSnapInfo(v, name, i)
+		w.checkSnap(v, name)
+	}
+}
+
+// checkSnapInfo holds a snapshot's root and size against its content.
+func (w *world) checkSnapInfo(v *modelVolume, name string, i SnapshotInfo) {
+	sn := v.snaps[name]
+	if i.Root == "" {
+		if sn.root != "" {
+			w.failf("snapshot %s@%s had settled, and now it has not", v.name, name)
+		}
+		return
+	}
+	if sn.root == "" {
+		sn.root = modelRoot(sn.content, w.chunkSize)
+	}
+	if i.Root != sn.root {
+		w.failf("snapshot %s@%s has root %s, want %s", v.name, name, i.Root, sn.root)
+	}
+	if want := modelLogical(sn.content, w.chunkSize); i.Logical != want {
+		w.failf("snapshot %s@%s has %d logical bytes, want %d", v.name, name, i.Logical, want)
+	}
+}
+
+func (w *world) checkSnap(v *modelVolume, name string) {
+	view, err := w.s.OpenSnapshot(v.name, name)
+	if err != nil {
+		if w.mem.WasCut() {
+			return
+		}
+		w.failf("open snapshot %s@%s: %v", v.name, name, err)
+	}
+	w.checkView(view, v.snaps[name].content, v.name+"@"+name)
+	if err := view.Close(); err != nil {
+		w.failf("close snapshot: %v", err)
+	}
+}
+
+func (w *world) checkView(view Image, content []string, name string) {
+	got := make([]byte, view.Size())
+	if _, err := view.ReadAt(got, 0); err != nil {
+		if w.mem.WasCut() {
+			return
+		}
+		w.failf("read %s: %v", name, err)
+	}
+	for i := range content {
+		if s := sectorOf(got[i*SectorSize : (i+1)*SectorSize]); s != content[i] {
+			w.failf("%s sector %d holds %s, want %s", name, i, short(s), short(content[i]))
+		}
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// volume gives the volume's engine object, opened; nil if the cut was met.
+func (w *world) volume(name string) *Volume {
+	if v := w.open[name]; v != nil {
+		return v
+	}
+	v, err := w.s.OpenVolume(name, "test")
+	if err != nil {
+		if w.tolerates(err) {
+			return nil
+		}
+		w.failf("open volume %s: %v", name, err)
+	}
+	w.open[name] = v
+	return v
+}
+
+// tolerates reports whether the error is one that the test brought about.
+func (w *world) tolerates(err error) bool {
+	if w.mem.WasCut() || w.hook.Load() != nil {
+		return true
+	}
+	return w.space > 0 && errors.Is(err, ErrNoSpace)
+}
+
+// data makes the bytes of a write of n bytes at off: new ones, zeroes, or chunks that others have too.
+func (w *world) data(off int64, n int) []byte {
+	switch w.pick(4, "content") {
+	case 0:
+		return make([]byte, n)
+	case 1, 2:
+		p := w.palette[w.pick(len(w.palette), "pattern")]
+		b := bytes.Repeat(p, n/len(p)+2)
+		skip := int(off % int64(len(p)))
+		return b[skip : skip+n]
+	}
+	return w.random((n + 7) / 8 * 8)[:n]
+}
+
+// extent picks a range inside a volume.
+func (w *world) extent(v *modelVolume, aligned bool) (off int64, n int) {
+	limit := []int{1, 8, 64, 512, 1200}[w.pick(5, "length class")]
+	sectors := int(v.size / SectorSize)
+	first := w.pick(sectors, "sector")
+	count := min(1+w.pick(limit, "sectors"), sectors-first)
+	if w.pick(2, "chunk aligned") == 0 {
+		per := w.chunkSize / SectorSize
+		first = first / per * per
+		count = min((count+per-1)/per*per, sectors-first)
+	}
+	off, n = int64(first)*SectorSize, count*SectorSize
+	if !aligned && w.pick(2, "unaligned") == 0 {
+		skip := w.pick(SectorSize, "skip")
+		off, n = off+int64(skip), max(1, n-skip-w.pick(SectorSize, "short"))
+		n = int(min(int64(n), v.size-off))
+	}
+	return off, n
+}
+
+// anyVolume picks one that is there for certain.
+func (w *world) anyVolume() *modelVolume {
+	var names []string
+	for _, n := range sortedKeys(w.vols) {
+		if !w.vols[n].maybeGone {
+			names = append(names, n)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return w.vols[names[w.pick(len(names), "volume")]]
+}
+
+// answered reports that an operation was answered before the cut: a process that was killed answers nobody.
+func (w *world) answered(err error, what string) bool {
+	if w.mem.WasCut() {
+		return false
+	}
+	if err != nil && !w.tolerates(err) {
+		w.failf("%s: %v", what, err)
+	}
+	return err == nil
+}
