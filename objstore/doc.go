@@ -1,0 +1,39 @@
+// Package objstore is the store: volumes whose bytes lie in append-only segments, addressed by content once
+// they have settled. It knows no rings, no devices and no mounts; it answers where a range of bytes lies, and
+// whoever asked moves the bytes.
+//
+//	write   Reserve: a slot in the volume's log segment     the caller writes there
+//	        Commit:  live map + journal record              visible, and safe from the death of the process
+//	flush   Flush:   sync segments, then the journal        safe from a power cut
+//	read    Plan:    live map, over older layers, over      pieces {descriptor, offset, length} or holes;
+//	                 the leaves of the settled tree         Release when they have been read
+//	settle  freeze a layer; hash its chunks; known: drop, whole in the log: adopt in place, else copy;
+//	        new tree nodes; new root in refs; the layer, its journal and its dead room go
+//
+// Terms:
+//
+//	volume    a disk of a fixed size
+//	layer     what was written to a volume between two freezes: a map of extents, with a journal of its own.
+//	          The newest layer takes the writes, the older ones are frozen and wait to settle
+//	extent    a run of sectors (512 bytes) and where they lie, or a hole (zeroes)
+//	chunk     the unit of settling, 4 to 64 KiB, fixed for a store
+//	object    a chunk, a tree node or a root, named by its hash
+//	segment   a file of data; its footer, or until it is sealed its directory, lists the objects in it
+//	place     segment and block (4096 bytes) of an object
+//	root      the hash of a settled state of a volume: equal content and size, equal root
+//	snapshot  a name for a root; as long as that has not settled, for the layers up to a generation
+//	refs      the log of names: volumes, snapshots, and their roots
+//	index     hash to place, in badger; a hint that is checked, and made again from the segments
+//	tail      what has not settled yet
+//
+// The files of a store; each format is drawn where it is encoded:
+//
+//	superblock, superblock.copy   superblock.go
+//	lock                          held by the process that has the store open
+//	refs/log                      refs.go, in frames of recordlog.go
+//	journal/VOLUME-GENERATION     journal.go
+//	segments/ID.seg, ID.dir       segment.go; the directory in frames of recordlog.go
+//	index/                        badger
+//
+// Roots and tree nodes, which are objects in segments, are drawn in tree.go.
+package objstore
