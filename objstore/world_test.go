@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"varve/objstore/index"
@@ -20,7 +19,7 @@ import (
 
 // world runs a store in memory beside its model. Its choices come from pick, so that rapid can shrink them.
 type world struct {
-	t    testing.TB
+	t    tester
 	pick func(n int, what string) int
 	rng  *rand.Rand // for bytes and power cuts
 
@@ -32,19 +31,23 @@ type world struct {
 	chunkSize   int
 	space       int64 // of the file system in bytes; 0: plenty
 
-	s      *Store
-	vols   map[string]*modelVolume
-	open   map[string]*Volume
-	cut    bool // a power cut since the store was last open
-	names  int
-	log    []string
-	counts map[string]int
+	s       *Store
+	vols    map[string]*modelVolume
+	open    map[string]*Volume
+	cut     bool // a power cut since the store was last open
+	names   int
+	log     []string
+	counts  map[string]int
 	palette [][]byte
 }
 
-type failure struct{ err error }
+// tester is what *testing.T and *rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
 
-func newWorld(t testing.TB, seed uint64, pick func(n int, what string) int) *world {
+func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 	w := &world{
 		t: t, pick: pick, rng: rand.New(rand.NewPCG(seed, 77)),
 		vols: map[string]*modelVolume{}, open: map[string]*Volume{}, counts: map[string]int{},
