@@ -29,22 +29,23 @@ func (st *settling) reclaim() error {
 	case <-st.ctx.Done():
 		return st.ctx.Err()
 	}
-	adopted := map[uint32][]object{}
-	for g, objs := range st.added {
-		sort.Slice(objs, func(i, j int) bool { return objs[i].block < objs[j].block })
-		adopted[g.id] = objs
-	}
-	touched := map[*segment]bool{}
+	// What the segment's record names stays: this settling adopted it, or one that a crash or an error cut off
+	// before its root was published, and this one has found it through the index.
+	kept := map[*segment][]object{}
 	for _, h := range mergeSlots(st.l.handed) {
 		g := s.segments.get(h.seg)
 		if g == nil {
 			continue
 		}
-		touched[g] = true
-		s.punchBetween(g, h.from, h.to, adopted[h.seg])
+		if _, ok := kept[g]; !ok {
+			g.mu.Lock()
+			kept[g] = g.sorted()
+			g.mu.Unlock()
+		}
+		s.punchBetween(g, h.from, h.to, kept[g])
 		g.unsettled.Add(h.from - h.to)
 	}
-	for g := range touched {
+	for g := range kept {
 		if err := s.retireOrSeal(v, g); err != nil {
 			return err
 		}
