@@ -112,6 +112,10 @@ func (s *Store) newSegmentID() (uint32, error) {
 
 // takeSegment gives an empty segment.
 func (s *Store) takeSegment() (*segment, error) {
+	s.maker.Do(func() { // a store that is only looked at makes no segments
+		s.workers.Add(1)
+		go s.makeSegments()
+	})
 	select {
 	case m := <-s.spare:
 		if m.err == nil {

@@ -69,7 +69,8 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	}
 	s.log.Debug("settled", "volume", v.ref.name, "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
-	return st.reclaim()
+	s.reclaimLater(st)
+	return nil
 }
 
 // tree does step A and gives the new root.

@@ -188,7 +188,7 @@ func (s *Store) Settle(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return s.waitReclaimed(ctx)
 }
 
 // waitSettled waits until the volume's base holds gen.

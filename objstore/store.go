@@ -58,6 +58,7 @@ type Store struct {
 	nodes    *simplelru.LRU[Hash, *node]
 	leaves   atomic.Int64 // leaves in memory, of all images
 	spare    chan made
+	maker    sync.Once // starts makeSegments
 
 	budget  atomic.Int64 // bytes that may be handed out before Space is asked again
 	spaceMu sync.Mutex
@@ -72,6 +73,11 @@ type Store struct {
 	nodeBytes   atomic.Int64 // of other objects
 	kick        chan struct{}
 	punchFailed sync.Once
+
+	reclaimMu   sync.Mutex
+	reclaims    []*settling // settled layers whose room is not given back yet
+	reclaimKick chan struct{}
+	reclaimed   chan struct{} // closed when there are none; nil if nobody waits
 
 	// The settler's own.
 	objects  *segment
@@ -139,7 +145,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, refs: newRefs(), nextSegment: 1,
 		volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{},
-		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
+		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1), reclaimKick: make(chan struct{}, 1),
 	}
 	s.nodes, _ = simplelru.NewLRU[Hash, *node](nodeCache, nil) // fails for size 0 only
 	s.clock.Store(start.UnixNano())
@@ -151,8 +157,8 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s.took = time.Since(start)
 	s.workers.Add(2)
-	go s.makeSegments()
 	go s.settler()
+	go s.reclaimer()
 	return s, nil
 }
 
@@ -218,13 +224,6 @@ func (s *Store) Close() error {
 		if first == nil {
 			first = err
 		}
-	}
-	select {
-	case m := <-s.spare:
-		if m.seg != nil {
-			s.giveSegmentBack(m.seg)
-		}
-	default:
 	}
 	for _, v := range s.volumes {
 		keep(v.shut())
