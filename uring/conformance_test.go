@@ -358,6 +358,60 @@ func TestOverflow(t *testing.T) {
 	})
 }
 
+// TestReapSubmitsNothing: an entry in the caller's hands stays there while
+// completions that found no room are fetched.
+func TestReapSubmitsNothing(t *testing.T) {
+	eachRing(t, uring.Options{Entries: 8, CQEntries: 8}, func(t *testing.T, r uring.Ring) {
+		for range 40 {
+			s, err := uring.NextSQE(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Nop()
+		}
+		if _, err := r.Submit(); err != nil {
+			t.Fatal(err)
+		}
+		held := sqe(t, r)
+		buf := make([]uring.CQE, 8)
+		for left := 40; left > 0; {
+			n := r.Reap(buf)
+			if n == 0 {
+				t.Fatalf("%d completions missing", left)
+			}
+			left -= n
+		}
+		held.Nop()
+		held.UserData = 99
+		if c := await(t, r, 1, uring.WaitBusy)[0]; c.UserData != 99 {
+			t.Fatalf("the entry was submitted unfinished: %+v", c)
+		}
+	})
+}
+
+// TestWaitForTooMany: a wait for more than the queue holds ends when it is full.
+func TestWaitForTooMany(t *testing.T) {
+	for name, wait := range map[string]func(r uring.Ring) error{
+		"untimed": func(r uring.Ring) error { return r.SubmitAndWait(1000, uring.WaitBusy) },
+		"timed":   func(r uring.Ring) error { return r.SubmitAndWaitTimeout(1000, 5*time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRing(t, uring.Options{Entries: 8, CQEntries: 8}, func(t *testing.T, r uring.Ring) {
+				for range 16 {
+					s, err := uring.NextSQE(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.Nop()
+				}
+				if err := wait(r); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
 // wakeup is an eventfd with a poll of it queued on r.
 func wakeup(t *testing.T, r uring.Ring) int {
 	t.Helper()

@@ -48,7 +48,7 @@ func (r *mapped) SubmitAndWait(n uint32, mode WaitMode) error {
 		return err
 	}
 	n = min(n, r.info.CQEntries)
-	raw := mode != WaitHandoff
+	raw := mode != WaitHandoff && r.mayHold
 	for {
 		left := r.publish()
 		var errno unix.Errno
@@ -111,10 +111,12 @@ func (r *mapped) enterRaw(submit, wait, flags uint32) (uint32, unix.Errno) {
 }
 
 // enterBlocking enters the kernel as a blocking system call: the scheduler may
-// give the slot to another thread meanwhile.
+// give the slot to another thread meanwhile. Such a wait is not for a disk: with
+// fetches always in flight the kernel would show the CPU as waiting for I/O all
+// the time that a device is idle.
 func (r *mapped) enterBlocking(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (uint32, unix.Errno) {
 	r.blocking++
-	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), uintptr(flags|r.noIOWait), uintptr(arg), size)
 	return uint32(n), errno
 }
 

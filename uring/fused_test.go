@@ -301,6 +301,9 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 			first = unix.Errno(-res)
 		}
 		done = f.Complete(q, uring.UserData(s.UserData), res)
+		if first != nil && len(q.queued) != 0 {
+			t.Fatal("the rest of a secondary was queued for a request that has failed")
+		}
 	}
 	_, _ = q.Submit()
 	if len(q.submitted) != 0 || f.InFlight() != 0 {

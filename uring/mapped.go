@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -24,6 +25,8 @@ type mapped struct {
 	fd       int
 	info     Info
 	sqeBytes uintptr
+	noIOWait uint32 // IORING_ENTER_NO_IOWAIT where the kernel has it
+	mayHold  bool   // waits may hold the scheduler's slot
 
 	ringMem []byte
 	sqeMem  []byte
@@ -60,9 +63,13 @@ func newMapped(o Options) (Ring, error) {
 		info:     Info{FD: int(fd), SQEntries: p.sqEntries, CQEntries: p.cqEntries, Features: p.features},
 		sqeBytes: sqeSize,
 		entries:  p.sqEntries,
+		mayHold:  !strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1"),
 	}
 	if o.SQE128 {
 		r.sqeBytes = bigSQESize
+	}
+	if p.features&IORING_FEAT_NO_IOWAIT != 0 {
+		r.noIOWait = IORING_ENTER_NO_IOWAIT
 	}
 	r.tables = tables{func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno {
 		if r.fd < 0 { // the number may be another file's by now
@@ -122,8 +129,13 @@ func (r *mapped) Reap(cqes []CQE) int {
 	n := r.pop(cqes)
 	if n == 0 && len(cqes) > 0 && atomic.LoadUint32(r.sqFlags)&(IORING_SQ_CQ_OVERFLOW|IORING_SQ_TASKRUN) != 0 {
 		// Completions that found no room, or were deferred, are behind an enter.
-		if err := r.SubmitAndWait(0, WaitBusy); err != nil {
-			r.lost = err
+		// It submits nothing: queued entries may still be in the caller's hands.
+		errno := unix.EINTR
+		for errno == unix.EINTR {
+			_, errno = r.enterRaw(0, 0, IORING_ENTER_GETEVENTS)
+		}
+		if errno != 0 {
+			r.lost = opError(enterOp, errno)
 		}
 		n = r.pop(cqes)
 	}

@@ -54,6 +54,18 @@ func TestIdleGivesSlotBack(t *testing.T) {
 	}
 }
 
+// TestNoPreemption: without the runtime's signals a wait that holds the slot
+// would stop the program's collections for good.
+func TestNoPreemption(t *testing.T) {
+	t.Setenv("GODEBUG", "asyncpreemptoff=1")
+	r := open(t, Options{})
+	defer func() { _ = r.Close() }()
+	r.GetSQE().Nop()
+	if err := r.SubmitAndWait(1, WaitBusy); err != nil || r.blocking != 1 {
+		t.Fatalf("%v, %d blocking enters", err, r.blocking)
+	}
+}
+
 // TestOneSlot: with a single scheduler slot, a waiting thread in any mode leaves
 // room for the goroutine that will wake it.
 func TestOneSlot(t *testing.T) {
