@@ -100,8 +100,8 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 		return h, nil
 	}
 	end := min(from+span, uint64(st.old.size)/SectorSize)
-	if h.IsZero() && st.l.hole(from, end) {
-		return h, nil
+	if st.l.hole(from, end) {
+		return Hash{}, st.erase(level, i, h)
 	}
 	n := new(node)
 	if !h.IsZero() {
@@ -138,6 +138,31 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 	_, err = st.store(k, h, enc)
 	st.s.keepNode(h, n)
 	return h, err
+}
+
+// erase takes a subtree that has become one hole out of the account, without reading its chunks.
+func (st *settling) erase(level int, i int64, h Hash) error {
+	if h.IsZero() {
+		return nil
+	}
+	if err := st.ctx.Err(); err != nil {
+		return err
+	}
+	n, err := st.s.node(h, level)
+	if err != nil {
+		return err
+	}
+	if level == 1 {
+		st.logical -= int64(n.count()) * int64(st.old.chunkSize)
+		st.leaves[i] = emptyLeaf
+		return nil
+	}
+	for c := range n {
+		if err := st.erase(level-1, i*fanOut+int64(c), n[c]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leaf brings the chunks of leaf i that the layer touches, from sector at on, up to date in n.
