@@ -26,7 +26,7 @@ type Options struct {
 	// or when a tail is full.
 	SettleDelay time.Duration
 	// LeafCache bounds the memory for loaded leaves (2 KiB each, 256 chunks) in bytes, over all volumes.
-	// Default 128 MiB, which reaches over 256 GiB of 16 KiB chunks.
+	// Default 128 MiB, which reaches over 256 GiB of 16 KiB chunks; at least 16 KiB.
 	LeafCache int64
 	// FooterCache bounds the memory for footers of sealed segments in bytes. Default 32 MiB.
 	FooterCache int64
@@ -52,6 +52,7 @@ const (
 	smallestSegment = MaxRequest + blockSize
 	largestReserve  = 1 << 30
 	smallestReserve = 32 << 20
+	smallestLeaves  = 8 * leafBytes // a request of MaxRequest needs 5 at once: with fewer it would never be planned
 )
 
 // EnsureDefaults fills in what is zero.
@@ -65,6 +66,9 @@ func (o *Options) EnsureDefaults() {
 	def(&o.TailSoft, 1<<30)
 	def(&o.TailHard, max(4<<30, 2*o.TailSoft))
 	def(&o.LeafCache, 128<<20)
+	if o.LeafCache >= 0 {
+		o.LeafCache = max(o.LeafCache, smallestLeaves)
+	}
 	def(&o.FooterCache, 32<<20)
 	if o.JournalRecords == 0 {
 		o.JournalRecords = 1 << 20

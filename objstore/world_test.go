@@ -65,7 +65,7 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 		TailHard:       3 << 20,
 		JournalRecords: 4 * commitHeadroom,
 		SettleDelay:    []time.Duration{-1, -1, time.Millisecond}[w.pick(3, "settle delay")],
-		LeafCache:      int64(1+w.pick(4, "leaf cache")) * leafBytes,
+		LeafCache:      smallestLeaves,
 		FooterCache:    4096,
 		Reserve:        1 << 20,
 	}
