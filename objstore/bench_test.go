@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"testing"
 )
@@ -26,8 +27,15 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		off := r.Int64N(1<<18) * 4096
-		if err := v.Reserve(off, 4096, &w); err != nil {
-			b.Fatal(err)
+		for {
+			err := v.Reserve(off, 4096, &w)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, ErrBusy) {
+				b.Fatal(err)
+			}
+			must(b, v.Wait(context.Background()))
 		}
 		if err := v.Commit(&w); err != nil {
 			b.Fatal(err)

@@ -32,6 +32,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrInvalid: a name, size or range that no store could take.
 	ErrInvalid = errors.New("invalid")
+	// ErrBusy: the tail is at its limit, or the next segment is still being made. Call Wait, then try again.
+	ErrBusy = errors.New("waiting for settling")
 	// ErrNotLoaded: a plan needs tree nodes that are not in memory. Call Load, then plan again.
 	ErrNotLoaded = errors.New("tree nodes not in memory")
 )

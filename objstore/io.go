@@ -202,9 +202,27 @@ func (v *volume) writePart(p []byte, off int64) (int, error) {
 	return n, v.writeSectors(sector[:], from)
 }
 
+// retry waits and tries again as long as op is told to.
+func (v *volume) retry(op func() error) error {
+	for {
+		err := op()
+		if !errors.Is(err, ErrBusy) {
+			return err
+		}
+		if err := v.Wait(context.Background()); err != nil {
+			return err
+		}
+	}
+}
+
+// Zero makes a hole (discard, write zeroes), and waits where TryZero would not.
+func (v *volume) Zero(off, length int64) error {
+	return v.retry(func() error { return v.TryZero(off, length) })
+}
+
 func (v *volume) writeSectors(p []byte, off int64) error {
 	var w Write
-	if err := v.Reserve(off, len(p), &w); err != nil {
+	if err := v.retry(func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
 	if err := writeAligned(w.seg.file, p, w.FileOff); err != nil {

@@ -122,7 +122,8 @@ func (w *world) opReserve() {
 	for range 1 + w.pick(4, "reservations") {
 		off, n := w.extent(v, true)
 		r := &reservation{p: w.data(off, n), off: off}
-		if err := vol.Reserve(off, n, &r.w); !w.answered(err, "reserve") {
+		err := vol.retry(func() error { return vol.Reserve(off, n, &r.w) })
+		if !w.answered(err, "reserve") {
 			w.note("reserve %s %d+%d: %v", v.name, off, n, err)
 			break
 		}

@@ -110,12 +110,28 @@ func (s *Store) newSegmentID() (uint32, error) {
 	return uint32(s.nextSegment - 1), nil
 }
 
-// takeSegment gives an empty segment.
-func (s *Store) takeSegment() (*segment, error) {
-	s.maker.Do(func() { // a store that is only looked at makes no segments
+// startMaker begins to keep a spare segment: a store that is only looked at makes none.
+func (s *Store) startMaker() {
+	s.maker.Do(func() {
 		s.workers.Add(1)
 		go s.makeSegments()
 	})
+}
+
+// trySegment gives an empty segment if there is one at hand, or nil.
+func (s *Store) trySegment() *segment {
+	s.startMaker()
+	select {
+	case m := <-s.spare:
+		return m.seg // nil where it could not be made: takeSegment will say why
+	default:
+		return nil
+	}
+}
+
+// takeSegment gives an empty segment.
+func (s *Store) takeSegment() (*segment, error) {
+	s.startMaker()
 	select {
 	case m := <-s.spare:
 		if m.err == nil {

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -127,8 +128,8 @@ func (v *volume) sweep(n int64) {
 	v.mu.Unlock()
 }
 
-// Reserve finds a place for a write. It does not block on I/O, but for a new segment, and where the tail is
-// at its hard limit, until settling has caught up. ErrNoSpace and ErrReadOnly are the errors to expect.
+// Reserve finds a place for a write. It never blocks on I/O. ErrBusy: call Wait, from a goroutine that may
+// block, and retry. ErrNoSpace and ErrReadOnly are the other errors to expect.
 func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if err := v.checkRange(off, int64(length)); err != nil {
 		return err
@@ -143,15 +144,15 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ops++
-	if err := v.admit(1); err != nil {
+	if err := v.admit(); err != nil {
 		return err
 	}
-	for v.log == nil || v.log.next+slot > v.log.capacity {
-		if err := v.nextSegment(slot); err != nil {
-			return err
+	g := v.log
+	if g == nil || g.next+slot > g.capacity {
+		if g = v.nextSegment(); g == nil {
+			return ErrBusy
 		}
 	}
-	g := v.log
 	*w = Write{FileOff: g.next, Off: off, Len: length, seg: g}
 	w.FD = g.file.FD(alignment(int64(length)))
 	g.next += slot
@@ -160,54 +161,79 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	return nil
 }
 
-// admit waits until a request that appends n records may go on. Under v.mu.
-func (v *volume) admit(n int) error {
-	for {
-		if err := v.s.writeError(); err != nil {
-			return err
-		}
-		if !v.writable {
-			return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
-		}
-		full, err := v.active().journal.room(v.inflight + n)
-		if err != nil {
-			return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
-		}
-		if !full && v.tail <= v.s.opts.TailHard {
-			return nil
-		}
-		v.s.kickSettler()
-		v.room.Wait()
+// admit says whether a request that appends a record may go on. Under v.mu.
+func (v *volume) admit() error {
+	if err := v.s.writeError(); err != nil {
+		return err
 	}
+	if !v.writable {
+		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+	}
+	full, err := v.active().journal.room(v.inflight + 1)
+	if err != nil {
+		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
+	}
+	if full || v.tail > v.s.opts.TailHard {
+		v.s.kickSettler()
+		return ErrBusy
+	}
+	return nil
 }
 
 func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
 
-// nextSegment replaces the log segment. It lets go of v.mu meanwhile.
-func (v *volume) nextSegment(slot int64) error {
-	was := v.log
-	v.mu.Unlock()
-	g, err := v.s.takeSegment()
-	v.mu.Lock()
-	if err != nil {
-		return err
+// nextSegment replaces the log segment by the spare one; nil if that is still being made. Under v.mu.
+func (v *volume) nextSegment() *segment {
+	g := v.s.trySegment()
+	if g != nil {
+		v.useSegment(g)
 	}
-	if v.log != was && v.log != nil && v.log.next+slot <= v.log.capacity || !v.writable {
-		v.s.giveSegmentBack(g)
-		return v.writableOr(ErrClosed)
-	}
+	return g
+}
+
+func (v *volume) useSegment(g *segment) {
 	if v.log != nil {
 		v.log.full = true
 	}
 	v.log = g
-	return nil
 }
 
-func (v *volume) writableOr(err error) error {
-	if v.writable {
+// Wait blocks until a request that got ErrBusy is worth another try: the tail has become shorter, and there is
+// a segment to write to.
+func (v *volume) Wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		v.mu.Lock()
+		v.room.Broadcast()
+		v.mu.Unlock()
+	})
+	defer stop()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		err := v.admit()
+		if !errors.Is(err, ErrBusy) {
+			break // any other error is for the next try to report
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		v.room.Wait()
+	}
+	if v.log != nil && v.log.next+MaxRequest <= v.log.capacity {
 		return nil
 	}
-	return fmt.Errorf("volume %s: %w", v.ref.name, err)
+	v.mu.Unlock()
+	g, err := v.s.takeSegment()
+	v.mu.Lock()
+	switch {
+	case err != nil:
+		return err
+	case !v.writable || v.log != nil && v.log.next+MaxRequest <= v.log.capacity:
+		v.s.giveSegmentBack(g)
+	default:
+		v.useSegment(g)
+	}
+	return nil
 }
 
 // Commit makes a completed write visible and journaled; it survives the death of this process, and power
@@ -261,8 +287,8 @@ func (v *volume) Abort(w *Write) {
 	}
 }
 
-// Zero makes a hole (discard, write zeroes). It does not block on I/O.
-func (v *volume) Zero(off, length int64) error {
+// TryZero makes a hole (discard, write zeroes). It never blocks on I/O; ErrBusy as of Reserve.
+func (v *volume) TryZero(off, length int64) error {
 	if err := v.checkRange(off, length); err != nil {
 		return err
 	}
@@ -271,7 +297,7 @@ func (v *volume) Zero(off, length int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ops++
-	if err := v.admit(1); err != nil {
+	if err := v.admit(); err != nil {
 		return err
 	}
 	l := v.active()
