@@ -193,16 +193,21 @@ func (n *node) takeDown() {
 	}
 }
 
-// logTail gives the end of the daemons' log.
+// logTail gives the ends of the daemons' logs: of those that the test started, and of those in the background.
 func (n *node) logTail() string {
-	b, err := os.ReadFile(n.logs)
-	if err != nil {
-		return err.Error()
+	logs, _ := filepath.Glob(filepath.Join(n.store, "*.log"))
+	var all strings.Builder
+	for _, file := range append(logs, n.logs) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if len(b) > 16<<10 {
+			b = b[len(b)-16<<10:]
+		}
+		all.Write(b)
 	}
-	if len(b) > 16<<10 {
-		b = b[len(b)-16<<10:]
-	}
-	return string(b)
+	return all.String()
 }
 
 // volume makes a volume and attaches it; the device's path comes back.
