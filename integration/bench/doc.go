@@ -3,6 +3,7 @@
 //
 //	measure    sets every contender up on one tmpfs, runs fio on them in turn, writes results.json
 //	report     reads results.json, writes results.md and results.png
+//	memory     fills a large volume and says how much memory its store takes
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's loop, dm-thin,
 // dm-vdo. A step is one fio run: direction, block size, depth. A sample is what one fio run gave. In a round every

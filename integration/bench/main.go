@@ -23,13 +23,15 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|report [flags]")
+		return errors.New("usage: bench measure|report|memory [flags]")
 	}
 	switch args[0] {
 	case "measure":
 		return runMeasure(ctx, args[1:])
 	case "report":
 		return runReport(args[1:])
+	case "memory":
+		return runMemory(ctx, args[1:])
 	}
 	return fmt.Errorf("no such command %q", args[0])
 }

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"varve/objstore"
+)
+
+// memoryRun is what runMemory is asked for.
+type memoryRun struct {
+	dir     string
+	size    int64 // of the volume in bytes
+	written int64 // bytes, all of them different
+	options objstore.Options
+}
+
+// writeUnit is the size of the writes: long enough to be quick, short enough to be spread over many leaves.
+const writeUnit = 1 << 20
+
+// runMemory measures how much memory a store takes that serves a large volume, in this process: an engine, its
+// index and Go's heap, which is what the daemon has but for its queues. The volume is written in MiBs all over its
+// size, no two chunks alike, settled, and then read at random until the caches are full.
+func runMemory(ctx context.Context, args []string) error {
+	var m memoryRun
+	var chunk int
+	flags := flag.NewFlagSet("memory", flag.ExitOnError)
+	flags.StringVar(&m.dir, "dir", "", "directory for the store; it has to hold everything that is written")
+	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
+	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write")
+	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
+	flags.Int64Var(&m.options.LeafCache, "leaf-cache", 0, "bytes for loaded leaves; 0: the default")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	store := filepath.Join(m.dir, "store")
+	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
+		return err
+	}
+	s, err := objstore.Open(ctx, store, m.options)
+	if err != nil {
+		return err
+	}
+	err = m.serve(ctx, s, chunk)
+	return errors.Join(err, s.Close(), os.RemoveAll(store))
+}
+
+func (m memoryRun) serve(ctx context.Context, s *objstore.Store, chunk int) error {
+	if _, err := s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {
+		return err
+	}
+	v, err := s.OpenVolume("big", "bench")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| after | written | resident | of which heap and stacks | of which mapped files | most so far |\n|---|---:|---:|---:|---:|---:|\n")
+	err = errors.Join(printMemory("opening", 0), m.write(ctx, s, v, chunk))
+	if err == nil {
+		err = m.read(v)
+	}
+	if err == nil {
+		err = printMemory("random reads all over", m.written)
+	}
+	if err == nil {
+		debug.FreeOSMemory()
+		err = printMemory("giving free heap back", m.written)
+	}
+	if st, serr := s.Stat(); err == nil && serr == nil {
+		fmt.Printf("\nstored %d MiB in chunks, %d MiB of metadata, dedup ratio %.2f\n", st.Stored>>20, st.Metadata>>20, st.DedupRatio)
+	}
+	return errors.Join(err, v.Close())
+}
+
+// write fills the volume and prints the memory at each doubling.
+func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Volume, chunk int) error {
+	buf := make([]byte, writeUnit)
+	fill := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < len(buf); i += 8 {
+		binary.LittleEndian.PutUint64(buf[i:], fill.Uint64())
+	}
+	count, next := uint64(0), int64(1<<30)
+	for written := int64(0); written < m.written; {
+		for off := 0; off < len(buf); off += chunk {
+			count++
+			binary.LittleEndian.PutUint64(buf[off:], count)
+		}
+		if _, err := v.WriteAt(buf, m.place(written/writeUnit)); err != nil {
+			return err
+		}
+		written += writeUnit
+		if written != next && written != m.written {
+			continue
+		}
+		next *= 2
+		if err := printMemory("writing", written); err != nil {
+			return err
+		}
+		if err := s.Settle(ctx); err != nil {
+			return err
+		}
+		if err := printMemory("settling", written); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place spreads the i-th write over the volume: a walk by a step that has no factor in common with its length, so
+// that no place is met twice.
+func (m memoryRun) place(i int64) int64 {
+	units := m.size / writeUnit
+	step := units*618/1000 | 1
+	for gcd(step, units) != 1 {
+		step += 2
+	}
+	return i * step % units * writeUnit
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// read reads a block from each MiB that was written, in random order.
+func (m memoryRun) read(v *objstore.Volume) error {
+	buf := make([]byte, 4096)
+	for _, i := range rand.Perm(int(m.written / writeUnit)) {
+		if _, err := v.ReadAt(buf, m.place(int64(i))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printMemory(after string, written int64) error {
+	f, err := os.Open("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kib := map[string]int64{}
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		name, value, _ := strings.Cut(sc.Text(), ":")
+		if fields := strings.Fields(value); len(fields) == 2 && fields[1] == "kB" {
+			kib[name], _ = strconv.ParseInt(fields[0], 10, 64)
+		}
+	}
+	_, err = fmt.Printf("| %s | %.0f GiB | %d MiB | %d MiB | %d MiB | %d MiB |\n", after, float64(written)/(1<<30),
+		kib["VmRSS"]>>10, kib["RssAnon"]>>10, (kib["RssFile"]+kib["RssShmem"])>>10, kib["VmHWM"]>>10)
+	return err
+}
