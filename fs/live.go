@@ -44,7 +44,7 @@ func (f *liveFile) attr(_ context.Context, a *fuse.Attr) error {
 }
 
 func (f *liveFile) fillLive(a *fuse.Attr, info objstore.VolumeInfo) {
-	f.base.fill(a, 0o600, f.changedAt(info))
+	f.fill(a, 0o600, f.changedAt(info))
 	// Settled and unsettled bytes may overlap: st_blocks can be too large, never too small.
 	setSize(a, info.Size, info.Logical+info.Tail)
 }

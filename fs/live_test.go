@@ -2,9 +2,12 @@ package fs
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"log"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -223,8 +226,13 @@ func TestLiveSeeksHoles(t *testing.T) {
 		whence int
 		want   int64
 	}{
-		{0, data, 8192}, {0, hole, 0}, {8192, hole, 12288}, {9000, data, 9000},
-		{12288, data, 65536}, {65537, hole, 69632}, {mib - 1, hole, mib - 1},
+		{0, data, 8192},
+		{0, hole, 0},
+		{8192, hole, 12288},
+		{9000, data, 9000},
+		{12288, data, 65536},
+		{65537, hole, 69632},
+		{mib - 1, hole, mib - 1},
 	} {
 		if got, err := f.Seek(c.from, c.whence); err != nil || got != c.want {
 			t.Errorf("seek %d whence %d: %d %v, want %d", c.from, c.whence, got, err, c.want)
@@ -239,25 +247,44 @@ func TestLiveSeeksHoles(t *testing.T) {
 	}
 }
 
+// The mapping is another process's: a page fault is no system call to Go's scheduler, which would wait for the thread
+// that waits for this process's server.
 func TestLiveIsMapped(t *testing.T) {
 	v, f := liveMount(t, mib)
-	m, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if errors.Is(err, unix.ENODEV) {
-		t.Fatal("no shared mapping: the kernel lacks FUSE_DIRECT_IO_ALLOW_MMAP (6.6)")
+	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), mapEnv+"="+f.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(m[4096:], "written through a mapping")
-	if err := unix.Msync(m, unix.MS_SYNC); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 25)
-	if _, err := v.ReadAt(got, 4096); err != nil || string(got) != "written through a mapping" {
+	got := make([]byte, len(mapText))
+	if _, err := v.ReadAt(got, 4096); err != nil || string(got) != mapText {
 		t.Errorf("the volume has %q, %v", got, err)
 	}
-	if err := unix.Munmap(m); err != nil {
-		t.Fatal(err)
+}
+
+// mapEnv names the file to which the test's program writes mapText through a mapping, instead of testing.
+const (
+	mapEnv  = "VARVE_FS_TEST_MAP"
+	mapText = "written through a mapping"
+)
+
+func writeMapped(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if errors.Is(err, unix.ENODEV) {
+		log.Fatal("no shared mapping: the kernel lacks FUSE_DIRECT_IO_ALLOW_MMAP (6.6)")
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	copy(m[4096:], mapText)
+	if err := errors.Join(unix.Msync(m, unix.MS_SYNC), unix.Munmap(m), f.Close()); err != nil {
+		log.Fatal(err)
 	}
 }
 
@@ -273,7 +300,7 @@ func TestLiveUsersAtOnce(t *testing.T) {
 				return
 			}
 			defer own.Close()
-			want, got := noise(part+w)[:part], make([]byte, part)
+			want, got := noise(part + w)[:part], make([]byte, part)
 			if _, err := own.WriteAt(want, int64(w*part)); err != nil {
 				t.Error(err)
 			}

@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		serveUntilKilled(dir)
 		return
 	}
+	if file := os.Getenv(mapEnv); file != "" {
+		writeMapped(file)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
