@@ -107,8 +107,10 @@ func (l *layer) hand(seg uint32, from, to int64) {
 	l.handed = append(l.handed, slots{seg, from, to})
 }
 
-// empty reports whether the layer changes nothing.
-func (l *layer) empty() bool { return l.extents.Len() == 0 && len(l.handed) == 0 }
+// empty reports whether the layer changes nothing. Such a layer is not frozen, even if slots were handed out
+// and given up: its journal would have no record, and a snapshot could not be told by its generation when
+// the store opens again.
+func (l *layer) empty() bool { return l.extents.Len() == 0 }
 
 // next gives the first sector at or after from that the layer touches.
 func (l *layer) next(from uint64) (uint64, bool) {

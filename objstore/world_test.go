@@ -85,6 +85,9 @@ func (w *world) random(n int) []byte {
 
 func (w *world) note(format string, args ...any) {
 	w.log = append(w.log, fmt.Sprintf(format, args...))
+	if trace {
+		fmt.Fprintf(os.Stderr, format+"\n", args...)
+	}
 }
 
 func (w *world) failf(format string, args ...any) {
@@ -112,12 +115,18 @@ func watch(what string) func() {
 
 func (w *world) fs() vfs.FS {
 	return vfs.Inject(w.mem, func(op vfs.Op) error {
+		if trace && op.Kind != vfs.OpRead {
+			fmt.Fprintf(os.Stderr, "    %d: %v %s %d+%d\n", w.mem.Ops(), op.Kind, op.Name, op.Off, op.Len)
+		}
 		if h := w.hook.Load(); h != nil {
 			return (*h)(op)
 		}
 		return nil
 	})
 }
+
+// trace prints every operation on files, for looking into one seed.
+var trace = os.Getenv("VARVE_TRACE") != ""
 
 func (w *world) setHook(h func(vfs.Op) error) {
 	if h == nil {
@@ -376,9 +385,23 @@ func (w *world) checkView(view Image, content []string, name string) {
 	}
 	for i := range content {
 		if s := sectorOf(got[i*SectorSize : (i+1)*SectorSize]); s != content[i] {
-			w.failf("%s sector %d holds %s, want %s", name, i, short(s), short(content[i]))
+			var p Plan
+			_ = planLoaded(context.Background(), view, int64(i)*SectorSize, SectorSize, &p)
+			w.failf("%s sector %d holds %s, want %s; it lies at %s", name, i, short(s), short(content[i]), places(&p))
 		}
 	}
+}
+
+func places(p *Plan) string {
+	var b strings.Builder
+	for _, c := range p.Pieces {
+		if c.Hole {
+			fmt.Fprintf(&b, "hole+%d ", c.Len)
+		} else {
+			fmt.Fprintf(&b, "%s:%d+%d ", segmentName(c.seg.id), c.FileOff, c.Len)
+		}
+	}
+	return b.String()
 }
 
 func sortedKeys[V any](m map[string]V) []string {
