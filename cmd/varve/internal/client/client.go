@@ -1,0 +1,185 @@
+// Package client speaks the daemon's protocol: over the store's socket to a daemon that runs, or in-process to
+// a handler, for commands that need no daemon.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 256 << 20
+
+// Client asks one daemon. Safe for concurrent use.
+type Client struct {
+	http  *http.Client
+	close func() error
+	ping  *protocol.Ping // nil: in-process
+}
+
+// Local gives a client of a handler in this process. Close calls release.
+func Local(h http.Handler, release func() error) *Client {
+	return &Client{http: &http.Client{Transport: inProcess{h}}, close: release}
+}
+
+// Daemon says who answers; nil for a local client.
+func (c *Client) Daemon() *protocol.Ping { return c.ping }
+
+// Close lets go of the connection, or of the store that a local client has open.
+func (c *Client) Close() error { return c.close() }
+
+// Ping asks who is there.
+func (c *Client) Ping(ctx context.Context) (protocol.Ping, error) {
+	return call[protocol.Ping](ctx, c, http.MethodGet, "/v1/ping", nil)
+}
+
+// Stat gives the store in figures.
+func (c *Client) Stat(ctx context.Context) (protocol.Stat, error) {
+	return call[protocol.Stat](ctx, c, http.MethodGet, "/v1/stat", nil)
+}
+
+// Volumes in order of name.
+func (c *Client) Volumes(ctx context.Context) ([]protocol.Volume, error) {
+	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)
+}
+
+// Volume gives one volume.
+func (c *Client) Volume(ctx context.Context, name string) (protocol.Volume, error) {
+	return call[protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes/"+url.PathEscape(name), nil)
+}
+
+// CreateVolume makes a volume.
+func (c *Client) CreateVolume(ctx context.Context, r protocol.CreateVolume) (protocol.Volume, error) {
+	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes", r)
+}
+
+// DeleteVolume deletes a volume that nobody uses.
+func (c *Client) DeleteVolume(ctx context.Context, name string) error {
+	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/volumes/"+url.PathEscape(name), nil)
+	return err
+}
+
+// Snapshots of a volume, or of all when volume is empty.
+func (c *Client) Snapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error) {
+	path := "/v1/snapshots"
+	if volume != "" {
+		path += "?volume=" + url.QueryEscape(volume)
+	}
+	return call[[]objstore.SnapshotInfo](ctx, c, http.MethodGet, path, nil)
+}
+
+// CreateSnapshot freezes a volume.
+func (c *Client) CreateSnapshot(ctx context.Context, r protocol.CreateSnapshot) (objstore.SnapshotInfo, error) {
+	return call[objstore.SnapshotInfo](ctx, c, http.MethodPost, "/v1/snapshots", r)
+}
+
+// DeleteSnapshot deletes a snapshot.
+func (c *Client) DeleteSnapshot(ctx context.Context, volume, snap string) error {
+	path := "/v1/snapshots/" + url.PathEscape(volume) + "/" + url.PathEscape(snap)
+	_, err := call[struct{}](ctx, c, http.MethodDelete, path, nil)
+	return err
+}
+
+// Attach puts a volume on a device node; it is usable when Attach returns.
+func (c *Client) Attach(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
+	return call[protocol.Attached](ctx, c, http.MethodPost, "/v1/attach", r)
+}
+
+// Attachments lists the volumes on device nodes.
+func (c *Client) Attachments(ctx context.Context) ([]protocol.Attachment, error) {
+	return call[[]protocol.Attachment](ctx, c, http.MethodGet, "/v1/attachments", nil)
+}
+
+// Detach takes a device node away.
+func (c *Client) Detach(ctx context.Context, r protocol.Detach) (protocol.Attachment, error) {
+	return call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/detach", r)
+}
+
+// Mount mounts the store.
+func (c *Client) Mount(ctx context.Context, r protocol.Mount) error {
+	_, err := call[protocol.Mount](ctx, c, http.MethodPost, "/v1/mount", r)
+	return err
+}
+
+// Unmount unmounts the store.
+func (c *Client) Unmount(ctx context.Context, r protocol.Unmount) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/umount", r)
+	return err
+}
+
+// Stop makes the daemon end, soon after it has answered.
+func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, error) {
+	return call[protocol.Stopped](ctx, c, http.MethodPost, "/v1/stop", r)
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	var answer T
+	var reader io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return answer, fmt.Errorf("encode request: %w", err)
+		}
+		reader = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://varve"+path, reader)
+	if err != nil {
+		return answer, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set(protocol.Header, strconv.Itoa(protocol.Version))
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) { // its text has a made-up host name
+			err = wrapped.Err
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return answer, errors.New("the daemon went away before it answered; its log says why")
+		}
+		return answer, fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return answer, decode(resp, &answer)
+}
+
+func decode(resp *http.Response, answer any) error {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	if v := resp.Header.Get(protocol.Header); v != strconv.Itoa(protocol.Version) {
+		return fmt.Errorf("the daemon speaks protocol %q and this varve %d: restart the daemon with this version "+
+			"(varve stop, varve serve)", v, protocol.Version)
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		refusal := &protocol.Error{}
+		if err := json.Unmarshal(data, refusal); err != nil || refusal.Message == "" {
+			return fmt.Errorf("the daemon answered %s", resp.Status)
+		}
+		return refusal
+	}
+	if resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// pingTimeout bounds the first exchange with a daemon.
+const pingTimeout = 10 * time.Second

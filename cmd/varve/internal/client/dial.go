@@ -1,0 +1,61 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"varve/cmd/varve/internal/protocol"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoDaemon: nothing answers on the store's socket.
+var ErrNoDaemon = errors.New("no daemon")
+
+// Dial connects to the daemon of a store. ErrNoDaemon if there is none.
+func Dial(ctx context.Context, store string) (*Client, error) {
+	tr := &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, store) },
+		DisableCompression: true,
+		MaxIdleConns:       1,
+	}
+	c := &Client{
+		http:  &http.Client{Transport: tr},
+		close: func() error { tr.CloseIdleConnections(); return nil },
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	ping, err := c.Ping(ctx)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("%w at %s", ErrNoDaemon, filepath.Join(store, protocol.SocketName))
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("the daemon's socket %s belongs to somebody else: %w; be its owner or root",
+			filepath.Join(store, protocol.SocketName), fs.ErrPermission)
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("the daemon of %s took the connection and did not answer in %v", store, pingTimeout)
+	case err != nil:
+		return nil, err
+	}
+	c.ping = &ping
+	return c, nil
+}
+
+// dialSocket goes through the directory's descriptor: a socket's address has 108 bytes, a path any number.
+func dialSocket(ctx context.Context, store string) (net.Conn, error) {
+	fd, err := unix.Open(store, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: store, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", "/proc/self/fd/"+strconv.Itoa(fd)+"/"+protocol.SocketName)
+}

@@ -1,0 +1,103 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// A command in the background is this program once more, without --background, in a session of its own. It says
+// over a pipe, whose number is in the environment, that it is ready, or why it ends.
+const (
+	backgroundFlag = "background"
+	readyEnv       = "VARVE_READY_FD"
+	readyFD        = 3
+	readyWord      = "ready"
+)
+
+var errNoReason = errors.New("ended without a reason")
+
+// startInBackground runs the command without --background, its output going to the file, and returns when it is
+// ready, with what it has to say (Ready's text). An error is the reason why it ended.
+func startInBackground(cmd *cobra.Command, output string) (string, error) {
+	out, err := os.OpenFile(output, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = out.Close() }()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = r.Close() }()
+	child := exec.Cmd{
+		Path:        "/proc/self/exe", // also when the file was replaced meanwhile
+		Args:        append([]string{os.Args[0]}, withoutBackground(cmd)...),
+		Env:         append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD)),
+		Dir:         "/",
+		Stdout:      out,
+		Stderr:      out,
+		ExtraFiles:  []*os.File{w},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	err = child.Start()
+	_ = w.Close()
+	if err != nil {
+		return "", fmt.Errorf("start in the background: %w", err)
+	}
+	said, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	if err != nil {
+		return "", fmt.Errorf("wait for the process in the background: %w", err)
+	}
+	text, ready := strings.CutPrefix(string(said), readyWord)
+	if ready {
+		return strings.TrimSpace(text), child.Process.Release()
+	}
+	werr := child.Wait()
+	if text == "" {
+		return "", fmt.Errorf("process in the background: %w: %w", errNoReason, errors.Join(werr))
+	}
+	return "", errors.New(strings.TrimSpace(text))
+}
+
+// withoutBackground is the command line of the same command in the foreground.
+func withoutBackground(cmd *cobra.Command) []string {
+	list := strings.Fields(cmd.CommandPath())[1:]
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case backgroundFlag, "store":
+		default:
+			list = append(list, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	// Always, and as the absolute path that it has become: the child has another working directory.
+	list = append(list, "--store="+cmd.Flag("store").Value.String())
+	return append(list, cmd.Flags().Args()...)
+}
+
+// readiness gives the two ways to speak to who started this process in the background; without one they do nothing.
+func readiness() (ready func(), failed func(error)) {
+	say := readyPipe()
+	return func() { say(readyWord) }, func(err error) { say(err.Error()) }
+}
+
+// readyPipe gives a function that speaks once.
+func readyPipe() func(string) {
+	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
+		return func(string) {}
+	}
+	_ = os.Unsetenv(readyEnv)
+	syscall.CloseOnExec(readyFD)
+	f := os.NewFile(readyFD, "ready")
+	return func(text string) {
+		_, _ = io.WriteString(f, text) // nobody listens any more: then nobody needs it
+		_ = f.Close()
+	}
+}

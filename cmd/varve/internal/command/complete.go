@@ -1,0 +1,78 @@
+package command
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+)
+
+// Completion asks a daemon only: pressing Tab must not open, and so lock, the store.
+func (a *app) ask(f func(context.Context, *client.Client) []string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, a.store)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer func() { _ = c.Close() }()
+	return f(ctx, c), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeVolume(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.ask(func(ctx context.Context, c *client.Client) []string {
+		list, err := c.Volumes(ctx)
+		if err != nil {
+			return nil
+		}
+		names := make([]string, 0, len(list))
+		for _, v := range list {
+			names = append(names, v.Name)
+		}
+		return names
+	})
+}
+
+func (a *app) completeSnapshot(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.ask(func(ctx context.Context, c *client.Client) []string {
+		list, err := c.Snapshots(ctx, "")
+		if err != nil {
+			return nil
+		}
+		names := make([]string, 0, len(list))
+		for _, s := range list {
+			names = append(names, s.Volume+"@"+s.Name)
+		}
+		return names
+	})
+}
+
+func (a *app) completeAttached(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.ask(func(ctx context.Context, c *client.Client) []string {
+		list, err := c.Attachments(ctx)
+		if err != nil {
+			return nil
+		}
+		names := make([]string, 0, 2*len(list))
+		for _, at := range list {
+			names = append(names, at.Volume, at.Device)
+		}
+		return names
+	})
+}
+
+// completeDirs leaves it to the shell.
+func completeDirs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}

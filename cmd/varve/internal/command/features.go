@@ -1,0 +1,62 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"varve/blockdev"
+)
+
+// featureReport is what `varve features --json` writes.
+type featureReport struct {
+	Kernel   string             `json:"kernel"`
+	Ublk     bool               `json:"ublk"`             // there, and ours to use
+	Reason   string             `json:"reason,omitempty"` // why not
+	Features []blockdev.Feature `json:"features"`
+}
+
+func (a *app) featuresCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "features",
+		Short: "Show what this kernel's ublk can do",
+		Long: `features lists what ublk drivers can do, whether this kernel's can, and what varve does without it. Without
+ublk it fails and says why; varve attach uses loop devices then.`,
+		Example: "  varve features\n  varve features --json",
+		Args:    args(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.features(cmd) },
+	}
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) features(cmd *cobra.Command) error {
+	list, err := blockdev.Features(cmd.Context())
+	r := featureReport{Kernel: kernelRelease(), Ublk: err == nil, Features: list}
+	if err != nil {
+		r.Reason = err.Error()
+	}
+	if a.json {
+		return errors.Join(writeJSON(cmd.OutOrStdout(), r), err)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "kernel %s\n\n", r.Kernel)
+	rows := make([][]string, 0, len(list))
+	for _, f := range list {
+		rows = append(rows, []string{f.Name, orNone(f.Since), yesNo(f.Supported), yesNo(f.Used), f.Without})
+	}
+	writeTable(out, []column{
+		{name: "feature"}, {name: "since"}, {name: "kernel"}, {name: "used"}, {name: "without it"},
+	}, rows)
+	return doing("features", err)
+}
+
+func kernelRelease() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}

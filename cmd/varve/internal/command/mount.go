@@ -1,0 +1,83 @@
+package command
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) mountCmd() *cobra.Command {
+	r := protocol.Mount{}
+	cmd := &cobra.Command{
+		Use:   "mount DIR",
+		Short: "Show volumes and snapshots as files",
+		Long: `mount shows the store at a directory, through FUSE:
+
+  volumes/NAME/live              a volume, to read and write
+  snapshots/NAME/SNAP/disk.img   a snapshot, read-only and sparse
+  by-id/ROOT/disk.img            the same by its root
+  info.json beside each          size, root, users`,
+		Example: `  varve mount /mnt/varve
+  mount -o ro,loop /mnt/varve/snapshots/data/monday/disk.img /mnt/monday`,
+		Args:              args("DIR"),
+		ValidArgsFunction: completeDirs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := mountPoint(args[0])
+			if err != nil {
+				return err
+			}
+			r.Dir = dir
+			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
+				return doing("mount "+dir, c.Mount(cmd.Context(), r))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&r.AllowOther, "allow-other", false, "let other users than the daemon's look at it")
+	return cmd
+}
+
+func (a *app) umountCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "umount DIR",
+		Aliases: []string{"unmount"},
+		Short:   "Take a mount away",
+		Example: "  varve umount /mnt/varve",
+		Args:    args("DIR"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+			return completeDirs(cmd, args, part)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := mountPoint(args[0])
+			if err != nil {
+				return err
+			}
+			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
+				return doing("unmount "+dir, c.Unmount(cmd.Context(), protocol.Unmount{Dir: dir}))
+			})
+		},
+	}
+}
+
+// mountPoint makes a path absolute: the daemon has another working directory. Links are resolved as far as they can
+// be, so that mount and umount agree on the name.
+func mountPoint(arg string) (string, error) {
+	if arg == "" {
+		return "", usagef("DIR is empty")
+	}
+	dir, err := filepath.Abs(arg)
+	if err != nil {
+		return "", fmt.Errorf("mount point %q: %w", arg, err)
+	}
+	// The last part may be a dead mount, which can't be looked at.
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		dir = filepath.Join(parent, filepath.Base(dir))
+	}
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = resolved
+	}
+	return dir, nil
+}

@@ -1,0 +1,93 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// lockPatience is how long a command waits for a store that is locked while nobody answers: a daemon that is
+// starting, or another command.
+const lockPatience = 10 * time.Second
+
+// open gives a client of the daemon, or of the store itself where none runs.
+func (a *app) open(ctx context.Context) (*client.Client, error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		c, err := client.Dial(ctx, a.store)
+		if !errors.Is(err, client.ErrNoDaemon) {
+			return c, err
+		}
+		c, err = a.openHere(ctx)
+		if !errors.Is(err, objstore.ErrStoreLocked) || time.Now().After(deadline) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// openHere opens the store in this process.
+func (a *app) openHere(ctx context.Context) (*client.Client, error) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	store, err := daemon.OpenStore(ctx, a.store, log)
+	if err != nil {
+		return nil, a.openError(err)
+	}
+	d := daemon.Local(ctx, a.store, store, version())
+	return client.Local(d.Handler(), store.Close), nil
+}
+
+// openDaemon gives a client of the daemon, for commands that need one.
+func (a *app) openDaemon(ctx context.Context) (*client.Client, error) {
+	c, err := client.Dial(ctx, a.store)
+	if errors.Is(err, client.ErrNoDaemon) {
+		if err := a.isStore(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w (store %s)", protocol.ErrNeedsDaemon, a.store)
+	}
+	return c, err
+}
+
+// isStore tells a store without a daemon from no store at all.
+func (a *app) isStore() error {
+	_, err := os.Stat(filepath.Join(a.store, "superblock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return a.openError(objstore.ErrNotStore)
+	}
+	return err
+}
+
+// openError says what to do about a store that did not open.
+func (a *app) openError(err error) error {
+	switch {
+	case errors.Is(err, objstore.ErrNotStore):
+		return fmt.Errorf("%s: %w; make one with `varve init`, or name another with --store", a.store, objstore.ErrNotStore)
+	case errors.Is(err, objstore.ErrStoreLocked):
+		return fmt.Errorf("%w, and no daemon answers on its socket", err)
+	}
+	return err
+}
+
+// do opens a client, calls f and closes it.
+func (a *app) do(ctx context.Context, open func(context.Context) (*client.Client, error), f func(*client.Client) error) error {
+	c, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(c), c.Close())
+}

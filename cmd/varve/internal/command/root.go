@@ -1,0 +1,167 @@
+// Package command is varve's command line: one file for each group of commands.
+//
+// A command asks the store's daemon; where none runs, and none is needed, it opens the store itself.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 2
+)
+
+// defaultStore is where the store is unless --store or VARVE_STORE say otherwise.
+const defaultStore = "/var/lib/varve"
+
+// app is what all commands share.
+type app struct {
+	store string // as given, later absolute
+	json  bool
+}
+
+// Run runs one command line and gives its exit status.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := New()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "varve: %v\n", err)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "usage: %s\n", cmd.UseLine())
+		return exitUsage
+	}
+	return exitError
+}
+
+// New gives the root command.
+func New() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:   "varve",
+		Short: "Block devices and mounts out of a content-addressed store",
+		Long: `varve serves block devices (/dev/ublkbN) out of a content-addressed store on a local disk, without copying the
+data through user space, and shows its volumes and snapshots as files.
+
+A daemon serves the store (varve serve); devices and mounts need it. The other commands work with and without.
+Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
+		Example: `  varve init
+  varve serve --background
+  varve volume create data --size 10G
+  dev=$(varve attach data)
+  mkfs.ext4 "$dev" && mount "$dev" /mnt
+  varve snapshot create data@monday
+  varve mount /run/snapshots`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          group,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	def := defaultStore
+	if v := os.Getenv("VARVE_STORE"); v != "" {
+		def = v
+	}
+	root.PersistentFlags().StringVar(&a.store, "store", def, "the store's `directory`; VARVE_STORE sets the default")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.store == "" {
+			return usagef("--store is empty; give the store's directory")
+		}
+		abs, err := filepath.Abs(a.store)
+		if err != nil {
+			return fmt.Errorf("store %q: %w", a.store, err)
+		}
+		a.store = abs
+		return nil
+	}
+	root.AddGroup(
+		&cobra.Group{ID: "store", Title: "The store:"},
+		&cobra.Group{ID: "volumes", Title: "Volumes and snapshots:"},
+		&cobra.Group{ID: "devices", Title: "Devices and mounts:"},
+	)
+	root.SetHelpCommandGroupID("")
+	add := func(id string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	add("store", a.initCmd(), a.serveCmd(), a.stopCmd(), a.statCmd())
+	add("volumes", a.volumeCmd(), a.snapshotCmd())
+	add("devices", a.attachCmd(), a.detachCmd(), a.mountCmd(), a.umountCmd(), a.featuresCmd(), a.ublkCmd())
+	add("", a.versionCmd())
+	return root
+}
+
+// group is the Run of a command that only has subcommands.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		msg += fmt.Sprintf("; did you mean %q?", s[0])
+	}
+	return &usageError{errors.New(msg)}
+}
+
+// newGroup gives a command that only has subcommands.
+func newGroup(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
+	c.Args, c.RunE = cobra.ArbitraryArgs, group
+	c.AddCommand(sub...)
+	return c
+}
+
+// usageError is a command line that no store could make right.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// args makes a wrong number of arguments a usage error that names what is missing.
+func args(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, got []string) error {
+		switch {
+		case len(got) < len(names):
+			return usagef("%s is missing", names[len(got)])
+		case len(got) > len(names):
+			return usagef("unexpected argument %q", got[len(names)])
+		}
+		return nil
+	}
+}
+
+// upTo is args with all of them optional.
+func upTo(n int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, got []string) error {
+		if len(got) > n {
+			return usagef("unexpected argument %q", got[n])
+		}
+		return nil
+	}
+}
+
+// jsonFlag gives a command --json.
+func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&a.json, "json", false, "write JSON")
+	return cmd
+}

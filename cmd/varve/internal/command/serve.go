@@ -1,0 +1,183 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// logName is where a daemon in the background logs to, relative to the store.
+const logName = "varve.log"
+
+type serveOptions struct {
+	background bool
+	memory     size
+	logLevel   string
+	logFormat  string
+}
+
+func (a *app) serveCmd() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the store's daemon",
+		Long: `serve runs the daemon of the store, in the foreground with its log on standard error, until Ctrl-C, SIGTERM or
+varve stop. With --background it runs on its own, logs to varve.log in the store, and serve returns when it answers;
+or fails with the reason.
+
+Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause.
+--memory-limit makes the daemon give memory back more eagerly above that size; the caches have bounds of their own.`,
+		Example: `  varve serve --background
+  varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(cmd.ErrOrStderr(), o.logLevel, o.logFormat)
+			if err != nil {
+				return err
+			}
+			if o.background {
+				return a.serveInBackground(cmd)
+			}
+			return a.serve(cmd.Context(), log, int64(o.memory))
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.background, backgroundFlag, false, "return when the daemon answers, and leave it running")
+	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (0: none)")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	complete(cmd, "log-level", []string{"debug", "info", "warn", "error"})
+	complete(cmd, "log-format", []string{"text", "json"})
+	return cmd
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("log level %q; use debug, info, warn or error", level)
+	}
+	o.Level = l
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, usagef("log format %q; use text or json", format)
+}
+
+func (a *app) serve(ctx context.Context, log *slog.Logger, memory int64) error {
+	// The second signal kills: only the first is ours.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	go func() { <-ctx.Done(); stop() }()
+	ready, report := readiness()
+	err := daemon.Run(ctx, a.store, daemon.RunOptions{
+		Logger: log, Version: version(), MemoryLimit: memory, Ready: ready,
+	})
+	if err != nil {
+		if errors.Is(err, objstore.ErrNotStore) {
+			err = a.openError(err)
+		}
+		report(err)
+	}
+	return err
+}
+
+func (a *app) serveInBackground(cmd *cobra.Command) error {
+	c, err := client.Dial(cmd.Context(), a.store)
+	if err == nil {
+		pid := c.Daemon().PID
+		return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon runs already, pid %d", a.store, pid), c.Close())
+	}
+	if err := a.isStore(); err != nil {
+		return err
+	}
+	path := filepath.Join(a.store, logName)
+	_, err = startInBackground(cmd, path)
+	if errors.Is(err, errNoReason) {
+		return fmt.Errorf("%w; its log is %s", err, path)
+	}
+	return err
+}
+
+func (a *app) stopCmd() *cobra.Command {
+	var r protocol.Stop
+	cmd := &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the store's daemon",
+		Long: `stop ends the daemon and returns when it is gone. Devices that nobody has open are detached, mounts are unmounted.
+A ublk device that is open stays: its I/O waits for the next daemon. A loop device can't wait: stop refuses while one
+is in use. --detach takes all devices away, and I/O of their users fails.`,
+		Example: "  varve stop\n  varve stop --detach",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
+				return a.stop(cmd, c, r)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&r.Detach, "detach", false, "take devices away that are in use")
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) stop(cmd *cobra.Command, c *client.Client, r protocol.Stop) error {
+	wait, err := watchProcess(c.Daemon().PID)
+	if err != nil {
+		return fmt.Errorf("stop: watch the daemon's process: %w", err)
+	}
+	s, err := c.Stop(cmd.Context(), r)
+	if err != nil {
+		return doing("stop", err)
+	}
+	for _, n := range s.Notes {
+		fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
+	}
+	if err := wait(cmd.Context()); err != nil {
+		return fmt.Errorf("stop: the daemon, pid %d, has let go of its devices and not ended yet: %w", s.PID, err)
+	}
+	if a.json {
+		return writeJSON(cmd.OutOrStdout(), s)
+	}
+	return nil
+}
+
+// stopPatience is how long a daemon may take to close its store.
+const stopPatience = 2 * time.Minute
+
+// watchProcess gives a function that returns when the process has ended.
+func watchProcess(pid int) (func(context.Context) error, error) {
+	p, err := os.FindProcess(pid) // a pidfd, where the kernel has them: never another process of that number
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, stopPatience)
+		defer cancel()
+		for {
+			if err := p.Signal(syscall.Signal(0)); errors.Is(err, os.ErrProcessDone) || errors.Is(err, syscall.ESRCH) {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}, nil
+}

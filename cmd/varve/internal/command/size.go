@@ -1,0 +1,54 @@
+package command
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/docker/go-units"
+)
+
+// sizeForm is stricter than go-units, which takes hexadecimal and exponents too.
+var sizeForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)? ?([kKmMgGtTpP]([iI]?[bB])?|[bB])?$`)
+
+// parseSize reads sizes like 10G, 512MiB, 1.5T and 4096; units are powers of 1024.
+func parseSize(s string) (int64, error) {
+	if !sizeForm.MatchString(s) {
+		return 0, fmt.Errorf("%q is no size; write one like 10G, 512MiB or 4096", s)
+	}
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 0 || n == 1<<63-1 { // a float that does not fit has become one of these
+		return 0, fmt.Errorf("%q is too large", s)
+	}
+	return n, nil
+}
+
+// formatSize writes bytes for people: four digits, units of 1024.
+func formatSize(n int64) string { return units.BytesSize(float64(n)) }
+
+// size is a flag's value in bytes.
+type size int64
+
+func (s *size) Set(v string) error {
+	n, err := parseSize(v)
+	if err != nil {
+		return err
+	}
+	*s = size(n)
+	return nil
+}
+
+func (s *size) Type() string { return "size" }
+
+// String is exact, so that a flag can be handed on to another process.
+func (s *size) String() string {
+	for _, u := range []struct {
+		shift uint
+		name  string
+	}{{40, "T"}, {30, "G"}, {20, "M"}, {10, "K"}} {
+		if *s != 0 && *s%(1<<u.shift) == 0 {
+			return strconv.FormatInt(int64(*s)>>u.shift, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(*s), 10)
+}

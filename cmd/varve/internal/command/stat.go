@@ -1,0 +1,86 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) statCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stat",
+		Short: "Show the store in figures",
+		Long: `stat shows what the store holds and takes: LOGICAL is what is not zero in all volumes' settled states, STORED the
+unique data kept for it and for the snapshots, TAIL what was written and has not settled yet, USED what the store's
+files take on disk, FREE what can still be written.`,
+		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				s, err := c.Stat(cmd.Context())
+				if err != nil {
+					return doing("stat", err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), s)
+				}
+				writeStat(cmd.OutOrStdout(), s)
+				return nil
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func writeStat(w io.Writer, s protocol.Stat) {
+	served := "none"
+	if s.Daemon != nil {
+		served = fmt.Sprintf("pid %d, version %s, since %s", s.Daemon.PID, s.Daemon.Version, formatTime(s.Daemon.Started))
+	}
+	fields := [][2]string{
+		{"store", s.Path},
+		{"uuid", s.UUID},
+		{"daemon", served},
+		{"volumes", strconv.Itoa(s.Volumes)},
+		{"snapshots", strconv.Itoa(s.Snapshots)},
+		{"chunk size", formatSize(int64(s.ChunkSize))},
+		{"logical", formatSize(s.Logical)},
+		{"stored", formatSize(s.Stored)},
+		{"dedup ratio", fmt.Sprintf("%.2f", s.DedupRatio)},
+		{"tail", formatSize(s.Tail)},
+		{"metadata", formatSize(s.Metadata)},
+		{"used", fmt.Sprintf("%s in %d segments", formatSize(s.Used), s.Segments)},
+		{"free", fmt.Sprintf("%s, and %s in reserve", formatSize(s.Free), formatSize(s.Reserve))},
+		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
+	}
+	if s.ReadOnly != "" {
+		fields = append(fields, [2]string{"read-only", s.ReadOnly})
+	}
+	for _, m := range s.Mounts {
+		fields = append(fields, [2]string{"mount", m.Dir})
+	}
+	writeFields(w, fields)
+	if len(s.PerVolume) == 0 {
+		return
+	}
+	devices := map[string]string{}
+	for _, at := range s.Attached {
+		devices[at.Volume] = at.Device
+	}
+	rows := make([][]string, 0, len(s.PerVolume))
+	for _, v := range s.PerVolume {
+		rows = append(rows, []string{
+			v.Name, formatSize(v.Size), formatSize(v.Logical), formatSize(v.Tail),
+			strconv.Itoa(v.Snapshots), orNone(devices[v.Name]),
+		})
+	}
+	fmt.Fprintln(w)
+	writeTable(w, []column{
+		{name: "volume"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"},
+	}, rows)
+}

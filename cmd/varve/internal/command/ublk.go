@@ -1,0 +1,304 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"varve/blockdev"
+	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/protocol"
+)
+
+// ublkOptions of a device without a store.
+type ublkOptions struct {
+	target     string
+	file       string
+	size       size
+	blockSize  size
+	buffered   bool
+	copyMode   string
+	queues     int
+	depth      int
+	readOnly   bool
+	background bool
+	logFile    string
+}
+
+func (a *app) ublkCmd() *cobra.Command {
+	return newGroup(&cobra.Command{
+		Use:   "ublk",
+		Short: "ublk devices by hand: null and loop targets, and all devices of this machine",
+		Long: `ublk is for devices without a store: the targets null and loop, which show what a device costs by itself. list
+shows all ublk devices of this machine, whoever serves them; del takes one away.`,
+		Example: "  varve ublk add --target null --size 10G --background\n  varve ublk list\n  varve ublk del 0",
+	}, a.ublkAddCmd(), a.ublkListCmd(), a.ublkDelCmd(), a.ublkRecoverCmd(), a.featuresCmd())
+}
+
+func (a *app) ublkAddCmd() *cobra.Command {
+	var o ublkOptions
+	o.size, o.blockSize = 1<<30, 512
+	cmd := &cobra.Command{
+		Use:   "add --target null|loop",
+		Short: "Serve a null or loop device",
+		Long: `add prints the device node and serves it until Ctrl-C, SIGTERM or varve ublk del. null answers every request at
+once and moves no data: reads leave the reader's memory as it was. loop is a file, byte for byte.`,
+		Example: `  varve ublk add --target null --size 100G
+  dev=$(varve ublk add --target loop --file disk.img --background)`,
+		Args: args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return o.run(cmd, func(ctx context.Context, t blockdev.Target, bo blockdev.Options) (*blockdev.Device, error) {
+				bo.ID, bo.Queues, bo.Depth = -1, o.queues, o.depth
+				return blockdev.Start(ctx, t, bo)
+			})
+		},
+	}
+	o.targetFlags(cmd)
+	f := cmd.Flags()
+	f.Var(&o.size, "size", "size of a null device")
+	f.IntVar(&o.queues, "queues", 0, "`number` of queues, each with a thread of its own (0: the default)")
+	f.IntVar(&o.depth, "depth", 0, "`number` of requests that a queue has in flight (0: the default)")
+	f.BoolVar(&o.readOnly, "read-only", false, "refuse writes")
+	return cmd
+}
+
+// targetFlags are those that add and recover have in common.
+func (o *ublkOptions) targetFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.target, "target", "", "null or loop")
+	f.StringVar(&o.file, "file", "", "the `file` or block device of a loop device")
+	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096")
+	f.BoolVar(&o.buffered, "buffered", false, "read and write the file through the page cache")
+	f.StringVar(&o.copyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
+	f.BoolVar(&o.background, backgroundFlag, false, "return when the device is usable, and leave it running")
+	f.StringVar(&o.logFile, "log-file", "/dev/null", "where the log goes with --background")
+	complete(cmd, "target", []string{"null", "loop"})
+	complete(cmd, "copy-mode", protocol.CopyModes)
+}
+
+func (o *ublkOptions) check(cmd *cobra.Command) error {
+	if err := protocol.CheckDevice(o.copyMode, o.queues, o.depth); err != nil {
+		return &usageError{err}
+	}
+	switch {
+	case o.target == "":
+		return usagef("--target is missing; use null or loop")
+	case o.target != "null" && o.target != "loop":
+		return usagef("target %q; use null or loop", o.target)
+	case o.target == "loop" && o.file == "":
+		return usagef("--file is missing: a loop device needs a file")
+	case o.target == "null" && o.file != "":
+		return usagef("--file is for the target loop")
+	case o.target == "loop" && cmd.Flags().Changed("size"):
+		return usagef("--size is for the target null: a loop device has the size of its file")
+	case o.blockSize != 512 && o.blockSize != 4096:
+		return usagef("block size %s; use 512 or 4096", o.blockSize.String())
+	case o.target == "null" && (o.size <= 0 || o.size%o.blockSize != 0):
+		return usagef("size %s is no positive multiple of the block size %s", o.size.String(), o.blockSize.String())
+	}
+	if o.file == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(o.file) // a process in the background has another working directory
+	if err != nil {
+		return fmt.Errorf("file %q: %w", o.file, err)
+	}
+	o.file = abs
+	return nil
+}
+
+// run serves a device that begin starts, here or in the background.
+func (o *ublkOptions) run(cmd *cobra.Command,
+	begin func(context.Context, blockdev.Target, blockdev.Options) (*blockdev.Device, error),
+) (err error) {
+	if o.background {
+		node, err := startInBackground(cmd, o.logFile)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), node)
+		return nil
+	}
+	say := readyPipe()
+	defer func() {
+		if err != nil {
+			say(err.Error())
+		}
+	}()
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	target, closeTarget, err := o.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeTarget()) }()
+	log, err := newLogger(cmd.ErrOrStderr(), "info", "text")
+	if err != nil {
+		return err
+	}
+	daemon.PrepareProcess(log, 0)
+	dev, err := begin(ctx, target, blockdev.Options{
+		CopyMode: blockdev.CopyMode(o.copyMode), ReadOnly: o.readOnly, Owner: daemon.Owner, Logger: log,
+	})
+	if err != nil {
+		return doing("serve "+o.target+" device", err)
+	}
+	log.Info("ready", "device", dev.Path(), "target", o.target, "copy_mode", dev.Mode(), "queues", dev.Queues(), "depth", dev.Depth())
+	fmt.Fprintln(cmd.OutOrStdout(), dev.Path())
+	say(readyWord + " " + dev.Path())
+	return awaitDevice(ctx, dev)
+}
+
+func (o *ublkOptions) open() (blockdev.Target, func() error, error) {
+	if o.target == "null" {
+		return blockdev.NewNull(int64(o.size), int(o.blockSize)), func() error { return nil }, nil
+	}
+	l, err := blockdev.OpenLoop(o.file, blockdev.LoopOptions{
+		BlockSize: int(o.blockSize), ReadOnly: o.readOnly, Buffered: o.buffered,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.Close, nil
+}
+
+// awaitDevice serves until a signal or the device's end. A device that is open at the signal is left to
+// varve ublk recover.
+func awaitDevice(ctx context.Context, dev *blockdev.Device) error {
+	select {
+	case <-dev.Done():
+		return dev.Wait()
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	err := dev.Stop(ctx, false)
+	if errors.Is(err, blockdev.ErrBusy) {
+		err = errors.Join(fmt.Errorf("%s is in use: its I/O waits for `varve ublk recover %d`, or `varve ublk del %d --force`",
+			dev.Path(), dev.ID(), dev.ID()), dev.Quiesce(ctx))
+	}
+	return err
+}
+
+func (a *app) ublkListCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List all ublk devices of this machine",
+		Long: `list shows every ublk device, whoever made it: live devices with the process that serves them, quiesced ones whose
+I/O waits for a new server.`,
+		Example: "  varve ublk list\n  varve ublk list --json",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := blockdev.List(cmd.Context())
+			if err != nil {
+				return doing("list ublk devices", err)
+			}
+			if a.json {
+				if list == nil {
+					list = []blockdev.DeviceInfo{}
+				}
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			rows := make([][]string, 0, len(list))
+			for _, d := range list {
+				server := strconv.Itoa(d.ServerPID)
+				if !d.ServerAlive {
+					server = "-"
+				}
+				rows = append(rows, []string{
+					strconv.Itoa(d.ID), d.Path, string(d.State), formatSize(d.Size), strconv.Itoa(d.Queues),
+					strconv.Itoa(d.Depth), string(d.CopyMode), yesNo(d.ReadOnly), server,
+				})
+			}
+			writeTable(cmd.OutOrStdout(), []column{
+				{"id", true}, {name: "device"}, {name: "state"}, {"size", true}, {"queues", true}, {"depth", true},
+				{name: "copy"}, {name: "read-only"}, {name: "server"},
+			}, rows)
+			return nil
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+// deviceID takes 0, ublkb0 and /dev/ublkb0.
+func deviceID(arg string) (int, error) {
+	text := strings.TrimPrefix(strings.TrimPrefix(arg, "/dev/"), "ublkb")
+	id, err := strconv.Atoi(text)
+	if err != nil || id < 0 {
+		return 0, usagef("%q is no ublk device; give its number, like 0, or its node, like /dev/ublkb0", arg)
+	}
+	return id, nil
+}
+
+func (a *app) ublkDelCmd() *cobra.Command {
+	force := false
+	cmd := &cobra.Command{
+		Use:     "del ID",
+		Aliases: []string{"delete"},
+		Short:   "Take a ublk device away",
+		Long: `del takes any ublk device of this machine away, whoever serves it; a volume's is better detached with varve detach.
+It refuses while the device is open, unless --force.`,
+		Example: "  varve ublk del 0\n  varve ublk del /dev/ublkb0 --force",
+		Args:    args("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := deviceID(args[0])
+			if err != nil {
+				return err
+			}
+			err = blockdev.Delete(cmd.Context(), id, force)
+			if errors.Is(err, blockdev.ErrBusy) {
+				err = fmt.Errorf("%w; unmount or close it first, or use --force", protocol.ErrBusy)
+			}
+			return doing(fmt.Sprintf("delete ublk device %d", id), err)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also while it is in use: I/O of its users fails")
+	return cmd
+}
+
+func (a *app) ublkRecoverCmd() *cobra.Command {
+	var o ublkOptions
+	o.blockSize = 512
+	cmd := &cobra.Command{
+		Use:   "recover ID --target null|loop",
+		Short: "Serve a null or loop device whose server is gone",
+		Long: `recover takes over a device of varve ublk add whose process was killed: I/O that waits goes on. Target and file have
+to be those that the device was added with. Volumes' devices are taken over by varve serve.`,
+		Example: "  varve ublk recover 0 --target loop --file disk.img --background",
+		Args:    args("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := deviceID(args[0])
+			if err != nil {
+				return err
+			}
+			i, err := blockdev.Info(cmd.Context(), id)
+			if err != nil {
+				return doing(fmt.Sprintf("recover ublk device %d", id), err)
+			}
+			if i.Owner != daemon.Owner {
+				return fmt.Errorf("recover ublk device %d: it was not made by varve ublk add; if it is a volume's, run varve serve", id)
+			}
+			o.size, o.readOnly, o.blockSize = size(i.Size), i.ReadOnly, size(i.BlockSize)
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return o.run(cmd, func(ctx context.Context, t blockdev.Target, bo blockdev.Options) (*blockdev.Device, error) {
+				return blockdev.Recover(ctx, id, t, bo)
+			})
+		},
+	}
+	o.targetFlags(cmd)
+	return cmd
+}

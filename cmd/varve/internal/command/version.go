@@ -1,0 +1,60 @@
+package command
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Version is set by the linker: -X varve/cmd/varve/internal/command.Version=v1.2.3.
+var Version = ""
+
+// version is Version, or else the commit that the program was built from.
+func version() string {
+	if Version != "" {
+		return Version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	revision, dirty := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+changes"
+		}
+	}
+	if revision == "" {
+		return "devel"
+	}
+	return "devel-" + revision + dirty
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  varve version --json",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := struct {
+				Version  string `json:"version"`
+				Protocol int    `json:"protocol"`
+				Go       string `json:"go"`
+			}{version(), protocol.Version, runtime.Version()}
+			if a.json {
+				return writeJSON(cmd.OutOrStdout(), v)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "varve %s (protocol %d, %s)\n", v.Version, v.Protocol, v.Go)
+			return nil
+		},
+	}
+	return a.jsonFlag(cmd)
+}

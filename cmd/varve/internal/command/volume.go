@@ -1,0 +1,183 @@
+package command
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) volumeCmd() *cobra.Command {
+	return newGroup(&cobra.Command{
+		Use:     "volume",
+		Aliases: []string{"vol"},
+		Short:   "Create, list, show and delete volumes",
+		Example: "  varve volume create data --size 10G",
+	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeDeleteCmd())
+}
+
+func (a *app) volumeCreateCmd() *cobra.Command {
+	var bytes, block size = 0, 512
+	cmd := &cobra.Command{
+		Use:   "create NAME --size SIZE",
+		Short: "Create a volume",
+		Long: `create makes a volume of zeroes. It takes no space until it is written to, so it may be larger than the disk.
+
+A name has letters, digits, '.', '_' and '-', begins with a letter or a digit, and is at most 128 long.
+The size reads like 10G or 512MiB, in powers of 1024.`,
+		Example: `  varve volume create data --size 10G
+  varve volume create db --size 1.5T --block-size 4096`,
+		Args: args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("create volume %q", args[0])
+			if !cmd.Flags().Changed("size") {
+				return usagef("%s: --size is missing; give one like --size 10G", what)
+			}
+			r := protocol.CreateVolume{Name: args[0], Size: int64(bytes), BlockSize: int(block)}
+			if err := r.Check(); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				v, err := c.CreateVolume(cmd.Context(), r)
+				if err != nil {
+					return doing(what, err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), v)
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().Var(&bytes, "size", "size like 10G or 512MiB")
+	cmd.Flags().Var(&block, "block-size", "logical block size of its devices: 512 or 4096")
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) volumeListCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List volumes",
+		Long: `list shows the volumes: LOGICAL is what is not zero in the last settled state, TAIL what was written since,
+DEVICE where the volume is attached.`,
+		Example: "  varve volume list\n  varve volume list --json",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				list, err := c.Volumes(cmd.Context())
+				if err != nil {
+					return doing("list volumes", err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), list)
+				}
+				rows := make([][]string, 0, len(list))
+				for _, v := range list {
+					rows = append(rows, []string{
+						v.Name, formatSize(v.Size), formatSize(v.Logical), formatSize(v.Tail),
+						strconv.Itoa(v.Snapshots), orNone(devices(v)), formatTime(v.Created),
+					})
+				}
+				writeTable(cmd.OutOrStdout(), []column{
+					{name: "name"}, {"size", true}, {"logical", true}, {"tail", true},
+					{"snapshots", true}, {name: "device"}, {name: "created"},
+				}, rows)
+				return nil
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func devices(v protocol.Volume) string {
+	var nodes []string
+	for _, at := range v.Attached {
+		nodes = append(nodes, at.Device)
+	}
+	return strings.Join(nodes, ", ")
+}
+
+func (a *app) volumeShowCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show one volume",
+		Example:           "  varve volume show data",
+		Args:              args("NAME"),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("show volume %q", args[0])
+			if err := protocol.CheckName(args[0]); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				v, err := c.Volume(cmd.Context(), args[0])
+				if err != nil {
+					return doing(what, err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), v)
+				}
+				writeFields(cmd.OutOrStdout(), volumeFields(v))
+				return nil
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func volumeFields(v protocol.Volume) [][2]string {
+	f := [][2]string{
+		{"name", v.Name},
+		{"id", v.ID},
+		{"size", fmt.Sprintf("%s (%d bytes)", formatSize(v.Size), v.Size)},
+		{"block size", strconv.Itoa(v.BlockSize)},
+		{"created", formatTime(v.Created)},
+		{"root", orNone(v.Root)},
+		{"logical", formatSize(v.Logical)},
+		{"tail", formatSize(v.Tail)},
+		{"snapshots", strconv.Itoa(v.Snapshots)},
+		{"users", orNone(strings.Join(v.Users, ", "))},
+	}
+	for _, at := range v.Attached {
+		f = append(f, [2]string{"device", attachmentText(at)})
+	}
+	return f
+}
+
+// attachmentText is one line on a device: its node, and what it was attached with.
+func attachmentText(at protocol.Attachment) string {
+	s := at.Device
+	if at.Transport == "ublk" {
+		s += fmt.Sprintf(", %s copy, %d queues of depth %d", at.CopyMode, at.Queues, at.Depth)
+	}
+	if at.ReadOnly {
+		s += ", read-only"
+	}
+	return s + ", since " + formatTime(at.Since)
+}
+
+func (a *app) volumeDeleteCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "delete NAME",
+		Aliases:           []string{"rm"},
+		Short:             "Delete a volume",
+		Long:              "delete takes away a volume that is not attached. Its snapshots have to be deleted first.",
+		Example:           "  varve volume delete data",
+		Args:              args("NAME"),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("delete volume %q", args[0])
+			if err := protocol.CheckName(args[0]); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				return doing(what, c.DeleteVolume(cmd.Context(), args[0]))
+			})
+		},
+	}
+}

@@ -1,0 +1,184 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// attachments lists them in order of volume; mu is held.
+func (d *Daemon) attachments() []protocol.Attachment {
+	list := make([]protocol.Attachment, 0, len(d.attached))
+	for _, a := range d.attached {
+		list = append(list, a.Attachment)
+	}
+	slices.SortFunc(list, func(a, b protocol.Attachment) int { return cmp.Compare(a.Volume, b.Volume) })
+	return list
+}
+
+func (d *Daemon) serveAttachments(context.Context, *http.Request, none) ([]protocol.Attachment, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attachments(), nil
+}
+
+func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.Attach) (protocol.Attached, error) {
+	if len(d.transports) == 0 {
+		return protocol.Attached{}, protocol.ErrNeedsDaemon
+	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	if err := d.mayAttach(r.Volume); err != nil {
+		return protocol.Attached{}, err
+	}
+	dev, a, notes, err := d.start(ctx, r)
+	if err != nil {
+		return protocol.Attached{}, err
+	}
+	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
+	d.keep(a, dev)
+	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
+		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
+	return protocol.Attached{Attachment: a, Notes: notes}, nil
+}
+
+func (d *Daemon) mayAttach(volume string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return protocol.ErrStopping
+	}
+	a, taken := d.waiting[volume]
+	if b := d.attached[volume]; b != nil {
+		a, taken = b.Attachment, true
+	}
+	if taken {
+		return fmt.Errorf("volume %q: %w: attached as %s", volume, objstore.ErrInUse, a.Device)
+	}
+	if _, err := d.store.VolumeInfo(volume); err != nil {
+		return err
+	}
+	return nil
+}
+
+// start picks the transport. auto means ublk, and loop where there is none.
+func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, []string, error) {
+	if r.Transport == "loop" {
+		if r.CopyMode != "" && r.CopyMode != "auto" || r.Queues > 0 || r.Depth > 0 {
+			return nil, protocol.Attachment{}, nil, fmt.Errorf(
+				"%w: a loop device has no copy mode, queues and depth; they are options of ublk", objstore.ErrInvalid)
+		}
+		dev, a, err := d.transports["loop"].Attach(ctx, r)
+		return dev, a, nil, err
+	}
+	dev, a, err := d.transports["ublk"].Attach(ctx, r)
+	if r.Transport == "ublk" || !errors.Is(err, protocol.ErrNoTransport) {
+		return dev, a, nil, err
+	}
+	notes := []string{fmt.Sprintf("using a loop device, which is slower: %v", err)}
+	if r.CopyMode != "" && r.CopyMode != "auto" {
+		return nil, a, nil, fmt.Errorf("copy mode %q: %w", r.CopyMode, err)
+	}
+	if r.Queues > 0 || r.Depth > 0 {
+		notes = append(notes, "a loop device has no queues and depth to set")
+	}
+	dev, a, err = d.transports["loop"].Attach(ctx, r)
+	return dev, a, notes, err
+}
+
+// keep lists a device that is served, and watches for its end.
+func (d *Daemon) keep(a protocol.Attachment, dev device) {
+	k := &attachment{Attachment: a, dev: dev}
+	d.mu.Lock()
+	d.attached[a.Volume] = k
+	delete(d.waiting, a.Volume)
+	d.save()
+	d.mu.Unlock()
+	d.watchers.Add(1)
+	go func() {
+		defer d.watchers.Done()
+		<-dev.Done()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !k.leaving {
+			d.log.Warn("device went away, and not by our doing", "volume", a.Volume, "device", a.Device)
+		}
+		if d.attached[a.Volume] == k {
+			delete(d.attached, a.Volume)
+			d.save()
+		}
+	}()
+}
+
+func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.Detach) (protocol.Attachment, error) {
+	if len(d.transports) == 0 {
+		return protocol.Attachment{}, protocol.ErrNeedsDaemon
+	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	k := d.find(r.Target)
+	if k == nil {
+		return protocol.Attachment{}, fmt.Errorf("%q: %w: it is neither an attached volume nor the device of one",
+			r.Target, objstore.ErrNotFound)
+	}
+	return k.Attachment, d.detach(ctx, k, r.Force)
+}
+
+// find takes a volume's name or a device node, also by a symbolic link to it.
+func (d *Daemon) find(target string) *attachment {
+	node := target
+	if filepath.IsAbs(target) {
+		if resolved, err := filepath.EvalSymlinks(target); err == nil {
+			node = resolved
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if k := d.attached[target]; k != nil {
+		return k
+	}
+	for _, k := range d.attached {
+		if k.Device == node {
+			return k
+		}
+	}
+	return nil
+}
+
+// detach takes a device away; change is held.
+func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
+	d.setLeaving(k, true)
+	if err := k.dev.Stop(ctx, force); err != nil {
+		d.setLeaving(k, false)
+		if errors.Is(err, protocol.ErrBusy) {
+			return fmt.Errorf("%s (volume %q): %w; unmount or close it first, or use --force", k.Device, k.Volume, err)
+		}
+		return fmt.Errorf("detach %s (volume %q): %w", k.Device, k.Volume, err)
+	}
+	d.drop(k)
+	d.log.Info("detached", "volume", k.Volume, "device", k.Device, "force", force)
+	return nil
+}
+
+func (d *Daemon) setLeaving(k *attachment, v bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k.leaving = v
+}
+
+func (d *Daemon) drop(k *attachment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.attached[k.Volume] == k {
+		delete(d.attached, k.Volume)
+		d.save()
+	}
+}

@@ -1,0 +1,122 @@
+// Package daemon serves one store: it answers the protocol, keeps volumes on device nodes and the store on mount
+// points, and hands devices that are in use from one daemon to the next.
+//
+// The handler works without a daemon too: a command that finds none opens the store and asks a handler of its own
+// (New with no transports), so that both ways answer alike.
+package daemon
+
+import (
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Options of a Daemon. The zero value is a handler that only knows the store.
+type Options struct {
+	Logger  *slog.Logger
+	Version string // of the program, for Ping
+
+	ublk, loop transport // nil: requests for devices are answered with ErrNeedsDaemon
+	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
+}
+
+// Daemon answers the protocol for one open store.
+type Daemon struct {
+	dir        string // the store, absolute
+	store      Store
+	log        *slog.Logger
+	version    string
+	uuid       string // of the store
+	started    time.Time
+	transports map[string]transport // "ublk", "loop"
+	mounter    mounter
+
+	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
+	// change is taken first.
+	change   sync.Mutex
+	mu       sync.Mutex
+	attached map[string]*attachment // by volume
+	waiting  map[string]protocol.Attachment
+	mounts   map[string]*mount // by directory
+	stopping bool
+
+	stop     chan struct{} // closed when a client asked for the end
+	stopOnce sync.Once
+	watchers sync.WaitGroup
+}
+
+type attachment struct {
+	protocol.Attachment
+	dev     device
+	leaving bool // we take it away: its end is no surprise
+}
+
+type mount struct {
+	protocol.Mount
+	m       mounted
+	leaving bool
+}
+
+// New gives a Daemon over an open store, which stays the caller's to close after Close.
+func New(dir string, store Store, o Options) *Daemon {
+	d := &Daemon{
+		dir:        dir,
+		store:      store,
+		log:        o.Logger,
+		version:    o.Version,
+		started:    time.Now(),
+		transports: map[string]transport{},
+		mounter:    o.mounter,
+		attached:   map[string]*attachment{},
+		waiting:    map[string]protocol.Attachment{},
+		mounts:     map[string]*mount{},
+		stop:       make(chan struct{}),
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if st, err := store.Stat(); err == nil {
+		d.uuid = st.UUID
+	}
+	if o.ublk != nil {
+		d.transports["ublk"] = o.ublk
+	}
+	if o.loop != nil {
+		d.transports["loop"] = o.loop
+	}
+	return d
+}
+
+// Stopping is closed when a client asked the daemon to end.
+func (d *Daemon) Stopping() <-chan struct{} { return d.stop }
+
+func (d *Daemon) ping() protocol.Ping {
+	return protocol.Ping{
+		Protocol: protocol.Version,
+		Version:  d.version,
+		PID:      os.Getpid(),
+		Store:    d.dir,
+		UUID:     d.uuid,
+		Started:  d.started.UTC().Truncate(time.Second),
+	}
+}
+
+// isDaemon: a command's own handler has no transports and no mounts.
+func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounter != nil }
+
+// save writes the state; mu is held. A state that can't be written costs a takeover, not data.
+func (d *Daemon) save() {
+	if !d.isDaemon() {
+		return
+	}
+	s := state{Store: d.uuid, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList()}
+	for _, a := range d.waiting {
+		s.Attached = append(s.Attached, a)
+	}
+	if err := s.write(d.dir); err != nil {
+		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
+	}
+}

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// transport puts volumes on device nodes of one kind.
+type transport interface {
+	// Attach starts a device; its node is usable when Attach returns. The answer holds what was chosen
+	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
+	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
+	// Find lists the store's devices that outlived the daemon that made them; their I/O waits for the next one.
+	Find(ctx context.Context) ([]protocol.Attachment, error)
+	// Recover takes over a device that Find has found.
+	Recover(ctx context.Context, a protocol.Attachment) (device, error)
+	// Discard removes what a dead daemon left of a device that can't be recovered, if it is still there.
+	Discard(ctx context.Context, a protocol.Attachment) error
+	// Close lets go of what the transport holds for its devices; none is left.
+	Close() error
+}
+
+// device is one volume on one node.
+type device interface {
+	// Stop removes the device; protocol.ErrBusy if it is open, unless force.
+	Stop(ctx context.Context, force bool) error
+	// Claimed says whether a file system or another device has the device for itself.
+	Claimed() bool
+	// Leave ends the service and lets the device wait for the next daemon; errCannotLeave if this kind can't.
+	Leave(ctx context.Context) error
+	// Done is closed when the device is no longer served, for whatever reason.
+	Done() <-chan struct{}
+}
+
+var errCannotLeave = errors.New("it can not outlive its daemon")
+
+// mounter mounts the store at a directory.
+type mounter interface {
+	Mount(dir string, allowOther bool) (mounted, error)
+}
+
+// mounted is one mount.
+type mounted interface {
+	// Unmount unmounts; protocol.ErrBusy if it is in use, unless force: I/O of who uses it fails then.
+	Unmount(force bool) error
+	// Done is closed when the mount is gone, for whatever reason.
+	Done() <-chan struct{}
+}

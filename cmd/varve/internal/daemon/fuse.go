@@ -1,0 +1,53 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/fs"
+	"varve/objstore"
+)
+
+// fuseMounter mounts a store through FUSE.
+type fuseMounter struct {
+	store *objstore.Store
+	log   *slog.Logger
+}
+
+func newMounter(store *objstore.Store, log *slog.Logger) mounter { return fuseMounter{store, log} }
+
+func (f fuseMounter) Mount(dir string, allowOther bool) (mounted, error) {
+	s, err := fs.Mount(dir, fs.Store(f.store), fs.Options{AllowOther: allowOther, Logger: f.log})
+	if err != nil {
+		return nil, err
+	}
+	return newFuseMount(s), nil
+}
+
+type fuseMount struct {
+	server *fs.Server
+	done   chan struct{}
+}
+
+func newFuseMount(s *fs.Server) *fuseMount {
+	m := &fuseMount{server: s, done: make(chan struct{})}
+	go func() {
+		s.Wait()
+		close(m.done)
+	}()
+	return m
+}
+
+func (m *fuseMount) Done() <-chan struct{} { return m.done }
+
+func (m *fuseMount) Unmount(force bool) error {
+	if force {
+		return m.server.ForceUnmount()
+	}
+	err := m.server.Unmount()
+	if errors.Is(err, fs.ErrBusy) {
+		return errors.Join(protocol.ErrBusy) // its text is for us to write
+	}
+	return err
+}

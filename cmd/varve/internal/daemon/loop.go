@@ -1,0 +1,201 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/fs"
+	"varve/fs/loopdev"
+	"varve/objstore"
+)
+
+// loopTransport puts a kernel loop device over a volume's live file in a FUSE mount of its own. One mount for each
+// volume: taking a device away by force aborts its mount, and no other's.
+type loopTransport struct {
+	store *objstore.Store
+	dir   string // of the mounts: /run/varve/UUID
+	log   *slog.Logger
+}
+
+// runDir holds the private mounts of all daemons. It is not in the store: who copies or measures the store must not
+// walk into its own volumes.
+const runDir = "/run/varve"
+
+func newLoop(store *objstore.Store, uuid string, log *slog.Logger) transport {
+	return &loopTransport{store: store, dir: filepath.Join(runDir, uuid), log: log}
+}
+
+// mountDir is where a volume's private mount is.
+func (t *loopTransport) mountDir(volume string) string { return filepath.Join(t.dir, volume) }
+
+// liveFile is the file under a volume's loop device.
+func (t *loopTransport) liveFile(volume string) string {
+	return filepath.Join(t.mountDir(volume), "volumes", volume, "live")
+}
+
+func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+	var none protocol.Attachment
+	v, err := t.store.VolumeInfo(r.Volume)
+	if err != nil {
+		return nil, none, err
+	}
+	dir := t.mountDir(r.Volume)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, none, fmt.Errorf("make the private mount point: %w", err)
+	}
+	server, err := fs.Mount(dir, fs.Store(t.store), fs.Options{Logger: t.log})
+	if err != nil {
+		_ = os.Remove(dir)
+		if errors.Is(err, fs.ErrNoFUSE) || errors.Is(err, fs.ErrPermission) {
+			err = protocol.NoTransport(err)
+		}
+		return nil, none, err
+	}
+	loop, err := loopdev.Attach(ctx, t.liveFile(r.Volume), loopdev.Options{ReadOnly: r.ReadOnly, BlockSize: v.BlockSize})
+	if err != nil {
+		err = errors.Join(err, server.ForceUnmount(), os.Remove(dir))
+		if errors.Is(err, loopdev.ErrNoLoop) || errors.Is(err, loopdev.ErrPermission) {
+			err = protocol.NoTransport(err)
+		}
+		return nil, none, err
+	}
+	d := &loopDevice{node: loop.Path, file: loop.File, server: server, dir: dir, done: make(chan struct{}), quit: make(chan struct{})}
+	go d.watch()
+	id, _ := strconv.Atoi(strings.TrimPrefix(loop.Path, "/dev/loop"))
+	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly}, nil
+}
+
+// Find: a loop device dies with the server of its file.
+func (t *loopTransport) Find(context.Context) ([]protocol.Attachment, error) { return nil, nil }
+
+// Recover has nothing to recover.
+func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, error) {
+	return nil, errCannotLeave
+}
+
+// Discard detaches the loop devices over a volume's dead live file, and removes its dead mount.
+func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment) error {
+	list, err := loopdev.Find(t.liveFile(a.Volume))
+	for _, l := range list {
+		err = errors.Join(err, loopdev.Detach(ctx, l.Path, true))
+	}
+	dir := t.mountDir(a.Volume)
+	if _, serr := dropStaleMount(dir); serr != nil {
+		return errors.Join(err, serr)
+	}
+	if rerr := os.Remove(dir); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}
+
+// Close removes the directory of the mounts, if it is empty.
+func (t *loopTransport) Close() error {
+	err := os.Remove(t.dir)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
+
+// loopDevice is a loop device and the private mount under it.
+type loopDevice struct {
+	node   string // /dev/loopN
+	file   string // the backing file
+	dir    string // the private mount
+	server *fs.Server
+	done   chan struct{} // closed when the device or its mount is gone
+	quit   chan struct{} // closed by Stop
+	once   sync.Once
+}
+
+func (d *loopDevice) Done() <-chan struct{} { return d.done }
+
+// watchInterval is how soon a device that somebody else detached is noticed.
+const watchInterval = time.Second
+
+// watch looks for an end that was not ours: losetup -d, or an unmount.
+func (d *loopDevice) watch() {
+	defer close(d.done)
+	gone := make(chan struct{})
+	go func() { d.server.Wait(); close(gone) }()
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.quit:
+			return
+		case <-gone:
+			return
+		case <-tick.C:
+			if !d.attached() {
+				_ = d.server.ForceUnmount() // of a file that nobody has open; a failure ends with the process
+				_ = os.Remove(d.dir)
+				return
+			}
+		}
+	}
+}
+
+// attached says whether the node is still a loop device over our file.
+func (d *loopDevice) attached() bool {
+	list, err := loopdev.Find(d.file)
+	if err != nil {
+		return true // unknown: keep serving
+	}
+	for _, l := range list {
+		if l.Path == d.node {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *loopDevice) Stop(ctx context.Context, force bool) error {
+	err := loopdev.Detach(ctx, d.node, force)
+	switch {
+	case errors.Is(err, loopdev.ErrBusy):
+		return protocol.ErrBusy
+	case err != nil && !errors.Is(err, loopdev.ErrNotAttached):
+		return err
+	}
+	d.once.Do(func() { close(d.quit) })
+	<-d.done
+	if force {
+		err = d.server.ForceUnmount() // fails the I/O of who still has the device open
+	} else if err = d.server.Unmount(); errors.Is(err, fs.ErrBusy) {
+		// The kernel lets go of the file a moment after the device is free.
+		err = d.server.ForceUnmount()
+	}
+	if err != nil {
+		return err
+	}
+	return os.Remove(d.dir)
+}
+
+// Claimed implements device.
+func (d *loopDevice) Claimed() bool { return claimed(d.node) }
+
+// Leave: a loop device's file dies with this process.
+func (d *loopDevice) Leave(context.Context) error { return errCannotLeave }
+
+// claimed asks for the block device for itself alone, as mount(8) does.
+func claimed(node string) bool {
+	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errors.Is(err, unix.EBUSY)
+	}
+	_ = unix.Close(fd)
+	return false
+}

@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// mountList is in order of directory; mu is held.
+func (d *Daemon) mountList() []protocol.Mount {
+	list := make([]protocol.Mount, 0, len(d.mounts))
+	for _, m := range d.mounts {
+		list = append(list, m.Mount)
+	}
+	slices.SortFunc(list, func(a, b protocol.Mount) int { return cmp.Compare(a.Dir, b.Dir) })
+	return list
+}
+
+func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount) (protocol.Mount, error) {
+	if d.mounter == nil {
+		return r, protocol.ErrNeedsDaemon
+	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	d.mu.Lock()
+	stopping, taken := d.stopping, d.mounts[r.Dir] != nil
+	d.mu.Unlock()
+	if stopping {
+		return r, protocol.ErrStopping
+	}
+	if taken {
+		return r, fmt.Errorf("%s: %w: the store is mounted there", r.Dir, objstore.ErrExists)
+	}
+	if err := checkMountPoint(d.dir, r.Dir); err != nil {
+		return r, err
+	}
+	return r, d.mount(r)
+}
+
+// mount mounts; change is held.
+func (d *Daemon) mount(r protocol.Mount) error {
+	m, err := d.mounter.Mount(r.Dir, r.AllowOther)
+	if err != nil {
+		return err
+	}
+	k := &mount{Mount: r, m: m}
+	d.mu.Lock()
+	d.mounts[r.Dir] = k
+	d.save()
+	d.mu.Unlock()
+	d.log.Info("mounted", "dir", r.Dir, "allow_other", r.AllowOther)
+	d.watchers.Add(1)
+	go func() {
+		defer d.watchers.Done()
+		<-m.Done()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !k.leaving {
+			d.log.Info("unmounted by somebody else", "dir", r.Dir)
+		}
+		if d.mounts[r.Dir] == k {
+			delete(d.mounts, r.Dir)
+			d.save()
+		}
+	}()
+	return nil
+}
+
+func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unmount) (none, error) {
+	if d.mounter == nil {
+		return none{}, protocol.ErrNeedsDaemon
+	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	d.mu.Lock()
+	k := d.mounts[r.Dir]
+	d.mu.Unlock()
+	if k == nil {
+		return none{}, fmt.Errorf("%s: %w: the store is not mounted there", r.Dir, objstore.ErrNotFound)
+	}
+	if err := d.unmount(k, false); err != nil {
+		if errors.Is(err, protocol.ErrBusy) {
+			return none{}, fmt.Errorf("%s: %w; close what is open below it first", r.Dir, err)
+		}
+		return none{}, err
+	}
+	return none{}, nil
+}
+
+// unmount takes a mount away; change is held. By force it goes while files are open, which fail from then on.
+func (d *Daemon) unmount(k *mount, force bool) error {
+	d.mu.Lock()
+	k.leaving = true
+	d.mu.Unlock()
+	err := k.m.Unmount(force)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		k.leaving = false
+		return err
+	}
+	if d.mounts[k.Dir] == k {
+		delete(d.mounts, k.Dir)
+		d.save()
+	}
+	d.log.Info("unmounted", "dir", k.Dir, "force", force)
+	return nil
+}
+
+// checkMountPoint refuses what is no directory, and what lies in the store or over it: a mount over the store
+// hides the files that it is made of.
+func checkMountPoint(store, dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s: %w: not a directory", dir, objstore.ErrInvalid)
+	}
+	realDir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	realStore, err := filepath.EvalSymlinks(store)
+	if err != nil {
+		return err
+	}
+	switch {
+	case within(realStore, realDir):
+		return fmt.Errorf("%s: %w: it is in the store %s; mount it elsewhere", dir, objstore.ErrInvalid, store)
+	case within(realDir, realStore):
+		return fmt.Errorf("%s: %w: it would hide the store %s; mount it elsewhere", dir, objstore.ErrInvalid, store)
+	}
+	return nil
+}
+
+// within says whether path is dir or below it; both are clean and absolute.
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}

@@ -1,0 +1,33 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"varve/objstore"
+)
+
+// OpenStore opens a store as every command has to: with an eye for devices that a dead daemon left with writes
+// that their users believe in.
+func OpenStore(ctx context.Context, dir string, log *slog.Logger) (*objstore.Store, error) {
+	return objstore.Open(ctx, dir, objstore.Options{
+		Logger: log,
+		TrustCache: func(volume string) bool {
+			for _, a := range waitingDevices(ctx, dir, log) {
+				if a.Volume == volume {
+					return true
+				}
+			}
+			return false
+		},
+	})
+}
+
+// Local gives a handler for a command that runs without a daemon. It knows of devices that wait for one.
+func Local(ctx context.Context, dir string, store Store, version string) *Daemon {
+	d := New(dir, store, Options{Version: version})
+	for _, a := range waitingDevices(ctx, dir, d.log) {
+		d.waiting[a.Volume] = a
+	}
+	return d
+}

@@ -1,0 +1,51 @@
+package daemon
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// dropStaleMount unmounts a FUSE mount at dir whose server is dead. It leaves every other mount alone.
+func dropStaleMount(dir string) (bool, error) {
+	kind, err := mountedAt(dir)
+	if err != nil || !strings.HasPrefix(kind, "fuse") {
+		return false, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
+		return false, nil // somebody serves it
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return false, fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return true, nil
+}
+
+// mountedAt gives the type of the file system mounted last at dir, "" if none is.
+func mountedAt(dir string) (string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	kind := ""
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		// ID parent major:minor root MOUNTPOINT options [optional…] - TYPE source options
+		head, tail, ok := strings.Cut(sc.Text(), " - ")
+		fields := strings.Fields(head)
+		if !ok || len(fields) < 5 || unescapeMount(fields[4]) != dir {
+			continue
+		}
+		kind, _, _ = strings.Cut(tail, " ")
+	}
+	return kind, sc.Err()
+}
+
+// unescapeMount undoes the kernel's octal escapes of space, tab, newline and backslash.
+var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace

@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// stateName is the file, relative to the store, that tells the next daemon what this one served.
+const stateName = "attached.json"
+
+const (
+	stateVersion = 1
+	maxState     = 4 << 20 // bytes
+)
+
+// state is written at every change of it. It says what to look for after a crash, and nothing more: what is
+// there is asked of the kernel. A lost state loses no data.
+type state struct {
+	Version  int                   `json:"version"`
+	Store    string                `json:"store"` // UUID
+	Boot     string                `json:"boot"`  // device numbers and mounts mean nothing in another boot
+	Attached []protocol.Attachment `json:"attached"`
+	Mounts   []protocol.Mount      `json:"mounts"`
+}
+
+// readState gives an empty state if there is none.
+func readState(store string) (state, error) {
+	path := filepath.Join(store, stateName)
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, nil
+	}
+	if err != nil {
+		return state{}, err
+	}
+	if fi.Size() > maxState {
+		return state{}, fmt.Errorf("%s has %d bytes: not a list of devices", path, fi.Size())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return state{}, err
+	}
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil {
+		return state{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	if s.Version != stateVersion {
+		return state{}, fmt.Errorf("read %s: version %d, this varve knows %d", path, s.Version, stateVersion)
+	}
+	return s, nil
+}
+
+// write replaces the state, whole or not at all. It is not synced: it need not outlive this boot.
+func (s state) write(store string) error {
+	path := filepath.Join(store, stateName)
+	if len(s.Attached) == 0 && len(s.Mounts) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	s.Version = stateVersion
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", stateName, err)
+	}
+	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// bootID tells one boot from another; empty if the kernel doesn't say.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// releaseTimeout bounds the parting with one device.
+const releaseTimeout = 60 * time.Second
+
+// serveStop lets go of everything, answers, and only then says to end.
+func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
+	var req protocol.Stop
+	if err := decode(w, r, &req); err != nil {
+		refuse(w, err)
+		return
+	}
+	if !d.isDaemon() {
+		refuse(w, protocol.ErrNeedsDaemon)
+		return
+	}
+	if !req.Detach {
+		if err := d.mayStop(); err != nil {
+			refuse(w, err)
+			return
+		}
+	}
+	ctx := context.WithoutCancel(r.Context()) // half a stop helps nobody
+	answer(w, http.StatusOK, d.Release(ctx, req.Detach))
+	d.stopOnce.Do(func() { close(d.stop) })
+}
+
+// mayStop refuses while a device is open that can't wait for the next daemon.
+func (d *Daemon) mayStop() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, k := range d.attached {
+		if k.Transport == "loop" && k.dev.Claimed() {
+			return fmt.Errorf("%s (volume %q): %w, and %w: unmount it first, or stop with --detach and its I/O fails",
+				k.Device, k.Volume, protocol.ErrBusy, errCannotLeave)
+		}
+	}
+	return nil
+}
+
+// Release lets go of devices and mounts before the store is closed: devices that nobody has open are detached,
+// the others are left for the next daemon where they can be, or detached by force. It can be called again.
+func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
+	d.change.Lock()
+	defer d.change.Unlock()
+	d.mu.Lock()
+	d.stopping = true
+	devices := make([]*attachment, 0, len(d.attached))
+	for _, k := range d.attached {
+		devices = append(devices, k)
+	}
+	mounts := make([]*mount, 0, len(d.mounts))
+	for _, k := range d.mounts {
+		mounts = append(mounts, k)
+	}
+	d.mu.Unlock()
+
+	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
+	for _, k := range devices {
+		d.releaseDevice(ctx, k, detach, &s)
+	}
+	for _, k := range mounts {
+		err := d.unmount(k, false)
+		if errors.Is(err, protocol.ErrBusy) {
+			s.note(fmt.Sprintf("%s was in use: what is open below it fails from now on", k.Dir))
+			err = d.unmount(k, true)
+		}
+		if err != nil {
+			s.note(fmt.Sprintf("unmount %s: %v", k.Dir, err))
+			continue
+		}
+		s.Unmounted = append(s.Unmounted, k.Dir)
+	}
+	for name, t := range d.transports {
+		if err := t.Close(); err != nil {
+			s.note(fmt.Sprintf("close %s: %v", name, err))
+		}
+	}
+	return s.Stopped
+}
+
+// parting collects what to tell of a stop.
+type parting struct {
+	protocol.Stopped
+	log *slog.Logger
+}
+
+func (p *parting) note(text string) {
+	p.log.Warn("stopping: " + text)
+	p.Notes = append(p.Notes, text)
+}
+
+func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, s *parting) {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	err := d.detach(ctx, k, detach)
+	if errors.Is(err, protocol.ErrBusy) {
+		if err = d.leave(ctx, k); err == nil {
+			s.Left = append(s.Left, k.Attachment)
+			s.note(fmt.Sprintf("%s (volume %q) is open: its I/O waits for the next daemon", k.Device, k.Volume))
+			return
+		}
+	}
+	if errors.Is(err, errCannotLeave) {
+		s.note(fmt.Sprintf("%s (volume %q) is open and %v: its I/O fails from now on", k.Device, k.Volume, err))
+		err = d.detach(ctx, k, true)
+	}
+	if err != nil {
+		s.note(err.Error())
+		return
+	}
+	s.Detached = append(s.Detached, k.Attachment)
+}
+
+// leave stops serving a device and keeps it in the state for the next daemon.
+func (d *Daemon) leave(ctx context.Context, k *attachment) error {
+	d.mu.Lock()
+	k.leaving = true
+	d.waiting[k.Volume] = k.Attachment
+	d.mu.Unlock()
+	err := k.dev.Leave(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		k.leaving = false
+		delete(d.waiting, k.Volume)
+		return err
+	}
+	delete(d.attached, k.Volume)
+	d.save()
+	return nil
+}

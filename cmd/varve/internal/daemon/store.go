@@ -1,0 +1,29 @@
+package daemon
+
+import (
+	"context"
+
+	"varve/objstore"
+)
+
+// Store is the engine as the protocol needs it; *objstore.Store is one.
+type Store interface {
+	volumes
+	snapshots
+	Stat() (objstore.Stat, error)
+	Close() error
+}
+
+type volumes interface {
+	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
+	DeleteVolume(ctx context.Context, name string) error
+	Volumes() []objstore.VolumeInfo
+	VolumeInfo(name string) (objstore.VolumeInfo, error)
+}
+
+type snapshots interface {
+	CreateSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
+	WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
+	DeleteSnapshot(ctx context.Context, volume, snap string) error
+	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
+}

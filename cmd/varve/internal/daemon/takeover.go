@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
+// can't be is reported and removed, mounts that died are mounted again.
+func (d *Daemon) Takeover(ctx context.Context) {
+	s, err := readState(d.dir)
+	if err != nil {
+		d.log.Error("the list of an earlier daemon's devices and mounts is lost", "error", err)
+		s = state{}
+	}
+	if s.Boot != bootID() {
+		for _, a := range s.Attached {
+			d.log.Info("was attached before the machine started; attach it again", "volume", a.Volume)
+		}
+		s = state{}
+	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	waits := d.takeWaiting(ctx, s.Attached)
+	for _, a := range s.Attached {
+		if !waits[a.Device] {
+			d.discard(ctx, a)
+		}
+	}
+	for _, m := range s.Mounts {
+		d.takeMount(m)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.save()
+}
+
+// takeWaiting takes over what waits, by what the kernel says, whether or not it is in the state: a daemon may have
+// died before it wrote that. It gives the devices that it found.
+func (d *Daemon) takeWaiting(ctx context.Context, known []protocol.Attachment) map[string]bool {
+	found := map[string]bool{}
+	for name, t := range d.transports {
+		list, err := t.Find(ctx)
+		if err != nil {
+			d.log.Error("devices of an earlier daemon, if any, are not taken over", "transport", name, "error", err)
+		}
+		for _, a := range list {
+			found[a.Device] = true
+			for _, k := range known {
+				if k.Volume == a.Volume && k.Device == a.Device {
+					a.Since = k.Since
+				}
+			}
+			log := d.log.With("volume", a.Volume, "device", a.Device)
+			dev, err := t.Recover(ctx, a)
+			if err == nil {
+				d.keep(a, dev)
+				log.Info("device of an earlier daemon taken over")
+				continue
+			}
+			log.Error("device of an earlier daemon can not be taken over; removing it", "error", err)
+			d.discard(ctx, a)
+		}
+	}
+	return found
+}
+
+// discard removes what is left of a device that nobody can serve any more.
+func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
+	log := d.log.With("volume", a.Volume, "device", a.Device)
+	log.Warn("device of an earlier daemon is gone; attach the volume again")
+	t := d.transports[a.Transport]
+	if t == nil {
+		log.Error("device of an earlier daemon may be left over", "error", fmt.Sprintf("unknown transport %q", a.Transport))
+		return
+	}
+	if err := t.Discard(ctx, a); err != nil {
+		log.Error("device of an earlier daemon is left over", "error", err)
+	}
+}
+
+func (d *Daemon) takeMount(m protocol.Mount) {
+	log := d.log.With("dir", m.Dir)
+	stale, err := dropStaleMount(m.Dir)
+	if err != nil {
+		log.Error("mount of an earlier daemon is left over", "error", err)
+		return
+	}
+	if d.mounter == nil {
+		return
+	}
+	err = checkMountPoint(d.dir, m.Dir)
+	if err == nil {
+		err = d.mount(m)
+	}
+	if err != nil {
+		log.Error("mount of an earlier daemon was not mounted again", "error", err)
+		return
+	}
+	log.Info("mount of an earlier daemon mounted again", "was_stale", stale)
+}

@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"time"
+
+	"varve/blockdev"
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// ublkTransport serves volumes as ublk devices.
+type ublkTransport struct {
+	store *objstore.Store
+	uuid  string
+	log   *slog.Logger
+}
+
+func newUblk(store *objstore.Store, uuid string, log *slog.Logger) transport {
+	return &ublkTransport{store: store, uuid: uuid, log: log}
+}
+
+// ownerOf is what the kernel keeps with a device to say whose it is: a volume of a store.
+func ownerOf(uuid, volume string) uint64 {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "varve\x00%s\x00%s", uuid, volume) // a hash takes everything
+	return h.Sum64()
+}
+
+// Owner is what the kernel keeps with devices of `varve ublk`, which belong to no store.
+var Owner = ownerOf("", "")
+
+func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+	var none protocol.Attachment
+	vol, err := t.store.OpenVolume(r.Volume, "ublk")
+	if err != nil {
+		return nil, none, err
+	}
+	if target(vol) == nil {
+		return nil, none, errors.Join(protocol.NoTransport(errors.New("volumes on ublk are still being written")), vol.Close())
+	}
+	dev, err := blockdev.Start(ctx, target(vol), blockdev.Options{
+		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
+		Owner: ownerOf(t.uuid, r.Volume), Logger: t.log,
+	})
+	if err != nil {
+		if errors.Is(err, blockdev.ErrNoUblk) {
+			err = protocol.NoTransport(err)
+		}
+		return nil, none, errors.Join(err, vol.Close())
+	}
+	return t.serve(dev, vol), protocol.Attachment{
+		Device: dev.Path(), Transport: "ublk", ID: dev.ID(), CopyMode: string(dev.Mode()),
+		Queues: dev.Queues(), Depth: dev.Depth(), ReadOnly: r.ReadOnly,
+	}, nil
+}
+
+// serve closes the volume when the device has ended.
+func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkDevice {
+	d := &ublkDevice{dev: dev, log: t.log, done: make(chan struct{})}
+	go func() {
+		defer close(d.done)
+		if err := dev.Wait(); err != nil {
+			t.log.Error("device failed", "device", dev.Path(), "error", err)
+		}
+		if err := errors.Join(vol.Flush(), vol.Close()); err != nil {
+			t.log.Error("close volume", "volume", vol.Name(), "device", dev.Path(), "error", err)
+		}
+	}()
+	return d
+}
+
+func (t *ublkTransport) Find(ctx context.Context) ([]protocol.Attachment, error) {
+	infos := t.store.Volumes()
+	names := make([]string, 0, len(infos))
+	for _, v := range infos {
+		names = append(names, v.Name)
+	}
+	return findWaiting(ctx, t.uuid, names)
+}
+
+// findWaiting lists the devices of a store's volumes that nobody serves.
+func findWaiting(ctx context.Context, uuid string, volumes []string) ([]protocol.Attachment, error) {
+	list, err := blockdev.List(ctx)
+	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
+		return nil, nil // then there are none, or none of ours
+	}
+	if err != nil {
+		return nil, err
+	}
+	owners := map[uint64]string{}
+	for _, v := range volumes {
+		owners[ownerOf(uuid, v)] = v
+	}
+	var found []protocol.Attachment
+	for _, i := range list {
+		if volume, ours := owners[i.Owner]; ours && i.Orphan() {
+			found = append(found, protocol.Attachment{
+				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode),
+				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),
+			})
+		}
+	}
+	return found, nil
+}
+
+func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
+	vol, err := t.store.OpenVolume(a.Volume, "ublk")
+	if err != nil {
+		return nil, err
+	}
+	dev, err := blockdev.Recover(ctx, a.ID, target(vol), blockdev.Options{
+		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: ownerOf(t.uuid, a.Volume), Logger: t.log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, vol.Close())
+	}
+	return t.serve(dev, vol), nil
+}
+
+func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment) error {
+	i, err := blockdev.Info(ctx, a.ID)
+	if errors.Is(err, blockdev.ErrNoDevice) || errors.Is(err, blockdev.ErrNoUblk) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if i.Owner != ownerOf(t.uuid, a.Volume) || i.ServerAlive {
+		return nil // the number is somebody else's by now
+	}
+	return blockdev.Delete(ctx, a.ID, true) // its I/O waits for nobody: let it fail
+}
+
+// Close has nothing to close.
+func (t *ublkTransport) Close() error { return nil }
+
+// ublkDevice is a volume's device, and the volume.
+type ublkDevice struct {
+	dev  *blockdev.Device
+	log  *slog.Logger
+	done chan struct{} // closed when the volume is closed
+}
+
+func (d *ublkDevice) Done() <-chan struct{} { return d.done }
+
+func (d *ublkDevice) Stop(ctx context.Context, force bool) error {
+	err := d.dev.Stop(ctx, force)
+	if errors.Is(err, blockdev.ErrBusy) {
+		return protocol.ErrBusy
+	}
+	if err != nil {
+		return err
+	}
+	<-d.done
+	return nil
+}
+
+// Claimed implements device.
+func (d *ublkDevice) Claimed() bool { return claimed(d.dev.Path()) }
+
+func (d *ublkDevice) Leave(ctx context.Context) error {
+	if err := d.dev.Quiesce(ctx); err != nil {
+		// It has ended all the same; the kernel takes it for dead, and keeps its I/O.
+		d.log.Warn("device did not quiesce; it waits for the next daemon as after a crash", "device", d.dev.Path(), "error", err)
+	}
+	<-d.done
+	return nil
+}
+
+// waitingDevices lists, by the state that the last daemon wrote, the devices that wait for the next one. It is for
+// those who can't ask the store: it is not open yet.
+func waitingDevices(ctx context.Context, dir string, log *slog.Logger) []protocol.Attachment {
+	s, err := readState(dir)
+	if err != nil {
+		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+		return nil
+	}
+	if s.Boot != bootID() || len(s.Attached) == 0 {
+		return nil
+	}
+	volumes := make([]string, 0, len(s.Attached))
+	for _, a := range s.Attached {
+		volumes = append(volumes, a.Volume)
+	}
+	list, err := findWaiting(ctx, s.Store, volumes)
+	if err != nil {
+		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+	}
+	return list
+}
+
+// target is the volume as blockdev serves it.
+func target(*objstore.Volume) blockdev.Target { return nil }

@@ -1,0 +1,135 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol.Stat, error) {
+	st, err := d.store.Stat()
+	if err != nil {
+		return protocol.Stat{}, err
+	}
+	if st.PerVolume == nil {
+		st.PerVolume = []objstore.VolumeInfo{}
+	}
+	s := protocol.Stat{Stat: st}
+	d.mu.Lock()
+	s.Attached, s.Mounts = d.attachments(), d.mountList()
+	d.mu.Unlock()
+	if d.isDaemon() {
+		p := d.ping()
+		s.Daemon = &p
+	}
+	return s, nil
+}
+
+func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ none) ([]protocol.Volume, error) {
+	infos := d.store.Volumes()
+	list := make([]protocol.Volume, 0, len(infos))
+	for _, v := range infos {
+		list = append(list, d.volume(v))
+	}
+	return list, nil
+}
+
+func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ none) (protocol.Volume, error) {
+	name := r.PathValue("name")
+	if err := protocol.CheckName(name); err != nil {
+		return protocol.Volume{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	}
+	v, err := d.store.VolumeInfo(name)
+	if err != nil {
+		return protocol.Volume{}, err
+	}
+	return d.volume(v), nil
+}
+
+// volume adds where it is attached.
+func (d *Daemon) volume(v objstore.VolumeInfo) protocol.Volume {
+	out := protocol.Volume{VolumeInfo: v, Attached: []protocol.Attachment{}}
+	if out.Users == nil {
+		out.Users = []string{}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a := d.attached[v.Name]; a != nil {
+		out.Attached = append(out.Attached, a.Attachment)
+	}
+	return out
+}
+
+func (d *Daemon) serveCreateVolume(ctx context.Context, _ *http.Request, c protocol.CreateVolume) (protocol.Volume, error) {
+	v, err := d.store.CreateVolume(ctx, c.Name, objstore.VolumeOptions{Size: c.Size, BlockSize: c.BlockSize})
+	if err != nil {
+		return protocol.Volume{}, err
+	}
+	d.log.Info("volume created", "volume", v.Name, "size", v.Size, "block_size", v.BlockSize)
+	return d.volume(v), nil
+}
+
+func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none) (none, error) {
+	name := r.PathValue("name")
+	if err := protocol.CheckName(name); err != nil {
+		return none{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	}
+	// No attach may begin meanwhile.
+	d.change.Lock()
+	defer d.change.Unlock()
+	d.mu.Lock()
+	a, waits := d.waiting[name]
+	if b := d.attached[name]; b != nil {
+		a, waits = b.Attachment, true
+	}
+	d.mu.Unlock()
+	if waits {
+		return none{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
+	}
+	if err := d.store.DeleteVolume(ctx, name); err != nil {
+		return none{}, err
+	}
+	d.log.Info("volume deleted", "volume", name)
+	return none{}, nil
+}
+
+func (d *Daemon) serveSnapshots(_ context.Context, r *http.Request, _ none) ([]objstore.SnapshotInfo, error) {
+	volume := r.URL.Query().Get("volume")
+	if volume != "" {
+		if err := protocol.CheckName(volume); err != nil {
+			return nil, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, volume, err)
+		}
+	}
+	list, err := d.store.Snapshots(volume)
+	if list == nil {
+		list = []objstore.SnapshotInfo{}
+	}
+	return list, err
+}
+
+func (d *Daemon) serveCreateSnapshot(ctx context.Context, _ *http.Request, c protocol.CreateSnapshot) (objstore.SnapshotInfo, error) {
+	s, err := d.store.CreateSnapshot(ctx, c.Volume, c.Name)
+	if err != nil {
+		return s, err
+	}
+	d.log.Info("snapshot created", "snapshot", c.Volume+"@"+c.Name)
+	if !c.Wait {
+		return s, nil
+	}
+	return d.store.WaitSnapshot(ctx, c.Volume, c.Name)
+}
+
+func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ none) (none, error) {
+	c := protocol.CreateSnapshot{Volume: r.PathValue("volume"), Name: r.PathValue("name")}
+	if err := c.Check(); err != nil {
+		return none{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
+	}
+	if err := d.store.DeleteSnapshot(ctx, c.Volume, c.Name); err != nil {
+		return none{}, err
+	}
+	d.log.Info("snapshot deleted", "snapshot", c.Volume+"@"+c.Name)
+	return none{}, nil
+}

@@ -1,0 +1,139 @@
+package protocol
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"varve/objstore"
+)
+
+// Transports that Attach takes.
+var Transports = []string{"auto", "ublk", "loop"}
+
+// CopyModes that Attach takes.
+var CopyModes = []string{"auto", "zero", "user", "plain"}
+
+// Limits of Attach.
+const (
+	MaxQueues = 64
+	MaxDepth  = 4096 // UBLK_MAX_QUEUE_DEPTH
+)
+
+// MaxName is the length of the longest name in bytes.
+const MaxName = 128
+
+// CheckName refuses what is no name for a volume or snapshot. The error says what is wrong with it and what
+// would be right; the caller puts the name in front.
+func CheckName(name string) error {
+	const allowed = "use letters, digits, '.', '_' and '-'"
+	if name == "" {
+		return fmt.Errorf("the name is empty; %s", allowed)
+	}
+	for i, r := range name {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		case (r == '.' || r == '_' || r == '-') && i > 0:
+		case r == '.' || r == '_' || r == '-':
+			return fmt.Errorf("name begins with %q; begin it with a letter or a digit", string(r))
+		case r == ' ':
+			return fmt.Errorf("name has a space; %s", allowed)
+		default:
+			return fmt.Errorf("name has %q; %s", string(r), allowed)
+		}
+	}
+	if len(name) > MaxName {
+		return fmt.Errorf("name has %d characters; %d are the most", len(name), MaxName)
+	}
+	return nil
+}
+
+// SplitSnapshot takes VOLUME@SNAP apart and checks both names.
+func SplitSnapshot(s string) (volume, snap string, err error) {
+	volume, snap, ok := strings.Cut(s, "@")
+	if !ok {
+		return "", "", fmt.Errorf("no '@'; write VOLUME@SNAPSHOT")
+	}
+	if err := CheckName(volume); err != nil {
+		return "", "", fmt.Errorf("volume %q: %w", volume, err)
+	}
+	if err := CheckName(snap); err != nil {
+		return "", "", fmt.Errorf("snapshot %q: %w", snap, err)
+	}
+	return volume, snap, nil
+}
+
+// Check refuses a volume that no store could hold.
+func (c CreateVolume) Check() error {
+	if err := CheckName(c.Name); err != nil {
+		return err
+	}
+	block := int64(c.BlockSize)
+	switch block {
+	case 0:
+		block = objstore.SectorSize
+	case 512, 4096:
+	default:
+		return fmt.Errorf("block size %d; use 512 or 4096", c.BlockSize)
+	}
+	switch {
+	case c.Size <= 0:
+		return fmt.Errorf("size %d; use a size like 10G", c.Size)
+	case c.Size > objstore.MaxVolumeSize:
+		return fmt.Errorf("size %d bytes is more than the largest volume, %dTiB", c.Size, objstore.MaxVolumeSize>>40)
+	case c.Size%block != 0:
+		return fmt.Errorf("size %d bytes is no multiple of the block size %d; the next one is %d",
+			c.Size, block, (c.Size/block+1)*block)
+	}
+	return nil
+}
+
+// Check refuses a snapshot that no store could hold.
+func (c CreateSnapshot) Check() error {
+	if err := CheckName(c.Volume); err != nil {
+		return fmt.Errorf("volume %q: %w", c.Volume, err)
+	}
+	if err := CheckName(c.Name); err != nil {
+		return fmt.Errorf("snapshot %q: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Check refuses options that no device could have.
+func (a Attach) Check() error {
+	if err := CheckName(a.Volume); err != nil {
+		return err
+	}
+	if a.Transport != "" && !slices.Contains(Transports, a.Transport) {
+		return fmt.Errorf("transport %q; use one of %s", a.Transport, strings.Join(Transports, ", "))
+	}
+	return CheckDevice(a.CopyMode, a.Queues, a.Depth)
+}
+
+// CheckDevice refuses options that no ublk device could have; zero values are defaults.
+func CheckDevice(copyMode string, queues, depth int) error {
+	if copyMode != "" && !slices.Contains(CopyModes, copyMode) {
+		return fmt.Errorf("copy mode %q; use one of %s", copyMode, strings.Join(CopyModes, ", "))
+	}
+	if queues < 0 || queues > MaxQueues {
+		return fmt.Errorf("%d queues; use 1 to %d, or 0 for the default", queues, MaxQueues)
+	}
+	if depth < 0 || depth > MaxDepth {
+		return fmt.Errorf("depth %d; use 1 to %d, or 0 for the default", depth, MaxDepth)
+	}
+	return nil
+}
+
+// Check refuses a mount point that could not be one.
+func (m Mount) Check() error { return checkDir(m.Dir) }
+
+// Check refuses what could not be a mount point.
+func (u Unmount) Check() error { return checkDir(u.Dir) }
+
+func checkDir(dir string) error {
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
+		return fmt.Errorf("mount point %q is not a clean absolute path", dir)
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package protocol
+
+import (
+	"errors"
+	"net/http"
+
+	"varve/objstore"
+)
+
+// ErrNeedsDaemon: the request is for a daemon, and none runs.
+var ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
+
+// ErrStopping: the daemon is on its way out.
+var ErrStopping = errors.New("the daemon is stopping")
+
+// ErrBusy: the device or mount is open.
+var ErrBusy = errors.New("in use")
+
+// ErrNoTransport: the kernel has no ublk, or no loop devices.
+var ErrNoTransport = errors.New("no such transport on this machine")
+
+// kinds give an error the same identity on both sides of the socket: errors.Is works on what a client gets.
+var kinds = []struct {
+	name   string
+	err    error
+	status int
+}{
+	{"invalid", objstore.ErrInvalid, http.StatusBadRequest},
+	{"not_found", objstore.ErrNotFound, http.StatusNotFound},
+	{"exists", objstore.ErrExists, http.StatusConflict},
+	{"in_use", objstore.ErrInUse, http.StatusConflict},
+	{"busy", ErrBusy, http.StatusConflict},
+	{"no_space", objstore.ErrNoSpace, http.StatusInsufficientStorage},
+	{"read_only", objstore.ErrReadOnly, http.StatusForbidden},
+	{"corrupt", objstore.ErrCorrupt, http.StatusInternalServerError},
+	{"needs_daemon", ErrNeedsDaemon, http.StatusServiceUnavailable},
+	{"no_transport", ErrNoTransport, http.StatusServiceUnavailable},
+	{"stopping", ErrStopping, http.StatusServiceUnavailable},
+	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},
+}
+
+// NoTransport gives err the identity of ErrNoTransport, and leaves its text alone.
+func NoTransport(err error) error { return &noTransport{err} }
+
+type noTransport struct{ err error }
+
+func (e *noTransport) Error() string   { return e.err.Error() }
+func (e *noTransport) Unwrap() []error { return []error{ErrNoTransport, e.err} }
+
+// Error is a refusal as it goes over the socket.
+type Error struct {
+	Kind    string `json:"kind,omitempty"` // empty: none that a client could tell apart
+	Message string `json:"error"`
+}
+
+// NewError describes err for the other side, with the HTTP status that fits it.
+func NewError(err error) (*Error, int) {
+	var already *Error
+	if errors.As(err, &already) {
+		for _, k := range kinds {
+			if k.name == already.Kind {
+				return &Error{Kind: k.name, Message: err.Error()}, k.status
+			}
+		}
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return &Error{Kind: k.name, Message: err.Error()}, k.status
+		}
+	}
+	return &Error{Message: err.Error()}, http.StatusInternalServerError
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap gives the sentinel that the kind stands for.
+func (e *Error) Unwrap() error {
+	for _, k := range kinds {
+		if k.name == e.Kind {
+			return k.err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+// Package protocol is what the varve command and the daemon say to each other: JSON over HTTP on a unix socket
+// in the store. The same messages, answered in-process, serve the commands that run without a daemon.
+//
+//	GET    /v1/ping                       Ping
+//	GET    /v1/stat                       Stat
+//	GET    /v1/volumes                    []Volume
+//	POST   /v1/volumes                    CreateVolume   -> Volume
+//	GET    /v1/volumes/NAME               Volume
+//	DELETE /v1/volumes/NAME
+//	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
+//	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
+//	DELETE /v1/snapshots/VOLUME/NAME
+//	GET    /v1/attachments                []Attachment
+//	POST   /v1/attach                     Attach         -> Attached
+//	POST   /v1/detach                     Detach         -> Attachment
+//	POST   /v1/mount                      Mount          -> Mount
+//	POST   /v1/umount                     Unmount
+//	POST   /v1/stop                       Stop           -> Stopped
+//
+// Every request and every answer carries Header. A refusal is an Error with an HTTP status of 400 and more.
+package protocol
+
+import (
+	"time"
+
+	"varve/objstore"
+)
+
+const (
+	// Version of the protocol. A client and a daemon of different versions refuse each other.
+	Version = 1
+	// Header names the HTTP header that holds Version.
+	Header = "Varve-Protocol"
+	// SocketName is the daemon's socket, relative to the store.
+	SocketName = "varve.sock"
+	// MaxBody bounds a request's body in bytes.
+	MaxBody = 64 << 10
+)
+
+// Ping says who answers.
+type Ping struct {
+	Protocol int       `json:"protocol"`
+	Version  string    `json:"version"`
+	PID      int       `json:"pid"`
+	Store    string    `json:"store"` // absolute path
+	UUID     string    `json:"uuid"`
+	Started  time.Time `json:"started"`
+}
+
+// CreateVolume asks for a volume.
+type CreateVolume struct {
+	Name      string `json:"name"`
+	Size      int64  `json:"size"`       // bytes
+	BlockSize int    `json:"block_size"` // bytes; 0 is the default
+}
+
+// Volume is a volume and where it is attached.
+type Volume struct {
+	objstore.VolumeInfo
+	Attached []Attachment `json:"attached"`
+}
+
+// CreateSnapshot asks for a snapshot; with Wait the answer comes when it has settled.
+type CreateSnapshot struct {
+	Volume string `json:"volume"`
+	Name   string `json:"name"`
+	Wait   bool   `json:"wait"`
+}
+
+// Attach asks for a device node. Zero values are the defaults.
+type Attach struct {
+	Volume    string `json:"volume"`
+	Transport string `json:"transport"` // one of Transports
+	CopyMode  string `json:"copy_mode"` // one of CopyModes
+	Queues    int    `json:"queues"`
+	Depth     int    `json:"depth"`
+	ReadOnly  bool   `json:"read_only"`
+}
+
+// Attachment is a volume on a device node.
+type Attachment struct {
+	Volume    string    `json:"volume"`
+	Device    string    `json:"device"`    // "/dev/ublkb0", "/dev/loop3"
+	Transport string    `json:"transport"` // "ublk" or "loop"
+	ID        int       `json:"id"`        // the number in Device
+	CopyMode  string    `json:"copy_mode,omitempty"`
+	Queues    int       `json:"queues,omitempty"`
+	Depth     int       `json:"depth,omitempty"`
+	ReadOnly  bool      `json:"read_only"`
+	Since     time.Time `json:"since"`
+}
+
+// Attached is an Attachment that was just made, with what the user should know about it.
+type Attached struct {
+	Attachment
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Detach names a volume or a device node.
+type Detach struct {
+	Target string `json:"target"`
+	Force  bool   `json:"force"`
+}
+
+// Mount is a FUSE mount of the store, asked for or present.
+type Mount struct {
+	Dir        string `json:"dir"` // absolute
+	AllowOther bool   `json:"allow_other"`
+}
+
+// Unmount names a Mount.
+type Unmount struct {
+	Dir string `json:"dir"`
+}
+
+// Stop asks the daemon to end. Devices that are open stay for the next daemon, unless Detach.
+type Stop struct {
+	Detach bool `json:"detach"`
+}
+
+// Stopped says what became of the daemon's devices and mounts. The daemon ends after it has answered.
+type Stopped struct {
+	PID       int          `json:"pid"`
+	Detached  []Attachment `json:"detached,omitempty"`
+	Left      []Attachment `json:"left,omitempty"` // open; their I/O waits for the next daemon
+	Unmounted []string     `json:"unmounted,omitempty"`
+	Notes     []string     `json:"notes,omitempty"`
+}
+
+// Stat is the store in figures, and what the daemon does with it.
+type Stat struct {
+	objstore.Stat
+	Daemon   *Ping        `json:"daemon"` // null: none runs
+	Attached []Attachment `json:"attached"`
+	Mounts   []Mount      `json:"mounts"`
+}
