@@ -164,6 +164,12 @@ func (d *Device) fail(err error) {
 	d.err = err
 	d.log.Error("device failed", slog.Int("id", d.id), slog.Any("err", err))
 	close(d.failed)
+	d.endQueues()
+}
+
+// endQueues makes the queues end without waiting for the driver, and the workers give up what waits.
+func (d *Device) endQueues() {
+	d.cancel()
 	for _, q := range d.queues {
 		q.back.stop(&q.wake)
 	}

@@ -9,16 +9,14 @@ import (
 // slot is one tag of one queue. It belongs to the queue's thread, but for a slot in slotWorker, whose request,
 // action and err belong to the worker that has it.
 type slot struct {
-	tag      uint16
-	state    slotState
-	copies   bool // this request's bytes go through bounce
-	finished bool // Finish has to be called: something was submitted
-	next     int  // of req.secs: the first that was not started yet
-	flags    uint32
-	req      Request
-	handler  Handler
-	fused    *uring.Fused
-	bounce   []byte // for requests that are copied; nil until the first
+	tag     uint16
+	state   slotState
+	copies  bool // this request's bytes go through bounce
+	next    int  // of req.secs: the first that was not started yet
+	req     Request
+	handler Handler
+	fused   *uring.Fused
+	bounce  []byte // for requests that are copied; nil until the first
 
 	action Action // what Work wanted
 	err    error  // and what it said
@@ -41,7 +39,7 @@ const (
 	slotOurs                    // a request is with us, and nothing of it is under way
 	slotIO                      // secondaries are in flight
 	slotWorker                  // a worker goroutine has it
-	slotDead                    // the driver took the fetch back for good
+	slotDead                    // the driver took the fetch back for good, or the request is left to a successor
 	slotStates
 )
 
@@ -51,7 +49,7 @@ var slotNames = [slotStates]string{"new", "kernel", "ours", "io", "worker", "dea
 var slotMoves = [slotStates][slotStates]bool{
 	slotNew:    {slotKernel: true},
 	slotKernel: {slotOurs: true, slotDead: true},
-	slotOurs:   {slotKernel: true, slotIO: true, slotWorker: true},
+	slotOurs:   {slotKernel: true, slotIO: true, slotWorker: true, slotDead: true},
 	slotIO:     {slotOurs: true},
 	slotWorker: {slotOurs: true},
 }

@@ -171,9 +171,7 @@ func (d *Device) end() {
 		}
 		return
 	}
-	for _, q := range d.queues {
-		q.back.stop(&q.wake)
-	}
+	d.endQueues()
 	<-d.done
 }
 

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -145,6 +146,13 @@ func (q *queue) woken(res int32) error {
 		s := &q.slots[tag]
 		s.move(slotOurs)
 		q.inWork--
+		if q.draining && errors.Is(s.err, context.Canceled) {
+			// The wait was given up because the queue ends: the request is left to a successor, unanswered.
+			s.move(slotDead)
+			q.owned--
+			q.dead++
+			continue
+		}
 		if err := q.act(s, s.action, s.err); err != nil {
 			return err
 		}

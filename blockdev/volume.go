@@ -1,0 +1,182 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore"
+)
+
+// Image is a disk to read, as *objstore.View is one.
+type Image interface {
+	Size() int64
+	Plan(off int64, length int, p *objstore.Plan) error
+	Load(ctx context.Context, off int64, length int) error
+	Release(p *objstore.Plan)
+}
+
+// Volume is a disk to read and write, as *objstore.Volume is one.
+type Volume interface {
+	Image
+	BlockSize() int
+	Reserve(off int64, length int, w *objstore.Write) error
+	Commit(w *objstore.Write) error
+	Abort(w *objstore.Write)
+	TryZero(off, length int64) error
+	Wait(ctx context.Context) error
+	Flush() error
+}
+
+var (
+	_ Volume = (*objstore.Volume)(nil)
+	_ Image  = (*objstore.View)(nil)
+)
+
+// NewVolume is the target of a volume. The volume stays the caller's, who closes it after the device has stopped.
+func NewVolume(v Volume) Target {
+	return &volumeTarget{image: v, volume: v, lim: Limits{
+		Size: v.Size(), BlockSize: v.BlockSize(), Discard: true, Cache: true, DMAAlign: sectorSize,
+	}}
+}
+
+// NewImage is the read-only target of a snapshot or another image. blockSize is 512 or 4096, or 0 for 512.
+func NewImage(im Image, blockSize int) Target {
+	return &volumeTarget{image: im, lim: Limits{Size: im.Size(), BlockSize: blockSize, ReadOnly: true, DMAAlign: sectorSize}}
+}
+
+type volumeTarget struct {
+	image  Image
+	volume Volume // nil: read-only
+	lim    Limits
+}
+
+func (t *volumeTarget) Limits() Limits { return t.lim }
+
+func (t *volumeTarget) NewHandler() Handler { return &volumeHandler{image: t.image, volume: t.volume} }
+
+// volumeHandler turns plans into secondaries. A read holds its plan, and with it the segments, until the last
+// secondary is in; a write holds the place that was reserved for it.
+type volumeHandler struct {
+	image    Image
+	volume   Volume
+	plan     objstore.Plan
+	write    objstore.Write
+	planned  bool
+	reserved bool
+	need     need
+}
+
+// need is why a worker has the request.
+type need uint8
+
+const (
+	needNothing need = iota
+	needNodes        // the plan needs tree nodes that are not in memory
+	needRoom         // the tail is full, or there is no segment to write to yet
+	needFlush        // everything committed has to be made durable
+)
+
+func (h *volumeHandler) Start(r *Request) (Action, error) {
+	h.need = needNothing
+	if r.Op == OpRead {
+		return h.startRead(r)
+	}
+	if h.volume == nil {
+		return Answer, objstore.ErrReadOnly
+	}
+	switch r.Op {
+	case OpWrite:
+		err := h.volume.Reserve(r.Off, r.Len, &h.write)
+		if err != nil {
+			return h.waitFor(needRoom, err)
+		}
+		h.reserved = true
+		r.Secondary(h.write.FD, h.write.FileOff, 0, r.Len)
+		return Submit, nil
+	case OpFlush:
+		return h.waitFor(needFlush, nil)
+	case OpDiscard, OpWriteZeroes:
+		if err := h.volume.TryZero(r.Off, int64(r.Len)); err != nil {
+			return h.waitFor(needRoom, err)
+		}
+		return h.durable(r)
+	case OpRead:
+	}
+	return Answer, unix.EOPNOTSUPP
+}
+
+func (h *volumeHandler) startRead(r *Request) (Action, error) {
+	if err := h.image.Plan(r.Off, r.Len, &h.plan); err != nil {
+		return h.waitFor(needNodes, err)
+	}
+	h.planned = true
+	for i := range h.plan.Pieces {
+		if p := &h.plan.Pieces[i]; p.Hole {
+			r.Zeroes(p.BufOff, p.Len)
+		} else {
+			r.Secondary(p.FD, p.FileOff, p.BufOff, p.Len)
+		}
+	}
+	return Submit, nil
+}
+
+// waitFor hands the request off when err says no more than that waiting will help.
+func (h *volumeHandler) waitFor(n need, err error) (Action, error) {
+	if err != nil && !errors.Is(err, objstore.ErrNotLoaded) && !errors.Is(err, objstore.ErrBusy) {
+		return Answer, err
+	}
+	h.need = n
+	return Handoff, nil
+}
+
+// durable answers a request whose effect is committed.
+func (h *volumeHandler) durable(r *Request) (Action, error) {
+	if !r.FUA {
+		return Answer, nil
+	}
+	return h.waitFor(needFlush, nil)
+}
+
+func (h *volumeHandler) Finish(r *Request, err error) (Action, error) {
+	if h.planned {
+		h.planned = false
+		h.image.Release(&h.plan)
+		return Answer, err
+	}
+	h.reserved = false
+	if err != nil {
+		h.volume.Abort(&h.write)
+		return Answer, err
+	}
+	if err := h.volume.Commit(&h.write); err != nil {
+		return Answer, fmt.Errorf("commit write: %w", err)
+	}
+	return h.durable(r)
+}
+
+func (h *volumeHandler) Work(ctx context.Context, r *Request) (Action, error) {
+	switch h.need {
+	case needNodes:
+		return Again, h.image.Load(ctx, r.Off, r.Len)
+	case needRoom:
+		return Again, h.volume.Wait(ctx)
+	case needFlush:
+		return Answer, h.volume.Flush()
+	case needNothing:
+	}
+	return Answer, fmt.Errorf("%w: nothing to wait for", ErrInvalid)
+}
+
+func (h *volumeHandler) Drop(*Request) {
+	planned, reserved := h.planned, h.reserved
+	h.planned, h.reserved = false, false
+	if planned {
+		h.image.Release(&h.plan)
+	}
+	if reserved {
+		h.volume.Abort(&h.write)
+	}
+}
