@@ -45,6 +45,7 @@ type world struct {
 type tester interface {
 	Helper()
 	Fatalf(format string, args ...any)
+	Context() context.Context
 }
 
 func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
@@ -181,24 +182,7 @@ var crashNames = [crashKinds]string{"kill", "kill and remount", "power cut"}
 // the way.
 func (w *world) crash(kind int, again bool) {
 	for {
-		w.counts[crashNames[kind]]++
-		w.note("-- %s at operation %d", crashNames[kind], w.mem.Ops())
-		mem := w.mem
-		switch kind {
-		case powerCut:
-			w.mem = mem.PowerCut(w.rng)
-			w.boot, w.mount, w.cut = w.boot+1, w.mount+1, true
-			w.loseIndex()
-		case killRemount: // nobody vouches for the writes that were not flushed
-			w.mem = mem.Kill()
-			w.mount++
-			w.cut = true
-		default:
-			w.mem = mem.Kill()
-		}
-		w.must2(w.stop())
-		w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
-		w.mem.SetSpace(w.spaceOrPlenty())
+		w.goDown(kind)
 		if again && w.pick(3, "crash in recovery") == 0 {
 			w.mem.CutAt(int64(w.pick(60, "crash in recovery at")))
 		}
@@ -216,6 +200,28 @@ func (w *world) crash(kind int, again bool) {
 		kind = w.pick(crashKinds, "kind of crash")
 	}
 	w.checkAll()
+}
+
+// goDown takes the store down.
+func (w *world) goDown(kind int) {
+	w.counts[crashNames[kind]]++
+	w.note("-- %s at operation %d", crashNames[kind], w.mem.Ops())
+	mem := w.mem
+	switch kind {
+	case powerCut:
+		w.mem = mem.PowerCut(w.rng)
+		w.boot, w.mount, w.cut = w.boot+1, w.mount+1, true
+		w.loseIndex()
+	case killRemount: // nobody vouches for the writes that were not flushed
+		w.mem = mem.Kill()
+		w.mount++
+		w.cut = true
+	default:
+		w.mem = mem.Kill()
+	}
+	w.must2(w.stop())
+	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
+	w.mem.SetSpace(w.spaceOrPlenty())
 }
 
 func (w *world) must2(err error) {

@@ -1,0 +1,196 @@
+package objstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+// fixedWorkload does a little of everything, always the same.
+func fixedWorkload(w *world) {
+	steps := []func(){
+		func() { w.fixedCreate("a", 1<<20+512*3, 512) },
+		func() { w.fixedCreate("b", 512<<10, 4096) },
+		func() { w.fixedWrite("a", 0, 40000, 1) },
+		func() { w.fixedWrite("b", 16384, 65536, 2) },
+		func() { w.fixedFlush("a") },
+		func() { w.fixedWrite("a", 100, 5000, 3) },
+		func() { w.fixedZero("a", 8192, 16384) },
+		func() { w.fixedSnap("a", "one") },
+		func() { w.fixedWrite("a", 65536, 65536, 2) }, // what b has too
+		func() { w.fixedWait("a", "one") },
+		func() { w.fixedFlush("b") },
+		func() { w.fixedWrite("b", 0, 3000, 4) },
+		func() { w.opSettle() },
+		func() { w.fixedWrite("a", 65536, 4096, 5) },
+		func() { w.reopen() },
+		func() { w.fixedWrite("b", 200000, 100000, 6) },
+		func() { w.fixedSnap("b", "two") },
+		func() { w.fixedDeleteSnap("a", "one") },
+		func() { w.fixedZero("b", 0, 512<<10) },
+		func() { w.opSettle() },
+		func() { w.fixedDelete("a") },
+		func() { w.fixedFlush("b") },
+	}
+	for _, step := range steps {
+		if step(); w.mem.WasCut() {
+			return
+		}
+	}
+}
+
+func (w *world) fixedCreate(name string, size int64, bs int) {
+	_, err := w.s.CreateVolume(w.t.Context(), name, VolumeOptions{Size: size, BlockSize: bs})
+	v := newModelVolume(name, size, bs)
+	v.maybeGone = !w.answered(err, "create")
+	w.vols[name] = v
+}
+
+func (w *world) fixedWrite(name string, off int64, n int, fill uint64) {
+	v, vol := w.vols[name], w.volume(name)
+	if vol == nil {
+		return
+	}
+	p := make([]byte, n)
+	r := rand.New(rand.NewPCG(fill, 9))
+	for i := range p {
+		p[i] = byte(r.Uint32())
+	}
+	first, sectors := v.overlay(off, p)
+	_, err := vol.WriteAt(p, off)
+	w.wrote(v, vol, first, sectors, err, "write")
+}
+
+func (w *world) fixedZero(name string, off, n int64) {
+	v, vol := w.vols[name], w.volume(name)
+	if vol == nil {
+		return
+	}
+	w.wrote(v, vol, int(off/SectorSize), make([]string, n/SectorSize), vol.Zero(off, n), "zero")
+}
+
+func (w *world) fixedFlush(name string) {
+	if vol := w.volume(name); vol != nil && w.answered(vol.Flush(), "flush") {
+		w.vols[name].flushed()
+	}
+}
+
+func (w *world) fixedSnap(name, snap string) {
+	v := w.vols[name]
+	v.snaps[snap] = &modelSnap{content: append([]string(nil), v.cur...), maybeGone: true}
+	_, err := w.s.CreateSnapshot(w.t.Context(), name, snap)
+	if w.answered(err, "snapshot") {
+		v.snaps[snap].maybeGone = false
+		v.flushed()
+	}
+}
+
+func (w *world) fixedWait(name, snap string) {
+	i, err := w.s.WaitSnapshot(w.t.Context(), name, snap)
+	if w.answered(err, "wait") {
+		w.vols[name].snaps[snap].root = modelRoot(w.vols[name].snaps[snap].content, w.chunkSize)
+		w.checkSnapInfo(w.vols[name], snap, i)
+	}
+}
+
+func (w *world) fixedDeleteSnap(name, snap string) {
+	w.vols[name].snaps[snap].maybeGone = true
+	if w.answered(w.s.DeleteSnapshot(w.t.Context(), name, snap), "delete snapshot") {
+		delete(w.vols[name].snaps, snap)
+	}
+}
+
+func (w *world) fixedDelete(name string) {
+	if vol := w.open[name]; vol != nil {
+		delete(w.open, name)
+		if err := vol.Close(); !w.answered(err, "close") {
+			return
+		}
+		w.vols[name].flushed()
+	}
+	w.vols[name].maybeGone = true
+	if w.answered(w.s.DeleteVolume(w.t.Context(), name), "delete") {
+		delete(w.vols, name)
+	}
+}
+
+func fixedWorld(t *testing.T, seed uint64) *world {
+	w := newWorld(t, seed, func(n int, _ string) int { return 0 })
+	w.mem = vfs.NewMem(0)
+	w.idx = index.NewMem()
+	w.chunkSize = 4096
+	w.opts.SettleDelay = -1
+	w.opts.SegmentSize = smallestSegment
+	return w
+}
+
+// The fixed workload, cut at every single operation, in every way.
+func TestEveryCut(t *testing.T) {
+	whole := fixedWorld(t, 0)
+	whole.init()
+	begin := whole.mem.Ops()
+	fixedWorkload(whole)
+	end := whole.mem.Ops()
+	whole.must(whole.stop())
+	stride := int64(1)
+	if testing.Short() {
+		stride = 7
+	}
+	cuts, start := 0, time.Now()
+	for n := begin; n < end+20; n += stride { // workers shift the count a little from run to run
+		for kind := range crashKinds {
+			w := fixedWorld(t, uint64(n))
+			w.init()
+			w.mem.SetSeed(n * int64(kind%2))
+			w.mem.CutAt(n)
+			fixedWorkload(w)
+			w.note("cut at %d of %d by %s", n, end, crashNames[kind])
+			w.crash(kind, false)
+			w.opSettle() // checks roots
+			w.reopen()
+			w.must(w.stop())
+			cuts++
+		}
+	}
+	t.Logf("%d operations, %d cuts, %v", end-begin, cuts, time.Since(start))
+}
+
+// Recovery from each kind of crash, itself cut at every operation.
+func TestEveryCutOfRecovery(t *testing.T) {
+	const inWorkload = 100
+	cuts := 0
+	for kind := range crashKinds {
+		for second := range crashKinds {
+			for n := int64(0); ; n++ {
+				w := fixedWorld(t, uint64(n))
+				w.init()
+				w.mem.CutAt(inWorkload)
+				fixedWorkload(w)
+				w.goDown(kind)
+				w.mem.CutAt(n)
+				err := w.start()
+				if err == nil && !w.mem.WasCut() {
+					w.mem.CutAt(-1)
+					w.checkAll()
+					w.must(w.stop())
+					break
+				}
+				w.note("recovery from %s cut at %d: %v", crashNames[kind], n, err)
+				w.crash(second, false)
+				w.must(w.stop())
+				cuts++
+				if n > 500 {
+					w.failf("recovery takes more than 500 operations")
+				}
+			}
+		}
+	}
+	if cuts < 50 {
+		t.Fatalf("only %d cuts", cuts)
+	}
+	t.Log(fmt.Sprint(cuts, " cuts"))
+}
