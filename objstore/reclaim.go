@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 )
 
@@ -94,13 +95,21 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 // retireOrSeal ends a log segment whose writes have all settled: unlinked if nothing of it was adopted,
 // sealed otherwise.
 func (s *Store) retireOrSeal(v *volume, g *segment) error {
+	v.commitMu.Lock() // no commit may be syncing the file when it is closed
 	v.mu.Lock()
-	done := g.full && g.unsettled.Load() == 0
-	if done && v.log == g {
-		v.log = nil
+	done := g.full && !g.ended && g.unsettled.Load() == 0
+	if done {
+		g.ended = true
+		if v.log == g {
+			v.log = nil
+		}
+		if g.dirty {
+			v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })
+		}
 	}
 	v.mu.Unlock()
-	if !done || g.sealed() {
+	v.commitMu.Unlock()
+	if !done {
 		return nil
 	}
 	g.mu.Lock()

@@ -113,6 +113,7 @@ type segment struct {
 
 	unsettled atomic.Int64 // bytes handed out whose layers have not settled
 	dirty     bool         // in its volume's list of segments to sync; under the volume's lock
+	ended     bool         // being sealed or retired; under the volume's lock
 
 	mu      sync.Mutex
 	dir     *recordLog        // nil once sealed, or while there are no objects
@@ -285,6 +286,9 @@ func (g *segment) sorted() []object {
 func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.footer > 0 {
+		return nil
+	}
 	entries := encodeObjects(g.sorted())
 	b := make([]byte, roundUp(int64(len(entries)+trailerSize), blockSize))
 	copy(b, entries)
@@ -318,12 +322,6 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 		return err
 	}
 	return fs.SyncDir(segmentDir)
-}
-
-func (g *segment) sealed() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.footer > 0
 }
 
 func (g *segment) readTrailer() error {
