@@ -40,6 +40,8 @@ type Options struct {
 	NoPartitionScan bool
 	// Logger is told about failed requests and panics; nil: slog.Default().
 	Logger *slog.Logger
+
+	without uint64 // features to do without although the kernel has them; for tests
 }
 
 // EnsureDefaults fills in what is zero.

@@ -77,7 +77,7 @@ func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Option
 	if err != nil {
 		return nil, err
 	}
-	want, err := wantFlags(have, o)
+	want, err := wantFlags(have&^o.without, o)
 	if err != nil {
 		return nil, err
 	}
