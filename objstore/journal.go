@@ -263,14 +263,16 @@ func (rp *replay) scan(data []byte, seed uint32) error {
 // finish closes the generation after its replay, durably: what was replayed counts from now on, after a power
 // cut too, and nothing else in the file does. The data of the replayed records must be durable.
 func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
-	if rp.final && (rp.trusted || rp.covered+1 >= rp.whole) {
-		return nil
-	}
 	f, err := fs.Open(rp.name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if rp.final && (rp.trusted || rp.covered+1 >= rp.whole) {
+		// The final commit may be there in the page cache only: the process that wrote it was killed before
+		// it could sync.
+		return f.Datasync()
+	}
 	size, err := f.Size()
 	if err != nil {
 		return err
