@@ -2,12 +2,15 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"syscall"
 	"time"
 
 	fusefs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"varve/objstore"
 )
 
 // listing is what a directory holds, asked of the source anew each time.
@@ -54,6 +57,9 @@ func (d *dir) attr(_ context.Context, a *fuse.Attr) error {
 // Lookup finds a child.
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fusefs.Inode, syscall.Errno) {
 	n, err := d.find(ctx, name)
+	if errors.Is(err, objstore.ErrInvalid) {
+		return nil, unix.ENOENT // a name that nothing can have
+	}
 	if err == nil {
 		err = n.attr(ctx, &out.Attr)
 	}

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,25 +48,32 @@ func extent(ctx context.Context, im Image, off int64) (hole bool, n int64, err e
 	return hole, min(n, im.Size()-off), nil
 }
 
-// maxCounted bounds the extents that are walked for one stat(2).
-const maxCounted = 1 << 16
+// What one stat(2) may spend on counting: extents and time.
+const (
+	maxCounted   = 1 << 16
+	countingTime = 200 * time.Millisecond
+)
 
-// allocated counts the bytes that are not holes. An image of more than maxCounted extents is counted as if the rest
-// were data: too many blocks are harmless, too few make tar and cp believe that a file is empty.
-func allocated(ctx context.Context, im Image) (int64, error) {
-	var data, off int64
+// allocated counts the bytes that are not holes. What it doesn't get to counts as data, and exact is false then: too
+// many blocks are harmless, too few make tar and cp believe that a file is empty.
+func allocated(ctx context.Context, im Image) (data int64, exact bool, err error) {
+	end := time.Now().Add(countingTime)
+	var off int64
 	for range maxCounted {
 		if off >= im.Size() {
-			return data, nil
+			return data, true, nil
+		}
+		if time.Now().After(end) {
+			break
 		}
 		hole, n, err := extent(ctx, im, off)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		if !hole {
 			data += n
 		}
 		off += n
 	}
-	return data + im.Size() - off, nil
+	return data + im.Size() - off, off == im.Size(), nil
 }

@@ -112,7 +112,7 @@ func (f *imageFile) attr(ctx context.Context, a *fuse.Attr) error {
 	return nil
 }
 
-// count walks the image once: it does not change.
+// count walks the image once, if it gets through: it does not change.
 func (f *imageFile) count(ctx context.Context) (int64, error) {
 	if n := f.counted.Load(); n > 0 {
 		return n - 1, nil
@@ -121,11 +121,13 @@ func (f *imageFile) count(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	data, err := allocated(ctx, im)
+	data, exact, err := allocated(ctx, im)
 	if err := errors.Join(err, f.im.release()); err != nil {
 		return 0, err
 	}
-	f.counted.Store(data + 1)
+	if exact {
+		f.counted.Store(data + 1)
+	}
 	return data, nil
 }
 
