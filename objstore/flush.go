@@ -91,8 +91,9 @@ func (v *volume) freeze() (uint64, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.writable {
+	if !v.writable { // deleted or closed meanwhile
 		j.close()
+		_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
 		return v.frozenGen(), nil
 	}
 	v.layers = append(v.layers, newLayer(gen+1, j))
@@ -157,7 +158,7 @@ func (v *volume) shut() error {
 			err = v.s.fs.Remove(l.journal.name)
 		}
 	}
-	v.writable = false
+	v.writable, v.closed = false, true
 	v.layers = nil
 	return err
 }

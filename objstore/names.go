@@ -46,7 +46,7 @@ func (s *Store) volume(name string) (*volume, error) {
 }
 
 // DeleteVolume removes a volume that nobody has open and that has no snapshots.
-func (s *Store) DeleteVolume(_ context.Context, name string) error {
+func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	s.mu.Lock()
 	v, err := s.volume(name)
 	if err != nil {
@@ -61,6 +61,12 @@ func (s *Store) DeleteVolume(_ context.Context, name string) error {
 		defer s.mu.Unlock()
 		return fmt.Errorf("volume %s: %w: it has %d snapshots; delete them first", name, ErrInUse, n)
 	}
+	for w := range s.views {
+		if w.v == v && w.Root() == "" {
+			defer s.mu.Unlock()
+			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", name, ErrInUse)
+		}
+	}
 	err = s.appendRefs(refRecord{Op: opVolumeDelete, ID: v.ref.id})
 	if err == nil {
 		delete(s.volumes, v.ref.id)
@@ -69,15 +75,19 @@ func (s *Store) DeleteVolume(_ context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.dropVolume(v)
+	return s.dropVolume(ctx, v)
 }
 
 // dropVolume gives back what a deleted volume had not settled.
-func (s *Store) dropVolume(v *volume) error {
+func (s *Store) dropVolume(ctx context.Context, v *volume) error {
+	// A settling that is under way reads what is dropped here, and would record it as objects: it must end first.
+	v.dropped.Store(true)
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
 	v.commitMu.Lock()
 	v.mu.Lock()
 	layers, pinned := v.layers, v.pin
-	v.layers, v.writable, v.tail, v.pin = nil, false, 0, newPin()
+	v.layers, v.dirty, v.writable, v.closed, v.tail, v.pin = nil, nil, false, true, 0, newPin()
 	if v.log != nil {
 		v.log.full = true
 	}
@@ -86,7 +96,13 @@ func (s *Store) dropVolume(v *volume) error {
 	v.mu.Unlock()
 	v.commitMu.Unlock()
 	pinned.release()
-	<-pinned.done
+	select {
+	case <-pinned.done:
+	case <-ctx.Done():
+		return fmt.Errorf("volume %s is deleted, but its room is given back only when the store opens again: %w", v.ref.name, ctx.Err())
+	case <-s.ctx.Done():
+		return nil // the next opening does it
+	}
 	touched := map[*segment]bool{}
 	if v.log != nil {
 		touched[v.log] = true

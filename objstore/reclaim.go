@@ -30,6 +30,8 @@ func (st *settling) reclaim() error {
 	case <-st.ctx.Done():
 		return st.ctx.Err()
 	}
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
 	// What the segment's record names stays: this settling adopted it, or one that a crash or an error cut off
 	// before its root was published, and this one has found it through the index.
 	kept := map[*segment][]object{}

@@ -41,6 +41,8 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err := s.ioError(); err != nil {
 		return err
 	}
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
 	v.mu.Lock()
 	n := len(v.layers)
 	if v.writable {
@@ -341,6 +343,9 @@ func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
 
 // pace waits while the volumes are busy and the tail is short.
 func (st *settling) pace() error {
+	if st.v.dropped.Load() {
+		return fmt.Errorf("volume %s: %w", st.v.ref.name, ErrNotFound)
+	}
 	return st.s.pace(st.ctx, st.v)
 }
 

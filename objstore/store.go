@@ -29,7 +29,8 @@ const (
 
 // Store is an open store. Safe for concurrent use.
 //
-// Locks are taken in this order: Store.mu, volume.commitMu, View.mu, volume.mu, segment.mu.
+// Locks are taken in this order: volume.settleMu, Store.mu, volume.freezeMu, volume.commitMu, View.mu, volume.mu,
+// segment.mu.
 type Store struct {
 	dir    string
 	fs     vfs.FS

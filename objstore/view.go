@@ -70,6 +70,9 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	v := w.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.openError(); err != nil {
+		return err
+	}
 	if err := planLayers(v.upTo(w.gen), v.base, p, from, to); err != nil {
 		return err
 	}

@@ -22,10 +22,11 @@ func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
 	}
+	err := v.Flush()
 	v.s.mu.Lock()
 	v.users = slices.Delete(v.users, slices.Index(v.users, v.user), slices.Index(v.users, v.user)+1)
 	v.s.mu.Unlock()
-	return v.Flush()
+	return err
 }
 
 // volume is the engine object of a volume.
@@ -33,8 +34,10 @@ type volume struct {
 	s   *Store
 	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by Store.mu
 
-	users []string // guarded by Store.mu
+	users   []string    // guarded by Store.mu
+	dropped atomic.Bool // deleted: settling stops
 
+	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
 	commitMu sync.Mutex // one commit at a time; taken before mu
 	durable  uint64     // records that are durable; under commitMu
@@ -44,6 +47,7 @@ type volume struct {
 	room     sync.Cond // the tail has become shorter, or the volume is closed
 	layers   []*layer  // oldest first; the last one is active while writable
 	writable bool
+	closed   bool // by Store.Close, or deleted
 	base     *base
 	baseGen  uint64   // the generation that the base holds
 	log      *segment // where writes go
@@ -93,7 +97,10 @@ func (v *volume) Plan(off int64, length int, p *Plan) error {
 	from := uint64(off) / SectorSize
 	v.mu.Lock()
 	v.ops++
-	err := planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
+	err := v.openError()
+	if err == nil {
+		err = planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
+	}
 	if err == nil {
 		p.pin = v.pin
 		p.pin.n.Add(1)
@@ -166,8 +173,8 @@ func (v *volume) admit() error {
 	if err := v.s.writeError(); err != nil {
 		return err
 	}
-	if !v.writable {
-		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+	if err := v.openError(); err != nil {
+		return err
 	}
 	full, err := v.active().journal.room(v.inflight + 1)
 	if err != nil {
@@ -176,6 +183,14 @@ func (v *volume) admit() error {
 	if full || v.tail > v.s.opts.TailHard {
 		v.s.kickSettler()
 		return ErrBusy
+	}
+	return nil
+}
+
+// openError says that the store was closed or the volume deleted. Under v.mu.
+func (v *volume) openError() error {
+	if v.closed {
+		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
 	}
 	return nil
 }
@@ -245,6 +260,9 @@ func (v *volume) Commit(w *Write) error {
 	defer v.mu.Unlock()
 	v.inflight--
 	if err := v.s.writeError(); err != nil {
+		return err
+	}
+	if err := v.openError(); err != nil {
 		return err
 	}
 	l := v.active()
