@@ -12,12 +12,12 @@ import (
 	"strconv"
 	"syscall"
 
-	"varve/cmd/varve/internal/protocol"
-
 	"golang.org/x/sys/unix"
+
+	"varve/cmd/varve/internal/protocol"
 )
 
-// ErrNoDaemon: nothing answers on the store's socket.
+// ErrNoDaemon is Dial's when nothing answers on the store's socket.
 var ErrNoDaemon = errors.New("no daemon")
 
 // Dial connects to the daemon of a store. ErrNoDaemon if there is none.

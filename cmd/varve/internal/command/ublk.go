@@ -223,8 +223,15 @@ I/O waits for a new server.`,
 				})
 			}
 			writeTable(cmd.OutOrStdout(), []column{
-				{"id", true}, {name: "device"}, {name: "state"}, {"size", true}, {"queues", true}, {"depth", true},
-				{name: "copy"}, {name: "read-only"}, {name: "server"},
+				{"id", true},
+				{name: "device"},
+				{name: "state"},
+				{"size", true},
+				{"queues", true},
+				{"depth", true},
+				{name: "copy"},
+				{name: "read-only"},
+				{name: "server"},
 			}, rows)
 			return nil
 		},

@@ -84,8 +84,13 @@ DEVICE where the volume is attached.`,
 					})
 				}
 				writeTable(cmd.OutOrStdout(), []column{
-					{name: "name"}, {"size", true}, {"logical", true}, {"tail", true},
-					{"snapshots", true}, {name: "device"}, {name: "created"},
+					{name: "name"},
+					{"size", true},
+					{"logical", true},
+					{"tail", true},
+					{"snapshots", true},
+					{name: "device"},
+					{name: "created"},
 				}, rows)
 				return nil
 			})

@@ -91,7 +91,9 @@ func (d *Daemon) serve(ctx context.Context, ready func()) error {
 		return fmt.Errorf("serve %s: %w", path, err)
 	}
 	d.shutdown(srv)
-	<-failed
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", path, err)
+	}
 	return nil
 }
 

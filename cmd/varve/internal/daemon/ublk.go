@@ -40,10 +40,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err != nil {
 		return nil, none, err
 	}
-	if target(vol) == nil {
-		return nil, none, errors.Join(protocol.NoTransport(errors.New("volumes on ublk are still being written")), vol.Close())
-	}
-	dev, err := blockdev.Start(ctx, target(vol), blockdev.Options{
+	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
 		Owner: ownerOf(t.uuid, r.Volume), Logger: t.log,
 	})
@@ -113,7 +110,7 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 	if err != nil {
 		return nil, err
 	}
-	dev, err := blockdev.Recover(ctx, a.ID, target(vol), blockdev.Options{
+	dev, err := blockdev.Recover(ctx, a.ID, blockdev.NewVolume(vol), blockdev.Options{
 		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: ownerOf(t.uuid, a.Volume), Logger: t.log,
 	})
 	if err != nil {
@@ -193,6 +190,3 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) []protoco
 	}
 	return list
 }
-
-// target is the volume as blockdev serves it.
-func target(*objstore.Volume) blockdev.Target { return nil }

@@ -7,17 +7,17 @@ import (
 	"varve/objstore"
 )
 
-// ErrNeedsDaemon: the request is for a daemon, and none runs.
-var ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
-
-// ErrStopping: the daemon is on its way out.
-var ErrStopping = errors.New("the daemon is stopping")
-
-// ErrBusy: the device or mount is open.
-var ErrBusy = errors.New("in use")
-
-// ErrNoTransport: the kernel has no ublk, or no loop devices.
-var ErrNoTransport = errors.New("no such transport on this machine")
+// What a caller may test for with errors.Is, beside objstore's.
+var (
+	// ErrNeedsDaemon: the request is for a daemon, and none runs.
+	ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
+	// ErrStopping: the daemon is on its way out.
+	ErrStopping = errors.New("the daemon is stopping")
+	// ErrBusy: the device or mount is open.
+	ErrBusy = errors.New("in use")
+	// ErrNoTransport: the kernel has no ublk, or no loop devices.
+	ErrNoTransport = errors.New("no such transport on this machine")
+)
 
 // kinds give an error the same identity on both sides of the socket: errors.Is works on what a client gets.
 var kinds = []struct {
