@@ -107,13 +107,23 @@ func unmountForced(dir string) error {
 	return unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
 }
 
-// abortConnection aborts by fusectl, which knows a connection by the minor number of its st_dev.
+// abortConnection aborts by the file system fusectl, which knows a connection by the minor number of its st_dev.
 func abortConnection(device uint64) error {
-	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(device))
-	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
-		return fmt.Errorf("abort the connection: %w", err)
+	abort := fmt.Sprintf("%d/abort", unix.Minor(device))
+	err := os.WriteFile(filepath.Join("/sys/fs/fuse/connections", abort), []byte("1"), 0)
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return nil
+	// Not mounted on this machine.
+	dir, err := os.MkdirTemp("", "varve-fusectl-")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("fusectl", dir, "fusectl", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return errors.Join(fmt.Errorf("mount fusectl: %w", err), os.Remove(dir))
+	}
+	err = os.WriteFile(filepath.Join(dir, abort), []byte("1"), 0)
+	return errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir))
 }
 
 // clearDeadMount removes mounts of servers that are gone from dir, and the loop devices that sit on them: nothing

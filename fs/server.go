@@ -11,8 +11,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"varve/fs/loopdev"
 )
 
 // Options of a mount. The zero value is the default.
@@ -47,7 +45,8 @@ type Server struct {
 	dir       string // absolute
 	log       *slog.Logger
 	device    uint64 // st_dev
-	privately bool   // mounted by this process, and not by fusermount3
+	patience  time.Duration
+	privately bool // mounted by this process, and not by fusermount3
 	fuse      *fuse.Server
 	done      chan struct{} // closed when the last request and handle are gone
 	unmounted atomic.Bool
@@ -70,7 +69,7 @@ func Mount(dir string, src Source, o Options) (*Server, error) {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	tree, raw := newTree(src, o)
-	s := &Server{dir: dir, log: o.Logger, done: make(chan struct{})}
+	s := &Server{dir: dir, log: o.Logger, patience: stopTime, done: make(chan struct{})}
 	if err := s.start(raw, o); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
@@ -175,17 +174,16 @@ func (s *Server) ForceUnmount() error {
 	if s.ended() {
 		return nil
 	}
-	var loops []loopdev.Device
-	if !s.unmounted.Load() {
-		loops = loopsBelow(s.dir, s.log)
+	if s.unmounted.Load() {
+		// Not in this mount namespace any more, but in use in another.
+		if err := abortConnection(s.device); err != nil && !s.ended() {
+			return fmt.Errorf("abort the mount that was at %s: %w", s.dir, err)
+		}
+		return s.wait()
 	}
-	err := unmountForced(s.dir)
+	loops := loopsBelow(s.dir, s.log)
 	defer detachLoops(loops, s.log)
-	if err != nil || s.unmounted.Load() {
-		// Not there any more, but still in use in another mount namespace.
-		err = abortConnection(s.device)
-	}
-	if err != nil && !s.ended() {
+	if err := unmountForced(s.dir); err != nil && !s.ended() {
 		return fmt.Errorf("unmount %s by force: %w", s.dir, err)
 	}
 	s.unmounted.Store(true)
@@ -205,7 +203,7 @@ func (s *Server) wait() error {
 	select {
 	case <-s.done:
 		return nil
-	case <-time.After(stopTime):
+	case <-time.After(s.patience):
 		return fmt.Errorf("unmount %s: %w: a request is still running, or another mount namespace holds it",
 			s.dir, ErrBusy)
 	}

@@ -1,16 +1,22 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/fs/internal/need"
+	"varve/objstore"
 )
 
 func TestUnmountRefusesWhileBusy(t *testing.T) {
@@ -104,6 +110,60 @@ func TestForceUnmountUnderARequest(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Fatal("the write hangs")
+	}
+}
+
+// Another mount namespace can hold a mount that is gone from ours. Unmount says so, ForceUnmount ends it.
+func TestUnmountWhileAnotherNamespaceHoldsIt(t *testing.T) {
+	need.These(t, need.Program("unshare"))
+	s := mountSource(t, newFakeSource(), Options{})
+	s.patience = 300 * time.Millisecond
+	holder := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "cat")
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it has its own namespace now
+		t.Fatal(err)
+	}
+	if err := s.Unmount(); !errors.Is(err, ErrBusy) {
+		t.Errorf("Unmount: %v, want ErrBusy", err)
+	}
+	if err := s.ForceUnmount(); err != nil {
+		t.Error(err)
+	}
+	within(t, time.Second, "Wait", s.Wait)
+	if err := errors.Join(in.Close(), holder.Wait()); err != nil {
+		t.Error(err)
+	}
+}
+
+// broken panics instead of answering.
+type broken struct{ *fakeSource }
+
+func (broken) Snapshots(string) ([]objstore.SnapshotInfo, error) { panic("a bug") }
+
+func TestPanicIsOneRequests(t *testing.T) {
+	var log bytes.Buffer
+	s := mountSource(t, broken{newFakeSource()}, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	_, err := os.ReadDir(filepath.Join(s.Dir(), "snapshots"))
+	wantErrno(t, "a request that panics", err, unix.EIO)
+	wantNames(t, s.Dir(), "by-id", "snapshots", "volumes")
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "a bug") || !strings.Contains(log.String(), "broken.Snapshots") {
+		t.Errorf("the log names neither the panic nor its place: %s", log.String())
 	}
 }
 
