@@ -173,8 +173,14 @@ func (c *control) tryStopDev(ctx context.Context, id int) error {
 	return c.do(ctx, command{name: "TRY_STOP_DEV", op: _UBLK_U_CMD_TRY_STOP_DEV, id: id, limit: slowCommand})
 }
 
+// delDev waits until the number is free again, which takes the last opener of the block device to close it.
 func (c *control) delDev(ctx context.Context, id int) error {
 	return c.do(ctx, command{name: "DEL_DEV", op: _UBLK_U_CMD_DEL_DEV, id: id, limit: slowCommand})
+}
+
+// delDevAsync does not wait: the driver frees the number when the last opener is gone.
+func (c *control) delDevAsync(ctx context.Context, id int) error {
+	return c.do(ctx, command{name: "DEL_DEV_ASYNC", op: _UBLK_U_CMD_DEL_DEV_ASYNC, id: id})
 }
 
 // updateSize tells the driver a new size in bytes. It checks neither alignment nor anything else: the caller has.

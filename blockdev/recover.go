@@ -10,6 +10,9 @@ import (
 // recoveryLimit is how long Recover waits for the kernel to notice that the predecessor is gone.
 const recoveryLimit = 30 * time.Second
 
+// dyingLimit is how long a living server may be one that is dying.
+const dyingLimit = 2 * time.Second
+
 // Recover takes over a device whose server has died or has called Quiesce: requests that were under way and those
 // that waited are served by the target. Number, queues, depth and largest request are the device's own, those of
 // the options do not count; CopyMode must fit what the device was made with. ErrBusy: a living process serves it.
@@ -69,6 +72,7 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 // startRecovery waits until the predecessor is gone: its last reference to the character device may take a moment
 // after its death.
 func startRecovery(ctx context.Context, c *control, id int) error {
+	began := time.Now()
 	return retry(ctx, recoveryLimit, func() (bool, error) {
 		info, err := c.devInfo(ctx, id)
 		if err != nil {
@@ -78,7 +82,9 @@ func startRecovery(ctx context.Context, c *control, id int) error {
 		case info.state == _UBLK_S_DEV_DEAD:
 			return false, fmt.Errorf("%w: it was never started, or has been stopped", ErrNoDevice)
 		case info.state == _UBLK_S_DEV_LIVE && alive(int(info.ublksrv_pid)):
-			return false, fmt.Errorf("%w: served by process %d", ErrBusy, info.ublksrv_pid)
+			// A process that is being killed is alive until the last of its memory is gone.
+			dying := time.Since(began) < dyingLimit
+			return dying, fmt.Errorf("%w: served by process %d", ErrBusy, info.ublksrv_pid)
 		}
 		err = c.startRecovery(ctx, id)
 		return errors.Is(err, ErrBusy), err

@@ -31,7 +31,7 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 	case <-time.After(quickCommand):
 		d.end()
 	}
-	err := d.ctl.delDev(context.WithoutCancel(ctx), d.id)
+	err := deleteDisk(context.WithoutCancel(ctx), d.ctl, d.id, force)
 	d.ctl.close()
 	return err
 }
@@ -52,8 +52,16 @@ func (d *Device) Quiesce(ctx context.Context) error {
 	}
 	// Without the feature, or when it fails, the driver takes what follows for the death of its server.
 	d.end()
+	// It notices, after the last file is closed, in a work item of its own.
+	gone := retry(ctx, quickCommand, func() (bool, error) {
+		info, err := d.ctl.devInfo(ctx, d.id)
+		if err == nil && info.state == _UBLK_S_DEV_LIVE {
+			return true, fmt.Errorf("quiesce device %d: %w: still live", d.id, ErrBusy)
+		}
+		return false, err
+	})
 	d.ctl.close()
-	return err
+	return errors.Join(err, gone)
 }
 
 func (d *Device) beginStop() error {
@@ -110,6 +118,14 @@ func Delete(ctx context.Context, id int, force bool) error {
 		if err := stopDisk(ctx, c, id, info.flags, force); err != nil {
 			return err
 		}
+	}
+	return deleteDisk(ctx, c, id, force)
+}
+
+// deleteDisk takes away what stopDisk has stopped. By force it does not wait for those who have it open.
+func deleteDisk(ctx context.Context, c *control, id int, force bool) error {
+	if force {
+		return c.delDevAsync(ctx, id)
 	}
 	return c.delDev(ctx, id)
 }

@@ -35,6 +35,7 @@ const (
 	_UBLK_U_CMD_START_USER_RECOVERY = ublkIOWR | sizeofCtrlCmd<<16 | 0x10
 	_UBLK_U_CMD_END_USER_RECOVERY   = ublkIOWR | sizeofCtrlCmd<<16 | 0x11
 	_UBLK_U_CMD_GET_FEATURES        = ublkIOR | sizeofCtrlCmd<<16 | 0x13
+	_UBLK_U_CMD_DEL_DEV_ASYNC       = ublkIOR | sizeofCtrlCmd<<16 | 0x14
 	_UBLK_U_CMD_UPDATE_SIZE         = ublkIOWR | sizeofCtrlCmd<<16 | 0x15
 	_UBLK_U_CMD_QUIESCE_DEV         = ublkIOWR | sizeofCtrlCmd<<16 | 0x16
 	_UBLK_U_CMD_TRY_STOP_DEV        = ublkIOWR | sizeofCtrlCmd<<16 | 0x17

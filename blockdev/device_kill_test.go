@@ -1,0 +1,173 @@
+package blockdev
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// childEnv makes the test binary a server of one loop device: "file copymode id", id -1 for a new device, else the
+// one to recover.
+const childEnv = "VARVE_TEST_SERVE"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		if err := serveChild(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// serveChild tells the device's number on its standard output and serves until it is killed.
+func serveChild(spec string) error {
+	var path string
+	var mode CopyMode
+	var id int
+	if _, err := fmt.Sscan(spec, &path, &mode, &id); err != nil {
+		return err
+	}
+	l, err := OpenLoop(path, LoopOptions{})
+	if err != nil {
+		return err
+	}
+	o := Options{ID: -1, CopyMode: mode, NoPartitionScan: true}
+	var d *Device
+	if id < 0 {
+		d, err = Start(context.Background(), l, o)
+	} else {
+		d, err = Recover(context.Background(), id, l, o)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println(d.ID())
+	return d.Wait()
+}
+
+func startChild(t *testing.T, path string, mode CopyMode, id int) (*exec.Cmd, int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", childEnv, path, mode, id))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("child for device %d: %v", id, err)
+	}
+	got, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, got
+}
+
+func killChild(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed: that is its error
+}
+
+// The server is killed again and again under a writer; its successor, at last this process, goes on.
+func TestDeviceKill(t *testing.T) {
+	for _, m := range []CopyMode{CopyZero, CopyUser, CopyPlain} {
+		t.Run(string(m), func(t *testing.T) {
+			requireUblk(t, 0)
+			const size, kills = 4 << 20, 5
+			path := loopFile(t, size)
+			child, id := startChild(t, path, m, -1)
+			w := startWriter(t, blockPath(id), size)
+			for range kills {
+				time.Sleep(100 * time.Millisecond)
+				killChild(t, child)
+				child, _ = startChild(t, path, m, id)
+			}
+			killChild(t, child)
+			info, err := Info(t.Context(), id)
+			if err != nil || info.ServerAlive {
+				t.Errorf("info %+v, %v: want no living server", info, err)
+			}
+			l := openLoop(t, path, LoopOptions{})
+			if _, err := Recover(t.Context(), id, NewNull(size*2, 512), Options{CopyMode: m}); err == nil {
+				t.Fatal("recovered with a target of another size")
+			}
+			began := time.Now()
+			d, err := Recover(t.Context(), id, l, Options{CopyMode: m})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("recovered after %v", time.Since(began))
+			t.Cleanup(func() { stopDevice(t, d) })
+			w.stop()
+		})
+	}
+}
+
+// A device whose server was killed is found and can be deleted without a successor.
+func TestDeviceOrphanDelete(t *testing.T) {
+	requireUblk(t, 0)
+	child, id := startChild(t, loopFile(t, 1<<20), CopyAuto, -1)
+	killChild(t, child)
+	var found DeviceInfo
+	for range 100 {
+		list, err := List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list {
+			if i.ID == id {
+				found = i
+			}
+		}
+		if found.State == StateQuiesced {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !found.Orphan() || found.State != StateQuiesced {
+		t.Errorf("list has %+v: want a quiesced orphan", found)
+	}
+	if err := Delete(t.Context(), id, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// safeBuffer collects a log.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *safeBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(s, nil)) }
