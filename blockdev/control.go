@@ -84,7 +84,7 @@ func (c *control) run(ctx context.Context, cmd command) error {
 	if err != nil {
 		return fmt.Errorf("set up control ring: %w", err)
 	}
-	defer ring.Close() //nolint:errcheck // the command has its answer
+	defer ring.Close() // the command has its answer by then
 
 	// The driver may write into its buffer after this call gave up on it: it gets one of its own.
 	own := append([]byte(nil), cmd.buf...)
@@ -152,8 +152,10 @@ func (c *control) devInfo(ctx context.Context, id int) (ublksrv_ctrl_dev_info, e
 }
 
 func (c *control) startDev(ctx context.Context, id int) error {
-	return c.do(ctx, command{name: "START_DEV", op: _UBLK_U_CMD_START_DEV, id: id,
-		data: uint64(os.Getpid()), limit: slowCommand})
+	return c.do(ctx, command{
+		name: "START_DEV", op: _UBLK_U_CMD_START_DEV, id: id,
+		data: uint64(os.Getpid()), limit: slowCommand,
+	})
 }
 
 func (c *control) startRecovery(ctx context.Context, id int) error {
@@ -161,8 +163,10 @@ func (c *control) startRecovery(ctx context.Context, id int) error {
 }
 
 func (c *control) endRecovery(ctx context.Context, id int) error {
-	return c.do(ctx, command{name: "END_USER_RECOVERY", op: _UBLK_U_CMD_END_USER_RECOVERY, id: id,
-		data: uint64(os.Getpid()), limit: slowCommand})
+	return c.do(ctx, command{
+		name: "END_USER_RECOVERY", op: _UBLK_U_CMD_END_USER_RECOVERY, id: id,
+		data: uint64(os.Getpid()), limit: slowCommand,
+	})
 }
 
 func (c *control) stopDev(ctx context.Context, id int) error {
@@ -190,6 +194,8 @@ func (c *control) updateSize(ctx context.Context, id int, size int64) error {
 
 // quiesceDev waits, for at most limit, until every queue has an idle tag, and aborts the fetches.
 func (c *control) quiesceDev(ctx context.Context, id int, limit time.Duration) error {
-	return c.do(ctx, command{name: "QUIESCE_DEV", op: _UBLK_U_CMD_QUIESCE_DEV, id: id,
-		data: uint64(limit.Milliseconds()), limit: limit + quickCommand})
+	return c.do(ctx, command{
+		name: "QUIESCE_DEV", op: _UBLK_U_CMD_QUIESCE_DEV, id: id,
+		data: uint64(limit.Milliseconds()), limit: limit + quickCommand,
+	})
 }

@@ -144,7 +144,7 @@ func (q *queue) copyIn(s *slot) error {
 		return nil
 	}
 	for off := 0; off < r.Len; {
-		n, err := unix.Pread(int(q.dev.charFD), s.bounce[off:r.Len], userCopyPos(q.id, s.tag, off))
+		n, err := unix.Pread(q.dev.charFD, s.bounce[off:r.Len], userCopyPos(q.id, s.tag, off))
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}

@@ -272,8 +272,10 @@ func TestControlTimeout(t *testing.T) {
 	}
 	// Nobody fetches, so that START_DEV waits.
 	began := time.Now()
-	err = c.do(t.Context(), command{name: "START_DEV", op: _UBLK_U_CMD_START_DEV, id: int(info.dev_id),
-		data: uint64(os.Getpid()), limit: 300 * time.Millisecond})
+	err = c.do(t.Context(), command{
+		name: "START_DEV", op: _UBLK_U_CMD_START_DEV, id: int(info.dev_id),
+		data: uint64(os.Getpid()), limit: 300 * time.Millisecond,
+	})
 	if !errors.Is(err, ErrTimeout) || time.Since(began) > 5*time.Second {
 		t.Errorf("START_DEV without queues: %v after %v, want ErrTimeout", err, time.Since(began))
 	}

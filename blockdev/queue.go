@@ -219,8 +219,9 @@ func (q *queue) take(c *uring.CQE) error {
 		return q.transferred(s, s.fused.Err())
 	case uring.KindPoll:
 		return q.woken(c.Res)
+	default: // a zeroed entry, which is a no-op
+		return nil
 	}
-	return nil
 }
 
 // fetched: a request has come for the slot, or the driver has taken the fetch back.
@@ -274,8 +275,9 @@ func (q *queue) describe(s *slot) error {
 	default:
 		return unix.EOPNOTSUPP
 	}
-	if size := q.dev.size.Load(); r.Len <= 0 || r.Off < 0 || r.Off > size-int64(r.Len) || r.hasData() && r.Len > q.dev.maxIO {
-		return fmt.Errorf("%w: %v of %d bytes at %d of %d", ErrInvalid, r.Op, r.Len, r.Off, size)
+	end := uint64(q.dev.size.Load()) >> sectorShift
+	if n := uint64(d.nr_sectors); n == 0 || n > end || d.start_sector > end-n || r.hasData() && r.Len > q.dev.maxIO {
+		return fmt.Errorf("%w: %v of %d sectors at %d of %d", ErrInvalid, r.Op, n, d.start_sector, end)
 	}
 	return nil
 }
