@@ -45,6 +45,7 @@ func (w *world) step() {
 		if n -= op.weight; n < 0 {
 			w.counts[op.name]++
 			defer watch(op.name)()
+			defer w.unstick()()
 			op.do(w)
 			return
 		}
@@ -82,17 +83,16 @@ func (w *world) wrote(v *modelVolume, vol *Volume, first int, sectors []string, 
 		return
 	}
 	v.maybe(first, sectors)
-	if w.mem.WasCut() || w.hook.Load() != nil {
-		return
+	if !w.mem.WasCut() {
+		w.readBack(v, vol, first, len(sectors))
 	}
-	w.readBack(v, vol, first, len(sectors))
 }
 
 // readBack finds out what a failed write left.
 func (w *world) readBack(v *modelVolume, vol *Volume, first, n int) {
 	got := make([]byte, n*SectorSize)
 	if _, err := vol.ReadAt(got, int64(first)*SectorSize); err != nil {
-		if w.mem.WasCut() {
+		if w.mem.WasCut() || w.hook.Load() != nil {
 			return
 		}
 		w.failf("read back: %v", err)

@@ -15,9 +15,10 @@ type Options struct {
 	// Default 256 MiB.
 	SegmentSize int64
 	// TailSoft is how many bytes a volume may write before they settle even while it is busy; below it
-	// settling waits for a quiet moment. Default 1 GiB.
+	// settling waits for a quiet moment, unless the file system has less room left than all tails take.
+	// Default 4 GiB.
 	TailSoft int64
-	// TailHard is how many unsettled bytes a volume may have; a write beyond waits. Default 4 GiB.
+	// TailHard is how many unsettled bytes a volume may have; a write beyond waits. Default twice TailSoft.
 	TailHard int64
 	// JournalRecords is how many records a generation may have, and so bounds the time to open and the
 	// memory of the live map (about 50 bytes a record). Default 1 Mi.
@@ -63,8 +64,8 @@ func (o *Options) EnsureDefaults() {
 		}
 	}
 	def(&o.SegmentSize, 256<<20)
-	def(&o.TailSoft, 1<<30)
-	def(&o.TailHard, max(4<<30, 2*o.TailSoft))
+	def(&o.TailSoft, 4<<30)
+	def(&o.TailHard, 2*o.TailSoft)
 	def(&o.LeafCache, 128<<20)
 	if o.LeafCache >= 0 {
 		o.LeafCache = max(o.LeafCache, smallestLeaves)

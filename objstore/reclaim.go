@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -124,8 +125,17 @@ func (s *Store) retireOrSeal(v *volume, g *segment) error {
 }
 
 func (s *Store) sealSegment(g *segment) error {
-	if err := g.seal(s.fs, s.sb.id); err != nil {
+	err := g.seal(s.fs, s.sb.id)
+	if errors.Is(outOfSpace(err), ErrNoSpace) {
+		// Its directory goes on to say what is in it; the next opening tries again.
+		s.log.Warn("a segment can't be sealed", "segment", g.id, "error", err)
+		return nil
+	}
+	if err != nil {
 		return s.fail(fmt.Errorf("seal %s: %w", segmentName(g.id), err))
+	}
+	if s.missed.Load() > 0 {
+		return nil // the segment may hold some of them: it stays unmarked, to be read again when the store opens
 	}
 	if err := s.index.MarkDone(g.id); err != nil {
 		s.log.Warn("the index did not take a mark; the segment is read again when the store opens", "segment", g.id, "error", err)

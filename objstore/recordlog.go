@@ -55,7 +55,7 @@ func logHeader(kind uint32, store uuid.UUID, number uint64) []byte {
 func createLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64) (*recordLog, error) {
 	f, err := fs.Create(name)
 	if err != nil {
-		return nil, err
+		return nil, outOfSpace(err)
 	}
 	h := logHeader(kind, store, number)
 	if _, err = f.WriteAt(h, 0); err == nil {
@@ -63,7 +63,8 @@ func createLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		_ = fs.Remove(name) // so that it can be made when there is room again
+		return nil, outOfSpace(err)
 	}
 	return &recordLog{name: name, file: f, seed: crc(h), end: logHeaderSize}, nil
 }
@@ -161,20 +162,36 @@ func (l *recordLog) sum(off int64, body []byte) uint32 {
 	return crc32.Update(crc32.Update(l.seed, castagnoli, b[:]), castagnoli, body)
 }
 
-// append writes one frame and makes it durable.
+// append writes one frame and makes it durable. After ErrNoSpace the log is what it was before; after any
+// other error nobody knows what it holds.
 func (l *recordLog) append(payload []byte) error {
+	if len(payload) > maxFrame {
+		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), ErrInvalid, maxFrame)
+	}
 	b := make([]byte, roundUp(int64(logFrameHeader+len(payload)), 8))
 	le.PutUint32(b[4:], uint32(len(payload)))
 	copy(b[logFrameHeader:], payload)
 	le.PutUint32(b, l.sum(l.end, b[4:logFrameHeader+len(payload)]))
-	if _, err := l.file.WriteAt(b, l.end); err != nil {
+	_, err := l.file.WriteAt(b, l.end)
+	if err == nil {
+		err = l.file.Datasync()
+	}
+	if err == nil {
+		l.end += int64(len(b))
+		return nil
+	}
+	full := outOfSpace(err)
+	if !errors.Is(full, ErrNoSpace) {
 		return err
 	}
-	if err := l.file.Datasync(); err != nil {
-		return err
+	// Durably: a power cut must not bring back what was answered with an error.
+	if terr := l.file.Truncate(l.end); terr != nil {
+		return fmt.Errorf("%w; then %w", err, terr)
 	}
-	l.end += int64(len(b))
-	return nil
+	if terr := l.file.Datasync(); terr != nil {
+		return fmt.Errorf("%w; then %w", err, terr)
+	}
+	return full
 }
 
 func (l *recordLog) close() error { return l.file.Close() }

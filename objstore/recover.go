@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 
@@ -53,26 +54,27 @@ func (s *Store) openRefs() error {
 	s.refsLog = l
 	s.nextSegment = s.refs.segments
 	b, err := json.Marshal(s.refs.records())
-	if err != nil || l.end < 1<<20+4*int64(len(b)) {
+	if err != nil || l.end < 1<<20+4*int64(len(b)) || len(b) > maxFrame {
 		return err
+	}
+	n, err := createLog(s.fs, refsFile+".new", logKindRefs, s.sb.id, 0)
+	if err != nil {
+		s.log.Warn("the refs log stays long", "error", err)
+		return nil
+	}
+	if err := n.append(b); err != nil {
+		s.log.Warn("the refs log stays long", "error", err)
+		return n.close()
 	}
 	if err := l.close(); err != nil {
 		return err
 	}
-	s.refsLog = nil
-	n, err := createLog(s.fs, refsFile+".new", logKindRefs, s.sb.id, 0)
-	if err != nil {
-		return err
-	}
 	n.name = refsFile
 	s.refsLog = n
-	if err := n.append(b); err != nil {
-		return err
-	}
 	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
 		return err
 	}
-	return s.fs.SyncDir("refs")
+	return s.fs.SyncDir(filepath.Dir(refsFile))
 }
 
 // openSegments opens every segment file.
@@ -158,6 +160,7 @@ func (s *Store) fillIndex(ctx context.Context) error {
 		if err := s.index.Put(entries); err != nil {
 			// A full disk must not keep the store from opening: what the index lacks is found in the segments.
 			s.log.Warn("the index can't be filled", "error", err)
+			s.missed.Add(int64(len(entries)))
 			return nil
 		}
 		if g.footer > 0 {
@@ -319,6 +322,10 @@ func (s *Store) sweepSegments() error {
 				}
 				g.dir = nil
 				if err := s.fs.Remove(dirName(g.id)); err != nil {
+					return err
+				}
+				// Before the segment goes: a directory without one is damage.
+				if err := s.fs.SyncDir(segmentDir); err != nil {
 					return err
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -242,11 +243,9 @@ func (g *segment) note(o object) {
 	}
 }
 
-// addObjects records objects whose bytes are durable already; they are durable when it returns.
+// addObjects records objects whose bytes are durable already; they are durable when it returns. After
+// ErrNoSpace those in g.objects are recorded, and no others.
 func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
-	if len(objs) == 0 {
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.dir == nil {
@@ -259,14 +258,16 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 			return err
 		}
 	}
-	if err := g.dir.append(encodeObjects(objs)); err != nil {
-		return err
-	}
 	if g.objects == nil {
 		g.objects = make(map[uint32]object, len(objs))
 	}
-	for _, o := range objs {
-		g.note(o)
+	for frame := range slices.Chunk(objs, maxFrame/entrySize) {
+		if err := g.dir.append(encodeObjects(frame)); err != nil {
+			return err
+		}
+		for _, o := range frame {
+			g.note(o)
+		}
 	}
 	return nil
 }
@@ -305,10 +306,12 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 		return err
 	}
 	g.footer = int64(len(b))
-	if _, err := g.file.WriteAt(g.header(store), 0); err != nil {
-		return err
+	_, err := g.file.WriteAt(g.header(store), 0)
+	if err == nil {
+		err = g.file.Datasync()
 	}
-	if err := g.file.Datasync(); err != nil {
+	if err != nil {
+		g.footer = 0
 		return err
 	}
 	if g.dir == nil {

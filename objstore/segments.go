@@ -173,13 +173,21 @@ func (s *Store) objectSlot(n int64) (*segment, int64, error) {
 	return s.objects, off, nil
 }
 
-// sealFilled seals the object segments that are full and whose objects are recorded.
+// sealFilled ends the object segments that are full; their objects are recorded, or given up.
 func (s *Store) sealFilled() error {
+	if err := s.ioError(); err != nil {
+		return err
+	}
 	for len(s.filled) > 0 {
-		if err := s.sealSegment(s.filled[0]); err != nil {
+		g := s.filled[0]
+		s.filled = s.filled[1:]
+		end := s.sealSegment
+		if g.dir == nil { // a settling that failed has filled it
+			end = s.retire
+		}
+		if err := end(g); err != nil {
 			return err
 		}
-		s.filled = s.filled[1:]
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,12 +14,12 @@ import (
 //	A  for each touched chunk: read, hash; known: point there; whole in the log: adopt in place; else copy.
 //	   Then the touched nodes, from the leaves to the root.
 //	B  make the data durable: copies, nodes, adopted log segments
-//	C  record the objects in their segments' directories, durable
+//	C  record the objects in their segments' directories, durable; from here on others may be pointed to them
 //	D  append the new root to refs, durable; from here on the journal of the layer is not needed
-//	E  in memory: the new base, without the layer; the index
+//	E  in memory: the new base, without the layer
 //	F  remove the journal, punch what the layer occupied and nobody adopted, seal full segments
 //
-// A crash before D leaves objects that nobody refers to, and a layer to settle again.
+// A crash, or an error, before D leaves objects that nobody refers to, and a layer to settle again.
 type settling struct {
 	ctx context.Context
 	s   *Store
@@ -28,6 +29,7 @@ type settling struct {
 
 	fresh   map[Hash]place // objects of this settling, not in the index yet
 	added   map[*segment][]object
+	copied  []slots // where those of them lie that were written to the store's own segments
 	leaves  map[int64]*leaf
 	logical int64 // change in bytes that are not holes
 	buf     []byte
@@ -60,10 +62,11 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	st.view[0] = st.l
 	start := time.Now()
 	root, err := st.tree()
-	if err != nil {
-		return err
+	if err == nil {
+		err = st.durable()
 	}
-	if err := st.durable(); err != nil {
+	if err != nil {
+		st.undo()
 		return err
 	}
 	if err := st.publish(root); err != nil {
@@ -338,7 +341,25 @@ func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
 	if err := writeAligned(g.file, data, off); err != nil {
 		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
 	}
+	st.copied = append(st.copied, slots{g.id, off, off + roundUp(int64(len(data)), blockSize)})
 	return st.record(g, object{hash: h, block: uint32(off / blockSize), length: uint32(len(data)), kind: k}), nil
+}
+
+// undo gives back what a settling that failed has copied and not recorded: tried again and again, it would eat
+// the room that it needs.
+func (st *settling) undo() {
+	if st.s.writeError() != nil {
+		return // nobody knows what is recorded
+	}
+	for _, c := range st.copied {
+		g := st.s.segments.get(c.seg)
+		g.mu.Lock()
+		_, kept := g.objects[uint32(c.from/blockSize)]
+		g.mu.Unlock()
+		if !kept {
+			st.s.punchBetween(g, c.from, c.to, nil)
+		}
+	}
 }
 
 // pace waits while the volumes are busy and the tail is short.
@@ -357,11 +378,29 @@ func (st *settling) durable() error {
 		}
 	}
 	for g, objs := range st.added {
-		if err := g.addObjects(st.s.fs, st.s.sb.id, objs); err != nil {
+		err := g.addObjects(st.s.fs, st.s.sb.id, objs)
+		if errors.Is(err, ErrNoSpace) {
+			return st.s.spaceError(err)
+		}
+		if err != nil {
 			return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
 		}
+		st.index(g, objs)
 	}
 	return nil
+}
+
+// index enters objects that are recorded.
+func (st *settling) index(g *segment, objs []object) {
+	entries := make([]index.Entry, len(objs))
+	for i, o := range objs {
+		st.s.countObject(o)
+		entries[i] = index.Entry{Hash: o.hash, Place: makePlace(g.id, o.block).indexed()}
+	}
+	if err := st.s.index.Put(entries); err != nil {
+		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
+		st.s.missed.Add(int64(len(entries)))
+	}
 }
 
 // publish does steps D and E.
@@ -383,7 +422,6 @@ func (st *settling) publish(root *rootObject) error {
 	if err := s.appendRefs(recs...); err != nil {
 		return err
 	}
-	st.indexObjects()
 	for w := range s.views {
 		if w.v == v && w.gen == st.l.gen {
 			w.settled(newBase(s, *root))
@@ -403,20 +441,4 @@ func (st *settling) publish(root *rootObject) error {
 	v.mu.Unlock()
 	v.commitMu.Unlock()
 	return nil
-}
-
-func (st *settling) indexObjects() {
-	entries := make([]index.Entry, 0, len(st.fresh))
-	for h, pl := range st.fresh {
-		entries = append(entries, index.Entry{Hash: h, Place: pl.indexed()})
-	}
-	if err := st.s.index.Put(entries); err != nil {
-		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
-		st.s.missed.Add(int64(len(entries)))
-	}
-	for _, objs := range st.added {
-		for _, o := range objs {
-			st.s.countObject(o)
-		}
-	}
 }

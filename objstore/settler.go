@@ -3,6 +3,7 @@ package objstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -27,20 +28,35 @@ func (s *Store) settler() {
 			return
 		case <-tick.C:
 			s.clock.Store(time.Now().UnixNano())
+			s.lookForRoom()
 		case <-s.kick:
 		}
-		if time.Now().Before(notBefore) {
+		if time.Now().Before(notBefore) && s.wanted.Load() == 0 {
 			continue
 		}
 		if err := s.settleDue(); err != nil && s.ctx.Err() == nil {
 			s.log.Error("settling failed; it is tried again", "error", err, "in", settleRetry)
 			notBefore = time.Now().Add(settleRetry)
-			s.settleErr.Store(&err)
 		}
 	}
 }
 
-// settleDue settles what is frozen, and freezes and settles what has waited long enough.
+// lookForRoom notes whether the file system has less room left than the tails take: settling gives it back.
+func (s *Store) lookForRoom() {
+	room, err := s.room()
+	var tails int64
+	s.mu.Lock()
+	for _, v := range s.volumes {
+		v.mu.Lock()
+		tails += v.tail
+		v.mu.Unlock()
+	}
+	s.mu.Unlock()
+	s.tight.Store(err == nil && room < tails)
+}
+
+// settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
+// settle doesn't keep the others from it.
 func (s *Store) settleDue() error {
 	s.mu.Lock()
 	volumes := make([]*volume, 0, len(s.volumes))
@@ -48,22 +64,34 @@ func (s *Store) settleDue() error {
 		volumes = append(volumes, v)
 	}
 	s.mu.Unlock()
+	var errs []error
 	for _, v := range volumes {
-		if s.due(v) {
-			if _, err := v.freeze(); err != nil {
-				return err
-			}
+		err := s.settleVolume(v)
+		if err != nil && s.gone(v) {
+			err = nil // deleted meanwhile
 		}
-		for v.frozen() > 0 {
-			if err := s.settleLayer(s.ctx, v); err != nil {
-				if errors.Is(err, ErrNotFound) && s.gone(v) {
-					break // deleted meanwhile
-				}
-				return err
-			}
-			if err := s.sealFilled(); err != nil {
-				return err
-			}
+		if err != nil {
+			err = fmt.Errorf("volume %s: %w", v.ref.name, err)
+			v.settleErr.Store(&err)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) settleVolume(v *volume) error {
+	if s.due(v) {
+		if _, err := v.freeze(); err != nil {
+			return err
+		}
+	}
+	for v.frozen() > 0 {
+		err := s.settleLayer(s.ctx, v)
+		if serr := s.sealFilled(); err == nil {
+			err = serr
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -102,7 +130,7 @@ func (s *Store) due(v *volume) bool {
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.
 func (s *Store) pressing(v *volume) bool {
-	if v.tail > s.opts.TailSoft {
+	if v.tail > s.opts.TailSoft || s.tight.Load() && v.tail > 0 {
 		return true
 	}
 	n := len(v.layers)
@@ -195,7 +223,7 @@ func (s *Store) Settle(ctx context.Context) error {
 func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 	s.wanted.Add(1)
 	defer s.wanted.Add(-1)
-	s.settleErr.Store(nil)
+	v.settleErr.Store(nil)
 	for {
 		v.mu.Lock()
 		done := v.baseGen >= gen
@@ -206,7 +234,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 		if err := s.writeError(); err != nil {
 			return err
 		}
-		if p := s.settleErr.Load(); p != nil {
+		if p := v.settleErr.Load(); p != nil {
 			return *p
 		}
 		s.kickSettler()

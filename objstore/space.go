@@ -38,10 +38,17 @@ func (s *Store) room() (int64, error) {
 	return free - s.reserve, err
 }
 
-// spaceError gives ErrNoSpace for the errnos that mean it.
+// spaceError gives ErrNoSpace for the errnos that mean it, and has the file system asked before the next write.
 func (s *Store) spaceError(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	err = outOfSpace(err)
+	if errors.Is(err, ErrNoSpace) {
 		s.budget.Store(-1)
+	}
+	return err
+}
+
+func outOfSpace(err error) error {
+	if !errors.Is(err, ErrNoSpace) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err

@@ -66,12 +66,12 @@ type Store struct {
 	reserve int64
 
 	failed      atomic.Pointer[error] // why the store is read-only
-	settleErr   atomic.Pointer[error]
-	clock       atomic.Int64 // Unix nanoseconds, to a settler's tick
-	wanted      atomic.Int64 // who waits for settling
-	missed      atomic.Int64 // entries that the index did not take
-	chunkBytes  atomic.Int64 // of chunk objects
-	nodeBytes   atomic.Int64 // of other objects
+	clock       atomic.Int64          // Unix nanoseconds, to a settler's tick
+	wanted      atomic.Int64          // who waits for settling
+	tight       atomic.Bool           // the tails take more than the room that is left
+	missed      atomic.Int64          // entries that the index did not take
+	chunkBytes  atomic.Int64          // of chunk objects
+	nodeBytes   atomic.Int64          // of other objects
 	kick        chan struct{}
 	punchFailed sync.Once
 
@@ -188,7 +188,15 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	if s.index = s.opts.Index; s.index == nil {
-		if s.index, err = index.Open(filepath.Join(s.dir, indexDir), index.Options{Logger: s.log}); err != nil {
+		// It must have its room within what writes leave free, or a store that they filled would not open.
+		table := min(max(s.reserve/16, 1<<20), 16<<20)
+		s.index, err = index.Open(filepath.Join(s.dir, indexDir), index.Options{Logger: s.log, MemTable: table})
+		if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
+			// Somebody else took that room. An index can be made anew at any time, so this one is for now.
+			s.log.Warn("no room for the index on disk; it is kept in memory until the store opens again", "error", err)
+			s.index, err = index.NewMem(), nil
+		}
+		if err != nil {
 			return fmt.Errorf("open index: %w", err)
 		}
 	}
@@ -268,7 +276,7 @@ func (s *Store) appendRefs(recs ...refRecord) error {
 		return err
 	}
 	if err := s.refsLog.append(b); err != nil {
-		if errors.Is(s.spaceError(err), ErrNoSpace) && s.refsLog.file.Truncate(s.refsLog.end) == nil {
+		if errors.Is(err, ErrNoSpace) {
 			return s.spaceError(err)
 		}
 		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))

@@ -129,7 +129,8 @@ func readSuperblock(fs vfs.FS) (*superblock, error) {
 		return nil, fmt.Errorf("both copies of the superblock are bad: %w", firstErr)
 	}
 	for _, name := range bad {
-		if err := writeWhole(fs, name, found.encode()); err != nil {
+		err := writeWhole(fs, name, found.encode())
+		if err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) { // a full disk can wait for the next opening
 			return nil, fmt.Errorf("mend %s: %w", name, err)
 		}
 	}

@@ -37,6 +37,8 @@ type volume struct {
 	users   []string    // guarded by Store.mu
 	dropped atomic.Bool // deleted: settling stops
 
+	settleErr atomic.Pointer[error] // why it did not settle, for those who wait
+
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
 	commitMu sync.Mutex // one commit at a time; taken before mu

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,12 @@ type world struct {
 	vols    map[string]*modelVolume
 	open    map[string]*Volume
 	cut     bool // a power cut since the store was last open
+	dropped bool // a failed sync has lost what it should have written
+
+	closing  sync.Mutex
+	closed   *Store // the last one that was closed, and how
+	closeErr error
+
 	names   int
 	log     []string
 	counts  map[string]int
@@ -162,10 +169,41 @@ func (w *world) stop() error {
 		return nil
 	}
 	defer watch("close")()
-	err := w.s.Close()
+	err := w.close(w.s)
 	w.s = nil
 	clear(w.open)
 	return err
+}
+
+// close closes a store once, whoever asks.
+func (w *world) close(s *Store) error {
+	w.closing.Lock()
+	defer w.closing.Unlock()
+	if w.closed != s {
+		w.closed, w.closeErr = s, s.Close()
+	}
+	return w.closeErr
+}
+
+// unstick closes a store whose files are cut off if an operation waits there for what will never come: the
+// death of its process would have ended it.
+func (w *world) unstick() (stop func()) {
+	s, mem := w.s, w.mem
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(300 * time.Millisecond):
+				if mem.WasCut() {
+					_ = w.close(s)
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // Ways to go down.
@@ -220,6 +258,7 @@ func (w *world) goDown(kind int) {
 		w.mem = mem.Kill()
 	}
 	w.must2(w.stop())
+	w.dropped = false
 	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
 	w.mem.SetSpace(w.spaceOrPlenty())
 }
@@ -248,19 +287,28 @@ func (w *world) loseIndex() {
 func (w *world) reopen() {
 	w.note("close and open")
 	w.counts["reopen"]++
-	if err := w.stop(); err != nil {
-		if w.mem.WasCut() {
-			return
+	if err := w.stop(); err == nil {
+		for _, v := range w.vols {
+			v.flushed()
 		}
+	} else if !w.tolerates(err) {
 		w.failf("close: %v", err)
 	}
-	for _, v := range w.vols {
-		v.flushed()
+	if w.mem.WasCut() {
+		return
 	}
-	if err := w.start(); err != nil {
-		if w.mem.WasCut() {
-			return
-		}
+	if w.dropped { // the page cache holds what the disk has lost, and only a power cut shows it
+		w.setHook(nil)
+		w.crash(powerCut, false)
+		return
+	}
+	err := w.start()
+	if err != nil && w.hook.Load() != nil && !w.mem.WasCut() {
+		w.note("open: %v", err)
+		w.setHook(nil)
+		err = w.start()
+	}
+	if err != nil && !w.mem.WasCut() {
 		w.failf("open: %v", err)
 	}
 	if !w.mem.WasCut() {
@@ -271,6 +319,7 @@ func (w *world) reopen() {
 // checkAll compares the whole store with the model, after it was opened.
 func (w *world) checkAll() {
 	defer watch("check")()
+	defer w.noFaults()()
 	infos := map[string]VolumeInfo{}
 	for _, i := range w.s.Volumes() {
 		infos[i.Name] = i
@@ -304,6 +353,12 @@ func (w *world) checkAll() {
 	if !w.mem.WasCut() {
 		w.cut = false
 	}
+}
+
+// noFaults lets every operation succeed until the function that it gives is called.
+func (w *world) noFaults() func() {
+	h := w.hook.Swap(nil)
+	return func() { w.hook.Store(h) }
 }
 
 func (w *world) checkVolume(v *modelVolume, vol *Volume, cut bool) {
@@ -382,6 +437,7 @@ func (w *world) checkSnap(v *modelVolume, name string) {
 }
 
 func (w *world) checkView(view Image, content []string, name string) {
+	defer w.noFaults()()
 	got := make([]byte, view.Size())
 	if _, err := view.ReadAt(got, 0); err != nil {
 		if w.mem.WasCut() {
