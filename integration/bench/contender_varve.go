@@ -123,7 +123,11 @@ func startVolume(ctx context.Context, e *env) (device, error) {
 	snapshots := 0
 	settle := func(ctx context.Context) error {
 		snapshots++
-		return quietly(ctx, e.varve, "snapshot", "create", fmt.Sprintf("bench@s%d", snapshots), "--wait", "--store", store)
+		name := fmt.Sprintf("bench@s%d", snapshots)
+		if err := quietly(ctx, e.varve, "snapshot", "create", name, "--wait", "--store", store); err != nil {
+			return err
+		}
+		return quietly(ctx, e.varve, "snapshot", "delete", name, "--store", store)
 	}
 	return device{path: path, pid: pid, settle: settle}, nil
 }

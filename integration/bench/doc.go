@@ -2,7 +2,8 @@
 // and draws the result.
 //
 //	measure    sets every contender up on one tmpfs, runs fio on them in turn, writes results.json
-//	report     reads results.json, writes results.md and results.png
+//	watch      notes from outside how much processor time the test kernel gets
+//	report     joins the two, and writes results.md and results.png
 //	memory     fills a large volume and says how much memory its store takes
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's loop, dm-thin,

@@ -11,16 +11,22 @@ import (
 
 // sample is what one fio run gave.
 type sample struct {
+	IOs       float64 `json:"ios"`
 	IOPS      float64 `json:"iops"`
 	MBps      float64 `json:"mbps"`             // 10^6 bytes a second
 	Mean      float64 `json:"mean_us"`          // completion latency
 	P99       float64 `json:"p99_us"`           // completion latency
-	CPU       float64 `json:"cpu_us_per_io"`    // all of the machine: fio, kernel and server
-	Server    float64 `json:"server_us_per_io"` // the server process alone; 0 where there is none
+	HostCPU   float64 `json:"host_us_per_io"`   // processor time of the whole machine as its host sees it
+	Server    float64 `json:"server_us_per_io"` // the server process alone, as the guest sees it; 0 where there is none
 	Switches  float64 `json:"switches_per_io"`  // voluntary context switches of the server
-	Slowdown  float64 `json:"slowdown"`         // of the fixed arithmetic around the run, against its best; 1 is undisturbed
-	Discarded int     `json:"discarded"`        // disturbed samples before this one
+	Slowdown  float64 `json:"slowdown"`         // of a fixed piece of arithmetic around the run, against its best
+	SettleCPU float64 `json:"settle_cpu_s"`     // processor time of settling what was written, after the run
+	Window    window  `json:"window"`
+	Settling  window  `json:"settling"`
 }
+
+// settleSeconds is how long settling took after the run.
+func (s sample) settleSeconds() float64 { return float64(s.Settling.To-s.Settling.From) / 1e9 }
 
 // fioReport is the part of fio's JSON that is used.
 type fioReport struct {

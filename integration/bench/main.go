@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"syscall"
 	"time"
@@ -23,11 +24,13 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|report|memory [flags]")
+		return errors.New("usage: bench measure|watch|report|memory [flags]")
 	}
 	switch args[0] {
 	case "measure":
 		return runMeasure(ctx, args[1:])
+	case "watch":
+		return runWatch(ctx, args[1:])
 	case "report":
 		return runReport(args[1:])
 	case "memory":
@@ -64,12 +67,16 @@ func runMeasure(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if res.ClockOffset, err = clockOffset(filepath.Dir(*out)); err != nil {
+		return err
+	}
 	return res.save(*out)
 }
 
 func runReport(args []string) error {
 	flags := flag.NewFlagSet("report", flag.ExitOnError)
-	in := flags.String("in", "results.json", "file to read")
+	in := flags.String("in", "results.json", "file to read, and to write with what follows from it")
+	cpu := flags.String("cpu", "", "what watch has written, to be joined into the results")
 	md := flags.String("md", "results.md", "table to write")
 	png := flags.String("png", "results.png", "plot to write; empty: none")
 	if err := flags.Parse(args); err != nil {
@@ -77,6 +84,17 @@ func runReport(args []string) error {
 	}
 	res, err := load(*in)
 	if err != nil {
+		return err
+	}
+	if *cpu != "" {
+		l, err := readCPULog(*cpu)
+		if err != nil {
+			return err
+		}
+		res.charge(l)
+	}
+	res.Goals = res.verdicts()
+	if err := res.save(*in); err != nil {
 		return err
 	}
 	text := res.markdown()

@@ -23,18 +23,14 @@ type plan struct {
 	steps      *regexp.Regexp
 }
 
-// A sample around which the fixed arithmetic took this many times its best is taken again, a few times at most.
-const (
-	disturbed = 1.3
-	retries   = 3
-)
+// From this many times its best on, the fixed arithmetic shows that the machine is busy with something else.
+const disturbed = 1.3
 
 // bench is one measurement under way.
 type bench struct {
 	plan
 	res  *results
 	best time.Duration // of spin
-	base time.Duration // processor time of a fio that does nothing
 	seed int
 }
 
@@ -56,8 +52,7 @@ func measure(ctx context.Context, p plan) (*results, error) {
 	for range 20 {
 		b.best = min(b.best, spin())
 	}
-	var err error
-	if b.base, err = fioStartup(ctx); err != nil {
+	if err := b.startups(ctx); err != nil {
 		return nil, err
 	}
 	for round := range p.rounds {
@@ -67,7 +62,6 @@ func measure(ctx context.Context, p plan) (*results, error) {
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d took %.0f s\n", round+1, p.rounds, time.Since(start).Seconds())
 	}
-	b.res.finish()
 	return b.res, nil
 }
 
@@ -126,84 +120,72 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 	return nil
 }
 
-// take runs one step on one contender and keeps its sample.
+// take runs one step on one contender and keeps its sample. What a volume has been written settles before anybody
+// else is measured: it would be at others' cost, and that it is paid for must show.
 func (b *bench) take(ctx context.Context, en *entrant, s step) error {
 	if (en.copy != "") != s.Copying {
 		return nil
 	}
-	if s.Settle && en.settle != nil {
+	smp, err := b.sample(ctx, en, s)
+	if err != nil {
+		return fmt.Errorf("%s on %s: %w", s.Name, en.name, err)
+	}
+	if s.writes() && en.settle != nil {
+		from := time.Now()
 		if err := en.settle(ctx); err != nil {
 			return fmt.Errorf("settle %s: %w", en.name, err)
 		}
+		smp.Settling = since(from)
 	}
-	for try := 0; ; try++ {
-		smp, err := b.sample(ctx, en, s)
-		if err != nil {
-			return fmt.Errorf("%s on %s: %w", s.Name, en.name, err)
-		}
-		// Writes of a fixed amount to a fresh device cannot be taken again.
-		if smp.Slowdown > disturbed && try < retries && s.Limit == 0 {
-			time.Sleep(200 * time.Millisecond)
-			continue
-		}
-		smp.Discarded = try
-		b.res.add(s, en.name, smp)
-		fmt.Fprintf(os.Stderr, "bench: %-24s %-16s %9.0f IOPS %7.0f MB/s %7.1f us\n", s.Name, en.name, smp.IOPS, smp.MBps, smp.CPU)
-		return nil
-	}
+	b.res.add(s, en.name, smp)
+	fmt.Fprintf(os.Stderr, "bench: %-20s %-13s %9.0f IOPS %7.0f MB/s %7.1f us, slowed down %.2f\n",
+		s.Name, en.name, smp.IOPS, smp.MBps, smp.Mean, smp.Slowdown)
+	return nil
 }
 
 // sample is one fio run.
 func (b *bench) sample(ctx context.Context, en *entrant, s step) (sample, error) {
-	// Dirty pages of the last contender are not this one's business.
 	b.seed++
 	slow := b.calm(ctx)
 	before, err := readUsage(en.pid)
 	if err != nil {
 		return sample{}, err
 	}
+	from := time.Now()
 	side, err := runFio(ctx, fioArgs(s, en.path, b.size, b.runtime, b.seed))
 	if err != nil {
 		return sample{}, err
 	}
+	ran := since(from)
 	after, err := readUsage(en.pid)
 	if err != nil {
 		return sample{}, err
 	}
-	slow = max(slow, spin())
 	used := after.since(before)
 	return sample{
-		IOPS: side.IOs / side.Runtime * 1e3, MBps: side.Bytes / side.Runtime / 1e3,
+		IOs: side.IOs, IOPS: side.IOs / side.Runtime * 1e3, MBps: side.Bytes / side.Runtime / 1e3,
 		Mean: side.Clat.Mean / 1e3, P99: side.Clat.Percentile["99.000000"] / 1e3,
-		CPU: max(0, used.busy-b.base).Seconds() * 1e6 / side.IOs, Server: used.server.Seconds() * 1e6 / side.IOs,
-		Switches: float64(used.switches) / side.IOs, Slowdown: float64(slow) / float64(b.best),
+		Server: used.server.Seconds() * 1e6 / side.IOs, Switches: float64(used.switches) / side.IOs,
+		Slowdown: float64(max(slow, spin())) / float64(b.best), Window: ran,
 	}, nil
 }
 
-// fioStartup is the processor time that fio takes to start and end, the least of a few.
-func fioStartup(ctx context.Context) (time.Duration, error) {
-	least := time.Hour
-	for range 5 {
-		before, err := readUsage(0)
-		if err != nil {
-			return 0, err
-		}
+// startups notes when a fio ran that does nothing: what that costs is no contender's.
+func (b *bench) startups(ctx context.Context) error {
+	for range 7 {
+		from := time.Now()
 		if err := quietly(ctx, "fio", "--name=none", "--ioengine=null", "--size=4k", "--bs=4k", "--thread", "--output-format=json"); err != nil {
-			return 0, err
+			return err
 		}
-		after, err := readUsage(0)
-		if err != nil {
-			return 0, err
-		}
-		least = min(least, after.since(before).busy)
+		b.res.Startups = append(b.res.Startups, since(from))
 	}
-	return least, nil
+	return nil
 }
 
-// calm waits, three seconds at most, for the machine to have its processor for itself, and returns the last spin.
+// calm waits, a second at most, for the machine to have its processor for itself, and returns the last spin.
 func (b *bench) calm(ctx context.Context) time.Duration {
 	took := spin()
-	for i := 0; i < 30 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {
+	for i := 0; i < 10 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {
 		time.Sleep(100 * time.Millisecond)
 		took = spin()
 	}

@@ -21,6 +21,9 @@ type results struct {
 	Contenders []named           `json:"contenders"`
 	Samples    map[string]series `json:"samples"` // by step, then contender
 	Goals      []verdict         `json:"goals"`
+
+	ClockOffset int64    `json:"clock_offset_ns"` // see clockOffset
+	Startups    []window `json:"startups"`        // of fio runs that do nothing
 }
 
 // series are the samples of one step by contender, in the order of the rounds.
@@ -59,9 +62,6 @@ func (r *results) add(s step, contender string, smp sample) {
 	r.Samples[s.Name][contender] = append(r.Samples[s.Name][contender], smp)
 }
 
-// finish works out what follows from the samples.
-func (r *results) finish() { r.Goals = r.verdicts() }
-
 // median of one figure of a step on a contender; false if it was not measured.
 func (r *results) median(step, contender string, figure func(sample) float64) (float64, bool) {
 	samples := r.Samples[step][contender]
@@ -72,12 +72,7 @@ func (r *results) median(step, contender string, figure func(sample) float64) (f
 	for i, s := range samples {
 		values[i] = figure(s)
 	}
-	slices.Sort(values)
-	mid := len(values) / 2
-	if len(values)%2 == 0 {
-		return (values[mid-1] + values[mid]) / 2, true
-	}
-	return values[mid], true
+	return middle(values), true
 }
 
 // spread of the IOPS of a step on a contender: the middle half's width against the median.
@@ -95,8 +90,9 @@ func (r *results) spread(step, contender string) float64 {
 	return (values[len(values)*3/4] - values[len(values)/4]) / med
 }
 
-func iops(s sample) float64 { return s.IOPS }
-func mbps(s sample) float64 { return s.MBps }
+func iops(s sample) float64    { return s.IOPS }
+func mbps(s sample) float64    { return s.MBps }
+func hostCPU(s sample) float64 { return s.HostCPU }
 
 func (r *results) save(path string) error {
 	b, err := json.MarshalIndent(r, "", "  ")
@@ -118,6 +114,5 @@ func load(path string) (*results, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	r.finish()
 	return &r, nil
 }

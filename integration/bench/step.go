@@ -11,7 +11,6 @@ type step struct {
 	Fsync   bool   `json:"fsync,omitempty"`   // after every write
 	Refill  bool   `json:"refill,omitempty"`  // new random bytes for every write, made by fio on the same processor
 	Limit   int64  `json:"limit,omitempty"`   // bytes after which the run ends, on every contender; 0: by time
-	Settle  bool   `json:"settle,omitempty"`  // varve's volumes are settled before this step
 	Title   string `json:"title"`             // of the table's row
 	Copying bool   `json:"copying,omitempty"` // only for the contenders that compare copy modes
 }
@@ -19,24 +18,23 @@ type step struct {
 // bandwidth says that a step is shown in MB/s, not in IOPS.
 func (s step) bandwidth() bool { return s.Block >= 64<<10 }
 
+func (s step) writes() bool { return s.RW == "write" || s.RW == "randwrite" }
+
 // mainSteps is the order of a round. Sequential steps come before random writes, which leave a log-structured volume
-// in pieces. A fixed amount is written in a step so that a store that never overwrites stays within the tmpfs.
+// in pieces. A fixed amount is written in a step, so that a store that never overwrites stays within the tmpfs.
 func mainSteps(size int64) []step {
-	limit := func(share int64) int64 { return size / share }
 	return []step{
 		{Name: "write512k", Title: "write 512k QD8, first", RW: "write", Block: 512 << 10, Depth: 8, Limit: size},
-		{Name: "write64k", Title: "write 64k QD8, again", RW: "write", Block: 64 << 10, Depth: 8, Limit: size},
-		{Name: "read512k", Title: "read 512k QD8, as written", RW: "read", Block: 512 << 10, Depth: 8},
-		{Name: "read64k", Title: "read 64k QD8, as written", RW: "read", Block: 64 << 10, Depth: 8},
-		{Name: "read512k-settled", Title: "read 512k QD8, settled", RW: "read", Block: 512 << 10, Depth: 8, Settle: true},
-		{Name: "read64k-settled", Title: "read 64k QD8, settled", RW: "read", Block: 64 << 10, Depth: 8},
+		{Name: "write64k", Title: "write 64k QD8", RW: "write", Block: 64 << 10, Depth: 8, Limit: size},
+		{Name: "read512k", Title: "read 512k QD8", RW: "read", Block: 512 << 10, Depth: 8},
+		{Name: "read64k", Title: "read 64k QD8", RW: "read", Block: 64 << 10, Depth: 8},
 		{Name: "randread4k-qd32", Title: "random read 4k QD32", RW: "randread", Block: 4 << 10, Depth: 32},
 		{Name: "randread4k-qd1", Title: "random read 4k QD1", RW: "randread", Block: 4 << 10, Depth: 1},
-		{Name: "randwrite4k-qd32", Title: "random write 4k QD32", RW: "randwrite", Block: 4 << 10, Depth: 32, Limit: limit(4)},
-		{Name: "randwrite4k-qd1", Title: "random write 4k QD1", RW: "randwrite", Block: 4 << 10, Depth: 1, Limit: limit(8)},
-		{Name: "fsync4k", Title: "random write 4k QD1, each fsynced", RW: "randwrite", Block: 4 << 10, Depth: 1, Fsync: true, Limit: limit(32)},
-		{Name: "refill512k", Title: "write 512k QD8, refilled buffers", RW: "write", Block: 512 << 10, Depth: 8, Refill: true, Limit: size},
-		{Name: "refill64k", Title: "write 64k QD8, refilled buffers", RW: "write", Block: 64 << 10, Depth: 8, Refill: true, Limit: size},
+		{Name: "randwrite4k-qd32", Title: "random write 4k QD32", RW: "randwrite", Block: 4 << 10, Depth: 32, Limit: size / 4},
+		{Name: "randwrite4k-qd1", Title: "random write 4k QD1", RW: "randwrite", Block: 4 << 10, Depth: 1, Limit: size / 8},
+		{Name: "fsync4k", Title: "random write 4k QD1, each fsynced", RW: "randwrite", Block: 4 << 10, Depth: 1, Fsync: true, Limit: size / 32},
+		{Name: "refill64k", Title: "write 64k QD8, refilled", RW: "write", Block: 64 << 10, Depth: 8, Refill: true, Limit: size},
+		{Name: "refill512k", Title: "write 512k QD8, refilled, sustained", RW: "write", Block: 512 << 10, Depth: 8, Refill: true, Limit: 4 * size},
 	}
 }
 

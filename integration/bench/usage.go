@@ -10,31 +10,15 @@ import (
 	"time"
 )
 
-// usage is processor time so far.
+// usage is what a process with all its threads has used so far, as the guest accounts for it.
 type usage struct {
-	busy     time.Duration // the whole machine but idle
-	server   time.Duration // one process with all its threads
-	switches int64         // voluntary, of the same process
+	server   time.Duration
+	switches int64 // voluntary
 }
 
-// readUsage reads the machine's processor time and that of the process pid, 0 being none.
+// readUsage reads the usage of the process pid, 0 being none.
 func readUsage(pid int) (usage, error) {
 	var u usage
-	f, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return u, err
-	}
-	line, _, _ := strings.Cut(string(f), "\n")
-	for i, field := range strings.Fields(line)[1:] {
-		if i == 3 || i == 4 || i > 7 { // idle, iowait, and guests that user time has already
-			continue
-		}
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return u, fmt.Errorf("read /proc/stat: %w", err)
-		}
-		u.busy += time.Duration(n) * 10 * time.Millisecond // USER_HZ is 100
-	}
 	if pid == 0 {
 		return u, nil
 	}
@@ -73,7 +57,7 @@ func (u *usage) addTask(task string) {
 }
 
 func (u usage) since(before usage) usage {
-	return usage{busy: u.busy - before.busy, server: u.server - before.server, switches: u.switches - before.switches}
+	return usage{server: u.server - before.server, switches: u.switches - before.switches}
 }
 
 // spin does a fixed piece of arithmetic, about 20 ms of it, and says how long it took. When something else has the

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The test kernel cannot tell when it did not have the processor: to it, time goes on. So somebody outside notes how
+// much processor time its processes have had, and the notes and the samples are joined by the clock afterwards. As
+// the machine has one processor and its disks are memory, it is never idle while an I/O is under way, and I/Os per
+// second of processor time are what an undisturbed machine would do in a second.
+
+// watchStep is how often the processor time is noted, and after so many notes new processes are looked for.
+const (
+	watchStep   = 20 * time.Millisecond
+	watchRescan = 5
+)
+
+// runWatch notes the processor time of the machine that a process has started, until that process ends.
+func runWatch(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("watch", flag.ExitOnError)
+	parent := flags.Int("parent", 0, "pid of integration/vm/run")
+	out := flags.String("out", "watch.log", "file to write")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	f, err := os.Create(*out)
+	if err != nil {
+		return err
+	}
+	notes := bufio.NewWriter(f)
+	w := watcher{parent: *parent, seen: map[string]int64{}}
+	tick := time.NewTicker(watchStep)
+	defer tick.Stop()
+	for i := 0; ctx.Err() == nil && w.alive(); i++ {
+		if i%watchRescan == 0 {
+			w.rescan()
+		}
+		if w.machine != 0 {
+			w.advance()
+			fmt.Fprintln(notes, time.Now().UnixNano(), w.total)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	return errors.Join(notes.Flush(), f.Close())
+}
+
+// watcher adds up the processor time of the machine's processes: its main one, and its children, each of which is a
+// process of the guest.
+type watcher struct {
+	parent, machine int
+	pids            []int
+	seen            map[string]int64 // by thread: nanoseconds that are in total
+	total           int64
+}
+
+func (w *watcher) alive() bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d", w.parent))
+	return err == nil
+}
+
+func (w *watcher) rescan() {
+	if w.machine == 0 {
+		w.machine = findMachine(w.parent)
+	}
+	if w.machine != 0 {
+		w.pids = append(children(w.machine), w.machine)
+	}
+}
+
+// findMachine gives the test kernel's main process, 0 while there is none.
+func findMachine(parent int) int {
+	for _, pid := range children(parent) {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil && strings.TrimSpace(string(comm)) == "linux.uml" {
+			return pid
+		}
+	}
+	return 0
+}
+
+// children lists the processes that a process has started.
+func children(parent int) []int {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		// pid (name) state ppid; the name may hold anything.
+		fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+		if len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
+			continue
+		}
+		if pid, err := strconv.Atoi(strings.Split(path, "/")[2]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// advance adds what the processes have had since the last call.
+func (w *watcher) advance() {
+	for _, pid := range w.pids {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		if err != nil {
+			continue
+		}
+		for _, task := range tasks {
+			b, err := os.ReadFile(task)
+			if err != nil {
+				continue // it has just ended
+			}
+			ran, _, _ := strings.Cut(string(b), " ")
+			if n, err := strconv.ParseInt(ran, 10, 64); err == nil {
+				w.total += n - w.seen[task]
+				w.seen[task] = n
+			}
+		}
+	}
+}
+
+// window is a stretch of the guest's clock, in Unix nanoseconds.
+type window struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+}
+
+func since(from time.Time) window { return window{from.UnixNano(), time.Now().UnixNano()} }
+
+// clockOffset is what the host's clock is ahead of the guest's, in nanoseconds: a file on the host's file system gets
+// its time from the host. dir is on it.
+func clockOffset(dir string) (int64, error) {
+	path := filepath.Join(dir, "clock")
+	defer os.Remove(path)
+	var offsets []int64
+	for range 9 {
+		before := time.Now()
+		if err := os.WriteFile(path, []byte(before.String()), 0o600); err != nil {
+			return 0, err
+		}
+		after := time.Now()
+		st, err := os.Stat(path)
+		if err != nil {
+			return 0, err
+		}
+		middle := before.Add(after.Sub(before) / 2)
+		offsets = append(offsets, st.ModTime().UnixNano()-middle.UnixNano())
+		time.Sleep(7 * time.Millisecond)
+	}
+	slices.Sort(offsets)
+	return offsets[len(offsets)/2], nil
+}
+
+// cpuLog is what runWatch has written.
+type cpuLog struct {
+	at, total []int64 // host's Unix nanoseconds, nanoseconds of processor time so far
+}
+
+func readCPULog(path string) (*cpuLog, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var l cpuLog
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		var at, total int64
+		if _, err := fmt.Sscan(sc.Text(), &at, &total); err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		l.at, l.total = append(l.at, at), append(l.total, total)
+	}
+	return &l, sc.Err()
+}
+
+// until interpolates the processor time up to a moment.
+func (l *cpuLog) until(at int64) float64 {
+	i := sort.Search(len(l.at), func(i int) bool { return l.at[i] >= at })
+	switch {
+	case i == 0 || i == len(l.at):
+		return 0
+	default:
+		part := float64(at-l.at[i-1]) / float64(l.at[i]-l.at[i-1])
+		return float64(l.total[i-1]) + part*float64(l.total[i]-l.total[i-1])
+	}
+}
+
+// spent is the processor time in seconds of a window of the guest's clock.
+func (l *cpuLog) spent(w window, offset int64) float64 {
+	return (l.until(w.To+offset) - l.until(w.From+offset)) / 1e9
+}
+
+// charge works out the host's processor time of each sample, less what fio takes by itself.
+func (r *results) charge(l *cpuLog) {
+	var startups []float64
+	for _, w := range r.Startups {
+		startups = append(startups, l.spent(w, r.ClockOffset))
+	}
+	base := middle(startups)
+	for _, contenders := range r.Samples {
+		for _, samples := range contenders {
+			for i := range samples {
+				s := &samples[i]
+				s.HostCPU = max(0, l.spent(s.Window, r.ClockOffset)-base) * 1e6 / s.IOs
+				if s.Settling.To > 0 {
+					s.SettleCPU = l.spent(s.Settling, r.ClockOffset)
+				}
+			}
+		}
+	}
+}
+
+// middle is the median; 0 of nothing. It sorts values.
+func middle(values []float64) float64 {
+	n := len(values)
+	if n == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	if n%2 == 0 {
+		return (values[n/2-1] + values[n/2]) / 2
+	}
+	return values[n/2]
+}
