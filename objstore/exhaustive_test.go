@@ -158,7 +158,7 @@ func TestEveryCut(t *testing.T) {
 	fixedWorkload(whole)
 	end := whole.mem.Ops()
 	whole.must(whole.stop())
-	stride := int64(7)
+	stride := int64(13)
 	if crashCuts(t, 0) > 0 {
 		stride = 1
 	}

@@ -1,0 +1,215 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"varve/objstore/vfs"
+)
+
+// fault lets one operation fail.
+type fault struct {
+	err   error
+	drop  bool // a failed sync loses what it should have written, as Linux has it
+	short bool // a failed write has written its first half
+}
+
+var faults = map[string]fault{
+	"EIO":           {err: syscall.EIO},
+	"EIO and lost":  {err: syscall.EIO, drop: true},
+	"short and EIO": {err: syscall.EIO, short: true},
+	"ENOSPC":        {err: syscall.ENOSPC, short: true},
+}
+
+// failing gives a hook that lets operation n of those that want picks fail, and says what that was.
+func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.Op) error, met func() string) {
+	var mu sync.Mutex
+	count, what := 0, ""
+	mem := w.mem
+	hook = func(op vfs.Op) error {
+		if !want(op) {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if count++; count-1 != n {
+			return nil
+		}
+		what = fmt.Sprintf("%v %s %d+%d", op.Kind, op.Name, op.Off, op.Len)
+		if f.drop && op.Kind == vfs.OpDatasync {
+			mem.DropDirty(op.Name)
+			w.dropped = true
+		}
+		if f.short && op.Kind == vfs.OpWrite {
+			return &vfs.ShortError{N: int(op.Len/2) / SectorSize * SectorSize, Err: f.err}
+		}
+		return f.err
+	}
+	return hook, func() string { mu.Lock(); defer mu.Unlock(); return what }
+}
+
+// Every operation of the fixed workload fails once, in every way. Whatever was answered holds after a crash,
+// and the store works again when it is opened again.
+func TestEveryFault(t *testing.T) {
+	stride := 6
+	if crashCuts(t, 0) > 0 {
+		stride = 1
+	}
+	for name, f := range faults {
+		t.Run(name, func(t *testing.T) {
+			tried, start := map[string]int{}, time.Now()
+			for n := 0; ; n += stride {
+				w := fixedWorld(t, uint64(n))
+				w.init()
+				hook, met := w.failing(n, f, func(op vfs.Op) bool {
+					switch {
+					case f.drop:
+						return op.Kind == vfs.OpDatasync
+					case errors.Is(f.err, syscall.ENOSPC):
+						return op.Kind == vfs.OpWrite || op.Kind == vfs.OpAllocate || op.Kind == vfs.OpCreate
+					case f.short:
+						return op.Kind == vfs.OpWrite
+					}
+					return true
+				})
+				w.setHook(hook)
+				fixedWorkload(w)
+				w.setHook(nil)
+				what := met()
+				w.note("failed: operation %d, %s", n, what)
+				kind := n / stride % crashKinds
+				if f.drop {
+					kind = powerCut
+				}
+				w.crash(kind, false)
+				w.opSettle()
+				w.reopen()
+				w.must(w.stop())
+				if what == "" {
+					break
+				}
+				tried[strings.Fields(what)[0]]++
+			}
+			t.Logf("%v in %v", tried, time.Since(start))
+			if len(tried) == 0 {
+				t.Fatal("nothing failed")
+			}
+		})
+	}
+}
+
+// Random histories in which now and then an operation fails, with crashes.
+func TestFaultLong(t *testing.T) {
+	want, total := crashCuts(t, 40), map[string]int{}
+	for seed := firstSeed(t); total["faults"] < want; seed++ {
+		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
+			w := newWorld(t, seed, nil)
+			w.init()
+			w.opCreate()
+			w.opCreate()
+			for range 20 {
+				f := faults[sortedKeys(faults)[w.pick(len(faults), "fault")]]
+				kind := vfs.Kind(w.pick(int(vfs.OpMap)+1, "kind"))
+				if f.drop {
+					kind = vfs.OpDatasync
+				}
+				hook, met := w.failing(w.pick(8, "number"), f, func(op vfs.Op) bool { return op.Kind == kind })
+				w.setHook(hook)
+				for range 8 {
+					if w.step(); w.s == nil || w.mem.WasCut() {
+						break
+					}
+				}
+				w.setHook(nil)
+				if what := met(); what != "" {
+					w.note("failed: %s", what)
+					w.counts["faults"]++
+				}
+				if w.dropped {
+					w.crash(powerCut, false)
+				} else if w.s.writeError() != nil || w.pick(2, "crash") == 0 {
+					w.crash(w.pick(crashKinds, "kind of crash"), false)
+				}
+			}
+			w.opSettle()
+			w.must(w.stop())
+			for k, n := range w.counts {
+				total[k] += n
+			}
+		})
+		if !ok {
+			break
+		}
+	}
+	t.Logf("%v", total)
+}
+
+// A disk that fills up: writes are refused, nothing is lost, and what deletes and settles goes on.
+func TestFullLong(t *testing.T) {
+	want, total := crashCuts(t, 40), map[string]int{}
+	for seed := firstSeed(t); total["crashes"] < want; seed++ {
+		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
+			w := newWorld(t, seed, nil)
+			w.opts.Reserve = 8 << 20
+			w.space = int64(12+w.pick(16, "space")) << 20
+			w.mem.SetSpace(w.space)
+			w.init()
+			w.opCreate()
+			w.opCreate()
+			for range 120 {
+				if w.pick(20, "arm a crash") == 0 {
+					w.mem.CutAt(w.mem.Ops() + int64(w.pick(60, "crash at")))
+				}
+				w.step()
+				if w.mem.WasCut() {
+					w.crash(w.pick(crashKinds, "kind of crash"), true)
+					total["crashes"]++
+				}
+				if room, err := w.s.room(); err == nil && room < 1<<20 {
+					w.counts["steps on a full disk"]++
+				}
+				if err := w.s.writeError(); err != nil {
+					w.failf("a full disk has made the store read-only: %v", err)
+				}
+			}
+			if w.mem.CutAt(-1); w.mem.WasCut() {
+				w.crash(kill, true)
+			}
+			w.deleteAll()
+			w.must(w.stop())
+			for k, n := range w.counts {
+				total[k] += n
+			}
+		})
+		if !ok {
+			break
+		}
+	}
+	t.Logf("%v", total)
+}
+
+// deleteAll empties the store, which must always work.
+func (w *world) deleteAll() {
+	defer watch("delete all")()
+	for _, name := range sortedKeys(w.vols) {
+		v := w.vols[name]
+		if vol := w.open[name]; vol != nil {
+			w.must(vol.Close())
+			delete(w.open, name)
+		}
+		for _, sn := range sortedKeys(v.snaps) {
+			if err := w.s.DeleteSnapshot(w.t.Context(), name, sn); err != nil && !(v.snaps[sn].maybeGone && errors.Is(err, ErrNotFound)) {
+				w.failf("delete snapshot %s@%s: %v", name, sn, err)
+			}
+		}
+		if err := w.s.DeleteVolume(w.t.Context(), name); err != nil && !(v.maybeGone && errors.Is(err, ErrNotFound)) {
+			w.failf("delete volume %s: %v", name, err)
+		}
+	}
+	clear(w.vols)
+}
