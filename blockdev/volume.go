@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,17 +53,43 @@ type volumeTarget struct {
 	image  Image
 	volume Volume // nil: read-only
 	lim    Limits
+	flush  flushCost
+}
+
+// flushCost is how long flushes take. A flush may block, and belongs on a worker; but the way there and back
+// costs more than the flush itself where the store's file system is fast, so that there it is done at once.
+type flushCost struct {
+	nanos atomic.Int64 // of the last flushes, the latest counting most; 0: not known yet
+}
+
+// quickFlush is what a queue may be kept from its other requests.
+const quickFlush = 100 * time.Microsecond
+
+func (c *flushCost) quick() bool {
+	n := c.nanos.Load()
+	return n > 0 && n < int64(quickFlush)
+}
+
+func (c *flushCost) took(d time.Duration) {
+	old := c.nanos.Load()
+	c.nanos.Store(max((3*old+int64(d))/4, 1))
+	if old == 0 || d > quickFlush {
+		c.nanos.Store(int64(d)) // one slow flush is enough to leave the queue alone
+	}
 }
 
 func (t *volumeTarget) Limits() Limits { return t.lim }
 
-func (t *volumeTarget) NewHandler() Handler { return &volumeHandler{image: t.image, volume: t.volume} }
+func (t *volumeTarget) NewHandler() Handler {
+	return &volumeHandler{image: t.image, volume: t.volume, cost: &t.flush}
+}
 
 // volumeHandler turns plans into secondaries. A read holds its plan, and with it the segments, until the last
 // secondary is in; a write holds the place that was reserved for it.
 type volumeHandler struct {
 	image    Image
 	volume   Volume
+	cost     *flushCost
 	plan     objstore.Plan
 	write    objstore.Write
 	planned  bool
@@ -97,7 +125,7 @@ func (h *volumeHandler) Start(r *Request) (Action, error) {
 		r.Secondary(h.write.FD, h.write.FileOff, 0, r.Len)
 		return Submit, nil
 	case OpFlush:
-		return h.waitFor(needFlush, nil)
+		return h.flush()
 	case OpDiscard, OpWriteZeroes:
 		if err := h.volume.TryZero(r.Off, int64(r.Len)); err != nil {
 			return h.waitFor(needRoom, err)
@@ -137,7 +165,22 @@ func (h *volumeHandler) durable(r *Request) (Action, error) {
 	if !r.FUA {
 		return Answer, nil
 	}
-	return h.waitFor(needFlush, nil)
+	return h.flush()
+}
+
+// flush makes durable what is committed: at once where that is quick, else on a worker.
+func (h *volumeHandler) flush() (Action, error) {
+	if !h.cost.quick() {
+		return h.waitFor(needFlush, nil)
+	}
+	return Answer, h.timedFlush()
+}
+
+func (h *volumeHandler) timedFlush() error {
+	start := time.Now()
+	err := h.volume.Flush()
+	h.cost.took(time.Since(start))
+	return err
 }
 
 func (h *volumeHandler) Finish(r *Request, err error) (Action, error) {
@@ -164,7 +207,7 @@ func (h *volumeHandler) Work(ctx context.Context, r *Request) (Action, error) {
 	case needRoom:
 		return Again, h.volume.Wait(ctx)
 	case needFlush:
-		return Answer, h.volume.Flush()
+		return Answer, h.timedFlush()
 	case needNothing:
 	}
 	return Answer, fmt.Errorf("%w: nothing to wait for", ErrInvalid)
