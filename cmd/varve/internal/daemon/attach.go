@@ -96,7 +96,7 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 
 // keep lists a device that is served, and watches for its end.
 func (d *Daemon) keep(a protocol.Attachment, dev device) {
-	k := &attachment{Attachment: a, dev: dev}
+	k := &attachment{Attachment: a, dev: dev, began: time.Now()}
 	d.mu.Lock()
 	d.attached[a.Volume] = k
 	delete(d.waiting, a.Volume)
@@ -107,15 +107,54 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 		defer d.watchers.Done()
 		<-dev.Done()
 		d.mu.Lock()
-		defer d.mu.Unlock()
-		if !k.leaving {
-			d.log.Warn("device went away, and not by our doing", "volume", a.Volume, "device", a.Device)
-		}
-		if d.attached[a.Volume] == k {
+		surprise := !k.leaving
+		if surprise && d.attached[a.Volume] == k {
 			delete(d.attached, a.Volume)
 			d.save()
 		}
+		d.mu.Unlock()
+		if surprise {
+			d.log.Warn("device went away, and not by our doing", "volume", a.Volume, "device", a.Device)
+			d.revive(k)
+		}
 	}()
+}
+
+// reviveAfter is how long a device has to have lived to be served again when its service failed: what fails at once
+// would fail for ever.
+const reviveAfter = 10 * time.Second
+
+// revive serves a device again whose service has failed while the kernel keeps its I/O.
+func (d *Daemon) revive(k *attachment) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	d.change.Lock()
+	defer d.change.Unlock()
+	log := d.log.With("volume", k.Volume, "device", k.Device)
+	t := d.transports[k.Transport]
+	list, err := t.Find(ctx)
+	if err != nil {
+		log.Error("whether the device waits for a server is unknown", "error", err)
+	}
+	if !slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device }) {
+		return // gone for good
+	}
+	d.mu.Lock()
+	tooSoon := d.stopping || time.Since(k.began) < d.reviveAfter
+	d.waiting[k.Volume] = k.Attachment
+	d.save()
+	d.mu.Unlock()
+	if tooSoon {
+		log.Error("device failed soon after its start: its I/O waits for the next daemon")
+		return
+	}
+	dev, err := t.Recover(ctx, k.Attachment)
+	if err != nil {
+		log.Error("device failed and can not be served again: its I/O waits for the next daemon", "error", err)
+		return
+	}
+	d.keep(k.Attachment, dev)
+	log.Warn("device is served again")
 }
 
 func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.Detach) (protocol.Attachment, error) {

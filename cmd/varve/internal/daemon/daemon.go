@@ -43,6 +43,8 @@ type Daemon struct {
 	mounts   map[string]*mount // by directory
 	stopping bool
 
+	reviveAfter time.Duration
+
 	stop     chan struct{} // closed when a client asked for the end
 	stopOnce sync.Once
 	watchers sync.WaitGroup
@@ -51,6 +53,7 @@ type Daemon struct {
 type attachment struct {
 	protocol.Attachment
 	dev     device
+	began   time.Time
 	leaving bool // we take it away: its end is no surprise
 }
 
@@ -74,6 +77,8 @@ func New(dir string, store Store, o Options) *Daemon {
 		waiting:    map[string]protocol.Attachment{},
 		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
+
+		reviveAfter: reviveAfter,
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -1,0 +1,334 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// world is a daemon over fakes.
+type world struct {
+	dir        string
+	store      *fakeStore
+	ublk, loop *fakeTransport
+	mounter    *fakeMounter
+	d          *Daemon
+	c          *client.Client
+}
+
+func newWorld(t *testing.T, volumes ...string) *world {
+	t.Helper()
+	w := &world{
+		dir: t.TempDir(), store: newFakeStore(volumes...), ublk: newFakeTransport("ublkb", true),
+		loop: newFakeTransport("loop", false), mounter: &fakeMounter{},
+	}
+	w.start(t)
+	return w
+}
+
+// start begins a daemon on the same machine, as after the death of the one before.
+func (w *world) start(t *testing.T) {
+	t.Helper()
+	// The fakes' kinds name their nodes; the daemon knows them as ublk and loop.
+	d := New(w.dir, w.store, Options{ublk: kind{w.ublk, "ublk"}, loop: kind{w.loop, "loop"}, mounter: w.mounter})
+	w.d, w.c = d, client.Local(d.Handler(), func() error { return nil })
+	t.Cleanup(func() {
+		d.Release(context.Background(), true)
+		d.watchers.Wait()
+	})
+}
+
+// kind gives a fake's attachments the name of their transport.
+type kind struct {
+	*fakeTransport
+	name string
+}
+
+func (k kind) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+	d, a, err := k.fakeTransport.Attach(ctx, r)
+	a.Transport = k.name
+	return d, a, err
+}
+
+func (w *world) attach(t *testing.T, volume string) protocol.Attached {
+	t.Helper()
+	a, err := w.c.Attach(t.Context(), protocol.Attach{Volume: volume})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// attachedNodes are the devices that a stat shows, in order of volume.
+func (w *world) attachedNodes(t *testing.T) []string {
+	t.Helper()
+	s, err := w.c.Stat(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := []string{}
+	for _, a := range s.Attached {
+		nodes = append(nodes, a.Device)
+	}
+	return nodes
+}
+
+func (w *world) savedNodes(t *testing.T) []string {
+	t.Helper()
+	s, err := readState(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := []string{}
+	for _, a := range s.Attached {
+		nodes = append(nodes, a.Device)
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+func wantError(t *testing.T, err, want error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("error is %v, want %v", err, want)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q does not say %q", err, w)
+		}
+	}
+}
+
+func wantNodes(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, append([]string{}, want...)) {
+		t.Errorf("devices are %q, want %q", got, want)
+	}
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestAttachAndDetach(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	wantNodes(t, []string{w.attach(t, "a").Device, w.attach(t, "b").Device}, "/dev/ublkb0", "/dev/ublkb1")
+	wantNodes(t, w.attachedNodes(t), "/dev/ublkb0", "/dev/ublkb1")
+	wantNodes(t, w.savedNodes(t), "/dev/ublkb0", "/dev/ublkb1")
+
+	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: "loop"})
+	wantError(t, err, objstore.ErrInUse, `"a"`, "/dev/ublkb0")
+	_, err = w.c.Attach(t.Context(), protocol.Attach{Volume: "nope"})
+	wantError(t, err, objstore.ErrNotFound, "nope")
+	wantError(t, w.c.DeleteVolume(t.Context(), "a"), objstore.ErrInUse, "/dev/ublkb0")
+
+	w.ublk.device("a").set(true)
+	_, err = w.c.Detach(t.Context(), protocol.Detach{Target: "a"})
+	wantError(t, err, protocol.ErrBusy, "/dev/ublkb0", "--force")
+	wantNodes(t, w.attachedNodes(t), "/dev/ublkb0", "/dev/ublkb1")
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "/dev/ublkb0", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if how := w.ublk.device("a").ended(); how != "forced" {
+		t.Errorf("device was %q, want forced", how)
+	}
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.c.Detach(t.Context(), protocol.Detach{Target: "b"})
+	wantError(t, err, objstore.ErrNotFound, `"b"`)
+	wantNodes(t, w.savedNodes(t))
+	if err := w.c.DeleteVolume(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAttachChoosesTransport(t *testing.T) {
+	w := newWorld(t, "a")
+	w.ublk.absent = errors.New("no /dev/ublk-control")
+	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: "ublk"})
+	wantError(t, err, protocol.ErrNoTransport, "/dev/ublk-control")
+	_, err = w.c.Attach(t.Context(), protocol.Attach{Volume: "a", CopyMode: "zero"})
+	wantError(t, err, protocol.ErrNoTransport, "zero", "/dev/ublk-control")
+	_, err = w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: "loop", Queues: 2})
+	wantError(t, err, objstore.ErrInvalid, "queues")
+	a := w.attach(t, "a")
+	if a.Device != "/dev/loop0" || len(a.Notes) != 1 || !strings.Contains(a.Notes[0], "/dev/ublk-control") {
+		t.Errorf("attached as %+v, want a loop device and a note why", a)
+	}
+}
+
+func TestReleaseLeavesOpenDevices(t *testing.T) {
+	w := newWorld(t, "idle", "open")
+	w.attach(t, "idle")
+	w.attach(t, "open")
+	w.ublk.device("open").set(true)
+	s, err := w.c.Stop(t.Context(), protocol.Stop{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Left) != 1 || s.Left[0].Volume != "open" || len(s.Detached) != 1 || s.Detached[0].Volume != "idle" || len(s.Notes) != 1 {
+		t.Errorf("stopped: %+v", s)
+	}
+	select {
+	case <-w.d.Stopping():
+	default:
+		t.Error("the daemon was not told to end")
+	}
+	if how := w.ublk.device("open").ended(); how != "left" {
+		t.Errorf("the open device was %q, want left", how)
+	}
+	wantNodes(t, w.savedNodes(t), "/dev/ublkb1")
+	_, err = w.c.Attach(t.Context(), protocol.Attach{Volume: "idle"})
+	wantError(t, err, protocol.ErrStopping)
+}
+
+func TestStopWithOpenLoopDevice(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: "loop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.attach(t, "b")
+	w.loop.device("a").set(true)
+	_, err := w.c.Stop(t.Context(), protocol.Stop{})
+	wantError(t, err, protocol.ErrBusy, "/dev/loop0", "--detach")
+	wantNodes(t, w.attachedNodes(t), "/dev/loop0", "/dev/ublkb0") // a refusal changes nothing
+	s, err := w.c.Stop(t.Context(), protocol.Stop{Detach: true})
+	if err != nil || len(s.Detached) != 2 || w.loop.device("a").ended() != "forced" {
+		t.Errorf("stop --detach: %+v, %v; the device was %q", s, err, w.loop.device("a").ended())
+	}
+	wantNodes(t, w.savedNodes(t))
+}
+
+func TestSignalForcesOpenLoopDevice(t *testing.T) {
+	w := newWorld(t, "a")
+	w.ublk.absent = errors.New("none")
+	w.attach(t, "a")
+	w.loop.device("a").set(true)
+	s := w.d.Release(t.Context(), false)
+	if w.loop.device("a").ended() != "forced" || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], "/dev/loop0") {
+		t.Errorf("released: %+v; the device was %q", s, w.loop.device("a").ended())
+	}
+}
+
+func TestDeviceThatEndsByItself(t *testing.T) {
+	w := newWorld(t, "a")
+	w.attach(t, "a")
+	w.ublk.device("a").end("vanished")
+	eventually(t, "the device is off the list", func() bool { return len(w.attachedNodes(t)) == 0 })
+	wantNodes(t, w.savedNodes(t))
+	w.attach(t, "a")
+}
+
+func TestDeviceIsRevived(t *testing.T) {
+	w := newWorld(t, "a")
+	w.d.reviveAfter = 0
+	a := w.attach(t, "a")
+	w.ublk.mu.Lock()
+	w.ublk.waiting = []protocol.Attachment{a.Attachment}
+	w.ublk.mu.Unlock()
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device is served again", func() bool {
+		recovered, _ := w.ublk.seen()
+		return len(recovered) == 1 && len(w.attachedNodes(t)) == 1
+	})
+
+	// One that fails at once is not served again and again, and nobody takes its volume away.
+	w.d.change.Lock()
+	w.d.reviveAfter = time.Hour
+	w.d.change.Unlock()
+	w.ublk.mu.Lock()
+	w.ublk.waiting = []protocol.Attachment{a.Attachment}
+	w.ublk.mu.Unlock()
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device waits", func() bool {
+		w.d.mu.Lock()
+		defer w.d.mu.Unlock()
+		return len(w.d.waiting) == 1
+	})
+	wantNodes(t, w.savedNodes(t), a.Device)
+	wantError(t, w.c.DeleteVolume(t.Context(), "a"), objstore.ErrInUse, a.Device)
+}
+
+func TestTakeover(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b := w.attach(t, "a"), w.attach(t, "b")
+	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "c", Transport: "loop"}); err != nil {
+		t.Fatal(err)
+	}
+	// Killed: the kernel keeps a; b and the loop device are gone; d is one that the state does not know.
+	unknown := protocol.Attachment{Volume: "d", Device: "/dev/ublkb9", Transport: "ublk", ID: 9}
+	w.ublk.waiting = []protocol.Attachment{a.Attachment, unknown}
+	w.start(t)
+	w.d.Takeover(t.Context())
+	wantNodes(t, w.attachedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
+	wantNodes(t, w.savedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
+	recovered, discarded := w.ublk.seen()
+	wantNodes(t, recovered, "/dev/ublkb0", "/dev/ublkb9")
+	wantNodes(t, discarded, b.Device)
+	_, discarded = w.loop.seen()
+	wantNodes(t, discarded, "/dev/loop0")
+}
+
+func TestTakeoverThatFails(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, true
+	w.start(t)
+	w.d.Takeover(t.Context())
+	wantNodes(t, w.attachedNodes(t))
+	_, discarded := w.ublk.seen()
+	wantNodes(t, discarded, a.Device)
+}
+
+func TestTakeoverAfterReboot(t *testing.T) {
+	w := newWorld(t, "a")
+	s := state{Boot: "another", Attached: []protocol.Attachment{{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}}}
+	if err := s.write(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	w.d.Takeover(t.Context())
+	if _, discarded := w.ublk.seen(); len(discarded) > 0 {
+		t.Errorf("%q were removed: they are somebody else's in this boot", discarded)
+	}
+	wantNodes(t, w.savedNodes(t))
+}
+
+func TestMounts(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	if err := w.c.Mount(t.Context(), protocol.Mount{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, w.c.Mount(t.Context(), protocol.Mount{Dir: dir}), objstore.ErrExists, dir)
+	for bad, word := range map[string]string{
+		w.dir: "in the store", filepath.Dir(w.dir): "hide the store", dir + "/none": "no such file", "relative": "absolute",
+	} {
+		err := w.c.Mount(t.Context(), protocol.Mount{Dir: bad})
+		if err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("mount at %s: %v, want %q", bad, err, word)
+		}
+	}
+	m := w.mounter.mounts[dir]
+	m.busy = true
+	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), protocol.ErrBusy, dir)
+	s := w.d.Release(t.Context(), false)
+	if !m.forced || len(s.Unmounted) != 1 || len(s.Notes) != 1 {
+		t.Errorf("released: %+v, by force: %v", s, m.forced)
+	}
+	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), objstore.ErrNotFound, dir)
+}

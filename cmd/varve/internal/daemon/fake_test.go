@@ -1,0 +1,279 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeStore knows volumes and snapshots by name, and nothing else.
+type fakeStore struct {
+	mu        sync.Mutex
+	volumes   map[string]objstore.VolumeInfo
+	snapshots []objstore.SnapshotInfo
+	panics    bool
+}
+
+func newFakeStore(volumes ...string) *fakeStore {
+	s := &fakeStore{volumes: map[string]objstore.VolumeInfo{}}
+	for _, v := range volumes {
+		s.volumes[v] = objstore.VolumeInfo{Name: v, Size: 1 << 30, BlockSize: 512}
+	}
+	return s
+}
+
+func (s *fakeStore) CreateVolume(_ context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.volumes[name]; ok {
+		return objstore.VolumeInfo{}, fmt.Errorf("volume %s: %w", name, objstore.ErrExists)
+	}
+	v := objstore.VolumeInfo{Name: name, Size: o.Size, BlockSize: max(o.BlockSize, 512)}
+	s.volumes[name] = v
+	return v, nil
+}
+
+func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.volumes[name]; !ok {
+		return fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
+	}
+	delete(s.volumes, name)
+	return nil
+}
+
+func (s *fakeStore) Volumes() []objstore.VolumeInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.panics {
+		panic("a bug")
+	}
+	var list []objstore.VolumeInfo
+	for _, v := range s.volumes {
+		list = append(list, v)
+	}
+	slices.SortFunc(list, func(a, b objstore.VolumeInfo) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+func (s *fakeStore) VolumeInfo(name string) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.volumes[name]
+	if !ok {
+		return v, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
+	}
+	return v, nil
+}
+
+func (s *fakeStore) CreateSnapshot(_ context.Context, volume, snap string) (objstore.SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := objstore.SnapshotInfo{Volume: volume, Name: snap}
+	s.snapshots = append(s.snapshots, i)
+	return i, nil
+}
+
+// WaitSnapshot waits for ever for a snapshot that is called never.
+func (s *fakeStore) WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error) {
+	if snap == "never" {
+		<-ctx.Done()
+		return objstore.SnapshotInfo{}, ctx.Err()
+	}
+	return objstore.SnapshotInfo{Volume: volume, Name: snap, Root: "12ab"}, nil
+}
+
+func (s *fakeStore) DeleteSnapshot(context.Context, string, string) error {
+	return objstore.ErrNotFound
+}
+
+func (s *fakeStore) Snapshots(string) ([]objstore.SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshots, nil
+}
+
+func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
+func (s *fakeStore) Close() error                 { return nil }
+
+// fakeTransport makes fakeDevices.
+type fakeTransport struct {
+	kind     string
+	canLeave bool
+	absent   error // what Attach says where there is no such transport
+
+	mu        sync.Mutex
+	next      int
+	devices   map[string]*fakeDevice // the last of each volume
+	waiting   []protocol.Attachment  // what Find finds
+	discarded []string               // nodes
+	recovered []string               // nodes
+	broken    bool                   // Recover fails
+}
+
+func newFakeTransport(kind string, canLeave bool) *fakeTransport {
+	return &fakeTransport{kind: kind, canLeave: canLeave, devices: map[string]*fakeDevice{}}
+}
+
+func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.absent != nil {
+		return nil, protocol.Attachment{}, protocol.NoTransport(t.absent)
+	}
+	a := protocol.Attachment{Device: fmt.Sprintf("/dev/%s%d", t.kind, t.next), Transport: t.kind, ID: t.next, ReadOnly: r.ReadOnly}
+	t.next++
+	d := &fakeDevice{canLeave: t.canLeave, done: make(chan struct{})}
+	t.devices[r.Volume] = d
+	return d, a, nil
+}
+
+func (t *fakeTransport) Find(context.Context) ([]protocol.Attachment, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.waiting), nil
+}
+
+func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.broken {
+		return nil, errors.New("does not match")
+	}
+	t.recovered = append(t.recovered, a.Device)
+	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })
+	d := &fakeDevice{canLeave: t.canLeave, done: make(chan struct{})}
+	t.devices[a.Volume] = d
+	return d, nil
+}
+
+func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.discarded = append(t.discarded, a.Device)
+	return nil
+}
+
+func (t *fakeTransport) Close() error { return nil }
+
+func (t *fakeTransport) device(volume string) *fakeDevice {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.devices[volume]
+}
+
+func (t *fakeTransport) seen() (recovered, discarded []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.recovered), slices.Clone(t.discarded)
+}
+
+type fakeDevice struct {
+	canLeave bool
+	once     sync.Once
+	done     chan struct{}
+
+	mu    sync.Mutex
+	open  bool
+	how   string // it ended
+	error error  // what Stop says
+}
+
+func (d *fakeDevice) end(how string) {
+	d.mu.Lock()
+	d.how = how
+	d.mu.Unlock()
+	d.once.Do(func() { close(d.done) })
+}
+
+func (d *fakeDevice) set(open bool) *fakeDevice {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = open
+	return d
+}
+
+func (d *fakeDevice) ended() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.how
+}
+
+func (d *fakeDevice) Stop(_ context.Context, force bool) error {
+	d.mu.Lock()
+	open, err := d.open, d.error
+	d.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case open && !force:
+		return protocol.ErrBusy
+	case open:
+		d.end("forced")
+	default:
+		d.end("stopped")
+	}
+	return nil
+}
+
+func (d *fakeDevice) Claimed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open
+}
+
+func (d *fakeDevice) Leave(context.Context) error {
+	if !d.canLeave {
+		return errCannotLeave
+	}
+	d.end("left")
+	return nil
+}
+
+func (d *fakeDevice) Done() <-chan struct{} { return d.done }
+
+// fakeMounter makes fakeMounts.
+type fakeMounter struct {
+	mu     sync.Mutex
+	mounts map[string]*fakeMount
+}
+
+func (m *fakeMounter) Mount(dir string, _ bool) (mounted, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mounts == nil {
+		m.mounts = map[string]*fakeMount{}
+	}
+	k := &fakeMount{done: make(chan struct{})}
+	m.mounts[dir] = k
+	return k, nil
+}
+
+type fakeMount struct {
+	busy   bool
+	forced bool
+	done   chan struct{}
+}
+
+func (m *fakeMount) Unmount(force bool) error {
+	if m.busy && !force {
+		return protocol.ErrBusy
+	}
+	m.forced = force
+	close(m.done)
+	return nil
+}
+
+func (m *fakeMount) Done() <-chan struct{} { return m.done }
