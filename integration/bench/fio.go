@@ -19,7 +19,8 @@ type sample struct {
 	HostCPU   float64 `json:"host_us_per_io"`   // processor time of the whole machine as its host sees it
 	Server    float64 `json:"server_us_per_io"` // the server process alone, as the guest sees it; 0 where there is none
 	Switches  float64 `json:"switches_per_io"`  // voluntary context switches of the server
-	Slowdown  float64 `json:"slowdown"`         // of a fixed piece of arithmetic around the run, against its best
+	Spin      float64 `json:"spin_ms"`          // of a fixed piece of arithmetic, the slower of before and after
+	Slowdown  float64 `json:"slowdown"`         // the same against its best
 	SettleCPU float64 `json:"settle_cpu_s"`     // processor time of settling what was written, after the run
 	Window    window  `json:"window"`
 	Settling  window  `json:"settling"`

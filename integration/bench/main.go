@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"syscall"
 	"time"
@@ -52,7 +51,7 @@ func runMeasure(ctx context.Context, args []string) error {
 	flags.Int64Var(&p.touch, "touch", 6<<30, "bytes of the tmpfs to write and free before measuring")
 	contenders := flags.String("contenders", ".", "only the contenders whose name matches")
 	steps := flags.String("steps", ".", "only the steps whose name matches")
-	out := flags.String("out", "results.json", "file to write")
+	flags.StringVar(&p.out, "out", "results.json", "file to write, on the host's file system")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -63,14 +62,7 @@ func runMeasure(ctx context.Context, args []string) error {
 	if p.steps, err = regexp.Compile(*steps); err != nil {
 		return fmt.Errorf("read -steps: %w", err)
 	}
-	res, err := measure(ctx, p)
-	if err != nil {
-		return err
-	}
-	if res.ClockOffset, err = clockOffset(filepath.Dir(*out)); err != nil {
-		return err
-	}
-	return res.save(*out)
+	return measure(ctx, p)
 }
 
 func runReport(args []string) error {

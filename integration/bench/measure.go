@@ -14,7 +14,8 @@ import (
 // plan is what is to be measured.
 type plan struct {
 	tools
-	dir        string
+	dir        string // on the tmpfs
+	out        string // results.json
 	rounds     int
 	runtime    time.Duration
 	size       int64
@@ -30,7 +31,7 @@ const disturbed = 1.3
 type bench struct {
 	plan
 	res  *results
-	best time.Duration // of spin
+	best time.Duration // of spin so far
 	seed int
 }
 
@@ -41,28 +42,43 @@ type entrant struct {
 	env *env
 }
 
-func measure(ctx context.Context, p plan) (*results, error) {
+func measure(ctx context.Context, p plan) error {
 	if err := os.MkdirAll(p.dir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	b := &bench{plan: p, res: newResults(ctx, p), best: time.Hour}
+	var err error
+	if b.res.ClockOffset, err = clockOffset(filepath.Dir(p.out)); err != nil {
+		return fmt.Errorf("compare the clocks: %w", err)
+	}
 	if err := touchMemory(p.dir, p.touch); err != nil {
-		return nil, fmt.Errorf("touch the tmpfs: %w", err)
+		return fmt.Errorf("touch the tmpfs: %w", err)
 	}
 	for range 20 {
-		b.best = min(b.best, spin())
+		b.spin()
 	}
 	if err := b.startups(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	for round := range p.rounds {
 		start := time.Now()
 		if err := b.round(ctx, round); err != nil {
-			return nil, err
+			return err
+		}
+		b.res.compareSpins(b.best)
+		if err := b.res.save(p.out); err != nil { // what there is, should somebody lose patience
+			return err
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d took %.0f s\n", round+1, p.rounds, time.Since(start).Seconds())
 	}
-	return b.res, nil
+	return nil
+}
+
+// spin is the time of the fixed arithmetic, which may be a new best.
+func (b *bench) spin() time.Duration {
+	took := spin()
+	b.best = min(b.best, took)
+	return took
 }
 
 // touchMemory writes and removes a file, so that the pages that the contenders get next have been used before: the
@@ -139,7 +155,7 @@ func (b *bench) take(ctx context.Context, en *entrant, s step) error {
 	}
 	b.res.add(s, en.name, smp)
 	fmt.Fprintf(os.Stderr, "bench: %-20s %-13s %9.0f IOPS %7.0f MB/s %7.1f us, slowed down %.2f\n",
-		s.Name, en.name, smp.IOPS, smp.MBps, smp.Mean, smp.Slowdown)
+		s.Name, en.name, smp.IOPS, smp.MBps, smp.Mean, smp.Spin/(b.best.Seconds()*1e3))
 	return nil
 }
 
@@ -166,7 +182,7 @@ func (b *bench) sample(ctx context.Context, en *entrant, s step) (sample, error)
 		IOs: side.IOs, IOPS: side.IOs / side.Runtime * 1e3, MBps: side.Bytes / side.Runtime / 1e3,
 		Mean: side.Clat.Mean / 1e3, P99: side.Clat.Percentile["99.000000"] / 1e3,
 		Server: used.server.Seconds() * 1e6 / side.IOs, Switches: float64(used.switches) / side.IOs,
-		Slowdown: float64(max(slow, spin())) / float64(b.best), Window: ran,
+		Spin: max(slow, b.spin()).Seconds() * 1e3, Window: ran,
 	}, nil
 }
 
@@ -184,10 +200,10 @@ func (b *bench) startups(ctx context.Context) error {
 
 // calm waits, a second at most, for the machine to have its processor for itself, and returns the last spin.
 func (b *bench) calm(ctx context.Context) time.Duration {
-	took := spin()
+	took := b.spin()
 	for i := 0; i < 10 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {
 		time.Sleep(100 * time.Millisecond)
-		took = spin()
+		took = b.spin()
 	}
 	return took
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // results is everything that was measured, and the file results.json.
@@ -60,6 +61,17 @@ func (r *results) add(s step, contender string, smp sample) {
 		r.Steps = append(r.Steps, s)
 	}
 	r.Samples[s.Name][contender] = append(r.Samples[s.Name][contender], smp)
+}
+
+// compareSpins works out how much slower than at best the machine was around each sample.
+func (r *results) compareSpins(best time.Duration) {
+	for _, contenders := range r.Samples {
+		for _, samples := range contenders {
+			for i := range samples {
+				samples[i].Slowdown = samples[i].Spin / (best.Seconds() * 1e3)
+			}
+		}
+	}
 }
 
 // median of one figure of a step on a contender; false if it was not measured.

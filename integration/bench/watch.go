@@ -22,8 +22,8 @@ import (
 
 // watchStep is how often the processor time is noted, and after so many notes new processes are looked for.
 const (
-	watchStep   = 20 * time.Millisecond
-	watchRescan = 5
+	watchStep   = 25 * time.Millisecond
+	watchRescan = 6
 )
 
 // runWatch notes the processor time of the machine that a process has started, until that process ends.
@@ -39,7 +39,7 @@ func runWatch(ctx context.Context, args []string) error {
 		return err
 	}
 	notes := bufio.NewWriter(f)
-	w := watcher{parent: *parent, seen: map[string]int64{}}
+	w := watcher{parent: *parent, threads: map[string]*thread{}}
 	tick := time.NewTicker(watchStep)
 	defer tick.Stop()
 	for i := 0; ctx.Err() == nil && w.alive(); i++ {
@@ -58,13 +58,18 @@ func runWatch(ctx context.Context, args []string) error {
 	return errors.Join(notes.Flush(), f.Close())
 }
 
-// watcher adds up the processor time of the machine's processes: its main one, and its children, each of which is a
-// process of the guest.
+// watcher adds up the processor time of the machine's threads: those of its main process, and those of its children,
+// each of which is a process of the guest.
 type watcher struct {
 	parent, machine int
-	pids            []int
-	seen            map[string]int64 // by thread: nanoseconds that are in total
-	total           int64
+	threads         map[string]*thread // by path of schedstat
+	total           int64              // nanoseconds
+}
+
+// thread is one that is watched; its file stays open, which makes a look cheap.
+type thread struct {
+	stat *os.File
+	seen int64 // nanoseconds that are in total
 }
 
 func (w *watcher) alive() bool {
@@ -74,10 +79,41 @@ func (w *watcher) alive() bool {
 
 func (w *watcher) rescan() {
 	if w.machine == 0 {
-		w.machine = findMachine(w.parent)
+		if w.machine = findMachine(w.parent); w.machine == 0 {
+			return
+		}
 	}
-	if w.machine != 0 {
-		w.pids = append(children(w.machine), w.machine)
+	for _, pid := range append(children(w.machine), w.machine) {
+		paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		if err != nil {
+			continue
+		}
+		for _, path := range paths {
+			if w.threads[path] != nil {
+				continue
+			}
+			if f, err := os.Open(path); err == nil {
+				w.threads[path] = &thread{stat: f}
+			}
+		}
+	}
+}
+
+// advance adds what the threads have had since the last call.
+func (w *watcher) advance() {
+	var buf [64]byte
+	for path, t := range w.threads {
+		n, err := t.stat.ReadAt(buf[:], 0)
+		if n == 0 && err != nil {
+			_ = t.stat.Close() // it has ended
+			delete(w.threads, path)
+			continue
+		}
+		ran, _, _ := strings.Cut(string(buf[:n]), " ")
+		if ns, err := strconv.ParseInt(ran, 10, 64); err == nil {
+			w.total += ns - t.seen
+			t.seen = ns
+		}
 	}
 }
 
@@ -114,27 +150,6 @@ func children(parent int) []int {
 		}
 	}
 	return pids
-}
-
-// advance adds what the processes have had since the last call.
-func (w *watcher) advance() {
-	for _, pid := range w.pids {
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		if err != nil {
-			continue
-		}
-		for _, task := range tasks {
-			b, err := os.ReadFile(task)
-			if err != nil {
-				continue // it has just ended
-			}
-			ran, _, _ := strings.Cut(string(b), " ")
-			if n, err := strconv.ParseInt(ran, 10, 64); err == nil {
-				w.total += n - w.seen[task]
-				w.seen[task] = n
-			}
-		}
-	}
 }
 
 // window is a stretch of the guest's clock, in Unix nanoseconds.
