@@ -175,6 +175,9 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 	before := n.count()
 	places := &leaf{used: true}
 	st.leaves[i] = places
+	if int64(len(st.leaves)) > st.s.opts.LeafCache/leafBytes {
+		st.leaves[i] = nil // forgotten in memory: the next reader loads it
+	}
 	if err := st.oldPlaces(i, n, places); err != nil {
 		return err
 	}
@@ -189,7 +192,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 			}
 			to += chunk
 		}
-		if err := st.pace(); err != nil {
+		if err := st.pace(int(to-from) * SectorSize); err != nil {
 			return err
 		}
 		if err := st.run(from, min(to, uint64(st.old.size)/SectorSize), n, places); err != nil {
@@ -363,11 +366,11 @@ func (st *settling) undo() {
 }
 
 // pace waits while the volumes are busy and the tail is short.
-func (st *settling) pace() error {
+func (st *settling) pace(n int) error {
 	if st.v.dropped.Load() {
 		return fmt.Errorf("volume %s: %w", st.v.ref.name, ErrNotFound)
 	}
-	return st.s.pace(st.ctx, st.v)
+	return st.s.pace(st.ctx, st.v, n)
 }
 
 // durable does steps B and C.
@@ -437,6 +440,7 @@ func (st *settling) publish(root *rootObject) error {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
+	v.settleFails.Store(0)
 	v.room.Broadcast()
 	v.mu.Unlock()
 	v.commitMu.Unlock()

@@ -8,12 +8,13 @@ import (
 )
 
 const (
-	paceSample   = 5 * time.Millisecond   // settling looks for foreground I/O this often
+	paceBytes    = 2 << 20                // settling looks for foreground I/O this often
 	pacePause    = 10 * time.Millisecond  // and gives way to it for so long
-	paceLongest  = 200 * time.Millisecond // but goes on with one run after this
+	paceLongest  = 200 * time.Millisecond // but goes on after this
 	settlerTick  = 250 * time.Millisecond
 	settleRetry  = 5 * time.Second
 	frozenLayers = 32 // above it, a snapshot waits for settling
+	settleTries  = 3  // failed settlings in a row, after which no write waits for the next one
 )
 
 // settler is the goroutine that settles, one layer at a time.
@@ -73,6 +74,10 @@ func (s *Store) settleDue() error {
 		if err != nil {
 			err = fmt.Errorf("volume %s: %w", v.ref.name, err)
 			v.settleErr.Store(&err)
+			v.settleFails.Add(1)
+			v.mu.Lock()
+			v.room.Broadcast()
+			v.mu.Unlock()
 			errs = append(errs, err)
 		}
 	}
@@ -137,14 +142,15 @@ func (s *Store) pressing(v *volume) bool {
 	return v.writable && v.layers[n-1].journal.count > v.layers[n-1].journal.max/2
 }
 
-// pace gives way to requests: it waits while volumes are busy, unless settling v presses.
-func (s *Store) pace(ctx context.Context, v *volume) error {
+// pace gives way to requests before n more bytes settle: it waits while volumes are busy, unless settling v
+// presses. It looks at every paceBytes only, since the clock and the volumes' locks cost time too.
+func (s *Store) pace(ctx context.Context, v *volume, n int) error {
+	if s.pacedBytes += n; s.pacedBytes < paceBytes {
+		return nil
+	}
+	s.pacedBytes = 0
 	if err := ctx.Err(); err != nil {
 		return err
-	}
-	now := time.Now()
-	if now.Sub(s.pacedAt) < paceSample {
-		return nil
 	}
 	for waited := time.Duration(0); waited < paceLongest; waited += pacePause {
 		ops := s.requests()
@@ -162,7 +168,6 @@ func (s *Store) pace(ctx context.Context, v *volume) error {
 		case <-time.After(pacePause):
 		}
 	}
-	s.pacedAt = time.Now()
 	return nil
 }
 

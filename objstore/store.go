@@ -81,10 +81,10 @@ type Store struct {
 	reclaimed   chan struct{} // closed when there are none; nil if nobody waits
 
 	// The settler's own.
-	objects  *segment
-	filled   []*segment
-	pacedAt  time.Time
-	pacedOps uint64
+	objects    *segment
+	filled     []*segment
+	pacedBytes int
+	pacedOps   uint64
 }
 
 // Init makes a store in dir, which must be empty or not exist yet. It takes effect with the superblock, which
@@ -99,7 +99,10 @@ func Init(dir string, o InitOptions) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	return initFS(vfs.OS(dir), dir, o)
+	if err := initFS(vfs.OS(dir), dir, o); err != nil {
+		return err
+	}
+	return vfs.OS(filepath.Dir(filepath.Clean(dir))).SyncDir(".")
 }
 
 func initFS(fs vfs.FS, dir string, o InitOptions) error {
@@ -126,6 +129,9 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 		return err
 	}
 	if err := fs.SyncDir(filepath.Dir(refsFile)); err != nil {
+		return err
+	}
+	if err := fs.SyncDir("."); err != nil { // no superblock without what it stands for
 		return err
 	}
 	for _, name := range []string{superblockCopy, superblockFile} {

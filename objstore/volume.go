@@ -37,7 +37,8 @@ type volume struct {
 	users   []string    // guarded by Store.mu
 	dropped atomic.Bool // deleted: settling stops
 
-	settleErr atomic.Pointer[error] // why it did not settle, for those who wait
+	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
+	settleFails atomic.Int64          // how often in a row
 
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
@@ -184,6 +185,9 @@ func (v *volume) admit() error {
 	}
 	if full || v.tail > v.s.opts.TailHard {
 		v.s.kickSettler()
+		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
+			return fmt.Errorf("the tail is full and does not settle: %w", *p)
+		}
 		return ErrBusy
 	}
 	return nil
@@ -209,8 +213,10 @@ func (v *volume) nextSegment() *segment {
 }
 
 func (v *volume) useSegment(g *segment) {
-	if v.log != nil {
-		v.log.full = true
+	if g := v.log; g != nil {
+		g.full = true
+		// It may have settled as far as it was used: the end of the active layer is its end too.
+		v.active().hand(g.id, g.next, g.next)
 	}
 	v.log = g
 }
@@ -261,6 +267,7 @@ func (v *volume) Commit(w *Write) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.inflight--
+	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
 	if err := v.s.writeError(); err != nil {
 		return err
 	}
@@ -302,6 +309,7 @@ func (v *volume) Abort(w *Write) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.inflight--
+	v.room.Broadcast()
 	if len(v.layers) > 0 {
 		v.active().hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	}
