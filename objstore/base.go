@@ -50,7 +50,7 @@ func (b *base) leaf(i int64) *leaf {
 		return nil
 	}
 	l := run[i%leavesPerRun]
-	if l != nil {
+	if l != nil && !l.used { // the empty leaf is shared, and always used
 		l.used = true
 	}
 	return l

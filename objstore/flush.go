@@ -96,6 +96,11 @@ func (v *volume) freeze() (uint64, error) {
 		_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
 		return v.frozenGen(), nil
 	}
+	if _, err := j.room(v.inflight); err != nil { // their records go here
+		j.close()
+		_ = v.s.fs.Remove(j.name)
+		return 0, v.s.spaceError(err)
+	}
 	v.layers = append(v.layers, newLayer(gen+1, j))
 	v.since = 0
 	v.room.Broadcast()

@@ -42,7 +42,7 @@ const (
 	recordHole     = 2
 	recordCommit   = 3
 	flagFinal      = 1
-	commitHeadroom = 256 // records kept free for commits
+	commitHeadroom = 256 // records kept free for commits that follow no record
 )
 
 var errTorn = errors.New("record torn or never written")
@@ -158,9 +158,10 @@ func (j *journal) extend() error {
 	return nil
 }
 
-// room makes sure that n records beside the headroom fit. full: the generation must be frozen.
+// room makes sure that n records fit, each with a commit of its own, beside the headroom. full: the generation
+// must be frozen.
 func (j *journal) room(n int) (full bool, err error) {
-	need := j.count + n + commitHeadroom
+	need := j.count + 2*n + commitHeadroom
 	if need > j.max {
 		return true, nil
 	}

@@ -167,11 +167,14 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	}
 	if v.frozen() > frozenLayers {
 		v.mu.Lock()
-		gen := v.layers[0].gen
+		gen := v.baseGen + 1
 		v.mu.Unlock()
 		if err := s.waitSettled(ctx, v, gen); err != nil {
 			return SnapshotInfo{}, err
 		}
+	}
+	if err := v.Flush(); err != nil { // most of the work of the one below, which has everything wait
+		return SnapshotInfo{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,9 @@
 package objstore
 
-import "sync/atomic"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // pin keeps the places of plans in being. Every plan of a volume counts on the volume's current pin; before
 // anything is punched or unlinked, the pin is replaced, and the old one waited for.
@@ -67,11 +70,11 @@ func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 			from = s
 		}
 		c := e.cut(from, to)
-		if c.seg == 0 {
-			p.add(nil, 0, int(c.n)*SectorSize, false)
-		} else {
-			p.add(b.s.segments.get(c.seg), int64(c.file)*SectorSize, int(c.n)*SectorSize, false)
+		g := b.s.segments.get(c.seg)
+		if g == nil && c.seg != 0 {
+			return fmt.Errorf("segment %08x: %w", c.seg, ErrNotFound)
 		}
+		p.add(g, int64(c.file)*SectorSize, int(c.n)*SectorSize, false) // none: a hole
 		from = c.end
 	}
 	if from < to {

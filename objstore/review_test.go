@@ -117,7 +117,7 @@ func TestSettleOnFullDisk(t *testing.T) {
 			st, err := r.s.Stat()
 			v.settleMu.Unlock()
 			must(t, err)
-			if try > 0 && st.Used > used {
+			if try > 0 && st.Used > used+64<<10 { // each of them copies 4 MiB
 				t.Fatalf("%s full: try %d uses %d bytes, the one before %d", at, try, st.Used, used)
 			}
 			used = st.Used
