@@ -6,8 +6,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +26,8 @@ type result struct {
 // run runs a command to its end or the end of ctx. It never fails the test.
 func run(ctx context.Context, name string, args ...string) result {
 	var out, errs bytes.Buffer
+	line := name + " " + strings.Join(args, " ")
+	lastCommand.Store(&line)
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = 5 * time.Second
@@ -101,12 +107,43 @@ func (b *background) wait(ctx context.Context, t *testing.T) string {
 	return b.out.String()
 }
 
-// limit is the test's own time limit; what it starts is killed at its end.
+// limit is the test's own time limit; what it starts is killed at its end. A process that waits for a device
+// can't be killed: then the whole run ends, and says what waits for what. VARVE_TEST_PATIENCE multiplies all limits
+// on a machine that has other work.
 func limit(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
+	if n, err := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")); err == nil && n > 0 {
+		d *= time.Duration(n)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
+	stuck := time.AfterFunc(d+30*time.Second, func() { reportStuck(t.Name()) })
+	t.Cleanup(func() { stuck.Stop() })
 	return ctx
+}
+
+// lastCommand and theDaemon are for reportStuck alone.
+var (
+	lastCommand atomic.Pointer[string]
+	theDaemon   atomic.Pointer[node]
+)
+
+// reportStuck writes what the processes are blocked on in the kernel, and the daemon's goroutines, and exits.
+func reportStuck(test string) {
+	fmt.Printf("--- FAIL: %s: stuck\n", test)
+	if c := lastCommand.Load(); c != nil {
+		fmt.Println("last command:", *c)
+	}
+	before, _ := exec.Command("dmesg").Output()
+	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
+	after, _ := exec.Command("dmesg").Output()
+	fmt.Printf("blocked tasks:\n%s\n", bytes.TrimPrefix(after, before))
+	if n := theDaemon.Load(); n != nil && n.cmd != nil {
+		_ = n.cmd.Process.Signal(syscall.SIGQUIT)
+		time.Sleep(2 * time.Second)
+		fmt.Printf("the daemon:\n%s\n", n.logTail())
+	}
+	os.Exit(2)
 }
 
 // eventually polls until cond holds or d is over.

@@ -103,6 +103,7 @@ func (n *node) serve(ctx context.Context, args ...string) {
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatalf("start the daemon: %v", err)
 	}
+	theDaemon.Store(n)
 	n.gone = make(chan struct{})
 	go func(cmd *exec.Cmd, gone chan struct{}) {
 		_ = cmd.Wait()
@@ -202,8 +203,8 @@ func (n *node) logTail() string {
 		if err != nil {
 			continue
 		}
-		if len(b) > 16<<10 {
-			b = b[len(b)-16<<10:]
+		if len(b) > 64<<10 {
+			b = b[len(b)-64<<10:]
 		}
 		all.Write(b)
 	}
