@@ -55,9 +55,11 @@ type tester interface {
 	Context() context.Context
 }
 
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 77)) }
+
 func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 	w := &world{
-		t: t, pick: pick, rng: rand.New(rand.NewPCG(seed, 77)),
+		t: t, pick: pick, rng: newRand(seed),
 		vols: map[string]*modelVolume{}, open: map[string]*Volume{}, counts: map[string]int{},
 	}
 	if w.pick == nil {

@@ -1,0 +1,249 @@
+package objstore
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"varve/objstore/vfs"
+)
+
+// The decoders meet what is on a disk, whatever that is. Each fuzz test tries the bytes as they are, and with
+// their checksum mended, so that what lies behind the checksum is tried too.
+
+func sealSum(b []byte, at int) []byte {
+	b = bytes.Clone(b)
+	if len(b) >= at+4 {
+		le.PutUint32(b[at:], crc(b[:at]))
+	}
+	return b
+}
+
+func FuzzSuperblock(f *testing.F) {
+	f.Add(goldenFormats(f)["superblock"])
+	f.Add([]byte(superblockMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, b := range [][]byte{b, sealSum(b, superblockCRC)} {
+			sb, err := decodeSuperblock(b)
+			if err != nil {
+				continue
+			}
+			again, err := decodeSuperblock(sb.encode())
+			if err != nil || *again != *sb {
+				t.Fatalf("%+v becomes %+v, %v", sb, again, err)
+			}
+		}
+	})
+}
+
+func FuzzSegmentHeader(f *testing.F) {
+	f.Add(goldenFormats(f)["segment"])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, b := range [][]byte{b, sealSum(b, 508)} {
+			capacity, footer, err := decodeSegmentHeader(b, 7, goldenStore)
+			if err == nil && (capacity < blockSize || capacity%blockSize != 0 || footer < 0) {
+				t.Fatalf("capacity %d, footer %d", capacity, footer)
+			}
+		}
+	})
+}
+
+// A segment with any footer opens, or fails with a named place.
+func FuzzSegmentFooter(f *testing.F) {
+	footer := goldenFormats(f)["footer"]
+	f.Add(footer, true)
+	f.Add(footer[len(footer)-trailerSize:], false)
+	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
+		if len(b) < trailerSize || len(b) > 1<<20 {
+			return
+		}
+		b = bytes.Clone(b)
+		g := &segment{id: 7, capacity: 2 * blockSize, footer: int64(len(b))}
+		if trailer := b[len(b)-trailerSize:]; mend {
+			copy(trailer, trailerMagic)
+			le.PutUint32(trailer[8:], formatVersion)
+			le.PutUint32(trailer[12:], g.id)
+			if n := int(le.Uint32(trailer[16:])) * entrySize; n >= 0 && n <= len(b)-trailerSize {
+				le.PutUint32(trailer[20:], crc(b[:n]))
+			}
+			copy(trailer, sealSum(trailer, 60))
+		}
+		fs := memWith(t, segmentName(7), g.header(goldenStore))
+		file, err := fs.Open(segmentName(7))
+		must(t, err)
+		_, err = file.WriteAt(b, g.capacity)
+		must(t, err)
+		o, err := openSegment(fs, 7, goldenStore, false)
+		must(t, err) // a damaged footer is no reason not to open
+		entries, err := o.readFooter()
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		for block := range uint32(8) {
+			findEntry(entries, block)
+		}
+		objs, err := decodeObjects(entries)
+		if err == nil && !bytes.Equal(encodeObjects(objs), zeroTails(entries)) {
+			t.Fatal("objects are encoded otherwise")
+		}
+	})
+}
+
+// zeroTails clears what an entry doesn't use.
+func zeroTails(entries []byte) []byte {
+	b := bytes.Clone(entries)
+	for i := 0; i < len(b); i += entrySize {
+		clear(b[i+41 : i+entrySize])
+	}
+	return b
+}
+
+// A record log of any bytes: no frame is invented, and what openLog leaves is good.
+func FuzzRecordLog(f *testing.F) {
+	log := goldenFormats(f)["refs"]
+	f.Add(log[logHeaderSize:], uint16(0))
+	f.Add(log[logHeaderSize:], uint16(77))
+	f.Fuzz(func(t *testing.T, b []byte, damage uint16) {
+		if len(b) > 1<<16 {
+			return
+		}
+		header := logHeader(logKindRefs, goldenStore, 0)
+		l := &recordLog{seed: crc(header)}
+		data := append(bytes.Clone(header), b...)
+		// Mend the frames as far as their lengths make sense.
+		for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
+			n := int64(le.Uint32(data[off+4:]))
+			if n == 0 || off+logFrameHeader+n > int64(len(data)) {
+				break
+			}
+			le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
+			off += roundUp(logFrameHeader+n, 8)
+		}
+		if i := int(damage); i < len(data) && i > 0 {
+			data[i] ^= 1
+		}
+		fs := memWith(t, "log", data)
+		var frames [][]byte
+		keep := func(p []byte) error { frames = append(frames, bytes.Clone(p)); return nil }
+		opened, err := openLog(fs, "log", logKindRefs, goldenStore, 0, damage%2 == 0, keep)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		must(t, opened.append([]byte("one more")))
+		want := append(frames, []byte("one more"))
+		frames = nil
+		if _, err := openLog(fs, "log", logKindRefs, goldenStore, 0, false, keep); err != nil {
+			t.Fatalf("open again: %v", err)
+		}
+		if len(frames) != len(want) {
+			t.Fatalf("%d frames, then %d", len(want), len(frames))
+		}
+		for i := range want {
+			if !bytes.Equal(frames[i], want[i]) {
+				t.Fatalf("frame %d changed", i)
+			}
+		}
+	})
+}
+
+func FuzzRefs(f *testing.F) {
+	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
+		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1}]`))
+	f.Add([]byte(`[{"op":"head"}]`), []byte(`[{"op":"segments","gen":18446744073709551615}]`))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		r := newRefs()
+		if r.applyFrame(a) != nil || r.applyFrame(b) != nil {
+			return
+		}
+		// What it leads to can be written down and read again.
+		again := newRefs()
+		for _, rec := range r.records() {
+			if err := again.apply(&rec); err != nil {
+				t.Fatalf("%+v: %v", rec, err)
+			}
+		}
+		if len(again.volumes) != len(r.volumes) || again.segments != r.segments {
+			t.Fatalf("%+v becomes %+v", r, again)
+		}
+	})
+}
+
+func FuzzJournal(f *testing.F) {
+	j := goldenFormats(f)["journal"]
+	f.Add(j[journalHeader:], false, uint16(0))
+	f.Add(j[journalHeader:], true, uint16(40))
+	f.Fuzz(func(t *testing.T, b []byte, trusted bool, damage uint16) {
+		if len(b) > 1<<16 {
+			return
+		}
+		header := encodeJournalHeader(goldenStore, goldenVolume, 3, origin{"boot", "mount"})
+		data := append(header, make([]byte, journalHeader-len(header))...)
+		data = append(data, b...)
+		seed := crc(header[:56])
+		for i := 0; journalHeader+(i+1)*recordSize <= len(data); i++ { // mend what has a valid type
+			if r := data[journalHeader+i*recordSize:]; r[4] >= recordData && r[4] <= recordCommit {
+				rec := record{
+					kind: r[4], flags: r[5], sector: le.Uint64(r[8:]), count: le.Uint64(r[16:]),
+					segment: le.Uint32(r[24:]), block: le.Uint32(r[28:]),
+				}
+				rec.encode(r[:recordSize], seed+uint32(i))
+			}
+		}
+		if i := int(damage); i < len(data) && i > 0 {
+			data[i] ^= 1
+		}
+		fs := memWith(t, "journal/x", data)
+		rp, err := readJournal(fs, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) bool { return trusted }, origin{"boot", "mount"})
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(rp.records) > rp.whole || rp.covered > rp.whole || !trusted && len(rp.records) > rp.covered {
+			t.Fatalf("%d records, %d whole, %d covered", len(rp.records), rp.whole, rp.covered)
+		}
+		if rp.whole == 0 {
+			return
+		}
+		// Once finished it reads the same, after a power cut too.
+		must(t, rp.finish(fs, goldenStore, goldenVolume))
+		cut := fs.PowerCut(newRand(uint64(len(b))))
+		again, err := readJournal(cut, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) bool { return false }, origin{"boot2", "mount2"})
+		if errors.Is(err, vfs.ErrCut) || err != nil {
+			t.Fatalf("read again: %v", err)
+		}
+		if len(again.records) != len(rp.records) || !again.final {
+			t.Fatalf("%d records, then %d, final %v", len(rp.records), len(again.records), again.final)
+		}
+	})
+}
+
+func FuzzNode(f *testing.F) {
+	f.Add(goldenFormats(f)["node"])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n, err := decodeNode(b); err == nil && !bytes.Equal(n.encode(), b) {
+			t.Fatal("a node has two encodings")
+		}
+	})
+}
+
+func FuzzRoot(f *testing.F) {
+	f.Add(goldenFormats(f)["root"])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := decodeRoot(b)
+		if err != nil {
+			return
+		}
+		again, err := decodeRoot(r.encode())
+		if err != nil || *again != *r {
+			t.Fatalf("%+v becomes %+v, %v", r, again, err)
+		}
+	})
+}

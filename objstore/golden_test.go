@@ -1,0 +1,180 @@
+package objstore
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/vfs"
+)
+
+var (
+	goldenStore  = uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff")
+	goldenVolume = uuid.MustParse("ffeeddcc-bbaa-9988-7766-554433221100")
+)
+
+func goldenHash(b byte) Hash { return Hash(bytes.Repeat([]byte{b}, 32)) }
+
+func goldenSegment() *segment {
+	return &segment{id: 7, capacity: 256 << 20, footer: 8192, chunks: 49152, nodes: 96}
+}
+
+func goldenObjects() []object {
+	return []object{
+		{hash: goldenHash(0xa1), block: 1, length: 16384, kind: KindChunk},
+		{hash: goldenHash(0xa2), block: 5, length: 64, kind: kindNode + 1},
+		{hash: goldenHash(0xa3), block: 6, length: 64, kind: KindRoot},
+	}
+}
+
+// goldenFormats encodes one of everything that varve writes to a disk.
+func goldenFormats(t testing.TB) map[string][]byte {
+	sb := superblock{chunkSize: 16384, id: goldenStore, created: time.Unix(1700000000, 5)}
+	root := rootObject{chunkSize: 16384, size: 10 << 30, depth: treeDepth(10<<30, 16384), top: goldenHash(0xb1)}
+	var leaf node
+	leaf[0], leaf[2] = goldenHash(0xc0), goldenHash(0xc2)
+	fs := vfs.NewMem(0)
+	must(t, fs.Mkdir("refs"))
+	must(t, fs.Mkdir("segments"))
+	must(t, fs.Mkdir("journal"))
+	out := map[string][]byte{
+		"superblock": sb.encode(),
+		"root":       root.encode(),
+		"node":       leaf.encode(),
+		"objects":    encodeObjects(goldenObjects()),
+		"segment":    goldenSegment().header(goldenStore),
+	}
+	log, err := createLog(fs, refsFile, logKindRefs, goldenStore, 0)
+	must(t, err)
+	at := time.Unix(1700000000, 0).UTC()
+	for _, recs := range [][]refRecord{
+		{{Op: opSegments, Gen: 65}},
+		{{Op: opVolume, ID: goldenVolume, Name: "vol", Size: 10 << 30, BlockSize: 512, Time: at}},
+		{
+			{Op: opHead, ID: goldenVolume, Gen: 3, Root: goldenHash(0xb2).String(), Logical: 16384},
+			{Op: opSnap, ID: goldenVolume, Name: "snap", Gen: 3, Root: goldenHash(0xb2).String(), Logical: 16384, Time: at},
+		},
+	} {
+		b, err := json.Marshal(recs)
+		must(t, err)
+		must(t, log.append(b))
+	}
+	out["refs"] = fileBytes(t, log.file)
+	dir, err := createLog(fs, dirName(7), logKindDir, goldenStore, 7)
+	must(t, err)
+	must(t, dir.append(encodeObjects(goldenObjects())))
+	out["directory"] = fileBytes(t, dir.file)
+	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
+	must(t, err)
+	for _, r := range []record{
+		{kind: recordData, sector: 8, count: 16, segment: 7, block: 9},
+		{kind: recordHole, sector: 100, count: 1 << 30},
+		{kind: recordCommit, sector: 2},
+		{kind: recordData, sector: 9, count: 1, segment: 7, block: 11},
+		{kind: recordCommit, flags: flagFinal, sector: 4},
+	} {
+		j.append(&r)
+	}
+	out["journal"] = fileBytes(t, j.file)[:journalHeader+6*recordSize]
+	j.close()
+	must(t, fs.Remove(dirName(7)))
+	seg, err := createSegment(fs, 7, 1<<20, goldenStore)
+	must(t, err)
+	for _, o := range goldenObjects() {
+		must(t, seg.addObjects(fs, goldenStore, []object{o}))
+	}
+	must(t, seg.seal(fs, goldenStore))
+	out["footer"] = fileBytes(t, seg.file)[1<<20:]
+	return out
+}
+
+func fileBytes(t testing.TB, f vfs.File) []byte {
+	t.Helper()
+	b, err := readAll(f)
+	must(t, err)
+	return b
+}
+
+// The formats are what the stores of users are made of: they do not change by accident. To change one on
+// purpose, raise its version and run with VARVE_GOLDEN=update.
+func TestGolden(t *testing.T) {
+	for name, b := range goldenFormats(t) {
+		file := filepath.Join("testdata", "golden", name+".hex")
+		got := hex.Dump(b)
+		if os.Getenv("VARVE_GOLDEN") == "update" {
+			must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+			must(t, os.WriteFile(file, []byte(got), 0o644))
+			continue
+		}
+		want, err := os.ReadFile(file)
+		must(t, err)
+		if got != string(want) {
+			t.Errorf("%s is encoded in another way than before:\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
+// What was encoded is decoded to the same.
+func TestGoldenDecode(t *testing.T) {
+	b := goldenFormats(t)
+	sb, err := decodeSuperblock(b["superblock"])
+	must(t, err)
+	if sb.chunkSize != 16384 || sb.id != goldenStore || !sb.created.Equal(time.Unix(1700000000, 5)) {
+		t.Errorf("superblock %+v", sb)
+	}
+	root, err := decodeRoot(b["root"])
+	must(t, err)
+	if root.size != 10<<30 || root.top != goldenHash(0xb1) {
+		t.Errorf("root %+v", root)
+	}
+	n, err := decodeNode(b["node"])
+	must(t, err)
+	if n[0] != goldenHash(0xc0) || !n[1].IsZero() || n[2] != goldenHash(0xc2) {
+		t.Errorf("node %v", n[:3])
+	}
+	objs, err := decodeObjects(b["objects"])
+	must(t, err)
+	if fmt.Sprint(objs) != fmt.Sprint(goldenObjects()) {
+		t.Errorf("objects %v", objs)
+	}
+	capacity, footer, err := decodeSegmentHeader(b["segment"], 7, goldenStore)
+	must(t, err)
+	if capacity != 256<<20 || footer != 8192 {
+		t.Errorf("segment of %d bytes, footer %d", capacity, footer)
+	}
+	r := newRefs()
+	_, err = openLog(memWith(t, "refs/log", b["refs"]), "refs/log", logKindRefs, goldenStore, 0, false, r.applyFrame)
+	must(t, err)
+	if v := r.volumes["vol"]; v == nil || v.gen != 3 || v.root != goldenHash(0xb2) || !v.snaps["snap"].settled {
+		t.Errorf("refs %+v", r)
+	}
+	rp, err := readJournal(memWith(t, "journal/x", b["journal"]), "journal/x", goldenStore, goldenVolume, 3,
+		func(boot, mount bool) bool { return boot && mount }, origin{"boot", "mount"})
+	must(t, err)
+	if len(rp.records) != 3 || !rp.final || !rp.trusted || rp.whole != 5 || rp.covered != 4 {
+		t.Errorf("journal %+v", rp)
+	}
+}
+
+// memWith is a file system with one file.
+func memWith(t testing.TB, name string, data []byte) *vfs.Mem {
+	t.Helper()
+	fs := vfs.NewMem(0)
+	must(t, fs.Mkdir(filepath.Dir(name)))
+	f, err := fs.Create(name)
+	must(t, err)
+	_, err = f.WriteAt(data, 0)
+	must(t, err)
+	must(t, f.Datasync())
+	must(t, f.Close())
+	must(t, fs.SyncDir(filepath.Dir(name)))
+	must(t, fs.SyncDir("."))
+	return fs
+}
