@@ -237,6 +237,9 @@ func (rp *replay) scan(data []byte, seed uint32) error {
 	for off := journalHeader; off+recordSize <= len(data); off += recordSize {
 		r, err := decodeRecord(data[off:], seed+uint32(rp.whole))
 		if errors.Is(err, errTorn) {
+			if rp.damaged(data[off:], seed) {
+				return &CorruptError{File: rp.name, Offset: int64(off), Object: "journal record", Err: errTorn}
+			}
 			break
 		}
 		if err != nil || r.kind == recordCommit && r.sector > uint64(rp.whole) {
@@ -259,6 +262,26 @@ func (rp *replay) scan(data []byte, seed uint32) error {
 	}
 	rp.records = rp.records[:len(at)]
 	return nil
+}
+
+// damaged tells a record that has become unreadable from one that was never written whole: what lies behind it,
+// in rest, was written later. Without a power cut that is damage. After one, two commits are: the second is only
+// written when the first, and all before it, are durable.
+func (rp *replay) damaged(rest []byte, seed uint32) bool {
+	commits := 0
+	for i := 1; (i+1)*recordSize <= len(rest); i++ {
+		r, err := decodeRecord(rest[i*recordSize:], seed+uint32(rp.whole+i))
+		if err != nil {
+			continue
+		}
+		if r.kind == recordCommit {
+			commits++
+		}
+		if rp.trusted || commits == 2 {
+			return true
+		}
+	}
+	return false
 }
 
 // finish closes the generation after its replay, durably: what was replayed counts from now on, after a power

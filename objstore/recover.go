@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -225,7 +226,26 @@ func (s *Store) replayJournals() error {
 			return fmt.Errorf("volume %s: %w", s.volumes[id].ref.name, err)
 		}
 	}
-	return s.fs.SyncDir(journalDir)
+	if err := s.fs.SyncDir(journalDir); err != nil {
+		return err
+	}
+	return s.checkSnapshots()
+}
+
+// checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
+// is written next.
+func (s *Store) checkSnapshots() error {
+	for _, v := range s.volumes {
+		for _, sn := range v.ref.snaps {
+			if !sn.settled && !slices.ContainsFunc(v.layers, func(l *layer) bool { return l.gen == sn.gen }) {
+				return &CorruptError{
+					File: journalName(v.ref.id, sn.gen), Object: "journal",
+					Err: fmt.Errorf("it is not there, but snapshot %s@%s needs it", v.ref.name, sn.name),
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Store) replayVolume(v *volume, gens []uint64) error {
@@ -233,8 +253,9 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 		return boot && (mount || s.opts.TrustCache != nil && s.opts.TrustCache(v.ref.name))
 	}
 	var replays []*replay
+	var drop []string
 	complete := true
-	for _, gen := range gens {
+	for i, gen := range gens {
 		name := journalName(v.ref.id, gen)
 		rp, err := readJournal(s.fs, name, s.sb.id, v.ref.id, gen, trust, s.origin)
 		if err != nil {
@@ -243,13 +264,23 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 		// Nothing behind a generation that is incomplete was ever committed.
 		if !complete || len(rp.records) == 0 {
 			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
-			if err := s.fs.Remove(name); err != nil {
-				return err
-			}
+			drop = append(drop, name)
 			continue
+		}
+		if want := v.baseGen + uint64(i) + 1; gen != want {
+			return &CorruptError{
+				File: journalName(v.ref.id, want), Object: "journal",
+				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
+			}
 		}
 		complete = rp.trusted || rp.final
 		replays = append(replays, rp)
+	}
+	// The newest first: a crash on the way must not leave a generation without those before it.
+	for _, name := range slices.Backward(drop) {
+		if err := s.fs.Remove(name); err != nil {
+			return err
+		}
 	}
 	for _, rp := range replays {
 		if err := s.replayLayer(v, rp); err != nil {

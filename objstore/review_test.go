@@ -3,6 +3,7 @@ package objstore
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -133,4 +134,41 @@ func TestSettleOnFullDisk(t *testing.T) {
 	must(t, r.s.Close())
 	r.open(nil)
 	wantRead(t, r.volume("a", 0), 0, want)
+}
+
+// One flipped bit in a journal must not silently take what was flushed behind it.
+func TestJournalDamageIsNamed(t *testing.T) {
+	for _, after := range []string{"kill", "power cut"} {
+		r := newRig(t, Options{})
+		v := r.volume("a", 16<<20)
+		for i := range 4 {
+			r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
+			must(t, v.Flush())
+		}
+		name := v.active().journal.name
+		if after == "kill" {
+			r.mem = r.mem.Kill()
+		} else {
+			r.mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 2)))
+		}
+		_ = r.s.Close()
+		f, err := r.mem.Open(name)
+		must(t, err)
+		var b [1]byte
+		_, err = f.ReadAt(b[:], journalHeader+9)
+		must(t, err)
+		b[0] ^= 4
+		_, err = f.WriteAt(b[:], journalHeader+9)
+		must(t, err)
+		must(t, f.Close())
+		if after == "power cut" {
+			r.o.Boot = "next boot"
+		}
+		r.o.FS = r.mem
+		_, err = Open(context.Background(), "mem", r.o)
+		var c *CorruptError
+		if !errors.As(err, &c) || c.File != name || c.Offset != journalHeader {
+			t.Errorf("after a %s: %v, want the damaged record of %s", after, err, name)
+		}
+	}
 }
