@@ -119,7 +119,8 @@ func (v *volume) frozenGen() uint64 {
 	return v.layers[n-1].gen
 }
 
-// activate makes the volume writable: a new layer, with a journal of its own.
+// activate makes the volume writable: a new layer, with a journal of its own. Where there is no room for that,
+// the settler tries again when there is.
 func (v *volume) activate() error {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
@@ -130,14 +131,33 @@ func (v *volume) activate() error {
 		return nil
 	}
 	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if err != nil {
+		v.unjournaled = true
 		return v.s.spaceError(err)
 	}
-	v.mu.Lock()
+	if err := v.openError(); err != nil {
+		j.close()
+		_ = v.s.fs.Remove(j.name)
+		return err
+	}
 	v.layers = append(v.layers, newLayer(gen+1, j))
-	v.writable = true
-	v.mu.Unlock()
+	v.writable, v.unjournaled = true, false
 	return nil
+}
+
+// activateLater does what an opening of the volume had no room for.
+func (v *volume) activateLater() {
+	v.mu.Lock()
+	want := v.unjournaled && !v.closed
+	v.mu.Unlock()
+	if !want {
+		return
+	}
+	if free, err := v.s.room(); err == nil && free > windowSize {
+		_ = v.activate() // it is tried again
+	}
 }
 
 // shut takes the volume out of service after a last commit. Its journals stay for the next opening, but for

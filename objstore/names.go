@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -145,7 +146,8 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := v.activate(); err != nil {
+	// A full disk has no room for a journal, but what is in the volume can be read.
+	if err := v.activate(); err != nil && !errors.Is(err, ErrNoSpace) {
 		s.mu.Lock()
 		v.users = slices.Delete(v.users, slices.Index(v.users, user), slices.Index(v.users, user)+1)
 		s.mu.Unlock()

@@ -172,3 +172,40 @@ func TestJournalDamageIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// A volume can be read where there is no room for its journal, and is written again when there is.
+func TestOpenVolumeOnFullDisk(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 16<<20)
+	want := randomBytes(9, 64<<10)
+	r.write(v, want, 0)
+	must(t, v.Close())
+	must(t, r.s.Close())
+	var full atomic.Bool
+	full.Store(true)
+	r.open(func(op vfs.Op) error {
+		if full.Load() && op.Kind == vfs.OpAllocate {
+			return unix.ENOSPC
+		}
+		return nil
+	})
+	v = r.volume("a", 0)
+	wantRead(t, v, 0, want)
+	if _, err := v.WriteAt(want, 1<<20); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("write on a full disk: %v, want no space", err)
+	}
+	must(t, v.Flush())
+	must(t, r.s.Settle(context.Background()))
+	full.Store(false)
+	for try := 0; ; try++ {
+		_, err := v.WriteAt(want, 1<<20)
+		if err == nil {
+			break
+		}
+		if try == 100 {
+			t.Fatalf("write when there is room again: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	wantRead(t, v, 1<<20, want)
+}

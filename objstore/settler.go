@@ -85,6 +85,7 @@ func (s *Store) settleDue() error {
 }
 
 func (s *Store) settleVolume(v *volume) error {
+	v.activateLater()
 	if s.due(v) {
 		if _, err := v.freeze(); err != nil {
 			return err

@@ -51,6 +51,9 @@ type volume struct {
 	layers   []*layer  // oldest first; the last one is active while writable
 	writable bool
 	closed   bool // by Store.Close, or deleted
+
+	unjournaled bool // opened, but there was no room for a journal
+
 	base     *base
 	baseGen  uint64   // the generation that the base holds
 	log      *segment // where writes go
@@ -178,6 +181,9 @@ func (v *volume) admit() error {
 	}
 	if err := v.openError(); err != nil {
 		return err
+	}
+	if !v.writable {
+		return fmt.Errorf("volume %s: %w for its journal", v.ref.name, ErrNoSpace)
 	}
 	full, err := v.active().journal.room(v.inflight + 1)
 	if err != nil {
