@@ -30,6 +30,7 @@ type modelVolume struct {
 	alts      map[int][]string // what a power cut may leave instead: the last flushed value, and what came since
 	unsure    map[int][]string // what may be there instead, because a request was not answered or failed
 	snaps     map[string]*modelSnap
+	lost      []string // snapshots that may be there, of content that nobody knows
 
 	// A request to make or delete it was not answered.
 	maybeGone bool

@@ -23,6 +23,7 @@ var operations = []operation{
 	{"read", 12, (*world).opRead},
 	{"plan", 6, (*world).opPlan},
 	{"extents", 3, (*world).opExtents},
+	{"concurrent", 4, (*world).opConcurrent},
 	{"snapshot", 5, (*world).opSnapshot},
 	{"wait", 3, (*world).opWait},
 	{"delete snapshot", 3, (*world).opDeleteSnapshot},

@@ -27,6 +27,7 @@ type world struct {
 	mem         *vfs.Mem
 	hook        atomic.Pointer[func(vfs.Op) error]
 	idx         index.Index
+	lying       bool // the index gives wrong answers
 	boot, mount int
 	opts        Options
 	chunkSize   int
@@ -79,6 +80,7 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 		FooterCache:    4096,
 		Reserve:        1 << 20,
 	}
+	w.lying = w.pick(3, "lying index") == 2
 	for range 6 {
 		w.palette = append(w.palette, w.random(w.chunkSize))
 	}
@@ -157,6 +159,9 @@ func (w *world) start() error {
 	defer watch("open")()
 	o := w.opts
 	o.FS, o.Index = w.fs(), w.idx
+	if w.lying {
+		o.Index = &lyingIndex{Index: w.idx, rng: newRand(w.rng.Uint64())}
+	}
 	o.Boot, o.Mount = fmt.Sprint("boot", w.boot), fmt.Sprint("mount", w.mount)
 	s, err := Open(context.Background(), "mem", o)
 	if err == nil {
@@ -278,6 +283,49 @@ func (w *world) spaceOrPlenty() int64 {
 	return w.space
 }
 
+// lyingIndex is an index gone bad: it is a hint, and the store must do with any answer.
+type lyingIndex struct {
+	index.Index
+	mu   sync.Mutex
+	rng  *rand.Rand
+	seen []index.Place
+}
+
+func (l *lyingIndex) Get(h *[32]byte) (index.Place, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.Index.Get(h)
+	if ok {
+		l.seen = append(l.seen, p)
+	}
+	switch l.rng.IntN(6) {
+	case 0:
+		return index.Place{}, false
+	case 1:
+		if len(l.seen) > 0 {
+			return l.seen[l.rng.IntN(len(l.seen))], true
+		}
+	case 2:
+		return index.Place{Segment: l.rng.Uint32N(300), Block: l.rng.Uint32N(1200)}, true
+	}
+	return p, ok
+}
+
+func (l *lyingIndex) Put(entries []index.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rng.IntN(4) == 0 {
+		return index.ErrNoSpace
+	}
+	return l.Index.Put(entries)
+}
+
+func (l *lyingIndex) Done(segment uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rng.IntN(4) == 0 || l.Index.Done(segment)
+}
+
 // loseIndex leaves of the index what a power cut could: any of its entries.
 func (w *world) loseIndex() {
 	if w.pick(2, "lose index") == 0 {
@@ -383,11 +431,18 @@ func (w *world) checkSnaps(v *modelVolume) {
 	}
 	there := map[string]SnapshotInfo{}
 	for _, i := range list {
+		if slices.Contains(v.lost, i.Name) {
+			if err := w.s.DeleteSnapshot(context.Background(), v.name, i.Name); !w.answered(err, "delete snapshot") {
+				return
+			}
+			continue
+		}
 		there[i.Name] = i
 		if v.snaps[i.Name] == nil {
 			w.failf("snapshot %s@%s is there again", v.name, i.Name)
 		}
 	}
+	v.lost = nil
 	for _, name := range sortedKeys(v.snaps) {
 		sn := v.snaps[name]
 		i, ok := there[name]
