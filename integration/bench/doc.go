@@ -4,6 +4,7 @@
 //	measure    sets every contender up on one tmpfs, runs fio on them in turn, writes results.json
 //	watch      notes from outside how much processor time the test kernel gets
 //	report     joins the two, and writes results.md and results.png
+//	rings      shows varve's ring beside giouring's, from the output of uring's benchmarks
 //	memory     fills a large volume and says how much memory its store takes
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's loop, dm-thin,

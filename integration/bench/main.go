@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|rings [flags]")
 	}
 	switch args[0] {
 	case "measure":
@@ -32,6 +32,8 @@ func run(ctx context.Context, args []string) error {
 		return runWatch(ctx, args[1:])
 	case "report":
 		return runReport(args[1:])
+	case "rings":
+		return runRings(args[1:])
 	case "memory":
 		return runMemory(ctx, args[1:])
 	}
