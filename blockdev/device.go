@@ -26,11 +26,10 @@ type Device struct {
 	log      *slog.Logger
 	size     atomic.Int64 // bytes
 
-	ctl      *control
-	char     *os.File // /dev/ublkcN
-	charFD   int      // of char, for the paths that can't afford to ask
-	zeroes   []byte   // maxIO of them, never written
-	zeroFile int      // /dev/zero, -1 where user copy does its work
+	ctl    *control
+	char   *os.File // /dev/ublkcN
+	charFD int      // of char, for the paths that can't afford to ask
+	zero   *os.File // /dev/zero
 
 	queues []*queue
 	work   chan job
@@ -187,29 +186,18 @@ func (d *Device) openFiles(ctx context.Context) error {
 		return fmt.Errorf("open character device: %w", err)
 	}
 	d.charFD = int(d.char.Fd())
-	d.zeroFile = -1
-	if !d.has(_UBLK_F_USER_COPY) {
-		if d.zeroFile, err = unix.Open("/dev/zero", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("open /dev/zero: %w", err)
-		}
-	}
-	d.zeroes, err = unix.Mmap(-1, 0, d.maxIO, unix.PROT_READ, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
-	if err != nil {
-		return fmt.Errorf("map zeroes: %w", err)
+	if d.zero, err = os.Open("/dev/zero"); err != nil {
+		return fmt.Errorf("open source of zeroes: %w", err)
 	}
 	return nil
 }
 
 func (d *Device) closeFiles() error {
 	var errs []error
-	if d.zeroes != nil {
-		errs = append(errs, unix.Munmap(d.zeroes))
-	}
-	if d.zeroFile >= 0 {
-		errs = append(errs, unix.Close(d.zeroFile))
-	}
-	if d.char != nil {
-		errs = append(errs, d.char.Close())
+	for _, f := range []*os.File{d.zero, d.char} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -26,7 +26,7 @@ var features = [...]Feature{
 	{Name: "UBLK_F_USER_RECOVERY_REISSUE", Bit: 4, Since: "6.1", Used: true, Without: "requests in flight when the daemon dies fail"},
 	{Name: "UBLK_F_UNPRIVILEGED_DEV", Bit: 5, Since: "6.3", Without: "not used: devices need CAP_SYS_ADMIN"},
 	{Name: "UBLK_F_CMD_IOCTL_ENCODE", Bit: 6, Since: "6.4", Used: true, Without: "no device: commands are always sent in this encoding"},
-	{Name: "UBLK_F_USER_COPY", Bit: 7, Since: "6.5", Used: true, Without: "holes are read from /dev/zero; copy mode user is refused"},
+	{Name: "UBLK_F_USER_COPY", Bit: 7, Since: "6.5", Used: true, Without: "copy mode user is refused; a request whose pages could not be lent fails"},
 	{Name: "UBLK_F_ZONED", Bit: 8, Since: "6.6", Without: notUsed},
 	{Name: "UBLK_F_USER_RECOVERY_FAIL_IO", Bit: 9, Since: "6.13", Without: "not used: requests wait for the daemon's successor"},
 	{Name: "UBLK_F_UPDATE_SIZE", Bit: 10, Since: "6.16", Used: true, Without: "an attached device keeps its size"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,7 @@ type Loop struct {
 	file *os.File
 	fd   int
 	lim  Limits
+	cost flushCost
 }
 
 // LoopOptions for OpenLoop.
@@ -60,6 +62,9 @@ func (l *Loop) Close() error { return l.file.Close() }
 // Limits implements Target.
 func (l *Loop) Limits() Limits { return l.lim }
 
+// Files implements FileTarget.
+func (l *Loop) Files() []int { return []int{l.fd} }
+
 // NewHandler implements Target.
 func (l *Loop) NewHandler() Handler { return loopHandler{l} }
 
@@ -73,10 +78,23 @@ func (h loopHandler) Start(r *Request) (Action, error) {
 			r.durable(unix.RWF_DSYNC)
 		}
 		return Submit, nil
-	case OpFlush, OpDiscard, OpWriteZeroes:
+	case OpFlush:
+		if h.cost.quick() {
+			return Answer, h.flush()
+		}
+		return Handoff, nil
+	case OpDiscard, OpWriteZeroes:
 		return Handoff, nil
 	}
 	return Answer, unix.EOPNOTSUPP
+}
+
+// flush is timed: see flushCost.
+func (h loopHandler) flush() error {
+	start := time.Now()
+	err := unix.Fdatasync(h.fd)
+	h.cost.took(time.Since(start))
+	return err
 }
 
 func (h loopHandler) Finish(_ *Request, err error) (Action, error) { return Answer, err }
@@ -84,7 +102,7 @@ func (h loopHandler) Finish(_ *Request, err error) (Action, error) { return Answ
 func (h loopHandler) Work(_ context.Context, r *Request) (Action, error) {
 	switch r.Op {
 	case OpFlush:
-		return Answer, unix.Fdatasync(h.fd)
+		return Answer, h.flush()
 	case OpDiscard:
 		err := unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Off, int64(r.Len))
 		return Answer, err

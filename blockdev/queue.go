@@ -15,8 +15,12 @@ import (
 	"varve/uring"
 )
 
-// charFile is the slot of /dev/ublkcN in the ring's table of files.
-const charFile = 0
+// The slots of the ring's table of files; those of a FileTarget follow.
+const (
+	charFile   = 0 // /dev/ublkcN
+	zeroFile   = 1 // /dev/zero
+	targetFile = 2
+)
 
 // maxSecondaries of one request are in flight together; a plan with more goes in turns.
 const maxSecondaries = 64
@@ -26,14 +30,16 @@ const drainPoll = 50 * time.Millisecond
 
 // queue serves one hardware queue of a device. All fields belong to the thread of run, but for back and quit.
 type queue struct {
-	dev   *Device
-	id    uint16
-	ring  uring.Ring
-	desc  []byte // the io descriptors, mapped; the driver writes them
-	slots []slot
-	cqes  []uring.CQE
-	wake  wakeup
-	mem   []byte // plain copy: the memory that the driver copies from and to
+	dev     *Device
+	id      uint16
+	ring    uring.Ring
+	desc    []byte // the io descriptors, mapped; the driver writes them
+	slots   []slot
+	cqes    []uring.CQE
+	wake    wakeup
+	fixed   []int32  // the target's files that are in the ring's table
+	mapped  [][]byte // memory for copies: all that there is
+	buffers [][]byte // of it, the buffers that no slot has
 
 	inIO     int // slots in slotIO
 	inWork   int // slots in slotWorker
@@ -81,7 +87,14 @@ func (q *queue) setUp() error {
 		return fmt.Errorf("set up queue ring: %w", err)
 	}
 	q.ring = ring
-	if err := ring.RegisterFiles([]int32{int32(d.char.Fd())}); err != nil {
+	files := []int32{charFile: int32(d.char.Fd()), zeroFile: int32(d.zero.Fd())}
+	if t, ok := d.target.(FileTarget); ok {
+		for _, fd := range t.Files() {
+			files = append(files, int32(fd))
+		}
+	}
+	q.fixed = files[targetFile:]
+	if err := ring.RegisterFiles(files); err != nil {
 		return err
 	}
 	if d.has(_UBLK_F_AUTO_BUF_REG) {
@@ -97,9 +110,11 @@ func (q *queue) setUp() error {
 		return fmt.Errorf("map io descriptors of queue %d: %w", q.id, err)
 	}
 	if d.transfer == plainCopy {
-		if q.mem, err = anonymous(d.depth * d.maxIO); err != nil {
+		mem, err := anonymous(d.depth * d.maxIO)
+		if err != nil {
 			return err
 		}
+		q.mapped = append(q.mapped, mem)
 	}
 	q.cqes = make([]uring.CQE, 2*d.depth)
 	q.back.done = make([]uint16, 0, d.depth)
@@ -116,8 +131,9 @@ func (q *queue) makeSlots() error {
 		s.handler = d.target.NewHandler()
 		s.req.secs = make([]uring.Secondary, 0, 4)
 		s.req.zeros = make([]span, 0, 4)
+		s.req.fixed = q.fixed
 		if d.transfer == plainCopy {
-			s.bounce = q.mem[i*d.maxIO : (i+1)*d.maxIO]
+			s.bounce = q.mapped[0][i*d.maxIO : (i+1)*d.maxIO]
 		}
 		var err error
 		if s.fused, err = uring.NewFused(s.tag, uring.FusedOptions{MaxSecondaries: maxSecondaries}); err != nil {
@@ -333,6 +349,7 @@ func (q *queue) answer(s *slot, err error) error {
 		q.count.Errors++
 		q.dev.logError(q, s, err)
 	}
+	q.giveBuffer(s)
 	s.move(slotKernel)
 	q.owned--
 	return q.command(s, _UBLK_U_IO_COMMIT_AND_FETCH_REQ, result)

@@ -55,7 +55,7 @@ func (r *fakeRing) Close() error                                     { return ni
 func fakeQueue(t testing.TB, target Target, depth int, mode transferMode) (*queue, *fakeRing) {
 	lim := target.Limits()
 	d := &Device{
-		target: target, transfer: mode, maxIO: 1 << 20, depth: depth, nrQueues: 1, zeroFile: 99,
+		target: target, transfer: mode, maxIO: 1 << 20, depth: depth, nrQueues: 1,
 		log: slog.New(slog.DiscardHandler), work: make(chan job, depth),
 	}
 	if mode == zeroCopy {
@@ -65,7 +65,7 @@ func fakeQueue(t testing.TB, target Target, depth int, mode transferMode) (*queu
 	ring := &fakeRing{room: make([]uring.SQE, 8)}
 	q := &queue{dev: d, ring: ring, desc: make([]byte, depth*sizeofIODesc)}
 	if mode == plainCopy {
-		q.mem = make([]byte, depth*d.maxIO)
+		q.mapped = [][]byte{make([]byte, depth*d.maxIO)}
 	}
 	if err := q.wake.open(); err != nil {
 		t.Fatal(err)

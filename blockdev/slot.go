@@ -16,7 +16,7 @@ type slot struct {
 	req     Request
 	handler Handler
 	fused   *uring.Fused
-	bounce  []byte // for requests that are copied; nil until the first
+	bounce  []byte // for a request that is copied; nil without one, but for plain copy
 
 	action Action // what Work wanted
 	err    error  // and what it said

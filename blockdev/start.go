@@ -123,7 +123,7 @@ func newDevice(c *control, t Target, lim *Limits, info *ublksrv_ctrl_dev_info, o
 		id: int(info.dev_id), target: t, flags: info.flags, transfer: mode,
 		maxIO: int(info.max_io_buf_bytes), depth: int(info.queue_depth), nrQueues: int(info.nr_hw_queues),
 		owner: info.ublksrv_flags, log: o.Logger, ctl: c,
-		failed: make(chan struct{}), done: make(chan struct{}), zeroFile: -1,
+		failed: make(chan struct{}), done: make(chan struct{}),
 	}
 	d.size.Store(lim.Size)
 	return d, nil

@@ -15,6 +15,14 @@ type Target interface {
 	NewHandler() Handler
 }
 
+// FileTarget is a Target all of whose secondaries go to the same few files. They are registered with the rings, which
+// saves looking them up for each.
+type FileTarget interface {
+	Target
+	// Files are open as long as the device is served.
+	Files() []int
+}
+
 // Handler serves the requests of one tag:
 //
 //	         Start                    Finish
@@ -74,6 +82,7 @@ type Request struct {
 
 	secs  []uring.Secondary
 	zeros []span
+	fixed []int32 // of a FileTarget
 }
 
 // span is a part of a request's buffer.
@@ -82,9 +91,14 @@ type span struct{ off, len int }
 // Secondary adds a transfer between the request's bytes from bufOff on and a file. The file stays open until
 // Finish. Files opened with O_DIRECT want fileOff and length, and often bufOff, aligned.
 func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) {
-	r.secs = append(r.secs, uring.Secondary{
-		Dir: r.direction(), FD: int32(fd), FileOff: uint64(fileOff), BufOff: uint32(bufOff), Len: uint32(length),
-	})
+	s := uring.Secondary{Dir: r.direction(), FD: int32(fd), FileOff: uint64(fileOff), BufOff: uint32(bufOff), Len: uint32(length)}
+	for i, f := range r.fixed {
+		if f == s.FD {
+			s.FixedFile, s.FD = true, int32(targetFile+i)
+			break
+		}
+	}
+	r.secs = append(r.secs, s)
 }
 
 // durable makes the transfers added so far durable before Finish, as a write with RWF_DSYNC is.
