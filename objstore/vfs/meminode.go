@@ -150,18 +150,6 @@ func (n *inode) drop() {
 	}
 }
 
-// The functions below touch bytes that the store may be changing through a mapping at the same moment.
-// With a real file it is the kernel that reads them then, unseen by the race detector.
-
-//go:norace
-func copyBytes(dst, src []byte) { copy(dst, src) }
-
-//go:norace
-func clearBytes(b []byte) { clear(b) }
-
-//go:norace
-func equalBytes(a, b []byte) bool { return bytes.Equal(a, b) }
-
 // bitset of page numbers.
 type bitset []uint64
 
