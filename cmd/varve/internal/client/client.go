@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
@@ -20,6 +21,8 @@ import (
 
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 256 << 20
+
+var errGone = errors.New("the daemon went away before it answered; its log says why")
 
 // Client asks one daemon. Safe for concurrent use.
 type Client struct {
@@ -147,8 +150,10 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 		if errors.As(err, &wrapped) { // its text has a made-up host name
 			err = wrapped.Err
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return answer, errors.New("the daemon went away before it answered; its log says why")
+		for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+			if errors.Is(err, gone) {
+				return answer, errGone
+			}
 		}
 		return answer, fmt.Errorf("ask the daemon: %w", err)
 	}

@@ -35,7 +35,8 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 	defer cancel()
 	ping, err := c.Ping(ctx)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR),
+		errors.Is(err, errGone): // it is on its way out
 		return nil, fmt.Errorf("%w at %s", ErrNoDaemon, filepath.Join(store, protocol.SocketName))
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("the daemon's socket %s belongs to somebody else: %w; be its owner or root",

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// object is what an action is done to, at the end of its description: create volume "data".
-var object = regexp.MustCompile(`(volume|snapshot) "(.*)"$`)
+// object is what an action is done to, at the end of its description: create volume "data", mount /mnt.
+var object = regexp.MustCompile(`(?:(volume|snapshot|detach) "(.*)"|mount (/.*))$`)
 
 // doing says what was being done when an error came, unless the error says so itself.
 func doing(what string, err error) error {
@@ -16,8 +16,8 @@ func doing(what string, err error) error {
 	}
 	if m := object.FindStringSubmatch(what); m != nil {
 		// The store names the object too.
-		for _, name := range []string{m[1] + " " + m[2], fmt.Sprintf("%s %q", m[1], m[2])} {
-			if rest, ok := strings.CutPrefix(err.Error(), name+": "); ok {
+		for _, name := range []string{m[1] + " " + m[2] + ": ", fmt.Sprintf("%s %q: ", m[1], m[2]), fmt.Sprintf("%q is ", m[2]), m[3] + ": "} {
+			if rest, ok := strings.CutPrefix(err.Error(), name); ok {
 				return &doingError{what + ": " + rest, err}
 			}
 		}

@@ -73,8 +73,8 @@ func (d *Daemon) mayAttach(volume string) error {
 func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, []string, error) {
 	if r.Transport == "loop" {
 		if r.CopyMode != "" && r.CopyMode != "auto" || r.Queues > 0 || r.Depth > 0 {
-			return nil, protocol.Attachment{}, nil, fmt.Errorf(
-				"%w: a loop device has no copy mode, queues and depth; they are options of ublk", objstore.ErrInvalid)
+			return nil, protocol.Attachment{}, nil, protocol.As(objstore.ErrInvalid,
+				errors.New("a loop device has no copy mode, queues and depth; they are options of ublk"))
 		}
 		dev, a, err := d.transports["loop"].Attach(ctx, r)
 		return dev, a, nil, err
@@ -165,8 +165,8 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	defer d.change.Unlock()
 	k := d.find(r.Target)
 	if k == nil {
-		return protocol.Attachment{}, fmt.Errorf("%q: %w: it is neither an attached volume nor the device of one",
-			r.Target, objstore.ErrNotFound)
+		return protocol.Attachment{}, protocol.As(objstore.ErrNotFound,
+			fmt.Errorf("%q is neither an attached volume nor the device of one", r.Target))
 	}
 	return k.Attachment, d.detach(ctx, k, r.Force)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -86,11 +87,18 @@ func (s *fakeStore) CreateSnapshot(_ context.Context, volume, snap string) (objs
 	return i, nil
 }
 
-// WaitSnapshot waits for ever for a snapshot that is called never.
+// WaitSnapshot waits for ever for a snapshot that is called never, and a while for one that is called slow.
 func (s *fakeStore) WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error) {
 	if snap == "never" {
 		<-ctx.Done()
 		return objstore.SnapshotInfo{}, ctx.Err()
+	}
+	if snap == "slow" {
+		select {
+		case <-ctx.Done():
+			return objstore.SnapshotInfo{}, ctx.Err()
+		case <-time.After(300 * time.Millisecond):
+		}
 	}
 	return objstore.SnapshotInfo{Volume: volume, Name: snap, Root: "12ab"}, nil
 }
@@ -131,7 +139,7 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, pr
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.absent != nil {
-		return nil, protocol.Attachment{}, protocol.NoTransport(t.absent)
+		return nil, protocol.Attachment{}, protocol.As(protocol.ErrNoTransport, t.absent)
 	}
 	a := protocol.Attachment{Device: fmt.Sprintf("/dev/%s%d", t.kind, t.next), Transport: t.kind, ID: t.next, ReadOnly: r.ReadOnly}
 	t.next++

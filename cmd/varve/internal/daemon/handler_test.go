@@ -130,6 +130,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("the socket's mode is %o (%v), want 600", st.Mode&0o777, err)
 	}
 	srv := w.d.NewServer()
+	srv.ReadTimeout = 100 * time.Millisecond
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	c, err := client.Dial(t.Context(), w.d.dir)
@@ -142,6 +143,10 @@ func TestSocket(t *testing.T) {
 	list, err := c.Volumes(t.Context())
 	if err != nil || len(list) != 1 {
 		t.Errorf("volumes: %v, %v", list, err)
+	}
+	// An answer may take longer than the reading of its request.
+	if s, err := c.CreateSnapshot(t.Context(), protocol.CreateSnapshot{Volume: "a", Name: "slow", Wait: true}); err != nil || s.Root == "" {
+		t.Errorf("a slow answer: %+v, %v", s, err)
 	}
 	// A client that goes away takes its request with it.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

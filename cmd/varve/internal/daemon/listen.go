@@ -43,6 +43,9 @@ func Listen(store string) (net.Listener, error) {
 
 type peerKey struct{}
 
+// readTimeout bounds the reading of a request with its body.
+const readTimeout = 30 * time.Second
+
 // NewServer answers on the socket, to processes of the daemon's own user and to root.
 func (d *Daemon) NewServer() *http.Server {
 	next := d.Handler()
@@ -56,7 +59,7 @@ func (d *Daemon) NewServer() *http.Server {
 			next.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
+		ReadTimeout:       readTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

@@ -58,7 +58,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err != nil {
 		_ = os.Remove(dir)
 		if errors.Is(err, fs.ErrNoFUSE) || errors.Is(err, fs.ErrPermission) {
-			err = protocol.NoTransport(err)
+			err = protocol.As(protocol.ErrNoTransport, err)
 		}
 		return nil, none, err
 	}
@@ -66,7 +66,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err != nil {
 		err = errors.Join(err, server.ForceUnmount(), os.Remove(dir))
 		if errors.Is(err, loopdev.ErrNoLoop) || errors.Is(err, loopdev.ErrPermission) {
-			err = protocol.NoTransport(err)
+			err = protocol.As(protocol.ErrNoTransport, err)
 		}
 		return nil, none, err
 	}

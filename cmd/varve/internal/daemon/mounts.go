@@ -38,7 +38,7 @@ func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount
 		return r, protocol.ErrStopping
 	}
 	if taken {
-		return r, fmt.Errorf("%s: %w: the store is mounted there", r.Dir, objstore.ErrExists)
+		return r, protocol.As(objstore.ErrExists, fmt.Errorf("%s: the store is mounted there", r.Dir))
 	}
 	if err := checkMountPoint(d.dir, r.Dir); err != nil {
 		return r, err
@@ -85,7 +85,7 @@ func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unm
 	k := d.mounts[r.Dir]
 	d.mu.Unlock()
 	if k == nil {
-		return none{}, fmt.Errorf("%s: %w: the store is not mounted there", r.Dir, objstore.ErrNotFound)
+		return none{}, protocol.As(objstore.ErrNotFound, fmt.Errorf("%s: the store is not mounted there", r.Dir))
 	}
 	if err := d.unmount(k, false); err != nil {
 		if errors.Is(err, protocol.ErrBusy) {
@@ -124,7 +124,7 @@ func checkMountPoint(store, dir string) error {
 		return err
 	}
 	if !fi.IsDir() {
-		return fmt.Errorf("%s: %w: not a directory", dir, objstore.ErrInvalid)
+		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: not a directory", dir))
 	}
 	realDir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -136,9 +136,9 @@ func checkMountPoint(store, dir string) error {
 	}
 	switch {
 	case within(realStore, realDir):
-		return fmt.Errorf("%s: %w: it is in the store %s; mount it elsewhere", dir, objstore.ErrInvalid, store)
+		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: it is in the store %s; mount it elsewhere", dir, store))
 	case within(realDir, realStore):
-		return fmt.Errorf("%s: %w: it would hide the store %s; mount it elsewhere", dir, objstore.ErrInvalid, store)
+		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: it would hide the store %s; mount it elsewhere", dir, store))
 	}
 	return nil
 }

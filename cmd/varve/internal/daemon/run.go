@@ -31,7 +31,6 @@ const shutdownTimeout = 5 * time.Second
 // then wait for the next daemon.
 func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	log := o.Logger
-	PrepareProcess(log, o.MemoryLimit)
 	store, err := OpenStore(ctx, dir, log)
 	if err != nil {
 		return err
@@ -40,6 +39,7 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	PrepareProcess(log, o.MemoryLimit)
 	log.Info("store is open", "store", dir, "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
 		"seconds", st.OpenTime, "read_only", st.ReadOnly)
 	defer func() {

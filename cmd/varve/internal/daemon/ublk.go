@@ -46,7 +46,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	})
 	if err != nil {
 		if errors.Is(err, blockdev.ErrNoUblk) {
-			err = protocol.NoTransport(err)
+			err = protocol.As(protocol.ErrNoTransport, err)
 		}
 		return nil, none, errors.Join(err, vol.Close())
 	}

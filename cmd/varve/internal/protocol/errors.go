@@ -39,13 +39,13 @@ var kinds = []struct {
 	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 }
 
-// NoTransport gives err the identity of ErrNoTransport, and leaves its text alone.
-func NoTransport(err error) error { return &noTransport{err} }
+// As gives err the identity of a sentinel, and leaves its text alone.
+func As(sentinel, err error) error { return &identity{sentinel, err} }
 
-type noTransport struct{ err error }
+type identity struct{ sentinel, err error }
 
-func (e *noTransport) Error() string   { return e.err.Error() }
-func (e *noTransport) Unwrap() []error { return []error{ErrNoTransport, e.err} }
+func (e *identity) Error() string   { return e.err.Error() }
+func (e *identity) Unwrap() []error { return []error{e.sentinel, e.err} }
 
 // Error is a refusal as it goes over the socket.
 type Error struct {

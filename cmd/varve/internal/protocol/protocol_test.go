@@ -123,8 +123,8 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	}
 }
 
-func TestNoTransportKeepsItsText(t *testing.T) {
-	err := NoTransport(errors.New("no /dev/ublk-control"))
+func TestAsKeepsTheText(t *testing.T) {
+	err := As(ErrNoTransport, errors.New("no /dev/ublk-control"))
 	if err.Error() != "no /dev/ublk-control" || !errors.Is(err, ErrNoTransport) {
 		t.Errorf("%v", err)
 	}
