@@ -3,9 +3,7 @@ package objstore
 import (
 	"fmt"
 	"os"
-	"sort"
 	"strconv"
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -22,16 +20,6 @@ func crashCuts(t testing.TB, def int) int {
 		t.Fatalf("VARVE_CRASH_CUTS: %v", err)
 	}
 	return n
-}
-
-func (w *world) tally() string {
-	var b strings.Builder
-	names := sortedKeys(w.counts)
-	sort.Strings(names)
-	for _, n := range names {
-		fmt.Fprintf(&b, "%s %d, ", n, w.counts[n])
-	}
-	return strings.TrimSuffix(b.String(), ", ")
 }
 
 // run does n operations with crashes among them.

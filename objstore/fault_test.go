@@ -41,6 +41,9 @@ func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.O
 			return nil
 		}
 		what = fmt.Sprintf("%v %s %d+%d", op.Kind, op.Name, op.Off, op.Len)
+		if op.Kind == vfs.OpDatasync {
+			w.unsynced = true
+		}
 		if f.drop && op.Kind == vfs.OpDatasync {
 			mem.DropDirty(op.Name)
 			w.dropped = true
@@ -203,11 +206,13 @@ func (w *world) deleteAll() {
 			delete(w.open, name)
 		}
 		for _, sn := range sortedKeys(v.snaps) {
-			if err := w.s.DeleteSnapshot(w.t.Context(), name, sn); err != nil && !(v.snaps[sn].maybeGone && errors.Is(err, ErrNotFound)) {
+			err := w.s.DeleteSnapshot(w.t.Context(), name, sn)
+			if gone := v.snaps[sn].maybeGone && errors.Is(err, ErrNotFound); err != nil && !gone {
 				w.failf("delete snapshot %s@%s: %v", name, sn, err)
 			}
 		}
-		if err := w.s.DeleteVolume(w.t.Context(), name); err != nil && !(v.maybeGone && errors.Is(err, ErrNotFound)) {
+		err := w.s.DeleteVolume(w.t.Context(), name)
+		if gone := v.maybeGone && errors.Is(err, ErrNotFound); err != nil && !gone {
 			w.failf("delete volume %s: %v", name, err)
 		}
 	}

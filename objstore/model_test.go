@@ -160,8 +160,8 @@ func modelRoot(content []string, chunkSize int) string {
 	}
 	derive := func(kind byte, b []byte) Hash {
 		h := blake3.NewDeriveKey("varve tree object v1")
-		h.Write([]byte{kind})
-		h.Write(b)
+		_, _ = h.Write([]byte{kind})
+		_, _ = h.Write(b)
 		return Hash(h.Sum(nil))
 	}
 	depth := 0
