@@ -46,7 +46,7 @@ func (v *volume) commitTo(target uint64) error {
 	v.mu.Unlock()
 	for _, g := range dirty {
 		if err := g.file.Datasync(); err != nil {
-			return v.s.fail(fmt.Errorf("sync %s: %w", segmentName(g.id), err))
+			return v.failSync(segmentName(g.id), err)
 		}
 	}
 	for _, c := range todo {
@@ -58,7 +58,7 @@ func (v *volume) commitTo(target uint64) error {
 		c.j.append(&r)
 		v.mu.Unlock()
 		if err := c.j.file.Datasync(); err != nil {
-			return v.s.fail(fmt.Errorf("sync %s: %w", c.j.name, err))
+			return v.failSync(c.j.name, err)
 		}
 		v.mu.Lock()
 		// The commit record counts as covered, so that a later flush finds nothing to do.
@@ -70,6 +70,16 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	v.durable = seq
 	return nil
+}
+
+// failSync turns the store read-only, and keeps its next opening from counting on what could not be synced.
+func (v *volume) failSync(name string, err error) error {
+	v.mu.Lock()
+	for _, l := range v.layers {
+		l.journal.distrust()
+	}
+	v.mu.Unlock()
+	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
 }
 
 // freeze closes the active layer and opens a new one. It gives the generation up to which the volume is

@@ -86,9 +86,10 @@ func decodeRecord(b []byte, seed uint32) (record, error) {
 type origin struct{ boot, mount string }
 
 type journal struct {
-	name string
-	file vfs.File
-	seed uint32
+	name   string
+	file   vfs.File
+	header []byte
+	seed   uint32
 
 	// Under the volume's lock.
 	windows   [][]byte
@@ -126,7 +127,7 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		return nil, err
 	}
 	h := encodeJournalHeader(store, volume, gen, o)
-	j := &journal{name: name, file: f, seed: crc(h[:56]), max: maxRecords}
+	j := &journal{name: name, file: f, header: h, seed: crc(h[:56]), max: maxRecords}
 	if _, err = f.WriteAt(h, 0); err == nil {
 		err = j.extend()
 	}
@@ -183,6 +184,17 @@ func (j *journal) append(r *record) {
 	j.count++
 }
 
+// distrust has the next opening count what is committed and nothing else, as after a power cut: a sync has
+// failed, and what it should have written may be lost while this kernel runs. Best effort, on a disk that fails.
+func (j *journal) distrust() {
+	if j.file != nil {
+		h := append([]byte(nil), j.header...)
+		copy(h[56:64], "distrust")
+		le.PutUint32(h[508:], crc(h[:508]))
+		_, _ = j.file.WriteAt(h, 0)
+	}
+}
+
 // close unmaps and closes; what was appended stays in the page cache.
 func (j *journal) close() {
 	if j.file == nil {
@@ -204,6 +216,7 @@ type replay struct {
 	trusted bool     // written through this kernel's page cache: every whole record counts
 	whole   int      // records read whole, commits too
 	covered int      // records that the last commit covers
+	raw     []byte   // the file up to the last whole record
 }
 
 // readJournal reads a journal file and leaves it closed. A file whose header never became durable is empty.
@@ -229,7 +242,9 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 		return nil, &CorruptError{File: name, Object: "journal header", Err: errors.New("checksum, or the header of another file")}
 	}
 	rp.trusted = trust(le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:]))
-	return rp, rp.scan(data, crc(want[:56]))
+	err = rp.scan(data, crc(want[:56]))
+	rp.raw = data[:journalHeader+rp.whole*recordSize]
+	return rp, err
 }
 
 func (rp *replay) scan(data []byte, seed uint32) error {
@@ -292,16 +307,19 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
+	// What was read may be in the page cache only, and no longer known there as something to be written: the
+	// process that wrote it was killed before it could sync, or its sync has failed.
+	if _, err := f.WriteAt(rp.raw, 0); err != nil {
+		return err
+	}
 	if rp.final && (rp.trusted || rp.covered+1 >= rp.whole) {
-		// The final commit may be there in the page cache only: the process that wrote it was killed before
-		// it could sync.
 		return f.Datasync()
 	}
 	size, err := f.Size()
 	if err != nil {
 		return err
 	}
-	end := int64(journalHeader + rp.whole*recordSize)
+	end := int64(len(rp.raw))
 	if err := wipe(f, end, size); err != nil {
 		return err
 	}

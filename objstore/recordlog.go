@@ -37,6 +37,7 @@ type recordLog struct {
 	name string
 	file vfs.File
 	seed uint32
+	last int64 // where the last frame begins that was read
 	end  int64
 }
 
@@ -91,6 +92,11 @@ func openLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64
 		err = f.Truncate(l.end)
 	}
 	if err == nil {
+		// The sync of the last frame may have failed, or never have begun before the process was killed: what
+		// was read then is in the page cache, and no longer known there as something to be written.
+		_, err = f.WriteAt(data[l.last:l.end], l.last)
+	}
+	if err == nil {
 		err = f.Datasync()
 	}
 	if err != nil {
@@ -126,7 +132,7 @@ func (l *recordLog) scan(data, header []byte, each func([]byte) error) error {
 		if err := each(p); err != nil {
 			return &CorruptError{File: l.name, Offset: l.end, Object: "log record", Err: err}
 		}
-		l.end = next
+		l.last, l.end = l.end, next
 	}
 	return nil
 }

@@ -54,6 +54,9 @@ func (s *Store) openRefs() error {
 	}
 	s.refsLog = l
 	s.nextSegment = s.refs.segments
+	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil { // it may have been renamed just before a kill
+		return err
+	}
 	b, err := json.Marshal(s.refs.records())
 	if err != nil || l.end < 1<<20+4*int64(len(b)) || len(b) > maxFrame {
 		return err
@@ -120,6 +123,10 @@ func (s *Store) openSegments() error {
 		s.chunkBytes.Add(g.chunks)
 		s.nodeBytes.Add(g.nodes)
 		s.nextSegment = max(s.nextSegment, uint64(id)+1)
+	}
+	// The process that made a directory may have been killed before it could sync its name.
+	if err := s.fs.SyncDir(segmentDir); err != nil {
+		return err
 	}
 	for id := range dirs {
 		return &CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")}

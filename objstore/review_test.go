@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -208,4 +209,59 @@ func TestOpenVolumeOnFullDisk(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	wantRead(t, v, 1<<20, want)
+}
+
+// A sync fails, and the kernel takes what it should have written for clean. The process dies of it and is
+// started again in the same boot: what it then serves must hold across a power cut.
+func TestRestartAfterFailedSync(t *testing.T) {
+	for _, suffix := range []string{".seg", "journal", "refs/log", ".dir"} {
+		r := newRig(t, Options{})
+		old, fresh := randomBytes(1, 1<<20), randomBytes(2, 1<<20)
+		v := r.volume("a", 16<<20)
+		r.write(v, old, 0)
+		must(t, v.Flush())
+		must(t, v.Close())
+		must(t, r.s.Close())
+		var armed atomic.Bool
+		mem := r.mem
+		r.open(func(op vfs.Op) error {
+			if armed.Load() && op.Kind == vfs.OpDatasync && (strings.HasSuffix(op.Name, suffix) || strings.HasPrefix(op.Name, suffix)) {
+				mem.DropDirty(op.Name)
+				return unix.EIO
+			}
+			return nil
+		})
+		v = r.volume("a", 0)
+		r.write(v, fresh, 0)
+		armed.Store(true)
+		if suffix == ".seg" || suffix == "journal" {
+			if err := v.Flush(); !errors.Is(err, ErrReadOnly) {
+				t.Fatalf("%s: flush %v, want read-only", suffix, err)
+			}
+		} else if err := r.s.Settle(context.Background()); !errors.Is(err, ErrReadOnly) {
+			t.Fatalf("%s: settle %v, want read-only", suffix, err)
+		}
+		r.mem = r.mem.Kill()
+		_ = r.s.Close()
+		r.open(nil)
+		v = r.volume("a", 0)
+		got := make([]byte, len(old))
+		_, err := v.ReadAt(got, 0)
+		must(t, err)
+		if !bytes.Equal(got, old) && !bytes.Equal(got, fresh) {
+			t.Fatalf("%s: neither the old nor the new bytes after the restart", suffix)
+		}
+		other := randomBytes(3, 4096)
+		r.write(v, other, 8<<20)
+		must(t, v.Flush())
+		must(t, r.s.Settle(context.Background()))
+		r.mem = r.mem.PowerCut(rand.New(rand.NewPCG(3, 4)))
+		_ = r.s.Close()
+		r.o.Boot = "next boot"
+		r.open(nil)
+		v = r.volume("a", 0)
+		wantRead(t, v, 0, got)
+		wantRead(t, v, 8<<20, other)
+		must(t, r.s.Close())
+	}
 }

@@ -377,7 +377,7 @@ func (st *settling) pace(n int) error {
 func (st *settling) durable() error {
 	for g := range st.added {
 		if err := g.file.Datasync(); err != nil {
-			return st.s.fail(fmt.Errorf("sync %s: %w", segmentName(g.id), err))
+			return st.v.failSync(segmentName(g.id), err)
 		}
 	}
 	for g, objs := range st.added {

@@ -33,11 +33,12 @@ type world struct {
 	chunkSize   int
 	space       int64 // of the file system in bytes; 0: plenty
 
-	s       *Store
-	vols    map[string]*modelVolume
-	open    map[string]*Volume
-	cut     bool // a power cut since the store was last open
-	dropped bool // a failed sync has lost what it should have written
+	s        *Store
+	vols     map[string]*modelVolume
+	open     map[string]*Volume
+	cut      bool // a power cut since the store was last open
+	dropped  bool // a failed sync has lost what it should have written
+	unsynced bool // a sync has failed: the next opening may go back to what was flushed
 
 	closing  sync.Mutex
 	closed   *Store // the last one that was closed, and how
@@ -263,9 +264,10 @@ func (w *world) goDown(kind int) {
 		w.cut = true
 	default:
 		w.mem = mem.Kill()
+		w.cut = w.cut || w.unsynced
 	}
 	w.must2(w.stop())
-	w.dropped = false
+	w.dropped, w.unsynced = false, false
 	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
 	w.mem.SetSpace(w.spaceOrPlenty())
 }
@@ -352,6 +354,7 @@ func (w *world) reopen() {
 		w.crash(powerCut, false)
 		return
 	}
+	w.cut, w.unsynced = w.cut || w.unsynced, false
 	err := w.start()
 	if err != nil && w.hook.Load() != nil && !w.mem.WasCut() {
 		w.note("open: %v", err)
