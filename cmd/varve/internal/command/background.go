@@ -71,11 +71,11 @@ func startInBackground(cmd *cobra.Command, output string) (string, error) {
 func withoutBackground(cmd *cobra.Command) []string {
 	list := strings.Fields(cmd.CommandPath())[1:]
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		switch f.Name {
-		case backgroundFlag, "store":
-		default:
-			list = append(list, "--"+f.Name+"="+f.Value.String())
+		value := f.Value.String()
+		if f.Name == backgroundFlag || f.Name == "store" || value == "" && f.Value.Type() == "size" {
+			return // an empty size is zero, the default
 		}
+		list = append(list, "--"+f.Name+"="+value)
 	})
 	// Always, and as the absolute path that it has become: the child has another working directory.
 	list = append(list, "--store="+cmd.Flag("store").Value.String())

@@ -43,7 +43,7 @@ func (a *app) open(ctx context.Context) (*client.Client, error) {
 // openHere opens the store in this process.
 func (a *app) openHere(ctx context.Context) (*client.Client, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	store, err := daemon.OpenStore(ctx, a.store, log)
+	store, err := daemon.OpenStore(ctx, a.store, log, objstore.Options{})
 	if err != nil {
 		return nil, a.openError(err)
 	}

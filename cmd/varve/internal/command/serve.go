@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
@@ -25,9 +26,43 @@ const logName = "varve.log"
 
 type serveOptions struct {
 	background bool
-	memory     size
 	logLevel   string
 	logFormat  string
+
+	memory      size
+	leafCache   size
+	footerCache size
+	tailSoft    size
+	tailHard    size
+	reserve     size
+	records     int
+	settleDelay time.Duration
+}
+
+// flags are the daemon's limits; zero is the default of each.
+func (o *serveOptions) flags(f *pflag.FlagSet) {
+	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (default none)")
+	f.Var(&o.leafCache, "leaf-cache", "memory for tree leaves (default 128M, for 256G of 16K chunks)")
+	f.Var(&o.footerCache, "footer-cache", "memory for the lists of objects in segments (default 32M)")
+	f.Var(&o.tailSoft, "tail-soft", "what a busy volume may write before it settles (default 4G)")
+	f.Var(&o.tailHard, "tail-hard", "what a volume may write before writes wait for settling (default twice --tail-soft)")
+	f.Var(&o.reserve, "reserve", "room that writes leave on the store's disk (default a twentieth of it, 1G at most)")
+	f.IntVar(&o.records, "journal-records", 0, "`number` of writes in a journal: bounds the time to open and about 50 bytes of memory each (default 1048576)")
+	f.DurationVar(&o.settleDelay, "settle-delay", 0, "age at which a quiet volume's writes settle (default 2s)")
+}
+
+// limits are the flags as the store takes them.
+func (o *serveOptions) limits() (objstore.Options, error) {
+	s := objstore.Options{
+		LeafCache: int64(o.leafCache), FooterCache: int64(o.footerCache), TailSoft: int64(o.tailSoft),
+		TailHard: int64(o.tailHard), Reserve: int64(o.reserve), JournalRecords: o.records, SettleDelay: o.settleDelay,
+	}
+	check := s
+	check.EnsureDefaults()
+	if err := check.Validate(); err != nil {
+		return s, &usageError{err}
+	}
+	return s, nil
 }
 
 func (a *app) serveCmd() *cobra.Command {
@@ -40,7 +75,8 @@ varve stop. With --background it runs on its own, logs to varve.log in the store
 or fails with the reason.
 
 Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause.
---memory-limit makes the daemon give memory back more eagerly above that size; the caches have bounds of their own.`,
+The limits bound what the daemon takes: its caches in memory, and each volume's tail, which is what was written and
+has not settled. --memory-limit makes it give memory back more eagerly above that size.`,
 		Example: `  varve serve --background
   varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
 		Args: args(),
@@ -49,15 +85,21 @@ Devices that an earlier daemon left in use, or was killed over, are taken over: 
 			if err != nil {
 				return err
 			}
+			limits, err := o.limits()
+			if err != nil {
+				return err
+			}
 			if o.background {
 				return a.serveInBackground(cmd)
 			}
-			return a.serve(cmd.Context(), log, int64(o.memory))
+			return a.serve(cmd.Context(), daemon.RunOptions{
+				Logger: log, Version: version(), MemoryLimit: int64(o.memory), Store: limits,
+			})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.background, backgroundFlag, false, "return when the daemon answers, and leave it running")
-	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (0: none)")
+	o.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	complete(cmd, "log-level", []string{"debug", "info", "warn", "error"})
@@ -81,15 +123,14 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	return nil, usagef("log format %q; use text or json", format)
 }
 
-func (a *app) serve(ctx context.Context, log *slog.Logger, memory int64) error {
+func (a *app) serve(ctx context.Context, o daemon.RunOptions) error {
 	// The second signal kills: only the first is ours.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	go func() { <-ctx.Done(); stop() }()
 	ready, report := readiness()
-	err := daemon.Run(ctx, a.store, daemon.RunOptions{
-		Logger: log, Version: version(), MemoryLimit: memory, Ready: ready,
-	})
+	o.Ready = ready
+	err := daemon.Run(ctx, a.store, o)
 	if err != nil {
 		if errors.Is(err, objstore.ErrNotStore) {
 			err = a.openError(err)

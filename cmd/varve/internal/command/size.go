@@ -40,7 +40,7 @@ func (s *size) Set(v string) error {
 
 func (s *size) Type() string { return "size" }
 
-// String is exact, so that a flag can be handed on to another process.
+// String is exact, and empty for zero, which help shows as no default, so that a flag can be handed on to another process.
 func (s *size) String() string {
 	for _, u := range []struct {
 		shift uint
@@ -49,6 +49,9 @@ func (s *size) String() string {
 		if *s != 0 && *s%(1<<u.shift) == 0 {
 			return strconv.FormatInt(int64(*s)>>u.shift, 10) + u.name
 		}
+	}
+	if *s == 0 {
+		return ""
 	}
 	return strconv.FormatInt(int64(*s), 10)
 }

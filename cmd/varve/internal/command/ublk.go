@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
+	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/protocol"
 )
@@ -197,7 +198,7 @@ func (a *app) ublkListCmd() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List all ublk devices of this machine",
 		Long: `list shows every ublk device, whoever made it: live devices with the process that serves them, quiesced ones whose
-I/O waits for a new server.`,
+I/O waits for a new server. VOLUME is known for those of the store that --store names, if its daemon runs.`,
 		Example: "  varve ublk list\n  varve ublk list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -211,6 +212,7 @@ I/O waits for a new server.`,
 				}
 				return writeJSON(cmd.OutOrStdout(), list)
 			}
+			volumes := a.volumesOfDevices()
 			rows := make([][]string, 0, len(list))
 			for _, d := range list {
 				server := strconv.Itoa(d.ServerPID)
@@ -219,7 +221,7 @@ I/O waits for a new server.`,
 				}
 				rows = append(rows, []string{
 					strconv.Itoa(d.ID), d.Path, string(d.State), formatSize(d.Size), strconv.Itoa(d.Queues),
-					strconv.Itoa(d.Depth), string(d.CopyMode), yesNo(d.ReadOnly), server,
+					strconv.Itoa(d.Depth), string(d.CopyMode), yesNo(d.ReadOnly), server, orNone(volumes[d.Path]),
 				})
 			}
 			writeTable(cmd.OutOrStdout(), []column{
@@ -232,11 +234,28 @@ I/O waits for a new server.`,
 				{name: "copy"},
 				{name: "read-only"},
 				{name: "server"},
+				{name: "volume"},
 			}, rows)
 			return nil
 		},
 	}
 	return a.jsonFlag(cmd)
+}
+
+// volumesOfDevices asks the store's daemon, if there is one.
+func (a *app) volumesOfDevices() map[string]string {
+	volumes := map[string]string{}
+	a.ask(func(ctx context.Context, c *client.Client) []string {
+		list, err := c.Attachments(ctx)
+		if err != nil {
+			return nil // then the column is empty
+		}
+		for _, at := range list {
+			volumes[at.Device] = at.Volume
+		}
+		return nil
+	})
+	return volumes
 }
 
 // deviceID takes 0, ublkb0 and /dev/ublkb0.

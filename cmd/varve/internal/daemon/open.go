@@ -9,18 +9,17 @@ import (
 
 // OpenStore opens a store as every command has to: with an eye for devices that a dead daemon left with writes
 // that their users believe in.
-func OpenStore(ctx context.Context, dir string, log *slog.Logger) (*objstore.Store, error) {
-	return objstore.Open(ctx, dir, objstore.Options{
-		Logger: log,
-		TrustCache: func(volume string) bool {
-			for _, a := range waitingDevices(ctx, dir, log) {
-				if a.Volume == volume {
-					return true
-				}
+func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Options) (*objstore.Store, error) {
+	o.Logger = log
+	o.TrustCache = func(volume string) bool {
+		for _, a := range waitingDevices(ctx, dir, log) {
+			if a.Volume == volume {
+				return true
 			}
-			return false
-		},
-	})
+		}
+		return false
+	}
+	return objstore.Open(ctx, dir, o)
 }
 
 // Local gives a handler for a command that runs without a daemon. It knows of devices that wait for one.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
 )
 
 // RunOptions of a daemon. The zero value is the default.
@@ -20,6 +21,8 @@ type RunOptions struct {
 	Version string
 	// MemoryLimit is a soft limit for the heap in bytes; 0: none.
 	MemoryLimit int64
+	// Store are the limits of the open store.
+	Store objstore.Options
 	// Ready is called once, when the socket answers.
 	Ready func()
 }
@@ -31,7 +34,7 @@ const shutdownTimeout = 5 * time.Second
 // then wait for the next daemon.
 func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	log := o.Logger
-	store, err := OpenStore(ctx, dir, log)
+	store, err := OpenStore(ctx, dir, log, o.Store)
 	if err != nil {
 		return err
 	}
