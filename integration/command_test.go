@@ -47,7 +47,11 @@ func run(ctx context.Context, name string, args ...string) result {
 // must runs a command that has to succeed and gives its output without the last newline.
 func must(ctx context.Context, t *testing.T, name string, args ...string) string {
 	t.Helper()
+	began := time.Now()
 	r := run(ctx, name, args...)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Logf("%s %s: %.1f s", name, strings.Join(args, " "), took.Seconds())
+	}
 	if r.code != 0 {
 		t.Fatalf("%s %s: exit status %d\n%s%s", name, strings.Join(args, " "), r.code, r.stdout, r.stderr)
 	}
@@ -90,6 +94,19 @@ func (b *background) running() bool {
 		return false
 	default:
 		return true
+	}
+}
+
+// stop ends the command and its children, by a signal that they may act on, and waits for the command.
+func (b *background) stop(ctx context.Context, t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(-b.cmd.Process.Pid, sig); err != nil {
+		t.Fatalf("signal %s: %v", b.cmd.Args[0], err)
+	}
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+		t.Fatalf("%s did not end on %v", b.cmd.Args[0], sig)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func fioVerify(dev string, more ...string) []string {
 	return append([]string{
 		"--name=verify", "--filename=" + dev, "--direct=1", "--ioengine=io_uring", "--output-format=json",
-		"--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_dump=0",
+		"--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_dump=0", "--verify_state_save=0",
 		"--randrepeat=0", "--refill_buffers", "--group_reporting",
 	}, more...)
 }
@@ -117,8 +117,9 @@ func TestFioVerifyBlockSize4096(t *testing.T) {
 	fio(ctx, t, fioVerify(dev, "--rw=randwrite", "--bsrange=4k-1M", "--size=192M", "--iodepth=32"))
 }
 
-// TestFioVerifyWithDiscards trims blocks that were written and checks that they read as zeroes, while another
-// job beside it writes and trims at random.
+// TestFioVerifyWithDiscards discards each block before it is written, beside another job that writes and discards
+// at random; what was written is verified. (fio 3.33 can't verify the zeroes: its --trim_percentage dies of an
+// assertion. TestDeviceAgainstModel does.)
 func TestFioVerifyWithDiscards(t *testing.T) {
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
@@ -126,19 +127,18 @@ func TestFioVerifyWithDiscards(t *testing.T) {
 			n := newNode(ctx, t)
 			n.serve(ctx)
 			dev := n.volume(ctx, "disk", "2G", "--queues", queues)
-			mixed := start(t, "fio", "--name=mix", "--filename="+dev, "--direct=1", "--ioengine=io_uring", "--iodepth=16",
-				"--rw=randtrimwrite", "--bs=16k", "--offset=1G", "--size=256M", "--time_based", "--runtime=8",
-				"--output-format=json", "--refill_buffers")
-			r := fio(ctx, t, fioVerify(dev, "--rw=randwrite", "--bs=4k", "--size=64M", "--iodepth=16",
-				"--trim_percentage=40", "--trim_verify_zero=1", "--trim_backlog=128", "--verify_backlog=512"))
+			mixed := start(t, "fio", "--filename="+dev, "--direct=1", "--ioengine=io_uring", "--iodepth=16", "--bsrange=4k-64k",
+				"--offset=1G", "--size=256M", "--time_based", "--runtime=8", "--output-format=json", "--refill_buffers",
+				"--name=write", "--rw=randwrite", "--name=trim", "--rw=randtrim")
+			r := fio(ctx, t, fioVerify(dev, "--rw=randtrimwrite", "--bs=4k", "--size=64M", "--iodepth=16"))
 			if r.Jobs[0].Trim.TotalIOs == 0 {
 				t.Error("fio trimmed nothing in the verified job")
 			}
 			m := parseFio(t, mixed.wait(ctx, t))
-			if m.Jobs[0].Trim.TotalIOs == 0 {
-				t.Error("fio trimmed nothing in the mixed job")
+			if m.Jobs[0].Write.TotalIOs == 0 || m.Jobs[1].Trim.TotalIOs == 0 {
+				t.Error("the jobs beside it did nothing")
 			}
-			t.Logf("mixed job: %d writes, %d trims", m.Jobs[0].Write.TotalIOs, m.Jobs[0].Trim.TotalIOs)
+			t.Logf("beside it: %d writes, %d trims", m.Jobs[0].Write.TotalIOs, m.Jobs[1].Trim.TotalIOs)
 		})
 	}
 }

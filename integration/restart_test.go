@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -101,12 +102,7 @@ func TestKillUnderFioVerify(t *testing.T) {
 		"--loops=200", "--rate=40m", "--verify_backlog=256")...)
 	killTwenty(ctx, t, n, job)
 	// fio is stopped in the middle of its loops; a last whole one is verified to the end.
-	must(ctx, t, "kill", "-INT", fmt.Sprint(job.cmd.Process.Pid))
-	select {
-	case <-job.done:
-	case <-ctx.Done():
-		t.Fatal("fio did not end")
-	}
+	job.stop(ctx, t, syscall.SIGINT)
 	r := parseFio(t, job.out.String())
 	t.Logf("under kills: %d writes, %d reads", r.Jobs[0].Write.TotalIOs, r.Jobs[0].Read.TotalIOs)
 	fio(ctx, t, fioVerify(dev, "--rw=randwrite", "--bsrange=512-256k", "--size=128M", "--iodepth=16"))
@@ -127,8 +123,7 @@ func TestKillUnderMountedExt4(t *testing.T) {
 		"while :; do rm -rf %[2]s/old; cp -a %[1]s %[2]s/new && sync -f %[2]s && mv %[2]s/new %[2]s/old || exit 1; done",
 		sourceTree(t), m.dir))
 	killTwenty(ctx, t, n, job)
-	must(ctx, t, "kill", "-TERM", fmt.Sprintf("-%d", job.cmd.Process.Pid))
-	<-job.done
+	job.stop(ctx, t, syscall.SIGTERM)
 	must(ctx, t, "rm", "-rf", filepath.Join(m.dir, "old"), filepath.Join(m.dir, "new"))
 	must(ctx, t, "cp", "-a", sourceTree(t), m.dir)
 	m.unmount(ctx)
