@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 
@@ -20,8 +21,9 @@ import (
 // memoryRun is what runMemory is asked for.
 type memoryRun struct {
 	dir     string
-	size    int64 // of the volume in bytes
-	written int64 // bytes, all of them different
+	size    int64  // of the volume in bytes
+	written int64  // bytes, all of them different
+	heap    string // file for a profile of the heap
 	options objstore.Options
 }
 
@@ -39,6 +41,7 @@ func runMemory(ctx context.Context, args []string) error {
 	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
 	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write")
 	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
+	flags.StringVar(&m.heap, "heap", "", "file for a profile of the heap in the end")
 	flags.Int64Var(&m.options.LeafCache, "leaf-cache", 0, "bytes for loaded leaves; 0: the default")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -75,10 +78,21 @@ func (m memoryRun) serve(ctx context.Context, s *objstore.Store, chunk int) erro
 		debug.FreeOSMemory()
 		err = printMemory("giving free heap back", m.written)
 	}
+	if err == nil && m.heap != "" {
+		err = writeHeap(m.heap)
+	}
 	if st, serr := s.Stat(); err == nil && serr == nil {
 		fmt.Printf("\nstored %d MiB in chunks, %d MiB of metadata, dedup ratio %.2f\n", st.Stored>>20, st.Metadata>>20, st.DedupRatio)
 	}
 	return errors.Join(err, v.Close())
+}
+
+func writeHeap(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
 // write fills the volume and prints the memory at each doubling.

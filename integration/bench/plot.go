@@ -127,7 +127,7 @@ func (r *results) bars(s step) (*plot.Plot, error) {
 	}
 	for i := range text.TextStyle {
 		text.TextStyle[i].YAlign = draw.YCenter
-		text.TextStyle[i].Font.Size = 9
+		text.TextStyle[i].Font = font.From(plot.DefaultFont, 9)
 	}
 	p.Add(text)
 	p.X.Min, p.X.Max = 0, highest*1.22
@@ -158,7 +158,7 @@ func (r *results) lines(rw string) (*plot.Plot, error) {
 				continue
 			}
 			x := math.Log2(float64(s.Block))
-			ticks = append(ticks, plot.Tick{Value: x, Label: fmt.Sprintf("%dk", s.Block>>10)})
+			ticks = append(ticks, plot.Tick{Value: x, Label: blockName(s.Block)})
 			if v, ok := r.median(s.Name, name, mbps); ok {
 				points = append(points, plotter.XY{X: x, Y: v})
 			}
@@ -179,7 +179,16 @@ func (r *results) lines(rw string) (*plot.Plot, error) {
 	if !drawn {
 		return nil, nil
 	}
-	p.Y.Min = 0
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
+	p.Title.TextStyle.Font.Size, p.X.Label.TextStyle.Font.Size, p.Y.Label.TextStyle.Font.Size = 11, 9, 9
 	return p, nil
+}
+
+// blockName is a request size in words.
+func blockName(n int) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%dk", n>>10)
+	}
+	return fmt.Sprintf("%dM", n>>20)
 }
