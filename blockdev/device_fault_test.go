@@ -195,12 +195,14 @@ func TestDeviceStopBusy(t *testing.T) {
 		t.Run(fmt.Sprintf("without %#x", without), func(t *testing.T) {
 			requireUblk(t, 0)
 			d := startDevice(t, NewNull(1<<20, 512), Options{NoPartitionScan: true})
-			d.flags &^= without
 			flags := os.O_RDWR
 			if without != 0 {
 				flags |= unix.O_EXCL // all that an exclusive open sees
 			}
 			f := openDisk(t, d.Path(), flags)
+			if err := stopDisk(t.Context(), d.ctl, d.id, d.flags&^without, false); !errors.Is(err, ErrBusy) {
+				t.Fatalf("stop of an open device: %v, want ErrBusy", err)
+			}
 			if err := d.Stop(t.Context(), false); !errors.Is(err, ErrBusy) {
 				t.Fatalf("stop of an open device: %v, want ErrBusy", err)
 			}
