@@ -63,8 +63,8 @@ func sum(k Kind, data []byte) Hash {
 	h := metaHashers.Get().(*blake3.Hasher)
 	defer metaHashers.Put(h)
 	h.Reset()
-	h.Write([]byte{byte(k)})
-	h.Write(data)
+	_, _ = h.Write([]byte{byte(k)}) // a hasher takes everything
+	_, _ = h.Write(data)
 	var out Hash
 	h.Sum(out[:0])
 	return out

@@ -83,10 +83,9 @@ func (s *Store) noteDamage(g *segment, err error) {
 // checkContent looks at the bytes themselves, where the segment's record is damaged.
 func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error) {
 	step, largest := 32, fanOut*32
-	switch k {
-	case KindChunk:
+	if k == KindChunk {
 		step, largest = s.sb.chunkSize, s.sb.chunkSize
-	case KindRoot:
+	} else if k == KindRoot {
 		step, largest = rootSize, rootSize
 	}
 	b := make([]byte, largest)
