@@ -82,7 +82,8 @@ func TestLoopCarriesAFileSystem(t *testing.T) {
 			}
 			run(t, "sync", "-f", dir)
 			run(t, "fstrim", dir)
-			if after := v.data(); after > before-15*mib {
+			// ext4 initializes inode tables in the meantime, which takes some of it back.
+			if after := v.data(); after > before-8*mib {
 				t.Errorf("%d bytes before deleting 16 MiB, %d after: discards made no holes", before, after)
 			}
 			compareTree(t, dir, want)
