@@ -1,0 +1,138 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"varve/objstore/vfs"
+)
+
+// A volume whose tree has three levels, written here and there, settled in steps.
+func TestDeepTree(t *testing.T) {
+	w := fixedWorld(t, 1)
+	w.init()
+	const size = 300<<20 + 7*512 // over 256*256 chunks of 4 KiB
+	w.fixedCreate("deep", size, 512)
+	v, vol := w.fixedVolume("deep")
+	for i, off := range []int64{0, size - 5000, 256 << 20, 256<<20 - 4096, 100 << 20, 1<<20 - 100, 255 << 20} {
+		w.fixedWrite("deep", off, 5000, uint64(i))
+		if i%2 == 0 {
+			w.opSettle()
+		}
+	}
+	w.opSettle() // compares the root
+	w.fixedSnap("deep", "full")
+	w.wrote(v, vol, 0, make([]string, 256<<20/SectorSize), vol.Zero(0, 256<<20), "zero")
+	w.opSettle()
+	w.checkSnap(v, "full")
+	w.wrote(v, vol, 0, make([]string, len(v.cur)), vol.Zero(0, size), "zero")
+	w.opSettle()
+	i, err := w.s.VolumeInfo("deep")
+	must(t, err)
+	if i.Logical != 0 {
+		t.Errorf("a volume of zeroes has %d logical bytes", i.Logical)
+	}
+	w.reopen()
+	w.must(w.stop())
+}
+
+// A journal of several windows comes back whole from a kill, and up to its last flush from a power cut.
+func TestLongJournal(t *testing.T) {
+	for kind := range crashKinds {
+		w := fixedWorld(t, uint64(kind))
+		w.opts.JournalRecords = 3 * windowRecords
+		w.init()
+		w.fixedCreate("v", 4<<20, 512)
+		v, vol := w.fixedVolume("v")
+		for i := range 2*windowRecords + 1000 {
+			if i%1000 == 7 {
+				w.fixedWrite("v", int64(i*37%8000)*512, 1536, uint64(i))
+			}
+			first := i * 31 % 8192
+			n := 1 + i%3
+			n = min(n, 8192-first)
+			w.wrote(v, vol, first, make([]string, n), vol.Zero(int64(first)*512, int64(n)*512), "zero")
+			if i%20000 == 19999 {
+				w.fixedFlush("v")
+			}
+		}
+		w.crash(kind, false)
+		w.opSettle()
+		w.reopen()
+		w.must(w.stop())
+	}
+}
+
+// One kind of operation fails for good, from some moment on: everything is answered, whatever the answer, and
+// nothing that was answered well is lost.
+func TestFaultForever(t *testing.T) {
+	for _, errno := range []error{syscall.EIO, syscall.ENOSPC} {
+		for kind := vfs.Kind(0); kind <= vfs.OpMap; kind++ {
+			t.Run(fmt.Sprintf("%v/%v", errno, kind), func(t *testing.T) {
+				t.Parallel() // it mostly waits for another try
+				w := newWorld(t, uint64(kind), nil)
+				w.opts.SettleDelay = -1
+				w.init()
+				w.opCreate()
+				w.opCreate()
+				for range 20 {
+					w.step()
+				}
+				w.setHook(func(op vfs.Op) error {
+					if op.Kind == kind {
+						return errno
+					}
+					return nil
+				})
+				for range 12 {
+					if w.step(); w.s == nil {
+						break
+					}
+				}
+				w.setHook(nil)
+				w.crash(int(kind)%crashKinds, false)
+				w.opSettle()
+				w.must(w.stop())
+			})
+		}
+	}
+}
+
+// A record that the process was storing when it was killed is torn: it was not answered, and is no damage.
+func (w *world) tearRecords() {
+	names, err := w.mem.List(journalDir)
+	w.must(err)
+	for _, name := range names {
+		f, err := w.mem.Open(journalDir + "/" + name)
+		w.must(err)
+		data, err := readAll(f)
+		w.must(err)
+		if len(data) <= journalHeader || allZero(data[:512]) {
+			w.must(f.Close())
+			continue
+		}
+		seed, at, final := crc(data[:56]), 0, false
+		for journalHeader+(at+1)*recordSize <= len(data) {
+			r, err := decodeRecord(data[journalHeader+at*recordSize:], seed+uint32(at))
+			if errors.Is(err, errTorn) {
+				break
+			}
+			final = final || r.flags&flagFinal != 0
+			at++
+		}
+		off := journalHeader + at*recordSize
+		if !final && off+recordSize <= len(data) && allZero(data[off:off+recordSize]) {
+			r := record{kind: recordData, sector: 1, count: 1, segment: uint32(1 + w.pick(300, "segment")), block: 3}
+			b := make([]byte, recordSize)
+			r.encode(b, seed+uint32(at))
+			from := 4 * w.pick(2, "checksum last") // the checksum is stored last
+			upto := from + 1 + w.pick(recordSize-1-from, "torn at")
+			_, err := f.WriteAt(b[from:upto], int64(off+from))
+			w.must(err)
+			w.counts["torn records"]++
+		}
+		w.must(f.Close())
+	}
+}
