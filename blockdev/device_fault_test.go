@@ -370,3 +370,62 @@ func (w *writer) stop() {
 	}
 	w.f.Close()
 }
+
+// Several devices of one process, each with its thread, do not keep each other from working.
+func TestDevicesTogether(t *testing.T) {
+	requireUblk(t, 0)
+	var writers []*writer
+	for range 6 {
+		d := startDevice(t, openLoop(t, loopFile(t, 2<<20), LoopOptions{}), Options{Depth: 16, NoPartitionScan: true})
+		writers = append(writers, startWriter(t, d.Path(), 2<<20))
+	}
+	for _, w := range writers {
+		w.stop()
+	}
+}
+
+func TestFeatures(t *testing.T) {
+	requireUblk(t, 0)
+	list, err := Features(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, f := range list {
+		have[f.Name] = f.Supported
+	}
+	if len(list) != len(features) || !have["UBLK_F_CMD_IOCTL_ENCODE"] || !have["UBLK_F_USER_RECOVERY"] {
+		t.Errorf("features %+v", list)
+	}
+}
+
+// A copy mode that the kernel lacks is an error that names the feature, and leaves no device behind.
+func TestDeviceMissingFeature(t *testing.T) {
+	requireUblk(t, 0)
+	before, err := List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mode CopyMode
+		flag uint64
+		name string
+	}{
+		{CopyZero, _UBLK_F_AUTO_BUF_REG, "UBLK_F_AUTO_BUF_REG"},
+		{CopyUser, _UBLK_F_USER_COPY, "UBLK_F_USER_COPY"},
+	} {
+		_, err := Start(t.Context(), NewNull(1<<20, 512), Options{ID: -1, CopyMode: c.mode, without: c.flag})
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(fmt.Sprint(err), c.name) {
+			t.Errorf("%s without %s: %v", c.mode, c.name, err)
+		}
+	}
+	d := startDevice(t, NewNull(1<<20, 512), Options{without: _UBLK_F_AUTO_BUF_REG, NoPartitionScan: true})
+	if d.Mode() != CopyUser {
+		t.Errorf("auto without %s is %s, want user", "UBLK_F_AUTO_BUF_REG", d.Mode())
+	}
+	stopDevice(t, d)
+	after, err := List(t.Context())
+	if err != nil || len(after) != len(before) {
+		t.Errorf("devices before %v, after %v, %v", before, after, err)
+	}
+}
