@@ -131,6 +131,20 @@ func (a *app) serve(ctx context.Context, o daemon.RunOptions) error {
 	ready, report := readiness()
 	o.Ready = ready
 	err := daemon.Run(ctx, a.store, o)
+	// A command that runs without a daemon has the store for a moment.
+	for deadline := time.Now().Add(lockPatience); errors.Is(err, objstore.ErrStoreLocked) && time.Now().Before(deadline); {
+		if c, derr := client.Dial(ctx, a.store); !errors.Is(derr, client.ErrNoDaemon) {
+			if derr == nil {
+				_ = c.Close() // it has said enough: there is a daemon
+			}
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+		err = daemon.Run(ctx, a.store, o)
+	}
 	if err != nil {
 		if errors.Is(err, objstore.ErrNotStore) {
 			err = a.openError(err)

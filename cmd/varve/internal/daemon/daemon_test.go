@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -262,73 +261,4 @@ func TestDeviceIsRevived(t *testing.T) {
 	})
 	wantNodes(t, w.savedNodes(t), a.Device)
 	wantError(t, w.c.DeleteVolume(t.Context(), "a"), objstore.ErrInUse, a.Device)
-}
-
-func TestTakeover(t *testing.T) {
-	w := newWorld(t, "a", "b", "c")
-	a, b := w.attach(t, "a"), w.attach(t, "b")
-	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "c", Transport: "loop"}); err != nil {
-		t.Fatal(err)
-	}
-	// Killed: the kernel keeps a; b and the loop device are gone; d is one that the state does not know.
-	unknown := protocol.Attachment{Volume: "d", Device: "/dev/ublkb9", Transport: "ublk", ID: 9}
-	w.ublk.waiting = []protocol.Attachment{a.Attachment, unknown}
-	w.start(t)
-	w.d.Takeover(t.Context())
-	wantNodes(t, w.attachedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
-	wantNodes(t, w.savedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
-	recovered, discarded := w.ublk.seen()
-	wantNodes(t, recovered, "/dev/ublkb0", "/dev/ublkb9")
-	wantNodes(t, discarded, b.Device)
-	_, discarded = w.loop.seen()
-	wantNodes(t, discarded, "/dev/loop0")
-}
-
-func TestTakeoverThatFails(t *testing.T) {
-	w := newWorld(t, "a")
-	a := w.attach(t, "a")
-	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, true
-	w.start(t)
-	w.d.Takeover(t.Context())
-	wantNodes(t, w.attachedNodes(t))
-	_, discarded := w.ublk.seen()
-	wantNodes(t, discarded, a.Device)
-}
-
-func TestTakeoverAfterReboot(t *testing.T) {
-	w := newWorld(t, "a")
-	s := state{Boot: "another", Attached: []protocol.Attachment{{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}}}
-	if err := s.write(w.dir); err != nil {
-		t.Fatal(err)
-	}
-	w.d.Takeover(t.Context())
-	if _, discarded := w.ublk.seen(); len(discarded) > 0 {
-		t.Errorf("%q were removed: they are somebody else's in this boot", discarded)
-	}
-	wantNodes(t, w.savedNodes(t))
-}
-
-func TestMounts(t *testing.T) {
-	w := newWorld(t)
-	dir := t.TempDir()
-	if err := w.c.Mount(t.Context(), protocol.Mount{Dir: dir}); err != nil {
-		t.Fatal(err)
-	}
-	wantError(t, w.c.Mount(t.Context(), protocol.Mount{Dir: dir}), objstore.ErrExists, dir)
-	for bad, word := range map[string]string{
-		w.dir: "in the store", filepath.Dir(w.dir): "hide the store", dir + "/none": "no such file", "relative": "absolute",
-	} {
-		err := w.c.Mount(t.Context(), protocol.Mount{Dir: bad})
-		if err == nil || !strings.Contains(err.Error(), word) {
-			t.Errorf("mount at %s: %v, want %q", bad, err, word)
-		}
-	}
-	m := w.mounter.mounts[dir]
-	m.busy = true
-	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), protocol.ErrBusy, dir)
-	s := w.d.Release(t.Context(), false)
-	if !m.forced || len(s.Unmounted) != 1 || len(s.Notes) != 1 {
-		t.Errorf("released: %+v, by force: %v", s, m.forced)
-	}
-	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), objstore.ErrNotFound, dir)
 }

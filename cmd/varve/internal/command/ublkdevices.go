@@ -1,0 +1,117 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"varve/blockdev"
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) ublkListCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List all ublk devices of this machine",
+		Long: `list shows every ublk device, whoever made it: live devices with the process that serves them, quiesced ones whose
+I/O waits for a new server. VOLUME is known for those of the store that --store names, if its daemon runs.`,
+		Example: "  varve ublk list\n  varve ublk list --json",
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := blockdev.List(cmd.Context())
+			if err != nil {
+				return doing("list ublk devices", err)
+			}
+			if a.json {
+				if list == nil {
+					list = []blockdev.DeviceInfo{}
+				}
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			volumes := a.volumesOfDevices()
+			rows := make([][]string, 0, len(list))
+			for _, d := range list {
+				server := strconv.Itoa(d.ServerPID)
+				if !d.ServerAlive {
+					server = "-"
+				}
+				rows = append(rows, []string{
+					strconv.Itoa(d.ID), d.Path, string(d.State), formatSize(d.Size), strconv.Itoa(d.Queues),
+					strconv.Itoa(d.Depth), string(d.CopyMode), yesNo(d.ReadOnly), server, orNone(volumes[d.Path]),
+				})
+			}
+			writeTable(cmd.OutOrStdout(), []column{
+				{"id", true},
+				{name: "device"},
+				{name: "state"},
+				{"size", true},
+				{"queues", true},
+				{"depth", true},
+				{name: "copy"},
+				{name: "read-only"},
+				{name: "server"},
+				{name: "volume"},
+			}, rows)
+			return nil
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+// volumesOfDevices asks the store's daemon, if there is one.
+func (a *app) volumesOfDevices() map[string]string {
+	volumes := map[string]string{}
+	a.ask(func(ctx context.Context, c *client.Client) []string {
+		list, err := c.Attachments(ctx)
+		if err != nil {
+			return nil // then the column is empty
+		}
+		for _, at := range list {
+			volumes[at.Device] = at.Volume
+		}
+		return nil
+	})
+	return volumes
+}
+
+// deviceID takes 0, ublkb0 and /dev/ublkb0.
+func deviceID(arg string) (int, error) {
+	text := strings.TrimPrefix(strings.TrimPrefix(arg, "/dev/"), "ublkb")
+	id, err := strconv.Atoi(text)
+	if err != nil || id < 0 {
+		return 0, usagef("%q is no ublk device; give its number, like 0, or its node, like /dev/ublkb0", arg)
+	}
+	return id, nil
+}
+
+func (a *app) ublkDelCmd() *cobra.Command {
+	force := false
+	cmd := &cobra.Command{
+		Use:     "del ID",
+		Aliases: []string{"delete"},
+		Short:   "Take a ublk device away",
+		Long: `del takes any ublk device of this machine away, whoever serves it; a volume's is better detached with varve detach.
+It refuses while the device is open, unless --force.`,
+		Example: "  varve ublk del 0\n  varve ublk del /dev/ublkb0 --force",
+		Args:    args("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := deviceID(args[0])
+			if err != nil {
+				return err
+			}
+			err = blockdev.Delete(cmd.Context(), id, force)
+			if errors.Is(err, blockdev.ErrBusy) {
+				err = fmt.Errorf("%w; unmount or close it first, or use --force", protocol.ErrBusy)
+			}
+			return doing(fmt.Sprintf("delete ublk device %d", id), err)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also while it is in use: I/O of its users fails")
+	return cmd
+}
