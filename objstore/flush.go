@@ -111,6 +111,7 @@ func (v *volume) freeze() (uint64, error) {
 		_ = v.s.fs.Remove(j.name)
 		return 0, v.s.spaceError(err)
 	}
+	v.active().debt.freeze()
 	v.layers = append(v.layers, newLayer(gen+1, j))
 	v.since = 0
 	v.room.Broadcast()

@@ -37,7 +37,8 @@ type slots struct {
 type layer struct {
 	gen     uint64
 	journal *journal
-	bytes   int64   // bytes written, overwritten ones too
+	bytes   int64 // bytes written, overwritten ones too
+	debt    debt
 	handed  []slots // what these writes occupy, dead once the layer has settled, but for adopted objects
 
 	extents *btree.BTreeG[extent]

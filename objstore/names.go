@@ -109,6 +109,7 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		touched[v.log] = true
 	}
 	for _, l := range layers {
+		s.pay(l.debt.bytes)
 		l.journal.close()
 		if err := s.fs.Remove(l.journal.name); err != nil {
 			return fmt.Errorf("remove journal: %w", err)

@@ -328,7 +328,10 @@ func (s *Store) replayLayer(v *volume, rp *replay) error {
 			l.bytes += int64(r.count) * SectorSize
 		}
 		l.insert(e)
+		l.debt.owe(int64(e.start())*SectorSize, int64(e.end)*SectorSize, int64(s.sb.chunkSize), e.seg == 0)
 	}
+	l.debt.freeze()
+	s.debt.Add(l.debt.bytes)
 	// What this opening takes for good must stay so after the next power cut.
 	if rp.trusted {
 		for g := range used {

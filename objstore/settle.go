@@ -21,7 +21,7 @@ import (
 //
 // A crash, or an error, before D leaves objects that nobody refers to, and a layer to settle again.
 type settling struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // a settling is one call, spread over methods
 	s   *Store
 	v   *volume
 	l   *layer
@@ -440,6 +440,7 @@ func (st *settling) publish(root *rootObject) error {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
+	s.pay(st.l.debt.bytes)
 	v.settleFails.Store(0)
 	v.room.Broadcast()
 	v.mu.Unlock()

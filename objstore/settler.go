@@ -12,9 +12,10 @@ const (
 	pacePause    = 10 * time.Millisecond  // and gives way to it for so long
 	paceLongest  = 200 * time.Millisecond // but goes on after this
 	settlerTick  = 250 * time.Millisecond
-	settleRetry  = 5 * time.Second
-	frozenLayers = 32 // above it, a snapshot waits for settling
-	settleTries  = 3  // failed settlings in a row, after which no write waits for the next one
+	settleRetry  = 250 * time.Millisecond // after a failure, then four times as long each time,
+	longestRetry = 5 * time.Second        // and at most this
+	frozenLayers = 32                     // above it, a snapshot waits for settling
+	settleTries  = 3                      // failed settlings in a row, after which no write waits for the next one
 )
 
 // settler is the goroutine that settles, one layer at a time.
@@ -35,14 +36,20 @@ func (s *Store) settler() {
 		if time.Now().Before(notBefore) && s.wanted.Load() == 0 {
 			continue
 		}
-		if err := s.settleDue(); err != nil && s.ctx.Err() == nil {
-			s.log.Error("settling failed; it is tried again", "error", err, "in", settleRetry)
-			notBefore = time.Now().Add(settleRetry)
+		err := s.settleDue()
+		if err == nil {
+			s.settleFails.Store(0)
+		} else if s.ctx.Err() == nil {
+			wait := min(settleRetry<<(2*min(s.settleFails.Add(1)-1, 8)), longestRetry)
+			notBefore = time.Now().Add(wait)
+			s.leaveRoom()
+			s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
 		}
 	}
 }
 
-// lookForRoom notes whether the file system has less room left than the tails take: settling gives it back.
+// lookForRoom notes whether the file system has less room left than the tails take, and may take to settle:
+// settling gives it back.
 func (s *Store) lookForRoom() {
 	room, err := s.room()
 	var tails int64
@@ -53,7 +60,7 @@ func (s *Store) lookForRoom() {
 		v.mu.Unlock()
 	}
 	s.mu.Unlock()
-	s.tight.Store(err == nil && room < tails)
+	s.tight.Store(err == nil && room < tails+s.debt.Load())
 }
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
@@ -136,7 +143,7 @@ func (s *Store) due(v *volume) bool {
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.
 func (s *Store) pressing(v *volume) bool {
-	if v.tail > s.opts.TailSoft || s.tight.Load() && v.tail > 0 {
+	if v.tail > s.opts.TailSoft || s.crowded.Load() || s.tight.Load() && v.tail > 0 {
 		return true
 	}
 	n := len(v.layers)

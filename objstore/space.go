@@ -10,7 +10,8 @@ import (
 // spaceStep is how many bytes are handed out before the file system is asked again how much is free.
 const spaceStep = 32 << 20
 
-// takeSpace admits a write of n bytes, or refuses it while there is still room to delete, settle and open.
+// takeSpace admits a write of n bytes, and what settling it may take, or refuses it while there is still room
+// to delete, settle and open. ErrBusy: there is room, but settling the tails may need it first.
 func (s *Store) takeSpace(n int64) error {
 	if s.budget.Add(-n) >= 0 {
 		return nil
@@ -24,12 +25,35 @@ func (s *Store) takeSpace(n int64) error {
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	if free < n {
-		s.budget.Store(0)
-		return fmt.Errorf("%w: %d bytes free beside the reserve of %d", ErrNoSpace, max(free, 0), s.reserve)
+	owed := s.debt.Load()
+	if free-owed >= n {
+		s.budget.Store(min(free-owed-n, spaceStep))
+		return nil
 	}
-	s.budget.Store(min(free-n, spaceStep))
-	return nil
+	s.budget.Store(0)
+	if free >= n && owed > 0 && s.settleFails.Load() < settleTries {
+		// Whoever pays a debt looks at crowded after that, and here it is the other way round.
+		s.crowded.Store(true)
+		if s.debt.Load() < owed {
+			s.crowded.Store(false)
+		}
+		s.kickSettler()
+		return ErrBusy
+	}
+	return fmt.Errorf("%w: %d bytes free beside the reserve of %d and %d for settling", ErrNoSpace, max(free, 0), s.reserve, owed)
+}
+
+// pay takes debts of layers that are gone off the account.
+func (s *Store) pay(n int64) {
+	s.debt.Add(-n)
+	s.leaveRoom()
+}
+
+// leaveRoom lets those try again who wait for room that settling may need.
+func (s *Store) leaveRoom() {
+	if s.crowded.Swap(false) {
+		s.wakeAll()
+	}
 }
 
 // room says how many bytes writes may still take. It may be negative.

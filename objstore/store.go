@@ -62,6 +62,8 @@ type Store struct {
 	maker    sync.Once // starts makeSegments
 
 	budget  atomic.Int64 // bytes that may be handed out before Space is asked again
+	debt    atomic.Int64 // bytes that settling the layers may write
+	crowded atomic.Bool  // writes wait for that room
 	spaceMu sync.Mutex
 	reserve int64
 
@@ -69,6 +71,7 @@ type Store struct {
 	clock       atomic.Int64          // Unix nanoseconds, to a settler's tick
 	wanted      atomic.Int64          // who waits for settling
 	tight       atomic.Bool           // the tails take more than the room that is left
+	settleFails atomic.Int64          // how often in a row settling has failed
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
@@ -159,7 +162,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
-		s.closeFiles()
+		_ = s.closeFiles() // the first error is the one to report
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s.took = time.Since(start)

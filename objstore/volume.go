@@ -151,7 +151,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
 	slot := roundUp(int64(length), blockSize)
-	if err := v.s.takeSpace(slot); err != nil {
+	if err := v.s.takeSpace(slot + largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize))); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -227,8 +227,8 @@ func (v *volume) useSegment(g *segment) {
 	v.log = g
 }
 
-// Wait blocks until a request that got ErrBusy is worth another try: the tail has become shorter, and there is
-// a segment to write to.
+// Wait blocks until a request that got ErrBusy is worth another try: the tail has become shorter, there is room
+// for its settling, and a segment to write to.
 func (v *volume) Wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		v.mu.Lock()
@@ -240,6 +240,9 @@ func (v *volume) Wait(ctx context.Context) error {
 	defer v.mu.Unlock()
 	for {
 		err := v.admit()
+		if err == nil && v.s.crowded.Load() {
+			err = ErrBusy
+		}
 		if !errors.Is(err, ErrBusy) {
 			break // any other error is for the next try to report
 		}
@@ -290,6 +293,7 @@ func (v *volume) Commit(w *Write) error {
 	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
+	v.s.debt.Add(l.debt.owe(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false))
 	if !w.seg.dirty {
 		w.seg.dirty = true
 		v.dirty = append(v.dirty, w.seg)
@@ -338,5 +342,6 @@ func (v *volume) TryZero(off, length int64) error {
 	l.journal.append(&record{kind: recordHole, sector: from, count: n})
 	v.note(l)
 	l.insert(extent{end: from + n, n: n})
+	v.s.debt.Add(l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true))
 	return nil
 }
