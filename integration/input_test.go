@@ -152,7 +152,8 @@ func TestDamagedSuperblock(t *testing.T) {
 // checked on each read, as docs/crash-model.md says.
 func TestDamagedFiles(t *testing.T) {
 	ctx := limit(t, 8*time.Minute)
-	n, want := storeWithData(ctx, t, 320) // more than a segment, so that one is sealed
+	const segment = 256 << 20
+	n, want := storeWithData(ctx, t, segment>>20+64) // so that one is sealed
 	sealed := 0
 	for _, sub := range []string{"segments", "journal", "refs"} {
 		files, err := filepath.Glob(filepath.Join(n.store, sub, "*"))
@@ -164,12 +165,17 @@ func TestDamagedFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ways := []string{"empty", "cut", "flip head"}
-			if segment, isSegment := strings.CutSuffix(file, ".seg"); !isSegment {
-				ways = append(ways, "flip tail")
-			} else if _, err := os.Stat(segment + ".dir"); err != nil {
-				sealed++
-				ways = append(ways, "flip tail") // of the footer
+			ways := []string{"empty", "cut", "flip head", "flip tail"}
+			if strings.HasSuffix(file, ".seg") {
+				st, err := os.Stat(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if st.Size() > segment { // the footer lies behind all data
+					sealed++
+				} else {
+					ways = ways[:3]
+				}
 			}
 			for _, how := range ways {
 				t.Run(rel+"/"+how, func(t *testing.T) { damagedFile(ctx, t, n, rel, how, want) })
@@ -239,7 +245,8 @@ func (n *node) serveOrRefuse(ctx context.Context, rel string) bool {
 	n.t.Helper()
 	r := n.try(ctx, "serve", "--background")
 	if r.code != 0 {
-		checkRefusal(n.t, r, []string{filepath.Base(rel)}, []string{"serve with a damaged " + rel})
+		r.stderr = strings.ReplaceAll(r.stderr, n.store, "STORE") // it has the test's name, and that has the file's
+		checkRefusal(n.t, r, []string{filepath.Dir(rel)}, []string{"serve with a damaged " + rel})
 		return false
 	}
 	d := query[struct {
@@ -265,10 +272,13 @@ func storeWithData(ctx context.Context, t *testing.T, mib int) (*node, string) {
 	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=4k", "count=64", "seek=1000", "oflag=direct", "conv=notrunc,fsync",
 		"status=none")
 	want := sum(t, dev)
-	n.kill(ctx) // so that the journal has a tail
+	// The store as a killed daemon leaves it, with a tail in its journal. The device goes with the other one.
+	n.kill(ctx)
+	left := filepath.Join(t.TempDir(), "store")
+	must(ctx, t, "cp", "-a", "--sparse=always", n.store, left)
 	n.serve(ctx)
 	n.stop(ctx, "--detach")
-	return n, want
+	return &node{t: t, store: left, logs: n.logs}, want
 }
 
 // checkData serves the store and compares.
