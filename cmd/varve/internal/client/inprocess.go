@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 )
@@ -17,7 +18,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.handler.ServeHTTP(a, r)
 	_ = r.Body.Close()
 	return &http.Response{
-		Status:        http.StatusText(a.status),
+		Status:        fmt.Sprintf("%d %s", a.status, http.StatusText(a.status)),
 		StatusCode:    a.status,
 		Header:        a.header,
 		Body:          io.NopCloser(&a.body),

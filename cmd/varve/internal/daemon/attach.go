@@ -164,6 +164,9 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	d.change.Lock()
 	defer d.change.Unlock()
 	k := d.find(r.Target)
+	if a, waits := d.findWaiting(r.Target); k == nil && waits {
+		return a, d.detachWaiting(ctx, a, r.Force)
+	}
 	if k == nil {
 		return protocol.Attachment{}, protocol.As(objstore.ErrNotFound,
 			fmt.Errorf("%q is neither an attached volume nor the device of one", r.Target))
@@ -171,14 +174,47 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	return k.Attachment, d.detach(ctx, k, r.Force)
 }
 
-// find takes a volume's name or a device node, also by a symbolic link to it.
-func (d *Daemon) find(target string) *attachment {
-	node := target
-	if filepath.IsAbs(target) {
-		if resolved, err := filepath.EvalSymlinks(target); err == nil {
-			node = resolved
+// resolveNode follows symbolic links to a device node.
+func resolveNode(target string) string {
+	if resolved, err := filepath.EvalSymlinks(target); err == nil && filepath.IsAbs(target) {
+		return resolved
+	}
+	return target
+}
+
+// findWaiting is find for devices that nobody serves.
+func (d *Daemon) findWaiting(target string) (protocol.Attachment, bool) {
+	node := resolveNode(target)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.waiting {
+		if a.Volume == target || a.Device == node {
+			return a, true
 		}
 	}
+	return protocol.Attachment{}, false
+}
+
+// detachWaiting removes a device that nobody serves: whoever has it open waits for I/O that fails then.
+func (d *Daemon) detachWaiting(ctx context.Context, a protocol.Attachment, force bool) error {
+	if !force {
+		return fmt.Errorf("%s (volume %q): %w: its I/O waits for a server; start the daemon again, or use --force",
+			a.Device, a.Volume, protocol.ErrBusy)
+	}
+	if err := d.transports[a.Transport].Discard(ctx, a); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.waiting, a.Volume)
+	d.save()
+	d.log.Info("detached", "volume", a.Volume, "device", a.Device, "force", true)
+	return nil
+}
+
+// find takes a volume's name or a device node, also by a symbolic link to it.
+func (d *Daemon) find(target string) *attachment {
+	node := resolveNode(target)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if k := d.attached[target]; k != nil {

@@ -14,7 +14,7 @@ type transport interface {
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
 	// Find lists the store's devices that outlived the daemon that made them; their I/O waits for the next one.
 	Find(ctx context.Context) ([]protocol.Attachment, error)
-	// Recover takes over a device that Find has found.
+	// Recover takes over a device that Find has found. errUnfit: nobody ever will; after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)
 	// Discard removes what a dead daemon left of a device that can't be recovered, if it is still there.
 	Discard(ctx context.Context, a protocol.Attachment) error
@@ -34,7 +34,10 @@ type device interface {
 	Done() <-chan struct{}
 }
 
-var errCannotLeave = errors.New("it can not outlive its daemon")
+var (
+	errCannotLeave = errors.New("it can not outlive its daemon")
+	errUnfit       = errors.New("not the device of a volume of this store")
+)
 
 // mounter mounts the store at a directory.
 type mounter interface {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -128,7 +127,7 @@ type fakeTransport struct {
 	waiting   []protocol.Attachment  // what Find finds
 	discarded []string               // nodes
 	recovered []string               // nodes
-	broken    bool                   // Recover fails
+	broken    error                  // what Recover says
 }
 
 func newFakeTransport(kind string, canLeave bool) *fakeTransport {
@@ -157,8 +156,8 @@ func (t *fakeTransport) Find(context.Context) ([]protocol.Attachment, error) {
 func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.broken {
-		return nil, errors.New("does not match")
+	if t.broken != nil {
+		return nil, t.broken
 	}
 	t.recovered = append(t.recovered, a.Device)
 	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })

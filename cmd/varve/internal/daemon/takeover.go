@@ -2,13 +2,14 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"varve/cmd/varve/internal/protocol"
 )
 
 // Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
-// can't be is reported and removed, mounts that died are mounted again.
+// is left of those that are gone is reported and removed, mounts that died are mounted again.
 func (d *Daemon) Takeover(ctx context.Context) {
 	s, err := readState(d.dir)
 	if err != nil {
@@ -60,8 +61,16 @@ func (d *Daemon) takeWaiting(ctx context.Context, known []protocol.Attachment) m
 				log.Info("device of an earlier daemon taken over")
 				continue
 			}
-			log.Error("device of an earlier daemon can not be taken over; removing it", "error", err)
-			d.discard(ctx, a)
+			if errors.Is(err, errUnfit) {
+				log.Error("device of an earlier daemon can not be taken over; removing it", "error", err)
+				d.discard(ctx, a)
+				continue
+			}
+			log.Error("device of an earlier daemon was not taken over: its I/O waits for the next daemon, or for "+
+				"varve detach --force", "error", err)
+			d.mu.Lock()
+			d.waiting[a.Volume] = a
+			d.mu.Unlock()
 		}
 	}
 	return found

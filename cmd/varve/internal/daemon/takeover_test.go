@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"testing"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
 )
 
 func TestTakeover(t *testing.T) {
@@ -26,15 +28,40 @@ func TestTakeover(t *testing.T) {
 	wantNodes(t, discarded, "/dev/loop0")
 }
 
-func TestTakeoverThatFails(t *testing.T) {
+func TestTakeoverOfUnfitDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
-	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, true
+	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, errUnfit
 	w.start(t)
 	w.d.Takeover(t.Context())
 	wantNodes(t, w.attachedNodes(t))
 	_, discarded := w.ublk.seen()
 	wantNodes(t, discarded, a.Device)
+	wantNodes(t, w.savedNodes(t))
+}
+
+// A device whose takeover fails for a reason that may pass is kept, and nobody takes its volume away.
+func TestTakeoverThatFails(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, errors.New("for a while")
+	w.start(t)
+	w.d.Takeover(t.Context())
+	wantNodes(t, w.attachedNodes(t))
+	_, discarded := w.ublk.seen()
+	wantNodes(t, discarded)
+	wantNodes(t, w.savedNodes(t), a.Device)
+	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
+	wantError(t, err, objstore.ErrInUse, a.Device)
+	_, err = w.c.Detach(t.Context(), protocol.Detach{Target: a.Device})
+	wantError(t, err, protocol.ErrBusy, "--force")
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, discarded = w.ublk.seen()
+	wantNodes(t, discarded, a.Device)
+	wantNodes(t, w.savedNodes(t))
+	w.attach(t, "a")
 }
 
 func TestTakeoverAfterReboot(t *testing.T) {

@@ -114,6 +114,9 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: ownerOf(t.uuid, a.Volume), Logger: t.log,
 	})
 	if err != nil {
+		if errors.Is(err, blockdev.ErrMismatch) || errors.Is(err, blockdev.ErrNoDevice) {
+			err = protocol.As(errUnfit, err)
+		}
 		return nil, errors.Join(err, vol.Close())
 	}
 	return t.serve(dev, vol), nil
