@@ -46,7 +46,6 @@ func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.O
 		}
 		if f.drop && op.Kind == vfs.OpDatasync {
 			mem.DropDirty(op.Name)
-			w.dropped = true
 		}
 		if f.short && op.Kind == vfs.OpWrite {
 			return &vfs.ShortError{N: int(op.Len/2) / SectorSize * SectorSize, Err: f.err}
@@ -85,12 +84,10 @@ func TestEveryFault(t *testing.T) {
 				w.setHook(nil)
 				what := met()
 				w.note("failed: operation %d, %s", n, what)
-				kind := n / stride % crashKinds
-				if f.drop {
-					kind = powerCut
+				w.crash(n/stride%crashKinds, false)
+				if w.opSettle(); f.drop {
+					w.crash(powerCut, false)
 				}
-				w.crash(kind, false)
-				w.opSettle()
 				w.reopen()
 				w.must(w.stop())
 				if what == "" {
@@ -133,9 +130,7 @@ func TestFaultLong(t *testing.T) {
 					w.note("failed: %s", what)
 					w.counts["faults"]++
 				}
-				if w.dropped {
-					w.crash(powerCut, false)
-				} else if w.s.writeError() != nil || w.pick(2, "crash") == 0 {
+				if w.s.writeError() != nil || w.pick(2, "crash") == 0 {
 					w.crash(w.pick(crashKinds, "kind of crash"), false)
 				}
 			}

@@ -37,7 +37,6 @@ type world struct {
 	vols     map[string]*modelVolume
 	open     map[string]*Volume
 	cut      bool // a power cut since the store was last open
-	dropped  bool // a failed sync has lost what it should have written
 	unsynced bool // a sync has failed: the next opening may go back to what was flushed
 
 	closing  sync.Mutex
@@ -266,8 +265,11 @@ func (w *world) goDown(kind int) {
 		w.mem = mem.Kill()
 		w.cut = w.cut || w.unsynced
 	}
+	if kind != powerCut && w.pick(3, "torn record") == 2 {
+		w.tearRecords()
+	}
 	w.must2(w.stop())
-	w.dropped, w.unsynced = false, false
+	w.unsynced = false
 	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
 	w.mem.SetSpace(w.spaceOrPlenty())
 }
@@ -347,11 +349,6 @@ func (w *world) reopen() {
 		w.failf("close: %v", err)
 	}
 	if w.mem.WasCut() {
-		return
-	}
-	if w.dropped { // the page cache holds what the disk has lost, and only a power cut shows it
-		w.setHook(nil)
-		w.crash(powerCut, false)
 		return
 	}
 	w.cut, w.unsynced = w.cut || w.unsynced, false
@@ -483,6 +480,7 @@ func (w *world) checkSnapInfo(v *modelVolume, name string, i SnapshotInfo) {
 }
 
 func (w *world) checkSnap(v *modelVolume, name string) {
+	defer w.noFaults()()
 	view, err := w.s.OpenSnapshot(v.name, name)
 	if err != nil {
 		if w.mem.WasCut() {
