@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -126,9 +127,12 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		pl := l.places[i%fanOut]
-		if pl == 0 {
+		switch pl {
+		case 0:
 			p.add(nil, 0, int(end-from)*SectorSize, true)
-		} else {
+		case lostPlace:
+			return &CorruptError{File: segmentDir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
+		default:
 			g := b.s.segments.get(pl.segment())
 			if g == nil {
 				return fmt.Errorf("segment %08x: %w", pl.segment(), ErrNotFound)
@@ -214,6 +218,11 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 			continue
 		}
 		pl, _, err := s.locate(&n[i], KindChunk)
+		if errors.Is(err, ErrCorrupt) {
+			// Who reads it is told; the chunks beside it can be read, and it can be written over.
+			s.log.Error("a chunk is lost", "error", err)
+			pl, err = lostPlace, nil
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -92,6 +92,9 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	if v.log != nil {
 		v.log.full = true
 	}
+	for _, l := range layers {
+		s.pay(l.debt.bytes)
+	}
 	v.room.Broadcast()
 	v.base.drop()
 	v.mu.Unlock()
@@ -109,7 +112,6 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		touched[v.log] = true
 	}
 	for _, l := range layers {
-		s.pay(l.debt.bytes)
 		l.journal.close()
 		if err := s.fs.Remove(l.journal.name); err != nil {
 			return fmt.Errorf("remove journal: %w", err)

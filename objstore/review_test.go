@@ -265,3 +265,54 @@ func TestRestartAfterFailedSync(t *testing.T) {
 		must(t, r.s.Close())
 	}
 }
+
+// A chunk that is lost is an error for those who read it, not for its neighbours, and writing over it mends it.
+func TestLostChunk(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, Options{})
+	v := r.volume("a", 16<<20)
+	for i := range 8 {
+		r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
+	}
+	must(t, r.s.Settle(ctx))
+	must(t, v.Close())
+	must(t, r.s.Close())
+	// The record of chunk 3 goes.
+	lost := sum(KindChunk, randomBytes(4, 4096))
+	names, err := r.mem.List(segmentDir)
+	must(t, err)
+	for _, n := range names {
+		f, err := r.mem.Open(segmentDir + "/" + n)
+		must(t, err)
+		b, err := readAll(f)
+		must(t, err)
+		at := bytes.Index(b, lost[:])
+		if at < 0 || !strings.HasSuffix(n, ".dir") {
+			continue
+		}
+		// Its frame is made anew with another hash in its place.
+		l := &recordLog{name: n, file: f, seed: crc(b[:logHeaderSize]), end: logHeaderSize}
+		p, _, err := l.frame(b, l.end)
+		must(t, err)
+		p = bytes.Clone(p)
+		p[bytes.Index(p, lost[:])] ^= 1
+		must(t, l.append(p))
+	}
+	r.o.Index = index.NewMem()
+	r.open(nil)
+	v = r.volume("a", 0)
+	got := make([]byte, 4096)
+	if _, err := v.ReadAt(got, 3*4096); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("read of a lost chunk: %v", err)
+	}
+	wantRead(t, v, 4*4096, randomBytes(5, 4096))
+	r.write(v, randomBytes(20, 512), 5*4096)
+	must(t, r.s.Settle(ctx))
+	wantRead(t, v, 4*4096, randomBytes(5, 4096))
+	if _, err := v.ReadAt(got, 3*4096); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("read of a lost chunk after a neighbour was written: %v", err)
+	}
+	r.write(v, randomBytes(21, 4096), 3*4096)
+	must(t, r.s.Settle(ctx))
+	wantRead(t, v, 3*4096, randomBytes(21, 4096))
+}

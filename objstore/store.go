@@ -246,6 +246,9 @@ func (s *Store) Close() error {
 	for _, v := range s.volumes {
 		keep(v.shut())
 	}
+	for _, st := range s.reclaims { // settled, and not given back: the next opening removes them
+		st.l.journal.close()
+	}
 	keep(s.closeFiles())
 	return first
 }
