@@ -43,7 +43,26 @@ func (w *world) run(n int, crashes bool) {
 	for range 2 {
 		w.reopen()
 	}
+	w.checkSpace()
 	w.must(w.stop())
+}
+
+// checkSpace finds room that no object takes, once everything has settled and been opened again.
+func (w *world) checkSpace() {
+	w.opSettle()
+	for _, g := range w.s.segments.all() {
+		objs, err := w.s.objectsOf(g)
+		w.must(err)
+		want := int64(blockSize) + roundUp(g.footer, blockSize)
+		for _, o := range objs {
+			want += roundUp(int64(o.length), blockSize)
+		}
+		used, err := w.mem.Used(segmentName(g.id))
+		w.must(err)
+		if used > want {
+			w.failf("%s takes %d bytes, its %d objects %d", segmentName(g.id), used, len(objs), want)
+		}
+	}
 }
 
 // The store against its model, without crashes, with choices that shrink.

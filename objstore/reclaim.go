@@ -125,6 +125,13 @@ func (s *Store) retireOrSeal(v *volume, g *segment) error {
 }
 
 func (s *Store) sealSegment(g *segment) error {
+	if g.inherited {
+		// What a power cut or a kill left in it belongs to no journal, and so to nobody who would give it back.
+		g.mu.Lock()
+		objs := g.sorted()
+		g.mu.Unlock()
+		s.punchBetween(g, blockSize, g.capacity, objs)
+	}
 	err := g.seal(s.fs, s.sb.id)
 	if errors.Is(outOfSpace(err), ErrNoSpace) {
 		// Its directory goes on to say what is in it; the next opening tries again.

@@ -375,7 +375,6 @@ func (s *Store) sweepSegments() error {
 			}
 			continue
 		}
-		s.punchBetween(g, blockSize, g.capacity, g.sorted())
 		if err := s.sealSegment(g); err != nil {
 			return err
 		}

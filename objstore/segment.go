@@ -114,6 +114,7 @@ type segment struct {
 
 	unsettled atomic.Int64 // bytes handed out whose layers have not settled
 	dirty     bool         // in its volume's list of segments to sync; under the volume's lock
+	inherited bool         // made by a former process
 	ended     bool         // being sealed or retired; under the volume's lock
 
 	mu      sync.Mutex
@@ -196,7 +197,7 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 		f.Close()
 		return nil, err
 	}
-	g := &segment{id: id, file: f, full: true}
+	g := &segment{id: id, file: f, full: true, inherited: true}
 	g.capacity, g.footer, err = decodeSegmentHeader(b[:n], id, store)
 	if err != nil {
 		f.Close()

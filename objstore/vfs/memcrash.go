@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"path"
 )
@@ -93,7 +94,8 @@ func (n *inode) powerCut(rng *rand.Rand) {
 	n.dirty = map[int64]struct{}{}
 	n.cached = map[int64]*page{}
 	for idx, b := range n.durable {
-		if idx*pageSize >= n.size {
+		punched := !n.alloc.has(idx) && bytes.Equal(b, zeroPage)
+		if punched || idx*pageSize >= n.size {
 			delete(n.durable, idx)
 			continue
 		}
