@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Sourced, with here being integration/bench. A test kernel that is to be measured in.
+# Sourced. A test kernel that is to be measured in.
 
 # measured DIR OPTIONS... -- CMD runs integration/vm/run with a larger share of its processor than what else runs
 # here, and notes in DIR/watch.log, by DIR/bench, how much processor time it got.
 measured() {
-	local dir=$1 vm watch status=0
+	local dir=$1 vm watch status=0 vmrun
+	vmrun=$(dirname "${BASH_SOURCE[0]}")/../vm/run
 	shift
-	"$here/../vm/run" "$@" &
+	"$vmrun" "$@" &
 	vm=$!
 	# shellcheck disable=SC2064 # this vm, now
 	trap "kill $vm 2>/dev/null; wait $vm" EXIT

@@ -168,7 +168,7 @@ func (b *bench) sample(ctx context.Context, en *entrant, s step) (sample, error)
 		return sample{}, err
 	}
 	from := time.Now()
-	side, err := runFio(ctx, fioArgs(s, en.path, b.size, b.runtime, b.seed))
+	side, err := runFio(ctx, fioArgs(s, en.path, en.env.size, b.runtime, b.seed))
 	if err != nil {
 		return sample{}, err
 	}

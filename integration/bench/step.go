@@ -34,7 +34,7 @@ func mainSteps(size int64) []step {
 		{Name: "randwrite4k-qd1", Title: "random write 4k QD1", RW: "randwrite", Block: 4 << 10, Depth: 1, Limit: size / 8},
 		{Name: "fsync4k", Title: "random write 4k QD1, each fsynced", RW: "randwrite", Block: 4 << 10, Depth: 1, Fsync: true, Limit: size / 32},
 		{Name: "refill64k", Title: "write 64k QD8, refilled", RW: "write", Block: 64 << 10, Depth: 8, Refill: true, Limit: size},
-		{Name: "refill512k", Title: "write 512k QD8, refilled, sustained", RW: "write", Block: 512 << 10, Depth: 8, Refill: true, Limit: 4 * size},
+		{Name: "refill512k", Title: "write 512k QD8, refilled, sustained", RW: "write", Block: 512 << 10, Depth: 8, Refill: true, Limit: 2 * size},
 	}
 }
 
