@@ -110,7 +110,7 @@ func TestPowerCutSizes(t *testing.T) {
 			}
 		}
 	}
-	if sizes[1000] == 0 || sizes[10000] == 0 || len(sizes) < 10 {
+	if sizes[1000] == 0 || sizes[10000] == 0 || sizes[4096] == 0 || sizes[8192] == 0 || len(sizes) != 4 {
 		t.Fatalf("sizes %v", sizes)
 	}
 }

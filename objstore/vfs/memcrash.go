@@ -84,8 +84,8 @@ func (n *inode) powerCut(rng *rand.Rand) {
 	switch old, now := n.durableSize, n.size; {
 	case rng.IntN(3) == 0:
 		n.size = old
-	case now > old && rng.IntN(2) == 0: // write-back moves the size on as it goes
-		n.size = old + rng.Int64N(now-old+1)
+	case now > old && rng.IntN(2) == 0: // write-back moves the size on as it goes, page by page
+		n.size = max(old, (old+rng.Int64N(now-old+1))/pageSize*pageSize)
 	}
 	if rng.IntN(2) == 0 {
 		n.alloc = n.durAlloc.clone()
