@@ -3,6 +3,7 @@ package objstore
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"varve/objstore/index"
 )
@@ -142,8 +143,13 @@ func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
 	}
 	g := s.segments.get(pl.segment())
 	b := make([]byte, n)
-	if _, err := g.file.ReadAt(b, pl.offset()); err != nil {
-		return nil, fmt.Errorf("read %v %v: %w", k, h, err)
+	if got, err := g.file.ReadAt(b, pl.offset()); errors.Is(err, io.EOF) {
+		return nil, &CorruptError{
+			File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h),
+			Err: fmt.Errorf("the file ends after %d of its %d bytes", got, n),
+		}
+	} else if err != nil {
+		return nil, fmt.Errorf("read %v %v in %s: %w", k, h, segmentName(g.id), err)
 	}
 	if sum(k, b) != *h {
 		return nil, &CorruptError{
