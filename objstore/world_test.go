@@ -27,6 +27,7 @@ type world struct {
 	mem         *vfs.Mem
 	hook        atomic.Pointer[func(vfs.Op) error]
 	idx         index.Index
+	trust       bool // TrustCache answers yes
 	lying       bool // the index gives wrong answers
 	boot, mount int
 	opts        Options
@@ -159,6 +160,8 @@ func (w *world) start() error {
 	defer watch("open")()
 	o := w.opts
 	o.FS, o.Index = w.fs(), w.idx
+	trust := w.trust
+	o.TrustCache = func(string) bool { return trust }
 	if w.lying {
 		o.Index = &lyingIndex{Index: w.idx, rng: newRand(w.rng.Uint64())}
 	}
@@ -217,11 +220,12 @@ func (w *world) unstick() (stop func()) {
 const (
 	kill = iota
 	killRemount
+	killTrusted
 	powerCut
 	crashKinds
 )
 
-var crashNames = [crashKinds]string{"kill", "kill and remount", "power cut"}
+var crashNames = [crashKinds]string{"kill", "kill and remount", "kill and trusted remount", "power cut"}
 
 // crash takes the store down where it is, or where the cut was met, and brings it up again, with crashes on
 // the way.
@@ -252,11 +256,18 @@ func (w *world) goDown(kind int) {
 	w.counts[crashNames[kind]]++
 	w.note("-- %s at operation %d", crashNames[kind], w.mem.Ops())
 	mem := w.mem
+	if kind != kill { // who waits for the device goes on waiting if its server dies once more
+		w.trust = kind == killTrusted
+	}
 	switch kind {
 	case powerCut:
 		w.mem = mem.PowerCut(w.rng)
 		w.boot, w.mount, w.cut = w.boot+1, w.mount+1, true
 		w.loseIndex()
+	case killTrusted: // the device waits for its server, with all that was answered
+		w.mem = mem.Kill()
+		w.mount++
+		w.cut = w.cut || w.unsynced
 	case killRemount: // nobody vouches for the writes that were not flushed
 		w.mem = mem.Kill()
 		w.mount++
