@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true as long as no segment
-// is retired or punched where objects lie, which only settling of the same volume may bring about.
+// leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true: no segment is retired
+// that has objects, nor punched where they lie.
 type leaf struct {
 	places [fanOut]place
 	used   bool // since the last sweep of the cache

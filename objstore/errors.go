@@ -18,7 +18,7 @@ var (
 	ErrVersion = errors.New("unsupported format version")
 	// ErrCorrupt: a checksum or a hash did not match; see CorruptError for the place.
 	ErrCorrupt = errors.New("corrupt")
-	// ErrNoSpace: the store's file system has no more room than the reserve.
+	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may need.
 	ErrNoSpace = errors.New("no space left in the store")
 	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.
 	ErrReadOnly = errors.New("read-only")
@@ -32,7 +32,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrInvalid: a name, size or range that no store could take.
 	ErrInvalid = errors.New("invalid")
-	// ErrBusy: the tail is at its limit, or the next segment is still being made. Call Wait, then try again.
+	// ErrBusy: the tail is at its limit, settling may need the room that is left, or the next segment is still
+	// being made. Call Wait, then try again.
 	ErrBusy = errors.New("waiting for settling")
 	// ErrNotLoaded: a plan needs tree nodes that are not in memory. Call Load, then plan again.
 	ErrNotLoaded = errors.New("tree nodes not in memory")

@@ -130,15 +130,69 @@ func planLoaded(ctx context.Context, im Image, off int64, length int, p *Plan) e
 	}
 }
 
-// extentAt finds how far what lies at off goes on; in steps, and at most extentReach bytes.
-func extentAt(ctx context.Context, im Image, off int64) (hole bool, length int64, err error) {
+// sparse is an image that knows its large holes.
+type sparse interface {
+	Image
+	// emptyUntil gives the end of the hole at a sector's offset, as far as the layers and the inner nodes of the
+	// tree tell, or the offset itself.
+	emptyUntil(off int64) (int64, error)
+}
+
+// emptyUntil does it for layers over a tree. The layers' lock is held; they are not used after unlock.
+func (s *Store) emptyUntil(layers []*layer, root rootObject, off int64, unlock func()) (int64, error) {
+	end := root.size
+	for _, l := range layers {
+		if at, ok := l.next(uint64(off) / SectorSize); ok {
+			end = min(end, int64(at)*SectorSize)
+		}
+	}
+	unlock()
+	if end <= off {
+		return off, nil
+	}
+	chunk := off / int64(root.chunkSize)
+	h := root.top
+	for level := root.depth; !h.IsZero(); level-- {
+		if level == 1 {
+			return off, nil
+		}
+		n, err := s.node(h, level)
+		if err != nil {
+			return off, err
+		}
+		h = n[chunk/levelChunks(level-1)%fanOut]
+		if h.IsZero() {
+			span := levelChunks(level - 1)
+			end = min(end, (chunk/span+1)*span*int64(root.chunkSize))
+		}
+	}
+	return end, nil
+}
+
+func (v *volume) emptyUntil(off int64) (int64, error) {
+	v.mu.Lock()
+	return v.s.emptyUntil(v.layers, v.base.root, off, v.mu.Unlock)
+}
+
+// extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by these at
+// most extentReach bytes.
+func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int64, err error) {
 	const step, extentReach = MaxRequest, 1 << 30
 	if off < 0 || off >= im.Size() {
 		return false, 0, fmt.Errorf("extent at %d: %w: the image has %d bytes", off, ErrInvalid, im.Size())
 	}
 	var plan Plan
 	from := off / SectorSize * SectorSize
-	for at := from; at < im.Size() && at-from < extentReach; {
+	for at, planned := from, 0; at < im.Size() && planned < extentReach; {
+		if end, err := im.emptyUntil(at); err != nil {
+			return false, 0, err
+		} else if end > at {
+			if at > from && !hole {
+				return hole, length, nil
+			}
+			hole, at, length = true, end, end-off
+			continue
+		}
 		n := int(min(step, im.Size()-at))
 		if err := planLoaded(ctx, im, at, n, &plan); err != nil {
 			return false, 0, err
@@ -153,6 +207,7 @@ func extentAt(ctx context.Context, im Image, off int64) (hole bool, length int64
 				return hole, at + int64(c.BufOff) - off, nil
 			}
 		}
+		planned += n
 		at += int64(n)
 		length = at - off
 	}

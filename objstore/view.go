@@ -107,6 +107,19 @@ func (w *View) Release(p *Plan) { p.release() }
 // ReadAt implements [Image].
 func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
 
+func (w *View) emptyUntil(off int64) (int64, error) {
+	w.mu.Lock()
+	if w.base != nil || w.closed {
+		root := rootObject{size: off}
+		if w.base != nil {
+			root = w.base.root
+		}
+		return w.s.emptyUntil(nil, root, off, w.mu.Unlock)
+	}
+	w.v.mu.Lock()
+	return w.s.emptyUntil(w.v.upTo(w.gen), w.v.base.root, off, func() { w.v.mu.Unlock(); w.mu.Unlock() })
+}
+
 // Extent implements [Image].
 func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, err error) {
 	return extentAt(ctx, w, off)
