@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -154,6 +155,10 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 			if errors.Is(err, gone) {
 				return answer, errGone
 			}
+		}
+		// net/http keeps this one to itself: the connection was closed before the request was on it.
+		if strings.Contains(err.Error(), "server closed idle connection") {
+			return answer, errGone
 		}
 		return answer, fmt.Errorf("ask the daemon: %w", err)
 	}
