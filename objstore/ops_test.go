@@ -54,7 +54,7 @@ func (w *world) step() {
 }
 
 func ctxTimeout() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 50*time.Second)
+	return context.WithTimeout(context.Background(), 150*time.Second)
 }
 
 func (w *world) opWrite() {

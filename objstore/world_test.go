@@ -118,7 +118,7 @@ func (w *world) must(err error) {
 
 // watch ends the process with all stacks when something hangs.
 func watch(what string) func() {
-	t := time.AfterFunc(60*time.Second, func() {
+	t := time.AfterFunc(3*time.Minute, func() {
 		b := make([]byte, 1<<20)
 		fmt.Fprintf(os.Stderr, "%s hangs\n%s\n", what, b[:runtime.Stack(b, true)])
 		os.Exit(3)
