@@ -39,6 +39,10 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 		done; done
 
+.PHONY: smp
+smp: ## the tests of devices with two queues, on a distribution's kernel with two processors in qemu
+	@integration/smp/run
+
 .PHONY: kernel
 kernel: ## build the test kernel (once; cached) and print its path as the last line
 	@integration/kernel/build

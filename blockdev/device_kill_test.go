@@ -20,6 +20,9 @@ import (
 // one to recover.
 const childEnv = "VARVE_TEST_SERVE"
 
+// childQueuesEnv is how many queues a new device of the child has; nothing: the default.
+const childQueuesEnv = "VARVE_TEST_QUEUES"
+
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(childEnv); spec != "" {
 		if err := serveChild(spec); err != nil {
@@ -39,11 +42,18 @@ func serveChild(spec string) error {
 	if _, err := fmt.Sscan(spec, &path, &mode, &id); err != nil {
 		return err
 	}
+	queues := DefaultQueues
+	if n := os.Getenv(childQueuesEnv); n != "" {
+		var err error
+		if queues, err = strconv.Atoi(n); err != nil {
+			return err
+		}
+	}
 	l, err := OpenLoop(path, LoopOptions{})
 	if err != nil {
 		return err
 	}
-	o := Options{ID: -1, CopyMode: mode, NoPartitionScan: true}
+	o := Options{ID: -1, CopyMode: mode, Queues: queues, NoPartitionScan: true}
 	var d *Device
 	if id < 0 {
 		d, err = Start(context.Background(), l, o)

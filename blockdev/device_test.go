@@ -19,25 +19,31 @@ import (
 	"varve/objstore"
 )
 
-// requireUblk is the one place that decides whether a test of a real device runs. VARVE_REQUIRE_UBLK=1, as in the
-// test kernel, makes what is missing a failure.
+// lack is the one place that skips a test for what the machine lacks. The variable makes it a failure, where the
+// test kernel has it.
+func lack(t testing.TB, variable, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(variable) == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// requireUblk decides whether a test of a real device runs; VARVE_REQUIRE_UBLK=1, as in the test kernel, has it run.
 func requireUblk(t testing.TB, flags uint64) {
 	t.Helper()
-	give := t.Skipf
-	if os.Getenv("VARVE_REQUIRE_UBLK") == "1" {
-		give = t.Fatalf
-	}
+	const variable = "VARVE_REQUIRE_UBLK"
 	c, err := openControl()
 	if err != nil {
-		give("needs ublk: %v", err)
+		lack(t, variable, "needs ublk: %v", err)
 	}
 	defer c.close()
 	have, err := c.features(t.Context())
 	if err != nil {
-		give("needs ublk: %v", err)
+		lack(t, variable, "needs ublk: %v", err)
 	}
 	if lost := flags &^ have; lost != 0 {
-		give("needs %v", unsupported(lost&-lost, "the test"))
+		lack(t, variable, "needs %v", unsupported(lost&-lost, "the test"))
 	}
 }
 

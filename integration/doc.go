@@ -3,4 +3,7 @@
 //
 // The tests are built with the tag "integration" and run inside the machine by integration/run. A test owns
 // its store, its daemon and its devices (node), has a time limit of its own, and takes everything away at its end.
+//
+// integration/smp/run is for what the test kernel's one processor cannot show: blockdev's tests of devices with
+// two queues, on a distribution's kernel in qemu.
 package integration
