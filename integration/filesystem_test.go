@@ -20,12 +20,14 @@ type filesystem struct {
 	check []string // of an unmounted device, changing nothing
 	// frozen are the mount options that read a snapshot without replaying its journal.
 	frozen string
+	// copied are those of a copy beside the filesystem that is still mounted.
+	copied string
 }
 
 var filesystems = []filesystem{
-	{"ext4", []string{"mkfs.ext4", "-q", "-F"}, []string{"e2fsck", "-fn"}, "ro,noload"},
-	{"xfs", []string{"mkfs.xfs", "-q", "-f"}, []string{"xfs_repair", "-n"}, "ro,norecovery,nouuid"},
-	{"btrfs", []string{"mkfs.btrfs", "-q", "-f"}, []string{"btrfs", "check", "--readonly"}, "ro,rescue=nologreplay"},
+	{"ext4", []string{"mkfs.ext4", "-q", "-F"}, []string{"e2fsck", "-fn"}, "ro,noload", ""},
+	{"xfs", []string{"mkfs.xfs", "-q", "-f"}, []string{"xfs_repair", "-n"}, "ro,norecovery,nouuid", "nouuid"},
+	{"btrfs", []string{"mkfs.btrfs", "-q", "-f"}, []string{"btrfs", "check", "--readonly"}, "ro,rescue=nologreplay", ""},
 }
 
 func fsNamed(name string) filesystem {

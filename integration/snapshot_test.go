@@ -129,7 +129,7 @@ func checkSnapshot(ctx context.Context, t *testing.T, f filesystem, img, want, b
 	copied := filepath.Join(t.TempDir(), "copy.img")
 	must(ctx, t, "cp", "--sparse=always", img, copied)
 	rw := losetup(ctx, t, copied)
-	m = mount(ctx, t, rw, "") // replays the journal
+	m = mount(ctx, t, rw, f.copied) // replays the journal
 	must(ctx, t, "diff", "-r", before, filepath.Join(m.dir, "before"))
 	m.unmount(ctx)
 	f.fsck(ctx, t, rw)
