@@ -84,10 +84,12 @@ func (s *Store) noteDamage(g *segment, err error) {
 // checkContent looks at the bytes themselves, where the segment's record is damaged.
 func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error) {
 	step, largest := 32, fanOut*32
-	if k == KindChunk {
+	switch k {
+	case KindChunk:
 		step, largest = s.sb.chunkSize, s.sb.chunkSize
-	} else if k == KindRoot {
+	case KindRoot:
 		step, largest = rootSize, rootSize
+	default: // a tree node, of any number of hashes
 	}
 	b := make([]byte, largest)
 	n, _ := g.file.ReadAt(b, pl.offset())
