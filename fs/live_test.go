@@ -191,7 +191,7 @@ func TestLiveFallocate(t *testing.T) {
 		{unix.FALLOC_FL_ZERO_RANGE, 400000, 5120},
 		{unix.FALLOC_FL_PUNCH_HOLE | keep, mib - 1000, 5000}, // over the end
 	} {
-		if err := unix.Fallocate(fd, c.mode, c.off, c.len); err != nil {
+		if err := fallocate(fd, c.mode, c.off, c.len); err != nil {
 			t.Fatalf("mode %#x at %d, %d: %v", c.mode, c.off, c.len, err)
 		}
 		clear(model[c.off:min(c.off+c.len, mib)])
@@ -203,14 +203,14 @@ func TestLiveFallocate(t *testing.T) {
 	if hole, n, err := v.Extent(t.Context(), 4096); err != nil || !hole || n != 8192 {
 		t.Errorf("the punched range is no hole: %v %d %v", hole, n, err)
 	}
-	if err := unix.Fallocate(fd, 0, 0, mib); err != nil {
+	if err := fallocate(fd, 0, 0, mib); err != nil {
 		t.Errorf("mode 0 inside the size: %v", err)
 	}
-	if err := unix.Fallocate(fd, keep, 0, 2*mib); err != nil {
+	if err := fallocate(fd, keep, 0, 2*mib); err != nil {
 		t.Errorf("keep size over the end: %v", err)
 	}
-	wantErrno(t, "extend", unix.Fallocate(fd, 0, 0, mib+1), unix.EFBIG)
-	wantErrno(t, "collapse", unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096), unix.EOPNOTSUPP)
+	wantErrno(t, "extend", fallocate(fd, 0, 0, mib+1), unix.EFBIG)
+	wantErrno(t, "collapse", fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096), unix.EOPNOTSUPP)
 }
 
 func TestLiveSeeksHoles(t *testing.T) {

@@ -71,7 +71,7 @@ func TestStoreAgainstAModel(t *testing.T) {
 		n := min(1+r.Int64N(200_000), size-off)
 		switch r.IntN(7) {
 		case 0:
-			if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n); err != nil {
+			if err := fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n); err != nil {
 				t.Fatal(err)
 			}
 			clear(model[off : off+n])
