@@ -216,6 +216,7 @@ type replay struct {
 	trusted bool     // written through this kernel's page cache: every whole record counts
 	whole   int      // records read whole, commits too
 	covered int      // records that the last commit covers
+	last    int      // position behind the last record that is no commit
 	raw     []byte   // the file up to the last whole record
 }
 
@@ -266,6 +267,7 @@ func (rp *replay) scan(data []byte, seed uint32) error {
 		} else {
 			rp.records = append(rp.records, r)
 			at = append(at, rp.whole)
+			rp.last = rp.whole + 1
 		}
 		rp.whole++
 	}
@@ -312,7 +314,9 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	if _, err := f.WriteAt(rp.raw, 0); err != nil {
 		return err
 	}
-	if rp.final && (rp.trusted || rp.covered+1 >= rp.whole) {
+	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
+	// built on that, and this one may know better.
+	if rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole) {
 		return f.Datasync()
 	}
 	size, err := f.Size()
