@@ -216,6 +216,7 @@ type replay struct {
 	trusted bool     // written through this kernel's page cache: every whole record counts
 	whole   int      // records read whole, commits too
 	covered int      // records that the last commit covers
+	short   bool     // the file is not what a finished creation leaves
 	last    int      // position behind the last record that is no commit
 	raw     []byte   // the file up to the last whole record
 }
@@ -231,7 +232,7 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	if err != nil {
 		return nil, err
 	}
-	rp := &replay{name: name, gen: gen}
+	rp := &replay{name: name, gen: gen, short: len(data) < journalHeader+windowSize || allZero(data[:512])}
 	if len(data) < journalHeader || allZero(data[:512]) {
 		if len(data) > journalHeader && !allZero(data[journalHeader:]) {
 			return nil, &CorruptError{File: name, Object: "journal header", Err: errors.New("header missing, records there")}

@@ -209,6 +209,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	return snapInfo(v.ref, v.ref.snaps[snap]), nil
 }
 
+// reclaimPatience is how long a snapshot waits for room to be given back.
+const reclaimPatience = time.Second
+
 // WaitSnapshot returns when the snapshot has settled and its root is durable.
 func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
 	s.mu.Lock()
@@ -220,6 +223,10 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
 		return SnapshotInfo{}, err
 	}
+	// The figures of stat are right after it as a rule; a reader that takes long is not waited for.
+	brief, cancel := context.WithTimeout(ctx, reclaimPatience)
+	_ = s.waitReclaimed(brief)
+	cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !sn.settled {

@@ -268,6 +268,10 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 		if err != nil {
 			return err
 		}
+		if rp.short {
+			s.log.Warn("a journal is shorter than it was made: a power cut caught its creation, or it is damaged and what it held is lost",
+				"file", name, "volume", v.ref.name, "records", len(rp.records))
+		}
 		// Nothing behind a generation that is incomplete was ever committed.
 		if !complete || len(rp.records) == 0 {
 			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
