@@ -18,7 +18,7 @@ func (v *volume) Flush() error {
 // commitTo makes the first target records durable, and all that came since. Under commitMu.
 // The order is what the crash model rests on: first the data, then the record that says so.
 func (v *volume) commitTo(target uint64) error {
-	if err := v.s.ioError(); err != nil {
+	if err := v.s.writeError(); err != nil {
 		return err
 	}
 	if v.durable >= target {

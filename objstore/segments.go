@@ -175,7 +175,7 @@ func (s *Store) objectSlot(n int64) (*segment, int64, error) {
 
 // sealFilled ends the object segments that are full; their objects are recorded, or given up.
 func (s *Store) sealFilled() error {
-	if err := s.ioError(); err != nil {
+	if err := s.writeError(); err != nil {
 		return err
 	}
 	for len(s.filled) > 0 {

@@ -40,7 +40,7 @@ type settling struct {
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
 func (s *Store) settleLayer(ctx context.Context, v *volume) error {
-	if err := s.ioError(); err != nil {
+	if err := s.writeError(); err != nil {
 		return err
 	}
 	v.settleMu.Lock()

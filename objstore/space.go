@@ -86,9 +86,6 @@ func (s *Store) writeError() error {
 	return nil
 }
 
-// ioError is writeError for what has been written already.
-func (s *Store) ioError() error { return s.writeError() }
-
 // fail turns the store read-only: what it can't make durable it must not pretend to have. It gives the error back.
 func (s *Store) fail(err error) error {
 	if s.failed.CompareAndSwap(nil, &err) {

@@ -280,7 +280,7 @@ func (s *Store) closeFiles() error {
 
 // appendRefs makes records durable and lets them take effect, all or none. Under s.mu.
 func (s *Store) appendRefs(recs ...refRecord) error {
-	if err := s.ioError(); err != nil {
+	if err := s.writeError(); err != nil {
 		return err
 	}
 	b, err := json.Marshal(recs)
