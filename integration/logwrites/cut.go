@@ -18,12 +18,12 @@ type Kind int
 
 // The kinds of cuts.
 const (
-	Clean   Kind = iota // what is durable, and nothing else
-	Prefix              // the first writes of the batch
-	Torn                // the same, the last of them torn
-	Subset              // any writes of the batch
-	Shreds              // any writes of the batch, any of them torn
-	Kinds               // how many there are
+	Clean  Kind = iota // what is durable, and nothing else
+	Prefix             // the first writes of the batch
+	Torn               // the same, the last of them torn
+	Subset             // any writes of the batch
+	Shreds             // any writes of the batch, any of them torn
+	Kinds              // how many there are
 )
 
 func (k Kind) String() string {
@@ -47,9 +47,6 @@ func (l *Log) Batch(i int) (from, end int) {
 	for from = i; from > 0 && !l.Entries[from-1].barrier(); from-- {
 	}
 	for end = i; end < len(l.Entries) && !l.Entries[end].barrier(); end++ {
-	}
-	if end < len(l.Entries) && l.Entries[end].FUA && l.Entries[end].Flush && end == i {
-		end++ // a flush that writes: what it writes may be torn
 	}
 	return from, end
 }

@@ -49,10 +49,10 @@ func (d memDisk) Zero(off, n int64) error                  { clear(d[off : off+n
 // example: two batches, a FUA write between them, a mark, and what was never flushed.
 func example(t testing.TB) *Log {
 	var w writer
-	w.write(0, 0, 1, 4)           // 0
-	w.write(4, flagMeta, 2, 4)    // 1
-	w.add(0, 0, flagFlush, nil)   // 2
-	w.write(8, flagFUA, 3, 2)     // 3
+	w.write(0, 0, 1, 4)         // 0
+	w.write(4, flagMeta, 2, 4)  // 1
+	w.add(0, 0, flagFlush, nil) // 2
+	w.write(8, flagFUA, 3, 2)   // 3
 	w.add(0, 0, flagMark, []byte("seven"))
 	w.write(2, 0, 4, 4)           // 5
 	w.add(6, 4, flagDiscard, nil) // 6

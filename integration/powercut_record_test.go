@@ -1,0 +1,448 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/integration/logwrites"
+)
+
+// recording is what a workload has written, and what it was told. Its files lie in dir:
+//
+//	disk.img    the disk before the log begins: the store is made, its volumes have filesystems
+//	disk.log    what was written to the disk since
+//	VOLUME.log  what was written to each volume
+//	facts.json  the rest of this
+type recording struct {
+	Lower  string
+	Uppers []upper
+	Facts  []fact
+
+	dir    string
+	log    *logwrites.Log
+	marks  []int // of each fact: the entry of the log
+	uppers []upperLog
+}
+
+type upper struct{ Volume, FS string }
+
+// upperLog is what was written to a volume.
+type upperLog struct {
+	log   *logwrites.Log
+	marks map[int]int // number of a fact: entry of the log
+}
+
+// fact is something that the workload knows from some moment on. It stands in the logs as a mark: its number.
+type fact struct {
+	What   string
+	Volume string
+	Name   string // of a file or snapshot
+	Size   int
+	Seed   uint64
+	Root   string
+}
+
+// What a fact says. The intents are noted before, the others after the fact.
+const (
+	factReady          = "ready"
+	factFile           = "file" // fsync of it and of its directory has returned
+	factUnlink         = "will unlink"
+	factSnapshot       = "snapshot" // create --wait has returned
+	factSnapshotDelete = "will delete snapshot"
+	factSnapshotGone   = "snapshot deleted"
+	factVolumeCreate   = "will create volume"
+	factVolume         = "volume"
+	factVolumeDelete   = "will delete volume"
+	factVolumeGone     = "volume deleted"
+)
+
+const (
+	powerDisk   = 1 << 30
+	powerVolume = 320 << 20 // the least that mkfs.xfs takes
+)
+
+// recorder is a recording under way.
+type recorder struct {
+	*recording
+	ctx context.Context
+	t   *testing.T
+	mu  sync.Mutex
+}
+
+// note makes a fact known, to the log of the disk and to that of the volume.
+func (r *recorder) note(f fact) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := strconv.Itoa(len(r.Facts))
+	r.Facts = append(r.Facts, f)
+	for _, u := range r.Uppers {
+		if u.Volume == f.Volume || f.What == factReady {
+			r.command("dmsetup", "message", "cut-"+u.Volume, "0", "mark", n)
+		}
+	}
+	r.command("dmsetup", "message", "cut-disk", "0", "mark", n)
+}
+
+// command is must for any goroutine.
+func (r *recorder) command(name string, args ...string) string {
+	res := run(r.ctx, name, args...)
+	if res.code != 0 {
+		r.t.Errorf("%s %s: exit status %d\n%s%s", name, strings.Join(args, " "), res.code, res.stdout, res.stderr)
+	}
+	return strings.TrimSpace(res.stdout)
+}
+
+// mapper makes a log-writes device over dev, with a new log in file, and gives its node.
+func mapper(ctx context.Context, t *testing.T, name, dev, file string) string {
+	t.Helper()
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 4<<30); err != nil {
+		t.Fatal(err)
+	}
+	logdev := losetup(ctx, t, file)
+	sectors := must(ctx, t, "blockdev", "--getsz", dev)
+	must(ctx, t, "dmsetup", "create", name, "--noudevsync", "--table", fmt.Sprintf("0 %s log-writes %s %s", sectors, dev, logdev))
+	t.Cleanup(func() { run(context.Background(), "dmsetup", "remove", "--force", "--noudevsync", name) })
+	return "/dev/dm-" + must(ctx, t, "dmsetup", "info", "-c", "--noheadings", "-o", "minor", name)
+}
+
+// unmap ends a log and says whether all of it is there.
+func unmap(ctx context.Context, t *testing.T, name string) {
+	t.Helper()
+	if s := must(ctx, t, "dmsetup", "status", name); strings.Contains(s, "logging_disabled") {
+		t.Fatalf("the log of %s is not whole: %s", name, s)
+	}
+	eventually(t, 20*time.Second, name+" goes", func() bool {
+		return run(ctx, "dmsetup", "remove", "--noudevsync", name).code == 0
+	})
+}
+
+// writeBackEarly has the kernel write dirty pages within a fraction of a second, until the test's end: mapped
+// journals reach the disk before their data, as they do on a machine with little memory.
+func writeBackEarly(t *testing.T) {
+	for name, v := range map[string]string{"dirty_writeback_centisecs": "3", "dirty_expire_centisecs": "5"} {
+		file := "/proc/sys/vm/" + name
+		old, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(v), 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.WriteFile(file, old, 0) })
+	}
+}
+
+// record runs the workload.
+func record(ctx context.Context, t *testing.T, lower string, rounds int) *recording {
+	t.Helper()
+	began := time.Now()
+	rec := &recording{Lower: lower, Uppers: []upper{{"e", "ext4"}, {"x", "xfs"}}, dir: t.TempDir()}
+	r := &recorder{recording: rec, ctx: ctx, t: t}
+	image := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, powerDisk); err != nil {
+		t.Fatal(err)
+	}
+	loop := losetup(ctx, t, image, "--direct-io=on")
+	fsNamed(lower).make(ctx, t, loop)
+
+	// The store and the filesystems are made before the log begins.
+	serveArgs := []string{"--tail-soft", "4M", "--settle-delay", "200ms", "--journal-records", "2048", "--log-level", "debug"}
+	m := mount(ctx, t, loop, "")
+	n := newNodeAt(ctx, t, filepath.Join(m.dir, "store"))
+	n.serve(ctx, serveArgs...)
+	for _, u := range rec.Uppers {
+		dev := n.volume(ctx, u.Volume, fmt.Sprint(powerVolume))
+		fsNamed(u.FS).make(ctx, t, dev)
+		n.varve(ctx, "detach", u.Volume)
+	}
+	n.stop(ctx)
+	m.unmount(ctx)
+	must(ctx, t, "cp", "--sparse=always", image, filepath.Join(rec.dir, "disk.img"))
+
+	writeBackEarly(t)
+	disk := mapper(ctx, t, "cut-disk", loop, filepath.Join(rec.dir, "disk.log"))
+	options := "discard"
+	m = mount(ctx, t, disk, options)
+	n.store = filepath.Join(m.dir, "store")
+	n.serve(ctx, serveArgs...)
+	var work sync.WaitGroup
+	var mounts []*mounted
+	for _, u := range rec.Uppers {
+		dev := mapper(ctx, t, "cut-"+u.Volume, n.attach(ctx, u.Volume), filepath.Join(rec.dir, u.Volume+".log"))
+		mounts = append(mounts, mount(ctx, t, dev, options))
+	}
+	r.note(fact{What: factReady})
+	for i, u := range rec.Uppers {
+		work.Add(1)
+		go func() {
+			defer work.Done()
+			r.work(n, u.Volume, mounts[i].dir, rounds, uint64(i))
+		}()
+	}
+	// A daemon that dies on the way leaves a recovery in the log, and segments and journals of two processes.
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	for range 2 {
+		select {
+		case <-done:
+		case <-time.After(time.Duration(rounds) * 60 * time.Millisecond):
+			n.kill(ctx)
+			n.serve(ctx, serveArgs...)
+		}
+	}
+	<-done
+	for i, u := range rec.Uppers {
+		mounts[i].unmount(ctx)
+		unmap(ctx, t, "cut-"+u.Volume)
+		n.varve(ctx, "detach", u.Volume)
+	}
+	n.stop(ctx)
+	m.unmount(ctx)
+	unmap(ctx, t, "cut-disk")
+	b, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rec.dir, "facts.json"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	t.Logf("recorded in %.0f s: %d facts", time.Since(began).Seconds(), len(rec.Facts))
+	return rec
+}
+
+// work is what goes on on one volume, and with its snapshots. It may meet a daemon that is gone for a moment.
+func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 11))
+	snaps := []string{}
+	for i := range rounds {
+		f := fact{What: factFile, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", i%3, i), Size: 1 + rng.IntN(150<<10), Seed: rng.Uint64()}
+		if err := r.write(dir, f); err != nil {
+			r.t.Errorf("%s of volume %s: %v", f.Name, volume, err)
+			return
+		}
+		r.note(f)
+		if err := scribble(filepath.Join(dir, "database"), rng, 4+rng.IntN(12), i%2 == 0); err != nil {
+			r.t.Errorf("database of volume %s: %v", volume, err)
+			return
+		}
+		if i%4 == 3 {
+			old := fact{What: factUnlink, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", (i-3)%3, i-3)}
+			r.note(old)
+			if err := os.Remove(filepath.Join(dir, old.Name)); err != nil {
+				r.t.Errorf("remove: %v", err)
+			}
+		}
+		if i%9 == 5 {
+			r.command("fstrim", dir)
+		}
+		if i%5 == 4 {
+			s := fact{What: factSnapshot, Volume: volume, Name: fmt.Sprintf("s%d", i)}
+			if s.Root = r.daemon(n, "snapshot", "create", volume+"@"+s.Name, "--wait"); s.Root != "" {
+				r.note(s)
+				snaps = append(snaps, s.Name)
+			}
+		}
+		if len(snaps) > 3 {
+			s := fact{What: factSnapshotDelete, Volume: volume, Name: snaps[0]}
+			r.note(s)
+			r.daemon(n, "snapshot", "delete", volume+"@"+s.Name)
+			s.What = factSnapshotGone
+			r.note(s)
+			snaps = snaps[1:]
+		}
+		if i%10 == 6 {
+			r.shortLife(n, fmt.Sprintf("%s-%d", volume, i))
+		}
+	}
+}
+
+// daemon runs a command that needs the daemon, and waits for one that was killed to be replaced. An answer that
+// was lost with the daemon is no answer: the empty string.
+func (r *recorder) daemon(n *node, args ...string) string {
+	for {
+		res := n.try(r.ctx, args...)
+		if res.code == 0 {
+			return strings.TrimSpace(res.stdout)
+		}
+		lost := strings.Contains(res.stderr, "no daemon") || strings.Contains(res.stderr, "EOF") || strings.Contains(res.stderr, "reset") ||
+			strings.Contains(res.stderr, "broken pipe") || strings.Contains(res.stderr, "closed") || strings.Contains(res.stderr, "refused") || strings.Contains(res.stderr, "open in another process")
+		exists := strings.Contains(res.stderr, "exists") || strings.Contains(res.stderr, "not found")
+		switch {
+		case exists: // it was done, and the answer was lost
+			return ""
+		case !lost || r.ctx.Err() != nil:
+			r.t.Errorf("varve %s: %s", strings.Join(args, " "), res.stderr)
+			return ""
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// shortLife makes a volume and deletes it again.
+func (r *recorder) shortLife(n *node, name string) {
+	r.note(fact{What: factVolumeCreate, Volume: name})
+	r.daemon(n, "volume", "create", name, "--size", "1M")
+	r.note(fact{What: factVolume, Volume: name, Size: 1 << 20})
+	r.note(fact{What: factVolumeDelete, Volume: name})
+	r.daemon(n, "volume", "delete", name)
+	r.note(fact{What: factVolumeGone, Volume: name})
+}
+
+// content gives the bytes of a file that a fact speaks of: random ones, zeroes, and blocks that others have too.
+func (f fact) content() []byte {
+	r := rand.New(rand.NewPCG(f.Seed, 12))
+	b := make([]byte, f.Size)
+	for i := 0; i < len(b); i += 4096 {
+		block := r
+		switch r.IntN(4) {
+		case 0:
+			continue
+		case 1:
+			block = rand.New(rand.NewPCG(r.Uint64N(8), 13))
+		}
+		for j := i; j < min(i+4096, len(b)); j++ {
+			b[j] = byte(block.Uint32())
+		}
+	}
+	return b
+}
+
+// write makes the file and makes it durable, with its name.
+func (r *recorder) write(dir string, f fact) error {
+	name := filepath.Join(dir, f.Name)
+	parent := filepath.Dir(name)
+	if err := os.Mkdir(parent, 0o755); err != nil && !os.IsExist(err) {
+		return err
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(f.content()); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	for _, d := range []string{parent, dir} {
+		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = unix.Fsync(fd)
+		_ = unix.Close(fd)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scribble writes blocks of a file in place, as a database does, by O_DIRECT every other time; sync or not.
+func scribble(name string, rng *rand.Rand, blocks int, sync bool) error {
+	flags := os.O_RDWR | os.O_CREATE
+	if rng.IntN(2) == 0 {
+		flags |= syscall.O_DIRECT
+	}
+	f, err := os.OpenFile(name, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	page, err := unix.Mmap(-1, 0, 32<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	for range blocks {
+		b := page[:4096<<rng.IntN(4)]
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		if _, err := f.WriteAt(b, int64(rng.IntN(512))*4096); err != nil {
+			return err
+		}
+	}
+	if sync {
+		return unix.Fdatasync(int(f.Fd()))
+	}
+	return nil
+}
+
+// loadRecording finds one that was kept.
+func loadRecording(t *testing.T, dir string) *recording {
+	t.Helper()
+	rec := &recording{}
+	b, err := os.ReadFile(filepath.Join(dir, "facts.json"))
+	if err == nil {
+		err = json.Unmarshal(b, rec)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.dir = dir
+	return rec
+}
+
+// read reads the logs.
+func (rec *recording) read(t *testing.T) {
+	t.Helper()
+	rec.marks = make([]int, len(rec.Facts))
+	var all map[int]int
+	rec.log, all = readLog(t, filepath.Join(rec.dir, "disk.log"))
+	for i := range rec.Facts {
+		at, ok := all[i]
+		if !ok {
+			t.Fatalf("fact %d is not in the log of the disk", i)
+		}
+		rec.marks[i] = at
+	}
+	for _, u := range rec.Uppers {
+		l, marks := readLog(t, filepath.Join(rec.dir, u.Volume+".log"))
+		rec.uppers = append(rec.uppers, upperLog{l, marks})
+	}
+}
+
+func readLog(t *testing.T, name string) (*logwrites.Log, map[int]int) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	l, err := logwrites.Read(f)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	marks := map[int]int{}
+	for i := range l.Entries {
+		if n, err := strconv.Atoi(l.Entries[i].Mark); err == nil {
+			marks[n] = i
+		}
+	}
+	return l, marks
+}
