@@ -230,10 +230,10 @@ func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := v.writePart(p[done:], off+int64(done))
-		done += n
 		if err != nil {
-			return done, err
+			return done, err // of what failed nothing counts as written
 		}
+		done += n
 	}
 	return done, nil
 }
@@ -246,15 +246,8 @@ func (v *volume) writePart(p []byte, off int64) (int, error) {
 		n := min(len(p), MaxRequest/4) / SectorSize * SectorSize
 		return n, v.writeSectors(p[:n], off)
 	}
-	v.rmw.Lock()
-	defer v.rmw.Unlock()
-	var sector [SectorSize]byte
-	from := off - int64(within)
-	if _, err := v.ReadAt(sector[:], from); err != nil {
-		return 0, err
-	}
-	n := copy(sector[within:], p)
-	return n, v.writeSectors(sector[:], from)
+	n := min(len(p), SectorSize-within)
+	return n, v.writePartial(p[:n], off-int64(within), within)
 }
 
 // retry waits and tries again as long as op is told to.

@@ -44,7 +44,7 @@ type volume struct {
 	freezeMu sync.Mutex // one freeze at a time
 	commitMu sync.Mutex // one commit at a time; taken before mu
 	durable  uint64     // records that are durable; under commitMu
-	rmw      sync.Mutex // one write of part of a sector at a time
+	rmw      sync.Mutex // one write of part of a sector at a time; taken before mu
 
 	mu       sync.Mutex
 	room     sync.Cond // the tail has become shorter, or the volume is closed
@@ -63,7 +63,8 @@ type volume struct {
 	inflight int    // writes reserved
 	tail     int64  // bytes in layers
 	ops      uint64 // requests, to tell a busy volume
-	since    int64  // when the active layer became non-empty, Unix nanoseconds; 0: empty
+	partial  partial
+	since    int64 // when the active layer became non-empty, Unix nanoseconds; 0: empty
 }
 
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {
@@ -185,6 +186,9 @@ func (v *volume) admit() error {
 	if !v.writable {
 		return fmt.Errorf("volume %s: %w for its journal", v.ref.name, ErrNoSpace)
 	}
+	if v.partial.exclusive {
+		return ErrBusy // it is about to be over
+	}
 	full, err := v.active().journal.room(v.inflight + 1)
 	if err != nil {
 		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
@@ -271,10 +275,15 @@ func (v *volume) Wait(ctx context.Context) error {
 // Commit makes a completed write visible and journaled; it survives the death of this process, and power
 // cuts after the next Flush. An error means that the request must fail with EIO.
 func (v *volume) Commit(w *Write) error {
-	n := uint64(w.Len) / SectorSize
-	end := uint64(w.Off)/SectorSize + n
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.commit(w)
+}
+
+// commit is Commit under v.mu.
+func (v *volume) commit(w *Write) error {
+	n := uint64(w.Len) / SectorSize
+	end := uint64(w.Off)/SectorSize + n
 	v.inflight--
 	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
 	if err := v.s.writeError(); err != nil {
@@ -290,6 +299,7 @@ func (v *volume) Commit(w *Write) error {
 	})
 	v.note(l)
 	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
+	v.partial.written(end-n, end)
 	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
@@ -318,6 +328,11 @@ func (v *volume) note(l *layer) {
 func (v *volume) Abort(w *Write) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.abort(w)
+}
+
+// abort is Abort under v.mu.
+func (v *volume) abort(w *Write) {
 	v.inflight--
 	v.room.Broadcast()
 	if len(v.layers) > 0 {
@@ -342,6 +357,7 @@ func (v *volume) TryZero(off, length int64) error {
 	l.journal.append(&record{kind: recordHole, sector: from, count: n})
 	v.note(l)
 	l.insert(extent{end: from + n, n: n})
+	v.partial.written(from, from+n)
 	v.s.debt.Add(l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true))
 	return nil
 }

@@ -1,0 +1,193 @@
+package lincheck
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// Disk is what clients work on. Offsets and lengths are multiples of CellSize.
+type Disk interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	Zero(off, length int64) error
+	Flush() error
+}
+
+// Death says what becomes of a client's requests that are under way when the server is killed.
+type Death int
+
+// The ways of a request.
+const (
+	// Aborted: the client gets an error, and the request may have taken effect before the death or not. So it is
+	// with FUSE: an answer that came was given by a living server.
+	Aborted Death = iota
+	// Reissued: the client waits, and the next server is given the request again. The first may have done it too:
+	// then it takes effect twice, and what others wrote in between is overwritten. So it is with ublk.
+	Reissued
+	// Cut: nothing that is answered after the kill has begun counts as answered: the server is a part of this
+	// process, which lives on, but its files are cut off. Outcomes are as of Aborted.
+	Cut
+)
+
+// ErrNotSent is what a disk's error wraps if the request reached no server.
+var ErrNotSent = errors.New("request not sent")
+
+// History is what all clients did. Safe for concurrent use.
+type History struct {
+	start time.Time
+
+	mu    sync.Mutex
+	ops   []op
+	kills []kill
+	seqs  []uint64 // the last write of each client
+	bad   error    // what was read and can't be
+}
+
+type op struct {
+	client  int
+	death   Death
+	write   bool
+	off     int64
+	length  int64
+	value   Value   // of a write
+	read    []Value // of a read, one for each cell
+	call    int64
+	ret     int64
+	unknown bool // it got an error: a write may have taken effect
+}
+
+type kill struct{ begin, end int64 }
+
+// NewHistory begins with a disk of zeroes.
+func NewHistory() *History { return &History{start: time.Now()} }
+
+// Now is the time of the history in nanoseconds.
+func (h *History) Now() int64 { return int64(time.Since(h.start)) }
+
+// Kill says that the server is killed by f. When f returns the server is dead, and can do nothing more.
+func (h *History) Kill(f func()) {
+	h.mu.Lock()
+	h.kills = append(h.kills, kill{h.Now(), math.MaxInt64})
+	i := len(h.kills) - 1
+	h.mu.Unlock()
+	f()
+	h.mu.Lock()
+	h.kills[i].end = h.Now()
+	h.mu.Unlock()
+}
+
+// Client gives a new client.
+func (h *History) Client(d Disk, death Death) *Client {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seqs = append(h.seqs, 0)
+	return &Client{h: h, disk: d, death: death, id: len(h.seqs) - 1}
+}
+
+// Saw adds a read that took effect between call and now: p is what it has returned.
+func (h *History) Saw(p []byte, off, call int64) error {
+	return h.add(op{client: -1, off: off, length: int64(len(p)), call: call, ret: h.Now()}, p)
+}
+
+// add notes a request that has ended. p is what a read has returned.
+func (h *History) add(o op, p []byte) error {
+	if !o.write && !o.unknown {
+		values, err := decode(p, o.off)
+		if err != nil {
+			err = fmt.Errorf("client %d read: %w", o.client, err)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			// What a server that is being killed reads does not reach anybody.
+			if o.death == Cut && h.overtaken(&o) {
+				return nil
+			}
+			if h.bad == nil {
+				h.bad = err
+			}
+			return err
+		}
+		o.read = values
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, o)
+	return nil
+}
+
+// overtaken says whether a kill began before the request was answered. Under mu.
+func (h *History) overtaken(o *op) bool {
+	for _, k := range h.kills {
+		if o.call < k.end && o.ret > k.begin {
+			return true
+		}
+	}
+	return false
+}
+
+// Client sends one request at a time; it is not safe for concurrent use.
+type Client struct {
+	h     *History
+	disk  Disk
+	death Death
+	id    int
+	buf   []byte
+}
+
+// Use gives the client another way to the same disk.
+func (c *Client) Use(d Disk) { c.disk = d }
+
+// Buffer makes the client send its requests from b, which may be aligned as the disk wants it.
+func (c *Client) Buffer(b []byte) { c.buf = b }
+
+func (c *Client) buffer(n int64) []byte {
+	if int64(len(c.buf)) < n {
+		c.buf = make([]byte, n)
+	}
+	return c.buf[:n]
+}
+
+// Read reads, and gives the disk's error, or what is wrong with the bytes.
+func (c *Client) Read(off, length int64) error {
+	p := c.buffer(length)
+	o := op{client: c.id, death: c.death, off: off, length: length, call: c.h.Now()}
+	_, err := c.disk.ReadAt(p, off)
+	if o.ret = c.h.Now(); err != nil {
+		return err
+	}
+	return c.h.add(o, p)
+}
+
+// Write writes a value that nobody has written before.
+func (c *Client) Write(off, length int64) error {
+	c.h.mu.Lock()
+	c.h.seqs[c.id]++
+	v := value(c.id, c.h.seqs[c.id])
+	c.h.mu.Unlock()
+	p := c.buffer(length)
+	fill(p, off, v)
+	return c.change(off, length, v, func() error { _, err := c.disk.WriteAt(p, off); return err })
+}
+
+// Zero makes zeroes.
+func (c *Client) Zero(off, length int64) error {
+	return c.change(off, length, 0, func() error { return c.disk.Zero(off, length) })
+}
+
+// Flush changes nothing that the death of a server would not change.
+func (c *Client) Flush() error { return c.disk.Flush() }
+
+func (c *Client) change(off, length int64, v Value, f func() error) error {
+	o := op{client: c.id, death: c.death, write: true, off: off, length: length, value: v, call: c.h.Now()}
+	err := f()
+	if errors.Is(err, ErrNotSent) {
+		return err
+	}
+	o.ret, o.unknown = c.h.Now(), err != nil
+	if aerr := c.h.add(o, nil); err == nil {
+		err = aerr
+	}
+	return err
+}
