@@ -13,6 +13,10 @@ import (
 var varve string
 
 func TestMain(m *testing.M) {
+	if size := os.Getenv(hogEnv); size != "" {
+		fmt.Fprintln(os.Stderr, "hog:", hog(size))
+		os.Exit(1)
+	}
 	if err := prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		fmt.Fprintln(os.Stderr, "integration: these tests run in the test kernel: use integration/run")

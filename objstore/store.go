@@ -21,9 +21,11 @@ import (
 	"varve/objstore/vfs"
 )
 
+// IndexDir is where the index is, relative to the store: files that can be made anew, mapped in part.
+const IndexDir = "index"
+
 const (
 	lockFile  = "lock"
-	indexDir  = "index"
 	nodeCache = 2048 // tree nodes in memory, 8 KiB each
 )
 
@@ -119,7 +121,7 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 		}
 	}
 	sb := &superblock{chunkSize: o.ChunkSize, id: uuid.New(), created: time.Now()}
-	for _, d := range []string{segmentDir, journalDir, filepath.Dir(refsFile), indexDir} {
+	for _, d := range []string{segmentDir, journalDir, filepath.Dir(refsFile), IndexDir} {
 		if err := fs.Mkdir(d); err != nil {
 			return err
 		}
@@ -199,7 +201,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.index = s.opts.Index; s.index == nil {
 		// It must have its room within what writes leave free, or a store that they filled would not open.
 		table := min(max(s.reserve/16, 1<<20), 16<<20)
-		s.index, err = index.Open(filepath.Join(s.dir, indexDir), index.Options{Logger: s.log, MemTable: table})
+		s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
 		if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
 			// Somebody else took that room. An index can be made anew at any time, so this one is for now.
 			s.log.Warn("no room for the index on disk; it is kept in memory until the store opens again", "error", err)

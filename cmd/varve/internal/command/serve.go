@@ -30,6 +30,7 @@ type serveOptions struct {
 	logFormat  string
 
 	memory      size
+	lockMemory  bool
 	leafCache   size
 	footerCache size
 	tailSoft    size
@@ -41,7 +42,8 @@ type serveOptions struct {
 
 // flags are the daemon's limits; zero is the default of each.
 func (o *serveOptions) flags(f *pflag.FlagSet) {
-	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (default none)")
+	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (default none, or GOMEMLIMIT)")
+	f.BoolVar(&o.lockMemory, "lock-memory", true, "keep the daemon's memory from being swapped out")
 	f.Var(&o.leafCache, "leaf-cache", "memory for tree leaves (default 128M, for 256G of 16K chunks)")
 	f.Var(&o.footerCache, "footer-cache", "memory for the lists of objects in segments (default 32M)")
 	f.Var(&o.tailSoft, "tail-soft", "what a busy volume may write before it settles (default 4G)")
@@ -76,7 +78,10 @@ or fails with the reason.
 
 Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause.
 The limits bound what the daemon takes: its caches in memory, and each volume's tail, which is what was written and
-has not settled. --memory-limit makes it give memory back more eagerly above that size.`,
+has not settled. --memory-limit makes it give memory back more eagerly above that size.
+
+The daemon locks its memory, so that no I/O waits for swap, and is spared when the kernel kills processes for their
+memory: what waits for its devices would wait for ever. Both need root; what the machine refuses is logged.`,
 		Example: `  varve serve --background
   varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
 		Args: args(),
@@ -93,7 +98,8 @@ has not settled. --memory-limit makes it give memory back more eagerly above tha
 				return a.serveInBackground(cmd)
 			}
 			return a.serve(cmd.Context(), daemon.RunOptions{
-				Logger: log, Version: version(), MemoryLimit: int64(o.memory), Store: limits,
+				Logger: log, Version: version(), Store: limits,
+				Process: daemon.ProcessOptions{MemoryLimit: int64(o.memory), Swappable: !o.lockMemory},
 			})
 		},
 	}

@@ -146,7 +146,7 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 	if err != nil {
 		return err
 	}
-	daemon.PrepareProcess(log, 0)
+	defer daemon.PrepareProcess(log, daemon.ProcessOptions{})()
 	dev, err := begin(ctx, target, blockdev.Options{
 		CopyMode: blockdev.CopyMode(o.copyMode), ReadOnly: o.readOnly, Owner: daemon.Owner, Logger: log,
 	})

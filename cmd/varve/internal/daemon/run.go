@@ -19,8 +19,8 @@ import (
 type RunOptions struct {
 	Logger  *slog.Logger
 	Version string
-	// MemoryLimit is a soft limit for the heap in bytes; 0: none.
-	MemoryLimit int64
+	// Process says how the process is made fit to serve; Unlocked is the daemon's own to set.
+	Process ProcessOptions
 	// Store are the limits of the open store.
 	Store objstore.Options
 	// Ready is called once, when the socket answers.
@@ -42,7 +42,8 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
-	PrepareProcess(log, o.MemoryLimit)
+	o.Process.Unlocked = filepath.Join(dir, objstore.IndexDir)
+	defer PrepareProcess(log, o.Process)()
 	log.Info("store is open", "store", dir, "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
 		"seconds", st.OpenTime, "read_only", st.ReadOnly)
 	defer func() {

@@ -1,0 +1,157 @@
+package daemon
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// unlockInterval is how long a mapping that need not be in memory may stay locked.
+const unlockInterval = 30 * time.Second
+
+// lockMemory keeps the process's memory from being swapped out or dropped: heap, stacks, copy buffers, the rings and
+// the journals' windows as far as they are used (MCL_ONFAULT: a heap's address space is many times what it takes), and
+// the program itself, all of it, for the next page of its text may be needed to write the page that has to go.
+//
+// Locked memory is what the kernel can't take back, so two kinds stay out of it:
+//   - What Go frees. Its scavenger gives pages back by madvise, which locked memory refuses; it then maps fresh ones in
+//     their place, with the same effect (runtime/mem_linux.go, sysUnusedOS, Go 1.26).
+//   - The index's tables. badger maps them whole, they grow with the store, and reading a page again costs a read of
+//     the store's disk, never of a device. MCL_FUTURE locks them with everything else; they are unlocked from time to
+//     time.
+//
+// With a limit on locked memory MCL_FUTURE would make some later mmap fail, and Go ends the process then: it is done
+// without a limit or not at all.
+func lockMemory(log *slog.Logger, unlocked string) (end func()) {
+	if err := mayLock(); err != nil {
+		log.Info("memory is not locked: under memory pressure I/O may wait for swap", "error", err)
+		return func() {}
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		log.Info("memory is not locked: under memory pressure I/O may wait for swap", "error", err)
+		return func() {}
+	}
+	if err := populateProgram(); err != nil {
+		log.Info("parts of the program are locked only once they were used", "error", err)
+	}
+	if unlocked == "" {
+		return func() {}
+	}
+	quit := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(unlockInterval)
+		defer tick.Stop()
+		for {
+			if err := unlockFiles(unlocked); err != nil {
+				log.Warn("the index's tables stay in memory", "error", err)
+				return
+			}
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() { close(quit); running.Wait() }
+}
+
+// mayLock asks for no limit on locked memory, and says why there is one.
+func mayLock() error {
+	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none) == nil {
+		return nil
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err != nil {
+		return err
+	}
+	if lim.Max == unix.RLIM_INFINITY { // then the soft limit may be raised by anybody
+		return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none)
+	}
+	return fmt.Errorf("RLIMIT_MEMLOCK is %d bytes; raising it needs CAP_SYS_RESOURCE, or LimitMEMLOCK=infinity of the service", lim.Max)
+}
+
+// mapping is one line of /proc/self/maps.
+type mapping struct {
+	start, end uintptr
+	perms      string
+	path       string
+}
+
+// parseMaps calls f for each mapping until it fails.
+func parseMaps(r io.Reader, f func(m mapping) error) error {
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		// START-END PERMS OFFSET DEV INODE   PATH
+		fields := strings.Fields(sc.Text())
+		if len(fields) < 5 {
+			return fmt.Errorf("line of maps: %q", sc.Text())
+		}
+		m := mapping{perms: fields[1]}
+		if _, err := fmt.Sscanf(fields[0], "%x-%x", &m.start, &m.end); err != nil {
+			return fmt.Errorf("line of maps: %q: %w", sc.Text(), err)
+		}
+		if i := strings.Index(sc.Text(), "/"); i >= 0 && len(fields) > 5 {
+			m.path = sc.Text()[i:] // with its spaces
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+	}
+	return sc.Err()
+}
+
+func ownMappings(f func(m mapping) error) error {
+	file, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	return parseMaps(file, f)
+}
+
+// populateProgram brings the program's text and constants into memory, where they stay.
+func populateProgram() error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	return ownMappings(func(m mapping) error {
+		if m.path != exe || !strings.HasPrefix(m.perms, "r") {
+			return nil
+		}
+		return onRange(unix.SYS_MADVISE, m, unix.MADV_POPULATE_READ)
+	})
+}
+
+// unlockFiles unlocks the mappings of files below dir. One that has gone meanwhile is no error.
+func unlockFiles(dir string) error {
+	prefix := strings.TrimSuffix(dir, "/") + "/"
+	return ownMappings(func(m mapping) error {
+		if !strings.HasPrefix(m.path, prefix) {
+			return nil
+		}
+		if err := onRange(unix.SYS_MUNLOCK, m, 0); err != nil && !errors.Is(err, unix.ENOMEM) {
+			return err
+		}
+		return nil
+	})
+}
+
+// onRange is a system call of an address, a length and an argument, for memory that is no Go slice.
+func onRange(call uintptr, m mapping, arg uintptr) error {
+	if _, _, errno := unix.Syscall(call, m.start, m.end-m.start, arg); errno != 0 {
+		return errno
+	}
+	return nil
+}
