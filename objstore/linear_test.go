@@ -192,13 +192,14 @@ func (w *linearWorld) snapshot(s *Store) error {
 	if _, err := s.CreateSnapshot(ctx, "v", name); err != nil {
 		return err
 	}
+	ret := w.h.Now()
 	view, err := s.OpenSnapshot("v", name)
 	if err != nil {
 		return err
 	}
 	p := make([]byte, linearTo-linearFrom)
 	if _, err = view.ReadAt(p, linearFrom); err == nil {
-		err = w.h.Saw(p, linearFrom, call)
+		err = w.h.Saw(p, linearFrom, call, ret)
 	}
 	if err := errors.Join(err, view.Close()); err != nil {
 		return err

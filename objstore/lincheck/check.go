@@ -135,8 +135,7 @@ func (h *History) CheckAs(register int64, limit time.Duration) (Report, error) {
 
 // split makes operations on registers out of a request.
 func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operation, r *Report) error {
-	overtaken := h.overtaken(o)
-	if o.death == Cut && overtaken {
+	if o.death == Cut && h.overtaken(o) {
 		o.unknown = true
 	}
 	main, ret := write, o.ret
@@ -148,6 +147,9 @@ func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operati
 	case o.unknown:
 		r.Unknown++
 		main = maybeWrite
+		if o.ended {
+			break
+		}
 		if ret = h.deathAfter(o.call); ret == math.MaxInt64 {
 			return fmt.Errorf("client %d: a write of %d bytes at %d failed, and no kill explains it", o.client, o.length, o.off)
 		}
@@ -169,10 +171,10 @@ func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operati
 			out[in.first+c] = part[0]
 		}
 		ops[n] = append(ops[n], porcupine.Operation{ClientId: max(o.client, 0), Input: in, Output: out, Call: o.call, Return: ret})
-		if o.death == Reissued && main == write && overtaken {
+		if o.death == Reissued && main == write {
 			in.kind = maybeWrite
 			for _, k := range h.kills {
-				if o.call < k.end && o.ret > k.begin {
+				if o.call < k.end && o.ret > k.end { // what is answered before was done once
 					r.Twice++
 					ops[n] = append(ops[n], porcupine.Operation{ClientId: max(o.client, 0), Input: in, Output: out, Call: o.call, Return: k.end})
 				}

@@ -32,8 +32,13 @@ const (
 	Cut
 )
 
-// ErrNotSent is what a disk's error wraps if the request reached no server.
-var ErrNotSent = errors.New("request not sent")
+// What the error of a disk may wrap, to say more of the request than that nobody knows what became of it.
+var (
+	// ErrNotSent: it reached no server.
+	ErrNotSent = errors.New("request not sent")
+	// ErrEnded: it may have been done, or a part of it, and nothing more will come of it: the server has said so.
+	ErrEnded = errors.New("request ended")
+)
 
 // History is what all clients did. Safe for concurrent use.
 type History struct {
@@ -57,6 +62,7 @@ type op struct {
 	call    int64
 	ret     int64
 	unknown bool // it got an error: a write may have taken effect
+	ended   bool // but it will not from now on
 }
 
 type kill struct{ begin, end int64 }
@@ -67,7 +73,8 @@ func NewHistory() *History { return &History{start: time.Now()} }
 // Now is the time of the history in nanoseconds.
 func (h *History) Now() int64 { return int64(time.Since(h.start)) }
 
-// Kill says that the server is killed by f. When f returns the server is dead, and can do nothing more.
+// Kill says that the server is killed by f. When f returns the server is dead, and can do nothing more; the next one
+// is started after that.
 func (h *History) Kill(f func()) {
 	h.mu.Lock()
 	h.kills = append(h.kills, kill{h.Now(), math.MaxInt64})
@@ -87,9 +94,9 @@ func (h *History) Client(d Disk, death Death) *Client {
 	return &Client{h: h, disk: d, death: death, id: len(h.seqs) - 1}
 }
 
-// Saw adds a read that took effect between call and now: p is what it has returned.
-func (h *History) Saw(p []byte, off, call int64) error {
-	return h.add(op{client: -1, off: off, length: int64(len(p)), call: call, ret: h.Now()}, p)
+// Saw adds a read that took effect between two times of the history: p is what it has returned.
+func (h *History) Saw(p []byte, off, call, ret int64) error {
+	return h.add(op{client: -1, off: off, length: int64(len(p)), call: call, ret: ret}, p)
 }
 
 // add notes a request that has ended. p is what a read has returned.
@@ -185,7 +192,7 @@ func (c *Client) change(off, length int64, v Value, f func() error) error {
 	if errors.Is(err, ErrNotSent) {
 		return err
 	}
-	o.ret, o.unknown = c.h.Now(), err != nil
+	o.ret, o.unknown, o.ended = c.h.Now(), err != nil, errors.Is(err, ErrEnded)
 	if aerr := c.h.add(o, nil); err == nil {
 		err = aerr
 	}

@@ -112,6 +112,12 @@ func TestCheckKnowsGoodFromBad(t *testing.T) {
 			s.read(1, 0, 4, 5, eight(0)...)
 			s.read(1, 0, 6, 7, eight(7)...)
 		}},
+		{"an interrupted write that comes later", false, func(s *script) {
+			s.write(0, 7, 0, 8, 1, 2)
+			s.last(func(o *op) { o.unknown, o.ended = true, true })
+			s.read(1, 0, 4, 5, eight(0)...)
+			s.read(1, 0, 6, 7, eight(7)...)
+		}},
 		{"an answered write that a kill has lost", false, func(s *script) {
 			s.write(0, 7, 0, 8, 1, 2)
 			s.kills = []kill{{3, 4}}
