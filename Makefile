@@ -39,6 +39,10 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 		done; done
 
+.PHONY: crash
+crash: ## try to lose something for hours: cuts, kills, faults; CRASHFLAGS='-rounds 10 -cuts 1000 -only regexp'
+	@integration/crash/run $(CRASHFLAGS)
+
 .PHONY: smp
 smp: ## the tests of devices with two queues, on a distribution's kernel with two processors in qemu
 	@integration/smp/run

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/integration/facts"
 	"varve/integration/logwrites"
 	"varve/objstore"
 )
@@ -298,7 +299,7 @@ func (c *checker) check(what string, cut *logwrites.Cut, number int) {
 	for known < len(c.rec.marks) && c.rec.marks[known] < cut.Durable {
 		known++
 	}
-	want := expect(c.rec.Facts[:known])
+	want := facts.Expect(c.rec.Facts[:known])
 	u := c.bringUp(what, func(d fileDisk) error { return cut.Apply(c.rec.log, d) })
 	defer func() {
 		if c.t.Failed() {
@@ -386,46 +387,13 @@ sectors:
 	}
 }
 
-// expectation is what must be there, what may be, and what may not: by volume, or volume and name.
-type expectation struct {
-	files     map[[2]string]fact
-	snapshots map[[2]string]fact
-	may, not  map[[2]string]bool
-	volumes   map[string]fact
-}
-
-// expect adds up facts.
-func expect(facts []fact) *expectation {
-	e := &expectation{files: map[[2]string]fact{}, snapshots: map[[2]string]fact{}, may: map[[2]string]bool{}, not: map[[2]string]bool{}, volumes: map[string]fact{}}
-	for _, f := range facts {
-		id := [2]string{f.Volume, f.Name}
-		switch f.What {
-		case factFile:
-			e.files[id] = f
-		case factUnlink:
-			delete(e.files, id)
-		case factSnapshot:
-			e.snapshots[id] = f
-		case factSnapshotDelete:
-			delete(e.snapshots, id)
-		case factVolume:
-			e.volumes[f.Volume] = f
-		case factVolumeDelete:
-			delete(e.volumes, f.Volume)
-		case factSnapshotGone, factVolumeGone:
-			e.not[id] = true
-		}
-	}
-	return e
-}
-
 // checkNames looks for the volumes and snapshots.
-func (c *checker) checkNames(u *up, want *expectation) {
+func (c *checker) checkNames(u *up, want *facts.Expected) {
 	c.t.Helper()
 	there := map[string]objstore.VolumeInfo{}
 	for _, v := range u.store.Volumes() {
 		there[v.Name] = v
-		if want.not[[2]string{v.Name, ""}] {
+		if want.Gone[facts.ID{Volume: v.Name}] {
 			c.t.Errorf("%s: volume %s was deleted and is there again", u.what, v.Name)
 		}
 	}
@@ -434,7 +402,7 @@ func (c *checker) checkNames(u *up, want *expectation) {
 			c.t.Fatalf("%s: volume %s is not there", u.what, up.Volume)
 		}
 	}
-	for name, f := range want.volumes {
+	for name, f := range want.Volumes {
 		if there[name].Size != int64(f.Size) {
 			c.t.Errorf("%s: volume %s is not there", u.what, name)
 		}
@@ -442,27 +410,27 @@ func (c *checker) checkNames(u *up, want *expectation) {
 }
 
 // checkSnapshots looks for the snapshots that were answered, all of them by their roots, and some by content.
-func (c *checker) checkSnapshots(u *up, want *expectation, number int) {
+func (c *checker) checkSnapshots(u *up, want *facts.Expected, number int) {
 	c.t.Helper()
 	list, err := u.store.Snapshots("")
 	if err != nil {
 		c.t.Fatalf("%s: %v", u.what, err)
 	}
-	there := map[[2]string]string{}
+	there := map[facts.ID]string{}
 	for i, s := range list {
-		id := [2]string{s.Volume, s.Name}
+		id := facts.ID{Volume: s.Volume, Name: s.Name}
 		there[id] = s.Root
-		if want.not[id] {
+		if want.Gone[id] {
 			c.t.Errorf("%s: snapshot %s@%s was deleted and is there again", u.what, s.Volume, s.Name)
 		}
 		if i%3 == number%3 {
 			c.checkContent(u, s)
 		}
 	}
-	for id, f := range want.snapshots {
+	for id, f := range want.Snapshots {
 		root, ok := there[id]
 		if !ok || root != f.Root {
-			c.t.Errorf("%s: snapshot %s@%s has root %q, and had %s when it was made (there: %v)", u.what, id[0], id[1], root, f.Root, ok)
+			c.t.Errorf("%s: snapshot %s@%s has root %q, and had %s when it was made (there: %v)", u.what, id.Volume, id.Name, root, f.Root, ok)
 		}
 		c.roots++
 	}
@@ -520,22 +488,22 @@ func (c *checker) checkSettled(u *up, volume string, h *sectorHistory) {
 }
 
 // checkFilesystem mounts a volume's filesystem, which replays its journal, looks for the files, and checks it.
-func (c *checker) checkFilesystem(what string, up upper, dev string, want *expectation) {
+func (c *checker) checkFilesystem(what string, up upper, dev string, want *facts.Expected) {
 	c.t.Helper()
 	dir := c.t.TempDir()
 	if r := run(c.ctx, "mount", dev, dir); r.code != 0 {
 		c.t.Errorf("%s: mount %s of volume %s: %s\n%s", what, up.FS, up.Volume, r.stderr, run(c.ctx, "dmesg").stdout)
 		return
 	}
-	for id, f := range want.files {
-		if id[0] != up.Volume {
+	for id, f := range want.Files {
+		if id.Volume != up.Volume {
 			continue
 		}
 		c.files++
 		b, err := os.ReadFile(filepath.Join(dir, f.Name))
 		if err != nil {
 			c.t.Errorf("%s: volume %s: %v, and its fsync had returned", what, up.Volume, err)
-		} else if !bytes.Equal(b, f.content()) {
+		} else if !bytes.Equal(b, f.Content()) {
 			c.t.Errorf("%s: volume %s: file %s has another content than when its fsync returned", what, up.Volume, f.Name)
 		}
 	}
@@ -548,7 +516,7 @@ func (c *checker) checkFilesystem(what string, up upper, dev string, want *expec
 }
 
 // checkThroughDevice does it on a device of the daemon's.
-func (c *checker) checkThroughDevice(u *up, up upper, want *expectation) {
+func (c *checker) checkThroughDevice(u *up, up upper, want *facts.Expected) {
 	c.t.Helper()
 	n := &node{t: c.t, store: filepath.Join(u.dir, "store"), logs: filepath.Join(c.t.TempDir(), "daemon.log")}
 	n.serve(c.ctx)

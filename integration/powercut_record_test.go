@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/integration/facts"
 	"varve/integration/logwrites"
 )
 
@@ -30,7 +31,7 @@ import (
 type recording struct {
 	Lower  string
 	Uppers []upper
-	Facts  []fact
+	Facts  []facts.Fact
 
 	dir    string
 	log    *logwrites.Log
@@ -46,30 +47,6 @@ type upperLog struct {
 	marks map[int]int // number of a fact: entry of the log
 }
 
-// fact is something that the workload knows from some moment on. It stands in the logs as a mark: its number.
-type fact struct {
-	What   string
-	Volume string
-	Name   string // of a file or snapshot
-	Size   int
-	Seed   uint64
-	Root   string
-}
-
-// What a fact says. The intents are noted before, the others after the fact.
-const (
-	factReady          = "ready"
-	factFile           = "file" // fsync of it and of its directory has returned
-	factUnlink         = "will unlink"
-	factSnapshot       = "snapshot" // create --wait has returned
-	factSnapshotDelete = "will delete snapshot"
-	factSnapshotGone   = "snapshot deleted"
-	factVolumeCreate   = "will create volume"
-	factVolume         = "volume"
-	factVolumeDelete   = "will delete volume"
-	factVolumeGone     = "volume deleted"
-)
-
 const (
 	powerDisk   = 1 << 30
 	powerVolume = 320 << 20 // the least that mkfs.xfs takes
@@ -84,13 +61,13 @@ type recorder struct {
 }
 
 // note makes a fact known, to the log of the disk and to that of the volume.
-func (r *recorder) note(f fact) {
+func (r *recorder) note(f facts.Fact) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := strconv.Itoa(len(r.Facts))
 	r.Facts = append(r.Facts, f)
 	for _, u := range r.Uppers {
-		if u.Volume == f.Volume || f.What == factReady {
+		if u.Volume == f.Volume || f.What == facts.Ready {
 			r.command("dmsetup", "message", "cut-"+u.Volume, "0", "mark", n)
 		}
 	}
@@ -191,7 +168,7 @@ func record(ctx context.Context, t *testing.T, lower string, rounds int) *record
 		dev := mapper(ctx, t, "cut-"+u.Volume, n.attach(ctx, u.Volume), filepath.Join(rec.dir, u.Volume+".log"))
 		mounts = append(mounts, mount(ctx, t, dev, options))
 	}
-	r.note(fact{What: factReady})
+	r.note(facts.Fact{What: facts.Ready})
 	for i, u := range rec.Uppers {
 		work.Add(1)
 		go func() {
@@ -238,7 +215,7 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	snaps := []string{}
 	for i := range rounds {
-		f := fact{What: factFile, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", i%3, i), Size: 1 + rng.IntN(150<<10), Seed: rng.Uint64()}
+		f := facts.Fact{What: facts.File, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", i%3, i), Size: 1 + rng.IntN(150<<10), Seed: rng.Uint64()}
 		if err := r.write(dir, f); err != nil {
 			r.t.Errorf("%s of volume %s: %v", f.Name, volume, err)
 			return
@@ -249,7 +226,7 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 			return
 		}
 		if i%4 == 3 {
-			old := fact{What: factUnlink, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", (i-3)%3, i-3)}
+			old := facts.Fact{What: facts.Unlink, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", (i-3)%3, i-3)}
 			r.note(old)
 			if err := os.Remove(filepath.Join(dir, old.Name)); err != nil {
 				r.t.Errorf("remove: %v", err)
@@ -259,17 +236,17 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 			r.command("fstrim", dir)
 		}
 		if i%5 == 4 {
-			s := fact{What: factSnapshot, Volume: volume, Name: fmt.Sprintf("s%d", i)}
+			s := facts.Fact{What: facts.Snapshot, Volume: volume, Name: fmt.Sprintf("s%d", i)}
 			if s.Root = r.daemon(n, "snapshot", "create", volume+"@"+s.Name, "--wait"); s.Root != "" {
 				r.note(s)
 				snaps = append(snaps, s.Name)
 			}
 		}
 		if len(snaps) > 3 {
-			s := fact{What: factSnapshotDelete, Volume: volume, Name: snaps[0]}
+			s := facts.Fact{What: facts.SnapshotDelete, Volume: volume, Name: snaps[0]}
 			r.note(s)
 			r.daemon(n, "snapshot", "delete", volume+"@"+s.Name)
-			s.What = factSnapshotGone
+			s.What = facts.SnapshotGone
 			r.note(s)
 			snaps = snaps[1:]
 		}
@@ -303,35 +280,16 @@ func (r *recorder) daemon(n *node, args ...string) string {
 
 // shortLife makes a volume and deletes it again.
 func (r *recorder) shortLife(n *node, name string) {
-	r.note(fact{What: factVolumeCreate, Volume: name})
+	r.note(facts.Fact{What: facts.VolumeCreate, Volume: name})
 	r.daemon(n, "volume", "create", name, "--size", "1M")
-	r.note(fact{What: factVolume, Volume: name, Size: 1 << 20})
-	r.note(fact{What: factVolumeDelete, Volume: name})
+	r.note(facts.Fact{What: facts.Volume, Volume: name, Size: 1 << 20})
+	r.note(facts.Fact{What: facts.VolumeDelete, Volume: name})
 	r.daemon(n, "volume", "delete", name)
-	r.note(fact{What: factVolumeGone, Volume: name})
-}
-
-// content gives the bytes of a file that a fact speaks of: random ones, zeroes, and blocks that others have too.
-func (f fact) content() []byte {
-	r := rand.New(rand.NewPCG(f.Seed, 12))
-	b := make([]byte, f.Size)
-	for i := 0; i < len(b); i += 4096 {
-		block := r
-		switch r.IntN(4) {
-		case 0:
-			continue
-		case 1:
-			block = rand.New(rand.NewPCG(r.Uint64N(8), 13))
-		}
-		for j := i; j < min(i+4096, len(b)); j++ {
-			b[j] = byte(block.Uint32())
-		}
-	}
-	return b
+	r.note(facts.Fact{What: facts.VolumeGone, Volume: name})
 }
 
 // write makes the file and makes it durable, with its name.
-func (r *recorder) write(dir string, f fact) error {
+func (r *recorder) write(dir string, f facts.Fact) error {
 	name := filepath.Join(dir, f.Name)
 	parent := filepath.Dir(name)
 	if err := os.Mkdir(parent, 0o755); err != nil && !os.IsExist(err) {
@@ -342,7 +300,7 @@ func (r *recorder) write(dir string, f fact) error {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.Write(f.content()); err != nil {
+	if _, err := file.Write(f.Content()); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
