@@ -105,6 +105,7 @@ func TestCrashLong(t *testing.T) {
 	for seed := firstSeed(t); total["crashes"] < want; seed++ {
 		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 			w := newWorld(t, seed, nil)
+			w.others = 3
 			w.run(150, true)
 			for k, n := range w.counts {
 				total[k] += n
@@ -119,4 +120,7 @@ func TestCrashLong(t *testing.T) {
 		}
 	}
 	t.Logf("%v", total)
+	t.Logf("crash: %d cuts, of %d moments", total[crashNames[powerCut]]+total["other disks"], total[crashNames[powerCut]])
+	t.Logf("crash: %d process kills", total[crashNames[kill]]+total[crashNames[killRemount]]+total[crashNames[killTrusted]])
+	t.Logf("crash: %d crashes in recovery", total["crashes in recovery"])
 }

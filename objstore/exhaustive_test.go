@@ -1,7 +1,6 @@
 package objstore
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -178,7 +177,38 @@ func TestEveryCut(t *testing.T) {
 			cuts++
 		}
 	}
-	t.Logf("%d operations, %d cuts, %v", end-begin, cuts, time.Since(start))
+	t.Logf("%d operations, %v", end-begin, time.Since(start))
+	t.Logf("crash: %d cuts", cuts/crashKinds)
+	t.Logf("crash: %d process kills", cuts-cuts/crashKinds)
+}
+
+// Each moment of the fixed workload, and of what a power cut then can leave, many disks; the kernel writes back early
+// in every other run.
+func TestEveryMoment(t *testing.T) {
+	whole := fixedWorld(t, 0)
+	whole.init()
+	begin := whole.mem.Ops()
+	fixedWorkload(whole)
+	end := whole.mem.Ops()
+	whole.must(whole.stop())
+	disks, stride := 2, int64(29)
+	if crashCuts(t, 0) > 0 {
+		disks, stride = max(2, crashCuts(t, 0)/2/int(end-begin)), 1
+	}
+	cuts, seed := 0, firstSeed(t)
+	for n := begin; n < end; n += stride {
+		w := fixedWorld(t, seed+uint64(n))
+		w.others = disks
+		w.init()
+		w.mem.SetSeed(int64(seed) + n*(n%2))
+		w.mem.CutAt(n)
+		fixedWorkload(w)
+		w.note("cut at %d of %d", n, end)
+		w.otherDisks()
+		cuts += w.counts["other disks"]
+		w.must2(w.stop())
+	}
+	t.Logf("crash: %d cuts, of %d moments", cuts, (end-begin)/stride)
 }
 
 // Recovery from each kind of crash, itself cut at every operation.
@@ -217,5 +247,5 @@ func TestEveryCutOfRecovery(t *testing.T) {
 	if cuts < 40 {
 		t.Fatalf("only %d cuts", cuts)
 	}
-	t.Log(fmt.Sprint(cuts, " cuts"))
+	t.Logf("crash: %d crashes in recovery", cuts)
 }

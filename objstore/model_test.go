@@ -49,6 +49,23 @@ func newModelVolume(name string, size int64, blockSize int) *modelVolume {
 	}
 }
 
+func (v *modelVolume) clone() *modelVolume {
+	c := *v
+	c.cur, c.lost = slices.Clone(v.cur), slices.Clone(v.lost)
+	c.alts, c.unsure, c.snaps = map[int][]string{}, map[int][]string{}, map[string]*modelSnap{}
+	for i, list := range v.alts {
+		c.alts[i] = slices.Clone(list)
+	}
+	for i, list := range v.unsure {
+		c.unsure[i] = slices.Clone(list)
+	}
+	for name, sn := range v.snaps {
+		s := *sn // what it holds does not change
+		c.snaps[name] = &s
+	}
+	return &c
+}
+
 func addValue(m map[int][]string, i int, s string) {
 	if !slices.Contains(m[i], s) {
 		m[i] = append(m[i], s)

@@ -44,6 +44,7 @@ type world struct {
 	closed   *Store // the last one that was closed, and how
 	closeErr error
 
+	others  int // how many other disks of the same power cut are looked at
 	names   int
 	log     []string
 	counts  map[string]int
@@ -231,6 +232,9 @@ var crashNames = [crashKinds]string{"kill", "kill and remount", "kill and truste
 // the way.
 func (w *world) crash(kind int, again bool) {
 	for {
+		if kind == powerCut {
+			w.otherDisks()
+		}
 		w.goDown(kind)
 		if again && w.pick(3, "crash in recovery") == 0 {
 			w.mem.CutAt(int64(w.pick(60, "crash in recovery at")))
@@ -249,6 +253,38 @@ func (w *world) crash(kind int, again bool) {
 		kind = w.pick(crashKinds, "kind of crash")
 	}
 	w.checkAll()
+}
+
+// otherDisks brings the store up on other disks that a power cut at the same moment could have left: which sectors,
+// sizes and names got there is a matter of chance.
+func (w *world) otherDisks() {
+	if w.others == 0 || !w.mem.WasCut() {
+		return
+	}
+	w.must2(w.stop())
+	for i := range w.others {
+		c := w.clone()
+		c.note("-- another disk of the same power cut: %d", i)
+		c.crash(powerCut, false)
+		c.opSettle() // checks roots
+		c.must(c.stop())
+		w.counts["other disks"]++
+	}
+}
+
+// clone copies a world that is down, and its model.
+func (w *world) clone() *world {
+	c := &world{
+		t: w.t, rng: newRand(w.rng.Uint64()), mem: w.mem, idx: w.idx, lying: w.lying, boot: w.boot, mount: w.mount,
+		opts: w.opts, chunkSize: w.chunkSize, space: w.space, vols: map[string]*modelVolume{}, open: map[string]*Volume{},
+		cut: w.cut, unsynced: w.unsynced, log: slices.Clone(w.log), counts: map[string]int{}, palette: w.palette,
+	}
+	r := newRand(w.rng.Uint64())
+	c.pick = func(n int, _ string) int { return r.IntN(n) }
+	for name, v := range w.vols {
+		c.vols[name] = v.clone()
+	}
+	return c
 }
 
 // goDown takes the store down.

@@ -15,7 +15,7 @@ type test struct {
 // tests are the long ones. Those on this machine take no root and no kernel.
 var tests = []test{
 	{"engine: random histories", false, "./objstore", "^(TestCrashLong|TestKilledProcess)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
-	{"engine: every operation", false, "./objstore", "^(TestEveryCut|TestEveryCutOfRecovery|TestEveryInterleaving)$", []string{"VARVE_CRASH_CUTS={cuts}"}, 2 * time.Hour},
+	{"engine: every operation", false, "./objstore", "^(TestEveryCut|TestEveryCutOfRecovery|TestEveryMoment)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: faults, full disks, flips", false, "./objstore", "^(TestEveryFault|TestFault.*|TestFull.*|TestEveryFlip)$", []string{"VARVE_CRASH_CUTS=2000", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"filesystems: cuts of the log", true, "./integration", "^TestPowerCut$", []string{"VARVE_CRASH_FS_CUTS={fscuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 }
