@@ -114,11 +114,23 @@ func (rec *recording) tryCuts(ctx context.Context, t *testing.T, n int, seed uin
 	slices.Sort(names)
 	took := time.Since(began)
 	t.Logf("%d cuts of a store on %s tried in %.0f s: %v; %d through the daemon and a device", n, rec.Lower, took.Seconds(), names, c.devices)
-	t.Logf("checked: %d volumes by sector, %d filesystems, %d files, %d snapshots by root, %d of them by content", c.volumes, c.filesystems, c.files, c.roots, c.contents)
+	for _, l := range []struct {
+		n    int
+		what string
+	}{
+		{n, "cuts of a log"},
+		{c.volumes, "volumes checked by sector"},
+		{c.unflushed, "sectors newer than what was flushed"},
+		{c.filesystems, "filesystems checked"},
+		{c.files, "files checked"},
+		{c.roots, "snapshots checked"},
+		{c.contents, "snapshots read"},
+	} {
+		t.Logf("crash: %d %s", l.n, l.what)
+	}
 	if n >= 20 && (c.files == 0 || c.roots == 0 || c.unflushed == 0) {
 		t.Errorf("the cuts found little to check: %d files, %d snapshots, %d sectors newer than the last flush", c.files, c.roots, c.unflushed)
 	}
-	t.Logf("%d sectors were newer than what was flushed", c.unflushed)
 }
 
 // keep saves a recording in which a cut has failed.
