@@ -20,8 +20,10 @@ install_packages() {
 	[ ${#missing[@]} -eq 0 ] && return 0
 	[ "$(id -u)" -eq 0 ] || die "not root: cannot install ${missing[*]}; run: apt-get install ${missing[*]}"
 	echo "installing ${missing[*]}" >&2
-	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-		{ apt-get -qq update >&2 && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2; } ||
+	# Somebody else may be installing: wait for the lock.
+	local install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq install -y --no-install-recommends)
+	"${install[@]}" "${missing[@]}" >/dev/null 2>&1 ||
+		{ apt-get -qq update >&2 && "${install[@]}" "${missing[@]}" >&2; } ||
 		die "apt-get could not install ${missing[*]}"
 }
 
