@@ -43,6 +43,10 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 crash: ## try to lose something for hours: cuts, kills, faults; CRASHFLAGS='-rounds 10 -cuts 1000 -only regexp'
 	@integration/crash/run $(CRASHFLAGS)
 
+.PHONY: xfstests
+xfstests: ## an installed xfstests on varve and on loop devices: XFSTESTS=DIR [FSTYP=xfs] [GROUP=quick] [TESTS='generic/001 …']
+	@integration/xfstests/run
+
 .PHONY: smp
 smp: ## the tests of devices with two queues, on a distribution's kernel with two processors in qemu
 	@integration/smp/run

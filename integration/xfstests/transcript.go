@@ -154,7 +154,9 @@ func judge(block []string) result {
 				r.reason += "; " + d
 			}
 		case complaints.MatchString(trimmed):
-			r.reason = strings.TrimPrefix(r.reason+"; "+strings.TrimSpace(where.ReplaceAllString(trimmed, "")), "; ")
+			if what := strings.TrimSpace(where.ReplaceAllString(trimmed, "")); what != "" {
+				r.reason = strings.TrimPrefix(r.reason+"; "+what, "; ")
+			}
 		case passLine.MatchString(line):
 			r.seconds, _ = strconv.Atoi(passLine.FindStringSubmatch(line)[1])
 			r.outcome = passed

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // vm starts machines of one target by integration/vm/run.
@@ -51,6 +52,7 @@ func (v *vm) start(tests []string, out io.Writer) (machine, error) {
 		"VARVE_XFSTESTS_SIZE="+v.size, "VARVE_XFSTESTS_OUT="+dir,
 		fmt.Sprintf("VARVE_XFSTESTS_LIMIT=%d", int(v.limit.Seconds())), fmt.Sprintf("VARVE_XFSTESTS_BATCH=%d", v.batch))
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, out), log
+	cmd.WaitDelay = 10 * time.Second                      // whatever still has its output open
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is ours to act on
 	if err := cmd.Start(); err != nil {
 		_ = log.Close()
