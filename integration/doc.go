@@ -6,4 +6,6 @@
 //
 // integration/smp/run is for what the test kernel's one processor cannot show: blockdev's tests of devices with
 // two queues, on a distribution's kernel in qemu.
+//
+// integration/xfstests runs an installed xfstests on varve and on loop devices, and compares.
 package integration
