@@ -65,8 +65,10 @@ func (q *queue) makeSlots() error {
 		s.req.secs = make([]uring.Secondary, 0, 4)
 		s.req.zeros = make([]span, 0, 4)
 		s.req.fixed = q.fixed
+		s.req.give = func(p []byte) error { return q.pwrite(s, p, 0) }
 		if d.transfer == plainCopy {
 			s.bounce = q.mapped[0][i*d.maxIO : (i+1)*d.maxIO]
+			s.req.give = func(p []byte) error { copy(s.bounce, p); return nil }
 		}
 		var err error
 		if s.fused, err = uring.NewFused(s.tag, uring.FusedOptions{MaxSecondaries: maxSecondaries}); err != nil {

@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"context"
+	"fmt"
 
 	"varve/uring"
 )
@@ -82,7 +83,8 @@ type Request struct {
 
 	secs  []uring.Secondary
 	zeros []span
-	fixed []int32 // of a FileTarget
+	fixed []int32              // of a FileTarget
+	give  func(p []byte) error // see Fill
 }
 
 // span is a part of a request's buffer.
@@ -111,6 +113,15 @@ func (r *Request) durable(flags uint32) {
 // Zeroes says that length bytes of a read from bufOff on are zero.
 func (r *Request) Zeroes(bufOff, length int) {
 	r.zeros = append(r.zeros, span{bufOff, length})
+}
+
+// Fill gives a read its bytes, all of r.Len, from a buffer: for a handler that had to look at them, in Work. No
+// transfer follows.
+func (r *Request) Fill(p []byte) error {
+	if r.Op != OpRead || len(p) != r.Len {
+		return fmt.Errorf("%w: %d bytes for a %v of %d", ErrInvalid, len(p), r.Op, r.Len)
+	}
+	return r.give(p)
 }
 
 func (r *Request) direction() uring.Direction {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -105,6 +106,7 @@ const (
 	needNodes        // the plan needs tree nodes that are not in memory
 	needRoom         // the tail is full, or there is no segment to write to yet
 	needFlush        // everything committed has to be made durable
+	needCheck        // what is read has to be hashed: the plan is ready
 )
 
 func (h *volumeHandler) Start(r *Request) (Action, error) {
@@ -141,6 +143,10 @@ func (h *volumeHandler) startRead(r *Request) (Action, error) {
 		return h.waitFor(needNodes, err)
 	}
 	h.planned = true
+	if h.plan.Checked() {
+		h.need = needCheck
+		return Handoff, nil
+	}
 	for i := range h.plan.Pieces {
 		if p := &h.plan.Pieces[i]; p.Hole {
 			r.Zeroes(p.BufOff, p.Len)
@@ -208,9 +214,31 @@ func (h *volumeHandler) Work(ctx context.Context, r *Request) (Action, error) {
 		return Again, h.volume.Wait(ctx)
 	case needFlush:
 		return Answer, h.timedFlush()
+	case needCheck:
+		return Answer, h.readChecked(r)
 	case needNothing:
 	}
 	return Answer, fmt.Errorf("%w: nothing to wait for", ErrInvalid)
+}
+
+// checkBuffers hold requests whose bytes are looked at: one for each worker that does.
+var checkBuffers = sync.Pool{New: func() any { b := objstore.NewBuffer(DefaultMaxIO); return &b }}
+
+// readChecked reads what is planned through a buffer, where it is hashed, and gives it to the request by user copy. A
+// request with a damaged chunk fails whole.
+func (h *volumeHandler) readChecked(r *Request) error {
+	buf := checkBuffers.Get().(*[]byte)
+	defer checkBuffers.Put(buf)
+	if len(*buf) < r.Len {
+		*buf = objstore.NewBuffer(r.Len)
+	}
+	err := h.plan.Read((*buf)[:r.Len])
+	h.planned = false
+	h.image.Release(&h.plan)
+	if err != nil {
+		return err
+	}
+	return r.Fill((*buf)[:r.Len])
 }
 
 func (h *volumeHandler) Drop(*Request) {

@@ -24,6 +24,8 @@ type VolumeOptions struct {
 	Size int64
 	// BlockSize is the logical block size of the device in bytes: 512 (default) or 4096.
 	BlockSize int
+	// Verify has settled chunks checked against their hashes as they are read: see Store.SetVerify.
+	Verify bool
 }
 
 // MaxVolumeSize in bytes.
@@ -35,6 +37,7 @@ type VolumeInfo struct {
 	ID        string    `json:"id"`         // UUID
 	Size      int64     `json:"size"`       // bytes
 	BlockSize int       `json:"block_size"` // bytes
+	Verify    bool      `json:"verify"`     // settled chunks are checked as they are read
 	Created   time.Time `json:"created"`
 	Root      string    `json:"root"`    // the last settled root, hex
 	Logical   int64     `json:"logical"` // bytes that are not holes in the last settled root
@@ -91,6 +94,7 @@ type Piece struct {
 type Plan struct {
 	Pieces []Piece // in order of BufOff, covering the range exactly
 	pin    *pin
+	check  check
 }
 
 // Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one is called.

@@ -22,13 +22,19 @@ func alignedBuffer(n int) []byte {
 // bufferAddress is only ever looked at for its alignment.
 func bufferAddress(b []byte) int64 { return int64(reflect.ValueOf(b).Pointer()) }
 
-// readPieces fills buf with what the plan describes.
+// readPieces fills buf with what the plan describes, and checks what the plan wants checked.
 func readPieces(p *Plan, buf []byte) error {
 	for i := range p.Pieces {
 		c := &p.Pieces[i]
 		b := buf[c.BufOff : c.BufOff+c.Len]
 		if c.Hole {
 			clear(b)
+			continue
+		}
+		if c.settled && p.Checked() {
+			if err := p.check.read(c, b); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := readAligned(c.seg.file, b, c.FileOff); err != nil {

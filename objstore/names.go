@@ -29,7 +29,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	if s.refs.volumes[name] != nil {
 		return VolumeInfo{}, fmt.Errorf("volume %s: %w", name, ErrExists)
 	}
-	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Time: time.Now().UTC()}
+	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: time.Now().UTC()}
 	if err := s.appendRefs(rec); err != nil {
 		return VolumeInfo{}, err
 	}
@@ -268,14 +268,14 @@ func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
 		return nil, err
 	}
 	if !sn.settled {
-		w := &View{s: s, size: v.ref.size, v: v, gen: sn.gen}
+		w := &View{s: s, size: v.ref.size, v: v, gen: sn.gen, of: v}
 		s.views[w] = struct{}{}
 		s.mu.Unlock()
 		return w, nil
 	}
 	root, size := sn.root, v.ref.size
 	s.mu.Unlock()
-	return s.openRoot(root, size)
+	return s.openRoot(root, size, v)
 }
 
 // OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
@@ -288,15 +288,16 @@ func (s *Store) OpenRoot(id string) (*View, error) {
 	if !ok {
 		return nil, fmt.Errorf("root %s: %w", id, ErrNotFound)
 	}
-	return s.openRoot(h, size)
+	return s.openRoot(h, size, s.verifiedBy(h))
 }
 
-func (s *Store) openRoot(id Hash, size int64) (*View, error) {
+// openRoot opens a root for reading; of is the volume that it belongs to, or nil.
+func (s *Store) openRoot(id Hash, size int64, of *volume) (*View, error) {
 	r, err := s.readRoot(id, size)
 	if err != nil {
 		return nil, err
 	}
-	w := &View{s: s, size: r.size, base: newBase(s, *r)}
+	w := &View{s: s, size: r.size, base: newBase(s, *r), of: of}
 	s.mu.Lock()
 	s.views[w] = struct{}{}
 	s.mu.Unlock()

@@ -17,11 +17,12 @@ const refsFile = "refs/log"
 
 // The operations of a refRecord.
 const (
-	opVolume       = "volume"        // ID, Name, Size, BlockSize, Time
+	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time
 	opVolumeDelete = "volume-delete" // ID
 	opHead         = "head"          // ID, Gen, Root, Top, Logical: the volume has settled up to Gen
 	opSnap         = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
 	opSnapDelete   = "snapshot-delete"
+	opVerify       = "verify"   // ID, Verify
 	opSegments     = "segments" // Gen: IDs below it may have been used
 )
 
@@ -34,6 +35,7 @@ type refRecord struct {
 	Size      int64     `json:"size,omitempty"`
 	BlockSize int       `json:"block_size,omitempty"`
 	Logical   int64     `json:"logical,omitempty"`
+	Verify    bool      `json:"verify,omitempty"`
 	Time      time.Time `json:"time,omitzero"`
 }
 
@@ -46,6 +48,7 @@ type volumeRef struct {
 	gen       uint64 // settled up to here
 	root      Hash   // zero: nothing has settled yet, all zeroes
 	logical   int64  // bytes
+	verify    bool   // settled chunks are checked as they are read
 	snaps     map[string]*snapRef
 }
 
@@ -104,7 +107,7 @@ func (r *refs) apply(rec *refRecord) error {
 		}
 		v := &volumeRef{
 			id: rec.ID, name: rec.Name, size: rec.Size, blockSize: rec.BlockSize, created: rec.Time,
-			snaps: map[string]*snapRef{},
+			verify: rec.Verify, snaps: map[string]*snapRef{},
 		}
 		r.byID[v.id], r.volumes[v.name] = v, v
 		return nil
@@ -126,6 +129,8 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 			return errors.New("generation goes back")
 		}
 		v.gen, v.root, v.logical = rec.Gen, root, rec.Logical
+	case opVerify:
+		v.verify = rec.Verify
 	case opSnap:
 		s := v.snaps[rec.Name]
 		if s == nil {
@@ -155,7 +160,7 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 func (r *refs) records() []refRecord {
 	out := []refRecord{{Op: opSegments, Gen: r.segments}}
 	for _, v := range r.sorted() {
-		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Time: v.created},
+		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created},
 			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})
 		for _, s := range v.sortedSnaps() {
 			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}

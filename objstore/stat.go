@@ -32,7 +32,7 @@ func (s *Store) infoOf(v *volume) VolumeInfo {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return VolumeInfo{
-		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Created: v.ref.created,
+		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
 		Root: v.base.id.String(), Logical: v.ref.logical, Tail: v.tail, Snapshots: len(v.ref.snaps),
 		Users: append([]string{}, v.users...),
 	}

@@ -77,6 +77,7 @@ type Store struct {
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
+	badChunks   badChunks             // that reads have met
 	kick        chan struct{}
 	punchFailed sync.Once
 

@@ -10,6 +10,7 @@ import (
 type View struct {
 	s    *Store
 	size int64
+	of   *volume // decides whether chunks are checked; nil: they are not
 
 	// A snapshot that has not settled is read through its volume, by the layers up to gen.
 	v   *volume
@@ -64,7 +65,11 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	if w.closed {
 		return fmt.Errorf("view: %w", ErrClosed)
 	}
+	p.check = check{}
 	if w.base != nil {
+		if w.of != nil && w.of.verify.Load() {
+			p.check = check{s: w.s, root: w.base.root, off: int64(from) * SectorSize, image: w.of.ref.name}
+		}
 		return w.base.plan(p, from, to)
 	}
 	v := w.v
@@ -75,6 +80,9 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	}
 	if err := planLayers(v.upTo(w.gen), v.base, p, from, to); err != nil {
 		return err
+	}
+	if v.verify.Load() {
+		p.check = check{s: w.s, root: v.base.root, off: int64(from) * SectorSize, image: v.ref.name}
 	}
 	p.pin = v.pin
 	p.pin.n.Add(1)

@@ -36,6 +36,7 @@ type volume struct {
 
 	users   []string    // guarded by Store.mu
 	dropped atomic.Bool // deleted: settling stops
+	verify  atomic.Bool // ref.verify, for readers
 
 	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
 	settleFails atomic.Int64          // how often in a row
@@ -70,6 +71,7 @@ type volume struct {
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.room.L = &v.mu
+	v.verify.Store(ref.verify)
 	return v
 }
 
@@ -107,6 +109,10 @@ func (v *volume) Plan(off int64, length int, p *Plan) error {
 	err := v.openError()
 	if err == nil {
 		err = planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
+	}
+	p.check = check{}
+	if v.verify.Load() {
+		p.check = check{s: v.s, root: v.base.root, off: off, image: v.ref.name}
 	}
 	if err == nil {
 		p.pin = v.pin

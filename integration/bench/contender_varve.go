@@ -18,7 +18,8 @@ import (
 // varveContenders come first in the table.
 func varveContenders() []contender {
 	cs := []contender{
-		{name: "varve volume", note: "a volume of a store made for the round, settling on", start: startVolume},
+		{name: "varve volume", note: "a volume of a store made for the round, settling on", start: startVolume()},
+		{name: "varve verified", note: "a volume whose settled chunks are hashed as they are read; only reads say something", start: startVolume("--verify")},
 		{name: "varve null", note: "ublk device that moves no data", null: true, start: startVarveNull},
 		{name: "varve loop", note: "ublk device over a file, zero copy", start: startVarveLoop("auto")},
 	}
@@ -105,7 +106,11 @@ func (e *env) serve(args []string, line func(string)) (pid int, err error) {
 
 // startVolume makes a store with one volume, and a daemon for it. What is written settles by itself, as it does for
 // everybody; settle forces it.
-func startVolume(ctx context.Context, e *env) (device, error) {
+func startVolume(createArgs ...string) func(context.Context, *env) (device, error) {
+	return func(ctx context.Context, e *env) (device, error) { return startStore(ctx, e, createArgs) }
+}
+
+func startStore(ctx context.Context, e *env, createArgs []string) (device, error) {
 	store := filepath.Join(e.dir, "store")
 	if err := quietly(ctx, e.varve, "init", "--store", store); err != nil {
 		return device{}, err
@@ -117,7 +122,8 @@ func startVolume(ctx context.Context, e *env) (device, error) {
 	if err := waitForDaemon(ctx, e, store); err != nil {
 		return device{}, err
 	}
-	if err := quietly(ctx, e.varve, "volume", "create", "bench", "--size", fmt.Sprint(e.size), "--store", store); err != nil {
+	create := append([]string{"volume", "create", "bench", "--size", fmt.Sprint(e.size), "--store", store}, createArgs...)
+	if err := quietly(ctx, e.varve, create...); err != nil {
 		return device{}, err
 	}
 	path, err := command(ctx, e.varve, "attach", "bench", "--transport", "ublk", "--store", store)

@@ -68,6 +68,11 @@ func (c *Client) CreateVolume(ctx context.Context, r protocol.CreateVolume) (pro
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes", r)
 }
 
+// SetVolume changes a volume's properties.
+func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolume) (protocol.Volume, error) {
+	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)
+}
+
 // DeleteVolume deletes a volume that nobody uses.
 func (c *Client) DeleteVolume(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/volumes/"+url.PathEscape(name), nil)

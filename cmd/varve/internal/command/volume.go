@@ -15,29 +15,34 @@ func (a *app) volumeCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "volume",
 		Aliases: []string{"vol"},
-		Short:   "Create, list, show and delete volumes",
+		Short:   "Create, list, show, change and delete volumes",
 		Example: "  varve volume create data --size 10G",
-	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeDeleteCmd())
+	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeDeleteCmd())
 }
 
 func (a *app) volumeCreateCmd() *cobra.Command {
 	var bytes, block size = 0, 512
+	verify := false
 	cmd := &cobra.Command{
 		Use:   "create NAME --size SIZE",
 		Short: "Create a volume",
 		Long: `create makes a volume of zeroes. It takes no space until it is written to, so it may be larger than the disk.
 
 A name has letters, digits, '.', '_' and '-', begins with a letter or a digit, and is at most 128 long.
-The size reads like 10G or 512MiB, in powers of 1024.`,
+The size reads like 10G or 512MiB, in powers of 1024.
+
+With --verify every settled chunk is checked against its hash as it is read, through devices, the mount and snapshots
+alike: see varve volume set.`,
 		Example: `  varve volume create data --size 10G
-  varve volume create db --size 1.5T --block-size 4096`,
+  varve volume create db --size 1.5T --block-size 4096
+  varve volume create archive --size 1T --verify`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := fmt.Sprintf("create volume %q", args[0])
 			if !cmd.Flags().Changed("size") {
 				return usagef("%s: --size is missing; give one like --size 10G", what)
 			}
-			r := protocol.CreateVolume{Name: args[0], Size: int64(bytes), BlockSize: int(block)}
+			r := protocol.CreateVolume{Name: args[0], Size: int64(bytes), BlockSize: int(block), Verify: verify}
 			if err := r.Check(); err != nil {
 				return usagef("%s: %w", what, err)
 			}
@@ -55,6 +60,7 @@ The size reads like 10G or 512MiB, in powers of 1024.`,
 	}
 	cmd.Flags().Var(&bytes, "size", "size like 10G or 512MiB")
 	cmd.Flags().Var(&block, "block-size", "logical block size of its devices: 512 or 4096")
+	cmd.Flags().BoolVar(&verify, "verify", false, "check settled chunks against their hashes as they are read")
 	return a.jsonFlag(cmd)
 }
 
@@ -141,6 +147,7 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"id", v.ID},
 		{"size", fmt.Sprintf("%s (%d bytes)", formatSize(v.Size), v.Size)},
 		{"block size", strconv.Itoa(v.BlockSize)},
+		{"verify", map[bool]string{true: "yes", false: "no"}[v.Verify]},
 		{"created", formatTime(v.Created)},
 		{"root", orNone(v.Root)},
 		{"logical", formatSize(v.Logical)},
@@ -164,6 +171,44 @@ func attachmentText(at protocol.Attachment) string {
 		s += ", read-only"
 	}
 	return s + ", since " + formatTime(at.Since)
+}
+
+func (a *app) volumeSetCmd() *cobra.Command {
+	verify := false
+	cmd := &cobra.Command{
+		Use:   "set NAME --verify[=false]",
+		Short: "Change a volume's properties",
+		Long: `set changes a volume, attached or not; it takes effect at once, for its devices, the mount and its snapshots.
+
+With --verify every settled chunk is read whole, hashed and compared with the hash in the volume's tree, before any of
+it is handed out. Where it differs the read fails with an I/O error, and the daemon's log names the volume, the sectors,
+the file and the place in it. What was written a moment ago and has not settled has no hash yet. Such reads are copied
+through the daemon, and are slower.`,
+		Example:           "  varve volume set data --verify\n  varve volume set data --verify=false",
+		Args:              args("NAME"),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("set volume %q", args[0])
+			if err := protocol.CheckName(args[0]); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			if !cmd.Flags().Changed("verify") {
+				return usagef("%s: nothing to change; give --verify or --verify=false", what)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				v, err := c.SetVolume(cmd.Context(), args[0], protocol.SetVolume{Verify: &verify})
+				if err != nil {
+					return doing(what, err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), v)
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&verify, "verify", false, "check settled chunks against their hashes as they are read")
+	return a.jsonFlag(cmd)
 }
 
 func (a *app) volumeDeleteCmd() *cobra.Command {

@@ -44,6 +44,18 @@ func (s *fakeStore) CreateVolume(_ context.Context, name string, o objstore.Volu
 	return v, nil
 }
 
+func (s *fakeStore) SetVerify(_ context.Context, name string, on bool) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.volumes[name]
+	if !ok {
+		return v, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
+	}
+	v.Verify = on
+	s.volumes[name] = v
+	return v, nil
+}
+
 func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -31,6 +31,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("GET /v1/volumes", handle(d.serveVolumes))
 	mux.Handle("POST /v1/volumes", handle(d.serveCreateVolume))
 	mux.Handle("GET /v1/volumes/{name}", handle(d.serveVolume))
+	mux.Handle("PATCH /v1/volumes/{name}", handle(d.serveSetVolume))
 	mux.Handle("DELETE /v1/volumes/{name}", handle(d.serveDeleteVolume))
 	mux.Handle("GET /v1/snapshots", handle(d.serveSnapshots))
 	mux.Handle("POST /v1/snapshots", handle(d.serveCreateSnapshot))

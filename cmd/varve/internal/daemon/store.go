@@ -16,6 +16,7 @@ type Store interface {
 
 type volumes interface {
 	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
+	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	Volumes() []objstore.VolumeInfo
 	VolumeInfo(name string) (objstore.VolumeInfo, error)

@@ -64,11 +64,28 @@ func (d *Daemon) volume(v objstore.VolumeInfo) protocol.Volume {
 }
 
 func (d *Daemon) serveCreateVolume(ctx context.Context, _ *http.Request, c protocol.CreateVolume) (protocol.Volume, error) {
-	v, err := d.store.CreateVolume(ctx, c.Name, objstore.VolumeOptions{Size: c.Size, BlockSize: c.BlockSize})
+	v, err := d.store.CreateVolume(ctx, c.Name, objstore.VolumeOptions{Size: c.Size, BlockSize: c.BlockSize, Verify: c.Verify})
 	if err != nil {
 		return protocol.Volume{}, err
 	}
 	d.log.Info("volume created", "volume", v.Name, "size", v.Size, "block_size", v.BlockSize)
+	return d.volume(v), nil
+}
+
+func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol.SetVolume) (protocol.Volume, error) {
+	name := r.PathValue("name")
+	if err := protocol.CheckName(name); err != nil {
+		return protocol.Volume{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	}
+	if c.Verify == nil {
+		v, err := d.store.VolumeInfo(name)
+		return d.volume(v), err
+	}
+	v, err := d.store.SetVerify(ctx, name, *c.Verify)
+	if err != nil {
+		return protocol.Volume{}, err
+	}
+	d.log.Info("volume changed", "volume", name, "verify", v.Verify)
 	return d.volume(v), nil
 }
 

@@ -6,6 +6,7 @@
 //	GET    /v1/volumes                    []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
 //	GET    /v1/volumes/NAME               Volume
+//	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
 //	DELETE /v1/volumes/NAME
 //	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
@@ -52,6 +53,12 @@ type CreateVolume struct {
 	Name      string `json:"name"`
 	Size      int64  `json:"size"`       // bytes
 	BlockSize int    `json:"block_size"` // bytes; 0 is the default
+	Verify    bool   `json:"verify"`     // check settled chunks as they are read
+}
+
+// SetVolume changes what can be changed of a volume; null stays as it is.
+type SetVolume struct {
+	Verify *bool `json:"verify"`
 }
 
 // Volume is a volume and where it is attached.

@@ -1,0 +1,173 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+)
+
+// check has the settled pieces of a plan checked as they are read. The zero value checks nothing.
+//
+// A leaf in memory holds places alone, 8 bytes a chunk. The hashes are in the leaf's node of the tree, which is itself
+// checked against its hash in the node above when it is read, up to the root: so the plan remembers the root that its
+// places are of, and the nodes come from the cache of nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the
+// disk. What has not settled yet has no hash.
+type check struct {
+	s     *Store
+	root  rootObject
+	off   int64  // of the plan in the image, bytes
+	image string // the volume's name, for errors
+}
+
+// Checked says that settled chunks have to be checked as they are read: by Plan.Read, and not by the descriptors of
+// the pieces.
+func (p *Plan) Checked() bool { return p.check.s != nil }
+
+// Read fills buf with the planned range; it blocks. A chunk whose bytes do not have its hash is a CorruptError, if the
+// plan is Checked. buf had better be aligned to a page.
+func (p *Plan) Read(buf []byte) error { return readPieces(p, buf) }
+
+// NewBuffer gives n bytes that begin at a page.
+func NewBuffer(n int) []byte { return alignedBuffer(n) }
+
+// checkedRun is how many bytes are read at once to be checked.
+const checkedRun = MaxRequest / 4
+
+// checkBuffers are for the pieces that begin or end inside a chunk.
+var checkBuffers = sync.Pool{New: func() any { b := alignedBuffer(checkedRun); return &b }}
+
+// read reads a settled piece into b: whole chunks, since nothing less has a hash.
+func (k *check) read(c *Piece, b []byte) error {
+	size := int64(k.root.chunkSize)
+	at := k.off + int64(c.BufOff)
+	end := at + int64(c.Len)
+	for at < end {
+		first := at / size * size
+		last := min(roundUp(end, size), first+checkedRun)
+		to := min(end, last)
+		run := b[:to-at]
+		scratch := (*[]byte)(nil)
+		if at != first || to != last {
+			scratch = checkBuffers.Get().(*[]byte)
+			run = (*scratch)[:last-first]
+		}
+		err := k.chunks(c.seg, c.FileOff+first-(k.off+int64(c.BufOff)), first, run)
+		if scratch != nil {
+			copy(b[:to-at], run[at-first:])
+			checkBuffers.Put(scratch)
+		}
+		if err != nil {
+			return err
+		}
+		b, at = b[to-at:], to
+	}
+	return nil
+}
+
+// chunks reads whole chunks of the image from first on, which lie at fileOff one after the other, and checks them.
+func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
+	if err := readAligned(g.file, run, fileOff); err != nil {
+		return fmt.Errorf("read %s: %w", segmentName(g.id), err)
+	}
+	size := int64(k.root.chunkSize)
+	var hashes *node
+	for o := int64(0); o < int64(len(run)); o += size {
+		i := (first + o) / size
+		if hashes == nil || i%fanOut == 0 {
+			var err error
+			if hashes, err = k.s.leafHashes(&k.root, i/fanOut); err != nil {
+				return err
+			}
+			if hashes == nil {
+				hashes = &node{}
+			}
+		}
+		want := &hashes[i%fanOut]
+		if got := sum(KindChunk, run[o:o+size]); got != *want {
+			return k.bad(g, fileOff+o, i, *want, got)
+		}
+	}
+	return nil
+}
+
+// bad tells of a chunk that is not what it was, and gives the error for its reader.
+func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
+	sectors := int64(k.root.chunkSize) / SectorSize
+	from := chunk * sectors
+	to := min(from+sectors, k.root.size/SectorSize) - 1
+	if k.s.badChunks.first(makePlace(g.id, uint32(fileOff/blockSize))) {
+		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
+			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segmentName(g.id)),
+			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))
+	}
+	return &CorruptError{
+		File: segmentName(g.id), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
+		Err: errors.New("its bytes do not have its hash"),
+	}
+}
+
+// badChunks remembers what was told of, for whoever reads it again and again. Bounded: past that, all are told of.
+type badChunks struct {
+	mu   sync.Mutex
+	told map[place]struct{}
+}
+
+const rememberedBadChunks = 1 << 16
+
+func (b *badChunks) first(pl place) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, told := b.told[pl]; told {
+		return false
+	}
+	if b.told == nil {
+		b.told = map[place]struct{}{}
+	}
+	if len(b.told) < rememberedBadChunks {
+		b.told[pl] = struct{}{}
+	}
+	return true
+}
+
+// SetVerify says whether settled chunks of the volume, and of its snapshots, are checked against their hashes as they
+// are read, by whatever way. It is the volume's, not a device's: the device, the mount and the daemon that takes over
+// must not differ in what they hand out. It takes effect at once, and is durable when it returns.
+func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, err := s.volume(name)
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	if v.ref.verify != on {
+		if err := s.appendRefs(refRecord{Op: opVerify, ID: v.ref.id, Verify: on}); err != nil {
+			return VolumeInfo{}, err
+		}
+		v.verify.Store(on)
+	}
+	return s.infoOf(v), nil
+}
+
+// verifiedBy gives a volume that wants its chunks checked and that the root belongs to, as its last or as a
+// snapshot's; nil if there is none.
+func (s *Store) verifiedBy(root Hash) *volume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.volumes {
+		if !v.ref.verify {
+			continue
+		}
+		v.mu.Lock()
+		its := v.base.id == root
+		v.mu.Unlock()
+		for _, sn := range v.ref.snaps {
+			its = its || sn.settled && sn.root == root
+		}
+		if its {
+			return v
+		}
+	}
+	return nil
+}
