@@ -104,12 +104,13 @@ func (e *env) serve(args []string, line func(string)) (pid int, err error) {
 	return cmd.Process.Pid, nil
 }
 
-// startVolume makes a store with one volume, and a daemon for it. What is written settles by itself, as it does for
-// everybody; settle forces it.
+// startVolume makes a volume with options of volume create.
 func startVolume(createArgs ...string) func(context.Context, *env) (device, error) {
 	return func(ctx context.Context, e *env) (device, error) { return startStore(ctx, e, createArgs) }
 }
 
+// startStore makes a store with one volume, and a daemon for it. What is written settles by itself, as it does for
+// everybody; settle forces it.
 func startStore(ctx context.Context, e *env, createArgs []string) (device, error) {
 	store := filepath.Join(e.dir, "store")
 	if err := quietly(ctx, e.varve, "init", "--store", store); err != nil {
