@@ -93,6 +93,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 	w.lastLook()
 	report, err := w.h.Check(time.Minute)
 	t.Logf("%+v, %d snapshots", report, len(w.snaps))
+	t.Logf("crash: %d daemons killed or stopped", report.Kills)
 	if err != nil {
 		t.Error(err)
 	}
