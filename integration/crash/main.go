@@ -159,7 +159,7 @@ func runTest(ctx context.Context, o *options, t test) outcome {
 	}
 	fill := strings.NewReplacer("{cuts}", strconv.Itoa(o.cuts), "{fscuts}", strconv.Itoa(o.fsCuts),
 		"{rounds}", strconv.Itoa(o.rounds), "{seed}", strconv.FormatUint(o.seed, 10))
-	cmd.Env = append(os.Environ(), "VARVE_CRASH_KEEP="+o.out)
+	cmd.Env = append(os.Environ(), "VARVE_CRASH_KEEP="+o.out, fmt.Sprintf("VARVE_TEST_PATIENCE=%d", patience(t.limit)))
 	for _, e := range t.env {
 		cmd.Env = append(cmd.Env, fill.Replace(e))
 	}
@@ -175,6 +175,12 @@ func runTest(ctx context.Context, o *options, t test) outcome {
 	}
 	r.took = time.Since(began)
 	return r
+}
+
+// patience is what the time limits of integration/run, which are those of make test, have to be multiplied by.
+func patience(limit time.Duration) int {
+	n, _ := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")) // none: 0
+	return max(n, int(limit/(20*time.Minute)), 1)
 }
 
 // toLog runs a command with its output in a file. Its end is the end of all that it has started.
