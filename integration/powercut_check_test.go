@@ -144,6 +144,13 @@ func (c *checker) bringUp(what string, fix ...func(d fileDisk) error) *up {
 	u := &up{c: c, what: what, dir: c.t.TempDir()}
 	u.loop = must(c.ctx, c.t, "losetup", "-f", "--show", image)
 	_ = os.Remove(image) // it lives as long as the loop device
+	c.t.Cleanup(func() { // of a check that failed
+		if u.loop != "" {
+			u.close()
+			_ = unix.Unmount(u.dir, unix.MNT_DETACH)
+			run(context.Background(), "losetup", "-d", u.loop)
+		}
+	})
 	if r := run(c.ctx, "mount", u.loop, u.dir); r.code != 0 {
 		c.t.Fatalf("%s: mount the store's filesystem: %s", what, r.stderr)
 	}
@@ -179,6 +186,7 @@ func (u *up) down() {
 	u.close()
 	must(u.c.ctx, u.c.t, "umount", u.dir)
 	must(u.c.ctx, u.c.t, "losetup", "-d", u.loop)
+	u.loop = ""
 }
 
 // copySparse copies the data of a file, and its holes as holes.

@@ -85,7 +85,12 @@ func (rec *recording) tryCuts(ctx context.Context, t *testing.T, n int, seed uin
 	t.Logf("%d entries in the log, %d writes, flushes and discards to cut at; %d cuts, VARVE_CRASH_SEED=%d", len(rec.log.Entries), len(points), n, seed)
 	kinds := map[logwrites.Kind]int{}
 	c := newChecker(ctx, t, rec)
-	at := 0
+	at, what := 0, ""
+	defer func() {
+		if t.Failed() {
+			rec.keep(t, what)
+		}
+	}()
 	for i := range n {
 		// One point from each of n equal parts, whole ones where there are more cuts than points.
 		lo, hi := i*len(points)/n, (i+1)*len(points)/n
@@ -100,10 +105,9 @@ func (rec *recording) tryCuts(ctx context.Context, t *testing.T, n int, seed uin
 		}
 		at = max(at, cut.Durable)
 		kinds[kind]++
-		what := fmt.Sprintf("cut %d at entry %d (%v)", i, p, cut)
+		what = fmt.Sprintf("cut %d at entry %d (%v)", i, p, cut)
 		c.check(what, cut, i)
 		if t.Failed() {
-			rec.keep(t, what)
 			return
 		}
 	}
