@@ -37,14 +37,15 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 }
 
 // Quiesce ends serving and leaves the block device, open or not, to a successor that calls Recover: requests
-// wait for it. Requests under way are answered before.
+// wait for it. Requests under way are answered before. It has ended after an error too, and the device waits as
+// after a crash: QUIESCE_DEV has the driver hold all requests back before it does anything that can fail, and nothing
+// takes that back but the release of the char device (ublk_ctrl_quiesce_dev, ublk_reset_ch_dev, 7.3).
 func (d *Device) Quiesce(ctx context.Context) error {
 	if err := d.beginStop(); err != nil {
 		return err
 	}
 	var err error
 	if d.has(_UBLK_F_QUIESCE) {
-		// EBUSY seems to leave requests stalled until it is tried again.
 		err = retry(ctx, slowCommand, func() (bool, error) {
 			err := d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
 			return errors.Is(err, ErrBusy), err
@@ -53,6 +54,7 @@ func (d *Device) Quiesce(ctx context.Context) error {
 	// Without the feature, or when it fails, the driver takes what follows for the death of its server.
 	d.end()
 	// It notices, after the last file is closed, in a work item of its own.
+	ctx = context.WithoutCancel(ctx)
 	gone := retry(ctx, quickCommand, func() (bool, error) {
 		info, err := d.ctl.devInfo(ctx, d.id)
 		if err == nil && info.state == _UBLK_S_DEV_LIVE {

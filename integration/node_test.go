@@ -23,6 +23,8 @@ type node struct {
 	logs  string // file with the log of all its daemons
 	cmd   *exec.Cmd
 	gone  chan struct{} // closed when cmd has ended
+
+	background bool // a daemon may run that is not the test's child
 }
 
 // newNode makes a store below the test's directory in the guest's tmpfs.
@@ -176,6 +178,9 @@ func (n *node) takeDown() {
 		n.t.Logf("daemon's log:\n%s", n.logTail())
 	}
 	if n.cmd == nil {
+		if n.background {
+			n.stopBackground()
+		}
 		return
 	}
 	if r := n.try(ctx, "stop", "--detach"); r.code != 0 {

@@ -43,6 +43,10 @@ type Options struct {
 	// the ID of the mount under the store.
 	Boot, Mount string
 
+	// Lock is the store's lock, where the caller holds it before Open and after Close. nil: Open takes it and
+	// Close gives it back.
+	Lock *Lock
+
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS     vfs.FS
 	Index  index.Index

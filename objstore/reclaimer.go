@@ -18,8 +18,8 @@ func (s *Store) reclaimLater(st *settling) {
 }
 
 // reclaimer is the goroutine that gives room back, in the order of settling.
-func (s *Store) reclaimer() {
-	defer s.workers.Done()
+func (s *Store) reclaimer(ctx context.Context) {
+	defer s.housekeepers.Done()
 	for {
 		s.reclaimMu.Lock()
 		var st *settling
@@ -31,12 +31,12 @@ func (s *Store) reclaimer() {
 			select {
 			case <-s.reclaimKick:
 				continue
-			case <-s.ctx.Done():
+			case <-ctx.Done():
 				return
 			}
 		}
 		if err := st.reclaim(); err != nil {
-			if s.ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return
 			}
 			s.log.Error("room of a settled layer is not given back until the store opens again", "volume", st.v.ref.name, "error", err)

@@ -19,14 +19,14 @@ const (
 )
 
 // settler is the goroutine that settles, one layer at a time.
-func (s *Store) settler() {
-	defer s.workers.Done()
+func (s *Store) settler(ctx context.Context) {
+	defer s.housekeepers.Done()
 	tick := time.NewTicker(settlerTick)
 	defer tick.Stop()
 	var notBefore time.Time
 	for {
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 			s.clock.Store(time.Now().UnixNano())
@@ -36,10 +36,10 @@ func (s *Store) settler() {
 		if time.Now().Before(notBefore) && s.wanted.Load() == 0 {
 			continue
 		}
-		err := s.settleDue()
+		err := s.settleDue(ctx)
 		if err == nil {
 			s.settleFails.Store(0)
-		} else if s.ctx.Err() == nil {
+		} else if ctx.Err() == nil {
 			wait := min(settleRetry<<(2*min(s.settleFails.Add(1)-1, 8)), longestRetry)
 			notBefore = time.Now().Add(wait)
 			s.leaveRoom()
@@ -65,7 +65,7 @@ func (s *Store) lookForRoom() {
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
 // settle doesn't keep the others from it.
-func (s *Store) settleDue() error {
+func (s *Store) settleDue(ctx context.Context) error {
 	s.mu.Lock()
 	volumes := make([]*volume, 0, len(s.volumes))
 	for _, v := range s.volumes {
@@ -74,7 +74,10 @@ func (s *Store) settleDue() error {
 	s.mu.Unlock()
 	var errs []error
 	for _, v := range volumes {
-		err := s.settleVolume(v)
+		err := s.settleVolume(ctx, v)
+		if ctx.Err() != nil {
+			return err
+		}
 		if err != nil && s.gone(v) {
 			err = nil // deleted meanwhile
 		}
@@ -91,7 +94,7 @@ func (s *Store) settleDue() error {
 	return errors.Join(errs...)
 }
 
-func (s *Store) settleVolume(v *volume) error {
+func (s *Store) settleVolume(ctx context.Context, v *volume) error {
 	v.activateLater()
 	if s.due(v) {
 		if _, err := v.freeze(); err != nil {
@@ -99,7 +102,7 @@ func (s *Store) settleVolume(v *volume) error {
 		}
 	}
 	for v.frozen() > 0 {
-		err := s.settleLayer(s.ctx, v)
+		err := s.settleLayer(ctx, v)
 		if serr := s.sealFilled(); err == nil {
 			err = serr
 		}

@@ -48,6 +48,9 @@ type Store struct {
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 
+	housekeepers sync.WaitGroup // settler and reclaimer, which Quiet ends and Resume starts again
+	endHousework context.CancelFunc
+
 	mu          sync.Mutex
 	refs        *refs
 	refsLog     *recordLog
@@ -169,26 +172,21 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s.took = time.Since(start)
-	s.workers.Add(2)
-	go s.settler()
-	go s.reclaimer()
+	s.startHousework()
 	return s, nil
 }
 
 func (s *Store) open(ctx context.Context) (err error) {
 	if s.fs == nil {
-		if _, err := os.Stat(filepath.Join(s.dir, superblockFile)); err != nil {
-			if _, cerr := os.Stat(filepath.Join(s.dir, superblockCopy)); cerr != nil {
-				return notStore(err)
-			}
+		if err := isStore(s.dir); err != nil {
+			return err
 		}
 		s.fs = vfs.OS(s.dir)
 	}
-	if s.lock, err = s.fs.Lock(lockFile); err != nil {
-		if errors.Is(err, vfs.ErrLocked) {
-			return ErrStoreLocked
+	if s.opts.Lock == nil {
+		if s.lock, err = lock(s.fs); err != nil {
+			return err
 		}
-		return err
 	}
 	if s.sb, err = readSuperblock(s.fs); err != nil {
 		return err
@@ -215,7 +213,15 @@ func (s *Store) open(ctx context.Context) (err error) {
 	return s.recover(ctx)
 }
 
-func notStore(err error) error {
+// isStore looks for a superblock.
+func isStore(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, superblockFile))
+	if err == nil {
+		return nil
+	}
+	if _, cerr := os.Stat(filepath.Join(dir, superblockCopy)); cerr == nil {
+		return nil
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: no superblock there; make one with init", ErrNotStore)
 	}
@@ -238,6 +244,7 @@ func (s *Store) openSpace() error {
 func (s *Store) Close() error {
 	s.cancel()
 	s.workers.Wait()
+	s.housekeepers.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var first error

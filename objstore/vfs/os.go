@@ -99,7 +99,7 @@ func (o *osFS) SyncDir(name string) error {
 }
 
 // Lock uses flock: the lock belongs to the open file, so it is refused to a second opener in the same
-// process too, and goes with the process however that ends.
+// process too, and goes with the process however that ends. It is an *os.File, which may be handed to another process.
 func (o *osFS) Lock(name string) (io.Closer, error) {
 	p, err := o.path("lock", name)
 	if err != nil {

@@ -23,7 +23,7 @@ var ErrNoDaemon = errors.New("no daemon")
 // Dial connects to the daemon of a store. ErrNoDaemon if there is none.
 func Dial(ctx context.Context, store string) (*Client, error) {
 	tr := &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, store) },
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, store) },
 		DisableCompression: true,
 		MaxIdleConns:       1,
 	}
@@ -50,8 +50,17 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 	return c, nil
 }
 
-// dialSocket goes through the directory's descriptor: a socket's address has 108 bytes, a path any number.
-func dialSocket(ctx context.Context, store string) (net.Conn, error) {
+// DialSocket connects to the socket alone. ErrNoDaemon if nobody listens.
+func DialSocket(ctx context.Context, store string) (net.Conn, error) {
+	c, err := dial(ctx, store)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w at %s", ErrNoDaemon, filepath.Join(store, protocol.SocketName))
+	}
+	return c, err
+}
+
+// dial goes through the directory's descriptor: a socket's address has 108 bytes, a path any number.
+func dial(ctx context.Context, store string) (net.Conn, error) {
 	fd, err := unix.Open(store, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: store, Err: err}

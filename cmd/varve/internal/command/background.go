@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"varve/cmd/varve/internal/protocol"
 )
 
 // A command in the background is this program once more, without --background, in a session of its own. It says
@@ -24,9 +27,9 @@ const (
 
 var errNoReason = errors.New("ended without a reason")
 
-// startInBackground runs the command without --background, its output going to the file, and returns when it is
+// startInBackground runs this program with a command line, its output going to the file, and returns when it is
 // ready, with what it has to say (Ready's text). An error is the reason why it ended.
-func startInBackground(cmd *cobra.Command, output string) (string, error) {
+func startInBackground(args []string, output string) (string, error) {
 	out, err := os.OpenFile(output, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return "", err
@@ -39,7 +42,7 @@ func startInBackground(cmd *cobra.Command, output string) (string, error) {
 	defer func() { _ = r.Close() }()
 	child := exec.Cmd{
 		Path:        "/proc/self/exe", // also when the file was replaced meanwhile
-		Args:        append([]string{os.Args[0]}, withoutBackground(cmd)...),
+		Args:        append([]string{os.Args[0]}, args...),
 		Env:         append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD)),
 		Dir:         "/",
 		Stdout:      out,
@@ -69,23 +72,38 @@ func startInBackground(cmd *cobra.Command, output string) (string, error) {
 
 // withoutBackground is the command line of the same command in the foreground.
 func withoutBackground(cmd *cobra.Command) []string {
-	list := strings.Fields(cmd.CommandPath())[1:]
+	return append(append(strings.Fields(cmd.CommandPath())[1:], givenFlags(cmd, backgroundFlag)...), cmd.Flags().Args()...)
+}
+
+// givenFlags are the flags of a command line but for one, and the store.
+func givenFlags(cmd *cobra.Command, but string) []string {
+	var list []string
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		value := f.Value.String()
-		if f.Name == backgroundFlag || f.Name == "store" || value == "" && f.Value.Type() == "size" {
+		if f.Name == but || f.Name == "store" || value == "" && f.Value.Type() == "size" {
 			return // an empty size is zero, the default
 		}
 		list = append(list, "--"+f.Name+"="+value)
 	})
 	// Always, and as the absolute path that it has become: the child has another working directory.
-	list = append(list, "--store="+cmd.Flag("store").Value.String())
-	return append(list, cmd.Flags().Args()...)
+	return append(list, "--store="+cmd.Flag("store").Value.String())
 }
 
 // readiness gives the two ways to speak to who started this process in the background; without one they do nothing.
-func readiness() (ready func(), failed func(error)) {
+func readiness() (ready func(*protocol.Upgraded), failed func(error)) {
 	say := readyPipe()
-	return func() { say(readyWord) }, func(err error) { say(err.Error()) }
+	ready = func(u *protocol.Upgraded) {
+		text := ""
+		if u != nil {
+			b, err := json.Marshal(u)
+			if err != nil { // only a bug makes our own type unmarshalable
+				panic(err)
+			}
+			text = string(b)
+		}
+		say(readyWord + text)
+	}
+	return ready, func(err error) { say(err.Error()) }
 }
 
 // readyPipe gives a function that speaks once.

@@ -24,8 +24,16 @@ import (
 // logName is where a daemon in the background logs to, relative to the store.
 const logName = "varve.log"
 
+const (
+	takeoverFlag = "takeover"
+	remountFlag  = "remount"
+	remountUsage = "at a takeover, mount again what is in use: what is open below it fails"
+)
+
 type serveOptions struct {
 	background bool
+	takeover   bool
+	remount    bool
 	logLevel   string
 	logFormat  string
 
@@ -40,8 +48,9 @@ type serveOptions struct {
 	settleDelay time.Duration
 }
 
-// flags are the daemon's limits; zero is the default of each.
-func (o *serveOptions) flags(f *pflag.FlagSet) {
+// flags are the daemon's limits, where zero is the default of each, and its log.
+func (o *serveOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (default none, or GOMEMLIMIT)")
 	f.BoolVar(&o.lockMemory, "lock-memory", true, "keep the daemon's memory from being swapped out")
 	f.Var(&o.leafCache, "leaf-cache", "memory for tree leaves (default 128M, for 256G of 16K chunks)")
@@ -51,6 +60,10 @@ func (o *serveOptions) flags(f *pflag.FlagSet) {
 	f.Var(&o.reserve, "reserve", "room that writes leave on the store's disk (default a twentieth of it, 1G at most)")
 	f.IntVar(&o.records, "journal-records", 0, "`number` of writes in a journal: bounds the time to open and about 50 bytes of memory each (default 1048576)")
 	f.DurationVar(&o.settleDelay, "settle-delay", 0, "age at which a quiet volume's writes settle (default 2s)")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	complete(cmd, "log-level", []string{"debug", "info", "warn", "error"})
+	complete(cmd, "log-format", []string{"text", "json"})
 }
 
 // limits are the flags as the store takes them.
@@ -86,31 +99,70 @@ memory: what waits for its devices would wait for ever. Both need root; what the
   varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := newLogger(cmd.ErrOrStderr(), o.logLevel, o.logFormat)
-			if err != nil {
-				return err
+			if o.remount && !o.takeover {
+				return usagef("--remount goes with --%s", takeoverFlag)
 			}
-			limits, err := o.limits()
-			if err != nil {
+			if _, err := o.runOptions(cmd); err != nil {
 				return err
 			}
 			if o.background {
-				return a.serveInBackground(cmd)
+				return a.serveInBackground(cmd, o.takeover)
 			}
-			return a.serve(cmd.Context(), daemon.RunOptions{
-				Logger: log, Version: version(), Store: limits,
-				Process: daemon.ProcessOptions{MemoryLimit: int64(o.memory), Swappable: !o.lockMemory},
-			})
+			return a.serve(cmd, &o)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.background, backgroundFlag, false, "return when the daemon answers, and leave it running")
-	o.flags(f)
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
-	complete(cmd, "log-level", []string{"debug", "info", "warn", "error"})
-	complete(cmd, "log-format", []string{"text", "json"})
+	f.BoolVar(&o.takeover, takeoverFlag, false, "take the devices over from a daemon that runs, if one does; see varve upgrade")
+	f.BoolVar(&o.remount, remountFlag, false, remountUsage)
+	o.flags(cmd)
 	return cmd
+}
+
+// runOptions are the options as the daemon takes them.
+func (o *serveOptions) runOptions(cmd *cobra.Command) (daemon.RunOptions, error) {
+	log, err := newLogger(cmd.ErrOrStderr(), o.logLevel, o.logFormat)
+	if err != nil {
+		return daemon.RunOptions{}, err
+	}
+	limits, err := o.limits()
+	return daemon.RunOptions{
+		Logger: log, Version: version(), Store: limits, Flags: inheritable(cmd),
+		Process: daemon.ProcessOptions{MemoryLimit: int64(o.memory), Swappable: !o.lockMemory},
+	}, err
+}
+
+// own are the flags that say how this one process starts. All others go from a daemon to its successor.
+var own = map[string]bool{backgroundFlag: true, takeoverFlag: true, remountFlag: true, "store": true, "json": true, "help": true}
+
+// inheritable are the flags that were given, by name.
+func inheritable(cmd *cobra.Command) map[string]string {
+	given := map[string]string{}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		if !own[f.Name] && (value != "" || f.Value.Type() != "size") { // an empty size is zero, the default
+			given[f.Name] = value
+		}
+	})
+	return given
+}
+
+// inherit sets what the predecessor was told and this process was not.
+func inherit(cmd *cobra.Command, flags map[string]string) error {
+	for name, value := range flags {
+		f := cmd.Flags().Lookup(name)
+		if f == nil || own[name] {
+			return fmt.Errorf("the daemon that runs was started with --%s=%s, which this varve does not know; "+
+				"stop it with varve stop, then start this one", name, value)
+		}
+		if f.Changed {
+			continue
+		}
+		if err := cmd.Flags().Set(name, value); err != nil {
+			return fmt.Errorf("--%s of the daemon that runs: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
@@ -129,14 +181,56 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	return nil, usagef("log format %q; use text or json", format)
 }
 
-func (a *app) serve(ctx context.Context, o daemon.RunOptions) error {
+// serve runs the daemon, in this process.
+func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	// The second signal kills: only the first is ours.
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	go func() { <-ctx.Done(); stop() }()
 	ready, report := readiness()
-	o.Ready = ready
-	err := daemon.Run(ctx, a.store, o)
+	err := a.run(ctx, cmd, o, ready)
+	if err != nil {
+		if errors.Is(err, objstore.ErrNotStore) {
+			err = a.openError(err)
+		}
+		report(err)
+	}
+	return err
+}
+
+// approach finds a daemon to take over from, if that is wanted and one runs, and does as it was told.
+func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions) (*daemon.Predecessor, error) {
+	if !o.takeover {
+		return nil, nil
+	}
+	p, err := daemon.Approach(ctx, a.store, version(), o.remount)
+	if errors.Is(err, client.ErrNoDaemon) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over: %w", err)
+	}
+	if err := inherit(cmd, p.Flags()); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("take over: %w", err)
+	}
+	return p, nil
+}
+
+func (a *app) run(ctx context.Context, cmd *cobra.Command, o *serveOptions, ready func(*protocol.Upgraded)) error {
+	p, err := a.approach(ctx, cmd, o)
+	if err != nil {
+		return err
+	}
+	r, err := o.runOptions(cmd)
+	if err != nil {
+		if p != nil {
+			p.Close()
+		}
+		return err
+	}
+	r.Predecessor, r.Ready = p, ready
+	err = daemon.Run(ctx, a.store, r)
 	// A command that runs without a daemon has the store for a moment.
 	for deadline := time.Now().Add(lockPatience); errors.Is(err, objstore.ErrStoreLocked) && time.Now().Before(deadline); {
 		if c, derr := client.Dial(ctx, a.store); !errors.Is(derr, client.ErrNoDaemon) {
@@ -149,20 +243,16 @@ func (a *app) serve(ctx context.Context, o daemon.RunOptions) error {
 		case <-ctx.Done():
 		case <-time.After(50 * time.Millisecond):
 		}
-		err = daemon.Run(ctx, a.store, o)
-	}
-	if err != nil {
-		if errors.Is(err, objstore.ErrNotStore) {
-			err = a.openError(err)
-		}
-		report(err)
+		err = daemon.Run(ctx, a.store, r)
 	}
 	return err
 }
 
-func (a *app) serveInBackground(cmd *cobra.Command) error {
+func (a *app) serveInBackground(cmd *cobra.Command, takeover bool) error {
 	c, err := client.Dial(cmd.Context(), a.store)
-	if err == nil {
+	if err == nil && takeover {
+		_ = c.Close() // it is asked again
+	} else if err == nil {
 		pid := c.Daemon().PID
 		return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon runs already, pid %d", a.store, pid), c.Close())
 	}
@@ -170,7 +260,7 @@ func (a *app) serveInBackground(cmd *cobra.Command) error {
 		return err
 	}
 	path := filepath.Join(a.store, logName)
-	_, err = startInBackground(cmd, path)
+	_, err = startInBackground(withoutBackground(cmd), path)
 	if errors.Is(err, errNoReason) {
 		return fmt.Errorf("%w; its log is %s", err, path)
 	}

@@ -122,7 +122,7 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 	begin func(context.Context, blockdev.Target, blockdev.Options) (*blockdev.Device, error),
 ) (err error) {
 	if o.background {
-		node, err := startInBackground(cmd, o.logFile)
+		node, err := startInBackground(withoutBackground(cmd), o.logFile)
 		if err != nil {
 			return err
 		}

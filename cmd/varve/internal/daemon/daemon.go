@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
@@ -17,7 +18,8 @@ import (
 // Options of a Daemon. The zero value is a handler that only knows the store.
 type Options struct {
 	Logger  *slog.Logger
-	Version string // of the program, for Ping
+	Version string            // of the program, for Ping
+	Flags   map[string]string // of the command line, for a successor
 
 	ublk, loop transport // nil: requests for devices are answered with ErrNeedsDaemon
 	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
@@ -29,6 +31,7 @@ type Daemon struct {
 	store      Store
 	log        *slog.Logger
 	version    string
+	flags      map[string]string
 	uuid       string // of the store
 	started    time.Time
 	transports map[string]transport // "ublk", "loop"
@@ -42,6 +45,11 @@ type Daemon struct {
 	waiting  map[string]protocol.Attachment
 	mounts   map[string]*mount // by directory
 	stopping bool
+	// stateFrozen keeps the list on disk as it is, while what is on it goes from one daemon to the next.
+	stateFrozen bool
+
+	handing    atomic.Bool    // a handover is under way
+	successors chan *handover // who is ready to take over
 
 	reviveAfter time.Duration
 
@@ -70,6 +78,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		store:      store,
 		log:        o.Logger,
 		version:    o.Version,
+		flags:      o.Flags,
 		started:    time.Now(),
 		transports: map[string]transport{},
 		mounter:    o.mounter,
@@ -77,6 +86,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		waiting:    map[string]protocol.Attachment{},
 		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
+		successors: make(chan *handover, 1),
 
 		reviveAfter: reviveAfter,
 	}
@@ -114,7 +124,7 @@ func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounter != 
 
 // save writes the state; mu is held. A state that can't be written costs a takeover, not data.
 func (d *Daemon) save() {
-	if !d.isDaemon() {
+	if !d.isDaemon() || d.stateFrozen {
 		return
 	}
 	s := state{Store: d.uuid, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList()}

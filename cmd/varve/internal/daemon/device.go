@@ -28,7 +28,8 @@ type device interface {
 	Stop(ctx context.Context, force bool) error
 	// Claimed says whether a file system or another device has the device for itself.
 	Claimed() bool
-	// Leave ends the service and lets the device wait for the next daemon; errCannotLeave if this kind can't.
+	// Leave ends the service and lets the device wait for the next daemon; errCannotLeave if this kind can't,
+	// errUnquiet if it waits as after a crash.
 	Leave(ctx context.Context) error
 	// Done is closed when the device is no longer served, for whatever reason.
 	Done() <-chan struct{}
@@ -36,6 +37,7 @@ type device interface {
 
 var (
 	errCannotLeave = errors.New("it can not outlive its daemon")
+	errUnquiet     = errors.New("it did not quiesce, and waits as after a crash")
 	errUnfit       = errors.New("not the device of a volume of this store")
 )
 
@@ -48,6 +50,8 @@ type mounter interface {
 type mounted interface {
 	// Unmount unmounts; protocol.ErrBusy if it is in use, unless force: I/O of who uses it fails then.
 	Unmount(force bool) error
+	// Busy says whether something below it is open, as far as that can be told.
+	Busy() bool
 	// Done is closed when the mount is gone, for whatever reason.
 	Done() <-chan struct{}
 }

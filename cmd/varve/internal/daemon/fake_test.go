@@ -126,6 +126,9 @@ func (s *fakeStore) Snapshots(string) ([]objstore.SnapshotInfo, error) {
 
 func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
 func (s *fakeStore) Close() error                 { return nil }
+func (s *fakeStore) Settle(context.Context) error { return nil }
+func (s *fakeStore) Quiet() error                 { return nil }
+func (s *fakeStore) Resume()                      {}
 
 // fakeTransport makes fakeDevices.
 type fakeTransport struct {
@@ -294,5 +297,7 @@ func (m *fakeMount) Unmount(force bool) error {
 	close(m.done)
 	return nil
 }
+
+func (m *fakeMount) Busy() bool { return m.busy }
 
 func (m *fakeMount) Done() <-chan struct{} { return m.done }

@@ -22,16 +22,17 @@ func (f fuseMounter) Mount(dir string, allowOther bool) (mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newFuseMount(s), nil
+	return newFuseMount(s, dir), nil
 }
 
 type fuseMount struct {
 	server *fs.Server
+	dir    string
 	done   chan struct{}
 }
 
-func newFuseMount(s *fs.Server) *fuseMount {
-	m := &fuseMount{server: s, done: make(chan struct{})}
+func newFuseMount(s *fs.Server, dir string) *fuseMount {
+	m := &fuseMount{server: s, dir: dir, done: make(chan struct{})}
 	go func() {
 		s.Wait()
 		close(m.done)
@@ -40,6 +41,9 @@ func newFuseMount(s *fs.Server) *fuseMount {
 }
 
 func (m *fuseMount) Done() <-chan struct{} { return m.done }
+
+// Busy implements mounted.
+func (m *fuseMount) Busy() bool { return mountInUse(m.dir) }
 
 func (m *fuseMount) Unmount(force bool) error {
 	if force {

@@ -56,6 +56,10 @@ func (d *Daemon) NewServer() *http.Server {
 				answer(w, http.StatusForbidden, &protocol.Error{Message: err.Error()})
 				return
 			}
+			if r.Method == http.MethodPost && r.URL.Path == protocol.HandoverPath {
+				d.serveHandover(w, r) // also for other versions of the protocol
+				return
+			}
 			next.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 10 * time.Second,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -23,82 +22,169 @@ type RunOptions struct {
 	Process ProcessOptions
 	// Store are the limits of the open store.
 	Store objstore.Options
-	// Ready is called once, when the socket answers.
-	Ready func()
+	// Flags are the command line's, by name: a successor has them too, unless told otherwise.
+	Flags map[string]string
+	// Predecessor is a daemon to take over from; nil: none.
+	Predecessor *Predecessor
+	// Ready is called once, when the socket answers; after a takeover, with what that was like.
+	Ready func(*protocol.Upgraded)
 }
 
 // shutdownTimeout bounds the wait for answers that are under way when the daemon ends.
 const shutdownTimeout = 5 * time.Second
 
-// Run serves the store at dir, an absolute path, until ctx ends or a client asks for the end. Devices that are open
-// then wait for the next daemon.
+// Run serves the store at dir, an absolute path, until ctx ends, a client asks for the end, or a successor has taken
+// over. Devices that are open then wait for the next daemon.
 func Run(ctx context.Context, dir string, o RunOptions) (err error) {
-	log := o.Logger
-	store, err := OpenStore(ctx, dir, log, o.Store)
+	if o.Ready == nil {
+		o.Ready = func(*protocol.Upgraded) {}
+	}
+	o.Process.Unlocked = filepath.Join(dir, objstore.IndexDir)
+	defer PrepareProcess(o.Logger, o.Process)() // first of all: while we have the seat, I/O may be waiting
+	s, err := o.seat(dir)
 	if err != nil {
 		return err
+	}
+	defer func() { err = errors.Join(err, s.leave()) }()
+	for {
+		h, err := session(ctx, s, &o)
+		if h == nil || err != nil {
+			return err
+		}
+		if h.give(s) {
+			o.Logger.Info("a successor has taken over", "pid", h.hello.PID, "version", h.hello.Version)
+			return s.cede()
+		}
+		// The successor is dead: what it had of the store and the devices is free, and this daemon goes on.
+		o.Predecessor, o.Ready = nil, func(*protocol.Upgraded) {}
+	}
+}
+
+// seat is the predecessor's, or taken where there is none.
+func (o *RunOptions) seat(dir string) (*seat, error) {
+	if p := o.Predecessor; p != nil {
+		s, err := p.receive(dir, o.Logger)
+		if !errors.Is(err, errLinkClosed) {
+			return s, err
+		}
+		o.Logger.Warn("the earlier daemon died while it handed over; going on as after a crash", "pid", p.offer.PID)
+		p.Close()
+		o.Predecessor = nil
+	}
+	return takeSeat(dir, o.Logger)
+}
+
+// session is one opening of the store, from beginning to end. It gives a successor that waits for what this daemon
+// has let go of.
+func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err error) {
+	log := o.Logger
+	o.Store.Lock = s.lock
+	store, err := OpenStore(ctx, s.dir, log, o.Store)
+	if err != nil {
+		return nil, o.Predecessor.refuse(err)
 	}
 	st, err := store.Stat()
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(o.Predecessor.refuse(err), store.Close())
 	}
-	o.Process.Unlocked = filepath.Join(dir, objstore.IndexDir)
-	defer PrepareProcess(log, o.Process)()
-	log.Info("store is open", "store", dir, "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
+	log.Info("store is open", "store", s.dir, "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
 		"seconds", st.OpenTime, "read_only", st.ReadOnly)
 	defer func() {
-		if cerr := store.Close(); cerr != nil {
+		cerr := store.Close()
+		switch {
+		case cerr == nil:
+			log.Info("store is closed")
+		case h != nil:
+			h.fail(fmt.Errorf("close store: %w", cerr))
+		default:
 			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
-			return
 		}
-		log.Info("store is closed")
 	}()
-	d := New(dir, store, Options{
-		Logger: log, Version: o.Version,
+	d := New(s.dir, store, Options{
+		Logger: log, Version: o.Version, Flags: o.Flags,
 		ublk: newUblk(store, st.UUID, log), loop: newLoop(store, st.UUID, log), mounter: newMounter(store, log),
 	})
 	defer d.watchers.Wait()
-	return d.serve(ctx, o.Ready)
+	return d.run(ctx, s, o)
 }
 
-// serve answers on the socket; when it returns, devices and mounts are released.
-func (d *Daemon) serve(ctx context.Context, ready func()) error {
+// run takes over what an earlier daemon has left or handed over, and serves; when it returns, devices and mounts are
+// released.
+func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, err error) {
 	defer func() {
-		stopping := context.WithoutCancel(ctx)
-		d.Release(stopping, false)
-	}()
-	d.Takeover(ctx)
-	l, err := Listen(d.dir)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(d.dir, protocol.SocketName)
-	defer func() {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			d.log.Warn("socket is left over", "error", err)
+		if h != nil {
+			return
 		}
+		select {
+		case late := <-d.successors:
+			late.refuse(protocol.ErrStopping)
+		default:
+		}
+		d.Release(context.WithoutCancel(ctx), false)
 	}()
+	var report *protocol.Upgraded
+	if p := o.Predecessor; p != nil {
+		report, err = d.takeFrom(ctx, p)
+		if err != nil {
+			d.abandon(ctx)
+			return nil, p.refuse(err)
+		}
+		if err := p.thank(); err != nil {
+			d.log.Warn("the earlier daemon does not end", "pid", p.offer.PID, "error", err)
+		}
+		s.lent = false
+	} else {
+		d.Takeover(ctx)
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	for {
+		if h, err = d.serve(ctx, s, func() { o.Ready(report) }); h == nil || err != nil {
+			return nil, err
+		}
+		o.Ready = func(*protocol.Upgraded) {}
+		if err := d.prepare(ctx, h); err != nil {
+			d.log.Error("upgrade was called off, and nothing was touched", "error", err)
+			h.refuse(err)
+			d.handing.Store(false)
+			continue
+		}
+		d.letGo(ctx, h)
+		return h, nil
+	}
+}
+
+// serve answers on the socket until a signal, a request to stop, or a successor that is ready to go.
+func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, error) {
+	l, err := s.listener()
+	if err != nil {
+		return nil, err
+	}
 	srv := d.NewServer()
 	srv.ErrorLog = slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	d.log.Info("ready", "pid", os.Getpid(), "socket", path, "version", d.version)
-	if ready != nil {
-		ready()
-	}
+	d.log.Info("ready", "pid", os.Getpid(), "socket", s.path(), "version", d.version)
+	ready()
+	var h *handover
 	select {
 	case <-ctx.Done():
 		d.log.Info("stopping: got a signal")
+		s.silence()
 	case <-d.stop:
 		d.log.Info("stopping: was asked to")
+		s.silence()
+	case h = <-d.successors:
+		d.log.Info("a successor is ready", "pid", h.hello.PID, "version", h.hello.Version)
 	case err := <-failed:
-		return fmt.Errorf("serve %s: %w", path, err)
+		return nil, fmt.Errorf("serve %s: %w", s.path(), err)
 	}
 	d.shutdown(srv)
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", path, err)
+		return h, fmt.Errorf("serve %s: %w", s.path(), err)
 	}
-	return nil
+	return h, nil
 }
 
 func (d *Daemon) shutdown(srv *http.Server) {

@@ -57,14 +57,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	defer d.change.Unlock()
 	d.mu.Lock()
 	d.stopping = true
-	devices := make([]*attachment, 0, len(d.attached))
-	for _, k := range d.attached {
-		devices = append(devices, k)
-	}
-	mounts := make([]*mount, 0, len(d.mounts))
-	for _, k := range d.mounts {
-		mounts = append(mounts, k)
-	}
+	devices, mounts := d.held()
 	d.mu.Unlock()
 
 	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
@@ -91,6 +84,19 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	return s.Stopped
 }
 
+// held are the devices and mounts; mu is held.
+func (d *Daemon) held() ([]*attachment, []*mount) {
+	devices := make([]*attachment, 0, len(d.attached))
+	for _, k := range d.attached {
+		devices = append(devices, k)
+	}
+	mounts := make([]*mount, 0, len(d.mounts))
+	for _, k := range d.mounts {
+		mounts = append(mounts, k)
+	}
+	return devices, mounts
+}
+
 // parting collects what to tell of a stop.
 type parting struct {
 	protocol.Stopped
@@ -107,7 +113,11 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 	defer cancel()
 	err := d.detach(ctx, k, detach)
 	if errors.Is(err, protocol.ErrBusy) {
-		if err = d.leave(ctx, k); err == nil {
+		if err = d.leave(ctx, k); errors.Is(err, errUnquiet) {
+			d.log.Warn("device did not quiesce", "device", k.Device, "error", err)
+			err = nil
+		}
+		if err == nil {
 			s.Left = append(s.Left, k.Attachment)
 			s.note(fmt.Sprintf("%s (volume %q) is open: its I/O waits for the next daemon", k.Device, k.Volume))
 			return
@@ -124,7 +134,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 	s.Detached = append(s.Detached, k.Attachment)
 }
 
-// leave stops serving a device and keeps it in the state for the next daemon.
+// leave stops serving a device and keeps it in the state for the next daemon. It has done so after errUnquiet too.
 func (d *Daemon) leave(ctx context.Context, k *attachment) error {
 	d.mu.Lock()
 	k.leaving = true
@@ -133,12 +143,12 @@ func (d *Daemon) leave(ctx context.Context, k *attachment) error {
 	err := k.dev.Leave(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, errUnquiet) {
 		k.leaving = false
 		delete(d.waiting, k.Volume)
 		return err
 	}
 	delete(d.attached, k.Volume)
 	d.save()
-	return nil
+	return err
 }

@@ -11,6 +11,9 @@ type Store interface {
 	volumes
 	snapshots
 	Stat() (objstore.Stat, error)
+	Settle(ctx context.Context) error
+	Quiet() error
+	Resume()
 	Close() error
 }
 

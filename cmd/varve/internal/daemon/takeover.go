@@ -31,7 +31,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		}
 	}
 	for _, m := range s.Mounts {
-		d.takeMount(m)
+		_ = d.takeMount(m) // logged
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,15 +90,15 @@ func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	}
 }
 
-func (d *Daemon) takeMount(m protocol.Mount) {
+func (d *Daemon) takeMount(m protocol.Mount) error {
 	log := d.log.With("dir", m.Dir)
 	stale, err := dropStaleMount(m.Dir)
 	if err != nil {
 		log.Error("mount of an earlier daemon is left over", "error", err)
-		return
+		return err
 	}
 	if d.mounter == nil {
-		return
+		return nil
 	}
 	err = checkMountPoint(d.dir, m.Dir)
 	if err == nil {
@@ -106,7 +106,8 @@ func (d *Daemon) takeMount(m protocol.Mount) {
 	}
 	if err != nil {
 		log.Error("mount of an earlier daemon was not mounted again", "error", err)
-		return
+		return err
 	}
 	log.Info("mount of an earlier daemon mounted again", "was_stale", stale)
+	return nil
 }

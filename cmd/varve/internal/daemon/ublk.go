@@ -58,7 +58,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 
 // serve closes the volume when the device has ended.
 func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkDevice {
-	d := &ublkDevice{dev: dev, log: t.log, done: make(chan struct{})}
+	d := &ublkDevice{dev: dev, done: make(chan struct{})}
 	go func() {
 		defer close(d.done)
 		if err := dev.Wait(); err != nil {
@@ -142,7 +142,6 @@ func (t *ublkTransport) Close() error { return nil }
 // ublkDevice is a volume's device, and the volume.
 type ublkDevice struct {
 	dev  *blockdev.Device
-	log  *slog.Logger
 	done chan struct{} // closed when the volume is closed
 }
 
@@ -164,11 +163,12 @@ func (d *ublkDevice) Stop(ctx context.Context, force bool) error {
 func (d *ublkDevice) Claimed() bool { return claimed(d.dev.Path()) }
 
 func (d *ublkDevice) Leave(ctx context.Context) error {
-	if err := d.dev.Quiesce(ctx); err != nil {
-		// It has ended all the same; the kernel takes it for dead, and keeps its I/O.
-		d.log.Warn("device did not quiesce; it waits for the next daemon as after a crash", "device", d.dev.Path(), "error", err)
-	}
+	err := d.dev.Quiesce(ctx)
 	<-d.done
+	if err != nil {
+		// It has ended all the same; the kernel takes it for dead, and keeps its I/O.
+		return fmt.Errorf("%s: %w: %w", d.dev.Path(), errUnquiet, err)
+	}
 	return nil
 }
 

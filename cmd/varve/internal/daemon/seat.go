@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// seat is what only one daemon of a store has: the store's lock, and the socket that listens. Both outlast an opening
+// of the store, and go from a daemon to its successor, so that there is no moment at which a command finds the store
+// free or nobody to ask.
+type seat struct {
+	dir    string
+	lock   *objstore.Lock
+	socket *os.File // listens; nil: not yet
+	lent   bool     // a predecessor's, which goes on if we fail
+	log    *slog.Logger
+}
+
+func takeSeat(dir string, log *slog.Logger) (*seat, error) {
+	lock, err := objstore.TakeLock(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &seat{dir: dir, lock: lock, log: log}, nil
+}
+
+// listen begins to queue connections, which a server of listener's answers.
+func (s *seat) listen() error {
+	if s.socket != nil {
+		return nil
+	}
+	l, err := Listen(s.dir)
+	if err != nil {
+		return err
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		s.socket, err = u.File()
+	} else {
+		err = fmt.Errorf("%T is no unix socket", l)
+	}
+	return errors.Join(err, l.Close())
+}
+
+// listener gives the socket to one server; closing it leaves the socket listening.
+func (s *seat) listener() (net.Listener, error) {
+	l, err := net.FileListener(s.socket)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", s.path(), err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	return l, nil
+}
+
+func (s *seat) path() string { return filepath.Join(s.dir, protocol.SocketName) }
+
+// silence ends the listening: a command that comes now finds no daemon.
+func (s *seat) silence() {
+	if s.socket == nil || s.lent {
+		return
+	}
+	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("socket is left over", "error", err)
+	}
+	_ = s.socket.Close() // nothing was written to it
+	s.socket = nil
+}
+
+// leave gives everything up: there is no daemon any more.
+func (s *seat) leave() error {
+	if s.lock == nil {
+		return nil // a successor has it
+	}
+	s.silence()
+	return s.cede()
+}
+
+// cede gives up this process's share, after a successor has got its own.
+func (s *seat) cede() error {
+	var err error
+	if s.socket != nil {
+		err = s.socket.Close()
+	}
+	err = errors.Join(err, s.lock.Close())
+	s.lock, s.socket = nil, nil
+	return err
+}

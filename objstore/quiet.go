@@ -1,0 +1,37 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+)
+
+// startHousework starts the settler and the reclaimer.
+func (s *Store) startHousework() {
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.endHousework = cancel
+	s.housekeepers.Add(2)
+	go s.settler(ctx)
+	go s.reclaimer(ctx)
+}
+
+// Quiet leaves Close little to do: it ends settling and the giving back of room, and makes everything written so far
+// durable. Requests go on, but a write that has to wait for settling waits for Resume. The caller sees to it that
+// Quiet, Resume and Close don't run at once, and that nobody waits for a snapshot meanwhile.
+func (s *Store) Quiet() error {
+	s.endHousework()
+	s.housekeepers.Wait()
+	s.mu.Lock()
+	volumes := make([]*volume, 0, len(s.volumes))
+	for _, v := range s.volumes {
+		volumes = append(volumes, v)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, v := range volumes {
+		errs = append(errs, v.Flush())
+	}
+	return errors.Join(errs...)
+}
+
+// Resume takes back a Quiet.
+func (s *Store) Resume() { s.startHousework() }
