@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"strings"
 
 	"varve/objstore"
+	"varve/objstore/vfs"
 )
 
 // memoryRun is what runMemory is asked for.
@@ -24,6 +24,7 @@ type memoryRun struct {
 	size    int64  // of the volume in bytes
 	written int64  // bytes, all of them different
 	heap    string // file for a profile of the heap
+	keep    bool   // write the data to the disk
 	options objstore.Options
 }
 
@@ -32,14 +33,16 @@ const writeUnit = 1 << 20
 
 // runMemory measures how much memory a store takes that serves a large volume, in this process: an engine, its
 // index and Go's heap, which is what the daemon has but for its queues. The volume is written in MiBs all over its
-// size, no two chunks alike, settled, and then read at random until the caches are full.
+// size, no two chunks alike, settled, and then read at random until the caches are full. The data itself is not kept,
+// but made again when it is read (regenerating), so that the disk has to hold the metadata alone.
 func runMemory(ctx context.Context, args []string) error {
 	var m memoryRun
 	var chunk int
 	flags := flag.NewFlagSet("memory", flag.ExitOnError)
-	flags.StringVar(&m.dir, "dir", "", "directory for the store; it has to hold everything that is written")
+	flags.StringVar(&m.dir, "dir", "", "directory for the store")
 	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
 	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write")
+	flags.BoolVar(&m.keep, "keep", false, "keep the data on the disk, which has to hold all of it")
 	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
 	flags.StringVar(&m.heap, "heap", "", "file for a profile of the heap in the end")
 	flags.Int64Var(&m.options.LeafCache, "leaf-cache", 0, "bytes for loaded leaves; 0: the default")
@@ -50,15 +53,19 @@ func runMemory(ctx context.Context, args []string) error {
 	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
 		return err
 	}
+	gen := newGenerator(chunk)
+	if !m.keep {
+		m.options.FS = &regenerating{vfs.OS(store), gen}
+	}
 	s, err := objstore.Open(ctx, store, m.options)
 	if err != nil {
 		return err
 	}
-	err = m.serve(ctx, s, chunk)
+	err = m.serve(ctx, s, gen)
 	return errors.Join(err, s.Close(), os.RemoveAll(store))
 }
 
-func (m memoryRun) serve(ctx context.Context, s *objstore.Store, chunk int) error {
+func (m memoryRun) serve(ctx context.Context, s *objstore.Store, gen *generator) error {
 	if _, err := s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {
 		return err
 	}
@@ -67,7 +74,7 @@ func (m memoryRun) serve(ctx context.Context, s *objstore.Store, chunk int) erro
 		return err
 	}
 	fmt.Printf("| after | written | resident | of which heap and stacks | of which mapped files | most so far |\n|---|---:|---:|---:|---:|---:|\n")
-	err = errors.Join(printMemory("opening", 0), m.write(ctx, s, v, chunk))
+	err = errors.Join(printMemory("opening", 0), m.write(ctx, s, v, gen))
 	if err == nil {
 		err = m.read(v)
 	}
@@ -87,6 +94,16 @@ func (m memoryRun) serve(ctx context.Context, s *objstore.Store, chunk int) erro
 	return errors.Join(err, v.Close())
 }
 
+// newGenerator has the same random bytes each time.
+func newGenerator(chunk int) *generator {
+	g := &generator{chunk: chunk, rest: make([]byte, chunk-stampSize)}
+	fill := rand.New(rand.NewPCG(1, 2))
+	for i := range g.rest {
+		g.rest[i] = byte(fill.Uint32())
+	}
+	return g
+}
+
 func writeHeap(path string) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -96,18 +113,12 @@ func writeHeap(path string) error {
 }
 
 // write fills the volume and prints the memory at each doubling.
-func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Volume, chunk int) error {
+func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Volume, gen *generator) error {
 	buf := make([]byte, writeUnit)
-	fill := rand.New(rand.NewPCG(1, 2))
-	for i := 0; i < len(buf); i += 8 {
-		binary.LittleEndian.PutUint64(buf[i:], fill.Uint64())
-	}
-	count, next := uint64(0), int64(1<<30)
+	seed, next := uint64(1), int64(1<<30)
 	for written := int64(0); written < m.written; {
-		for off := 0; off < len(buf); off += chunk {
-			count++
-			binary.LittleEndian.PutUint64(buf[off:], count)
-		}
+		gen.fill(buf, seed)
+		seed += uint64(len(buf) / gen.chunk)
 		if _, err := v.WriteAt(buf, m.place(written/writeUnit)); err != nil {
 			return err
 		}
