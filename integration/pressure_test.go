@@ -60,7 +60,7 @@ func TestPressure(t *testing.T) {
 			ctx := limit(t, 3*time.Minute)
 			n := nodeOnDisk(ctx, t)
 			n.serve(ctx, "--memory-limit", "96M", "--tail-soft", "64M", "--tail-hard", "128M")
-			dev := n.volume(ctx, "disk", "2G", c.args...)
+			dev := n.volume(ctx, "disk", "4G", c.args...)
 			ext4 := fsNamed("ext4")
 			ext4.make(ctx, t, dev)
 			m := mount(ctx, t, dev, "")

@@ -39,6 +39,9 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	if err := d.mayAttach(r.Volume); err != nil {
 		return protocol.Attached{}, err
 	}
+	if err := d.mayLieOn(r.Volume); err != nil {
+		return protocol.Attached{}, err
+	}
 	dev, a, notes, err := d.start(ctx, r)
 	if err != nil {
 		return protocol.Attached{}, err

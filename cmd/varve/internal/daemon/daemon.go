@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -23,6 +24,8 @@ type Options struct {
 
 	ublk, loop transport // nil: requests for devices are answered with ErrNeedsDaemon
 	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
+
+	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
 }
 
 // Daemon answers the protocol for one open store.
@@ -36,6 +39,7 @@ type Daemon struct {
 	started    time.Time
 	transports map[string]transport // "ublk", "loop"
 	mounter    mounter
+	below      func(dir string) ([]blockstack.Layer, error) // what a directory lies on
 
 	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
 	// change is taken first.
@@ -82,6 +86,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		started:    time.Now(),
 		transports: map[string]transport{},
 		mounter:    o.mounter,
+		below:      o.below,
 		attached:   map[string]*attachment{},
 		waiting:    map[string]protocol.Attachment{},
 		mounts:     map[string]*mount{},
@@ -89,6 +94,9 @@ func New(dir string, store Store, o Options) *Daemon {
 		successors: make(chan *handover, 1),
 
 		reviveAfter: reviveAfter,
+	}
+	if d.below == nil {
+		d.below = blockstack.Below
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

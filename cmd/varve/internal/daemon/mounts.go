@@ -134,13 +134,40 @@ func checkMountPoint(store, dir string) error {
 	if err != nil {
 		return err
 	}
+	// By what they are, not only by their names: a bind mount gives a directory another one.
+	inStore, err := insideOf(realStore, realDir)
+	if err != nil {
+		return err
+	}
 	switch {
-	case within(realStore, realDir):
+	case inStore || within(realStore, realDir):
 		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: it is in the store %s; mount it elsewhere", dir, store))
 	case within(realDir, realStore):
 		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: it would hide the store %s; mount it elsewhere", dir, store))
 	}
 	return nil
+}
+
+// insideOf says whether dir is the directory store, or one of those above dir is.
+func insideOf(store, dir string) (bool, error) {
+	want, err := os.Stat(store)
+	if err != nil {
+		return false, err
+	}
+	for {
+		got, err := os.Stat(dir)
+		if err != nil {
+			return false, err
+		}
+		if os.SameFile(want, got) {
+			return true, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return false, nil
+		}
+		dir = up
+	}
 }
 
 // within says whether path is dir or below it; both are clean and absolute.

@@ -4,12 +4,17 @@ import (
 	"context"
 	"log/slog"
 
+	"varve/blockdev"
+	"varve/cmd/varve/internal/blockstack"
 	"varve/objstore"
 )
 
 // OpenStore opens a store as every command has to: with an eye for devices that a dead daemon left with writes
 // that their users believe in.
 func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Options) (*objstore.Store, error) {
+	if err := mayOpen(ctx, dir, blockstack.Below, blockdev.Info); err != nil {
+		return nil, err
+	}
 	o.Logger = log
 	o.TrustCache = func(volume string) bool {
 		for _, a := range waitingDevices(ctx, dir, log) {

@@ -1,0 +1,212 @@
+// Package blockstack finds out what a directory lies on: the file system's block devices, and what is below them, down
+// to the disks, through partitions, device mapper, md and loop devices.
+//
+//	/srv/store   mountinfo: the mount that the path is in, its device
+//	  dm-0       /sys/dev/block/MAJOR:MINOR, slaves/
+//	    loop3    loop/backing_file, a path again
+//	      sda1   partition: its disk
+//	        sda
+//
+// File systems without a device of their own are looked through where the kernel says what is below: btrfs (all its
+// devices), overlayfs (its directories), others by the devices that they name as their source. FUSE ends the walk; its
+// mount point is reported.
+package blockstack
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Layer is one thing that a directory lies on.
+type Layer struct {
+	// Path is the device node, /dev/ublkb0, or the directory of a FUSE mount.
+	Path string
+	// Over are the layers between the directory and this one, from the top.
+	Over []string
+}
+
+// String is the way down: "/dev/ublkb0, below /dev/dm-0".
+func (l Layer) String() string {
+	if len(l.Over) == 0 {
+		return l.Path
+	}
+	over := slices.Clone(l.Over)
+	slices.Reverse(over)
+	return l.Path + ", below " + strings.Join(over, ", below ")
+}
+
+// Below gives everything that the directory or file lies on, each once, from the top. Symbolic links in path are
+// followed.
+func Below(path string) ([]Layer, error) { return below("", path) }
+
+// below is for a system whose /proc, /sys and /dev are below root.
+func below(root, path string) ([]Layer, error) {
+	if root == "" {
+		var err error
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return nil, err
+		}
+	}
+	w := walk{root: root, seen: map[string]bool{}}
+	if err := w.readMounts(); err != nil {
+		return nil, fmt.Errorf("find out what %s lies on: %w", path, err)
+	}
+	if err := w.path(path, nil); err != nil {
+		return nil, fmt.Errorf("find out what %s lies on: %w", path, err)
+	}
+	return w.layers, nil
+}
+
+type walk struct {
+	root   string
+	mounts []mountPoint
+	seen   map[string]bool
+	layers []Layer
+}
+
+// mountPoint is a line of mountinfo.
+type mountPoint struct{ dir, device, kind, source, options string }
+
+func (w *walk) readMounts() error {
+	f, err := os.Open(w.root + "/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20) // overlayfs has long lines
+	for sc.Scan() {
+		// ID parent major:minor root MOUNTPOINT options [optional…] - TYPE source options
+		head, tail, ok := strings.Cut(sc.Text(), " - ")
+		h, t := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(h) < 5 || len(t) < 2 {
+			continue
+		}
+		m := mountPoint{dir: unescape.Replace(h[4]), device: h[2], kind: t[0], source: unescape.Replace(t[1])}
+		if len(t) > 2 {
+			m.options = unescape.Replace(t[2])
+		}
+		w.mounts = append(w.mounts, m)
+	}
+	return sc.Err()
+}
+
+// unescape undoes the kernel's octal escapes.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// path goes on with the mount that a path is in: the longest mount point above it, and of equal ones the last.
+func (w *walk) path(path string, over []string) error {
+	var in *mountPoint
+	for i := range w.mounts {
+		m := &w.mounts[i]
+		if (path == m.dir || strings.HasPrefix(path, strings.TrimSuffix(m.dir, "/")+"/")) && (in == nil || len(m.dir) >= len(in.dir)) {
+			in = m
+		}
+	}
+	if in == nil {
+		return nil // not in our namespace
+	}
+	switch {
+	case !strings.HasPrefix(in.device, "0:"):
+		return w.device(w.root+"/sys/dev/block/"+in.device, over)
+	case in.kind == "fuse" || strings.HasPrefix(in.kind, "fuse."):
+		w.add(in.dir, over)
+		return nil
+	case in.kind == "overlay":
+		return w.overlay(in, over)
+	}
+	var errs []error
+	for _, source := range strings.Split(in.source, ":") {
+		if node, err := filepath.EvalSymlinks(w.root + source); err == nil && strings.HasPrefix(source, "/dev/") {
+			errs = append(errs, w.multi(in.kind, filepath.Base(node), over))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// multi goes on with a device, and the others of the same btrfs.
+func (w *walk) multi(kind, name string, over []string) error {
+	errs := []error{w.named(name, over)}
+	if kind == "btrfs" {
+		all, err := filepath.Glob(w.root + "/sys/fs/btrfs/*/devices/" + name)
+		errs = append(errs, err)
+		for _, one := range all {
+			siblings, err := os.ReadDir(filepath.Dir(one))
+			errs = append(errs, err)
+			for _, s := range siblings {
+				errs = append(errs, w.named(s.Name(), over))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *walk) overlay(m *mountPoint, over []string) error {
+	var errs []error
+	for _, o := range strings.Split(m.options, ",") {
+		key, dirs, _ := strings.Cut(o, "=")
+		if key != "upperdir" && key != "lowerdir" && key != "lowerdir+" && key != "datadir+" {
+			continue
+		}
+		for _, dir := range strings.Split(dirs, ":") {
+			if filepath.IsAbs(dir) && !w.seen["overlay "+dir] {
+				w.seen["overlay "+dir] = true
+				errs = append(errs, w.path(dir, over))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *walk) named(name string, over []string) error {
+	return w.device(w.root+"/sys/class/block/"+name, over)
+}
+
+// add notes a layer, unless it is known.
+func (w *walk) add(path string, over []string) bool {
+	if w.seen[path] {
+		return false
+	}
+	w.seen[path] = true
+	w.layers = append(w.layers, Layer{Path: path, Over: over})
+	return true
+}
+
+// device goes on with what is below a block device, by its directory in sysfs.
+func (w *walk) device(link string, over []string) error {
+	dir, err := filepath.EvalSymlinks(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // gone meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	node := "/dev/" + strings.ReplaceAll(filepath.Base(dir), "!", "/") // "cciss!c0d0"
+	if !w.add(node, over) {
+		return nil
+	}
+	below := append(slices.Clone(over), node)
+	if _, err := os.Stat(dir + "/partition"); err == nil {
+		return w.device(filepath.Dir(dir), below)
+	}
+	slaves, err := os.ReadDir(dir + "/slaves")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, s := range slaves {
+		errs = append(errs, w.device(dir+"/slaves/"+s.Name(), below))
+	}
+	file, err := os.ReadFile(dir + "/loop/backing_file")
+	if err == nil {
+		path := strings.TrimSuffix(strings.TrimSuffix(string(file), "\n"), " (deleted)")
+		errs = append(errs, w.path(path, below))
+	}
+	return errors.Join(errs...)
+}
