@@ -78,8 +78,11 @@ func (g *generator) at(p []byte, first uint64, off int64) {
 	}
 }
 
+// Create implements vfs.FS.
 func (r *regenerating) Create(name string) (vfs.File, error) { return r.wrap(name)(r.FS.Create(name)) }
-func (r *regenerating) Open(name string) (vfs.File, error)   { return r.wrap(name)(r.FS.Open(name)) }
+
+// Open implements vfs.FS.
+func (r *regenerating) Open(name string) (vfs.File, error) { return r.wrap(name)(r.FS.Open(name)) }
 
 func (r *regenerating) wrap(name string) func(vfs.File, error) (vfs.File, error) {
 	return func(f vfs.File, err error) (vfs.File, error) {
