@@ -33,6 +33,7 @@ type Device struct {
 
 	queues []*queue
 	work   chan job
+	waits  chan job           // of Await: for their own workers, whom the others do not wait for
 	cancel context.CancelFunc // ends the workers' context
 
 	panics  atomic.Uint64
@@ -119,10 +120,7 @@ func (d *Device) serveQueues(ctx context.Context, workers int) error {
 	reserveProcs(nrQueues)
 	work, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	d.work = make(chan job, nrQueues*d.depth)
-	for range workers {
-		d.workers.Go(func() { d.worker(work) })
-	}
+	d.startWorkers(work, workers)
 	ready := make(chan error, nrQueues)
 	for _, q := range d.queues {
 		d.serving.Go(func() {
@@ -139,11 +137,24 @@ func (d *Device) serveQueues(ctx context.Context, workers int) error {
 	return errors.Join(errs...)
 }
 
+// startWorkers starts those for what blocks, and waiters for what may block for long.
+func (d *Device) startWorkers(ctx context.Context, workers int) {
+	d.work = make(chan job, d.nrQueues*d.depth)
+	d.waits = make(chan job, d.nrQueues*d.depth)
+	for range workers {
+		d.workers.Go(func() { d.worker(ctx, d.work) })
+	}
+	for range waiters {
+		d.workers.Go(func() { d.worker(ctx, d.waits) })
+	}
+}
+
 // reap waits for the queues and then for the workers, and gives back what they used.
 func (d *Device) reap() {
 	d.serving.Wait()
 	d.cancel()
 	close(d.work)
+	close(d.waits)
 	d.workers.Wait()
 	if err := d.closeFiles(); err != nil {
 		d.fail(err)

@@ -50,6 +50,7 @@ func fakeQueue(t testing.TB, target Target, depth int, mode transferMode) (*queu
 		target: target, transfer: mode, maxIO: 1 << 20, depth: depth, nrQueues: 1,
 		log: slog.New(slog.DiscardHandler), work: make(chan job, depth),
 	}
+	d.waits = d.work
 	if mode == zeroCopy {
 		d.flags = _UBLK_F_AUTO_BUF_REG
 	}

@@ -222,11 +222,15 @@ func (q *queue) act(s *slot, a Action, err error) error {
 		case a == Again:
 			s.req.reset()
 			a, err = q.start(s)
-		case a == Handoff:
+		case a == Handoff || a == Await:
 			s.move(slotWorker)
 			q.inWork++
 			q.count.Handoffs++
-			q.dev.work <- job{q, s}
+			if a == Await {
+				q.dev.waits <- job{q, s}
+			} else {
+				q.dev.work <- job{q, s}
+			}
 			return nil
 		default:
 			pending, terr := q.transfer(s)

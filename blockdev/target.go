@@ -30,6 +30,7 @@ type FileTarget interface {
 //	request -------> Answer       .---------> Answer
 //	            |--> Submit ------'      `--> Handoff
 //	            `--> Handoff ---> Work -----> Answer, Submit or Again (= Start)
+//	                 or Await
 //
 // Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody. An error
 // beside any action is the answer. Only one of the methods runs at a time.
@@ -54,6 +55,7 @@ const (
 	Answer  Action = iota // the request is done
 	Submit                // transfer what was added to the request, then call Finish
 	Handoff               // call Work on a goroutine that may block
+	Await                 // the same, and it may take long: what other requests need is done meanwhile
 	Again                 // call Start again
 )
 

@@ -163,6 +163,9 @@ func (h *volumeHandler) waitFor(n need, err error) (Action, error) {
 		return Answer, err
 	}
 	h.need = n
+	if n == needRoom {
+		return Await, nil // a tail that is full settles for many seconds; reads and flushes do not wait for that
+	}
 	return Handoff, nil
 }
 

@@ -19,9 +19,12 @@ type job struct {
 	s *slot
 }
 
+// waiters is how many workers wait for what may take long. All who wait for room get it at once, so that few do.
+const waiters = 4
+
 // worker does jobs until the channel is closed.
-func (d *Device) worker(ctx context.Context) {
-	for j := range d.work {
+func (d *Device) worker(ctx context.Context, jobs <-chan job) {
+	for j := range jobs {
 		j.s.action, j.s.err = j.run(ctx)
 		j.q.back.put(j.s.tag, &j.q.wake)
 	}

@@ -270,6 +270,59 @@ func checkLocked(t *testing.T, n *node) {
 	t.Logf("the daemon has %d MiB resident, %d MiB at most", procValue(t, status, "VmRSS:")>>10, procValue(t, status, "VmHWM:")>>10)
 }
 
+// TestPressureKill kills the daemon while memory is short: what is dirty can't be written until the next daemon serves
+// the device, and that one has to start, open the store and replay its journals in the memory that is left.
+func TestPressureKill(t *testing.T) {
+	ctx := limit(t, 4*time.Minute)
+	n := nodeOnDisk(ctx, t)
+	args := []string{"--memory-limit", "96M", "--tail-soft", "64M", "--tail-hard", "128M"}
+	n.serve(ctx, args...)
+	dev := n.volume(ctx, "disk", "4G")
+	ext4 := fsNamed("ext4")
+	ext4.make(ctx, t, dev)
+	m := mount(ctx, t, dev, "errors=remount-ro")
+	hog := startHog(ctx, t, meminfo(t, "MemAvailable")-128<<20)
+	seed, size, file := uint64(time.Now().UnixNano()), 4*pressureBytes(t), filepath.Join(m.dir, "file")
+	t.Logf("seed %d, %d MiB", seed, size>>20)
+	written := make(chan error, 1)
+	go func() { written <- writeStream(ctx, file, seed, size) }()
+	kills, running := 0, true
+	for running {
+		select {
+		case err := <-written:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		case <-time.After(700 * time.Millisecond):
+			n.kill(ctx)
+			kills++
+			time.Sleep(300 * time.Millisecond) // dirty pages pile up
+			n.serve(ctx, args...)
+		}
+	}
+	must(ctx, t, "sync", "-f", m.dir)
+	if kills < 2 {
+		t.Errorf("%d kills while %d MiB were written: too few to tell", kills, size>>20)
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := compareStream(ctx, file, seed, size); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d kills", kills)
+	if !hog.running() {
+		t.Errorf("the hog did not live to the end: %v", hog.err)
+	}
+	hog.stop(ctx, t, syscall.SIGKILL)
+	m.unmount(ctx)
+	ext4.fsck(ctx, t, dev)
+	noIOErrors(ctx, t, dev)
+	n.varve(ctx, "detach", "disk")
+	n.stop(ctx)
+}
+
 // startHog starts a process that takes so many bytes and keeps touching them, and returns when it has got them, in
 // memory or in swap.
 func startHog(ctx context.Context, t *testing.T, take int64) *background {
