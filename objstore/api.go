@@ -16,6 +16,8 @@ const MaxRequest = 4 << 20
 type InitOptions struct {
 	// ChunkSize in bytes: 4096, 8192, 16384 (default), 32768 or 65536.
 	ChunkSize int
+	// MaxSize as of Store.SetMaxSize, which can change it. Default: none.
+	MaxSize int64
 }
 
 // VolumeOptions are fixed when a volume is made.
@@ -68,10 +70,15 @@ type Stat struct {
 	Metadata   int64        `json:"metadata"`  // tree nodes, directories, journal, refs, index
 	Tail       int64        `json:"tail"`      // written, not settled yet
 	Used       int64        `json:"used"`      // what the store's files occupy on disk
+	MaxSize    int64        `json:"max_size"`  // what they may occupy; 0: what the file system has
 	DedupRatio float64      `json:"dedup_ratio"`
 	Segments   int          `json:"segments"` // count
-	Free       int64        `json:"free"`     // room for writes: file system's free space less the reserve
+	Free       int64        `json:"free"`     // room for writes: what the file system or MaxSize leave, less the reserve
 	Reserve    int64        `json:"reserve"`  // kept back for deleting, settling and collecting
+	Owed       int64        `json:"owed"`     // of Free, what settling the tails may need
+	State      SpaceState   `json:"state"`    // ok, low or full
+	LowAt      int64        `json:"low_at"`   // low when Free less Owed is below this
+	FullAt     int64        `json:"full_at"`  // full when it is below this
 	ReadOnly   string       `json:"read_only,omitempty"`
 	OpenTime   float64      `json:"open_seconds"`
 	PerVolume  []VolumeInfo `json:"per_volume"`

@@ -71,6 +71,9 @@ func (d *debt) copies(chunk, chunkSize int64) {
 // freeze forgets all but the sum.
 func (d *debt) freeze() { d.leaves, d.last = nil, nil }
 
+// holeDebt bounds what a hole can owe: it has two edges.
+func holeDebt(chunkSize int64) int64 { return 2 * (nodesPerLeaf + chunkSize) }
+
 // largestDebt bounds what a write of the bytes [off, end) can owe.
 func largestDebt(off, end, chunkSize int64) int64 {
 	first, last := off/chunkSize, (end-1)/chunkSize

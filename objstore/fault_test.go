@@ -147,7 +147,8 @@ func TestFaultLong(t *testing.T) {
 	t.Logf("%v", total)
 }
 
-// A disk that fills up: writes are refused, nothing is lost, and what deletes and settles goes on.
+// A disk that fills up, and a maximum of the store, which both move up and down, below what is used too: writes are
+// refused, nothing is lost, what deletes and settles goes on, and when there is room again so do writes.
 func TestFullLong(t *testing.T) {
 	want, total := crashCuts(t, 40), map[string]int{}
 	for seed := firstSeed(t); total["crashes"] < want; seed++ {
@@ -160,25 +161,30 @@ func TestFullLong(t *testing.T) {
 			w.opCreate()
 			w.opCreate()
 			for range 120 {
-				if w.pick(20, "arm a crash") == 0 {
+				switch w.pick(24, "before the step") {
+				case 0:
 					w.mem.CutAt(w.mem.Ops() + int64(w.pick(60, "crash at")))
+				case 1:
+					w.moveSpace()
+				case 2:
+					w.moveMaxSize()
 				}
+				before := w.used()
 				w.step()
 				if w.mem.WasCut() {
 					w.crash(w.pick(crashKinds, "kind of crash"), true)
 					total["crashes"]++
 				}
-				if room, err := w.s.room(); err == nil && room < 1<<20 {
-					w.counts["steps on a full disk"]++
-				}
-				if err := w.s.writeError(); err != nil {
-					w.failf("a full disk has made the store read-only: %v", err)
-				}
+				w.checkFull(before)
 			}
 			if w.mem.CutAt(-1); w.mem.WasCut() {
 				w.crash(kill, true)
 			}
-			w.deleteAll()
+			if w.pick(2, "delete or go on") == 0 {
+				w.deleteAll()
+			} else {
+				w.freeSpace()
+			}
 			w.must(w.stop())
 			for k, n := range w.counts {
 				total[k] += n
@@ -189,6 +195,87 @@ func TestFullLong(t *testing.T) {
 		}
 	}
 	t.Logf("%v", total)
+	for _, k := range []string{"steps on a full disk", "steps above the maximum", "writes after space was freed"} {
+		if total[k] == 0 {
+			t.Errorf("no %s", k)
+		}
+	}
+}
+
+// moveSpace has others take or give back room of the file system, to the last byte or beyond.
+func (w *world) moveSpace() {
+	w.space = int64(2+w.pick(40, "space")) << 20
+	w.note("the file system has %d bytes now", w.space)
+	w.mem.SetSpace(w.space)
+	w.counts["moves of the space"]++
+}
+
+// moveMaxSize bounds the store, or frees it.
+func (w *world) moveMaxSize() {
+	size := int64(0)
+	if w.pick(4, "no maximum") > 0 {
+		size = int64(4+w.pick(36, "maximum")) << 20
+	}
+	err := w.s.setMaxSize(size)
+	w.note("a maximum of %d: %v", size, err)
+	if w.answered(err, "set maximum size") {
+		w.counts["moves of the maximum"]++
+	}
+}
+
+// used is what the store takes, or 0 while it is cut off.
+func (w *world) used() int64 {
+	n, err := w.s.used()
+	if err != nil && !w.mem.WasCut() {
+		w.failf("what is used: %v", err)
+	}
+	return n
+}
+
+// checkFull looks at the bounds after a step that began with so many bytes used.
+func (w *world) checkFull(before int64) {
+	if err := w.s.writeError(); err != nil {
+		w.failf("a full disk has made the store read-only: %v", err)
+	}
+	if room, err := w.s.room(); err == nil && room < 1<<20 {
+		w.counts["steps on a full disk"]++
+	}
+	limit, used := w.s.maxSize.Load(), w.used()
+	if limit == 0 || w.mem.WasCut() {
+		return
+	}
+	if before > limit {
+		w.counts["steps above the maximum"]++
+	}
+	if used > max(limit, before+w.opts.Reserve) {
+		w.failf("the store takes %d bytes, its maximum is %d, and before the step it took %d", used, limit, before)
+	}
+}
+
+// freeSpace gives the store all room there is: without a new opening, each volume takes a write and settles.
+func (w *world) freeSpace() {
+	defer watch("write after space was freed")()
+	w.space = 0
+	w.mem.SetSpace(w.spaceOrPlenty())
+	w.must(w.s.setMaxSize(0))
+	for _, name := range sortedKeys(w.vols) {
+		v := w.vols[name]
+		vol := w.volume(name)
+		data := w.random(int(v.size) / 8 * 8)
+		var err error
+		for range 1000 { // a volume that found no room for its journal gets it at a tick of the settler
+			if _, err = vol.WriteAt(data, 0); !errors.Is(err, ErrNoSpace) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		w.must(err)
+		first, sectors := v.overlay(0, data)
+		v.set(first, sectors)
+		w.counts["writes after space was freed"]++
+	}
+	w.opSettle()
+	w.reopen()
 }
 
 // deleteAll empties the store, which must always work.

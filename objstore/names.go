@@ -93,7 +93,7 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		v.log.full = true
 	}
 	for _, l := range layers {
-		s.pay(l.debt.bytes)
+		s.pay(l)
 	}
 	v.room.Broadcast()
 	v.base.drop()
@@ -170,7 +170,8 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	if v.frozen() > frozenLayers {
+	// Each frozen layer has a journal: where room is short, they are not left to pile up.
+	if n := v.frozen(); n > frozenLayers || n > 0 && s.tight.Load() {
 		v.mu.Lock()
 		gen := v.baseGen + 1
 		v.mu.Unlock()

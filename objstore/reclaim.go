@@ -78,6 +78,7 @@ func mergeSlots(in []slots) []slots {
 
 // punchBetween gives back the room of [from, to) but for the objects, which are in order of block.
 func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
+	g.used.Store(0)
 	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*blockSize >= from })
 	for ; from < to; i++ {
 		end, next := to, to

@@ -43,11 +43,13 @@ func (s *Store) reclaimer(ctx context.Context) {
 		}
 		s.reclaimMu.Lock()
 		s.reclaims = s.reclaims[1:]
+		s.noteReclaim(-1)
 		if len(s.reclaims) == 0 && s.reclaimed != nil {
 			close(s.reclaimed)
 			s.reclaimed = nil
 		}
 		s.reclaimMu.Unlock()
+		s.gain()
 	}
 }
 

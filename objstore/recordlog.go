@@ -39,6 +39,9 @@ type recordLog struct {
 	seed uint32
 	last int64 // where the last frame begins that was read
 	end  int64
+
+	ahead    int64 // bytes behind the end that are kept allocated, so that a full disk takes a record; 0: none
+	reserved int64 // up to here they are
 }
 
 func logHeader(kind uint32, store uuid.UUID, number uint64) []byte {
@@ -184,8 +187,10 @@ func (l *recordLog) append(payload []byte) error {
 	}
 	if err == nil {
 		l.end += int64(len(b))
+		l.reserve()
 		return nil
 	}
+	l.reserved = 0 // truncating gives it back
 	full := outOfSpace(err)
 	if !errors.Is(full, ErrNoSpace) {
 		return err
@@ -198,6 +203,16 @@ func (l *recordLog) append(payload []byte) error {
 		return fmt.Errorf("%w; then %w", err, terr)
 	}
 	return full
+}
+
+// reserve keeps room behind the end. Where there is none, the next append tries again.
+func (l *recordLog) reserve() {
+	if l.ahead == 0 || l.reserved-l.end >= l.ahead/2 {
+		return
+	}
+	if err := l.file.Reserve(l.end, l.ahead); err == nil {
+		l.reserved = l.end + l.ahead
+	}
 }
 
 func (l *recordLog) close() error { return l.file.Close() }

@@ -21,6 +21,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.openRefs(); err != nil {
 		return err
 	}
+	s.setLimits(s.refs.maxSize)
 	if err := s.openSegments(); err != nil {
 		return err
 	}
@@ -54,6 +55,8 @@ func (s *Store) openRefs() error {
 	}
 	s.refsLog = l
 	s.nextSegment = s.refs.segments
+	l.ahead = refsAhead
+	l.reserve()
 	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil { // it may have been renamed just before a kill
 		return err
 	}
@@ -73,7 +76,8 @@ func (s *Store) openRefs() error {
 	if err := l.close(); err != nil {
 		return err
 	}
-	n.name = refsFile
+	n.name, n.ahead = refsFile, refsAhead
+	n.reserve()
 	s.refsLog = n
 	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
 		return err
@@ -336,6 +340,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) error {
 	}
 	l.debt.freeze()
 	s.debt.Add(l.debt.bytes)
+	s.tails.Add(l.bytes)
 	// What this opening takes for good must stay so after the next power cut.
 	if rp.trusted {
 		for g := range used {

@@ -15,6 +15,10 @@ import (
 // The log is compacted when the store opens, by way of a new file.
 const refsFile = "refs/log"
 
+// refsAhead is the room in bytes that is kept allocated behind the log's end: names can be deleted on a disk that
+// others have filled to the last byte.
+const refsAhead = 64 << 10
+
 // The operations of a refRecord.
 const (
 	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time
@@ -24,6 +28,7 @@ const (
 	opSnapDelete   = "snapshot-delete"
 	opVerify       = "verify"   // ID, Verify
 	opSegments     = "segments" // Gen: IDs below it may have been used
+	opMaxSize      = "max-size" // Size: what the store may take on disk; 0: no maximum
 )
 
 type refRecord struct {
@@ -67,6 +72,7 @@ type refs struct {
 	volumes  map[string]*volumeRef
 	byID     map[uuid.UUID]*volumeRef
 	segments uint64 // IDs below this may have been used
+	maxSize  int64  // bytes; 0: none
 }
 
 func newRefs() *refs {
@@ -97,6 +103,12 @@ func (r *refs) apply(rec *refRecord) error {
 	switch rec.Op {
 	case opSegments:
 		r.segments = max(r.segments, rec.Gen)
+		return nil
+	case opMaxSize:
+		if rec.Size < 0 {
+			return fmt.Errorf("%w: size %d", ErrInvalid, rec.Size)
+		}
+		r.maxSize = rec.Size
 		return nil
 	case opVolume:
 		if r.byID[rec.ID] != nil || r.volumes[rec.Name] != nil {
@@ -159,6 +171,9 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 // records gives the shortest log that leads to the same state.
 func (r *refs) records() []refRecord {
 	out := []refRecord{{Op: opSegments, Gen: r.segments}}
+	if r.maxSize > 0 {
+		out = append(out, refRecord{Op: opMaxSize, Size: r.maxSize})
+	}
 	for _, v := range r.sorted() {
 		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created},
 			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})

@@ -113,6 +113,7 @@ type segment struct {
 	full bool  // nothing more is handed out
 
 	unsettled atomic.Int64 // bytes handed out whose layers have not settled
+	used      atomic.Int64 // bytes that the sealed segment occupies; 0: not asked yet
 	dirty     bool         // in its volume's list of segments to sync; under the volume's lock
 	inherited bool         // made by a former process
 	ended     bool         // being sealed or retired; under the volume's lock

@@ -440,7 +440,8 @@ func (st *settling) publish(root *rootObject) error {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
-	s.pay(st.l.debt.bytes)
+	s.noteReclaim(1) // before its bytes are off the account: a write must not find that there is nothing to wait for
+	s.pay(st.l)
 	v.settleFails.Store(0)
 	v.room.Broadcast()
 	v.mu.Unlock()

@@ -48,19 +48,18 @@ func (s *Store) settler(ctx context.Context) {
 	}
 }
 
-// lookForRoom notes whether the file system has less room left than the tails take, and may take to settle:
-// settling gives it back.
+// lookForRoom notes whether there is less room left than the tails take, and may take to settle: settling gives it
+// back. Writes that wait for room that did not come are let go.
 func (s *Store) lookForRoom() {
 	room, err := s.room()
-	var tails int64
-	s.mu.Lock()
-	for _, v := range s.volumes {
-		v.mu.Lock()
-		tails += v.tail
-		v.mu.Unlock()
+	s.tight.Store(err == nil && room < s.tails.Load()+s.debt.Load())
+	if err != nil {
+		return
 	}
-	s.mu.Unlock()
-	s.tight.Store(err == nil && room < tails+s.debt.Load())
+	s.watchRoom(room, time.Now())
+	if s.tails.Load() == 0 && !s.returning() {
+		s.leaveRoom()
+	}
 }
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't

@@ -3,16 +3,42 @@ package objstore
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// spaceStep is how many bytes are handed out before the file system is asked again how much is free.
+// spaceStep is how many bytes are handed out before it is asked again how much is free.
 const spaceStep = 32 << 20
 
-// takeSpace admits a write of n bytes, and what settling it may take, or refuses it while there is still room
-// to delete, settle and open. ErrBusy: there is room, but settling the tails may need it first.
-func (s *Store) takeSpace(n int64) error {
+// SmallestMaxSize is the least that MaxSize can be, in bytes: below it the reserve would be most of it.
+const SmallestMaxSize = 128 << 20
+
+// account is the store's account of room. Two things bound it: what the file system has free, and, where it is
+// set, what the store may take in all. Of both, writes leave the reserve, and what settling may have to write.
+type account struct {
+	budget  atomic.Int64 // bytes that may be handed out before it is asked again how much is free
+	debt    atomic.Int64 // bytes that settling the layers may write
+	tails   atomic.Int64 // bytes of writes in layers that have not settled
+	crowded atomic.Bool  // writes wait for room that settling may give back, or need
+	tight   atomic.Bool  // the tails take more than the room that is left
+	total   int64        // of the file system, when the store was opened
+	reserve atomic.Int64
+	maxSize atomic.Int64 // of the store; 0: none
+	gained  atomic.Int64 // how often settling has given room or debts back
+
+	reclaiming   atomic.Int64 // layers that have settled and whose room is not given back yet
+	reclaimSince atomic.Int64 // when the last one came or went, Unix nanoseconds
+
+	usage usage
+	mark  watermark
+}
+
+// takeSpace admits a request that may take n bytes, with what settling it may take, or refuses it while there is
+// still room to delete, settle and open. It may use so much of the reserve as extra says. ErrBusy: there is no room
+// now, but settling may give some back, or may need what there is first.
+func (s *Store) takeSpace(n, extra int64) error {
 	if s.budget.Add(-n) >= 0 {
 		return nil
 	}
@@ -21,35 +47,70 @@ func (s *Store) takeSpace(n int64) error {
 	if s.budget.Load() >= 0 {
 		return nil
 	}
-	free, err := s.room()
+	gained := s.gained.Load()
+	owed := s.debt.Load()
+	room, err := s.room()
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	owed := s.debt.Load()
-	if free-owed >= n {
-		s.budget.Store(min(free-owed-n, spaceStep))
+	s.budget.Store(max(min(room-owed-n, spaceStep), 0))
+	if room-owed+extra >= n {
 		return nil
 	}
-	s.budget.Store(0)
-	if free >= n && owed > 0 && s.settleFails.Load() < settleTries {
-		// Whoever pays a debt looks at crowded after that, and here it is the other way round.
-		s.crowded.Store(true)
-		if s.debt.Load() < owed {
-			s.crowded.Store(false)
-		}
-		s.kickSettler()
+	if s.mayGain(gained, room+extra >= n) {
 		return ErrBusy
 	}
-	return fmt.Errorf("%w: %d bytes free beside the reserve of %d and %d for settling", ErrNoSpace, max(free, 0), s.reserve, owed)
+	s.mark.refused.Store(true)
+	limit := "in the store's file system"
+	if max := s.maxSize.Load(); max > 0 {
+		limit = fmt.Sprintf("there and below the store's maximum of %d", max)
+	}
+	return fmt.Errorf("%w: %d bytes free %s, beside the reserve of %d and %d for settling",
+		ErrNoSpace, max(room, 0), limit, s.reserve.Load(), owed)
 }
 
-// pay takes debts of layers that are gone off the account.
-func (s *Store) pay(n int64) {
-	s.debt.Add(-n)
+// mayGain reports whether a request that finds no room should wait: settling may give room back, or, where only
+// debts are in the way (owing), pay these. gained is what the count was when the room was looked at.
+func (s *Store) mayGain(gained int64, owing bool) bool {
+	pending := func() bool { return s.tails.Load() > 0 || owing && s.debt.Load() > 0 || s.returning() }
+	if s.settleFails.Load() >= settleTries || s.failed.Load() != nil || !pending() {
+		return false
+	}
+	// Whoever gives something back looks at crowded after that, and here it is the other way round.
+	s.crowded.Store(true)
+	if s.gained.Load() != gained || !pending() {
+		s.leaveRoom()
+	}
+	s.kickSettler()
+	return true
+}
+
+// returning reports whether layers have settled whose room is about to be given back. Readers keep it from that; a
+// write does not wait for those for long.
+func (s *Store) returning() bool {
+	return s.reclaiming.Load() > 0 && time.Now().UnixNano()-s.reclaimSince.Load() < int64(reclaimPatience)
+}
+
+// noteReclaim counts layers that wait to be reclaimed.
+func (s *Store) noteReclaim(n int64) {
+	s.reclaimSince.Store(time.Now().UnixNano())
+	s.reclaiming.Add(n)
+}
+
+// pay takes layers that are gone off the account.
+func (s *Store) pay(l *layer) {
+	s.tails.Add(-l.bytes)
+	s.debt.Add(-l.debt.bytes)
+	s.gain()
+}
+
+// gain lets those try again who wait for room: there may be more of it.
+func (s *Store) gain() {
+	s.gained.Add(1)
 	s.leaveRoom()
 }
 
-// leaveRoom lets those try again who wait for room that settling may need.
+// leaveRoom ends the wait for room.
 func (s *Store) leaveRoom() {
 	if s.crowded.Swap(false) {
 		s.wakeAll()
@@ -59,10 +120,66 @@ func (s *Store) leaveRoom() {
 // room says how many bytes writes may still take. It may be negative.
 func (s *Store) room() (int64, error) {
 	_, free, err := s.fs.Space()
-	return free - s.reserve, err
+	if err != nil {
+		return 0, err
+	}
+	if limit := s.maxSize.Load(); limit > 0 {
+		used, err := s.used()
+		if err != nil {
+			return 0, err
+		}
+		free = min(free, limit-used)
+	}
+	return free - s.reserve.Load(), nil
 }
 
-// spaceError gives ErrNoSpace for the errnos that mean it, and has the file system asked before the next write.
+// setLimits works the reserve out.
+func (s *Store) setLimits(maxSize int64) {
+	limit := s.total
+	if maxSize > 0 {
+		limit = min(limit, maxSize)
+	}
+	reserve := s.opts.Reserve
+	if reserve == 0 {
+		reserve = min(max(limit/20, smallestReserve), largestReserve)
+	}
+	s.reserve.Store(reserve)
+	s.maxSize.Store(maxSize)
+}
+
+// SetMaxSize bounds what the store's files may take on disk, in bytes; 0: only the file system does. It is kept in
+// the store. Writes stop short of it by the reserve, and it may be below what is used: then they stop at once.
+func (s *Store) SetMaxSize(bytes int64) error {
+	if err := checkMaxSize(bytes); err != nil {
+		return err
+	}
+	return s.setMaxSize(bytes)
+}
+
+func (s *Store) setMaxSize(bytes int64) error {
+	s.mu.Lock()
+	err := s.appendRefs(refRecord{Op: opMaxSize, Size: bytes})
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.spaceMu.Lock()
+	s.setLimits(bytes)
+	s.budget.Store(0)
+	s.spaceMu.Unlock()
+	s.leaveRoom()
+	s.kickSettler()
+	return nil
+}
+
+func checkMaxSize(n int64) error {
+	if n != 0 && n < SmallestMaxSize {
+		return fmt.Errorf("maximum size %d bytes: %w: want at least %d, or 0 for none", n, ErrInvalid, SmallestMaxSize)
+	}
+	return nil
+}
+
+// spaceError gives ErrNoSpace for the errnos that mean it, and has it asked what is free before the next write.
 func (s *Store) spaceError(err error) error {
 	err = outOfSpace(err)
 	if errors.Is(err, ErrNoSpace) {

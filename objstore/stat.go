@@ -1,10 +1,5 @@
 package objstore
 
-import (
-	"errors"
-	"os"
-)
-
 // Volumes in order of name.
 func (s *Store) Volumes() []VolumeInfo {
 	s.mu.Lock()
@@ -51,7 +46,7 @@ func (s *Store) countObject(o object) {
 func (s *Store) Stat() (Stat, error) {
 	st := Stat{
 		UUID: s.sb.id.String(), Path: s.dir, ChunkSize: s.sb.chunkSize,
-		Stored: s.chunkBytes.Load(), Reserve: s.reserve, OpenTime: s.took.Seconds(),
+		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
 		PerVolume: s.Volumes(), Segments: len(s.segments.all()),
 	}
 	st.Volumes = len(st.PerVolume)
@@ -66,42 +61,15 @@ func (s *Store) Stat() (Stat, error) {
 	if p := s.failed.Load(); p != nil {
 		st.ReadOnly = (*p).Error()
 	}
-	free, err := s.room()
+	if err := s.statSpace(&st); err != nil {
+		return st, err
+	}
+	s.usage.forget()
+	segs, other, err := s.usedParts()
 	if err != nil {
 		return st, err
 	}
-	st.Free = max(free, 0)
-	var other int64
-	for _, d := range []string{journalDir, "refs"} {
-		n, err := s.usedBelow(d)
-		if err != nil {
-			return st, err
-		}
-		other += n
-	}
-	segs, err := s.usedBelow(segmentDir)
-	if err != nil {
-		return st, err
-	}
-	other += s.index.Bytes()
 	st.Metadata = s.nodeBytes.Load() + other
 	st.Used = segs + other
 	return st, nil
-}
-
-// usedBelow adds up what the files of a directory occupy.
-func (s *Store) usedBelow(dir string) (int64, error) {
-	names, err := s.fs.List(dir)
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	for _, n := range names {
-		used, err := s.fs.Used(dir + "/" + n)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // it may go meanwhile
-			return 0, err
-		}
-		sum += used
-	}
-	return sum, nil
 }

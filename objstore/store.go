@@ -66,16 +66,12 @@ type Store struct {
 	spare    chan made
 	maker    sync.Once // starts makeSegments
 
-	budget  atomic.Int64 // bytes that may be handed out before Space is asked again
-	debt    atomic.Int64 // bytes that settling the layers may write
-	crowded atomic.Bool  // writes wait for that room
-	spaceMu sync.Mutex
-	reserve int64
+	spaceMu sync.Mutex // one at a time asks what is free
+	account
 
 	failed      atomic.Pointer[error] // why the store is read-only
 	clock       atomic.Int64          // Unix nanoseconds, to a settler's tick
 	wanted      atomic.Int64          // who waits for settling
-	tight       atomic.Bool           // the tails take more than the room that is left
 	settleFails atomic.Int64          // how often in a row settling has failed
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
@@ -103,6 +99,9 @@ func Init(dir string, o InitOptions) error {
 		o.ChunkSize = defaultChunkSize
 	}
 	if err := checkChunkSize(o.ChunkSize); err != nil {
+		return err
+	}
+	if err := checkMaxSize(o.MaxSize); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -133,6 +132,15 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 	l, err := createLog(fs, refsFile, logKindRefs, sb.id, 0)
 	if err != nil {
 		return err
+	}
+	if o.MaxSize > 0 {
+		b, err := json.Marshal([]refRecord{{Op: opMaxSize, Size: o.MaxSize}})
+		if err != nil {
+			return err
+		}
+		if err := l.append(b); err != nil {
+			return err
+		}
 	}
 	if err := l.close(); err != nil {
 		return err
@@ -199,7 +207,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	if s.index = s.opts.Index; s.index == nil {
 		// It must have its room within what writes leave free, or a store that they filled would not open.
-		table := min(max(s.reserve/16, 1<<20), 16<<20)
+		table := min(max(s.reserve.Load()/16, 1<<20), 16<<20)
 		s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
 		if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
 			// Somebody else took that room. An index can be made anew at any time, so this one is for now.
@@ -233,10 +241,8 @@ func (s *Store) openSpace() error {
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	s.reserve = s.opts.Reserve
-	if s.reserve == 0 {
-		s.reserve = min(max(total/20, smallestReserve), largestReserve)
-	}
+	s.total = total
+	s.setLimits(0) // a maximum is known when the refs are read
 	return nil
 }
 

@@ -158,7 +158,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
 	slot := roundUp(int64(length), blockSize)
-	if err := v.s.takeSpace(slot + largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize))); err != nil {
+	if err := v.s.takeSpace(slot+largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize)), 0); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -309,7 +309,10 @@ func (v *volume) commit(w *Write) error {
 	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
-	v.s.debt.Add(l.debt.owe(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false))
+	v.s.tails.Add(int64(w.Len))
+	if owed := l.debt.owe(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false); owed > 0 {
+		v.s.debt.Add(owed)
+	}
 	if !w.seg.dirty {
 		w.seg.dirty = true
 		v.dirty = append(v.dirty, w.seg)
@@ -341,6 +344,7 @@ func (v *volume) Abort(w *Write) {
 func (v *volume) abort(w *Write) {
 	v.inflight--
 	v.room.Broadcast()
+	v.s.budget.Store(0) // the disk may be full: the next write asks
 	if len(v.layers) > 0 {
 		v.active().hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	}
@@ -349,6 +353,11 @@ func (v *volume) abort(w *Write) {
 // TryZero makes a hole (discard, write zeroes). It never blocks on I/O; ErrBusy as of Reserve.
 func (v *volume) TryZero(off, length int64) error {
 	if err := v.checkRange(off, length); err != nil {
+		return err
+	}
+	// A hole frees space in the end, so it may use what is kept from writes; but not all of it, for its edges may have
+	// to be copied, and a store that can't settle can't free anything.
+	if err := v.s.takeSpace(holeDebt(int64(v.s.sb.chunkSize)), v.s.reserve.Load()/2); err != nil {
 		return err
 	}
 	n := uint64(length) / SectorSize
@@ -364,6 +373,8 @@ func (v *volume) TryZero(off, length int64) error {
 	v.note(l)
 	l.insert(extent{end: from + n, n: n})
 	v.partial.written(from, from+n)
-	v.s.debt.Add(l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true))
+	if owed := l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true); owed > 0 {
+		v.s.debt.Add(owed)
+	}
 	return nil
 }

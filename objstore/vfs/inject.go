@@ -195,6 +195,13 @@ func (f *injectFile) Allocate(off, length int64) error {
 	return f.File.Allocate(off, length)
 }
 
+func (f *injectFile) Reserve(off, length int64) error {
+	if err := f.hook(Op{OpAllocate, f.name, off, length}); err != nil {
+		return err
+	}
+	return f.File.Reserve(off, length)
+}
+
 func (f *injectFile) Punch(off, length int64) error {
 	if err := f.hook(Op{OpPunch, f.name, off, length}); err != nil {
 		return fail("punch", f.name, err)

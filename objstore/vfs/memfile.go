@@ -140,24 +140,30 @@ func (s *memState) free(n *inode, from, to int64) {
 	}
 }
 
-func (f *memFile) Allocate(off, length int64) error {
+func (f *memFile) Allocate(off, length int64) error { return f.allocate("allocate", off, length, true) }
+
+func (f *memFile) Reserve(off, length int64) error { return f.allocate("reserve", off, length, false) }
+
+func (f *memFile) allocate(op string, off, length int64, grow bool) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	if err := f.enter("allocate", true); err != nil {
+	if err := f.enter(op, true); err != nil {
 		return err
 	}
 	if err := checkRange(off, length); err != nil {
-		return fail("allocate", f.name, err)
+		return fail(op, f.name, err)
 	}
 	if length == 0 {
 		return nil
 	}
 	for idx := off / pageSize; idx <= (off+length-1)/pageSize; idx++ {
 		if !f.m.state.room(f.node, idx) {
-			return fail("allocate", f.name, syscall.ENOSPC) // with a part of it allocated, as ext4 may do
+			return fail(op, f.name, syscall.ENOSPC) // with a part of it allocated, as ext4 may do
 		}
 	}
-	f.node.size = max(f.node.size, off+length)
+	if grow {
+		f.node.size = max(f.node.size, off+length)
+	}
 	return nil
 }
 

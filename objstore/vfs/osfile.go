@@ -69,6 +69,18 @@ func (o *osFile) Allocate(off, length int64) error {
 	return o.wrap("allocate", err)
 }
 
+// Reserve does nothing where the file system has no fallocate.
+func (o *osFile) Reserve(off, length int64) error {
+	if err := checkRange(off, length); err != nil || length == 0 {
+		return o.wrap("reserve", err)
+	}
+	err := retry(func() error { return unix.Fallocate(o.fd, unix.FALLOC_FL_KEEP_SIZE, off, length) })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return o.wrap("reserve", err)
+}
+
 // Punch falls back on writing zeroes, which keeps the room but reads the same.
 func (o *osFile) Punch(off, length int64) error {
 	if err := checkRange(off, length); err != nil || length == 0 {

@@ -51,6 +51,8 @@ type File interface {
 	// Allocate reserves room for the range, which reads as zeroes where nothing was written, and extends
 	// the file to its end. Later writes and stores to a mapping of the range do not fail for lack of space.
 	Allocate(off, length int64) error
+	// Reserve reserves room for the range as Allocate does, and leaves the size alone. Truncate may give it back.
+	Reserve(off, length int64) error
 	// Punch gives the room of the range back; it then reads as zeroes. The size stays.
 	Punch(off, length int64) error
 	// Datasync makes the file's bytes and size durable.

@@ -182,6 +182,26 @@ func TestAllocate(t *testing.T) {
 	})
 }
 
+// What is reserved behind the end takes room and does not show.
+func TestReserve(t *testing.T) {
+	layers(t, func(t *testing.T, fs FS) {
+		f := create(t, fs, "f")
+		write(t, f, 0, []byte("here"))
+		must(t, f.Reserve(4, 1<<20))
+		wantSize(t, f, 4)
+		used, err := fs.Used("f")
+		must(t, err)
+		if used < 1<<20 || used > 1<<20+1<<16 {
+			t.Fatalf("used %d", used)
+		}
+		write(t, f, 4, []byte(" and there"))
+		wantBytes(t, read(t, f, 0, 14), []byte("here and there"))
+		if err := f.Reserve(-1, 10); err == nil {
+			t.Fatal("reserved a negative offset")
+		}
+	})
+}
+
 func TestMap(t *testing.T) {
 	layers(t, func(t *testing.T, fs FS) {
 		f := create(t, fs, "f")
