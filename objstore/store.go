@@ -207,7 +207,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	if s.index = s.opts.Index; s.index == nil {
 		// It must have its room within what writes leave free, or a store that they filled would not open.
-		table := min(max(s.reserve.Load()/16, 1<<20), 16<<20)
+		table := min(max(s.reserve.Load()/16, 1<<20), 8<<20)
 		s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
 		if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
 			// Somebody else took that room. An index can be made anew at any time, so this one is for now.

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,13 +12,17 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoSpace says that the file system is too full to let badger write: it would die of SIGBUS.
+// ErrNoSpace says that the file system is too full to let badger write.
+//
+// badger keeps its files in mappings. third_party/ristretto allocates them first, so that a full disk is an error and
+// no SIGBUS; but badger comes to a halt over such an error, and does not recover from each. So it is not let near one.
 var ErrNoSpace = errors.New("no space for the index")
 
 // Options of Open. The zero value is the default.
@@ -26,9 +31,11 @@ type Options struct {
 	MemTable int64
 	// Cache bounds in bytes what badger keeps of the tables' own indexes and bloom filters. Default 32 MiB.
 	Cache int64
-	// MinFree is the room in bytes that the file system must have for Put. badger writes through mappings of
-	// files that have no room yet, and dies where there is none. Default 8 times MemTable; negative: no limit.
+	// MinFree is the room in bytes that the file system must have for Put, which may have a table in memory
+	// written out and others merged. Default 8 times MemTable; negative: no limit.
 	MinFree int64
+	// Waiting is how many entries wait in memory where there is no room for them. Default 256 Ki, of 100 bytes.
+	Waiting int
 	// Rebuilt is called, before Open returns, if an unreadable index was deleted and made anew, with what
 	// was wrong with the old one.
 	Rebuilt func(cause error)
@@ -45,6 +52,9 @@ func (o *Options) ensureDefaults() {
 	}
 	if o.MinFree == 0 {
 		o.MinFree = 8 * o.MemTable
+	}
+	if o.Waiting == 0 {
+		o.Waiting = 256 << 10
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -72,7 +82,9 @@ type disk struct {
 	dir     string
 	opts    Options
 	suspect atomic.Bool
+	broken  atomic.Bool // badger has failed a write: nobody knows what it does with another one
 	syncMu  sync.Mutex
+	waiting waiting
 }
 
 // Open opens the index in dir, and makes the directory if need be. One that badger cannot read is deleted
@@ -143,7 +155,7 @@ func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
 
 func (d *disk) badgerOptions() badger.Options {
 	return badger.DefaultOptions(d.dir).
-		WithLogger(badgerLogger{d.opts.Logger}).
+		WithLogger(&badgerLogger{l: d.opts.Logger}).
 		WithMemTableSize(d.opts.MemTable).
 		WithNumMemtables(2).
 		WithNumCompactors(2).  // the least that badger takes
@@ -178,8 +190,10 @@ func (d *disk) Get(hash *[32]byte) (Place, bool) {
 	var key [keySize]byte
 	key[0] = kindEntry
 	copy(key[1:], hash[:])
-	var p Place
-	found := false
+	p, found := d.waiting.get(hash)
+	if found {
+		return p, true
+	}
 	d.view(key[:], func(v []byte) {
 		if len(v) == valueSize {
 			p = Place{Segment: binary.LittleEndian.Uint32(v), Block: binary.LittleEndian.Uint32(v[4:])}
@@ -191,6 +205,9 @@ func (d *disk) Get(hash *[32]byte) (Place, bool) {
 
 // view reads one key. An error other than a missing key makes the index suspect.
 func (d *disk) view(key []byte, got func(v []byte)) {
+	if d.broken.Load() {
+		return
+	}
 	txn := d.db.NewTransaction(false)
 	defer txn.Discard()
 	defer func() {
@@ -224,6 +241,33 @@ func (d *disk) Put(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	err := d.drain()
+	if err == nil {
+		err = d.put(entries)
+	}
+	if errors.Is(err, ErrNoSpace) && d.waiting.add(entries, d.opts.Waiting) {
+		return nil
+	}
+	return err
+}
+
+// drain puts the entries that wait.
+func (d *disk) drain() error {
+	if d.waiting.n.Load() == 0 {
+		return nil
+	}
+	if err := d.writable(); err != nil {
+		return err
+	}
+	entries := d.waiting.all()
+	if err := d.put(entries); err != nil {
+		return err
+	}
+	d.waiting.done(entries)
+	return nil
+}
+
+func (d *disk) put(entries []Entry) error {
 	return d.write(func(set func(key, value []byte) error) error {
 		buf := make([]byte, len(entries)*(keySize+valueSize)) // badger keeps them until they are written
 		for _, e := range entries {
@@ -243,8 +287,8 @@ func (d *disk) Put(entries []Entry) error {
 
 // write sets keys in as few transactions as badger takes, and returns when all of them are visible.
 func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
-	if err := d.room(); err != nil {
-		return fmt.Errorf("write index: %w", err)
+	if err := d.writable(); err != nil {
+		return err
 	}
 	b := d.db.NewWriteBatch()
 	defer b.Cancel()
@@ -254,9 +298,28 @@ func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
 		err = b.Flush()
 	}
 	if err != nil {
+		d.giveUp(err)
 		return fmt.Errorf("write index: %w", err)
 	}
 	return nil
+}
+
+// writable says why badger may not write, or nil.
+func (d *disk) writable() error {
+	if d.broken.Load() {
+		return fmt.Errorf("write index: an earlier write failed: %w", ErrNoSpace)
+	}
+	if err := d.room(); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
+// giveUp leaves badger alone until the store opens again.
+func (d *disk) giveUp(cause error) {
+	if !d.broken.Swap(true) {
+		d.opts.Logger.Error("the index is not used until the store opens again: look-ups are slow, and duplicates are not found", "error", cause)
+	}
 }
 
 // Sync syncs the logs of all tables in memory. badger's own Sync leaves out those that wait to be written
@@ -264,6 +327,9 @@ func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
 func (d *disk) Sync() error {
 	d.syncMu.Lock()
 	defer d.syncMu.Unlock()
+	if err := d.drain(); err != nil {
+		return fmt.Errorf("sync index: %w", err)
+	}
 	if err := d.db.Sync(); err != nil {
 		return fmt.Errorf("sync index: %w", err)
 	}
@@ -318,8 +384,8 @@ func (d *disk) MarkDone(segments ...uint32) error {
 }
 
 func (d *disk) Forget(segment uint32) error {
-	if err := d.room(); err != nil {
-		return fmt.Errorf("write index: %w", err)
+	if err := d.writable(); err != nil {
+		return err
 	}
 	err := d.db.Update(func(txn *badger.Txn) error { return txn.Delete(markKey(segment)) })
 	if err != nil {
@@ -343,30 +409,72 @@ func (d *disk) Bytes() int64 {
 	return sum
 }
 
-// Close writes what is in memory as a table, syncs and closes.
+// closePatience is how long Close waits between looks whether badger has the room that it wants.
+const closePatience = time.Second
+
+// Close writes what is in memory as a table, syncs and closes. On a full disk badger would try that for ever: there
+// it is left with its log, as a kill would leave it, and holds its directory until the process ends.
 func (d *disk) Close() error {
-	if err := d.db.Close(); err != nil {
-		return fmt.Errorf("close index: %w", err)
+	if err := d.room(); err != nil {
+		return d.abandon(err)
 	}
-	if err := os.Remove(d.path(uncleanFile)); err != nil {
-		return fmt.Errorf("close index: %w", err)
+	closed := make(chan error, 1)
+	go func() { closed <- d.db.Close() }()
+	for {
+		select {
+		case err := <-closed:
+			if err == nil {
+				err = os.Remove(d.path(uncleanFile))
+			}
+			if err != nil {
+				return fmt.Errorf("close index: %w", err)
+			}
+			return nil
+		case <-time.After(closePatience):
+			if err := d.room(); err != nil {
+				return d.abandon(err)
+			}
+		}
 	}
+}
+
+func (d *disk) abandon(cause error) error {
+	d.opts.Logger.Warn("the index is left as after a kill", "error", cause)
 	return nil
 }
 
 // badgerLogger passes on what somebody might have to act on; badger's news and chatter are of no use here.
-type badgerLogger struct{ l *slog.Logger }
-
-func (b badgerLogger) Errorf(format string, args ...any) {
-	b.l.Error(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
+type badgerLogger struct {
+	l  *slog.Logger
+	mu sync.Mutex
+	at time.Time // when it was last said that the disk is full: badger says so at every try, 20 times a second
 }
 
-func (b badgerLogger) Warningf(format string, args ...any) {
-	b.l.Warn(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
+func (b *badgerLogger) Errorf(format string, args ...any) {
+	b.warn(slog.LevelError, fmt.Sprintf(format, args...))
 }
 
-func (b badgerLogger) Infof(format string, args ...any) {
+func (b *badgerLogger) Warningf(format string, args ...any) {
+	b.warn(slog.LevelWarn, fmt.Sprintf(format, args...))
+}
+
+func (b *badgerLogger) warn(level slog.Level, msg string) {
+	if strings.Contains(msg, unix.ENOSPC.Error()) {
+		b.mu.Lock()
+		often := time.Since(b.at) < time.Minute
+		if !often {
+			b.at = time.Now()
+		}
+		b.mu.Unlock()
+		if often {
+			return
+		}
+	}
+	b.l.Log(context.Background(), level, strings.TrimSpace("badger: "+msg))
+}
+
+func (b *badgerLogger) Infof(format string, args ...any) {
 	b.l.Debug(strings.TrimSpace("badger: " + fmt.Sprintf(format, args...)))
 }
 
-func (b badgerLogger) Debugf(string, ...any) {}
+func (b *badgerLogger) Debugf(string, ...any) {}

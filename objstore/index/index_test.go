@@ -246,14 +246,27 @@ func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()
 	x := openDisk(t, dir, small)
 	d := x.(*disk)
-	d.opts.MinFree = 1 << 60
-	if err := x.Put(entries(0, 1)); !errors.Is(err, ErrNoSpace) {
+	d.opts.MinFree, d.opts.Waiting = 1<<60, 100
+	must(t, x.Put(entries(0, 60)))
+	if err := x.Put(entries(60, 160)); !errors.Is(err, ErrNoSpace) {
 		t.Fatalf("put on a full disk: %v", err)
 	}
+	wantEntries(t, x, 0, 60) // from memory
 	if err := x.MarkDone(1); !errors.Is(err, ErrNoSpace) {
 		t.Fatalf("mark on a full disk: %v", err)
 	}
+	d.opts.MinFree = -1
+	must(t, x.Put(entries(60, 160)))
+	if n := d.waiting.n.Load(); n != 0 {
+		t.Fatalf("%d entries wait in memory although there is room", n)
+	}
+	wantEntries(t, x, 0, 160)
+	must(t, x.MarkDone(1))
 	must(t, x.Close())
+	x = openDisk(t, dir, small)
+	wantEntries(t, x, 0, 160)
+	x.(*disk).opts.MinFree = 1 << 60
+	must(t, x.Close()) // does not wait for room
 	if _, err := Open(dir, Options{MinFree: 1 << 60}); !errors.Is(err, ErrNoSpace) {
 		t.Fatalf("open on a full disk: %v", err)
 	}
