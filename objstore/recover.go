@@ -16,12 +16,8 @@ import (
 	"varve/objstore/index"
 )
 
-// recover brings the store to life: refs, segments, journals, index, in this order.
+// recover brings the store to life: segments, index, journals, in this order. Refs are read.
 func (s *Store) recover(ctx context.Context) error {
-	if err := s.openRefs(); err != nil {
-		return err
-	}
-	s.setLimits(s.refs.maxSize)
 	if err := s.openSegments(); err != nil {
 		return err
 	}

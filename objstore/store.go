@@ -205,20 +205,29 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openSpace(); err != nil {
 		return err
 	}
-	if s.index = s.opts.Index; s.index == nil {
-		// It must have its room within what writes leave free, or a store that they filled would not open.
-		table := min(max(s.reserve.Load()/16, 1<<20), 8<<20)
-		s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
-		if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
-			// Somebody else took that room. An index can be made anew at any time, so this one is for now.
-			s.log.Warn("no room for the index on disk; it is kept in memory until the store opens again", "error", err)
-			s.index, err = index.NewMem(), nil
-		}
-		if err != nil {
-			return fmt.Errorf("open index: %w", err)
-		}
+	if err := s.openRefs(); err != nil {
+		return err
+	}
+	s.setLimits(s.refs.maxSize)
+	if err := s.openIndex(); err != nil {
+		return fmt.Errorf("open index: %w", err)
 	}
 	return s.recover(ctx)
+}
+
+func (s *Store) openIndex() (err error) {
+	if s.index = s.opts.Index; s.index != nil {
+		return nil
+	}
+	// It must have its room within what writes leave free, or a store that they filled would not open.
+	table := min(max(s.reserve.Load()/16, 1<<20), 4<<20)
+	s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
+	if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) {
+		// Somebody else took that room. An index can be made anew at any time, so this one is for now.
+		s.log.Warn("no room for the index on disk; it is kept in memory until the store opens again", "error", err)
+		s.index, err = index.NewMem(), nil
+	}
+	return err
 }
 
 // isStore looks for a superblock.

@@ -53,6 +53,11 @@ func (c *Client) Stat(ctx context.Context) (protocol.Stat, error) {
 	return call[protocol.Stat](ctx, c, http.MethodGet, "/v1/stat", nil)
 }
 
+// SetMaxSize bounds what the store takes on disk.
+func (c *Client) SetMaxSize(ctx context.Context, r protocol.MaxSize) (protocol.Stat, error) {
+	return call[protocol.Stat](ctx, c, http.MethodPut, "/v1/max-size", r)
+}
+
 // Volumes in order of name.
 func (c *Client) Volumes(ctx context.Context) ([]protocol.Volume, error) {
 	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)

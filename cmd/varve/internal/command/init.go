@@ -5,19 +5,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
 
 func (a *app) initCmd() *cobra.Command {
 	chunk := size(16 << 10)
+	var maxSize size
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a store",
 		Long: `init makes an empty store in the directory of --store, which must be empty or missing.
 
 The chunk size is what duplicates are found by, and fixed for the store: small chunks find more duplicates, large
-ones need less memory and fewer lookups.`,
+ones need less memory and fewer lookups. --max-size bounds what the store takes on disk; varve set changes it.`,
 		Example: `  varve init
+  varve init --max-size 200G
   varve init --store /srv/varve --chunk-size 64K`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -26,7 +29,12 @@ ones need less memory and fewer lookups.`,
 			default:
 				return usagef("chunk size %s; use 4K, 8K, 16K, 32K or 64K", chunk.String())
 			}
-			if err := objstore.Init(a.store, objstore.InitOptions{ChunkSize: int(chunk)}); err != nil {
+			limit := protocol.MaxSize{Bytes: int64(maxSize)}
+			if err := limit.Check(); err != nil {
+				return &usageError{err}
+			}
+			o := objstore.InitOptions{ChunkSize: int(chunk), MaxSize: limit.Bytes}
+			if err := objstore.Init(a.store, o); err != nil {
 				return doing("init "+a.store, err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "store made in %s\n", a.store)
@@ -34,5 +42,6 @@ ones need less memory and fewer lookups.`,
 		},
 	}
 	cmd.Flags().Var(&chunk, "chunk-size", "4K, 8K, 16K, 32K or 64K")
+	cmd.Flags().Var(&maxSize, "max-size", "what the store may take on disk, like 200G (default what the file system has)")
 	return cmd
 }

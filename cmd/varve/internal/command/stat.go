@@ -17,7 +17,11 @@ func (a *app) statCmd() *cobra.Command {
 		Short: "Show the store in figures",
 		Long: `stat shows what the store holds and takes: LOGICAL is what is not zero in all volumes' settled states, STORED the
 unique data kept for it and for the snapshots, TAIL what was written and has not settled yet, USED what the store's
-files take on disk, FREE what can still be written.`,
+files take on disk, FREE what can still be written, of which settling may need some.
+
+SPACE is ok; low, when the room for writes is below a tenth of what there is (16GiB at most); or full, when it is below
+4MiB: writes then wait for settling, or get "no space left on device", and all else goes on. The daemon's log says so
+when it changes.`,
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -35,6 +39,13 @@ files take on disk, FREE what can still be written.`,
 		},
 	}
 	return a.jsonFlag(cmd)
+}
+
+func formatMaxSize(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	return formatSize(n)
 }
 
 func writeStat(w io.Writer, s protocol.Stat) {
@@ -55,7 +66,9 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"tail", formatSize(s.Tail)},
 		{"metadata", formatSize(s.Metadata)},
 		{"used", fmt.Sprintf("%s in %d segments", formatSize(s.Used), s.Segments)},
-		{"free", fmt.Sprintf("%s, and %s in reserve", formatSize(s.Free), formatSize(s.Reserve))},
+		{"maximum", formatMaxSize(s.MaxSize)},
+		{"free", fmt.Sprintf("%s, of which settling may need %s, and %s in reserve", formatSize(s.Free), formatSize(s.Owed), formatSize(s.Reserve))},
+		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},
 		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
 	}
 	if s.ReadOnly != "" {

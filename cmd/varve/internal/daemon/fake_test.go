@@ -125,6 +125,7 @@ func (s *fakeStore) Snapshots(string) ([]objstore.SnapshotInfo, error) {
 }
 
 func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
+func (s *fakeStore) SetMaxSize(int64) error       { return nil }
 func (s *fakeStore) Close() error                 { return nil }
 func (s *fakeStore) Settle(context.Context) error { return nil }
 func (s *fakeStore) Quiet() error                 { return nil }

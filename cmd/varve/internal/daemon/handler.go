@@ -28,6 +28,7 @@ func (d *Daemon) Handler() http.Handler {
 		return d.ping(), nil
 	}))
 	mux.Handle("GET /v1/stat", handle(d.serveStat))
+	mux.Handle("PUT /v1/max-size", handle(d.serveMaxSize))
 	mux.Handle("GET /v1/volumes", handle(d.serveVolumes))
 	mux.Handle("POST /v1/volumes", handle(d.serveCreateVolume))
 	mux.Handle("GET /v1/volumes/{name}", handle(d.serveVolume))

@@ -14,6 +14,7 @@ type Store interface {
 	Settle(ctx context.Context) error
 	Quiet() error
 	Resume()
+	SetMaxSize(bytes int64) error
 	Close() error
 }
 

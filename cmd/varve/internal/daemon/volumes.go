@@ -28,6 +28,14 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol
 	return s, nil
 }
 
+func (d *Daemon) serveMaxSize(ctx context.Context, r *http.Request, m protocol.MaxSize) (protocol.Stat, error) {
+	if err := d.store.SetMaxSize(m.Bytes); err != nil {
+		return protocol.Stat{}, err
+	}
+	d.log.Info("maximum size set", "bytes", m.Bytes)
+	return d.serveStat(ctx, r, none{})
+}
+
 func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ none) ([]protocol.Volume, error) {
 	infos := d.store.Volumes()
 	list := make([]protocol.Volume, 0, len(infos))

@@ -64,6 +64,14 @@ func SplitSnapshot(s string) (volume, snap string, err error) {
 	return volume, snap, nil
 }
 
+// Check refuses a maximum that no store could keep.
+func (m MaxSize) Check() error {
+	if m.Bytes != 0 && m.Bytes < objstore.SmallestMaxSize {
+		return fmt.Errorf("maximum size %d bytes; use at least %dMiB, or none", m.Bytes, objstore.SmallestMaxSize>>20)
+	}
+	return nil
+}
+
 // Check refuses a volume that no store could hold.
 func (c CreateVolume) Check() error {
 	if err := CheckName(c.Name); err != nil {

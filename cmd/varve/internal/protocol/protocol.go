@@ -3,6 +3,7 @@
 //
 //	GET    /v1/ping                       Ping
 //	GET    /v1/stat                       Stat
+//	PUT    /v1/max-size                   MaxSize        -> Stat
 //	GET    /v1/volumes                    []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
 //	GET    /v1/volumes/NAME               Volume
@@ -46,6 +47,11 @@ type Ping struct {
 	Store    string    `json:"store"` // absolute path
 	UUID     string    `json:"uuid"`
 	Started  time.Time `json:"started"`
+}
+
+// MaxSize asks to bound what the store takes on disk.
+type MaxSize struct {
+	Bytes int64 `json:"bytes"` // 0: no maximum
 }
 
 // CreateVolume asks for a volume.
