@@ -166,7 +166,8 @@ func (v *volume) activateLater() {
 	if !want {
 		return
 	}
-	if free, err := v.s.room(); err == nil && free > windowSize {
+	// It may take of the reserve what opening would have taken.
+	if free, _, err := v.s.rooms(); err == nil && free > v.s.reserve.Load()/2 {
 		_ = v.activate() // it is tried again
 	}
 }

@@ -20,6 +20,7 @@ const SmallestMaxSize = 128 << 20
 type account struct {
 	budget  atomic.Int64 // bytes that may be handed out before it is asked again how much is free
 	debt    atomic.Int64 // bytes that settling the layers may write
+	flying  atomic.Int64 // bytes of slots whose writes are under way: the file system may not know of them yet
 	tails   atomic.Int64 // bytes of writes in layers that have not settled
 	crowded atomic.Bool  // writes wait for room that settling may give back, or need
 	tight   atomic.Bool  // the tails take more than the room that is left
@@ -35,10 +36,13 @@ type account struct {
 	mark  watermark
 }
 
-// takeSpace admits a request that may take n bytes, with what settling it may take, or refuses it while there is
-// still room to delete, settle and open. It may use so much of the reserve as extra says. ErrBusy: there is no room
-// now, but settling may give some back, or may need what there is first.
-func (s *Store) takeSpace(n, extra int64) error {
+// takeSpace admits a write that may take n bytes, with what settling it may take, or refuses it while there is
+// still room to delete, settle and open. ErrBusy: there is no room now, but settling may give some back, or may need
+// what there is first.
+//
+// A hole frees space in the end: no maximum is in its way, and it may use what the disk keeps from writes; but only
+// half of that, for its edges may have to be copied, and a store that can't settle can't free anything.
+func (s *Store) takeSpace(n int64, hole bool) error {
 	if s.budget.Add(-n) >= 0 {
 		return nil
 	}
@@ -49,18 +53,22 @@ func (s *Store) takeSpace(n, extra int64) error {
 	}
 	gained := s.gained.Load()
 	owed := s.debt.Load()
-	room, err := s.room()
+	free, room, err := s.rooms()
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
 	s.budget.Store(max(min(room-owed-n, spaceStep), 0))
-	if room-owed+extra >= n {
+	left := room
+	if hole {
+		left = free - s.reserve.Load()/2
+	}
+	if left-owed >= n {
 		return nil
 	}
-	if s.mayGain(gained, room+extra >= n) {
+	if s.mayGain(gained, left >= n) {
 		return ErrBusy
 	}
-	s.mark.refused.Store(true)
+	s.mark.refused.Store(!hole || s.mark.refused.Load())
 	limit := "in the store's file system"
 	if max := s.maxSize.Load(); max > 0 {
 		limit = fmt.Sprintf("there and below the store's maximum of %d", max)
@@ -119,18 +127,27 @@ func (s *Store) leaveRoom() {
 
 // room says how many bytes writes may still take. It may be negative.
 func (s *Store) room() (int64, error) {
-	_, free, err := s.fs.Space()
-	if err != nil {
-		return 0, err
+	_, room, err := s.rooms()
+	return room, err
+}
+
+// rooms says what the file system has free, and how much of it writes may still take.
+func (s *Store) rooms() (free, room int64, err error) {
+	// A write that ends meanwhile is counted twice, not missed.
+	flying := s.flying.Load()
+	if _, free, err = s.fs.Space(); err != nil {
+		return 0, 0, err
 	}
+	free -= flying
+	room = free
 	if limit := s.maxSize.Load(); limit > 0 {
 		used, err := s.used()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		free = min(free, limit-used)
+		room = min(room, limit-used-flying)
 	}
-	return free - s.reserve.Load(), nil
+	return free, room - s.reserve.Load(), nil
 }
 
 // setLimits works the reserve out.

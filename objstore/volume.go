@@ -158,7 +158,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
 	slot := roundUp(int64(length), blockSize)
-	if err := v.s.takeSpace(slot+largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize)), 0); err != nil {
+	if err := v.s.takeSpace(slot+largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize)), false); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -177,6 +177,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	w.FD = g.file.FD(alignment(int64(length)))
 	g.next += slot
 	g.unsettled.Add(slot)
+	v.s.flying.Add(slot)
 	v.inflight++
 	return nil
 }
@@ -290,7 +291,7 @@ func (v *volume) Commit(w *Write) error {
 func (v *volume) commit(w *Write) error {
 	n := uint64(w.Len) / SectorSize
 	end := uint64(w.Off)/SectorSize + n
-	v.inflight--
+	v.land(w)
 	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
 	if err := v.s.writeError(); err != nil {
 		return err
@@ -333,6 +334,12 @@ func (v *volume) note(l *layer) {
 	}
 }
 
+// land takes a write out of those under way. Under v.mu.
+func (v *volume) land(w *Write) {
+	v.inflight--
+	v.s.flying.Add(-roundUp(int64(w.Len), blockSize))
+}
+
 // Abort gives the place up. No I/O to it may be in flight any more.
 func (v *volume) Abort(w *Write) {
 	v.mu.Lock()
@@ -342,7 +349,7 @@ func (v *volume) Abort(w *Write) {
 
 // abort is Abort under v.mu.
 func (v *volume) abort(w *Write) {
-	v.inflight--
+	v.land(w)
 	v.room.Broadcast()
 	v.s.budget.Store(0) // the disk may be full: the next write asks
 	if len(v.layers) > 0 {
@@ -355,9 +362,7 @@ func (v *volume) TryZero(off, length int64) error {
 	if err := v.checkRange(off, length); err != nil {
 		return err
 	}
-	// A hole frees space in the end, so it may use what is kept from writes; but not all of it, for its edges may have
-	// to be copied, and a store that can't settle can't free anything.
-	if err := v.s.takeSpace(holeDebt(int64(v.s.sb.chunkSize)), v.s.reserve.Load()/2); err != nil {
+	if err := v.s.takeSpace(holeDebt(int64(v.s.sb.chunkSize)), true); err != nil {
 		return err
 	}
 	n := uint64(length) / SectorSize
