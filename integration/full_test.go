@@ -152,7 +152,9 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	must(ctx, t, "dd", "if=/dev/urandom", "of="+kept, "bs=1M", "count=48", "conv=fsync", "status=none")
 	want := sum(t, kept)
 	n.snapshot(ctx, "disk@early")
-	must(ctx, t, "sync", "-f", m.dir)
+	// All in place, so that it can be read without the filesystem's log.
+	must(ctx, t, "fsfreeze", "-f", m.dir)
+	must(ctx, t, "fsfreeze", "-u", m.dir)
 	n.varve(ctx, "volume", "create", "other", "--size", "1G")
 	raw := n.attach(ctx, "other")
 	if r := random(ctx, raw, 0, 32, "oflag=direct", "conv=notrunc,fsync"); r.code != 0 {
@@ -179,6 +181,13 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	still := func(when string) {
 		t.Helper()
 		must(ctx, t, "sh", "-c", "echo 3 >/proc/sys/vm/drop_caches")
+		if _, err := sumFile(kept); err != nil && above.name == "xfs" {
+			// xfs shuts itself down when its log can't be written, and can't replay it where nothing can be written.
+			t.Logf("%s: %v; mounted anew, without the log", when, err)
+			m.unmount(ctx)
+			m = mount(ctx, t, dev, above.frozen)
+			kept = filepath.Join(m.dir, "kept")
+		}
 		if got := sum(t, kept); got != want {
 			t.Errorf("%s: what was synced has changed", when)
 		}

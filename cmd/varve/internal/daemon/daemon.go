@@ -139,7 +139,7 @@ func (d *Daemon) save() {
 	for _, a := range d.waiting {
 		s.Attached = append(s.Attached, a)
 	}
-	if err := s.write(d.dir); err != nil {
+	if err := withSpare(d.dir, func() error { return s.write(d.dir) }); err != nil {
 		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
 	}
 }

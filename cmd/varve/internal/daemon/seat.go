@@ -37,7 +37,14 @@ func (s *seat) listen() error {
 	if s.socket != nil {
 		return nil
 	}
-	l, err := Listen(s.dir)
+	if err := keepSpare(s.dir); err != nil {
+		s.log.Warn("no room is kept for the day when the disk is full", "error", err)
+	}
+	var l net.Listener
+	err := withSpare(s.dir, func() (err error) {
+		l, err = Listen(s.dir)
+		return err
+	})
 	if err != nil {
 		return err
 	}
