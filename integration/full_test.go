@@ -93,7 +93,7 @@ func random(ctx context.Context, file string, at, count int, more ...string) res
 	}, more...)...)
 }
 
-func sumOf(ctx context.Context, t *testing.T, dev string, mib int) string {
+func sumStart(ctx context.Context, t *testing.T, dev string, mib int) string {
 	t.Helper()
 	return must(ctx, t, "sh", "-c", fmt.Sprintf("dd if=%s bs=1M count=%d iflag=direct status=none | sha256sum", dev, mib))
 }
@@ -160,7 +160,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	if r := random(ctx, raw, 0, 32, "oflag=direct", "conv=notrunc,fsync"); r.code != 0 {
 		t.Fatalf("write before it is full: %s", r.stderr)
 	}
-	rawWant := sumOf(ctx, t, raw, 32)
+	rawWant := sumStart(ctx, t, raw, 32)
 
 	// Through the page cache of the filesystem above, which hears of it at write-back.
 	r := run(ctx, "dd", "if=/dev/urandom", "of="+filepath.Join(m.dir, "fill"), "bs=1M", "conv=fsync", "status=none")
@@ -191,7 +191,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 		if got := sum(t, kept); got != want {
 			t.Errorf("%s: what was synced has changed", when)
 		}
-		if got := sumOf(ctx, t, raw, 32); got != rawWant {
+		if got := sumStart(ctx, t, raw, 32); got != rawWant {
 			t.Errorf("%s: what was synced on the raw volume has changed", when)
 		}
 		if r := run(ctx, "blockdev", "--flushbufs", raw); r.code != 0 {
@@ -215,7 +215,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	eventually(t, 20*time.Second, "writes go on", func() bool {
 		return random(ctx, raw, 32, 16, "oflag=direct", "conv=notrunc,fsync").code == 0
 	})
-	rawWant = sumOf(ctx, t, raw, 48)
+	rawWant = sumStart(ctx, t, raw, 48)
 	wantLog(t, n, "the store takes writes again")
 	m.unmount(ctx)
 	repair(ctx, t, above, dev)
@@ -262,7 +262,7 @@ func lastByte(ctx context.Context, t *testing.T, n *node, d *smallDisk, raw, wan
 	eventually(t, 30*time.Second, "the writer ends", func() bool { return !writer.running() })
 	still := func(when string) {
 		t.Helper()
-		if got := sumOf(ctx, t, raw, 48); got != want {
+		if got := sumStart(ctx, t, raw, 48); got != want {
 			t.Errorf("%s: what was synced has changed", when)
 		}
 		if s := query[spaceStat](ctx, n, "stat"); s.State != "full" {

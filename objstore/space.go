@@ -70,8 +70,8 @@ func (s *Store) takeSpace(n int64, hole bool) error {
 	}
 	s.mark.refused.Store(!hole || s.mark.refused.Load())
 	limit := "in the store's file system"
-	if max := s.maxSize.Load(); max > 0 {
-		limit = fmt.Sprintf("there and below the store's maximum of %d", max)
+	if m := s.maxSize.Load(); m > 0 {
+		limit = fmt.Sprintf("there and below the store's maximum of %d", m)
 	}
 	return fmt.Errorf("%w: %d bytes free %s, beside the reserve of %d and %d for settling",
 		ErrNoSpace, max(room, 0), limit, s.reserve.Load(), owed)

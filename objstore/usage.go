@@ -32,7 +32,7 @@ func (s *Store) used() (int64, error) {
 	return segs + other, err
 }
 
-// usedParts tells the segments and their directories from journals, refs and index.
+// usedParts tells the segments and their directories from journals, refs, index, and the daemon's files.
 func (s *Store) usedParts() (segs, other int64, err error) {
 	for _, g := range s.segments.all() {
 		n, err := s.segmentUsed(g)
@@ -41,7 +41,7 @@ func (s *Store) usedParts() (segs, other int64, err error) {
 		}
 		segs += n
 	}
-	for _, d := range []string{journalDir, filepath.Dir(refsFile)} {
+	for _, d := range []string{journalDir, filepath.Dir(refsFile), "."} {
 		n, err := s.usedBelow(d)
 		if err != nil {
 			return 0, 0, err

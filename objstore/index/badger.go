@@ -25,6 +25,9 @@ import (
 // no SIGBUS; but badger comes to a halt over such an error, and does not recover from each. So it is not let near one.
 var ErrNoSpace = errors.New("no space for the index")
 
+// ErrLocked: another process has the index. Close leaves it so on a full disk, until its process ends.
+var ErrLocked = errors.New("index is in use by another process")
+
 // Options of Open. The zero value is the default.
 type Options struct {
 	// MemTable is the size in bytes of badger's tables in memory, of which there are up to 3. Default 16 MiB.
@@ -95,6 +98,9 @@ func Open(dir string, o Options) (Index, error) {
 	cause := d.open()
 	if cause == nil {
 		return d, nil
+	}
+	if strings.Contains(cause.Error(), unix.EWOULDBLOCK.Error()) {
+		return nil, fmt.Errorf("open index %s: %w: %w", dir, ErrLocked, cause)
 	}
 	if !ownFault(cause) {
 		return nil, fmt.Errorf("open index %s: %w", dir, cause)
