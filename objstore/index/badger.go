@@ -25,7 +25,7 @@ import (
 // no SIGBUS; but badger comes to a halt over such an error, and does not recover from each. So it is not let near one.
 var ErrNoSpace = errors.New("no space for the index")
 
-// ErrLocked: another process has the index. Close leaves it so on a full disk, until its process ends.
+// ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.
 var ErrLocked = errors.New("index is in use by another process")
 
 // Options of Open. The zero value is the default.
