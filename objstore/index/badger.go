@@ -21,8 +21,8 @@ import (
 
 // ErrNoSpace says that the file system is too full to let badger write.
 //
-// badger keeps its files in mappings. third_party/ristretto allocates them first, so that a full disk is an error and
-// no SIGBUS; but badger comes to a halt over such an error, and does not recover from each. So it is not let near one.
+// badger writes through mappings of files that have no room yet, and dies of SIGBUS where there is none. So it is not let
+// near a full disk; whoever takes the last room while badger writes can still kill the process.
 var ErrNoSpace = errors.New("no space for the index")
 
 // ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package z
-
-import "os"
-
-func allocate(*os.File, int64, int64) error { return nil }
