@@ -311,7 +311,7 @@ func TestPressureKill(t *testing.T) {
 	if err := compareStream(ctx, file, seed, size); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d kills", kills)
+	t.Logf("crash: %d daemons killed while memory was short", kills)
 	if !hog.running() {
 		t.Errorf("the hog did not live to the end: %v", hog.err)
 	}
