@@ -27,7 +27,7 @@ func TestSnapshotUnderFio(t *testing.T) {
 	n.serve(ctx)
 	dev := n.volume(ctx, "disk", "256M", "--queues", "2")
 	dir := n.fuse(ctx)
-	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=4k-256k", "--size=256M", "--iodepth=16", "--loops=6",
+	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=4k-256k", "--size=256M", "--iodepth=16", "--loops=10",
 		"--rate=60m")...)
 	type frozen struct{ root, sum, copied string }
 	var snaps []frozen
