@@ -97,7 +97,7 @@ func openLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64
 	if err == nil {
 		// The sync of the last frame may have failed, or never have begun before the process was killed: what
 		// was read then is in the page cache, and no longer known there as something to be written.
-		_, err = f.WriteAt(data[l.last:l.end], l.last)
+		_, err = f.WriteAt(data[l.last:min(l.end, int64(len(data)))], l.last)
 	}
 	if err == nil {
 		err = f.Datasync()
