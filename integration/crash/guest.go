@@ -252,14 +252,18 @@ func sumOfFile(name string) (string, error) {
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for at := int64(0); ; {
-		at, err = unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		var data int64
+		err := again(func() (err error) { // a mount answers with EINTR where a signal interrupts it
+			data, err = unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+			return err
+		})
 		if errors.Is(err, unix.ENXIO) {
 			return fmt.Sprintf("%x", h.Sum(nil)), nil
 		}
 		if err != nil {
 			return "", err
 		}
-		at = at / 4096 * 4096
+		at = data / 4096 * 4096
 		n, err := f.ReadAt(buf, at)
 		if n == 0 {
 			return "", err

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ func readState(store string) (state, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return state{}, err
+	}
+	if len(bytes.Trim(data, "\x00")) == 0 {
+		return state{}, nil // a power cut before the file system had written it: of another boot, and worth nothing
 	}
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil {
