@@ -264,7 +264,7 @@ func (r *recorder) daemon(n *node, args ...string) string {
 		if res.code == 0 {
 			return strings.TrimSpace(res.stdout)
 		}
-		lost := strings.Contains(res.stderr, "no daemon") || strings.Contains(res.stderr, "EOF") || strings.Contains(res.stderr, "reset") ||
+		lost := strings.Contains(res.stderr, "no daemon") || strings.Contains(res.stderr, "went away") || strings.Contains(res.stderr, "EOF") || strings.Contains(res.stderr, "reset") ||
 			strings.Contains(res.stderr, "broken pipe") || strings.Contains(res.stderr, "closed") || strings.Contains(res.stderr, "refused") || strings.Contains(res.stderr, "open in another process")
 		exists := strings.Contains(res.stderr, "exists") || strings.Contains(res.stderr, "not found")
 		switch {
