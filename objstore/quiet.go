@@ -20,14 +20,8 @@ func (s *Store) startHousework() {
 func (s *Store) Quiet() error {
 	s.endHousework()
 	s.housekeepers.Wait()
-	s.mu.Lock()
-	volumes := make([]*volume, 0, len(s.volumes))
-	for _, v := range s.volumes {
-		volumes = append(volumes, v)
-	}
-	s.mu.Unlock()
 	var errs []error
-	for _, v := range volumes {
+	for _, v := range s.allVolumes() {
 		errs = append(errs, v.Flush())
 	}
 	return errors.Join(errs...)

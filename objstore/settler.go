@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -62,17 +64,18 @@ func (s *Store) lookForRoom() {
 	}
 }
 
+// allVolumes are those that there are now, for work that does not hold s.mu.
+func (s *Store) allVolumes() []*volume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.volumes))
+}
+
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
 // settle doesn't keep the others from it.
 func (s *Store) settleDue(ctx context.Context) error {
-	s.mu.Lock()
-	volumes := make([]*volume, 0, len(s.volumes))
-	for _, v := range s.volumes {
-		volumes = append(volumes, v)
-	}
-	s.mu.Unlock()
 	var errs []error
-	for _, v := range volumes {
+	for _, v := range s.allVolumes() {
 		err := s.settleVolume(ctx, v)
 		if ctx.Err() != nil {
 			return err
@@ -216,13 +219,7 @@ func (s *Store) wakeAll() {
 
 // Settle returns when everything written before the call has settled.
 func (s *Store) Settle(ctx context.Context) error {
-	s.mu.Lock()
-	volumes := make([]*volume, 0, len(s.volumes))
-	for _, v := range s.volumes {
-		volumes = append(volumes, v)
-	}
-	s.mu.Unlock()
-	for _, v := range volumes {
+	for _, v := range s.allVolumes() {
 		gen, err := v.freeze()
 		if err != nil {
 			return err
