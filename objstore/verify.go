@@ -21,6 +21,14 @@ type check struct {
 	image string // the volume's name, for errors
 }
 
+// checkOf is the check of a plan that begins at off, over the tree under root, if the volume wants one; nil wants none.
+func (v *volume) checkOf(root *rootObject, off int64) check {
+	if v == nil || !v.verify.Load() {
+		return check{}
+	}
+	return check{s: v.s, root: *root, off: off, image: v.ref.name}
+}
+
 // Checked says that settled chunks have to be checked as they are read: by Plan.Read, and not by the descriptors of
 // the pieces.
 func (p *Plan) Checked() bool { return p.check.s != nil }

@@ -65,11 +65,9 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	if w.closed {
 		return fmt.Errorf("view: %w", ErrClosed)
 	}
-	p.check = check{}
+	off := int64(from) * SectorSize
 	if w.base != nil {
-		if w.of != nil && w.of.verify.Load() {
-			p.check = check{s: w.s, root: w.base.root, off: int64(from) * SectorSize, image: w.of.ref.name}
-		}
+		p.check = w.of.checkOf(&w.base.root, off)
 		return w.base.plan(p, from, to)
 	}
 	v := w.v
@@ -81,9 +79,7 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	if err := planLayers(v.upTo(w.gen), v.base, p, from, to); err != nil {
 		return err
 	}
-	if v.verify.Load() {
-		p.check = check{s: w.s, root: v.base.root, off: int64(from) * SectorSize, image: v.ref.name}
-	}
+	p.check = v.checkOf(&v.base.root, off)
 	p.pin = v.pin
 	p.pin.n.Add(1)
 	return nil

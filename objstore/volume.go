@@ -110,10 +110,7 @@ func (v *volume) Plan(off int64, length int, p *Plan) error {
 	if err == nil {
 		err = planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
 	}
-	p.check = check{}
-	if v.verify.Load() {
-		p.check = check{s: v.s, root: v.base.root, off: off, image: v.ref.name}
-	}
+	p.check = v.checkOf(&v.base.root, off)
 	if err == nil {
 		p.pin = v.pin
 		p.pin.n.Add(1)
