@@ -78,15 +78,22 @@ func withoutBackground(cmd *cobra.Command) []string {
 // givenFlags are the flags of a command line but for one, and the store.
 func givenFlags(cmd *cobra.Command, but string) []string {
 	var list []string
-	cmd.Flags().Visit(func(f *pflag.Flag) {
-		value := f.Value.String()
-		if f.Name == but || f.Name == "store" || value == "" && f.Value.Type() == "size" {
-			return // an empty size is zero, the default
+	eachGiven(cmd, func(name, value string) {
+		if name != but && name != "store" {
+			list = append(list, "--"+name+"="+value)
 		}
-		list = append(list, "--"+f.Name+"="+value)
 	})
 	// Always, and as the absolute path that it has become: the child has another working directory.
 	return append(list, "--store="+cmd.Flag("store").Value.String())
+}
+
+// eachGiven calls f for the flags that were given.
+func eachGiven(cmd *cobra.Command, f func(name, value string)) {
+	cmd.Flags().Visit(func(g *pflag.Flag) {
+		if value := g.Value.String(); value != "" || g.Value.Type() != "size" { // an empty size is zero, the default
+			f(g.Name, value)
+		}
+	})
 }
 
 // readiness gives the two ways to speak to who started this process in the background; without one they do nothing.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
@@ -138,10 +137,9 @@ var own = map[string]bool{backgroundFlag: true, takeoverFlag: true, remountFlag:
 // inheritable are the flags that were given, by name.
 func inheritable(cmd *cobra.Command) map[string]string {
 	given := map[string]string{}
-	cmd.Flags().Visit(func(f *pflag.Flag) {
-		value := f.Value.String()
-		if !own[f.Name] && (value != "" || f.Value.Type() != "size") { // an empty size is zero, the default
-			given[f.Name] = value
+	eachGiven(cmd, func(name, value string) {
+		if !own[name] {
+			given[name] = value
 		}
 	})
 	return given
