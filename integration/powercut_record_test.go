@@ -216,7 +216,7 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 	snaps := []string{}
 	for i := range rounds {
 		f := facts.Fact{What: facts.File, Volume: volume, Name: fmt.Sprintf("d%d/f%04d", i%3, i), Size: 1 + rng.IntN(150<<10), Seed: rng.Uint64()}
-		if err := r.write(dir, f); err != nil {
+		if err := f.Write(dir); err != nil {
 			r.t.Errorf("%s of volume %s: %v", f.Name, volume, err)
 			return
 		}
@@ -286,38 +286,6 @@ func (r *recorder) shortLife(n *node, name string) {
 	r.note(facts.Fact{What: facts.VolumeDelete, Volume: name})
 	r.daemon(n, "volume", "delete", name)
 	r.note(facts.Fact{What: facts.VolumeGone, Volume: name})
-}
-
-// write makes the file and makes it durable, with its name.
-func (r *recorder) write(dir string, f facts.Fact) error {
-	name := filepath.Join(dir, f.Name)
-	parent := filepath.Dir(name)
-	if err := os.Mkdir(parent, 0o755); err != nil && !os.IsExist(err) {
-		return err
-	}
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if _, err := file.Write(f.Content()); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	for _, d := range []string{parent, dir} {
-		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		err = unix.Fsync(fd)
-		_ = unix.Close(fd)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // scribble writes blocks of a file in place, as a database does, by O_DIRECT every other time; sync or not.

@@ -61,7 +61,7 @@ func (g *guest) files(volume, dir string, r *rand.Rand) error {
 	}
 	for i := 0; ; i++ {
 		f := facts.Fact{What: facts.File, Volume: volume, Name: fmt.Sprintf("d%d/r%d-%d", i%4, g.round, i), Size: 1 + r.IntN(300<<10), Seed: r.Uint64()}
-		if err := writeDurably(dir, f); err != nil {
+		if err := f.Write(dir); err != nil {
 			return err
 		}
 		if err := g.book.note(f); err != nil {
@@ -87,37 +87,6 @@ func (n *notebook) snapshot() []facts.Fact {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return append([]facts.Fact(nil), n.list...)
-}
-
-// writeDurably makes a file, and makes it and its name durable.
-func writeDurably(dir string, f facts.Fact) error {
-	name := filepath.Join(dir, f.Name)
-	parent := filepath.Dir(name)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if _, err := file.Write(f.Content()); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	for _, d := range []string{parent, dir} {
-		fd, err := os.Open(d)
-		if err != nil {
-			return err
-		}
-		if err := fd.Sync(); err != nil {
-			return err
-		}
-		_ = fd.Close()
-	}
-	return nil
 }
 
 // churn keeps a filesystem's metadata moving, and promises nothing: files are made, grown, cut, punched, linked,

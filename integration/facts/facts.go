@@ -8,6 +8,8 @@ package facts
 
 import (
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 )
 
 // Fact is something that the workload knows from some moment on.
@@ -56,6 +58,37 @@ func (f Fact) Content() []byte {
 		}
 	}
 	return b
+}
+
+// Write makes the file below dir, and makes it and its name durable.
+func (f Fact) Write(dir string) error {
+	name := filepath.Join(dir, f.Name)
+	parent := filepath.Dir(name)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(f.Content()); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	for _, d := range []string{parent, dir} {
+		fd, err := os.Open(d)
+		if err != nil {
+			return err
+		}
+		if err := fd.Sync(); err != nil {
+			return err
+		}
+		_ = fd.Close()
+	}
+	return nil
 }
 
 // ID names a file or snapshot, or with an empty Name a volume.
