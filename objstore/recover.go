@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,16 +135,25 @@ func (s *Store) openSegments() error {
 	return nil
 }
 
-// neverMade reports a segment file without a header.
+// neverMade reports a segment file in which there is nothing. The header is durable before anything else is written: with
+// bytes behind it, a header of zeroes is damage. So is a file that can't be read, for all that one knows.
 func (s *Store) neverMade(id uint32) bool {
 	f, err := s.fs.Open(segmentName(id))
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	b := make([]byte, segmentHeaderSize)
-	_, _ = f.ReadAt(b, 0)
-	return allZero(b)
+	b := make([]byte, 1<<20)
+	for off := int64(0); ; {
+		n, err := f.ReadAt(b, off)
+		if !allZero(b[:n]) || err != nil && !errors.Is(err, io.EOF) {
+			return false
+		}
+		if err != nil {
+			return true
+		}
+		off += int64(n)
+	}
 }
 
 // fillIndex puts the objects of segments into the index that it may not have yet.

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -267,6 +270,74 @@ func TestRestartAfterFailedSync(t *testing.T) {
 }
 
 // A chunk that is lost is an error for those who read it, not for its neighbours, and writing over it mends it.
+// A segment that was never made is a file of zeroes, and goes. One whose header has become zeroes, or can't be read, is
+// damage: it is named, and stays.
+func TestSegmentWithoutHeader(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, Options{})
+	v := r.volume("a", 64<<20)
+	for i := range 12 {
+		r.write(v, randomBytes(uint64(i+1), 1<<20), int64(i)<<20)
+	}
+	must(t, r.s.Settle(ctx))
+	must(t, v.Close())
+	must(t, r.s.Close())
+	sealed := ""
+	names, err := r.mem.List(segmentDir)
+	must(t, err)
+	for _, n := range names {
+		if n = segmentDir + "/" + n; strings.HasSuffix(n, ".seg") && !slices.Contains(names, strings.TrimSuffix(filepath.Base(n), ".seg")+".dir") {
+			f, err := r.mem.Open(n)
+			must(t, err)
+			b, err := readAll(f)
+			must(t, err)
+			if !allZero(b[segmentHeaderSize:]) {
+				sealed = n
+			}
+			must(t, f.Close())
+		}
+	}
+	if sealed == "" {
+		t.Fatalf("no segment is sealed: %v", names)
+	}
+	unmade, err := r.mem.Create(segmentName(4000))
+	must(t, err)
+	must(t, unmade.Truncate(smallestSegment))
+	must(t, unmade.Close())
+	r.o.FS = vfs.Inject(r.mem, func(op vfs.Op) error {
+		if op.Kind == vfs.OpRead && op.Name == sealed {
+			return unix.EIO
+		}
+		return nil
+	})
+	if _, err := Open(ctx, "mem", r.o); !errors.Is(err, unix.EIO) {
+		t.Errorf("a segment that can't be read: %v", err)
+	}
+	f, err := r.mem.Open(sealed)
+	must(t, err)
+	header := make([]byte, segmentHeaderSize)
+	_, err = f.ReadAt(header, 0)
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, segmentHeaderSize), 0)
+	must(t, err)
+	r.o.FS = r.mem
+	var c *CorruptError
+	if _, err := Open(ctx, "mem", r.o); !errors.As(err, &c) || c.File != sealed {
+		t.Fatalf("a segment whose header is zeroes: %v, want %s named", err, sealed)
+	}
+	_, err = f.WriteAt(header, 0)
+	must(t, err)
+	must(t, f.Close())
+	r.open(nil)
+	v = r.volume("a", 64<<20)
+	for i := range 12 {
+		wantRead(t, v, int64(i)<<20, randomBytes(uint64(i+1), 1<<20))
+	}
+	if _, err := r.mem.Open(segmentName(4000)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a segment that was never made: %v, want it gone", err)
+	}
+}
+
 func TestLostChunk(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})
