@@ -22,19 +22,20 @@ type campaign struct {
 	target   string
 	book     *book
 	limit    time.Duration
-	grace    time.Duration // beyond limit, until a machine that says nothing is killed; default a minute
 	progress io.Writer
 	// start boots a machine that runs the tests and writes what guest says to out.
 	start func(tests []string, out io.Writer) (machine, error)
 }
 
-// barren is how many machines in a row may end without a single outcome.
-const barren = 3
+const (
+	// barren is how many machines in a row may end without a single outcome.
+	barren = 3
+	// silent is how long a machine may say nothing, though guest says something every minute: it is dead, or starved
+	// by what else runs beside it.
+	silent = 15 * time.Minute
+)
 
 func (c *campaign) run(ctx context.Context, tests []string) error {
-	if c.grace == 0 {
-		c.grace = time.Minute
-	}
 	done, failures := 0, 0
 	for {
 		rest := c.book.remaining(tests)
@@ -68,7 +69,10 @@ func (c *campaign) runMachine(ctx context.Context, tests []string) error {
 	t := newTranscript(tests, record, func(words []string) {
 		switch words[0] {
 		case "timeout":
-			hung <- struct{}{}
+			select {
+			case hung <- struct{}{}:
+			default:
+			}
 		case "note":
 			fmt.Fprintf(c.progress, "%s: %s\n", c.target, strings.Join(words[1:], " "))
 		}
@@ -94,10 +98,10 @@ func (c *campaign) runMachine(ctx context.Context, tests []string) error {
 	return errors.Join(err, recordErr)
 }
 
-// watch waits for the machine's end, and ends it when guest says that a test hangs, when it says nothing for too
-// long, or with ctx. True: for a time limit.
+// watch waits for the machine's end, and ends it when guest says that a test hangs, when guest itself says nothing
+// any more, or with ctx. True: for a time limit.
 func (c *campaign) watch(ctx context.Context, m machine, ended <-chan error, hung, said <-chan struct{}, err *error) bool {
-	silence := time.NewTimer(c.limit + c.grace)
+	silence := time.NewTimer(silent)
 	defer silence.Stop()
 	expired := false
 	for {
@@ -105,7 +109,7 @@ func (c *campaign) watch(ctx context.Context, m machine, ended <-chan error, hun
 		case *err = <-ended:
 			return expired
 		case <-said:
-			silence.Reset(c.limit + c.grace)
+			silence.Reset(silent)
 			continue
 		case <-ctx.Done():
 		case <-hung:
