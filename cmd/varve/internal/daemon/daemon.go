@@ -55,7 +55,9 @@ type Daemon struct {
 	handing    atomic.Bool    // a handover is under way
 	successors chan *handover // who is ready to take over
 
-	reviveAfter time.Duration
+	reviveAfter   time.Duration
+	answerTimeout time.Duration
+	waits         chan struct{} // full: no more requests may wait for snapshots
 
 	stop     chan struct{} // closed when a client asked for the end
 	stopOnce sync.Once
@@ -93,7 +95,9 @@ func New(dir string, store Store, o Options) *Daemon {
 		stop:       make(chan struct{}),
 		successors: make(chan *handover, 1),
 
-		reviveAfter: reviveAfter,
+		reviveAfter:   reviveAfter,
+		answerTimeout: answerTimeout,
+		waits:         make(chan struct{}, maxWaits),
 	}
 	if d.below == nil {
 		d.below = blockstack.Below

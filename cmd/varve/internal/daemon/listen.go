@@ -38,22 +38,23 @@ func Listen(store string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // it knows the socket by a descriptor that is closed by then
-	return l, nil
+	return &door{Listener: l}, nil
 }
-
-type peerKey struct{}
-
-// readTimeout bounds the reading of a request with its body.
-const readTimeout = 30 * time.Second
 
 // NewServer answers on the socket, to processes of the daemon's own user and to root.
 func (d *Daemon) NewServer() *http.Server {
 	next := d.Handler()
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := mayAsk(r.Context()); err != nil {
+			w = &timedWriter{ResponseWriter: w, limit: d.answerTimeout}
+			err := mayAsk(r.Context())
+			if err == nil {
+				err = mayEnter(r.Context())
+			}
+			if err != nil {
 				w.Header().Set(protocol.Header, strconv.Itoa(protocol.Version))
-				answer(w, http.StatusForbidden, &protocol.Error{Message: err.Error()})
+				w.Header().Set("Connection", "close")
+				refuse(w, err)
 				return
 			}
 			if r.Method == http.MethodPost && r.URL.Path == protocol.HandoverPath {
@@ -65,8 +66,15 @@ func (d *Daemon) NewServer() *http.Server {
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    maxHeader,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if v, ok := c.(*visitor); ok {
+				ctx = context.WithValue(ctx, lateKey{}, v.late)
+				if v.late {
+					d.log.Warn("more connections than are served at once", "served", maxConnections)
+				}
+				c = v.Conn
+			}
 			cred, err := peer(c)
 			if err != nil {
 				d.log.Warn("connection from nobody knows whom", "error", err)
@@ -101,5 +109,5 @@ func mayAsk(ctx context.Context) error {
 	if cred != nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid()) {
 		return nil
 	}
-	return errors.New("this daemon answers only its own user and root")
+	return protocol.ErrForbidden
 }

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -139,7 +140,31 @@ func (m Mount) Check() error { return checkDir(m.Dir) }
 // Check refuses what could not be a mount point.
 func (u Unmount) Check() error { return checkDir(u.Dir) }
 
+// Check refuses what names neither a volume nor a device.
+func (d Detach) Check() error {
+	if d.Target == "" {
+		return errors.New("the volume or device is empty; name one")
+	}
+	return checkPath(d.Target)
+}
+
+// maxPath is PATH_MAX without its NUL.
+const maxPath = 4095
+
+func checkPath(path string) error {
+	if strings.ContainsRune(path, 0) {
+		return fmt.Errorf("path %.100q has a NUL byte", path)
+	}
+	if len(path) > maxPath {
+		return fmt.Errorf("path of %d bytes; %d are the most", len(path), maxPath)
+	}
+	return nil
+}
+
 func checkDir(dir string) error {
+	if err := checkPath(dir); err != nil {
+		return err
+	}
 	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
 		return fmt.Errorf("mount point %q is not a clean absolute path", dir)
 	}

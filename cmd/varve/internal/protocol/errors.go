@@ -13,6 +13,10 @@ var (
 	ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
 	// ErrStopping: the daemon is on its way out.
 	ErrStopping = errors.New("the daemon is stopping")
+	// ErrOverloaded: the daemon has more connections or requests than it serves at once.
+	ErrOverloaded = errors.New("the daemon is overloaded")
+	// ErrForbidden: the client is neither the daemon's user nor root.
+	ErrForbidden = errors.New("permission denied: this daemon answers only its own user and root")
 	// ErrBusy: the device or mount is open.
 	ErrBusy = errors.New("in use")
 	// ErrNoTransport: the kernel has no ublk, or no loop devices.
@@ -35,6 +39,8 @@ var kinds = []struct {
 	{"corrupt", objstore.ErrCorrupt, http.StatusInternalServerError},
 	{"needs_daemon", ErrNeedsDaemon, http.StatusServiceUnavailable},
 	{"no_transport", ErrNoTransport, http.StatusServiceUnavailable},
+	{"overloaded", ErrOverloaded, http.StatusServiceUnavailable},
+	{"forbidden", ErrForbidden, http.StatusForbidden},
 	{"stopping", ErrStopping, http.StatusServiceUnavailable},
 	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 }

@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Limits of the socket, beside protocol.MaxBody. Whoever may open it may do worse with the store's files; the limits
+// are for programs that have gone wrong.
+const (
+	// maxConnections are served at once, each with one request at a time.
+	maxConnections = 64
+	// maxLate is how many more are told that there are too many. What comes beyond is closed at once.
+	maxLate = 64
+	// maxWaits is how many requests may wait for a snapshot to settle: the only ones that no time limit ends.
+	maxWaits = 32
+	// maxHeader bounds the header of a request in bytes.
+	maxHeader = 16 << 10
+	// readTimeout bounds the reading of a request with its body.
+	readTimeout = 30 * time.Second
+	// answerTimeout bounds the time that a client takes to read its answer.
+	answerTimeout = 30 * time.Second
+)
+
+type (
+	peerKey struct{} // *unix.Ucred of the client
+	lateKey struct{} // bool: there are too many connections
+)
+
+// door counts the connections of a listener.
+type door struct {
+	net.Listener
+	mu           sync.Mutex
+	served, late int // guarded by mu
+}
+
+// Accept gives connections, the late ones too.
+func (d *door) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if v := d.enter(c); v != nil {
+			return v, nil
+		}
+		_ = c.Close() // nobody is told
+	}
+}
+
+func (d *door) enter(c net.Conn) *visitor {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.served < maxConnections:
+		d.served++
+		return &visitor{Conn: c, door: d}
+	case d.late < maxLate:
+		d.late++
+		return &visitor{Conn: c, door: d, late: true}
+	}
+	return nil
+}
+
+func (d *door) leave(v *visitor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v.late {
+		d.late--
+	} else {
+		d.served--
+	}
+}
+
+// visitor is a connection that is counted until it is closed.
+type visitor struct {
+	net.Conn
+	door *door
+	late bool
+	once sync.Once
+}
+
+// Close closes the connection and makes room for another.
+func (v *visitor) Close() error {
+	v.once.Do(func() { v.door.leave(v) })
+	return v.Conn.Close()
+}
+
+// mayEnter refuses a late one.
+func mayEnter(ctx context.Context) error {
+	if late, _ := ctx.Value(lateKey{}).(bool); late {
+		return fmt.Errorf("%w: it has %d connections, and serves no more at once; try again", protocol.ErrOverloaded, maxConnections)
+	}
+	return nil
+}
+
+// wait takes one of the places of those who wait for a snapshot.
+func (d *Daemon) wait() (leave func(), err error) {
+	select {
+	case d.waits <- struct{}{}:
+		return func() { <-d.waits }, nil
+	default:
+		return nil, fmt.Errorf("%w: %d requests wait for snapshots to settle, and no more may; try again, or without waiting",
+			protocol.ErrOverloaded, maxWaits)
+	}
+}
+
+// timedWriter gives up a client that does not read its answer. The time begins with the answer, not with the request,
+// which takes what it takes.
+type timedWriter struct {
+	http.ResponseWriter
+	limit time.Duration
+}
+
+// WriteHeader begins an answer.
+func (t *timedWriter) WriteHeader(status int) {
+	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(t.limit)) // every connection has one
+	t.ResponseWriter.WriteHeader(status)
+}
