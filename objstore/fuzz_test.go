@@ -174,6 +174,46 @@ func FuzzRefs(f *testing.F) {
 	})
 }
 
+// The directory of an open segment, of any frames.
+func FuzzDirectory(f *testing.F) {
+	log := goldenFormats(f)["directory"]
+	f.Add(log[logHeaderSize:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 1<<16 {
+			return
+		}
+		header := logHeader(logKindDir, goldenStore, 7)
+		l := &recordLog{seed: crc(header)}
+		data := append(bytes.Clone(header), b...)
+		for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
+			n := int64(le.Uint32(data[off+4:]))
+			if n == 0 || off+logFrameHeader+n > int64(len(data)) {
+				break
+			}
+			le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
+			off += roundUp(logFrameHeader+n, 8)
+		}
+		g := &segment{id: 7, capacity: 2 * blockSize}
+		fs := memWith(t, segmentName(7), g.header(goldenStore))
+		dir, err := fs.Create(dirName(7))
+		must(t, err)
+		_, err = dir.WriteAt(data, 0)
+		must(t, err)
+		o, err := openSegment(fs, 7, goldenStore, true)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		for block, obj := range o.objects {
+			if obj.block != block || !obj.kind.valid() || obj.length == 0 || obj.length > largestChunkSize {
+				t.Fatalf("block %d holds %+v", block, obj)
+			}
+		}
+	})
+}
+
 func FuzzJournal(f *testing.F) {
 	j := goldenFormats(f)["journal"]
 	f.Add(j[journalHeader:], false, uint16(0))

@@ -34,6 +34,11 @@ func verifyTables(dir string, full bool) error {
 // verifyTable follows badger's table format: blocks, index, its length, its checksum, that one's length;
 // lengths are 4 bytes, big endian.
 func verifyTable(name string, full bool) (err error) {
+	defer func() {
+		if recover() != nil { // flatbuffers follows any offset that it finds, and badger any kind of checksum
+			err = errTable
+		}
+	}()
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -72,7 +77,7 @@ func verifyTable(name string, full bool) (err error) {
 	if err := verifySum(data, sum); err != nil {
 		return err
 	}
-	return verifyBlocks(f, fb.GetRootAsTableIndex(data, 0), full)
+	return verifyBlocks(f, info.Size(), fb.GetRootAsTableIndex(data, 0), full)
 }
 
 func verifySum(data, sum []byte) error {
@@ -86,7 +91,7 @@ func verifySum(data, sum []byte) error {
 	return y.VerifyChecksum(data, &want)
 }
 
-func verifyBlocks(f *os.File, index *fb.TableIndex, full bool) error {
+func verifyBlocks(f *os.File, size int64, index *fb.TableIndex, full bool) error {
 	n := index.OffsetsLength()
 	for i := 0; i < n; i++ {
 		if !full && i != 0 && i != n-1 {
@@ -94,6 +99,9 @@ func verifyBlocks(f *os.File, index *fb.TableIndex, full bool) error {
 		}
 		var at fb.BlockOffset
 		if !index.Offsets(&at, i) {
+			return errTable
+		}
+		if int64(at.Offset())+int64(at.Len()) > size {
 			return errTable
 		}
 		b := make([]byte, at.Len())

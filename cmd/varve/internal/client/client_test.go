@@ -88,3 +88,28 @@ func TestDyingDaemon(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a daemon answers, a client takes it or says that it can't.
+func FuzzAnswer(f *testing.F) {
+	f.Add(200, `[{"name":"a","size":512}]`)
+	f.Add(200, `[{"name":"a","size":9223372036854775808}]`)
+	f.Add(204, "")
+	f.Add(404, `{"kind":"not_found","error":"volume a: not found"}`)
+	f.Add(500, `{"error":""}`)
+	f.Add(503, "null")
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		if status < 200 || status > 599 {
+			return
+		}
+		_, err := answering("1", status, body).Volumes(t.Context())
+		if err == nil && status >= 400 {
+			t.Errorf("status %d is no error", status)
+		}
+		if err != nil && err.Error() == "" {
+			t.Errorf("status %d, %q: an error without words", status, body)
+		}
+		if _, err := answering("1", status, body).Stat(t.Context()); err == nil && status >= 400 {
+			t.Errorf("status %d is no error", status)
+		}
+	})
+}

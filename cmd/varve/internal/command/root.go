@@ -52,8 +52,15 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitError
 }
 
-// printable escapes what a terminal would not show, or obey: a path in an error may hold anything.
+// longestError is what is shown of an error, in bytes: a name or path in it may have any length.
+const longestError = 2048
+
+// printable escapes what a terminal would not show, or obey, and cuts out the middle of what is too long: what is
+// wrong stands at one of the ends.
 func printable(text string) string {
+	if n := longestError / 2; len(text) > longestError {
+		return printable(text[:n]) + "[...]" + printable(text[len(text)-n:])
+	}
 	var b strings.Builder
 	for i, r := range text {
 		switch {

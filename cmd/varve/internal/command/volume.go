@@ -42,6 +42,9 @@ alike: see varve volume set.`,
 			if !cmd.Flags().Changed("size") {
 				return usagef("%s: --size is missing; give one like --size 10G", what)
 			}
+			if block == 0 { // the protocol's default, and nothing to ask for
+				return usagef("%s: block size 0; use 512 or 4096", what)
+			}
 			r := protocol.CreateVolume{Name: args[0], Size: int64(bytes), BlockSize: int(block), Verify: verify}
 			if err := r.Check(); err != nil {
 				return usagef("%s: %w", what, err)

@@ -121,7 +121,7 @@ func (d *Daemon) unmount(k *mount, force bool) error {
 func checkMountPoint(store, dir string) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
-		return err
+		return protocol.As(objstore.ErrInvalid, err)
 	}
 	if !fi.IsDir() {
 		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%s: not a directory", dir))

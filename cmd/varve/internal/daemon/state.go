@@ -58,7 +58,25 @@ func readState(store string) (state, error) {
 	if s.Version != stateVersion {
 		return state{}, fmt.Errorf("read %s: version %d, this varve knows %d", path, s.Version, stateVersion)
 	}
+	if err := s.check(); err != nil {
+		return state{}, fmt.Errorf("read %s: %w", path, err)
+	}
 	return s, nil
+}
+
+// check refuses what no daemon has written: names and directories end up in paths.
+func (s *state) check() error {
+	for _, a := range s.Attached {
+		if err := protocol.CheckName(a.Volume); err != nil {
+			return fmt.Errorf("device %q of volume %q: %w", a.Device, a.Volume, err)
+		}
+	}
+	for _, m := range s.Mounts {
+		if err := m.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write replaces the state, whole or not at all. It is not synced: it need not outlive this boot.
