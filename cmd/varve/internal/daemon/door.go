@@ -87,9 +87,12 @@ type visitor struct {
 }
 
 // Close closes the connection and makes room for another.
-func (v *visitor) Close() error {
+func (v *visitor) Close() error { return v.leave().Close() }
+
+// leave makes room for another, and gives the connection itself.
+func (v *visitor) leave() net.Conn {
 	v.once.Do(func() { v.door.leave(v) })
-	return v.Conn.Close()
+	return v.Conn
 }
 
 // mayEnter refuses a late one.
@@ -123,3 +126,6 @@ func (t *timedWriter) WriteHeader(status int) {
 	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(t.limit)) // every connection has one
 	t.ResponseWriter.WriteHeader(status)
 }
+
+// Unwrap is for http.ResponseController.
+func (t *timedWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }

@@ -19,10 +19,11 @@ import (
 // listen serves a world's daemon on its socket until the end of the test.
 func (w *world) listen(t *testing.T, change func(*http.Server)) *door {
 	t.Helper()
-	l, err := Listen(w.dir)
+	u, err := Listen(w.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := &door{Listener: u}
 	srv := w.d.NewServer()
 	if change != nil {
 		change(srv)
@@ -35,7 +36,7 @@ func (w *world) listen(t *testing.T, change func(*http.Server)) *door {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return l.(*door)
+	return l
 }
 
 // raw connects without a client's manners.

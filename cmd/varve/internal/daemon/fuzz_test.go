@@ -239,7 +239,7 @@ func FuzzSocket(f *testing.F) {
 	srv := s.d.NewServer()
 	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(&door{Listener: l}) }()
 	f.Cleanup(func() {
 		_ = srv.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
@@ -247,7 +247,7 @@ func FuzzSocket(f *testing.F) {
 		}
 	})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 1<<17 || bytes.Contains(b, []byte("stop")) {
+		if len(b) > 1<<17 || bytes.Contains(b, []byte("stop")) || bytes.Contains(b, []byte(protocol.HandoverPath)) {
 			return
 		}
 		c, err := net.Dial("unix", filepath.Join(dir, protocol.SocketName))
@@ -305,5 +305,33 @@ func FuzzState(f *testing.F) {
 		if err != nil || len(again.Attached) != len(s.Attached) || len(again.Mounts) != len(s.Mounts) {
 			t.Fatalf("%+v becomes %+v, %v", s, again, err)
 		}
+	})
+}
+
+// A predecessor or successor that says anything.
+func FuzzLink(f *testing.F) {
+	f.Add([]byte("{\"pid\":7}\n{\"ready\":true}\n"))
+	f.Add([]byte("{\"pid\":\n"))
+	f.Add([]byte("\n\n\x00"))
+	f.Add(bytes.Repeat([]byte("x"), 70000))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 1<<17 {
+			return
+		}
+		from, to := linkPair(t)
+		go func() {
+			_, _ = from.conn.Write(b) // the other end may be closed before it is all read
+			_ = from.conn.CloseWrite()
+		}()
+		for {
+			var hello protocol.Hello
+			var offer protocol.Offer
+			var given protocol.Given
+			if to.receive(10*time.Second, &hello) != nil || to.receive(10*time.Second, &offer) != nil || to.receive(10*time.Second, &given) != nil {
+				break
+			}
+		}
+		to.close()
+		from.close()
 	})
 }

@@ -53,6 +53,9 @@ func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 		refuse(w, fmt.Errorf("hand over: %w", err))
 		return
 	}
+	if v, ok := conn.(*visitor); ok {
+		conn = v.leave() // it is no client's any more
+	}
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
 		_ = conn.Close()

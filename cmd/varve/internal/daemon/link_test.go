@@ -15,7 +15,7 @@ import (
 )
 
 // linkPair gives both ends of a connection.
-func linkPair(t *testing.T) (a, b *link) {
+func linkPair(t testing.TB) (a, b *link) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -38,7 +38,7 @@ func Listen(store string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // it knows the socket by a descriptor that is closed by then
-	return &door{Listener: l}, nil
+	return l, nil
 }
 
 // NewServer answers on the socket, to processes of the daemon's own user and to root.

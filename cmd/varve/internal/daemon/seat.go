@@ -65,7 +65,7 @@ func (s *seat) listener() (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
 	}
-	return l, nil
+	return &door{Listener: l}, nil
 }
 
 func (s *seat) path() string { return filepath.Join(s.dir, protocol.SocketName) }
