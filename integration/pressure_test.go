@@ -52,6 +52,7 @@ func TestPressure(t *testing.T) {
 		{"zero", false, 96, []string{"--copy-mode", "zero"}},
 		{"user", false, 128, []string{"--copy-mode", "user", "--depth", "32"}},
 		{"plain", false, 128, []string{"--copy-mode", "plain", "--depth", "32"}},
+		{"user/depth", false, 192, []string{"--copy-mode", "user"}},
 		{"loop", false, 128, []string{"--transport", "loop"}},
 		{"zero/swap", true, 0, []string{"--copy-mode", "zero"}},
 		{"loop/swap", true, 0, []string{"--transport", "loop"}},
