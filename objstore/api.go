@@ -46,6 +46,8 @@ type VolumeInfo struct {
 	Tail      int64     `json:"tail"`    // bytes written since, not settled yet
 	Snapshots int       `json:"snapshots"`
 	Users     []string  `json:"users"` // who has it open: "ublk /dev/ublkb0", "fuse"
+	// Damage is why the volume is refused, until RepairVolume.
+	Damage string `json:"damage,omitempty"`
 }
 
 // SnapshotInfo describes a snapshot.
@@ -80,6 +82,7 @@ type Stat struct {
 	LowAt      int64        `json:"low_at"`   // low when Free less Owed is below this
 	FullAt     int64        `json:"full_at"`  // full when it is below this
 	ReadOnly   string       `json:"read_only,omitempty"`
+	DiskError  string       `json:"disk_error,omitempty"` // why Used, Metadata, Free and State are not known
 	OpenTime   float64      `json:"open_seconds"`
 	PerVolume  []VolumeInfo `json:"per_volume"`
 }

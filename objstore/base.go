@@ -134,6 +134,12 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			return &CorruptError{File: segmentDir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
 			g := b.s.segments.get(pl.segment())
+			if b.s.isBad(pl) {
+				return &CorruptError{
+					File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("chunk %d of the image", i),
+					Err: errors.New("its bytes have another hash"),
+				}
+			}
 			if g == nil {
 				return fmt.Errorf("segment %08x: %w", pl.segment(), ErrNotFound)
 			}

@@ -55,11 +55,16 @@ func (v *volume) commitTo(target uint64) error {
 			r.flags = flagFinal
 		}
 		v.mu.Lock()
-		c.j.append(&r)
+		err := c.j.append(&r)
+		behind := c.j.count
 		v.mu.Unlock()
+		if err != nil {
+			return v.failSync(c.j.name, err)
+		}
 		if err := c.j.file.Datasync(); err != nil {
 			return v.failSync(c.j.name, err)
 		}
+		c.j.mark(behind, c.final)
 		v.mu.Lock()
 		// The commit record counts as covered, so that a later flush finds nothing to do.
 		c.j.committed, c.j.final = max(c.j.committed, c.upto), c.final
@@ -189,6 +194,9 @@ func (v *volume) shut() error {
 	for i, l := range v.layers {
 		if l.journal == nil {
 			continue
+		}
+		if l.journal.file != nil && err == nil {
+			l.journal.mark(l.journal.committed, true)
 		}
 		l.journal.close()
 		if v.writable && i == len(v.layers)-1 && l.empty() && err == nil {

@@ -66,11 +66,11 @@ func goldenFormats(t testing.TB) map[string][]byte {
 		must(t, err)
 		must(t, log.append(b))
 	}
-	out["refs"] = fileBytes(t, log.file)
+	out["refs"] = fileBytes(t, log.files[0].file)
 	dir, err := createLog(fs, dirName(7), logKindDir, goldenStore, 7)
 	must(t, err)
 	must(t, dir.append(encodeObjects(goldenObjects())))
-	out["directory"] = fileBytes(t, dir.file)
+	out["directory"] = fileBytes(t, dir.files[0].file)
 	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
 	must(t, err)
 	for _, r := range []record{
@@ -80,7 +80,7 @@ func goldenFormats(t testing.TB) map[string][]byte {
 		{kind: recordData, sector: 9, count: 1, segment: 7, block: 11},
 		{kind: recordCommit, flags: flagFinal, sector: 4},
 	} {
-		j.append(&r)
+		must(t, j.append(&r))
 	}
 	out["journal"] = fileBytes(t, j.file)[:journalHeader+6*recordSize]
 	j.close()

@@ -38,10 +38,18 @@ func readPieces(p *Plan, buf []byte) error {
 			continue
 		}
 		if err := readAligned(c.seg.file, b, c.FileOff); err != nil {
-			return fmt.Errorf("read %s: %w", segmentName(c.seg.id), err)
+			return readError(c, err)
 		}
 	}
 	return nil
+}
+
+// readError says where a piece could not be read. A file that ends before it is damaged.
+func readError(c *Piece, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &CorruptError{File: segmentName(c.seg.id), Offset: c.FileOff, Object: "data", Err: io.ErrUnexpectedEOF}
+	}
+	return fmt.Errorf("read %s at byte %d: %w", segmentName(c.seg.id), c.FileOff, err)
 }
 
 // readAligned reads past the page cache where the alignment of b and off allows it.

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
+	"runtime/debug"
+	"sync"
+	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"varve/objstore/vfs"
 )
@@ -29,7 +33,8 @@ import (
 //	 48  generation u64                    16  sectors u64
 //	 56  boot, CRC-32C of its name u32      24  segment u32
 //	 60  mount, CRC-32C of its name u32     28  block u32
-//	 64  zeroes
+//	 64  records that were durable when the header was written u64
+//	 72  zeroes
 //	508  CRC-32C of bytes 0 to 507
 const (
 	journalDir     = "journal"
@@ -91,6 +96,10 @@ type journal struct {
 	header []byte
 	seed   uint32
 
+	headerMu   sync.Mutex
+	marked     time.Time // when the header was last written
+	distrusted bool
+
 	// Under the volume's lock.
 	windows   [][]byte
 	count     int // records written
@@ -116,13 +125,18 @@ func encodeJournalHeader(store, volume uuid.UUID, gen uint64, o origin) []byte {
 	return b
 }
 
+// journalDraft is what a journal is called while it is made: one that has its own name was finished, and is damaged
+// if it is shorter than that.
+const journalDraft = ".new"
+
 // createJournal makes an empty journal with room for the first window, durable with its directory entry.
 func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, maxRecords int) (*journal, error) {
 	name := journalName(volume, gen)
-	if err := fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+	draft := name + journalDraft
+	if err := fs.Remove(draft); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	f, err := fs.Create(name)
+	f, err := fs.Create(draft)
 	if err != nil {
 		return nil, err
 	}
@@ -135,10 +149,14 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		err = f.Datasync()
 	}
 	if err == nil {
+		err = fs.Rename(draft, name)
+	}
+	if err == nil {
 		err = fs.SyncDir(journalDir)
 	}
 	if err != nil {
 		j.close()
+		_ = fs.Remove(draft)
 		_ = fs.Remove(name)
 		return nil, fmt.Errorf("make journal: %w", err)
 	}
@@ -179,20 +197,57 @@ func (j *journal) slot(i int) []byte {
 	return j.windows[i/windowRecords][o : o+recordSize]
 }
 
-func (j *journal) append(r *record) {
+// append writes a record into the mapping. A page of it that the kernel has let go of and can't read back from the
+// disk is a fault, and an error here, not the end of the process.
+func (j *journal) append(r *record) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			if _, fault := p.(interface{ Addr() uintptr }); !fault {
+				panic(p)
+			}
+			err = fmt.Errorf("write to %s: %w: record %d lies on a page that can't be read", j.name, unix.EIO, j.count)
+		}
+	}()
 	r.encode(j.slot(j.count), j.seed+uint32(j.count))
 	j.count++
+	return nil
 }
 
 // distrust has the next opening count what is committed and nothing else, as after a power cut: a sync has
 // failed, and what it should have written may be lost while this kernel runs. Best effort, on a disk that fails.
 func (j *journal) distrust() {
-	if j.file != nil {
+	j.headerMu.Lock()
+	defer j.headerMu.Unlock()
+	if j.distrusted = true; j.file != nil {
 		h := append([]byte(nil), j.header...)
 		copy(h[56:64], "distrust")
 		le.PutUint32(h[508:], crc(h[:508]))
 		_, _ = j.file.WriteAt(h, 0)
 	}
+}
+
+// markEvery is how often the header is told how many records are durable, beside the end of a generation.
+var markEvery = time.Second
+
+// mark notes in the header that n records are durable: if they can't be read some day, they were not simply never
+// written. Nobody waits for the note, and recovery can do without.
+func (j *journal) mark(n int, final bool) {
+	j.headerMu.Lock()
+	defer j.headerMu.Unlock()
+	now := time.Now()
+	if j.distrusted || !final && now.Sub(j.marked) < markEvery {
+		return
+	}
+	j.marked = now
+	h := append([]byte(nil), j.header...)
+	setDurable(h, n)
+	_, _ = j.file.WriteAt(h, 0)
+}
+
+func setDurable(header []byte, n int) {
+	le.PutUint64(header[64:], uint64(n))
+	le.PutUint32(header[508:], crc(header[:508]))
 }
 
 // close unmaps and closes; what was appended stays in the page cache.
@@ -209,83 +264,171 @@ func (j *journal) close() {
 
 // replay is what a journal file holds for recovery.
 type replay struct {
-	name    string
-	gen     uint64
-	records []record // without the commits
-	final   bool     // the generation was complete
-	trusted bool     // written through this kernel's page cache: every whole record counts
-	whole   int      // records read whole, commits too
-	covered int      // records that the last commit covers
-	short   bool     // the file is not what a finished creation leaves
-	last    int      // position behind the last record that is no commit
-	raw     []byte   // the file up to the last whole record
+	name     string
+	gen      uint64
+	records  []record      // without the commits
+	final    bool          // the generation was complete
+	trusted  bool          // written through this kernel's page cache: every whole record counts
+	whole    int           // records read whole, commits too
+	covered  int           // records that the last commit covers
+	short    bool          // the file is shorter than it was made
+	last     int           // position behind the last record that is no commit
+	raw      []byte        // the file up to the last whole record
+	promised int           // records that the header says were durable
+	full     bool          // it ends without room for more
+	wasCut   bool          // records that were there are left out
+	mended   *CorruptError // a header that can be done without
+	at       []int         // the position of each of records
+	commits  []commit
 }
 
-// readJournal reads a journal file and leaves it closed. A file whose header never became durable is empty.
+type commit struct {
+	at, covers int
+	final      bool
+}
+
+// readJournal reads a journal file and leaves it closed. With an error of damage comes what is good before it.
 func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, trust func(boot, mount bool) bool, o origin) (*replay, error) {
 	f, err := fs.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := readAll(f)
+	c, err := readWhole(f)
 	if err != nil {
 		return nil, err
 	}
-	rp := &replay{name: name, gen: gen, short: len(data) < journalHeader+windowSize || allZero(data[:512])}
-	if len(data) < journalHeader || allZero(data[:512]) {
-		if len(data) > journalHeader && !allZero(data[journalHeader:]) {
-			return nil, &CorruptError{File: name, Object: "journal header", Err: errors.New("header missing, records there")}
-		}
+	data := c.data
+	rp := &replay{name: name, gen: gen, short: len(data) < journalHeader+windowSize}
+	if len(data) < journalHeader {
 		return rp, nil
 	}
 	want := encodeJournalHeader(store, volume, gen, o)
-	if crc(data[:508]) != le.Uint32(data[508:]) || string(data[:56]) != string(want[:56]) {
-		return nil, &CorruptError{File: name, Object: "journal header", Err: errors.New("checksum, or the header of another file")}
+	seed := crc(want[:56])
+	if crc(data[:508]) == le.Uint32(data[508:]) && string(data[:56]) == string(want[:56]) {
+		rp.trusted = trust(le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:]))
+		err = rp.scan(&c, seed)
+		rp.raw = data[:journalHeader+rp.whole*recordSize]
+		n := min(le.Uint64(data[64:]), 1<<40)
+		if rp.promised = int(n); err == nil && uint64(rp.whole) < n {
+			err = &CorruptError{
+				File: name, Offset: int64(len(rp.raw)), Object: "journal record",
+				Err: fmt.Errorf("the header says that %d records were durable, %d can be read", n, rp.whole),
+			}
+		}
+		return rp, err
 	}
-	rp.trusted = trust(le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:]))
-	err = rp.scan(data, crc(want[:56]))
+	// Who wrote the file is known from its name, but not through which page cache: what is committed counts in any
+	// case. If that is all, nothing is lost.
+	bad := &CorruptError{File: name, Object: "journal header", Err: c.cause("checksum, or the header of another file")}
+	copy(data, encodeJournalHeader(store, volume, gen, origin{boot: "damaged", mount: "damaged"}))
+	err = rp.scan(&c, seed)
 	rp.raw = data[:journalHeader+rp.whole*recordSize]
+	if rp.mended = bad; err == nil && rp.covered < rp.last {
+		err = bad
+	}
 	return rp, err
 }
 
-func (rp *replay) scan(data []byte, seed uint32) error {
-	var at []int // position of each record
+func (rp *replay) scan(c *content, seed uint32) error {
+	err := rp.read(c, seed)
+	rp.cut(rp.whole)
+	return err
+}
+
+// read takes the records up to the first that is not whole.
+func (rp *replay) read(c *content, seed uint32) error {
+	data := c.data
 	for off := journalHeader; off+recordSize <= len(data); off += recordSize {
+		bad := &CorruptError{File: rp.name, Offset: int64(off), Object: "journal record"}
 		r, err := decodeRecord(data[off:], seed+uint32(rp.whole))
 		if errors.Is(err, errTorn) {
-			if rp.damaged(data[off:], seed) {
-				return &CorruptError{File: rp.name, Offset: int64(off), Object: "journal record", Err: errTorn}
+			bad.Err = c.cause(errTorn.Error())
+			if at := c.badFrom(int64(off)); at >= 0 && at <= int64(off) || rp.damaged(data[off:], seed) {
+				return bad
 			}
-			break
+			return nil
 		}
-		if err != nil || r.kind == recordCommit && r.sector > uint64(rp.whole) {
-			return &CorruptError{File: rp.name, Offset: int64(off), Object: "journal record", Err: err}
+		if err == nil && r.kind == recordCommit && r.sector > uint64(rp.whole) {
+			err = fmt.Errorf("it covers %d records, and is number %d", r.sector, rp.whole)
+		}
+		if bad.Err = err; err != nil {
+			return bad
 		}
 		if r.kind == recordCommit {
-			rp.covered = int(r.sector)
-			rp.final = rp.final || r.flags&flagFinal != 0
+			rp.commits = append(rp.commits, commit{rp.whole, int(r.sector), r.flags&flagFinal != 0})
 		} else {
 			rp.records = append(rp.records, r)
-			at = append(at, rp.whole)
-			rp.last = rp.whole + 1
+			rp.at = append(rp.at, rp.whole)
 		}
 		rp.whole++
 	}
-	if rp.trusted {
-		return nil
-	}
-	for len(at) > 0 && at[len(at)-1] >= rp.covered {
-		at = at[:len(at)-1]
-	}
-	rp.records = rp.records[:len(at)]
+	rp.full = true
 	return nil
 }
 
+// cut leaves of the journal what is before position n, and counts in it.
+func (rp *replay) cut(n int) {
+	rp.wasCut = rp.wasCut || n < rp.whole
+	rp.whole, rp.covered, rp.final, rp.last = n, 0, false, 0
+	rp.raw = rp.raw[:min(len(rp.raw), journalHeader+n*recordSize)]
+	for _, c := range rp.commits {
+		if c.at < n {
+			rp.covered, rp.final = c.covers, rp.final || c.final
+		}
+	}
+	counts := rp.covered
+	if rp.trusted {
+		counts = n
+	}
+	keep := 0
+	for _, at := range rp.at {
+		if at < n {
+			rp.last = at + 1
+		}
+		if at < min(n, counts) {
+			keep++
+		}
+	}
+	rp.records = rp.records[:keep]
+}
+
+// behind gives the sectors that the records of a journal speak of from position n on, as far as they can be read,
+// and how many can't. upto is how many there were at least.
+func (c *content) behind(n, upto int, seed uint32) (ranges []extent, unknown int) {
+	blank := 0
+	defer func() {
+		if last := (len(c.data) - journalHeader) / recordSize; upto > last { // cut off
+			unknown += upto - max(last, n)
+		}
+	}()
+	for i := n; journalHeader+(i+1)*recordSize <= len(c.data); i++ {
+		off := journalHeader + i*recordSize
+		b := c.data[off : off+recordSize]
+		r, err := decodeRecord(b, seed+uint32(i))
+		if err != nil {
+			if at := c.badFrom(int64(off)); i < upto || !allZero(b) || at >= 0 && at <= int64(off) {
+				unknown, blank = unknown+1+blank, 0
+			} else {
+				blank++ // one that was wiped out if others follow, else never written
+			}
+			continue
+		}
+		unknown, blank = unknown+blank, 0
+		if r.kind != recordCommit && r.count > 0 && r.sector <= ^uint64(0)-r.count {
+			ranges = append(ranges, extent{end: r.sector + r.count, n: r.count})
+		}
+	}
+	return ranges, unknown
+}
+
 // damaged tells a record that has become unreadable from one that was never written whole: what lies behind it,
-// in rest, was written later. Without a power cut that is damage. After one, two commits are: the second is only
+// in rest, was written later. Without a power cut anything is damage. After one, two commits are: the second is only
 // written when the first, and all before it, are durable.
 func (rp *replay) damaged(rest []byte, seed uint32) bool {
+	if rp.trusted && !allZero(rest[recordSize:]) {
+		return true
+	}
 	commits := 0
 	for i := 1; (i+1)*recordSize <= len(rest); i++ {
 		r, err := decodeRecord(rest[i*recordSize:], seed+uint32(rp.whole+i))
@@ -295,7 +438,7 @@ func (rp *replay) damaged(rest []byte, seed uint32) bool {
 		if r.kind == recordCommit {
 			commits++
 		}
-		if rp.trusted || commits == 2 {
+		if commits == 2 {
 			return true
 		}
 	}
@@ -329,6 +472,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		return err
 	}
 	h := encodeJournalHeader(store, volume, rp.gen, origin{boot: "finished", mount: "finished"})
+	setDurable(h, rp.whole+1)
 	covers := rp.covered
 	if rp.trusted {
 		covers = rp.whole

@@ -107,6 +107,13 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	case <-s.ctx.Done():
 		return nil // the next opening does it
 	}
+	if d := v.damage.Load(); d != nil {
+		for _, name := range d.journals {
+			if err := s.fs.Remove(name); err != nil {
+				return fmt.Errorf("remove journal: %w", err)
+			}
+		}
+	}
 	touched := map[*segment]bool{}
 	if v.log != nil {
 		touched[v.log] = true
@@ -142,6 +149,22 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	s.mu.Lock()
 	v, err := s.volume(name)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if v.damageError() != nil {
+		v.settleMu.Lock()
+		_, err = s.lookAgain(v)
+		v.settleMu.Unlock()
+	}
+	s.mu.Lock()
+	if err == nil {
+		err = v.damageError()
+	}
+	if err == nil && s.volumes[v.ref.id] != v {
+		err = fmt.Errorf("volume %s: %w", name, ErrNotFound)
+	}
 	if err == nil {
 		v.users = append(v.users, user)
 	}
@@ -167,6 +190,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	s.mu.Lock()
 	v, err := s.volume(volume)
 	s.mu.Unlock()
+	if err == nil {
+		err = v.damageError()
+	}
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -265,6 +291,10 @@ func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
 	s.mu.Lock()
 	v, sn, err := s.snapshot(volume, snap)
 	if err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	if err := v.damageError(); err != nil && !sn.settled {
 		s.mu.Unlock()
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ func (s *Store) lookup(h *Hash, k Kind) (place, bool) {
 	}
 	pl := makePlace(p.Segment, p.Block)
 	_, err := s.check(pl, h, k)
-	return pl, err == nil
+	return pl, err == nil && !s.isSick(pl)
 }
 
 // locate finds an object that the store refers to, through the index, or, where the index doesn't know it,
@@ -52,6 +53,12 @@ func (s *Store) check(pl place, h *Hash, k Kind) (int, error) {
 		o, ok = g.objects[pl.block()]
 	}
 	g.mu.Unlock()
+	if s.isBad(pl) {
+		return 0, errNoSuchObject
+	}
+	if open && ok {
+		damaged = false
+	}
 	if !open && !damaged {
 		entries, err := s.footers.get(g)
 		if err != nil {
@@ -111,9 +118,18 @@ func (s *Store) search(h *Hash, k Kind) (place, int, error) {
 			continue
 		}
 		for _, o := range objs {
-			if o.hash == *h && o.kind == k {
-				return makePlace(g.id, o.block), int(o.length), nil
+			if pl := makePlace(g.id, o.block); o.hash == *h && o.kind == k && !s.isBad(pl) {
+				return pl, int(o.length), nil
 			}
+		}
+	}
+	for _, g := range s.segments.all() {
+		if !g.isDamaged() {
+			continue
+		}
+		damage = g.damaged
+		if pl, n, ok := s.salvage(g, h, k); ok {
+			return pl, n, nil
 		}
 	}
 	err := errors.New("no segment has it")
@@ -137,27 +153,46 @@ func (s *Store) objectsOf(g *segment) ([]object, error) {
 	return decodeObjects(entries)
 }
 
-// readObject reads a small object and checks it against its hash.
+// readObject reads a small object and checks it against its hash. Where its bytes are wrong, another place is
+// looked for.
 func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
-	pl, n, err := s.locate(h, k)
-	if err != nil {
-		return nil, err
-	}
-	g := s.segments.get(pl.segment())
-	b := make([]byte, n)
-	if got, err := g.file.ReadAt(b, pl.offset()); errors.Is(err, io.EOF) {
-		return nil, &CorruptError{
-			File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h),
-			Err: fmt.Errorf("the file ends after %d of its %d bytes", got, n),
+	var first error
+	var last place
+	for {
+		pl, n, err := s.locate(h, k)
+		if err != nil || first != nil && pl == last { // the same again: more is bad than is remembered
+			return nil, cmp.Or(first, err)
 		}
-	} else if err != nil {
-		return nil, fmt.Errorf("read %v %v in %s: %w", k, h, segmentName(g.id), err)
+		last = pl
+		b, err := s.readPlace(pl, n, h, k)
+		if err == nil {
+			return b, nil
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return nil, cmp.Or(first, err)
+		}
+		first = cmp.Or(first, err)
+		s.markBad(pl, err)
+	}
+}
+
+// readPlace reads the n bytes of an object and checks them.
+func (s *Store) readPlace(pl place, n int, h *Hash, k Kind) ([]byte, error) {
+	name := segmentName(pl.segment())
+	bad := func(err error) error {
+		return &CorruptError{File: name, Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
+	}
+	b := make([]byte, n)
+	got, err := s.segments.get(pl.segment()).file.ReadAt(b, pl.offset())
+	switch {
+	case got == n:
+	case errors.Is(err, io.EOF):
+		return nil, bad(fmt.Errorf("the file ends after %d of its %d bytes", got, n))
+	default:
+		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, pl.offset(), err)
 	}
 	if sum(k, b) != *h {
-		return nil, &CorruptError{
-			File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h),
-			Err: errors.New("its bytes have another hash"),
-		}
+		return nil, bad(errors.New("its bytes have another hash"))
 	}
 	return b, nil
 }
@@ -170,14 +205,23 @@ func (s *Store) node(h Hash, level int) (*node, error) {
 	if ok {
 		return n, nil
 	}
+	n, err := s.freshNode(h, level)
+	if err == nil {
+		s.keepNode(h, n)
+	}
+	return n, err
+}
+
+// freshNode reads a tree node from its segment.
+func (s *Store) freshNode(h Hash, level int) (*node, error) {
 	b, err := s.readObject(&h, kindNode+Kind(level))
 	if err != nil {
 		return nil, err
 	}
-	if n, err = decodeNode(b); err != nil {
+	n, err := decodeNode(b)
+	if err != nil {
 		return nil, &CorruptError{File: segmentDir, Object: "tree node " + h.String(), Err: err}
 	}
-	s.keepNode(h, n)
 	return n, nil
 }
 
@@ -194,6 +238,9 @@ func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
 		return &empty, nil
 	}
 	b, err := s.readObject(&id, KindRoot)
+	if damaged(err) {
+		return s.rebuildRoot(id, empty, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +252,40 @@ func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
 		return nil, &CorruptError{File: segmentDir, Object: "root " + id.String(), Err: err}
 	}
 	return r, nil
+}
+
+// rebuildRoot makes a root object that is lost again: all but the hash of its top node is known, and the segments
+// list the nodes of that level. The root's own hash says which one it was.
+func (s *Store) rebuildRoot(id Hash, r rootObject, cause error) (*rootObject, error) {
+	k := kindNode + Kind(r.depth)
+	for _, g := range s.segments.all() {
+		objs, err := s.objectsOf(g)
+		if err != nil {
+			continue
+		}
+		for _, o := range objs {
+			if r.top = o.hash; o.kind == k && sum(KindRoot, r.encode()) == id {
+				s.log.Warn("a root object is lost and was made again from its tree", "root", id, "error", cause)
+				return &r, nil
+			}
+		}
+	}
+	for _, g := range s.segments.all() {
+		if !g.isDamaged() {
+			continue
+		}
+		found := false
+		s.eachNode(g, r.depth, func(h Hash) bool {
+			r.top = h
+			found = sum(KindRoot, r.encode()) == id
+			return !found
+		})
+		if found {
+			s.log.Warn("a root object is lost and was made again from its tree", "root", id, "error", cause)
+			return &r, nil
+		}
+	}
+	return nil, cause
 }
 
 func (s *Store) emptyRoot(size int64) rootObject {

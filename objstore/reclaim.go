@@ -57,6 +57,10 @@ func (st *settling) reclaim() error {
 	return nil
 }
 
+// holds reports a segment that must not go, since it may have what nobody knows of: its record is damaged, or a
+// damaged volume's journal may speak of it. The next opening looks again.
+func (s *Store) holds(g *segment) bool { return g.isDamaged() || g.inherited && s.hold.Load() }
+
 // mergeSlots sorts slots and joins those that touch.
 func mergeSlots(in []slots) []slots {
 	sort.Slice(in, func(i, j int) bool {
@@ -78,6 +82,9 @@ func mergeSlots(in []slots) []slots {
 
 // punchBetween gives back the room of [from, to) but for the objects, which are in order of block.
 func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
+	if g.isDamaged() {
+		return // nobody knows all objects
+	}
 	g.used.Store(0)
 	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*blockSize >= from })
 	for ; from < to; i++ {
@@ -99,6 +106,9 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 // retireOrSeal ends a log segment whose writes have all settled: unlinked if nothing of it was adopted,
 // sealed otherwise.
 func (s *Store) retireOrSeal(v *volume, g *segment) error {
+	if s.holds(g) {
+		return nil
+	}
 	v.commitMu.Lock() // no commit may be syncing the file when it is closed
 	v.mu.Lock()
 	done := g.full && !g.ended && g.unsettled.Load() == 0
@@ -126,7 +136,7 @@ func (s *Store) retireOrSeal(v *volume, g *segment) error {
 }
 
 func (s *Store) sealSegment(g *segment) error {
-	if g.inherited {
+	if g.inherited && !s.hold.Load() {
 		// What a power cut or a kill left in it belongs to no journal, and so to nobody who would give it back.
 		g.mu.Lock()
 		objs := g.sorted()

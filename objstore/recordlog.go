@@ -2,10 +2,11 @@ package objstore
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
+	"os"
 
 	"github.com/google/uuid"
 
@@ -14,35 +15,48 @@ import (
 
 // A record log is an append-only file of checksummed frames; refs and the directories of open segments are
 // record logs. Each frame is durable before the next one is written, so that a power cut can only spoil the
-// last one.
+// last one. Refs are kept in two files of the same bytes: a frame counts if either has it whole.
 //
 //	header, 64 bytes                      frame, padded to 8 bytes
 //	  0  magic "varveLOG"                   0  CRC-32C u32 of the rest, seeded by the file and the offset
 //	  8  version u32                        4  payload length u32, bytes
 //	 12  kind u32                           8  payload
 //	 16  store UUID, 16 bytes
-//	 32  number u64: which file of its kind
-//	 40  zeroes
+//	 32  number u64: which file of its    end mark, behind the last frame
+//	     kind                               0  CRC-32C u32 of the rest, seeded by the file and the offset
+//	 40  zeroes                             4  0 u32
 //	 60  CRC-32C of bytes 0 to 59
+//
+// The end mark is written when the frame before it is durable, and overwritten by the next frame: a spoilt last
+// frame with its mark behind it was whole once, and is damage. Nobody waits for the mark, so that after a power
+// cut it may be missing.
 const (
 	logMagic       = "varveLOG"
 	logHeaderSize  = 64
 	logFrameHeader = 8
+	logMarkSize    = 8
 	logKindRefs    = 1
 	logKindDir     = 2
 	maxFrame       = 64 << 20
 )
 
 type recordLog struct {
-	name string
-	file vfs.File
-	seed uint32
-	last int64 // where the last frame begins that was read
-	end  int64
+	files  []logFile // at least one; all have the same bytes
+	seed   uint32
+	last   int64           // where the last frame begins
+	end    int64           // where the next one will
+	damage []*CorruptError // what was found, and mended, when it was opened
 
 	ahead    int64 // bytes behind the end that are kept allocated, so that a full disk takes a record; 0: none
 	reserved int64 // up to here they are
 }
+
+type logFile struct {
+	name string
+	file vfs.File
+}
+
+func (l *recordLog) name() string { return l.files[0].name }
 
 func logHeader(kind uint32, store uuid.UUID, number uint64) []byte {
 	b := make([]byte, logHeaderSize)
@@ -57,12 +71,21 @@ func logHeader(kind uint32, store uuid.UUID, number uint64) []byte {
 
 // createLog makes the file; its directory entry is durable only after SyncDir.
 func createLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64) (*recordLog, error) {
+	h := logHeader(kind, store, number)
+	f, err := createWith(fs, name, h)
+	if err != nil {
+		return nil, err
+	}
+	return &recordLog{files: []logFile{{name, f}}, seed: crc(h), last: logHeaderSize, end: logHeaderSize}, nil
+}
+
+// createWith makes a file of durable bytes.
+func createWith(fs vfs.FS, name string, data []byte) (vfs.File, error) {
 	f, err := fs.Create(name)
 	if err != nil {
 		return nil, outOfSpace(err)
 	}
-	h := logHeader(kind, store, number)
-	if _, err = f.WriteAt(h, 0); err == nil {
+	if _, err = f.WriteAt(data, 0); err == nil {
 		err = f.Datasync()
 	}
 	if err != nil {
@@ -70,74 +93,226 @@ func createLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint
 		_ = fs.Remove(name) // so that it can be made when there is room again
 		return nil, outOfSpace(err)
 	}
-	return &recordLog{name: name, file: f, seed: crc(h), end: logHeaderSize}, nil
+	return f, nil
+}
+
+// addCopy makes a second file of the same bytes; its directory entry is durable only after SyncDir.
+func (l *recordLog) addCopy(fs vfs.FS, name string) error {
+	if err := fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	data := make([]byte, l.end)
+	if n, err := l.files[0].file.ReadAt(data, 0); n < len(data) {
+		return err
+	}
+	f, err := createWith(fs, name, append(data, l.mark()...))
+	if err == nil {
+		l.files = append(l.files, logFile{name, f})
+	}
+	return err
 }
 
 // openLog reads every frame and leaves the log ready for more. A spoilt last frame is cut off: it was never
-// answered. A spoilt frame with a good one behind it is damage, and an error. Where a power cut may have
-// caught the file before its header was durable (mayBeNew), a file without header and frames is made anew.
+// answered. A spoilt frame with a good one, or its end mark, behind it is damage, and an error. Where a power cut
+// may have caught the file before its header was durable (mayBeNew), a file without header and frames is made
+// anew.
 func openLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64, mayBeNew bool, each func(payload []byte) error) (*recordLog, error) {
-	f, err := fs.Open(name)
-	if err != nil {
-		return nil, err
+	return openLogs(fs, []string{name}, kind, store, number, mayBeNew, each)
+}
+
+// openLogs is openLog for a log of several files, of which some may be missing, or damaged in different places.
+// After an error of damage, each has seen the frames that are good.
+func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number uint64, mayBeNew bool, each func(payload []byte) error) (*recordLog, error) {
+	l := &recordLog{}
+	var contents []content
+	for _, name := range names {
+		f, err := fs.Open(name)
+		if errors.Is(err, os.ErrNotExist) && len(names) > 1 {
+			continue
+		}
+		var c content
+		if err == nil {
+			l.files = append(l.files, logFile{name, f})
+			c, err = readWhole(f)
+		}
+		if err != nil {
+			_ = l.close() // the first error is the one to report
+			return nil, err
+		}
+		contents = append(contents, c)
 	}
-	l := &recordLog{name: name, file: f}
-	data, err := readAll(f)
+	if len(l.files) == 0 {
+		return nil, &CorruptError{File: names[0], Object: "log", Err: os.ErrNotExist}
+	}
 	header := logHeader(kind, store, number)
-	if err == nil && mayBeNew && l.neverUsed(data, header) {
-		data = header
-		_, err = f.WriteAt(header, 0)
+	if mayBeNew && neverUsed(contents[0].data) {
+		contents[0].data = header
 	}
+	good, err := l.scan(contents, header, each)
 	if err == nil {
-		err = l.scan(data, header, each)
-	}
-	if err == nil && int64(len(data)) > l.end {
-		err = f.Truncate(l.end)
-	}
-	if err == nil {
-		// The sync of the last frame may have failed, or never have begun before the process was killed: what
-		// was read then is in the page cache, and no longer known there as something to be written.
-		_, err = f.WriteAt(data[l.last:min(l.end, int64(len(data)))], l.last)
-	}
-	if err == nil {
-		err = f.Datasync()
+		err = l.mend(contents, good)
 	}
 	if err != nil {
-		f.Close()
+		_ = l.close() // the first error is the one to report
 		return nil, err
 	}
 	return l, nil
 }
 
-// neverUsed reports a file whose header was lost before any frame was written.
-func (l *recordLog) neverUsed(data, header []byte) bool {
-	l.seed = crc(header)
-	n := min(len(data), logHeaderSize)
-	return bytes.Count(data[:n], []byte{0}) == n && l.resync(data, logHeaderSize) == 0
+// mend brings every file to the good bytes, durably. The sync of the last frame may have failed, or never have
+// begun before the process was killed: what was read then is in the page cache, and no longer known there as
+// something to be written.
+func (l *recordLog) mend(contents []content, good []byte) error {
+	var first error
+	kept := l.files[:0]
+	for i, f := range l.files {
+		data := contents[i].data
+		from := l.last
+		if !bytes.HasPrefix(data, good[:l.last]) {
+			from = 0
+			for from < int64(len(data)) && data[from] == good[from] {
+				from++
+			}
+			if c := &contents[i]; c.err != nil {
+				from = c.bad[0]
+			}
+			l.damage = append(l.damage, &CorruptError{File: f.name, Offset: from, Object: "log", Err: contents[i].cause("bytes that are not those of the log")})
+			from = 0
+		}
+		err := f.write(good, from, int64(len(data)) > l.end && !l.marked(data))
+		if err != nil && first == nil {
+			first = fmt.Errorf("mend %s: %w", f.name, outOfSpace(err))
+		}
+		if err != nil {
+			_ = f.file.Close() // another one has the bytes, or the error is reported
+			continue
+		}
+		kept = append(kept, f)
+	}
+	l.files = kept
+	if len(kept) == 0 {
+		return first
+	}
+	l.putMark()
+	return nil
 }
 
-func (l *recordLog) scan(data, header []byte, each func([]byte) error) error {
-	if len(data) < logHeaderSize || string(data[:logHeaderSize]) != string(header) {
-		return &CorruptError{File: l.name, Object: "log header", Err: errors.New("not the header of this store's file")}
+func (f logFile) write(good []byte, from int64, cut bool) error {
+	if cut {
+		if err := f.file.Truncate(int64(len(good))); err != nil {
+			return err
+		}
 	}
-	l.seed, l.end = crc(header), logHeaderSize
-	for l.end < int64(len(data)) {
-		p, next, err := l.frame(data, l.end)
+	if _, err := f.file.WriteAt(good[from:], from); err != nil {
+		return err
+	}
+	return f.file.Datasync()
+}
+
+// neverUsed reports a file whose header was lost before any frame was written: they come after it is durable.
+func neverUsed(data []byte) bool { return len(data) <= logHeaderSize && allZero(data) }
+
+// scan hands over the frames, each from whichever file has it whole, and gives the bytes of the log.
+func (l *recordLog) scan(contents []content, header []byte, each func([]byte) error) ([]byte, error) {
+	l.seed, l.last, l.end = crc(header), logHeaderSize, logHeaderSize
+	headers := 0
+	for i, c := range contents {
+		if bytes.HasPrefix(c.data, header) {
+			headers++
+		} else if len(c.data) >= logHeaderSize && crc(c.data[:60]) == le.Uint32(c.data[60:]) {
+			return nil, &CorruptError{File: l.files[i].name, Object: "log header", Err: errors.New("not the header of this store's file")}
+		}
+	}
+	good := append([]byte(nil), header...)
+	var damage error
+	for {
+		p, next, err := l.frameIn(contents, l.end)
 		if err != nil {
-			if again := l.resync(data, l.end+8); again > 0 {
-				return &CorruptError{
-					File: l.name, Offset: l.end, Object: "log frame",
-					Err: fmt.Errorf("%w; the frame at byte %d is good again", err, again),
-				}
+			at, why := l.beyond(contents, l.end)
+			if at == 0 {
+				break
 			}
-			return nil
+			err = &CorruptError{File: l.name(), Offset: l.end, Object: "log frame", Err: fmt.Errorf("%w; %s", err, why)}
+			damage = cmp.Or(damage, err)
+			if at = l.resyncIn(contents, l.end+8); at == 0 {
+				break
+			}
+			l.end = at
+			continue
 		}
 		if err := each(p); err != nil {
-			return &CorruptError{File: l.name, Offset: l.end, Object: "log record", Err: err}
+			damage = cmp.Or(damage, error(&CorruptError{File: l.name(), Offset: l.end, Object: "log record", Err: err}))
 		}
+		good = append(good, frameBytes(p, l.sum, l.end)...)
 		l.last, l.end = l.end, next
 	}
-	return nil
+	// The header is known; that it is missing means nothing where frames are good for this log.
+	if damage == nil && headers == 0 && l.end == logHeaderSize {
+		damage = &CorruptError{File: l.name(), Object: "log header", Err: contents[0].cause("not the header of this store's file")}
+	}
+	return good, damage
+}
+
+// frameIn reads the frame at off out of the first file that has it whole.
+func (l *recordLog) frameIn(contents []content, off int64) (payload []byte, next int64, err error) {
+	for i := range contents {
+		p, n, ferr := l.frame(contents[i].data, off)
+		switch {
+		case ferr != nil && err == nil:
+			err = ferr
+		case ferr == nil && payload == nil:
+			payload, next = p, n
+		case ferr == nil && !bytes.Equal(p, payload):
+			return nil, 0, fmt.Errorf("%s and %s have different frames there", l.files[0].name, l.files[i].name)
+		}
+	}
+	if payload == nil {
+		return nil, 0, err
+	}
+	return payload, next, nil
+}
+
+// beyond finds proof that the spoilt frame at off was whole once.
+func (l *recordLog) beyond(contents []content, off int64) (at int64, why string) {
+	if at := l.resyncIn(contents, off+8); at > 0 {
+		return at, fmt.Sprintf("the frame at byte %d is good again", at)
+	}
+	for i := range contents {
+		data := contents[i].data
+		for at := off + logFrameHeader; at+logMarkSize <= int64(len(data)); at += 8 {
+			if l.isMark(data[at:], at) {
+				return at, fmt.Sprintf("the mark at byte %d says that it was complete", at)
+			}
+		}
+		if at := contents[i].badFrom(off); at >= 0 && !l.markedIn(contents) {
+			return off, fmt.Sprintf("byte %d can't be read: %v", at, contents[i].err)
+		}
+	}
+	if _, _, err := l.frame(contents[0].data, off); err != nil && l.differ(contents, off) {
+		return off, "the copies of the log disagree"
+	}
+	return 0, ""
+}
+
+// differ reports two whole frames at off that are not the same.
+func (l *recordLog) differ(contents []content, off int64) bool {
+	whole := 0
+	for i := range contents {
+		if _, _, err := l.frame(contents[i].data, off); err == nil {
+			whole++
+		}
+	}
+	return whole > 1
+}
+
+func (l *recordLog) resyncIn(contents []content, off int64) int64 {
+	first := int64(0)
+	for i := range contents {
+		if at := l.resync(contents[i].data, off); at > 0 && (first == 0 || at < first) {
+			first = at
+		}
+	}
+	return first
 }
 
 func (l *recordLog) frame(data []byte, off int64) (payload []byte, next int64, err error) {
@@ -153,6 +328,14 @@ func (l *recordLog) frame(data []byte, off int64) (payload []byte, next int64, e
 		return nil, 0, fmt.Errorf("checksum %08x, want %08x", got, want)
 	}
 	return body[4:], off + roundUp(logFrameHeader+n, 8), nil
+}
+
+func frameBytes(payload []byte, sum func(int64, []byte) uint32, off int64) []byte {
+	b := make([]byte, roundUp(int64(logFrameHeader+len(payload)), 8))
+	le.PutUint32(b[4:], uint32(len(payload)))
+	copy(b[logFrameHeader:], payload)
+	le.PutUint32(b, sum(off, b[4:logFrameHeader+len(payload)]))
+	return b
 }
 
 // resync finds the first good frame at or after off; 0 if there is none.
@@ -171,23 +354,58 @@ func (l *recordLog) sum(off int64, body []byte) uint32 {
 	return crc32.Update(crc32.Update(l.seed, castagnoli, b[:]), castagnoli, body)
 }
 
+// mark is the end mark as it stands behind the last frame.
+func (l *recordLog) mark() []byte {
+	b := make([]byte, logMarkSize)
+	le.PutUint32(b, l.sum(l.end, b[4:]))
+	return b
+}
+
+func (l *recordLog) isMark(b []byte, off int64) bool {
+	return le.Uint32(b[4:]) == 0 && le.Uint32(b) == l.sum(off, b[4:logMarkSize])
+}
+
+// marked reports a file that ends with the end mark.
+func (l *recordLog) marked(data []byte) bool {
+	return int64(len(data)) == l.end+logMarkSize && l.isMark(data[l.end:], l.end)
+}
+
+func (l *recordLog) markedIn(contents []content) bool {
+	for i := range contents {
+		if l.marked(contents[i].data) {
+			return true
+		}
+	}
+	return false
+}
+
+// putMark writes the end mark. Whoever reads the log can do without.
+func (l *recordLog) putMark() {
+	for _, f := range l.files {
+		_, _ = f.file.WriteAt(l.mark(), l.end)
+	}
+}
+
 // append writes one frame and makes it durable. After ErrNoSpace the log is what it was before; after any
 // other error nobody knows what it holds.
 func (l *recordLog) append(payload []byte) error {
 	if len(payload) > maxFrame {
 		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), ErrInvalid, maxFrame)
 	}
-	b := make([]byte, roundUp(int64(logFrameHeader+len(payload)), 8))
-	le.PutUint32(b[4:], uint32(len(payload)))
-	copy(b[logFrameHeader:], payload)
-	le.PutUint32(b, l.sum(l.end, b[4:logFrameHeader+len(payload)]))
-	_, err := l.file.WriteAt(b, l.end)
-	if err == nil {
-		err = l.file.Datasync()
+	b := frameBytes(payload, l.sum, l.end)
+	var err error
+	for _, f := range l.files {
+		if _, err = f.file.WriteAt(b, l.end); err == nil {
+			err = f.file.Datasync()
+		}
+		if err != nil {
+			break
+		}
 	}
 	if err == nil {
-		l.end += int64(len(b))
+		l.last, l.end = l.end, l.end+int64(len(b))
 		l.reserve()
+		l.putMark()
 		return nil
 	}
 	l.reserved = 0 // truncating gives it back
@@ -196,38 +414,39 @@ func (l *recordLog) append(payload []byte) error {
 		return err
 	}
 	// Durably: a power cut must not bring back what was answered with an error.
-	if terr := l.file.Truncate(l.end); terr != nil {
-		return fmt.Errorf("%w; then %w", err, terr)
+	for _, f := range l.files {
+		if terr := f.file.Truncate(l.end); terr != nil {
+			return fmt.Errorf("%w; then %w", err, terr)
+		}
+		if terr := f.file.Datasync(); terr != nil {
+			return fmt.Errorf("%w; then %w", err, terr)
+		}
 	}
-	if terr := l.file.Datasync(); terr != nil {
-		return fmt.Errorf("%w; then %w", err, terr)
-	}
+	l.putMark()
 	return full
 }
 
-// reserve keeps room behind the end. Where there is none, the next append tries again.
+// reserve keeps room behind the end, in every file. Where there is none, the next append tries again.
 func (l *recordLog) reserve() {
 	if l.ahead == 0 || l.reserved-l.end >= l.ahead/2 {
 		return
 	}
-	if err := l.file.Reserve(l.end, l.ahead); err == nil {
-		l.reserved = l.end + l.ahead
+	for _, f := range l.files {
+		if err := f.file.Reserve(l.end, l.ahead); err != nil {
+			return
+		}
 	}
+	l.reserved = l.end + l.ahead
 }
 
-func (l *recordLog) close() error { return l.file.Close() }
-
-func readAll(f vfs.File) ([]byte, error) {
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
+func (l *recordLog) close() error {
+	var first error
+	for _, f := range l.files {
+		if err := f.file.Close(); first == nil {
+			first = err
+		}
 	}
-	b := make([]byte, size)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return b[:n], nil
+	return first
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

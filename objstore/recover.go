@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/google/uuid"
@@ -24,6 +22,9 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	if err := s.fillIndex(ctx); err != nil {
 		return err
+	}
+	for _, ref := range s.refs.byID { // before anything is looked for by its content
+		s.depth.Store(max(s.depth.Load(), int64(treeDepth(ref.size, s.sb.chunkSize))))
 	}
 	for _, ref := range s.refs.sorted() {
 		v, err := s.openVolume(ref)
@@ -43,19 +44,56 @@ func (s *Store) openRefs() error {
 	if err := s.fs.Remove(refsFile + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	l, err := openLog(s.fs, refsFile, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
-	if errors.Is(err, os.ErrNotExist) {
-		return &CorruptError{File: refsFile, Object: "refs log", Err: err}
-	}
+	l, err := openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
 	if err != nil {
 		return err
 	}
+	for _, d := range l.damage {
+		s.mended(d)
+	}
 	s.refsLog = l
 	s.nextSegment = s.refs.segments
-	l.ahead = refsAhead
-	l.reserve()
+	if err := s.completeRefs(); err != nil {
+		return err
+	}
 	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil { // it may have been renamed just before a kill
 		return err
+	}
+	if err := s.compactRefs(); err != nil {
+		return err
+	}
+	s.refsLog.ahead = refsAhead
+	s.refsLog.reserve()
+	return nil
+}
+
+// completeRefs makes the file that is missing of the two that refs are kept in. Without room for it, one must do.
+func (s *Store) completeRefs() error {
+	l := s.refsLog
+	if len(l.files) == 2 {
+		return nil
+	}
+	name := refsCopy
+	if l.name() == refsCopy {
+		name = refsFile
+	}
+	err := l.addCopy(s.fs, name)
+	if err == nil {
+		s.log.Info("refs had one copy only; they have two again", "file", name)
+	}
+	if errors.Is(err, ErrNoSpace) || unreadable(err) {
+		s.log.Warn("refs have one copy only until the store opens again", "file", l.name(), "error", err)
+		return nil
+	}
+	return err
+}
+
+// compactRefs rewrites the refs log when it has grown long for what it says. The copy goes first: two files of
+// different bytes would be damage.
+func (s *Store) compactRefs() error {
+	l := s.refsLog
+	if len(l.files) != 2 {
+		return nil
 	}
 	b, err := json.Marshal(s.refs.records())
 	if err != nil || l.end < 1<<20+4*int64(len(b)) || len(b) > maxFrame {
@@ -70,13 +108,24 @@ func (s *Store) openRefs() error {
 		s.log.Warn("the refs log stays long", "error", err)
 		return n.close()
 	}
+	if err := s.fs.Remove(refsCopy); err != nil {
+		return errors.Join(err, n.close())
+	}
+	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil {
+		return err
+	}
 	if err := l.close(); err != nil {
 		return err
 	}
-	n.name, n.ahead = refsFile, refsAhead
-	n.reserve()
+	n.files[0].name = refsFile
 	s.refsLog = n
 	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil {
+		return err
+	}
+	if err := s.completeRefs(); err != nil {
 		return err
 	}
 	return s.fs.SyncDir(filepath.Dir(refsFile))
@@ -104,7 +153,7 @@ func (s *Store) openSegments() error {
 	}
 	for _, id := range ids {
 		g, err := openSegment(s.fs, id, s.sb.id, dirs[id])
-		if err != nil && !dirs[id] && s.neverMade(id) {
+		if errors.Is(err, errNeverMade) {
 			// A power cut before the segment's header was durable: nothing refers to it.
 			s.log.Info("an unfinished segment is removed", "segment", id)
 			err = s.fs.Remove(segmentName(id))
@@ -116,8 +165,12 @@ func (s *Store) openSegments() error {
 		if err != nil {
 			return err
 		}
+		s.checkDir(g)
+		if g.mended != nil {
+			s.mended(g.mended)
+		}
 		if g.damaged != nil {
-			s.log.Error("a segment's footer is damaged; its objects are checked by their content", "error", g.damaged)
+			s.lost(g.damaged)
 		}
 		delete(dirs, id)
 		s.segments.add(g)
@@ -125,35 +178,41 @@ func (s *Store) openSegments() error {
 		s.nodeBytes.Add(g.nodes)
 		s.nextSegment = max(s.nextSegment, uint64(id)+1)
 	}
+	for id := range s.refs.dirs {
+		if s.segments.get(id) == nil && !dirs[id] {
+			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
+		}
+	}
 	// The process that made a directory may have been killed before it could sync its name.
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		return err
 	}
 	for id := range dirs {
-		return &CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")}
+		s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")})
 	}
 	return nil
 }
 
-// neverMade reports a segment file in which there is nothing. The header is durable before anything else is written: with
-// bytes behind it, a header of zeroes is damage. So is a file that can't be read, for all that one knows.
-func (s *Store) neverMade(id uint32) bool {
-	f, err := s.fs.Open(segmentName(id))
-	if err != nil {
-		return false
+// checkDir holds a directory against what refs know of it.
+func (s *Store) checkDir(g *segment) {
+	want := s.refs.dirs[g.id]
+	if want == 0 || g.damaged != nil {
+		return
 	}
-	defer f.Close()
-	b := make([]byte, 1<<20)
-	for off := int64(0); ; {
-		n, err := f.ReadAt(b, off)
-		if !allZero(b[:n]) || err != nil && !errors.Is(err, io.EOF) {
-			return false
-		}
-		if err != nil {
-			return true
-		}
-		off += int64(n)
+	if g.footer > 0 {
+		delete(s.refs.dirs, g.id)
+		return
 	}
+	bad := &CorruptError{File: dirName(g.id), Object: "log"}
+	switch {
+	case g.dir == nil:
+		bad.Err = errors.New("it is not there, and refs know of objects in it")
+	case g.dir.end < want:
+		bad.Offset, bad.Err = g.dir.end, fmt.Errorf("it ends there, and had %d bytes", want)
+	default:
+		return
+	}
+	g.damaged = bad
 }
 
 // fillIndex puts the objects of segments into the index that it may not have yet.
@@ -195,17 +254,28 @@ func (s *Store) fillIndex(ctx context.Context) error {
 	return nil
 }
 
+// openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
+// wants to open it.
 func (s *Store) openVolume(ref *volumeRef) (*volume, error) {
 	root := s.emptyRoot(ref.size)
+	var damage error
 	if !ref.root.IsZero() {
 		r, err := s.readRoot(ref.root, ref.size)
-		if err != nil {
+		switch {
+		case err == nil:
+			root = *r
+		case damaged(err):
+			damage = err
+		default:
 			return nil, err
 		}
-		root = *r
 	}
 	v := newVolume(s, ref, newBase(s, root))
 	v.baseGen = ref.gen
+	if damage != nil {
+		v.base.id = ref.root
+		s.refuse(v, &volumeDamage{err: damage, root: true})
+	}
 	return v, nil
 }
 
@@ -217,6 +287,12 @@ func (s *Store) replayJournals() error {
 	}
 	gens := map[uuid.UUID][]uint64{}
 	for _, n := range names {
+		if strings.HasSuffix(n, journalDraft) {
+			if err := s.fs.Remove(journalDir + "/" + n); err != nil {
+				return err
+			}
+			continue
+		}
 		var gen uint64
 		id, err := uuid.Parse(n[:min(len(n), 36)])
 		if err != nil || len(n) != 36+17 {
@@ -237,104 +313,89 @@ func (s *Store) replayJournals() error {
 		}
 		gens[id] = append(gens[id], gen)
 	}
-	for id, g := range gens {
-		sort.Slice(g, func(i, j int) bool { return g[i] < g[j] })
-		if err := s.replayVolume(s.volumes[id], g); err != nil {
-			return fmt.Errorf("volume %s: %w", s.volumes[id].ref.name, err)
+	for id, v := range s.volumes {
+		slices.Sort(gens[id])
+		if err := s.replayVolume(v, gens[id]); err != nil {
+			return fmt.Errorf("volume %s: %w", v.ref.name, err)
 		}
 	}
-	if err := s.fs.SyncDir(journalDir); err != nil {
+	return s.fs.SyncDir(journalDir)
+}
+
+// replayVolume replays the journals of a volume, or, where they are damaged, leaves all of them as they are.
+func (s *Store) replayVolume(v *volume, gens []uint64) error {
+	h, err := s.readHistory(v, gens)
+	if err != nil {
 		return err
 	}
-	return s.checkSnapshots()
-}
-
-// checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
-// is written next.
-func (s *Store) checkSnapshots() error {
-	for _, v := range s.volumes {
-		for _, sn := range v.ref.snaps {
-			if !sn.settled && !slices.ContainsFunc(v.layers, func(l *layer) bool { return l.gen == sn.gen }) {
-				return &CorruptError{
-					File: journalName(v.ref.id, sn.gen), Object: "journal",
-					Err: fmt.Errorf("it is not there, but snapshot %s@%s needs it", v.ref.name, sn.name),
-				}
-			}
-		}
+	if d := v.damage.Load(); d != nil { // its root is lost: nothing can be put on top of it
+		d.journals, d.gens = h.files, gens
+		return nil
 	}
-	return nil
-}
-
-func (s *Store) replayVolume(v *volume, gens []uint64) error {
-	trust := func(boot, mount bool) bool {
-		return boot && (mount || s.opts.TrustCache != nil && s.opts.TrustCache(v.ref.name))
-	}
-	var replays []*replay
-	var drop []string
-	complete := true
-	for i, gen := range gens {
-		name := journalName(v.ref.id, gen)
-		rp, err := readJournal(s.fs, name, s.sb.id, v.ref.id, gen, trust, s.origin)
-		if err != nil {
-			return err
-		}
-		if rp.short {
-			s.log.Warn("a journal is shorter than it was made: a power cut caught its creation, or it is damaged and what it held is lost",
-				"file", name, "volume", v.ref.name, "records", len(rp.records))
-		}
-		// Nothing behind a generation that is incomplete was ever committed.
-		if !complete || len(rp.records) == 0 {
-			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
-			drop = append(drop, name)
-			continue
-		}
-		if want := v.baseGen + uint64(i) + 1; gen != want {
-			return &CorruptError{
-				File: journalName(v.ref.id, want), Object: "journal",
-				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
-			}
-		}
-		complete = rp.trusted || rp.final
-		replays = append(replays, rp)
+	if h.damage != nil {
+		h.damage.gens = gens
+		s.refuse(v, h.damage)
+		return nil
 	}
 	// The newest first: a crash on the way must not leave a generation without those before it.
-	for _, name := range slices.Backward(drop) {
+	for _, name := range slices.Backward(h.drop) {
 		if err := s.fs.Remove(name); err != nil {
 			return err
 		}
 	}
+	return s.replayLayers(v, h.replays)
+}
+
+func (s *Store) replayLayers(v *volume, replays []*replay) error {
+	var layers []*layer
 	for _, rp := range replays {
-		if err := s.replayLayer(v, rp); err != nil {
+		l, err := s.replayLayer(v, rp)
+		if err != nil {
 			return err
 		}
+		layers = append(layers, l)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range layers {
+		v.layers = append(v.layers, l)
+		v.tail += l.bytes
 	}
 	return nil
 }
 
-// replayLayer makes a frozen layer of one journal.
-func (s *Store) replayLayer(v *volume, rp *replay) error {
+// checkRecord says what is wrong with a record that was read whole.
+func (s *Store) checkRecord(v *volume, r *record) error {
+	sectors := uint64(v.ref.size) / SectorSize
+	if r.count == 0 || r.count > sectors || r.sector > sectors-r.count {
+		return fmt.Errorf("%d sectors at %d in a volume of %d", r.count, r.sector, sectors)
+	}
+	if r.kind != recordData {
+		return nil
+	}
+	g := s.segments.get(r.segment)
+	if g == nil {
+		return fmt.Errorf("segment %08x is not there", r.segment)
+	}
+	from := int64(r.block) * blockSize
+	to := from + roundUp(int64(r.count)*SectorSize, blockSize)
+	if r.block == 0 || to > g.capacity {
+		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.capacity)
+	}
+	return nil
+}
+
+// replayLayer makes a frozen layer of one journal, whose records were checked.
+func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	l := newLayer(rp.gen, nil)
 	used := map[*segment]bool{}
-	sectors := uint64(v.ref.size) / SectorSize
 	for i := range rp.records {
 		r := &rp.records[i]
-		bad := func(why string) error {
-			return &CorruptError{File: rp.name, Object: "journal record", Err: fmt.Errorf("record %d: %s", i, why)}
-		}
-		if r.count == 0 || r.count > sectors || r.sector > sectors-r.count {
-			return bad(fmt.Sprintf("%d sectors at %d in a volume of %d", r.count, r.sector, sectors))
-		}
 		e := extent{end: r.sector + r.count, n: r.count}
 		if r.kind == recordData {
 			g := s.segments.get(r.segment)
-			if g == nil {
-				return bad(fmt.Sprintf("segment %08x is not there", r.segment))
-			}
 			from := int64(r.block) * blockSize
 			to := from + roundUp(int64(r.count)*SectorSize, blockSize)
-			if r.block == 0 || to > g.capacity {
-				return bad(fmt.Sprintf("bytes %d to %d of a segment of %d", from, to, g.capacity))
-			}
 			e.seg, e.file = g.id, uint64(from)/SectorSize
 			used[g] = true
 			l.hand(g.id, from, to)
@@ -351,24 +412,22 @@ func (s *Store) replayLayer(v *volume, rp *replay) error {
 	if rp.trusted {
 		for g := range used {
 			if err := g.file.Datasync(); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {
-		return err
+		return nil, err
 	}
 	l.journal = &journal{name: rp.name, final: true}
-	v.layers = append(v.layers, l)
-	v.tail += l.bytes
 	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "after_power_cut", !rp.trusted)
-	return nil
+	return l, nil
 }
 
 // sweepSegments ends the segments that a former process left open: nothing is appended to them any more.
 func (s *Store) sweepSegments() error {
 	for _, g := range s.segments.all() {
-		if g.footer > 0 || g.unsettled.Load() > 0 {
+		if g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g) {
 			continue
 		}
 		if len(g.objects) == 0 {

@@ -12,8 +12,12 @@ import (
 
 // The refs log holds the names: volumes, snapshots, and the roots that they point to. A frame of it is a JSON
 // array of refRecords that take effect together: refs are few and small, and a person can read them.
-// The log is compacted when the store opens, by way of a new file.
-const refsFile = "refs/log"
+// The log is compacted when the store opens, by way of a new file. Its copy is of the same bytes: nothing else in a
+// store could tell what its volumes are called.
+const (
+	refsFile = "refs/log"
+	refsCopy = "refs/log.copy"
+)
 
 // refsAhead is the room in bytes that is kept allocated behind the log's end: names can be deleted on a disk that
 // others have filled to the last byte.
@@ -23,11 +27,11 @@ const refsAhead = 64 << 10
 const (
 	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time
 	opVolumeDelete = "volume-delete" // ID
-	opHead         = "head"          // ID, Gen, Root, Top, Logical: the volume has settled up to Gen
+	opHead         = "head"          // ID, Gen, Root, Logical, Dirs: the volume has settled up to Gen
 	opSnap         = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
 	opSnapDelete   = "snapshot-delete"
 	opVerify       = "verify"   // ID, Verify
-	opSegments     = "segments" // Gen: IDs below it may have been used
+	opSegments     = "segments" // Gen: IDs below it may have been used; Dirs
 	opMaxSize      = "max-size" // Size: what the store may take on disk; 0: no maximum
 )
 
@@ -42,6 +46,9 @@ type refRecord struct {
 	Logical   int64     `json:"logical,omitempty"`
 	Verify    bool      `json:"verify,omitempty"`
 	Time      time.Time `json:"time,omitzero"`
+	// Dirs says how long the directories of segments were, in bytes, when the record was written: the objects that a
+	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
+	Dirs map[uint32]int64 `json:"dirs,omitempty"`
 }
 
 type volumeRef struct {
@@ -71,12 +78,13 @@ type snapRef struct {
 type refs struct {
 	volumes  map[string]*volumeRef
 	byID     map[uuid.UUID]*volumeRef
-	segments uint64 // IDs below this may have been used
-	maxSize  int64  // bytes; 0: none
+	segments uint64           // IDs below this may have been used
+	maxSize  int64            // bytes; 0: none
+	dirs     map[uint32]int64 // how long the directories of segments are at least, until they are sealed
 }
 
 func newRefs() *refs {
-	return &refs{volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, segments: 1}
+	return &refs{volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, segments: 1, dirs: map[uint32]int64{}}
 }
 
 func (r *refs) applyFrame(payload []byte) error {
@@ -99,6 +107,9 @@ func (r *refs) apply(rec *refRecord) error {
 		if root, err = ParseHash(rec.Root); err != nil {
 			return err
 		}
+	}
+	for id, n := range rec.Dirs {
+		r.dirs[id] = max(r.dirs[id], n)
 	}
 	switch rec.Op {
 	case opSegments:
@@ -170,7 +181,7 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 
 // records gives the shortest log that leads to the same state.
 func (r *refs) records() []refRecord {
-	out := []refRecord{{Op: opSegments, Gen: r.segments}}
+	out := []refRecord{{Op: opSegments, Gen: r.segments, Dirs: r.dirs}}
 	if r.maxSize > 0 {
 		out = append(out, refRecord{Op: opMaxSize, Size: r.maxSize})
 	}

@@ -122,9 +122,20 @@ type segment struct {
 	dir     *recordLog        // nil once sealed, or while there are no objects
 	objects map[uint32]object // by block; while open
 	footer  int64             // footer length in bytes; 0 while open
-	damaged error             // footer or trailer unreadable: places are checked by content
+	damaged error             // header, footer or directory unreadable: objects are told by their content
+	mended  *CorruptError     // the header, when the segment was opened
 	chunks  int64             // bytes of chunk objects
 	nodes   int64             // bytes of other objects
+
+	scanned   sync.Once
+	byContent map[uint64]uint32 // of a damaged segment: the beginning of a hash, and the block that may have it
+}
+
+// isDamaged reports that nobody knows all that is in the segment: it is neither sealed, retired nor punched.
+func (g *segment) isDamaged() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.damaged != nil
 }
 
 func segmentName(id uint32) string { return fmt.Sprintf("%s/%08x.seg", segmentDir, id) }
@@ -185,7 +196,8 @@ func createSegment(fs vfs.FS, id uint32, capacity int64, store uuid.UUID) (*segm
 }
 
 // openSegment opens a segment that the store finds in its directory. A segment that was not sealed is full:
-// its open end may hold writes that nobody answered.
+// its open end may hold writes that nobody answered. What its header, its trailer or its directory does not tell
+// any more is found out from the others, or by looking at the content.
 func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, error) {
 	name := segmentName(id)
 	f, err := fs.Open(name)
@@ -194,22 +206,33 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 	}
 	b := make([]byte, segmentHeaderSize)
 	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) && !unreadable(err) {
 		f.Close()
 		return nil, err
 	}
 	g := &segment{id: id, file: f, full: true, inherited: true}
-	g.capacity, g.footer, err = decodeSegmentHeader(b[:n], id, store)
+	if err == nil || errors.Is(err, io.EOF) {
+		g.capacity, g.footer, err = decodeSegmentHeader(b[:n], id, store)
+	}
 	if err != nil {
-		f.Close()
-		return nil, &CorruptError{File: name, Object: "segment header", Err: err}
+		bad := &CorruptError{File: name, Object: "segment header", Err: err}
+		if errors.Is(err, ErrVersion) {
+			f.Close()
+			return nil, bad
+		}
+		if err := g.deduce(store, hasDir, bad); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	g.next = g.capacity
 	if hasDir {
 		g.footer = 0
-		if err := g.openDir(fs, store); err != nil {
+		if err := g.openDir(fs, store); err != nil && !damaged(err) {
 			f.Close()
 			return nil, err
+		} else if err != nil {
+			g.damaged, g.dir = err, nil
 		}
 		return g, nil
 	}
@@ -217,6 +240,52 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 		g.damaged = g.readTrailer()
 	}
 	return g, nil
+}
+
+var errNeverMade = errors.New("the file is empty")
+
+// deduce finds out what a damaged header said. The trailer, which ends the file of a sealed segment, knows how long
+// the footer is; where there is a directory, the footer doesn't count. Without either, nobody knows whether the
+// segment was sealed.
+func (g *segment) deduce(store uuid.UUID, hasDir bool, bad *CorruptError) error {
+	size, err := g.file.Size()
+	if err != nil {
+		return err
+	}
+	g.capacity, g.footer = max(size/blockSize*blockSize, blockSize), 0
+	if !hasDir {
+		t := make([]byte, trailerSize)
+		n, _ := g.file.ReadAt(t, max(size-trailerSize, 0)) // short, or an error: no trailer
+		g.footer = roundUp(int64(le.Uint32(t[16:]))*entrySize+trailerSize, blockSize)
+		if _, _, err := g.decodeTrailer(t); n < len(t) || err != nil || g.footer > size-blockSize || size%blockSize != 0 {
+			g.footer, g.damaged = 0, bad
+			if g.empty(size) {
+				return errNeverMade
+			}
+			return nil
+		}
+		g.capacity = size - g.footer
+	}
+	g.mended = bad
+	if _, err = g.file.WriteAt(g.header(store), 0); err == nil {
+		err = g.file.Datasync()
+	}
+	if errors.Is(outOfSpace(err), ErrNoSpace) || unreadable(err) {
+		err = nil // it is found out again at the next opening
+	}
+	return err
+}
+
+// empty reports a file of zeroes, or of none.
+func (g *segment) empty(size int64) bool {
+	b := make([]byte, 1<<20)
+	for off := int64(0); off < size; off += int64(len(b)) {
+		n, err := g.file.ReadAt(b[:min(int64(len(b)), size-off)], off)
+		if err != nil && !errors.Is(err, io.EOF) || !allZero(b[:n]) {
+			return false // what can't be read may be anything
+		}
+	}
+	return true
 }
 
 func (g *segment) openDir(fs vfs.FS, store uuid.UUID) error {

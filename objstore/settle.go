@@ -312,7 +312,7 @@ func (st *settling) adopt(h Hash, o, size int) (place, bool) {
 			continue
 		}
 		at := c.FileOff + int64(o-c.BufOff)
-		if c.Hole || c.settled || at%blockSize != 0 {
+		if c.Hole || c.settled || at%blockSize != 0 || c.seg.isDamaged() {
 			return 0, false
 		}
 		return st.record(c.seg, object{hash: h, block: uint32(at / blockSize), length: uint32(size), kind: KindChunk}), true
@@ -406,6 +406,19 @@ func (st *settling) index(g *segment, objs []object) {
 	}
 }
 
+// dirs says how long the directories are that the settling has written to.
+func (st *settling) dirs() map[uint32]int64 {
+	out := make(map[uint32]int64, len(st.added))
+	for g := range st.added {
+		g.mu.Lock()
+		if g.dir != nil {
+			out[g.id] = g.dir.end
+		}
+		g.mu.Unlock()
+	}
+	return out
+}
+
 // publish does steps D and E.
 func (st *settling) publish(root *rootObject) error {
 	s, v := st.s, st.v
@@ -416,7 +429,7 @@ func (st *settling) publish(root *rootObject) error {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 	}
 	logical := v.ref.logical + st.logical
-	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical}}
+	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: st.dirs()}}
 	for _, sn := range v.ref.sortedSnaps() {
 		if !sn.settled && sn.gen == st.l.gen {
 			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})

@@ -243,6 +243,9 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 		if done || s.gone(v) {
 			return nil
 		}
+		if err := v.damageError(); err != nil {
+			return err
+		}
 		if err := s.writeError(); err != nil {
 			return err
 		}

@@ -1,5 +1,7 @@
 package objstore
 
+import "cmp"
+
 // Volumes in order of name.
 func (s *Store) Volumes() []VolumeInfo {
 	s.mu.Lock()
@@ -26,10 +28,14 @@ func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
 func (s *Store) infoOf(v *volume) VolumeInfo {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	damage := ""
+	if d := v.damage.Load(); d != nil {
+		damage = d.err.Error()
+	}
 	return VolumeInfo{
 		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
 		Root: v.base.id.String(), Logical: v.ref.logical, Tail: v.tail, Snapshots: len(v.ref.snaps),
-		Users: append([]string{}, v.users...),
+		Users: append([]string{}, v.users...), Damage: damage,
 	}
 }
 
@@ -61,13 +67,14 @@ func (s *Store) Stat() (Stat, error) {
 	if p := s.failed.Load(); p != nil {
 		st.ReadOnly = (*p).Error()
 	}
-	if err := s.statSpace(&st); err != nil {
-		return st, err
-	}
+	// A disk that does not say how much is on it must not keep the rest from being told.
+	err := s.statSpace(&st)
 	s.usage.forget()
-	segs, other, err := s.usedParts()
-	if err != nil {
+	segs, other, uerr := s.usedParts()
+	if err = cmp.Or(err, uerr); err != nil && !unreadable(err) {
 		return st, err
+	} else if err != nil {
+		st.DiskError = err.Error()
 	}
 	st.Metadata = s.nodeBytes.Load() + other
 	st.Used = segs + other

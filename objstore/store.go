@@ -50,6 +50,7 @@ type Store struct {
 
 	housekeepers sync.WaitGroup // settler and reclaimer, which Quiet ends and Resume starts again
 	endHousework context.CancelFunc
+	checking     sync.Mutex // held by Check
 
 	mu          sync.Mutex
 	refs        *refs
@@ -68,15 +69,16 @@ type Store struct {
 
 	spaceMu sync.Mutex // one at a time asks what is free
 	account
+	damageBook
 
 	failed      atomic.Pointer[error] // why the store is read-only
+	depth       atomic.Int64          // the level of the highest node that a volume can have
 	clock       atomic.Int64          // Unix nanoseconds, to a settler's tick
 	wanted      atomic.Int64          // who waits for settling
 	settleFails atomic.Int64          // how often in a row settling has failed
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
-	badChunks   badChunks             // that reads have met
 	kick        chan struct{}
 	punchFailed sync.Once
 
@@ -135,12 +137,15 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 	}
 	if o.MaxSize > 0 {
 		b, err := json.Marshal([]refRecord{{Op: opMaxSize, Size: o.MaxSize}})
+		if err == nil {
+			err = l.append(b)
+		}
 		if err != nil {
-			return err
+			return errors.Join(err, l.close())
 		}
-		if err := l.append(b); err != nil {
-			return err
-		}
+	}
+	if err := l.addCopy(fs, refsCopy); err != nil {
+		return errors.Join(err, l.close())
 	}
 	if err := l.close(); err != nil {
 		return err
@@ -196,8 +201,12 @@ func (s *Store) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.sb, err = readSuperblock(s.fs); err != nil {
+	var mended []*CorruptError
+	if s.sb, mended, err = readSuperblock(s.fs); err != nil {
 		return err
+	}
+	for _, d := range mended {
+		s.mended(d)
 	}
 	if s.origin, err = s.findOrigin(); err != nil {
 		return err
@@ -261,6 +270,8 @@ func (s *Store) Close() error {
 	s.cancel()
 	s.workers.Wait()
 	s.housekeepers.Wait()
+	s.checking.Lock()
+	defer s.checking.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var first error

@@ -98,10 +98,11 @@ func checkChunkSize(n int) error {
 	return nil
 }
 
-// readSuperblock takes the first good copy, and mends the other one.
-func readSuperblock(fs vfs.FS) (*superblock, error) {
+// readSuperblock takes the first good copy, mends the other one, and says what was wrong with it.
+func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 	var found *superblock
 	var bad []string
+	var damage []*CorruptError
 	var firstErr error
 	missing := 0
 	for _, name := range []string{superblockFile, superblockCopy} {
@@ -111,8 +112,15 @@ func readSuperblock(fs vfs.FS) (*superblock, error) {
 			found = sb
 		case err == nil:
 		case errors.Is(err, ErrVersion):
-			return nil, err
+			return nil, nil, err
+		case !damaged(err) && !errors.Is(err, os.ErrNotExist):
+			return nil, nil, err
 		default:
+			var c *CorruptError
+			if !errors.As(err, &c) {
+				c = &CorruptError{File: name, Object: "superblock", Err: err}
+			}
+			damage = append(damage, c)
 			if errors.Is(err, os.ErrNotExist) {
 				missing++
 			}
@@ -123,18 +131,18 @@ func readSuperblock(fs vfs.FS) (*superblock, error) {
 		}
 	}
 	if missing == 2 {
-		return nil, fmt.Errorf("%w: no superblock", ErrNotStore)
+		return nil, nil, fmt.Errorf("%w: no superblock", ErrNotStore)
 	}
 	if found == nil {
-		return nil, fmt.Errorf("both copies of the superblock are bad: %w", firstErr)
+		return nil, nil, fmt.Errorf("both copies of the superblock are bad: %w", firstErr)
 	}
 	for _, name := range bad {
 		err := writeWhole(fs, name, found.encode())
 		if err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) { // a full disk can wait for the next opening
-			return nil, fmt.Errorf("mend %s: %w", name, err)
+			return nil, nil, fmt.Errorf("mend %s: %w", name, err)
 		}
 	}
-	return found, nil
+	return found, damage, nil
 }
 
 func readSuperblockFile(fs vfs.FS, name string) (*superblock, error) {

@@ -105,38 +105,17 @@ func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
 	sectors := int64(k.root.chunkSize) / SectorSize
 	from := chunk * sectors
 	to := min(from+sectors, k.root.size/SectorSize) - 1
-	if k.s.badChunks.first(makePlace(g.id, uint32(fileOff/blockSize))) {
+	err := &CorruptError{
+		File: segmentName(g.id), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
+		Err: errors.New("its bytes do not have its hash"),
+	}
+	// Who wants chunks checked is not let read it, and others get the bytes as they are, as long as that is all.
+	if k.s.noteBad(makePlace(g.id, uint32(fileOff/blockSize)), false) {
 		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
 			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segmentName(g.id)),
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))
 	}
-	return &CorruptError{
-		File: segmentName(g.id), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
-		Err: errors.New("its bytes do not have its hash"),
-	}
-}
-
-// badChunks remembers what was told of, for whoever reads it again and again. Bounded: past that, all are told of.
-type badChunks struct {
-	mu   sync.Mutex
-	told map[place]struct{}
-}
-
-const rememberedBadChunks = 1 << 16
-
-func (b *badChunks) first(pl place) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, told := b.told[pl]; told {
-		return false
-	}
-	if b.told == nil {
-		b.told = map[place]struct{}{}
-	}
-	if len(b.told) < rememberedBadChunks {
-		b.told[pl] = struct{}{}
-	}
-	return true
+	return err
 }
 
 // SetVerify says whether settled chunks of the volume, and of its snapshots, are checked against their hashes as they

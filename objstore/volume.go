@@ -37,6 +37,7 @@ type volume struct {
 	users   []string    // guarded by Store.mu
 	dropped atomic.Bool // deleted: settling stops
 	verify  atomic.Bool // ref.verify, for readers
+	damage  atomic.Pointer[volumeDamage]
 
 	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
 	settleFails atomic.Int64          // how often in a row
@@ -72,6 +73,7 @@ func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.room.L = &v.mu
 	v.verify.Store(ref.verify)
+	s.depth.Store(max(s.depth.Load(), int64(b.root.depth))) // under s.mu, or while the store opens
 	return v
 }
 
@@ -207,12 +209,12 @@ func (v *volume) admit() error {
 	return nil
 }
 
-// openError says that the store was closed or the volume deleted. Under v.mu.
+// openError says that the store was closed, or the volume deleted or damaged. Under v.mu.
 func (v *volume) openError() error {
 	if v.closed {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
 	}
-	return nil
+	return v.damageError()
 }
 
 func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
@@ -298,9 +300,11 @@ func (v *volume) commit(w *Write) error {
 	}
 	l := v.active()
 	// The journal and the live map in one critical section: replay must come to the same map.
-	l.journal.append(&record{
+	if err := l.journal.append(&record{
 		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / blockSize),
-	})
+	}); err != nil {
+		return v.s.fail(err)
+	}
 	v.note(l)
 	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
 	v.partial.written(end-n, end)
@@ -371,7 +375,9 @@ func (v *volume) TryZero(off, length int64) error {
 		return err
 	}
 	l := v.active()
-	l.journal.append(&record{kind: recordHole, sector: from, count: n})
+	if err := l.journal.append(&record{kind: recordHole, sector: from, count: n}); err != nil {
+		return v.s.fail(err)
+	}
 	v.note(l)
 	l.insert(extent{end: from + n, n: n})
 	v.partial.written(from, from+n)

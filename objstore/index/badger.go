@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -216,6 +217,7 @@ func (d *disk) view(key []byte, got func(v []byte)) {
 	}
 	txn := d.db.NewTransaction(false)
 	defer txn.Discard()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // tables are mapped: a bad sector is a SIGBUS
 	defer func() {
 		if p := recover(); p != nil { // badger takes a block apart before it looks at the checksum
 			d.distrust(fmt.Errorf("badger: %v", p))
@@ -415,17 +417,24 @@ func (d *disk) Bytes() int64 {
 	return sum
 }
 
-// closePatience is how long Close waits between looks whether badger has the room that it wants.
-const closePatience = time.Second
+// Close asks every closePoll whether badger has the room that it wants, and waits for it no longer than closePatience.
+const (
+	closePoll     = time.Second
+	closePatience = 30 * time.Second
+)
 
-// Close writes what is in memory as a table, syncs and closes. On a full disk badger would try that for ever: there
-// it is left with its log, as a kill would leave it, and holds its directory until the process ends.
+// Close writes what is in memory as a table, syncs and closes. On a disk that is full, or takes no writes, badger would
+// try that for ever (db.go, handleMemTableFlush, v4.9.6): there it is left with its log, as a kill would leave it, and
+// holds its directory until the process ends.
 func (d *disk) Close() error {
 	if err := d.room(); err != nil {
 		return d.abandon(err)
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- d.db.Close() }()
+	poll := time.NewTicker(closePoll)
+	defer poll.Stop()
+	limit := time.After(closePatience)
 	for {
 		select {
 		case err := <-closed:
@@ -436,10 +445,12 @@ func (d *disk) Close() error {
 				return fmt.Errorf("close index: %w", err)
 			}
 			return nil
-		case <-time.After(closePatience):
+		case <-poll.C:
 			if err := d.room(); err != nil {
 				return d.abandon(err)
 			}
+		case <-limit:
+			return fmt.Errorf("close index: badger can't write its tables: not within %v", closePatience)
 		}
 	}
 }

@@ -1,0 +1,614 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+)
+
+// Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
+// damage which parts of which images it concerns:
+//
+//	records   both superblocks, both refs logs, the journals, each segment's header and footer or directory
+//	objects   every chunk, tree node and root in the segments, against its hash, past the page cache
+//	trees     from every root that refs name: is each node there, and each chunk
+//	tails     what has not settled has no hash; it is read, to see whether it can be
+//
+// It changes nothing on disk. A place whose bytes are wrong is not pointed to any more, and nobody is let read it
+// (markBad), until a Check finds it right.
+
+// Damage is one thing that is not what it should be.
+type Damage struct {
+	File   string `json:"file"`   // relative to the store
+	Offset int64  `json:"offset"` // bytes
+	Object string `json:"object"`
+	Error  string `json:"error"`
+	// Mended: it was found when the store was opened, and made good.
+	Mended  bool       `json:"mended"`
+	Affects []Affected `json:"affects"` // empty: nothing that a volume or snapshot needs
+}
+
+// Affected is an image that a damage concerns, and where.
+type Affected struct {
+	Volume   string  `json:"volume"`
+	Snapshot string  `json:"snapshot,omitempty"` // empty: the volume itself
+	Ranges   []Range `json:"ranges"`             // in order; those of a whole image if nobody can say
+}
+
+// CheckReport is what Check has looked at, and what it has found.
+type CheckReport struct {
+	Segments int      `json:"segments"`
+	Objects  int64    `json:"objects"`
+	Bytes    int64    `json:"bytes"` // of objects that were read and hashed
+	Images   int      `json:"images"`
+	Tail     int64    `json:"tail"` // bytes that have not settled, and were only read
+	Damage   []Damage `json:"damage"`
+}
+
+// Damaged counts what was found and not mended.
+func (r *CheckReport) Damaged() int {
+	n := 0
+	for i := range r.Damage {
+		if !r.Damage[i].Mended {
+			n++
+		}
+	}
+	return n
+}
+
+// CheckProgress says how far a Check is.
+type CheckProgress struct {
+	Done  int64 `json:"done"`  // bytes
+	Total int64 `json:"total"` // bytes, about
+}
+
+// checker is a Check under way.
+type checker struct {
+	ctx      context.Context //nolint:containedctx // a check is one call, spread over methods
+	s        *Store
+	report   CheckReport
+	progress func(CheckProgress)
+	total    int64
+
+	objects map[objectID]int // damaged objects without a good copy: their place in report.Damage
+	missing map[Hash]bool    // chunks that the index does not find
+	lost    int              // the damage that stands for chunks that no segment has; -1: none
+	clean   map[Hash]bool    // nodes: is all below them good
+}
+
+type objectID struct {
+	hash Hash
+	kind Kind
+}
+
+// Check looks for damage. progress, which may be nil, is called now and then. An error means that the check could not
+// be done; what it has found is in the report. Close ends it.
+func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
+	s.checking.Lock() // one at a time; Close waits
+	defer s.checking.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	c := &checker{
+		ctx: ctx, s: s, progress: progress, lost: -1,
+		objects: map[objectID]int{}, missing: map[Hash]bool{}, clean: map[Hash]bool{},
+	}
+	c.report.Damage = []Damage{}
+	c.total = s.chunkBytes.Load() + s.nodeBytes.Load()
+	c.known()
+	c.superblocks()
+	steps := []func() error{c.refs, c.journals, c.segments, c.trees, c.tails}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return &c.report, fmt.Errorf("check: %w", err)
+		}
+	}
+	return &c.report, nil
+}
+
+// found notes a damage and gives its place in the report.
+func (c *checker) found(err error, affects ...Affected) int {
+	d := Damage{File: ".", Object: "store", Error: err.Error(), Affects: append([]Affected{}, affects...)}
+	var ce *CorruptError
+	if errors.As(err, &ce) {
+		d.File, d.Offset, d.Object, d.Error = ce.File, ce.Offset, ce.Object, fmt.Sprint(ce.Err)
+	}
+	c.report.Damage = append(c.report.Damage, d)
+	return len(c.report.Damage) - 1
+}
+
+// known takes over what opening has found.
+func (c *checker) known() {
+	s := c.s
+	s.badMu.Lock()
+	repairs, losses := slices.Clone(s.repairs), slices.Clone(s.losses)
+	s.badMu.Unlock()
+	for _, d := range repairs {
+		c.report.Damage[c.found(d)].Mended = true
+	}
+	for _, d := range losses {
+		c.found(d)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ref := range s.refs.sorted() {
+		v := s.volumes[ref.id]
+		d := v.damage.Load()
+		if d == nil {
+			continue
+		}
+		ranges := d.ranges
+		if d.root || d.unknown > 0 || len(ranges) == 0 {
+			ranges = []Range{{0, ref.size}}
+		}
+		affects := []Affected{{Volume: ref.name, Ranges: ranges}}
+		for _, sn := range d.snaps {
+			affects = append(affects, Affected{Volume: ref.name, Snapshot: sn, Ranges: []Range{{0, ref.size}}})
+		}
+		c.found(d.err, affects...)
+	}
+}
+
+func (c *checker) superblocks() {
+	for _, name := range []string{superblockFile, superblockCopy} {
+		if _, err := readSuperblockFile(c.s.fs, name); err != nil {
+			c.found(asCorrupt(err, name, 0, "superblock"))
+		}
+	}
+}
+
+// asCorrupt gives err a place.
+func asCorrupt(err error, file string, off int64, object string) error {
+	if errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return &CorruptError{File: file, Offset: off, Object: object, Err: err}
+}
+
+// refs reads both logs, each for itself, up to where the store has written them.
+func (c *checker) refs() error {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.refsLog
+	for _, f := range l.files {
+		data, err := readWhole(f.file)
+		if err != nil {
+			c.found(asCorrupt(err, f.name, 0, "log"))
+			continue
+		}
+		c.log(f.name, data, logHeader(logKindRefs, s.sb.id, 0), l.end)
+	}
+	if len(l.files) < 2 {
+		c.found(&CorruptError{File: l.name(), Object: "log", Err: errors.New("there is no second copy of it")})
+	}
+	return nil
+}
+
+// log reads a record log up to end.
+func (c *checker) log(name string, data content, header []byte, end int64) {
+	l := &recordLog{files: []logFile{{name: name}}}
+	if n := min(int64(len(data.data)), logHeaderSize); !slices.Equal(data.data[:n], header[:n]) || n < logHeaderSize {
+		c.found(&CorruptError{File: name, Object: "log header", Err: data.cause("not the header of this store's file")})
+		return
+	}
+	_, err := l.scan([]content{data}, header, func([]byte) error { return nil })
+	if err == nil && l.end < end {
+		err = &CorruptError{File: name, Offset: l.end, Object: "log frame", Err: data.cause("it is not what was written there")}
+	}
+	if err != nil {
+		c.found(err)
+	}
+}
+
+// journals reads those of the layers that have not settled.
+func (c *checker) journals() error {
+	type live struct {
+		*journal
+		gen   uint64
+		count int
+	}
+	for _, v := range c.volumes() {
+		var all []live
+		v.mu.Lock()
+		for _, l := range v.layers {
+			if l.journal != nil {
+				all = append(all, live{l.journal, l.gen, l.journal.count})
+			}
+		}
+		v.mu.Unlock()
+		for _, j := range all {
+			if err := c.ctx.Err(); err != nil {
+				return err
+			}
+			c.journal(v, j.journal, j.gen, j.count)
+		}
+	}
+	return nil
+}
+
+// journal reads one that may be written meanwhile, up to the records that it had before.
+func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
+	j.headerMu.Lock()
+	rp, err := readJournal(c.s.fs, j.name, c.s.sb.id, v.ref.id, gen, func(bool, bool) bool { return true }, c.s.origin)
+	j.headerMu.Unlock()
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return // it has settled meanwhile
+	case rp != nil && rp.whole >= count:
+		err = nil // what is behind may be half written
+		if rp.mended != nil {
+			err = rp.mended
+		}
+	case err == nil:
+		err = &CorruptError{
+			File: j.name, Offset: journalHeader + int64(rp.whole)*recordSize, Object: "journal record",
+			Err: fmt.Errorf("%d records can be read of %d", rp.whole, count),
+		}
+	}
+	if err == nil {
+		return
+	}
+	a := Affected{Volume: v.ref.name, Ranges: []Range{{0, v.ref.size}}}
+	if rp != nil {
+		if ranges, unknown := c.s.readBehind(v.ref.id, j.name, rp.whole, count); unknown == 0 {
+			a.Ranges = mergeRanges(ranges, v.ref.size)
+		}
+	}
+	c.found(asCorrupt(err, j.name, 0, "journal"), a)
+}
+
+// volumes in order of name, without those that are refused.
+func (c *checker) volumes() []*volume {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	var out []*volume
+	for _, ref := range c.s.refs.sorted() {
+		if v := c.s.volumes[ref.id]; v.damage.Load() == nil {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// segments looks at the records of all segments and hashes every object.
+func (c *checker) segments() error {
+	all := c.s.segments.all()
+	c.report.Segments = len(all)
+	bad := map[objectID]int{}
+	for _, g := range all {
+		c.record(g)
+		objs, err := c.s.objectsOf(g)
+		if err != nil {
+			continue // record has said so
+		}
+		if err := c.hash(g, objs, bad); err != nil {
+			return err
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	// One that is good somewhere else is not needed here.
+	for _, g := range all {
+		objs, err := c.s.objectsOf(g)
+		if err != nil {
+			continue
+		}
+		for _, o := range objs {
+			if _, ok := bad[objectID{o.hash, o.kind}]; ok && !c.s.isSick(makePlace(g.id, o.block)) {
+				delete(bad, objectID{o.hash, o.kind})
+			}
+		}
+	}
+	c.objects = bad
+	return nil
+}
+
+// record looks at a segment's header, and its footer or directory.
+func (c *checker) record(g *segment) {
+	name := segmentName(g.id)
+	g.mu.Lock() // the header is written under it
+	defer g.mu.Unlock()
+	b := make([]byte, segmentHeaderSize)
+	n, err := g.file.ReadAt(b, 0)
+	if n == len(b) {
+		_, _, err = decodeSegmentHeader(b, g.id, c.s.sb.id)
+	}
+	if errors.Is(err, os.ErrClosed) {
+		return // it was retired meanwhile
+	}
+	if err != nil {
+		c.found(asCorrupt(err, name, 0, "segment header"))
+	}
+	switch {
+	case g.footer > 0:
+		if _, err := g.readFooter(); err != nil && g.damaged == nil {
+			c.found(err)
+		}
+	case g.dir != nil:
+		data, err := readWhole(g.dir.files[0].file)
+		if err != nil {
+			c.found(asCorrupt(err, dirName(g.id), 0, "log"))
+			return
+		}
+		c.log(dirName(g.id), data, logHeader(logKindDir, c.s.sb.id, uint64(g.id)), g.dir.end)
+	}
+}
+
+// hash reads the objects of a segment, and notes those that are not what their hash says.
+func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
+	buf := alignedBuffer(largestChunkSize)
+	for _, o := range objs {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		b := buf[:o.length]
+		pl := makePlace(g.id, o.block)
+		err := readAligned(g.file, b, pl.offset())
+		if err == nil && sum(o.kind, b) != o.hash {
+			err = errors.New("its bytes have another hash")
+		}
+		c.report.Objects++
+		c.report.Bytes += int64(o.length)
+		if c.progress != nil && c.report.Objects%256 == 0 {
+			c.progress(CheckProgress{c.report.Bytes, max(c.total, c.report.Bytes)})
+		}
+		if err == nil {
+			c.s.well(pl)
+			continue
+		}
+		err = &CorruptError{File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", o.kind, o.hash), Err: err}
+		bad[objectID{o.hash, o.kind}] = c.found(err)
+		c.s.markBad(pl, err)
+	}
+	return nil
+}
+
+// image is a root that refs name.
+type image struct {
+	volume, snap string
+	root         Hash
+	size         int64
+}
+
+func (c *checker) images() []image {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []image
+	for _, ref := range s.refs.sorted() {
+		v := s.volumes[ref.id]
+		v.mu.Lock()
+		id := v.base.id
+		v.mu.Unlock()
+		if d := v.damage.Load(); d == nil || !d.root {
+			out = append(out, image{ref.name, "", id, ref.size})
+		}
+		for _, sn := range ref.sortedSnaps() {
+			if sn.settled {
+				out = append(out, image{ref.name, sn.name, sn.root, ref.size})
+			} else if v.damage.Load() == nil { // it is read through the volume
+				out = append(out, image{ref.name, sn.name, id, ref.size})
+			}
+		}
+	}
+	return out
+}
+
+// trees walks every tree once, and those with damage once more for each image, to say where it is.
+func (c *checker) trees() error {
+	images := c.images()
+	c.report.Images = len(images)
+	roots := make([]*rootObject, len(images))
+	for i, im := range images {
+		r, err := c.s.readRoot(im.root, im.size)
+		if err != nil && !damaged(err) {
+			return err
+		}
+		if err != nil {
+			c.found(asCorrupt(err, segmentDir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
+			continue
+		}
+		roots[i] = r
+		if err := c.walk(r.top, r.depth); err != nil {
+			return err
+		}
+	}
+	if err := c.seek(); err != nil {
+		return err
+	}
+	for i, im := range images {
+		if r := roots[i]; r != nil {
+			if err := c.locate(im, r, r.top, r.depth, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// walk looks at a subtree that was not looked at yet: notes the nodes that are lost, and the chunks that the index
+// does not find.
+func (c *checker) walk(h Hash, level int) error {
+	if _, seen := c.clean[h]; h.IsZero() || seen {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	n, err := c.s.freshNode(h, level)
+	if err != nil && !damaged(err) {
+		return err
+	}
+	if err != nil {
+		c.clean[h] = false
+		id := objectID{h, kindNode + Kind(level)}
+		if _, known := c.objects[id]; !known {
+			c.objects[id] = c.found(asCorrupt(err, segmentDir, 0, fmt.Sprintf("%v %v", id.kind, h)))
+		}
+		return nil
+	}
+	clean := true
+	for _, child := range n {
+		switch {
+		case child.IsZero():
+		case level > 1:
+			if err := c.walk(child, level-1); err != nil {
+				return err
+			}
+			clean = clean && c.clean[child]
+		default:
+			if _, bad := c.objects[objectID{child, KindChunk}]; bad {
+				clean = false
+			} else if _, ok := c.s.lookup(&child, KindChunk); !ok {
+				c.missing[child] = true
+				clean = false
+			}
+		}
+	}
+	c.clean[h] = clean
+	return nil
+}
+
+// seek looks for the chunks that the index does not find, in the records and, where these are damaged, by content.
+func (c *checker) seek() error {
+	if len(c.missing) == 0 {
+		return nil
+	}
+	for _, g := range c.s.segments.all() {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		objs, err := c.s.objectsOf(g)
+		if err != nil {
+			continue
+		}
+		for _, o := range objs {
+			if o.kind == KindChunk && !c.s.isSick(makePlace(g.id, o.block)) {
+				delete(c.missing, o.hash)
+			}
+		}
+	}
+	for _, g := range c.s.segments.all() {
+		if !g.isDamaged() {
+			continue
+		}
+		for h := range c.missing {
+			if _, _, ok := c.s.salvage(g, &h, KindChunk); ok {
+				delete(c.missing, h)
+			}
+		}
+	}
+	if n := len(c.missing); n > 0 {
+		c.lost = c.found(&CorruptError{File: segmentDir, Object: fmt.Sprintf("%d chunks", n), Err: errors.New("no segment has them")})
+	}
+	return nil
+}
+
+// locate adds the range of node number i of a level to each damage below it.
+func (c *checker) locate(im image, root *rootObject, h Hash, level int, i int64) error {
+	if h.IsZero() || c.clean[h] {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	span := levelChunks(level) * int64(root.chunkSize)
+	if at, bad := c.objects[objectID{h, kindNode + Kind(level)}]; bad {
+		c.affect(at, im, i*span, span)
+		return nil
+	}
+	n, err := c.s.node(h, level)
+	if err != nil {
+		return err
+	}
+	for j, child := range n {
+		if level > 1 {
+			if err := c.locate(im, root, child, level-1, i*fanOut+int64(j)); err != nil {
+				return err
+			}
+			continue
+		}
+		off := i*span + int64(j)*int64(root.chunkSize)
+		if at, bad := c.objects[objectID{child, KindChunk}]; bad {
+			c.affect(at, im, off, int64(root.chunkSize))
+		} else if c.missing[child] {
+			c.affect(c.lost, im, off, int64(root.chunkSize))
+		}
+	}
+	return nil
+}
+
+func (c *checker) affect(damage int, im image, off, length int64) {
+	d := &c.report.Damage[damage]
+	length = min(length, im.size-off)
+	n := len(d.Affects)
+	if n == 0 || d.Affects[n-1].Volume != im.volume || d.Affects[n-1].Snapshot != im.snap {
+		d.Affects = append(d.Affects, Affected{Volume: im.volume, Snapshot: im.snap})
+		n++
+	}
+	a := &d.Affects[n-1]
+	if m := len(a.Ranges); m > 0 && a.Ranges[m-1].Off+a.Ranges[m-1].Len == off {
+		a.Ranges[m-1].Len += length
+		return
+	}
+	a.Ranges = append(a.Ranges, Range{off, length})
+}
+
+// tails reads what has not settled.
+func (c *checker) tails() error {
+	for _, v := range c.volumes() {
+		var all []extent
+		v.mu.Lock()
+		for _, l := range v.layers {
+			l.extents.Scan(func(e extent) bool {
+				if e.seg != 0 {
+					all = append(all, e)
+				}
+				return true
+			})
+		}
+		v.mu.Unlock()
+		sort.Slice(all, func(i, j int) bool { return all[i].start() < all[j].start() })
+		for _, r := range mergeRanges(all, v.ref.size) {
+			for off := r.Off; off < r.Off+r.Len; off += MaxRequest / 4 {
+				if err := c.tail(v, off, int(min(MaxRequest/4, r.Off+r.Len-off))); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// tail reads the parts of a range that belong to no tree.
+func (c *checker) tail(v *volume, off int64, length int) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	var p Plan
+	if err := planLoaded(c.ctx, v, off, length, &p); err != nil {
+		if damaged(err) || errors.Is(err, ErrClosed) {
+			return nil // the trees have said so; or it was deleted
+		}
+		return err
+	}
+	defer v.Release(&p)
+	buf := alignedBuffer(length)
+	for i := range p.Pieces {
+		e := &p.Pieces[i]
+		if e.Hole || e.settled {
+			continue
+		}
+		c.report.Tail += int64(e.Len)
+		if err := readAligned(e.seg.file, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
+			c.found(&CorruptError{File: segmentName(e.seg.id), Offset: e.FileOff, Object: "data that has not settled", Err: err},
+				Affected{Volume: v.ref.name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
+		}
+	}
+	return nil
+}

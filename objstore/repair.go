@@ -1,0 +1,405 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/google/uuid"
+)
+
+// A damaged volume is one whose journals, or whose root, can't be read to the end. Nobody can say what it held when
+// it was last flushed, so it is not opened, not settled, and nothing of it is touched; the other volumes know nothing
+// of it. RepairVolume takes it back to the last state that is known, and names what is lost on the way.
+
+// volumeDamage is why a volume is refused. It doesn't change.
+type volumeDamage struct {
+	err      error
+	root     bool // the settled state is lost; else a journal is damaged
+	journals []string
+	gens     []uint64
+
+	keep    []*replay // generations to replay; the last one may have been cut
+	drop    []string  // journals that would go
+	ranges  []Range   // what the records speak of that would go
+	unknown int       // records that nobody can read
+	snaps   []string  // snapshots that would go
+}
+
+// Range is a run of bytes of an image.
+type Range struct {
+	Off int64 `json:"offset"` // bytes
+	Len int64 `json:"length"` // bytes
+}
+
+// Repair says what becomes of a damaged volume.
+type Repair struct {
+	Volume string  `json:"volume"`
+	Damage string  `json:"damage"`  // what can't be read
+	BackTo string  `json:"back_to"` // the state that is known
+	Lost   []Range `json:"lost"`    // written since, and lost; in order
+	// Unknown is how many records of the journal can't be read: what they wrote, nobody knows.
+	Unknown   int      `json:"unknown_records"`
+	Snapshots []string `json:"lost_snapshots"` // they go
+	Done      bool     `json:"done"`           // it was done; else this is what would be
+}
+
+// damageError says that the volume is damaged.
+func (v *volume) damageError() error {
+	if d := v.damage.Load(); d != nil {
+		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.ref.name, d.err)
+	}
+	return nil
+}
+
+// refuse notes that a volume is damaged. From now on nothing that its journals may speak of is given back.
+func (s *Store) refuse(v *volume, d *volumeDamage) {
+	v.damage.Store(d)
+	s.hold.Store(true)
+	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.ref.name, "error", d.err)
+}
+
+// history is what the journals of a volume hold.
+type history struct {
+	files   []string
+	replays []*replay
+	drop    []string // they hold nothing that counts
+	damage  *volumeDamage
+}
+
+// readHistory reads the journals of a volume, in order, and looks at every record.
+func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
+	trust := func(boot, mount bool) bool {
+		return boot && (mount || s.opts.TrustCache != nil && s.opts.TrustCache(v.ref.name))
+	}
+	h := &history{}
+	for _, gen := range gens {
+		h.files = append(h.files, journalName(v.ref.id, gen))
+	}
+	complete := true
+	for i, gen := range gens {
+		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
+		if err != nil && !damaged(err) {
+			return nil, err
+		}
+		if rp == nil {
+			rp = &replay{name: h.files[i], gen: gen}
+		}
+		if err == nil {
+			err = s.checkReplay(v, rp)
+		}
+		if err == nil && rp.mended != nil {
+			s.mended(rp.mended)
+		}
+		// Nothing behind a generation that is incomplete was ever committed.
+		if err == nil && (!complete || len(rp.records) == 0) {
+			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
+			h.drop = append(h.drop, rp.name)
+			continue
+		}
+		if want := v.baseGen + uint64(i) + 1; gen != want {
+			err = &CorruptError{
+				File: journalName(v.ref.id, want), Object: "journal",
+				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
+			}
+			rp.cut(0)
+		}
+		if err != nil {
+			h.damage = s.assess(v, h, i, rp, err)
+			return h, nil
+		}
+		complete = rp.trusted || rp.final
+		h.replays = append(h.replays, rp)
+	}
+	return h, s.checkSnapshots(v, h)
+}
+
+// checkReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
+func (s *Store) checkReplay(v *volume, rp *replay) error {
+	for i := range rp.records {
+		if err := s.checkRecord(v, &rp.records[i]); err != nil {
+			at := rp.at[i]
+			rp.cut(at)
+			return &CorruptError{File: rp.name, Offset: journalHeader + int64(at)*recordSize, Object: "journal record", Err: err}
+		}
+	}
+	end := journalHeader + int64(rp.whole)*recordSize
+	if rp.short {
+		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
+	}
+	if rp.full {
+		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file ends without the room that a journal always has")}
+	}
+	return nil
+}
+
+// checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
+// is written next.
+func (s *Store) checkSnapshots(v *volume, h *history) error {
+	for _, sn := range v.ref.sortedSnaps() {
+		there := slices.ContainsFunc(h.replays, func(rp *replay) bool { return rp.gen == sn.gen })
+		if sn.settled || there {
+			continue
+		}
+		err := &CorruptError{
+			File: journalName(v.ref.id, sn.gen), Object: "journal",
+			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.name, sn.name),
+		}
+		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop}
+		d.loseSnapshots(v)
+		h.damage = d
+		return nil
+	}
+	return nil
+}
+
+// assess says what a repair of the volume would keep, and what it would cost. rp, journal number i, has been cut
+// where the damage is.
+func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *volumeDamage {
+	rp.wasCut = true
+	d := &volumeDamage{err: cause, journals: h.files, keep: slices.Clone(h.replays), drop: slices.Clone(h.drop)}
+	if len(rp.records) > 0 {
+		d.keep = append(d.keep, rp)
+	} else {
+		d.drop = append(d.drop, rp.name)
+	}
+	d.drop = append(d.drop, h.files[i+1:]...)
+	from := rp.whole
+	if !rp.trusted {
+		from = rp.covered
+	}
+	var lost []extent
+	upto := rp.promised
+	for _, name := range h.files[i:] {
+		ranges, unknown := s.readBehind(v.ref.id, name, from, upto)
+		lost = append(lost, ranges...)
+		d.unknown += unknown
+		from, upto = 0, 0
+	}
+	d.ranges = mergeRanges(lost, v.ref.size)
+	d.loseSnapshots(v)
+	return d
+}
+
+// loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
+func (d *volumeDamage) loseSnapshots(v *volume) {
+	for _, sn := range v.ref.sortedSnaps() {
+		whole := slices.ContainsFunc(d.keep, func(rp *replay) bool { return rp.gen == sn.gen && (rp.final || rp.trusted) && !rp.wasCut })
+		if !sn.settled && !whole {
+			d.snaps = append(d.snaps, sn.name)
+		}
+	}
+}
+
+// readBehind looks at the records of a journal that a repair would leave out.
+func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]extent, int) {
+	var gen uint64
+	_, _ = fmt.Sscanf(name[len(journalDir)+1+36:], "-%016x", &gen) // it was made of the same
+	f, err := s.fs.Open(name)
+	if err != nil {
+		return nil, 0
+	}
+	defer f.Close()
+	c, err := readWhole(f)
+	if err != nil {
+		return nil, 0
+	}
+	return c.behind(from, upto, crc(encodeJournalHeader(s.sb.id, volume, gen, s.origin)[:56]))
+}
+
+// mergeRanges gives sectors as ranges of bytes in order, each byte once, within size.
+func mergeRanges(in []extent, size int64) []Range {
+	sort.Slice(in, func(i, j int) bool { return in[i].start() < in[j].start() })
+	out := []Range{}
+	for _, e := range in {
+		from, to := int64(min(e.start(), uint64(size)/SectorSize))*SectorSize, int64(min(e.end, uint64(size)/SectorSize))*SectorSize
+		if n := len(out); n > 0 && from <= out[n-1].Off+out[n-1].Len {
+			out[n-1].Len = max(out[n-1].Len, to-out[n-1].Off)
+		} else if to > from {
+			out = append(out, Range{from, to - from})
+		}
+	}
+	return out
+}
+
+// RepairVolume takes a damaged volume back to the last state that is known, if accept says so; else it says what
+// that would be and what would be lost.
+func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Repair, error) {
+	s.mu.Lock()
+	v, err := s.volume(name)
+	s.mu.Unlock()
+	if err != nil {
+		return Repair{}, err
+	}
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
+	d, err := s.lookAgain(v)
+	if err != nil {
+		return Repair{}, err
+	}
+	if d == nil {
+		return Repair{}, fmt.Errorf("repair volume %s: %w: it is not damaged", name, ErrInvalid)
+	}
+	r := Repair{Volume: name, Damage: d.err.Error(), Lost: d.ranges, Unknown: d.unknown, Snapshots: append([]string{}, d.snaps...)}
+	if r.Lost == nil {
+		r.Lost = []Range{}
+	}
+	var root *rootObject
+	var to *snapRef
+	if d.root {
+		if root, to = s.newestRoot(v); root == nil {
+			return r, fmt.Errorf("repair volume %s: no snapshot of it is left to go back to; delete it: %w", name, d.err)
+		}
+		r.BackTo = "snapshot " + name + "@" + to.name
+		r.Lost = []Range{{0, v.ref.size}}
+	} else {
+		r.BackTo = fmt.Sprintf("generation %d", v.baseGen)
+		if n := len(d.keep); n > 0 {
+			r.BackTo = fmt.Sprintf("record %d of generation %d", len(d.keep[n-1].records), d.keep[n-1].gen)
+		}
+	}
+	if !accept {
+		return r, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return r, err
+	}
+	if err := s.repair(v, d, root, to); err != nil {
+		return r, fmt.Errorf("repair volume %s: %w", name, err)
+	}
+	s.log.Warn("a damaged volume was repaired", "volume", name, "back_to", r.BackTo, "damage", d.err)
+	r.Done = true
+	return r, nil
+}
+
+// newestRoot gives the newest snapshot of the volume whose root can be read.
+func (s *Store) newestRoot(v *volume) (*rootObject, *snapRef) {
+	s.mu.Lock()
+	snaps := v.ref.sortedSnaps()
+	s.mu.Unlock()
+	for _, sn := range slices.Backward(snaps) {
+		if !sn.settled || sn.root == v.ref.root {
+			continue
+		}
+		if r, err := s.readRoot(sn.root, v.ref.size); err == nil {
+			return r, sn
+		}
+	}
+	return nil, nil
+}
+
+// repair does it. A crash on the way leaves a volume that is damaged still, or one that is not any more.
+func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef) error {
+	if err := s.forget(v, d, to); err != nil {
+		return err
+	}
+	drop := d.drop
+	if root != nil {
+		drop = d.journals
+	}
+	for _, name := range slices.Backward(drop) {
+		if err := s.fs.Remove(name); err != nil {
+			return err
+		}
+	}
+	if err := s.fs.SyncDir(journalDir); err != nil {
+		return err
+	}
+	if root == nil {
+		if err := s.replayLayers(v, d.keep); err != nil {
+			return err
+		}
+	} else {
+		v.mu.Lock()
+		v.base, v.baseGen = newBase(s, *root), v.ref.gen
+		v.mu.Unlock()
+	}
+	s.healed(v)
+	return nil
+}
+
+// lookAgain reads a refused volume once more if its disk was what kept it from being read. Under v.settleMu.
+func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
+	d := v.damage.Load()
+	if d == nil || !unreadable(d.err) {
+		return d, nil
+	}
+	root := v.base.root
+	if d.root {
+		r, err := s.readRoot(v.ref.root, v.ref.size)
+		if damaged(err) {
+			return d, nil
+		}
+		if err != nil {
+			return d, err
+		}
+		root = *r
+	}
+	h, err := s.readHistory(v, d.gens)
+	if err != nil {
+		return d, err
+	}
+	if h.damage != nil && d.root {
+		return d, nil
+	}
+	if h.damage != nil {
+		h.damage.gens = d.gens
+		v.damage.Store(h.damage)
+		return h.damage, nil
+	}
+	for _, name := range slices.Backward(h.drop) {
+		if err := s.fs.Remove(name); err != nil {
+			return d, err
+		}
+	}
+	if err := s.replayLayers(v, h.replays); err != nil {
+		return d, err
+	}
+	v.mu.Lock()
+	v.base = newBase(s, root)
+	v.mu.Unlock()
+	s.healed(v)
+	s.log.Info("a volume that could not be read is there again", "volume", v.ref.name)
+	return nil, nil
+}
+
+// healed takes a volume back into service.
+func (s *Store) healed(v *volume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v.damage.Store(nil)
+	held := false
+	for _, w := range s.volumes {
+		held = held || w.damage.Load() != nil
+	}
+	s.hold.Store(held)
+	s.kickSettler()
+}
+
+// forget takes out of refs what is lost.
+func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refs.byID[v.ref.id] == nil {
+		return ErrNotFound
+	}
+	var recs []refRecord
+	for _, sn := range v.ref.sortedSnaps() {
+		if !sn.settled && (to != nil || slices.Contains(d.snaps, sn.name)) {
+			recs = append(recs, refRecord{Op: opSnapDelete, ID: v.ref.id, Name: sn.name})
+		}
+	}
+	if to != nil {
+		gen := v.ref.gen
+		if n := len(d.gens); n > 0 { // the journals are leftovers from now on
+			gen = max(gen, d.gens[n-1])
+		}
+		recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical})
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	return s.appendRefs(recs...)
+}

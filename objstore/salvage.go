@@ -1,0 +1,84 @@
+package objstore
+
+import "encoding/binary"
+
+// Where a segment's record is damaged, its objects are still there, each at the beginning of a block, and a hash
+// tells each of them. What is looked for and in no other segment is looked for in these: all that could be an object
+// is hashed, once, and remembered by the first 8 bytes of its hash.
+
+// salvage finds an object in a damaged segment.
+func (s *Store) salvage(g *segment, h *Hash, k Kind) (place, int, bool) {
+	g.scanned.Do(func() { s.scanContent(g) })
+	block, ok := g.byContent[binary.BigEndian.Uint64(h[:])]
+	if !ok {
+		return 0, 0, false
+	}
+	pl := makePlace(g.id, block)
+	if s.isBad(pl) {
+		return 0, 0, false
+	}
+	n, err := s.checkContent(g, pl, h, k)
+	return pl, n, err == nil
+}
+
+// scanContent hashes what every block could be the beginning of.
+func (s *Store) scanContent(g *segment) {
+	s.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segmentName(g.id))
+	g.byContent = map[uint64]uint32{}
+	s.eachBlock(g, func(block uint32, b []byte) bool {
+		note := func(h Hash) { g.byContent[binary.BigEndian.Uint64(h[:])] = block }
+		if len(b) >= s.sb.chunkSize {
+			note(sum(KindChunk, b[:s.sb.chunkSize]))
+		}
+		if len(b) >= rootSize && string(b[:8]) == rootMagic {
+			note(sum(KindRoot, b[:rootSize]))
+		}
+		for level := range int(s.depth.Load()) {
+			s.asNodes(b, level+1, func(h Hash) bool { note(h); return true })
+		}
+		return true
+	})
+}
+
+// eachBlock calls f with what begins at each block that is not all zeroes, until f says no. What can't be read is
+// left out.
+func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) {
+	const step = 1 << 20
+	size, err := g.file.Size()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, step+largestChunkSize)
+	for off := int64(blockSize); off < size; off += step {
+		n, _ := g.file.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
+		for at := 0; at < min(n, step); at += blockSize {
+			b := buf[at:n]
+			if !allZero(b[:min(len(b), blockSize)]) && !f(uint32((off+int64(at))/blockSize), b) {
+				return
+			}
+		}
+	}
+}
+
+// eachNode calls f with the hash of everything in the segment that could be a tree node of that level, until f says
+// no.
+func (s *Store) eachNode(g *segment, level int, f func(Hash) bool) {
+	s.eachBlock(g, func(_ uint32, b []byte) bool { return s.asNodes(b, level, f) })
+}
+
+// asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing follows it in its
+// last block: its length is that of its one or two blocks, less the zeroes at the end.
+func (s *Store) asNodes(b []byte, level int, f func(Hash) bool) bool {
+	last := 0
+	for _, n := range []int{blockSize, fanOut * len(Hash{})} {
+		n = min(n, len(b)/len(Hash{})*len(Hash{}))
+		for n > 0 && Hash(b[n-len(Hash{}):n]).IsZero() {
+			n -= len(Hash{})
+		}
+		if n > last && !f(sum(kindNode+Kind(level), b[:n])) {
+			return false
+		}
+		last = n
+	}
+	return true
+}
