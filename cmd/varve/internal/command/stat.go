@@ -74,6 +74,14 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	if s.ReadOnly != "" {
 		fields = append(fields, [2]string{"read-only", s.ReadOnly})
 	}
+	if s.DiskError != "" {
+		fields = append(fields, [2]string{"disk", "used, free and space are not known: " + s.DiskError})
+	}
+	for _, v := range s.PerVolume {
+		if v.Damage != "" {
+			fields = append(fields, [2]string{"damaged", "volume " + v.Name + ": " + v.Damage})
+		}
+	}
 	for _, m := range s.Mounts {
 		fields = append(fields, [2]string{"mount", m.Dir})
 	}

@@ -2,6 +2,8 @@ package command
 
 import (
 	"fmt"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,9 +17,9 @@ func (a *app) volumeCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "volume",
 		Aliases: []string{"vol"},
-		Short:   "Create, list, show, change and delete volumes",
+		Short:   "Create, list, show, change, repair and delete volumes",
 		Example: "  varve volume create data --size 10G",
-	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeDeleteCmd())
+	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeRepairCmd(), a.volumeDeleteCmd())
 }
 
 func (a *app) volumeCreateCmd() *cobra.Command {
@@ -85,27 +87,35 @@ DEVICE where the volume is attached.`,
 				if a.json {
 					return writeJSON(cmd.OutOrStdout(), list)
 				}
-				rows := make([][]string, 0, len(list))
-				for _, v := range list {
-					rows = append(rows, []string{
-						v.Name, formatSize(v.Size), formatSize(v.Logical), formatSize(v.Tail),
-						strconv.Itoa(v.Snapshots), orNone(devices(v)), formatTime(v.Created),
-					})
-				}
-				writeTable(cmd.OutOrStdout(), []column{
-					{name: "name"},
-					{"size", true},
-					{"logical", true},
-					{"tail", true},
-					{"snapshots", true},
-					{name: "device"},
-					{name: "created"},
-				}, rows)
+				writeVolumes(cmd.OutOrStdout(), list)
 				return nil
 			})
 		},
 	}
 	return a.jsonFlag(cmd)
+}
+
+// writeVolumes writes the list, with a column for damage if there is any.
+func writeVolumes(w io.Writer, list []protocol.Volume) {
+	columns := []column{
+		{name: "name"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"}, {name: "created"},
+	}
+	damaged := slices.ContainsFunc(list, func(v protocol.Volume) bool { return v.Damage != "" })
+	if damaged {
+		columns = append(columns, column{name: "damage"})
+	}
+	rows := make([][]string, 0, len(list))
+	for _, v := range list {
+		row := []string{
+			v.Name, formatSize(v.Size), formatSize(v.Logical), formatSize(v.Tail),
+			strconv.Itoa(v.Snapshots), orNone(devices(v)), formatTime(v.Created),
+		}
+		if damaged {
+			row = append(row, orNone(v.Damage))
+		}
+		rows = append(rows, row)
+	}
+	writeTable(w, columns, rows)
 }
 
 func devices(v protocol.Volume) string {
@@ -157,6 +167,9 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"tail", formatSize(v.Tail)},
 		{"snapshots", strconv.Itoa(v.Snapshots)},
 		{"users", orNone(strings.Join(v.Users, ", "))},
+	}
+	if v.Damage != "" {
+		f = append(f, [2]string{"damage", v.Damage + "; see varve volume repair"})
 	}
 	for _, at := range v.Attached {
 		f = append(f, [2]string{"device", attachmentText(at)})

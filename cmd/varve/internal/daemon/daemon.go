@@ -55,6 +55,8 @@ type Daemon struct {
 	handing    atomic.Bool    // a handover is under way
 	successors chan *handover // who is ready to take over
 
+	checking sync.Mutex // one check at a time
+
 	reviveAfter   time.Duration
 	answerTimeout time.Duration
 	waits         chan struct{} // full: no more requests may wait for snapshots

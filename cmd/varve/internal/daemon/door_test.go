@@ -189,3 +189,21 @@ func TestTooManyWaits(t *testing.T) {
 		t.Errorf("when there is room again: %v", err)
 	}
 }
+
+// The limits on reading a request and writing an answer don't end a check, which takes what it takes.
+func TestLongCheck(t *testing.T) {
+	w := newWorld(t, "a")
+	w.store.checkTakes = time.Second
+	w.d.answerTimeout = 200 * time.Millisecond
+	w.listen(t, func(s *http.Server) { s.ReadTimeout = 200 * time.Millisecond })
+	c, err := client.Dial(t.Context(), w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	heard := 0
+	report, err := c.Check(t.Context(), func(objstore.CheckProgress) { heard++ })
+	if err != nil || len(report.Damage) != 1 || heard != 1 {
+		t.Errorf("a long check: %v, %+v, heard %d times of", err, report, heard)
+	}
+}

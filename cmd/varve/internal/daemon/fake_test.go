@@ -23,6 +23,8 @@ type fakeStore struct {
 	volumes   map[string]objstore.VolumeInfo
 	snapshots []objstore.SnapshotInfo
 	panics    bool
+
+	checkTakes time.Duration
 }
 
 func newFakeStore(volumes ...string) *fakeStore {
@@ -64,6 +66,22 @@ func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
 	}
 	delete(s.volumes, name)
 	return nil
+}
+
+func (s *fakeStore) RepairVolume(_ context.Context, name string, accept bool) (objstore.Repair, error) {
+	if _, err := s.VolumeInfo(name); err != nil {
+		return objstore.Repair{}, err
+	}
+	return objstore.Repair{Volume: name, Done: accept}, nil
+}
+
+func (s *fakeStore) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
+	progress(objstore.CheckProgress{Done: 1, Total: 2})
+	select {
+	case <-time.After(s.checkTakes):
+	case <-ctx.Done():
+	}
+	return &objstore.CheckReport{Damage: []objstore.Damage{{File: "segments/00000001.seg"}}}, ctx.Err()
 }
 
 func (s *fakeStore) Volumes() []objstore.VolumeInfo {

@@ -34,6 +34,8 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("GET /v1/volumes/{name}", handle(d.serveVolume))
 	mux.Handle("PATCH /v1/volumes/{name}", handle(d.serveSetVolume))
 	mux.Handle("DELETE /v1/volumes/{name}", handle(d.serveDeleteVolume))
+	mux.Handle("POST /v1/volumes/{name}/repair", handle(d.serveRepairVolume))
+	mux.HandleFunc("POST /v1/check", d.serveCheck)
 	mux.Handle("GET /v1/snapshots", handle(d.serveSnapshots))
 	mux.Handle("POST /v1/snapshots", handle(d.serveCreateSnapshot))
 	mux.Handle("DELETE /v1/snapshots/{volume}/{name}", handle(d.serveDeleteSnapshot))

@@ -15,6 +15,7 @@ type Store interface {
 	Quiet() error
 	Resume()
 	SetMaxSize(bytes int64) error
+	Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error)
 	Close() error
 }
 
@@ -22,6 +23,7 @@ type volumes interface {
 	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
+	RepairVolume(ctx context.Context, name string, accept bool) (objstore.Repair, error)
 	Volumes() []objstore.VolumeInfo
 	VolumeInfo(name string) (objstore.VolumeInfo, error)
 }

@@ -9,6 +9,8 @@
 //	GET    /v1/volumes/NAME               Volume
 //	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
 //	DELETE /v1/volumes/NAME
+//	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
+//	POST   /v1/check                      CheckEvents, one a line
 //	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME
@@ -71,6 +73,18 @@ type SetVolume struct {
 type Volume struct {
 	objstore.VolumeInfo
 	Attached []Attachment `json:"attached"`
+}
+
+// Repair asks what becomes of a damaged volume, or, with AcceptLoss, for it.
+type Repair struct {
+	AcceptLoss bool `json:"accept_loss"`
+}
+
+// CheckEvent is a line of the answer to a check: how far it is, or at the end what it has found or why it has ended.
+type CheckEvent struct {
+	Progress *objstore.CheckProgress `json:"progress,omitempty"`
+	Report   *objstore.CheckReport   `json:"report,omitempty"`
+	Error    *Error                  `json:"error,omitempty"`
 }
 
 // CreateSnapshot asks for a snapshot; with Wait the answer comes when it has settled.

@@ -1,0 +1,58 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// Check looks for damage in the whole store; progress is called now and then.
+func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://varve/v1/check", nil)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set(protocol.Header, strconv.Itoa(protocol.Version))
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ndjson" {
+		var nothing struct{}
+		if err := decode(resp, &nothing); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("the daemon answered %s", resp.Status)
+	}
+	events := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
+	for {
+		var e protocol.CheckEvent
+		err := events.Decode(&e)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, errGone
+		case err != nil:
+			return nil, fmt.Errorf("read the daemon's answer: %w", err)
+		case e.Error != nil:
+			return nil, e.Error
+		case e.Report != nil:
+			return e.Report, nil
+		case e.Progress != nil:
+			progress(*e.Progress)
+		}
+	}
+}
+
+// RepairVolume says what a repair of a damaged volume would cost, or does it.
+func (c *Client) RepairVolume(ctx context.Context, name string, r protocol.Repair) (objstore.Repair, error) {
+	return call[objstore.Repair](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(name)+"/repair", r)
+}
