@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"varve/objstore/failpoint"
 )
 
 // recoveryLimit is how long Recover waits for the kernel to notice that the predecessor is gone.
@@ -43,6 +45,7 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 	if err := startRecovery(ctx, c, id); err != nil {
 		return nil, err
 	}
+	failpoint.Here(failpoint.TakeoverStarted)
 	info, err := c.devInfo(ctx, id)
 	if err != nil {
 		return nil, err
@@ -60,12 +63,14 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 	}
 	err = d.serveQueues(ctx, o.Workers)
 	if err == nil {
+		failpoint.Here(failpoint.TakeoverFetched)
 		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.endRecovery(ctx, id) })
 	}
 	if err != nil {
 		d.end()
 		return nil, err
 	}
+	failpoint.Here(failpoint.TakeoverEnded)
 	return d, nil
 }
 

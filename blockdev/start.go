@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/failpoint"
 )
 
 // Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it returns the block
@@ -32,9 +34,11 @@ func Start(ctx context.Context, t Target, o Options) (*Device, error) {
 	}
 	err = d.serveQueues(ctx, o.Workers)
 	if err == nil {
+		failpoint.Here(failpoint.AttachFetched)
 		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.startDev(ctx, d.id) })
 	}
 	if err == nil {
+		failpoint.Here(failpoint.AttachStarted)
 		err = waitNode(ctx, d.Path())
 	}
 	if err != nil {
@@ -88,6 +92,7 @@ func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Option
 	if err := c.addDev(ctx, &info); err != nil {
 		return nil, err
 	}
+	failpoint.Here(failpoint.AttachAdded)
 	d, err := newDevice(c, t, lim, &info, o)
 	if err == nil {
 		err = missing(want, info.flags)
@@ -95,6 +100,7 @@ func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Option
 	if err == nil {
 		p := lim.params(d.maxIO)
 		err = c.setParams(ctx, d.id, &p)
+		failpoint.Here(failpoint.AttachParams)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.delDev(context.WithoutCancel(ctx), int(info.dev_id)))

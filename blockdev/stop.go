@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/failpoint"
 )
 
 // openGrace is how long Stop waits for those who open every new device for a moment, such as udev and the
@@ -25,6 +27,7 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 		d.endStop()
 		return err
 	}
+	failpoint.Here(failpoint.DetachStopped)
 	// The driver has answered all requests and gives the fetches back: the queues end by themselves.
 	select {
 	case <-d.done:
@@ -32,6 +35,7 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 		d.end()
 	}
 	err := deleteDisk(context.WithoutCancel(ctx), d.ctl, d.id, force)
+	failpoint.Here(failpoint.DetachDeleted)
 	d.ctl.close()
 	return err
 }
@@ -47,10 +51,14 @@ func (d *Device) Quiesce(ctx context.Context) error {
 	var err error
 	if d.has(_UBLK_F_QUIESCE) {
 		err = retry(ctx, slowCommand, func() (bool, error) {
-			err := d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
+			err := failpoint.Err(failpoint.QuiesceFails)
+			if err == nil {
+				err = d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
+			}
 			return errors.Is(err, ErrBusy), err
 		})
 	}
+	failpoint.Here(failpoint.QuiesceHeld)
 	// Without the feature, or when it fails, the driver takes what follows for the death of its server.
 	d.end()
 	// It notices, after the last file is closed, in a work item of its own.

@@ -25,6 +25,9 @@ type node struct {
 	gone  chan struct{} // closed when cmd has ended
 
 	background bool // a daemon may run that is not the test's child
+
+	program string   // what is tested
+	env     []string // of the daemons, beside the test's own
 }
 
 // newNode makes a store below the test's directory in the guest's tmpfs.
@@ -37,7 +40,7 @@ func newNode(ctx context.Context, t *testing.T, initArgs ...string) *node {
 func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...string) *node {
 	t.Helper()
 	markKernelLog(t)
-	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log")}
+	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log"), program: varve}
 	n.varve(ctx, append([]string{"init"}, initArgs...)...)
 	t.Cleanup(n.takeDown)
 	return n
@@ -45,13 +48,13 @@ func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...stri
 
 // try runs a varve command on the store.
 func (n *node) try(ctx context.Context, args ...string) result {
-	return run(ctx, varve, append([]string{"--store", n.store}, args...)...)
+	return run(ctx, n.program, append([]string{"--store", n.store}, args...)...)
 }
 
 // varve runs a varve command that has to succeed.
 func (n *node) varve(ctx context.Context, args ...string) string {
 	n.t.Helper()
-	return must(ctx, n.t, varve, append([]string{"--store", n.store}, args...)...)
+	return must(ctx, n.t, n.program, append([]string{"--store", n.store}, args...)...)
 }
 
 // refuse runs a varve command that has to fail, with one line of error that has all the words.
@@ -94,12 +97,22 @@ func query[T any](ctx context.Context, n *node, args ...string) T {
 // serve starts the daemon as a child of the test and waits until it answers.
 func (n *node) serve(ctx context.Context, args ...string) {
 	n.t.Helper()
+	n.launch(args...)
+	if !n.await(ctx) {
+		n.t.Fatalf("the daemon ended: %v\n%s", n.cmd.ProcessState, n.logTail())
+	}
+}
+
+// launch starts the daemon as a child of the test.
+func (n *node) launch(args ...string) {
+	n.t.Helper()
 	logs, err := os.OpenFile(n.logs, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer logs.Close()
-	n.cmd = exec.Command(varve, append([]string{"--store", n.store, "serve"}, args...)...)
+	n.cmd = exec.Command(n.program, append([]string{"--store", n.store, "serve"}, args...)...)
+	n.cmd.Env = append(os.Environ(), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = logs, logs
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := n.cmd.Start(); err != nil {
@@ -111,15 +124,21 @@ func (n *node) serve(ctx context.Context, args ...string) {
 		_ = cmd.Wait()
 		close(gone)
 	}(n.cmd, n.gone)
+}
+
+// await returns when the daemon answers, or has ended: false.
+func (n *node) await(ctx context.Context) bool {
+	n.t.Helper()
 	for !n.answers() {
 		select {
 		case <-n.gone:
-			n.t.Fatalf("the daemon ended: %v\n%s", n.cmd.ProcessState, n.logTail())
+			return false
 		case <-ctx.Done():
 			n.t.Fatalf("the daemon does not answer\n%s", n.logTail())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+	return true
 }
 
 // answers says whether somebody listens on the store's socket.

@@ -2,6 +2,8 @@ package objstore
 
 import (
 	"fmt"
+
+	"varve/objstore/failpoint"
 )
 
 // Flush makes everything committed before the call durable. It blocks; concurrent calls share one commit.
@@ -49,6 +51,7 @@ func (v *volume) commitTo(target uint64) error {
 			return v.failSync(segmentName(g.id), err)
 		}
 	}
+	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
 		r := record{kind: recordCommit, sector: uint64(c.upto)}
 		if c.final {
@@ -61,6 +64,7 @@ func (v *volume) commitTo(target uint64) error {
 		if err != nil {
 			return v.failSync(c.j.name, err)
 		}
+		failpoint.Here(failpoint.FlushCommit)
 		if err := c.j.file.Datasync(); err != nil {
 			return v.failSync(c.j.name, err)
 		}
@@ -74,6 +78,7 @@ func (v *volume) commitTo(target uint64) error {
 		v.mu.Unlock()
 	}
 	v.durable = seq
+	failpoint.Here(failpoint.FlushDone)
 	return nil
 }
 
@@ -106,6 +111,7 @@ func (v *volume) freeze() (uint64, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	failpoint.Here(failpoint.RollCreated)
 	if !v.writable { // deleted or closed meanwhile
 		j.close()
 		_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
@@ -119,6 +125,7 @@ func (v *volume) freeze() (uint64, error) {
 	v.active().debt.freeze()
 	v.layers = append(v.layers, newLayer(gen+1, j))
 	v.since = 0
+	failpoint.Here(failpoint.RollFrozen)
 	v.room.Broadcast()
 	return gen, nil
 }
@@ -186,6 +193,7 @@ func (v *volume) shut() error {
 	v.mu.Unlock()
 	err := v.commitTo(target)
 	v.commitMu.Unlock()
+	failpoint.Here(failpoint.CloseCommitted)
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
 	v.mu.Lock()

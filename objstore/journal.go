@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/vfs"
 )
 
@@ -142,6 +143,7 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 	}
 	h := encodeJournalHeader(store, volume, gen, o)
 	j := &journal{name: name, file: f, header: h, seed: crc(h[:56]), max: maxRecords}
+	failpoint.Here(failpoint.JournalFile)
 	if _, err = f.WriteAt(h, 0); err == nil {
 		err = j.extend()
 	}
@@ -150,6 +152,7 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 	}
 	if err == nil {
 		err = fs.Rename(draft, name)
+		failpoint.Here(failpoint.JournalNamed)
 	}
 	if err == nil {
 		err = fs.SyncDir(journalDir)
@@ -471,6 +474,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	if err := wipe(f, end, size); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.RecoverWiped)
 	h := encodeJournalHeader(store, volume, rp.gen, origin{boot: "finished", mount: "finished"})
 	setDurable(h, rp.whole+1)
 	covers := rp.covered
@@ -487,6 +491,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	if err := f.Datasync(); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.RecoverCommit)
 	if _, err := f.WriteAt(h, 0); err != nil {
 		return err
 	}

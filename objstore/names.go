@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"varve/objstore/failpoint"
 )
 
 // CreateVolume makes a volume of zeroes.
@@ -33,6 +35,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	if err := s.appendRefs(rec); err != nil {
 		return VolumeInfo{}, err
 	}
+	failpoint.Here(failpoint.VolumeCreated)
 	v := newVolume(s, s.refs.byID[rec.ID], newBase(s, s.emptyRoot(o.Size)))
 	s.volumes[rec.ID] = v
 	return s.infoOf(v), nil
@@ -70,6 +73,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	}
 	err = s.appendRefs(refRecord{Op: opVolumeDelete, ID: v.ref.id})
 	if err == nil {
+		failpoint.Here(failpoint.VolumeDeleted)
 		delete(s.volumes, v.ref.id)
 	}
 	s.mu.Unlock()
@@ -123,6 +127,7 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		if err := s.fs.Remove(l.journal.name); err != nil {
 			return fmt.Errorf("remove journal: %w", err)
 		}
+		failpoint.Here(failpoint.VolumeDropped)
 		for _, h := range mergeSlots(l.handed) {
 			g := s.segments.get(h.seg)
 			if g == nil {
@@ -220,9 +225,11 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
+	failpoint.Here(failpoint.SnapshotFrozen)
 	if err := v.Flush(); err != nil {
 		return SnapshotInfo{}, err
 	}
+	failpoint.Here(failpoint.SnapshotFlushed)
 	rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: gen, Time: time.Now().UTC()}
 	v.mu.Lock()
 	if v.baseGen == gen {
@@ -232,6 +239,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err := s.appendRefs(rec); err != nil {
 		return SnapshotInfo{}, err
 	}
+	failpoint.Here(failpoint.SnapshotNamed)
 	s.kickSettler()
 	return snapInfo(v.ref, v.ref.snaps[snap]), nil
 }
@@ -283,7 +291,11 @@ func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
 	if err != nil {
 		return err
 	}
-	return s.appendRefs(refRecord{Op: opSnapDelete, ID: v.ref.id, Name: snap})
+	if err := s.appendRefs(refRecord{Op: opSnapDelete, ID: v.ref.id, Name: snap}); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SnapshotDeleted)
+	return nil
 }
 
 // OpenSnapshot opens a snapshot for reading, settled or not.

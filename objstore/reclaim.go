@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+
+	"varve/objstore/failpoint"
 )
 
 // reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
@@ -20,6 +22,7 @@ func (st *settling) reclaim() error {
 			return s.fail(fmt.Errorf("sync %s: %w", journalDir, err))
 		}
 	}
+	failpoint.Here(failpoint.ReclaimJournal)
 	s.trimLeaves()
 	v.mu.Lock()
 	old := v.pin
@@ -49,6 +52,7 @@ func (st *settling) reclaim() error {
 		s.punchBetween(g, h.from, h.to, kept[g])
 		g.unsettled.Add(h.from - h.to)
 	}
+	failpoint.Here(failpoint.ReclaimPunched)
 	for g := range kept {
 		if err := s.retireOrSeal(v, g); err != nil {
 			return err
@@ -152,6 +156,7 @@ func (s *Store) sealSegment(g *segment) error {
 	if err != nil {
 		return s.fail(fmt.Errorf("seal %s: %w", segmentName(g.id), err))
 	}
+	failpoint.Here(failpoint.SealDone)
 	if s.missed.Load() > 0 {
 		return nil // the segment may hold some of them: it stays unmarked, to be read again when the store opens
 	}
@@ -167,6 +172,7 @@ func (s *Store) retire(g *segment) error {
 	if err := s.fs.Remove(segmentName(g.id)); err != nil {
 		return fmt.Errorf("retire segment: %w", err)
 	}
+	failpoint.Here(failpoint.RetireRemoved)
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		return s.fail(fmt.Errorf("sync %s: %w", segmentDir, err))
 	}

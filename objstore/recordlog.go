@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/vfs"
 )
 
@@ -396,11 +397,13 @@ func (l *recordLog) append(payload []byte) error {
 	var err error
 	for _, f := range l.files {
 		if _, err = f.file.WriteAt(b, l.end); err == nil {
+			failpoint.Here(failpoint.LogWritten)
 			err = f.file.Datasync()
 		}
 		if err != nil {
 			break
 		}
+		failpoint.Here(failpoint.LogSynced)
 	}
 	if err == nil {
 		l.last, l.end = l.end, l.end+int64(len(b))

@@ -12,20 +12,24 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/index"
 )
 
 // recover brings the store to life: segments, index, journals, in this order. Refs are read.
 func (s *Store) recover(ctx context.Context) error {
+	failpoint.Here(failpoint.RecoverRefs)
 	if err := s.openSegments(); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.RecoverSegments)
 	if err := s.fillIndex(ctx); err != nil {
 		return err
 	}
 	for _, ref := range s.refs.byID { // before anything is looked for by its content
 		s.depth.Store(max(s.depth.Load(), int64(treeDepth(ref.size, s.sb.chunkSize))))
 	}
+	failpoint.Here(failpoint.RecoverIndexed)
 	for _, ref := range s.refs.sorted() {
 		v, err := s.openVolume(ref)
 		if err != nil {
@@ -36,6 +40,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.replayJournals(); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.RecoverJournals)
 	return s.sweepSegments()
 }
 
@@ -119,12 +124,14 @@ func (s *Store) compactRefs() error {
 	}
 	n.files[0].name = refsFile
 	s.refsLog = n
+	failpoint.Here(failpoint.RecoverCompact)
 	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
 		return err
 	}
 	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.RecoverCompacted)
 	if err := s.completeRefs(); err != nil {
 		return err
 	}
@@ -343,6 +350,7 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 			return err
 		}
 	}
+	failpoint.Here(failpoint.RecoverDropped)
 	return s.replayLayers(v, h.replays)
 }
 
@@ -416,9 +424,11 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 			}
 		}
 	}
+	failpoint.Here(failpoint.RecoverReplayed)
 	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {
 		return nil, err
 	}
+	failpoint.Here(failpoint.RecoverFinished)
 	l.journal = &journal{name: rp.name, final: true}
 	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "after_power_cut", !rp.trusted)
 	return l, nil
@@ -444,6 +454,7 @@ func (s *Store) sweepSegments() error {
 					return err
 				}
 			}
+			failpoint.Here(failpoint.RecoverEmptied)
 			if err := s.retire(g); err != nil {
 				return err
 			}
@@ -453,5 +464,6 @@ func (s *Store) sweepSegments() error {
 			return err
 		}
 	}
+	failpoint.Here(failpoint.RecoverSwept)
 	return nil
 }

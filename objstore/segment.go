@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/vfs"
 )
 
@@ -325,6 +326,7 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 			return err
 		}
 		g.dir = d
+		failpoint.Here(failpoint.DirMade)
 		if err := fs.SyncDir(segmentDir); err != nil {
 			return err
 		}
@@ -376,6 +378,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	if _, err := g.file.WriteAt(b, g.capacity); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.SealFooter)
 	g.footer = int64(len(b))
 	_, err := g.file.WriteAt(g.header(store), 0)
 	if err == nil {
@@ -385,6 +388,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 		g.footer = 0
 		return err
 	}
+	failpoint.Here(failpoint.SealHeader)
 	if g.dir == nil {
 		return nil
 	}

@@ -3,6 +3,8 @@ package objstore
 import (
 	"sync"
 	"sync/atomic"
+
+	"varve/objstore/failpoint"
 )
 
 // segmentTable finds a segment by its ID, without a lock.
@@ -90,6 +92,7 @@ func (s *Store) makeSegment() (*segment, error) {
 	if err != nil {
 		return nil, s.spaceError(err)
 	}
+	failpoint.Here(failpoint.SegmentMade)
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		g.file.Close()
 		return nil, s.fail(err)

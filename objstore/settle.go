@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/index"
 )
 
@@ -63,6 +64,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	start := time.Now()
 	root, err := st.tree()
 	if err == nil {
+		failpoint.Here(failpoint.SettleTree)
 		err = st.durable()
 	}
 	if err != nil {
@@ -345,6 +347,7 @@ func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
 		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
 	}
 	st.copied = append(st.copied, slots{g.id, off, off + roundUp(int64(len(data)), blockSize)})
+	failpoint.Here(failpoint.SettleCopied)
 	return st.record(g, object{hash: h, block: uint32(off / blockSize), length: uint32(len(data)), kind: k}), nil
 }
 
@@ -380,6 +383,7 @@ func (st *settling) durable() error {
 			return st.v.failSync(segmentName(g.id), err)
 		}
 	}
+	failpoint.Here(failpoint.SettleSynced)
 	for g, objs := range st.added {
 		err := g.addObjects(st.s.fs, st.s.sb.id, objs)
 		if errors.Is(err, ErrNoSpace) {
@@ -388,7 +392,9 @@ func (st *settling) durable() error {
 		if err != nil {
 			return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
 		}
+		failpoint.Here(failpoint.SettleRecorded)
 		st.index(g, objs)
+		failpoint.Here(failpoint.SettleIndexed)
 	}
 	return nil
 }
@@ -438,6 +444,7 @@ func (st *settling) publish(root *rootObject) error {
 	if err := s.appendRefs(recs...); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.SettleRefs)
 	for w := range s.views {
 		if w.v == v && w.gen == st.l.gen {
 			w.settled(newBase(s, *root))
@@ -459,5 +466,6 @@ func (st *settling) publish(root *rootObject) error {
 	v.room.Broadcast()
 	v.mu.Unlock()
 	v.commitMu.Unlock()
+	failpoint.Here(failpoint.SettleBase)
 	return nil
 }

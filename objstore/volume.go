@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"varve/objstore/failpoint"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -235,6 +237,7 @@ func (v *volume) useSegment(g *segment) {
 		v.active().hand(g.id, g.next, g.next)
 	}
 	v.log = g
+	failpoint.Here(failpoint.SegmentRolled)
 }
 
 // Wait blocks until a request that got ErrBusy is worth another try: the tail has become shorter, there is room
@@ -305,6 +308,7 @@ func (v *volume) commit(w *Write) error {
 	}); err != nil {
 		return v.s.fail(err)
 	}
+	failpoint.Here(failpoint.WriteJournaled)
 	v.note(l)
 	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
 	v.partial.written(end-n, end)

@@ -43,6 +43,7 @@ type serveOptions struct {
 	tailSoft    size
 	tailHard    size
 	reserve     size
+	segment     size
 	records     int
 	settleDelay time.Duration
 }
@@ -57,6 +58,8 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	f.Var(&o.tailSoft, "tail-soft", "what a busy volume may write before it settles (default 4G)")
 	f.Var(&o.tailHard, "tail-hard", "what a volume may write before writes wait for settling (default twice --tail-soft)")
 	f.Var(&o.reserve, "reserve", "room that writes leave on the store's disk (default a twentieth of it, 1G at most)")
+	f.Var(&o.segment, "segment-size", "size of the files of data made from now on (default 256M)")
+	_ = f.MarkHidden("segment-size") // for tests, which can't wait for the default; it is there
 	f.IntVar(&o.records, "journal-records", 0, "`number` of writes in a journal: bounds the time to open and about 50 bytes of memory each (default 1048576)")
 	f.DurationVar(&o.settleDelay, "settle-delay", 0, "age at which a quiet volume's writes settle (default 2s)")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -68,7 +71,7 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 // limits are the flags as the store takes them.
 func (o *serveOptions) limits() (objstore.Options, error) {
 	s := objstore.Options{
-		LeafCache: int64(o.leafCache), FooterCache: int64(o.footerCache), TailSoft: int64(o.tailSoft),
+		SegmentSize: int64(o.segment), LeafCache: int64(o.leafCache), FooterCache: int64(o.footerCache), TailSoft: int64(o.tailSoft),
 		TailHard: int64(o.tailHard), Reserve: int64(o.reserve), JournalRecords: o.records, SettleDelay: o.settleDelay,
 	}
 	check := s

@@ -12,6 +12,7 @@ import (
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
+	"varve/objstore/failpoint"
 )
 
 // attachments lists them in order of volume; mu is held.
@@ -48,6 +49,7 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
 	d.keep(a, dev)
+	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
 		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
 	return protocol.Attached{Attachment: a, Notes: notes}, nil
@@ -242,6 +244,7 @@ func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
 		return fmt.Errorf("detach %s (volume %q): %w", k.Device, k.Volume, err)
 	}
 	d.drop(k)
+	failpoint.Here(failpoint.DetachListed)
 	d.log.Info("detached", "volume", k.Volume, "device", k.Device, "force", force)
 	return nil
 }

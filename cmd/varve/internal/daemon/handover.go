@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/failpoint"
 )
 
 // Time limits of a handover. While I/O waits they are short.
@@ -279,6 +280,7 @@ func (h *handover) give(s *seat) bool {
 	defer h.close()
 	err := h.link.send(helloLimit, h.given, s.lock.File(), s.socket)
 	if err == nil {
+		failpoint.Here(failpoint.UpgradeGiven)
 		var taken protocol.Taken
 		if err = h.link.receive(takeLimit, &taken); err == nil && taken.Error == nil {
 			return true

@@ -12,6 +12,7 @@ import (
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
+	"varve/objstore/failpoint"
 )
 
 // RunOptions of a daemon. The zero value is the default.
@@ -51,7 +52,9 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 		if h == nil || err != nil {
 			return err
 		}
+		failpoint.Here(failpoint.UpgradeClosed)
 		if h.give(s) {
+			failpoint.Here(failpoint.UpgradeEnded)
 			o.Logger.Info("a successor has taken over", "pid", h.hello.PID, "version", h.hello.Version)
 			return s.cede()
 		}
@@ -82,6 +85,9 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 	store, err := OpenStore(ctx, s.dir, log, o.Store)
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
+	}
+	if o.Predecessor != nil {
+		failpoint.Here(failpoint.UpgradeOpened)
 	}
 	st, err := store.Stat()
 	if err != nil {
@@ -129,12 +135,15 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 			d.abandon(ctx)
 			return nil, p.refuse(err)
 		}
+		failpoint.Here(failpoint.UpgradeRecovered)
 		if err := p.thank(); err != nil {
 			d.log.Warn("the earlier daemon does not end", "pid", p.offer.PID, "error", err)
 		}
+		failpoint.Here(failpoint.UpgradeThanked)
 		s.lent = false
 	} else {
 		d.Takeover(ctx)
+		failpoint.Here(failpoint.TakeoverDone)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err
@@ -150,7 +159,9 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 			d.handing.Store(false)
 			continue
 		}
+		failpoint.Here(failpoint.UpgradeQuiet)
 		d.letGo(ctx, h)
+		failpoint.Here(failpoint.UpgradeQuiesced)
 		return h, nil
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
+	"varve/objstore/failpoint"
 )
 
 // Predecessor is a daemon that is willing to hand over: the successor's side of a handover.
@@ -116,6 +117,7 @@ func (p *Predecessor) receive(dir string, log *slog.Logger) (*seat, error) {
 		dir: dir, lock: objstore.InheritLock(p.link.files[0]), socket: p.link.files[1], log: log, lent: true,
 	}
 	p.link.files = nil
+	failpoint.Here(failpoint.UpgradeReceived)
 	return s, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/failpoint"
 )
 
 // Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
@@ -22,6 +23,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		}
 		s = state{}
 	}
+	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
 	defer d.change.Unlock()
 	waits := d.takeWaiting(ctx, s.Attached)

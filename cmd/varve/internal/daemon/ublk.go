@@ -11,6 +11,7 @@ import (
 	"varve/blockdev"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
+	"varve/objstore/failpoint"
 )
 
 // ublkTransport serves volumes as ublk devices.
@@ -40,6 +41,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err != nil {
 		return nil, none, err
 	}
+	failpoint.Here(failpoint.AttachOpened)
 	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
 		Owner: ownerOf(t.uuid, r.Volume), Logger: t.log,

@@ -1,0 +1,496 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"varve/objstore/failpoint"
+)
+
+// way is how the daemon comes to a point.
+type way int
+
+const (
+	byChurn   way = iota // under load, with commands beside it
+	byOpen               // when it is started after a death
+	byStop               // when it is stopped
+	fromOld              // as the one that hands over
+	toNew                // as the one that takes over
+	unreached            // not here: the reason is in the table
+)
+
+// killPoint is a point to kill the daemon at.
+type killPoint struct {
+	point  failpoint.Point
+	way    way
+	most   int             // the passing is drawn from the first so many
+	after  failpoint.Point // byOpen: the death that leads there; none: any
+	reason string          // unreached
+}
+
+// killPoints are all points of the daemon.
+var killPoints = []killPoint{
+	{point: failpoint.WriteJournaled, most: 3000},
+	{point: failpoint.FlushData, most: 40},
+	{point: failpoint.FlushCommit, most: 40},
+	{point: failpoint.FlushDone, most: 40},
+	{point: failpoint.JournalFile, most: 6},
+	{point: failpoint.JournalNamed, most: 6},
+	{point: failpoint.RollCreated, most: 6},
+	{point: failpoint.RollFrozen, most: 6},
+	{point: failpoint.LogWritten, most: 40},
+	{point: failpoint.LogSynced, most: 40},
+	{point: failpoint.SegmentMade, most: 8},
+	{point: failpoint.SegmentRolled, most: 6},
+	{point: failpoint.DirMade, most: 6},
+	{point: failpoint.SealFooter, most: 4},
+	{point: failpoint.SealHeader, most: 4},
+	{point: failpoint.SealDone, most: 4},
+	{point: failpoint.RetireRemoved, most: 2},
+	{point: failpoint.SettleCopied, most: 100},
+	{point: failpoint.SettleTree, most: 6},
+	{point: failpoint.SettleSynced, most: 6},
+	{point: failpoint.SettleRecorded, most: 8},
+	{point: failpoint.SettleIndexed, most: 8},
+	{point: failpoint.SettleRefs, most: 6},
+	{point: failpoint.SettleBase, most: 6},
+	{point: failpoint.ReclaimJournal, most: 6},
+	{point: failpoint.ReclaimPunched, most: 6},
+	{point: failpoint.VolumeCreated, most: 2},
+	{point: failpoint.VolumeDeleted, most: 2},
+	{point: failpoint.VolumeDropped, most: 1},
+	{point: failpoint.SnapshotFrozen, most: 4},
+	{point: failpoint.SnapshotFlushed, most: 4},
+	{point: failpoint.SnapshotNamed, most: 4},
+	{point: failpoint.SnapshotDeleted, most: 2},
+	{point: failpoint.CloseCommitted, way: byStop, most: 2},
+	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
+	{
+		point: failpoint.RecoverCompact, way: unreached,
+		reason: "the refs log is written anew when it has grown to a megabyte; TestKilledAtEveryPoint of objstore has it",
+	},
+	{
+		point: failpoint.RecoverCompacted, way: unreached,
+		reason: "as recover.compact",
+	},
+	{point: failpoint.RecoverSegments, way: byOpen, most: 1},
+	{point: failpoint.RecoverIndexed, way: byOpen, most: 1},
+	{point: failpoint.RecoverDropped, way: byOpen, most: 2},
+	{point: failpoint.RecoverReplayed, way: byOpen, most: 2},
+	{point: failpoint.RecoverWiped, way: byOpen, most: 2},
+	{point: failpoint.RecoverCommit, way: byOpen, most: 2},
+	{point: failpoint.RecoverFinished, way: byOpen, most: 2},
+	{point: failpoint.RecoverJournals, way: byOpen, most: 1},
+	{point: failpoint.RecoverEmptied, way: byOpen, most: 1, after: failpoint.DirMade},
+	{point: failpoint.RecoverSwept, way: byOpen, most: 1},
+	{point: failpoint.AttachAdded, most: 2},
+	{point: failpoint.AttachParams, most: 2},
+	{point: failpoint.AttachFetched, most: 2},
+	{point: failpoint.AttachStarted, most: 2},
+	{point: failpoint.DetachStopped, most: 2},
+	{point: failpoint.DetachDeleted, most: 2},
+	{point: failpoint.QuiesceHeld, way: byStop, most: 2},
+	{point: failpoint.TakeoverStarted, way: byOpen, most: 2},
+	{point: failpoint.TakeoverFetched, way: byOpen, most: 2},
+	{point: failpoint.TakeoverEnded, way: byOpen, most: 2},
+	{point: failpoint.AttachOpened, most: 2},
+	{point: failpoint.AttachListed, most: 2},
+	{point: failpoint.DetachListed, most: 2},
+	{point: failpoint.TakeoverRead, way: byOpen, most: 1},
+	{point: failpoint.TakeoverDone, way: byOpen, most: 1},
+	{point: failpoint.UpgradeQuiet, way: fromOld, most: 1},
+	{point: failpoint.UpgradeQuiesced, way: fromOld, most: 1},
+	{point: failpoint.UpgradeClosed, way: fromOld, most: 1},
+	{point: failpoint.UpgradeGiven, way: fromOld, most: 1},
+	{point: failpoint.UpgradeEnded, way: fromOld, most: 1},
+	{point: failpoint.UpgradeReceived, way: toNew, most: 1},
+	{point: failpoint.UpgradeOpened, way: toNew, most: 1},
+	{point: failpoint.UpgradeRecovered, way: toNew, most: 1},
+	{point: failpoint.UpgradeThanked, way: toNew, most: 1},
+}
+
+// TestKillAtPoints kills the daemon at named points of its work, in all that it does, while a tree is copied to an ext4
+// on one of its devices, fio writes and verifies another, and snapshots, volumes and devices come and go. Its
+// successor, now and then killed in its turn while it recovers, goes on: nobody above sees an error, and everything is
+// there at the end.
+//
+// VARVE_CRASH_KILLS is how often each point is met; without it, a few are drawn. VARVE_CRASH_SEED picks them, and
+// VARVE_CRASH_POINT, a prefix, keeps to some.
+func TestKillAtPoints(t *testing.T) {
+	seed := uint64(crashNumber(t, "VARVE_CRASH_SEED", 0))
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano() % 1e9)
+	}
+	t.Logf("VARVE_CRASH_SEED=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 7))
+	points := drawPoints(t, r)
+	ctx := limit(t, 2*time.Minute+time.Duration(len(points))*10*time.Second)
+	k := newKilling(ctx, t, r)
+	for _, p := range points {
+		k.meet(p)
+	}
+	k.serve()
+	k.finish()
+}
+
+// drawPoints gives those to kill at, in a random order.
+func drawPoints(t *testing.T, r *rand.Rand) []killPoint {
+	t.Helper()
+	var some []killPoint
+	for _, p := range killPoints {
+		if p.way == unreached {
+			t.Logf("%s: %s", p.point, p.reason)
+			continue
+		}
+		if strings.HasPrefix(string(p.point), os.Getenv("VARVE_CRASH_POINT")) {
+			some = append(some, p)
+		}
+	}
+	if len(some) == 0 {
+		t.Fatalf("VARVE_CRASH_POINT=%q: no such point", os.Getenv("VARVE_CRASH_POINT"))
+	}
+	times := crashNumber(t, "VARVE_CRASH_KILLS", 0)
+	var all []killPoint
+	for range max(times, 1) {
+		all = append(all, some...)
+	}
+	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	if times == 0 {
+		all = all[:min(len(all), 12)]
+	}
+	return all
+}
+
+// TestKillPointsAreAll: the table above has each point once.
+func TestKillPointsAreAll(t *testing.T) {
+	var listed []failpoint.Point
+	for _, p := range killPoints {
+		if slices.Contains(listed, p.point) {
+			t.Errorf("%s is listed twice", p.point)
+		}
+		listed = append(listed, p.point)
+	}
+	for _, p := range failpoint.Points() {
+		if !slices.Contains(listed, p) {
+			t.Errorf("%s is not listed", p)
+		}
+	}
+}
+
+// killing is a store under load whose daemons die.
+type killing struct {
+	ctx  context.Context //nolint:containedctx // of one test
+	t    *testing.T
+	n    *node
+	r    *rand.Rand
+	log  string // where daemons note the points that they pass
+	seen int    // bytes of log that were looked at
+
+	fioDev, fsDev string
+	m             *mounted
+	verify, copy  *background
+
+	count    int
+	scratch  []string          // volumes that may be there
+	snaps    map[string]string // answered, with the root where that was
+	pending  *background       // writes to a scratch volume
+	kills    int
+	inOpen   int // of them, those that met a daemon in its opening
+	pointsOf map[failpoint.Point]int
+}
+
+func newKilling(ctx context.Context, t *testing.T, r *rand.Rand) *killing {
+	t.Helper()
+	program := os.Getenv("VARVE_BIN_FAILPOINT")
+	if program == "" {
+		t.Fatal("VARVE_BIN_FAILPOINT is not set: a varve that is built with -tags failpoint")
+	}
+	k := &killing{ctx: ctx, t: t, r: r, n: newNode(ctx, t), snaps: map[string]string{}, pointsOf: map[failpoint.Point]int{}}
+	k.n.program, k.log = program, filepath.Join(t.TempDir(), "points")
+	k.serve()
+	k.fioDev = k.n.volume(ctx, "fio", "512M", "--queues", "2")
+	k.fsDev = k.n.volume(ctx, "fs", "2G")
+	ext4 := fsNamed("ext4")
+	ext4.make(ctx, t, k.fsDev)
+	k.m = mount(ctx, t, k.fsDev, "errors=remount-ro")
+	k.verify = start(t, "fio", fioVerify(k.fioDev, "--rw=randwrite", "--bsrange=512-256k", "--size=256M", "--iodepth=16",
+		"--loops=20000", "--rate=30m", "--verify_backlog=256")...)
+	k.copy = copyLoop(t, k.m.dir)
+	return k
+}
+
+// launch starts a daemon that dies at the n-th passing of a point; none: at no point.
+func (k *killing) launch(point failpoint.Point, n int) {
+	k.t.Helper()
+	k.n.env = []string{"VARVE_FAILPOINT_LOG=" + k.log}
+	if point != "" {
+		k.n.env = append(k.n.env, fmt.Sprintf("VARVE_FAILPOINT=%s:%d", point, n))
+	}
+	k.n.launch("--settle-delay", "300ms", "--segment-size", "16M", "--log-level", "debug")
+}
+
+// serve starts a daemon that is to live.
+func (k *killing) serve() {
+	k.t.Helper()
+	k.launch("", 0)
+	if !k.n.await(k.ctx) {
+		k.t.Fatalf("the daemon ended: %v\n%s", k.n.cmd.ProcessState, k.n.logTail())
+	}
+}
+
+// meet kills a daemon at one point. None runs before and after it.
+func (k *killing) meet(p killPoint) {
+	k.t.Helper()
+	if k.n.cmd != nil {
+		k.n.kill(k.ctx)
+	}
+	passing := 1 + k.r.IntN(p.most)
+	k.t.Logf("%s:%d", p.point, passing)
+	began := time.Now()
+	for try := 1; !k.try(p, passing); try++ {
+		if try == 4 {
+			k.t.Fatalf("%s was not reached\n%s", p.point, k.n.logTail())
+		}
+		passing = 1
+	}
+	k.kills++
+	k.pointsOf[p.point]++
+	if took := time.Since(began); took > 8*time.Second {
+		k.t.Logf("%s: %.1f s", p.point, took.Seconds())
+	}
+	for _, b := range []*background{k.verify, k.copy} {
+		if !b.running() {
+			k.t.Fatalf("after %s: %s ended: %v\n%s", p.point, b.cmd.Args[0], b.err, b.out.String())
+		}
+	}
+}
+
+// try comes to a point by its way; false if it was not passed.
+func (k *killing) try(p killPoint, passing int) bool {
+	k.t.Helper()
+	switch p.way {
+	case byOpen:
+		if p.after != "" {
+			k.try(killPoint{point: p.after, most: 1}, 1+k.r.IntN(2))
+		}
+		k.launch(p.point, passing)
+		if k.n.await(k.ctx) {
+			k.load()
+			k.n.kill(k.ctx)
+			return false
+		}
+		k.inOpen++
+	case byStop:
+		k.launch(p.point, passing)
+		if k.n.await(k.ctx) {
+			k.load()
+			k.n.try(k.ctx, "stop")
+		}
+	case fromOld:
+		k.launch(p.point, passing)
+		if k.n.await(k.ctx) {
+			k.load()
+			k.handOver(p.point, "VARVE_FAILPOINT=")
+		}
+	case toNew:
+		k.launch("", 0)
+		if k.n.await(k.ctx) {
+			k.load()
+			k.handOver(p.point, fmt.Sprintf("VARVE_FAILPOINT=%s:%d", p.point, passing))
+		}
+	default:
+		k.launch(p.point, passing)
+		if k.n.await(k.ctx) {
+			k.churnUntilDeath(20 * time.Second)
+		}
+	}
+	return k.died(p.point)
+}
+
+// load lets work pile up.
+func (k *killing) load() { time.Sleep(time.Duration(100+k.r.IntN(600)) * time.Millisecond) }
+
+// died ends what is left of daemons, and says whether one has died at the point.
+func (k *killing) died(point failpoint.Point) bool {
+	k.t.Helper()
+	if k.n.cmd != nil {
+		_ = k.n.cmd.Process.Kill() // it may be dead
+		k.n.awaitEnd(k.ctx)
+		k.n.cmd = nil
+	}
+	b, err := os.ReadFile(k.log)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	news := string(b[k.seen:])
+	k.seen = len(b)
+	return strings.Contains(news, fmt.Sprintf("killed %s\n", point))
+}
+
+// handOver runs an upgrade in which one side dies at a point. The other one serves, or else the next one does; all
+// are ended.
+func (k *killing) handOver(point failpoint.Point, successor string) {
+	k.t.Helper()
+	r := run(k.ctx, "env", successor, "VARVE_FAILPOINT_LOG="+k.log, k.n.program, "--store", k.n.store, "upgrade")
+	k.t.Logf("upgrade, a death at %s: status %d %s", point, r.code, strings.TrimSpace(r.stderr))
+	if point != failpoint.UpgradeThanked {
+		eventually(k.t, 60*time.Second, "somebody serves after a death at "+string(point), k.n.answers)
+	}
+	if !k.n.answers() {
+		return
+	}
+	pid := query[struct{ Daemon struct{ PID int } }](k.ctx, k.n, "stat").Daemon.PID
+	time.Sleep(200 * time.Millisecond)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		k.t.Fatalf("kill process %d, which serves: %v", pid, err)
+	}
+	if pid != k.n.cmd.Process.Pid {
+		eventually(k.t, 20*time.Second, "the killed daemon ends", func() bool { return syscall.Kill(pid, 0) != nil })
+	}
+}
+
+// churnUntilDeath runs commands until the daemon is dead, or for some time.
+func (k *killing) churnUntilDeath(d time.Duration) {
+	k.t.Helper()
+	for end := time.Now().Add(d); !k.dead() && time.Now().Before(end); {
+		k.churn()
+	}
+}
+
+func (k *killing) dead() bool {
+	select {
+	case <-k.n.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// command runs one command; false if there is no daemon any more. A command fails only for that reason.
+func (k *killing) command(args ...string) (string, bool) {
+	k.t.Helper()
+	if k.dead() {
+		return "", false
+	}
+	r := k.n.try(k.ctx, args...)
+	if r.code == 0 {
+		return strings.TrimSpace(r.stdout), true
+	}
+	select {
+	case <-k.n.gone:
+	case <-time.After(5 * time.Second):
+		k.t.Fatalf("varve %s: status %d, and the daemon lives\n%s%s", strings.Join(args, " "), r.code, r.stderr, k.n.logTail())
+	}
+	return "", false
+}
+
+// churn makes and removes snapshots, volumes and devices.
+func (k *killing) churn() {
+	k.t.Helper()
+	k.tidy()
+	k.count++
+	snap, volume := fmt.Sprint("s", k.count), fmt.Sprint("t", k.count)
+	if root, ok := k.command("snapshot", "create", "fs@"+snap, "--wait"); ok {
+		k.snaps["fs@"+snap] = root
+	}
+	if _, ok := k.command("snapshot", "create", "fio@"+snap); ok {
+		k.snaps["fio@"+snap] = ""
+	}
+	k.scratch = append(k.scratch, volume)
+	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {
+		return
+	}
+	if dev, ok := k.command("attach", volume); ok {
+		k.write(dev)
+	}
+	for name := range k.snaps {
+		if len(k.snaps) > 6 && !k.dead() {
+			delete(k.snaps, name) // whether it is there, nobody knows from here on
+			k.command("snapshot", "delete", name)
+		}
+	}
+}
+
+// write writes to a scratch volume; what the death of the daemon holds up is done later.
+func (k *killing) write(dev string) {
+	k.pending = start(k.t, "dd", "if=/dev/urandom", "of="+dev, "bs=256k", "count=24", "oflag=direct", "conv=fsync", "status=none")
+	select {
+	case <-k.pending.done:
+	case <-k.n.gone:
+	}
+}
+
+// tidy removes the scratch volumes that are there.
+func (k *killing) tidy() {
+	k.t.Helper()
+	if k.pending != nil {
+		select {
+		case <-k.pending.done:
+		case <-k.n.gone:
+			return
+		case <-k.ctx.Done():
+			k.t.Fatalf("writes to a scratch volume do not end\n%s", k.n.logTail())
+		}
+		if k.pending.err != nil {
+			k.t.Errorf("dd: %v %s", k.pending.err, k.pending.out.String())
+		}
+		k.pending = nil
+	}
+	for len(k.scratch) > 0 && !k.dead() {
+		name := k.scratch[0]
+		if r := k.n.try(k.ctx, "volume", "show", name); r.code != 0 && strings.Contains(r.stderr, "not found") {
+			k.scratch = k.scratch[1:]
+			continue
+		}
+		if r := k.n.try(k.ctx, "detach", name); r.code != 0 && !strings.Contains(r.stderr, "neither an attached volume") {
+			if _, ok := k.command("detach", name); !ok {
+				return
+			}
+		}
+		if _, ok := k.command("volume", "delete", name); !ok {
+			return
+		}
+		k.scratch = k.scratch[1:]
+	}
+}
+
+// finish ends the load and looks at everything. A daemon serves.
+func (k *killing) finish() {
+	k.t.Helper()
+	ctx, t := k.ctx, k.t
+	k.tidy()
+	k.verify.stop(ctx, t, syscall.SIGINT)
+	parseFio(t, k.verify.out.String())
+	k.copy.stop(ctx, t, syscall.SIGTERM)
+	checkCopies(ctx, t, k.n, k.m, k.fsDev)
+	fio(ctx, t, fioVerify(k.fioDev, "--rw=randwrite", "--bsrange=512-256k", "--size=64M", "--iodepth=16"))
+	noIOErrors(ctx, t, k.fioDev)
+	noIOErrors(ctx, t, k.fsDev)
+	have := map[string]string{}
+	for _, s := range query[[]struct{ Volume, Name, Root string }](ctx, k.n, "snapshot", "list") {
+		have[s.Volume+"@"+s.Name] = s.Root
+	}
+	for name, root := range k.snaps {
+		if got, ok := have[name]; !ok || root != "" && got != root {
+			t.Errorf("snapshot %s, root %q, was answered; now it has root %q (there: %v)", name, root, got, ok)
+		}
+	}
+	k.n.varve(ctx, "detach", "fs")
+	k.n.varve(ctx, "detach", "fio")
+	if left, _ := filepath.Glob("/dev/ublkc[0-9]*"); len(left) > 0 {
+		t.Errorf("devices left over: %v", left)
+	}
+	t.Logf("%d points met; %d snapshots are as answered", len(k.pointsOf), len(k.snaps))
+	t.Logf("crash: %d kills at points", k.kills)
+	t.Logf("crash: %d kills of recoveries", k.inOpen)
+}
