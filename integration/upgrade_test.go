@@ -119,6 +119,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d upgrades; pause as told: p50 %v, max %v; longest read of the watched device: p50 %v, max %v",
 		count, median(told), slices.Max(told), median(seen), slices.Max(seen))
+	t.Logf("crash: %d upgrades", count)
 	if slices.Max(told) > 20*time.Second || median(told) <= 0 {
 		t.Errorf("pauses %v", told)
 	}

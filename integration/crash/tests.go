@@ -14,7 +14,7 @@ type test struct {
 
 // tests are the long ones. Those on this machine take no root and no kernel.
 var tests = []test{
-	{"engine: random histories", false, "./objstore", "^(TestCrashLong|TestKilledProcess)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
+	{"engine: random histories", false, "./objstore", "^(TestCrashLong|TestKilledProcess|TestKilledAtEveryPoint)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: every operation", false, "./objstore", "^(TestEveryCut|TestEveryCutOfRecovery|TestEveryMoment)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: damaged files", false, "./objstore", "^TestEveryDamage$", []string{"VARVE_CRASH_CUTS=1"}, 2 * time.Hour},
 	{"engine: faults, full disks, flips", false, "./objstore", "^(TestEveryFault|TestFault.*|TestFull.*|TestEveryFlip)$", []string{"VARVE_CRASH_CUTS=2000", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
@@ -22,5 +22,7 @@ var tests = []test{
 	{"filesystems: cuts of the log", true, "./integration", "^TestPowerCut$", []string{"VARVE_CRASH_FS_CUTS={fscuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"bad disks", true, "./integration", "^(TestDisk.*|TestBadSectors)$", []string{"VARVE_CRASH_BAD_DISKS=10"}, time.Hour},
 	{"memory pressure", true, "./integration", "^TestPressure", []string{"VARVE_PRESSURE_MIB=1024"}, time.Hour},
+	{"devices: killed at named points", true, "./integration", "^TestKillAtPoints$", []string{"VARVE_CRASH_KILLS=6", "VARVE_CRASH_SEED={seed}"}, 3 * time.Hour},
+	{"devices: upgrades under load", true, "./integration", "^TestUpgradeUnderLoad$", []string{"VARVE_CRASH_UPGRADES={rounds}"}, time.Hour},
 	{"devices: linearizable under kills", true, "./integration", "^TestLinearizableUnderKills$", []string{"VARVE_CRASH_LINEAR_KILLS=60", "VARVE_CRASH_SEED={seed}"}, time.Hour},
 }
