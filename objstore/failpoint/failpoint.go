@@ -23,8 +23,8 @@ const (
 	JournalNamed   Point = "journal.named"   // it has its name, and that is not durable
 	RollCreated    Point = "roll.created"    // the next journal is durable, nobody writes to it
 	RollFrozen     Point = "roll.frozen"
-	LogWritten     Point = "log.written"     // a frame of refs or of a directory is in one of its files, not synced
-	LogSynced      Point = "log.synced"      // synced, without an end mark, and not in the other file
+	LogWritten     Point = "log.written" // a frame of refs or of a directory is in one of its files, not synced
+	LogSynced      Point = "log.synced"  // synced, without an end mark, and not in the other file
 
 	// Segments that come and go.
 	SegmentMade   Point = "segment.made"   // its directory entry is not durable
@@ -59,7 +59,7 @@ const (
 	CloseCommitted Point = "close.committed" // a volume's last commit is durable
 
 	// Opening.
-	RecoverRefs     Point = "recover.refs"
+	RecoverRefs      Point = "recover.refs"
 	RecoverCompact   Point = "recover.compact"   // the new refs log is durable, and not in its place; the old one has no copy
 	RecoverCompacted Point = "recover.compacted" // it is in its place, and has no copy
 	RecoverSegments  Point = "recover.segments"

@@ -82,6 +82,11 @@ func writeStat(w io.Writer, s protocol.Stat) {
 			fields = append(fields, [2]string{"damaged", "volume " + v.Name + ": " + v.Damage})
 		}
 	}
+	for _, at := range s.Attached {
+		if at.State == protocol.StateWaiting {
+			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, waitingText(at))})
+		}
+	}
 	for _, m := range s.Mounts {
 		fields = append(fields, [2]string{"mount", m.Dir})
 	}

@@ -186,7 +186,23 @@ func attachmentText(at protocol.Attachment) string {
 	if at.ReadOnly {
 		s += ", read-only"
 	}
-	return s + ", since " + formatTime(at.Since)
+	s += ", since " + formatTime(at.Since)
+	if at.State == protocol.StateWaiting {
+		s += ": " + waitingText(at)
+	}
+	return s
+}
+
+// waitingText says why a device is not served, and what comes next.
+func waitingText(at protocol.Attachment) string {
+	s := "its I/O waits for a daemon"
+	if at.Error != "" {
+		s = "its I/O waits: " + at.Error
+	}
+	if !at.RetryAt.IsZero() {
+		s += "; tried again at " + formatTime(at.RetryAt)
+	}
+	return s
 }
 
 func (a *app) volumeSetCmd() *cobra.Command {

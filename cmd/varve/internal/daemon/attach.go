@@ -15,12 +15,28 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// attachments lists them in order of volume; mu is held.
+// attachments lists the devices that are served, in order of volume; mu is held.
 func (d *Daemon) attachments() []protocol.Attachment {
 	list := make([]protocol.Attachment, 0, len(d.attached))
 	for _, a := range d.attached {
 		list = append(list, a.Attachment)
 	}
+	return inOrder(list)
+}
+
+// shown lists all devices with their state, in order of volume; mu is held.
+func (d *Daemon) shown() []protocol.Attachment {
+	list := d.attachments()
+	for i := range list {
+		list[i].State = protocol.StateServed
+	}
+	for _, w := range d.waiting {
+		list = append(list, w.shown())
+	}
+	return inOrder(list)
+}
+
+func inOrder(list []protocol.Attachment) []protocol.Attachment {
 	slices.SortFunc(list, func(a, b protocol.Attachment) int { return cmp.Compare(a.Volume, b.Volume) })
 	return list
 }
@@ -28,7 +44,7 @@ func (d *Daemon) attachments() []protocol.Attachment {
 func (d *Daemon) serveAttachments(context.Context, *http.Request, none) ([]protocol.Attachment, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.attachments(), nil
+	return d.shown(), nil
 }
 
 func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.Attach) (protocol.Attached, error) {
@@ -43,8 +59,10 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	if err := d.mayLieOn(r.Volume); err != nil {
 		return protocol.Attached{}, err
 	}
+	d.begin(r.Volume) // before there is a device: if we die, the next daemon has to know it
 	dev, a, notes, err := d.start(ctx, r)
 	if err != nil {
+		d.begin("")
 		return protocol.Attached{}, err
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
@@ -61,17 +79,32 @@ func (d *Daemon) mayAttach(volume string) error {
 	if d.stopping {
 		return protocol.ErrStopping
 	}
-	a, taken := d.waiting[volume]
-	if b := d.attached[volume]; b != nil {
-		a, taken = b.Attachment, true
-	}
-	if taken {
+	if a, taken := d.taken(volume); taken {
 		return fmt.Errorf("volume %q: %w: attached as %s", volume, objstore.ErrInUse, a.Device)
 	}
 	if _, err := d.store.VolumeInfo(volume); err != nil {
 		return err
 	}
 	return nil
+}
+
+// taken says where a volume is attached, served or not; mu is held.
+func (d *Daemon) taken(volume string) (protocol.Attachment, bool) {
+	if k := d.attached[volume]; k != nil {
+		return k.Attachment, true
+	}
+	if w := d.waiting[volume]; w != nil {
+		return w.Attachment, true
+	}
+	return protocol.Attachment{}, false
+}
+
+// begin notes that a volume's device is being made; none: no more.
+func (d *Daemon) begin(volume string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.starting = volume
+	d.save()
 }
 
 // start picks the transport. auto means ublk, and loop where there is none.
@@ -104,7 +137,10 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 	k := &attachment{Attachment: a, dev: dev, began: time.Now()}
 	d.mu.Lock()
 	d.attached[a.Volume] = k
-	delete(d.waiting, a.Volume)
+	d.unwait(a.Volume)
+	if d.starting == a.Volume {
+		d.starting = ""
+	}
 	d.save()
 	d.mu.Unlock()
 	d.watchers.Add(1)
@@ -123,43 +159,6 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 			d.revive(k)
 		}
 	}()
-}
-
-// reviveAfter is how long a device has to have lived to be served again when its service failed: what fails at once
-// would fail for ever.
-const reviveAfter = 10 * time.Second
-
-// revive serves a device again whose service has failed while the kernel keeps its I/O.
-func (d *Daemon) revive(k *attachment) {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
-	log := d.log.With("volume", k.Volume, "device", k.Device)
-	t := d.transports[k.Transport]
-	list, err := t.Find(ctx)
-	if err != nil {
-		log.Error("whether the device waits for a server is unknown", "error", err)
-	}
-	if !slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device }) {
-		return // gone for good
-	}
-	d.mu.Lock()
-	tooSoon := d.stopping || time.Since(k.began) < d.reviveAfter
-	d.waiting[k.Volume] = k.Attachment
-	d.save()
-	d.mu.Unlock()
-	if tooSoon {
-		log.Error("device failed soon after its start: its I/O waits for the next daemon")
-		return
-	}
-	dev, err := t.Recover(ctx, k.Attachment)
-	if err != nil {
-		log.Error("device failed and can not be served again: its I/O waits for the next daemon", "error", err)
-		return
-	}
-	d.keep(k.Attachment, dev)
-	log.Warn("device is served again")
 }
 
 func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.Detach) (protocol.Attachment, error) {
@@ -185,36 +184,6 @@ func resolveNode(target string) string {
 		return resolved
 	}
 	return target
-}
-
-// findWaiting is find for devices that nobody serves.
-func (d *Daemon) findWaiting(target string) (protocol.Attachment, bool) {
-	node := resolveNode(target)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, a := range d.waiting {
-		if a.Volume == target || a.Device == node {
-			return a, true
-		}
-	}
-	return protocol.Attachment{}, false
-}
-
-// detachWaiting removes a device that nobody serves: whoever has it open waits for I/O that fails then.
-func (d *Daemon) detachWaiting(ctx context.Context, a protocol.Attachment, force bool) error {
-	if !force {
-		return fmt.Errorf("%s (volume %q): %w: its I/O waits for a server; start the daemon again, or use --force",
-			a.Device, a.Volume, protocol.ErrBusy)
-	}
-	if err := d.transports[a.Transport].Discard(ctx, a); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.waiting, a.Volume)
-	d.save()
-	d.log.Info("detached", "volume", a.Volume, "device", a.Device, "force", true)
-	return nil
 }
 
 // find takes a volume's name or a device node, also by a symbolic link to it.

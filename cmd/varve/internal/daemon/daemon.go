@@ -46,8 +46,9 @@ type Daemon struct {
 	change   sync.Mutex
 	mu       sync.Mutex
 	attached map[string]*attachment // by volume
-	waiting  map[string]protocol.Attachment
-	mounts   map[string]*mount // by directory
+	waiting  map[string]*waiter     // by volume
+	starting string                 // the volume whose device is being made
+	mounts   map[string]*mount      // by directory
 	stopping bool
 	// stateFrozen keeps the list on disk as it is, while what is on it goes from one daemon to the next.
 	stateFrozen bool
@@ -58,6 +59,7 @@ type Daemon struct {
 	checking sync.Mutex // one check at a time
 
 	reviveAfter   time.Duration
+	retryFirst    time.Duration
 	answerTimeout time.Duration
 	waits         chan struct{} // full: no more requests may wait for snapshots
 
@@ -92,12 +94,13 @@ func New(dir string, store Store, o Options) *Daemon {
 		mounter:    o.mounter,
 		below:      o.below,
 		attached:   map[string]*attachment{},
-		waiting:    map[string]protocol.Attachment{},
+		waiting:    map[string]*waiter{},
 		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
 		successors: make(chan *handover, 1),
 
 		reviveAfter:   reviveAfter,
+		retryFirst:    retryFirst,
 		answerTimeout: answerTimeout,
 		waits:         make(chan struct{}, maxWaits),
 	}
@@ -142,8 +145,11 @@ func (d *Daemon) save() {
 		return
 	}
 	s := state{Store: d.uuid, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList()}
-	for _, a := range d.waiting {
-		s.Attached = append(s.Attached, a)
+	for _, w := range d.waiting {
+		s.Attached = append(s.Attached, w.Attachment)
+	}
+	if d.starting != "" {
+		s.Starting = []string{d.starting}
 	}
 	if err := withSpare(d.dir, func() error { return s.write(d.dir) }); err != nil {
 		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)

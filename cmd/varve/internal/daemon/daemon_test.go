@@ -245,20 +245,4 @@ func TestDeviceIsRevived(t *testing.T) {
 		recovered, _ := w.ublk.seen()
 		return len(recovered) == 1 && len(w.attachedNodes(t)) == 1
 	})
-
-	// One that fails at once is not served again and again, and nobody takes its volume away.
-	w.d.change.Lock()
-	w.d.reviveAfter = time.Hour
-	w.d.change.Unlock()
-	w.ublk.mu.Lock()
-	w.ublk.waiting = []protocol.Attachment{a.Attachment}
-	w.ublk.mu.Unlock()
-	w.ublk.device("a").end("failed")
-	eventually(t, "the device waits", func() bool {
-		w.d.mu.Lock()
-		defer w.d.mu.Unlock()
-		return len(w.d.waiting) == 1
-	})
-	wantNodes(t, w.savedNodes(t), a.Device)
-	wantError(t, w.c.DeleteVolume(t.Context(), "a"), objstore.ErrInUse, a.Device)
 }

@@ -12,12 +12,13 @@ type transport interface {
 	// Attach starts a device; its node is usable when Attach returns. The answer holds what was chosen
 	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
-	// Find lists the store's devices that outlived the daemon that made them; their I/O waits for the next one.
-	Find(ctx context.Context) ([]protocol.Attachment, error)
+	// Find lists the devices of the store's volumes, and of others by their names, that nobody serves: their I/O waits,
+	// or they were never started, or are half removed.
+	Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error)
 	// Recover takes over a device that Find has found. errUnfit: nobody ever will; after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)
-	// Discard removes what a dead daemon left of a device that can't be recovered, if it is still there.
-	Discard(ctx context.Context, a protocol.Attachment) error
+	// Discard removes a device that nobody serves, if it is still there; protocol.ErrBusy if it is open, unless force.
+	Discard(ctx context.Context, a protocol.Attachment, force bool) error
 	// Close lets go of what the transport holds for its devices; none is left.
 	Close() error
 }
@@ -33,12 +34,14 @@ type device interface {
 	Leave(ctx context.Context) error
 	// Done is closed when the device is no longer served, for whatever reason.
 	Done() <-chan struct{}
+	// Err is the reason if that was a failure, once Done is closed.
+	Err() error
 }
 
 var (
 	errCannotLeave = errors.New("it can not outlive its daemon")
 	errUnquiet     = errors.New("it did not quiesce, and waits as after a crash")
-	errUnfit       = errors.New("not the device of a volume of this store")
+	errUnfit       = errors.New("no device that can be served")
 )
 
 // mounter mounts the store at a directory.

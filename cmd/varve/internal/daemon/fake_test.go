@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -154,6 +155,7 @@ type fakeTransport struct {
 	kind     string
 	canLeave bool
 	absent   error // what Attach says where there is no such transport
+	dying    bool  // Attach dies with its device made, like a process
 
 	mu        sync.Mutex
 	next      int
@@ -162,6 +164,9 @@ type fakeTransport struct {
 	discarded []string               // nodes
 	recovered []string               // nodes
 	broken    error                  // what Recover says
+	open      bool                   // what waits is in use
+	asked     []string               // the names that Find was given
+	tries     int                    // of Recover
 }
 
 func newFakeTransport(kind string, canLeave bool) *fakeTransport {
@@ -171,6 +176,9 @@ func newFakeTransport(kind string, canLeave bool) *fakeTransport {
 func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.dying {
+		panic("killed")
+	}
 	if t.absent != nil {
 		return nil, protocol.Attachment{}, protocol.As(protocol.ErrNoTransport, t.absent)
 	}
@@ -181,15 +189,17 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, pr
 	return d, a, nil
 }
 
-func (t *fakeTransport) Find(context.Context) ([]protocol.Attachment, error) {
+func (t *fakeTransport) Find(_ context.Context, volumes []string) ([]protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.asked = volumes
 	return slices.Clone(t.waiting), nil
 }
 
 func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.tries++
 	if t.broken != nil {
 		return nil, t.broken
 	}
@@ -200,9 +210,13 @@ func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (devic
 	return d, nil
 }
 
-func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment) error {
+func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment, force bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.open && !force {
+		return protocol.ErrBusy
+	}
+	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })
 	t.discarded = append(t.discarded, a.Device)
 	return nil
 }
@@ -213,6 +227,13 @@ func (t *fakeTransport) device(volume string) *fakeDevice {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.devices[volume]
+}
+
+// set says what is the matter with the devices that wait.
+func (t *fakeTransport) set(broken error, open bool, waiting ...protocol.Attachment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.broken, t.open, t.waiting = broken, open, waiting
 }
 
 func (t *fakeTransport) seen() (recovered, discarded []string) {
@@ -284,6 +305,8 @@ func (d *fakeDevice) Leave(context.Context) error {
 }
 
 func (d *fakeDevice) Done() <-chan struct{} { return d.done }
+
+func (d *fakeDevice) Err() error { return errors.New(d.ended()) }
 
 // fakeMounter makes fakeMounts.
 type fakeMounter struct {

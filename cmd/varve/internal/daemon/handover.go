@@ -202,6 +202,7 @@ func (d *Daemon) letGo(ctx context.Context, h *handover) {
 	d.stopping, d.stateFrozen = true, true
 	devices, mounts := d.held()
 	d.mu.Unlock()
+	d.stopRetries()
 	for _, k := range mounts {
 		err := d.unmount(k, false)
 		if errors.Is(err, protocol.ErrBusy) {

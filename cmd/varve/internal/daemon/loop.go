@@ -77,7 +77,9 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 }
 
 // Find: a loop device dies with the server of its file.
-func (t *loopTransport) Find(context.Context) ([]protocol.Attachment, error) { return nil, nil }
+func (t *loopTransport) Find(context.Context, []string) ([]protocol.Attachment, error) {
+	return nil, nil
+}
 
 // Recover has nothing to recover.
 func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, error) {
@@ -85,7 +87,7 @@ func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, e
 }
 
 // Discard detaches the loop devices over a volume's dead live file, and removes its dead mount.
-func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment) error {
+func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment, _ bool) error {
 	list, err := loopdev.Find(t.liveFile(a.Volume))
 	for _, l := range list {
 		err = errors.Join(err, loopdev.Detach(ctx, l.Path, true))
@@ -121,6 +123,9 @@ type loopDevice struct {
 }
 
 func (d *loopDevice) Done() <-chan struct{} { return d.done }
+
+// Err: the kernel does not say why.
+func (d *loopDevice) Err() error { return nil }
 
 // watchInterval is how soon a device that somebody else detached is noticed.
 const watchInterval = time.Second

@@ -31,7 +31,7 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 func Local(ctx context.Context, dir string, store Store, version string) *Daemon {
 	d := New(dir, store, Options{Version: version})
 	for _, a := range waitingDevices(ctx, dir, d.log) {
-		d.waiting[a.Volume] = a
+		d.waiting[a.Volume] = &waiter{Attachment: a}
 	}
 	return d
 }

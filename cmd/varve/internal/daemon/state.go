@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"varve/cmd/varve/internal/protocol"
@@ -29,6 +30,8 @@ type state struct {
 	Boot     string                `json:"boot"`  // device numbers and mounts mean nothing in another boot
 	Attached []protocol.Attachment `json:"attached"`
 	Mounts   []protocol.Mount      `json:"mounts"`
+	// Starting are volumes whose devices were being made: what there is of them was never used.
+	Starting []string `json:"starting,omitempty"`
 }
 
 // readState gives an empty state if there is none.
@@ -79,10 +82,19 @@ func (s *state) check() error {
 	return nil
 }
 
+// volumes are the names that devices of the state have in their owners' marks.
+func (s *state) volumes() []string {
+	names := slices.Clone(s.Starting)
+	for _, a := range s.Attached {
+		names = append(names, a.Volume)
+	}
+	return names
+}
+
 // write replaces the state, whole or not at all. It is not synced: it need not outlive this boot.
 func (s state) write(store string) error {
 	path := filepath.Join(store, stateName)
-	if len(s.Attached) == 0 && len(s.Mounts) == 0 {
+	if len(s.Attached) == 0 && len(s.Mounts) == 0 && len(s.Starting) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

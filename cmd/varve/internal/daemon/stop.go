@@ -59,6 +59,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.stopping = true
 	devices, mounts := d.held()
 	d.mu.Unlock()
+	d.stopRetries()
 
 	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
 	for _, k := range devices {
@@ -138,7 +139,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 func (d *Daemon) leave(ctx context.Context, k *attachment) error {
 	d.mu.Lock()
 	k.leaving = true
-	d.waiting[k.Volume] = k.Attachment
+	d.waiting[k.Volume] = &waiter{Attachment: k.Attachment}
 	d.mu.Unlock()
 	err := k.dev.Leave(ctx)
 	d.mu.Lock()

@@ -176,9 +176,10 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 	for _, h := range p.given.Devices {
 		handed[h.Device] = true
 	}
-	waits := d.takeWaiting(ctx, s.Attached) // what the predecessor could not serve either
+	waits := d.takeWaiting(ctx, &s) // what the predecessor could not serve either
 	for _, a := range s.Attached {
 		if !waits[a.Device] && !handed[a.Device] {
+			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
 			d.discard(ctx, a)
 		}
 	}
@@ -217,8 +218,10 @@ func (d *Daemon) abandon(ctx context.Context) {
 	defer d.change.Unlock()
 	d.freezeState(true)
 	d.mu.Lock()
+	d.stopping = true
 	devices, _ := d.held()
 	d.mu.Unlock()
+	d.stopRetries()
 	for _, k := range devices {
 		if err := d.leave(ctx, k); err != nil && !errors.Is(err, errUnquiet) {
 			d.log.Error("device is not let go", "device", k.Device, "error", err)

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"varve/cmd/varve/internal/protocol"
@@ -26,9 +25,10 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
 	defer d.change.Unlock()
-	waits := d.takeWaiting(ctx, s.Attached)
+	waits := d.takeWaiting(ctx, &s)
 	for _, a := range s.Attached {
 		if !waits[a.Device] {
+			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
 			d.discard(ctx, a)
 		}
 	}
@@ -42,37 +42,27 @@ func (d *Daemon) Takeover(ctx context.Context) {
 
 // takeWaiting takes over what waits, by what the kernel says, whether or not it is in the state: a daemon may have
 // died before it wrote that. It gives the devices that it found.
-func (d *Daemon) takeWaiting(ctx context.Context, known []protocol.Attachment) map[string]bool {
+func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	found := map[string]bool{}
 	for name, t := range d.transports {
-		list, err := t.Find(ctx)
+		list, err := t.Find(ctx, s.volumes())
 		if err != nil {
 			d.log.Error("devices of an earlier daemon, if any, are not taken over", "transport", name, "error", err)
 		}
 		for _, a := range list {
 			found[a.Device] = true
-			for _, k := range known {
+			for _, k := range s.Attached {
 				if k.Volume == a.Volume && k.Device == a.Device {
 					a.Since = k.Since
 				}
 			}
-			log := d.log.With("volume", a.Volume, "device", a.Device)
 			dev, err := t.Recover(ctx, a)
-			if err == nil {
-				d.keep(a, dev)
-				log.Info("device of an earlier daemon taken over")
+			if err != nil {
+				d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
 				continue
 			}
-			if errors.Is(err, errUnfit) {
-				log.Error("device of an earlier daemon can not be taken over; removing it", "error", err)
-				d.discard(ctx, a)
-				continue
-			}
-			log.Error("device of an earlier daemon was not taken over: its I/O waits for the next daemon, or for "+
-				"varve detach --force", "error", err)
-			d.mu.Lock()
-			d.waiting[a.Volume] = a
-			d.mu.Unlock()
+			d.keep(a, dev)
+			d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
 		}
 	}
 	return found
@@ -81,14 +71,13 @@ func (d *Daemon) takeWaiting(ctx context.Context, known []protocol.Attachment) m
 // discard removes what is left of a device that nobody can serve any more.
 func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
-	log.Warn("device of an earlier daemon is gone; attach the volume again")
 	t := d.transports[a.Transport]
 	if t == nil {
-		log.Error("device of an earlier daemon may be left over", "error", fmt.Sprintf("unknown transport %q", a.Transport))
+		log.Error("device may be left over", "error", fmt.Sprintf("unknown transport %q", a.Transport))
 		return
 	}
-	if err := t.Discard(ctx, a); err != nil {
-		log.Error("device of an earlier daemon is left over", "error", err)
+	if err := t.Discard(ctx, a, true); err != nil {
+		log.Error("device is left over", "error", err)
 	}
 }
 

@@ -2,10 +2,10 @@ package daemon
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"varve/cmd/varve/internal/protocol"
-	"varve/objstore"
 )
 
 func TestTakeover(t *testing.T) {
@@ -40,28 +40,39 @@ func TestTakeoverOfUnfitDevice(t *testing.T) {
 	wantNodes(t, w.savedNodes(t))
 }
 
-// A device whose takeover fails for a reason that may pass is kept, and nobody takes its volume away.
-func TestTakeoverThatFails(t *testing.T) {
+// A daemon that died while it made a device has left word of it, whatever became of the volume since.
+func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	w := newWorld(t, "a")
-	a := w.attach(t, "a")
-	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, errors.New("for a while")
+	w.ublk.dying = true
+	_, _ = w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
+	s, err := readState(w.dir)
+	if err != nil || !slices.Equal(s.Starting, []string{"a"}) {
+		t.Fatalf("when the device is made, the state is %+v, %v", s, err)
+	}
+	w.ublk.dying = false
+	left := protocol.Attachment{Volume: "a", Device: "/dev/ublkb7", Transport: "ublk", ID: 7}
+	delete(w.store.volumes, "a")
+	w.ublk.set(errUnfit, false, left)
 	w.start(t)
 	w.d.Takeover(t.Context())
-	wantNodes(t, w.attachedNodes(t))
-	_, discarded := w.ublk.seen()
-	wantNodes(t, discarded)
-	wantNodes(t, w.savedNodes(t), a.Device)
-	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
-	wantError(t, err, objstore.ErrInUse, a.Device)
-	_, err = w.c.Detach(t.Context(), protocol.Detach{Target: a.Device})
-	wantError(t, err, protocol.ErrBusy, "--force")
-	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a", Force: true}); err != nil {
-		t.Fatal(err)
+	if !slices.Contains(w.ublk.asked, "a") {
+		t.Errorf("devices of volumes %q were looked for", w.ublk.asked)
 	}
-	_, discarded = w.ublk.seen()
-	wantNodes(t, discarded, a.Device)
-	wantNodes(t, w.savedNodes(t))
-	w.attach(t, "a")
+	_, discarded := w.ublk.seen()
+	wantNodes(t, discarded, left.Device)
+	if s, err := readState(w.dir); err != nil || len(s.Attached)+len(s.Starting) > 0 {
+		t.Errorf("afterwards the state is %+v, %v", s, err)
+	}
+}
+
+func TestFailedAttachLeavesNothing(t *testing.T) {
+	w := newWorld(t, "a")
+	w.ublk.absent, w.loop.absent = errors.New("none"), errors.New("none")
+	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
+	wantError(t, err, protocol.ErrNoTransport)
+	if s, err := readState(w.dir); err != nil || len(s.Starting) > 0 {
+		t.Errorf("after an attach that failed the state is %+v, %v", s, err)
+	}
 }
 
 func TestTakeoverAfterReboot(t *testing.T) {

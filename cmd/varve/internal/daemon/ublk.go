@@ -63,8 +63,8 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 	d := &ublkDevice{dev: dev, done: make(chan struct{})}
 	go func() {
 		defer close(d.done)
-		if err := dev.Wait(); err != nil {
-			t.log.Error("device failed", "device", dev.Path(), "error", err)
+		if d.err = dev.Wait(); d.err != nil {
+			t.log.Error("device failed", "device", dev.Path(), "error", d.err)
 		}
 		if err := errors.Join(vol.Flush(), vol.Close()); err != nil {
 			t.log.Error("close volume", "volume", vol.Name(), "device", dev.Path(), "error", err)
@@ -73,17 +73,16 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 	return d
 }
 
-func (t *ublkTransport) Find(ctx context.Context) ([]protocol.Attachment, error) {
-	infos := t.store.Volumes()
-	names := make([]string, 0, len(infos))
-	for _, v := range infos {
-		names = append(names, v.Name)
+func (t *ublkTransport) Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error) {
+	for _, v := range t.store.Volumes() {
+		volumes = append(volumes, v.Name)
 	}
-	return findWaiting(ctx, t.uuid, names)
+	return findUnserved(ctx, t.uuid, volumes, func(i *blockdev.DeviceInfo) bool { return i.Orphan() || i.Unstarted() })
 }
 
-// findWaiting lists the devices of a store's volumes that nobody serves.
-func findWaiting(ctx context.Context, uuid string, volumes []string) ([]protocol.Attachment, error) {
+// findUnserved lists the devices of a store's volumes that are as asked. They are known by the mark that they were
+// made with, which no other store's and no other program's have.
+func findUnserved(ctx context.Context, uuid string, volumes []string, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
 	list, err := blockdev.List(ctx)
 	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
 		return nil, nil // then there are none, or none of ours
@@ -97,7 +96,7 @@ func findWaiting(ctx context.Context, uuid string, volumes []string) ([]protocol
 	}
 	var found []protocol.Attachment
 	for _, i := range list {
-		if volume, ours := owners[i.Owner]; ours && i.Orphan() {
+		if volume, ours := owners[i.Owner]; ours && which(&i) {
 			found = append(found, protocol.Attachment{
 				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode),
 				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),
@@ -109,6 +108,9 @@ func findWaiting(ctx context.Context, uuid string, volumes []string) ([]protocol
 
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
 	vol, err := t.store.OpenVolume(a.Volume, "ublk")
+	if errors.Is(err, objstore.ErrNotFound) {
+		return nil, protocol.As(errUnfit, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 	return t.serve(dev, vol), nil
 }
 
-func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment) error {
+func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, force bool) error {
 	i, err := blockdev.Info(ctx, a.ID)
 	if errors.Is(err, blockdev.ErrNoDevice) || errors.Is(err, blockdev.ErrNoUblk) {
 		return nil
@@ -135,7 +137,10 @@ func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment) erro
 	if i.Owner != ownerOf(t.uuid, a.Volume) || i.ServerAlive {
 		return nil // the number is somebody else's by now
 	}
-	return blockdev.Delete(ctx, a.ID, true) // its I/O waits for nobody: let it fail
+	if err = blockdev.Delete(ctx, a.ID, force); errors.Is(err, blockdev.ErrBusy) {
+		err = protocol.ErrBusy
+	}
+	return err
 }
 
 // Close has nothing to close.
@@ -145,7 +150,11 @@ func (t *ublkTransport) Close() error { return nil }
 type ublkDevice struct {
 	dev  *blockdev.Device
 	done chan struct{} // closed when the volume is closed
+	err  error         // of its end; read when done is closed
 }
+
+// Err implements device.
+func (d *ublkDevice) Err() error { return d.err }
 
 func (d *ublkDevice) Done() <-chan struct{} { return d.done }
 
@@ -189,7 +198,7 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) []protoco
 	for _, a := range s.Attached {
 		volumes = append(volumes, a.Volume)
 	}
-	list, err := findWaiting(ctx, s.Store, volumes)
+	list, err := findUnserved(ctx, s.Store, volumes, (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 	}

@@ -19,7 +19,7 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol
 	}
 	s := protocol.Stat{Stat: st}
 	d.mu.Lock()
-	s.Attached, s.Mounts = d.attachments(), d.mountList()
+	s.Attached, s.Mounts = d.shown(), d.mountList()
 	d.mu.Unlock()
 	if d.isDaemon() {
 		p := d.ping()
@@ -65,8 +65,10 @@ func (d *Daemon) volume(v objstore.VolumeInfo) protocol.Volume {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a := d.attached[v.Name]; a != nil {
-		out.Attached = append(out.Attached, a.Attachment)
+	for _, a := range d.shown() {
+		if a.Volume == v.Name {
+			out.Attached = append(out.Attached, a)
+		}
 	}
 	return out
 }
@@ -106,12 +108,9 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none)
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.mu.Lock()
-	a, waits := d.waiting[name]
-	if b := d.attached[name]; b != nil {
-		a, waits = b.Attachment, true
-	}
+	a, taken := d.taken(name)
 	d.mu.Unlock()
-	if waits {
+	if taken {
 		return none{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
 	}
 	if err := d.store.DeleteVolume(ctx, name); err != nil {

@@ -115,7 +115,18 @@ type Attachment struct {
 	Depth     int       `json:"depth,omitempty"`
 	ReadOnly  bool      `json:"read_only"`
 	Since     time.Time `json:"since"`
+
+	// In lists alone.
+	State   string    `json:"state,omitempty"`
+	Error   string    `json:"error,omitempty"`   // why nobody serves it
+	RetryAt time.Time `json:"retry_at,omitzero"` // when serving it is tried again
 }
+
+// States of an Attachment.
+const (
+	StateServed  = "served"
+	StateWaiting = "waiting" // nobody serves it, and its I/O waits
+)
 
 // Attached is an Attachment that was just made, with what the user should know about it.
 type Attached struct {

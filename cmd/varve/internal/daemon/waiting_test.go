@@ -1,0 +1,174 @@
+package daemon
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+// waits gives what the lists say of the volume's device, which waits.
+func (w *world) waits(t *testing.T, volume string) protocol.Attachment {
+	t.Helper()
+	s, err := w.c.Stat(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.c.Volume(t.Context(), volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Attached) != 1 || len(v.Attached) != 1 || s.Attached[0] != v.Attached[0] {
+		t.Fatalf("stat has devices %+v, the volume %+v: want the same one", s.Attached, v.Attached)
+	}
+	if a := s.Attached[0]; a.State == protocol.StateWaiting {
+		return a
+	}
+	t.Fatalf("the device is %s, want one that waits", s.Attached[0].State)
+	return protocol.Attachment{}
+}
+
+func (w *world) servedAgain(t *testing.T) {
+	t.Helper()
+	eventually(t, "the device is served again", func() bool {
+		s, err := w.c.Stat(t.Context())
+		return err == nil && len(s.Attached) == 1 && s.Attached[0].State == protocol.StateServed
+	})
+}
+
+// A device whose takeover fails and that is in use is kept, shown with its error, and tried again; nobody takes its
+// volume away.
+func TestTakeoverThatFails(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.set(errors.New("for a while"), true, a.Attachment)
+	w.start(t)
+	w.d.Takeover(t.Context())
+	got := w.waits(t, "a")
+	if !strings.Contains(got.Error, "for a while") || time.Until(got.RetryAt) > retryFirst || time.Until(got.RetryAt) < retryFirst/2 {
+		t.Errorf("what waits is shown as %+v", got)
+	}
+	_, discarded := w.ublk.seen()
+	wantNodes(t, discarded)
+	wantNodes(t, w.savedNodes(t), a.Device)
+	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
+	wantError(t, err, objstore.ErrInUse, a.Device)
+	wantError(t, w.c.DeleteVolume(t.Context(), "a"), objstore.ErrInUse, a.Device)
+	_, err = w.c.Detach(t.Context(), protocol.Detach{Target: a.Device})
+	wantError(t, err, protocol.ErrBusy, "--force")
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, discarded = w.ublk.seen()
+	wantNodes(t, discarded, a.Device)
+	wantNodes(t, w.savedNodes(t))
+	w.attach(t, "a")
+}
+
+// One that nobody has open is removed.
+func TestTakeoverThatFailsUnused(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.set(errors.New("for a while"), false, a.Attachment)
+	w.start(t)
+	w.d.Takeover(t.Context())
+	wantNodes(t, w.attachedNodes(t))
+	_, discarded := w.ublk.seen()
+	wantNodes(t, discarded, a.Device)
+	wantNodes(t, w.savedNodes(t))
+}
+
+func TestWaitingDeviceIsTriedAgain(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.set(errors.New("for a while"), true, a.Attachment)
+	w.start(t)
+	w.d.retryFirst = time.Millisecond
+	w.d.Takeover(t.Context())
+	eventually(t, "some tries", func() bool {
+		w.ublk.mu.Lock()
+		defer w.ublk.mu.Unlock()
+		return w.ublk.tries > 3
+	})
+	w.waits(t, "a")
+	w.ublk.set(nil, true, a.Attachment)
+	w.servedAgain(t)
+	wantNodes(t, w.savedNodes(t), a.Device)
+
+	// Between two tries its user may let go of it, or its volume may turn out to be unfit.
+	for _, c := range []struct {
+		err  error
+		open bool
+	}{{errors.New("for ever"), false}, {errUnfit, true}} {
+		w.d.change.Lock()
+		w.d.reviveAfter = 0
+		w.d.change.Unlock()
+		w.ublk.set(errors.New("for a while"), true, a.Attachment)
+		w.ublk.device("a").end("failed")
+		eventually(t, "the device waits", func() bool { return len(w.attachedNodes(t)) == 1 })
+		w.ublk.set(c.err, c.open, a.Attachment)
+		eventually(t, "the device is removed", func() bool { return len(w.attachedNodes(t)) == 0 })
+		wantNodes(t, w.savedNodes(t))
+		a = w.attach(t, "a")
+	}
+}
+
+// A device that fails soon after its start is not started again at once, but later.
+func TestDeviceThatFailsSoon(t *testing.T) {
+	w := newWorld(t, "a")
+	w.d.retryFirst = 300 * time.Millisecond
+	a := w.attach(t, "a")
+	w.ublk.set(nil, true, a.Attachment)
+	w.ublk.device("a").end("something broke")
+	eventually(t, "the device waits", func() bool {
+		w.d.mu.Lock()
+		defer w.d.mu.Unlock()
+		return len(w.d.waiting) == 1
+	})
+	if got := w.waits(t, "a"); !strings.Contains(got.Error, "something broke") || !strings.Contains(got.Error, "soon after its start") {
+		t.Errorf("what waits is shown as %+v", got)
+	}
+	w.servedAgain(t)
+
+	// In use by nobody: removed, and said so.
+	w.ublk.set(nil, false, a.Attachment)
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device is removed", func() bool {
+		_, discarded := w.ublk.seen()
+		return len(discarded) == 1 && len(w.attachedNodes(t)) == 0
+	})
+	w.attach(t, "a")
+}
+
+// The pauses grow, and end growing.
+func TestRetryPauses(t *testing.T) {
+	w := newWorld(t, "a")
+	a := protocol.Attachment{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}
+	w.d.mu.Lock()
+	w.d.stopping = true // nothing is tried by itself
+	w.d.mu.Unlock()
+	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		if got := w.d.postpone(a, errUnfit); got != want*time.Second {
+			t.Errorf("pause %d is %v, want %v", i, got, want*time.Second)
+		}
+	}
+}
+
+// What waits is left to the next daemon, by a stop.
+func TestStopLeavesWaitingDevice(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.set(errors.New("for a while"), true, a.Attachment)
+	w.start(t)
+	w.d.Takeover(t.Context())
+	w.d.Release(t.Context(), false)
+	w.d.watchers.Wait() // no try is left over
+	wantNodes(t, w.savedNodes(t), a.Device)
+	w.ublk.set(nil, true, a.Attachment)
+	w.start(t)
+	w.d.Takeover(t.Context())
+	w.servedAgain(t)
+}
