@@ -146,10 +146,14 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		return nil, &CorruptError{File: names[0], Object: "log", Err: os.ErrNotExist}
 	}
 	header := logHeader(kind, store, number)
-	if mayBeNew && neverUsed(contents[0].data) {
+	fresh := mayBeNew && neverUsed(contents[0].data)
+	if fresh {
 		contents[0].data = header
 	}
 	good, err := l.scan(contents, header, each)
+	if fresh && err == nil {
+		err = l.files[0].write(header, 0, false) // before the mark, which would make it a used one
+	}
 	if err == nil {
 		err = l.mend(contents, good)
 	}
