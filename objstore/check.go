@@ -190,7 +190,7 @@ func (c *checker) refs() error {
 
 // log reads a record log up to end.
 func (c *checker) log(name string, data content, header []byte, end int64) {
-	l := &recordLog{files: []logFile{{name: name}}}
+	l := &recordLog{files: []logFile{{name: name}}, seed: crc(header), last: logHeaderSize, end: logHeaderSize}
 	if n := min(int64(len(data.data)), logHeaderSize); !slices.Equal(data.data[:n], header[:n]) || n < logHeaderSize {
 		c.found(&CorruptError{File: name, Object: "log header", Err: data.cause("not the header of this store's file")})
 		return

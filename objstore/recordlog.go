@@ -146,14 +146,15 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		return nil, &CorruptError{File: names[0], Object: "log", Err: os.ErrNotExist}
 	}
 	header := logHeader(kind, store, number)
-	fresh := mayBeNew && neverUsed(contents[0].data)
-	if fresh {
+	l.seed, l.last, l.end = crc(header), logHeaderSize, logHeaderSize
+	if mayBeNew && l.neverUsed(contents[0].data) {
 		contents[0].data = header
+		if err := l.files[0].write(header, 0, false); err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) {
+			_ = l.close() // the first error is the one to report
+			return nil, fmt.Errorf("mend %s: %w", l.name(), err)
+		}
 	}
 	good, err := l.scan(contents, header, each)
-	if fresh && err == nil {
-		err = l.files[0].write(header, 0, false) // before the mark, which would make it a used one
-	}
 	if err == nil {
 		err = l.mend(contents, good)
 	}
@@ -214,12 +215,14 @@ func (f logFile) write(good []byte, from int64, cut bool) error {
 	return f.file.Datasync()
 }
 
-// neverUsed reports a file whose header was lost before any frame was written: they come after it is durable.
-func neverUsed(data []byte) bool { return len(data) <= logHeaderSize && allZero(data) }
+// neverUsed reports a file whose header was lost before any frame was written: they come after it is durable. An opening
+// that found no room for the header may have left the mark.
+func (l *recordLog) neverUsed(data []byte) bool {
+	return allZero(data[:min(len(data), logHeaderSize)]) && (len(data) <= logHeaderSize || l.marked(data))
+}
 
 // scan hands over the frames, each from whichever file has it whole, and gives the bytes of the log.
 func (l *recordLog) scan(contents []content, header []byte, each func([]byte) error) ([]byte, error) {
-	l.seed, l.last, l.end = crc(header), logHeaderSize, logHeaderSize
 	headers := 0
 	for i, c := range contents {
 		if bytes.HasPrefix(c.data, header) {

@@ -252,7 +252,17 @@ func (w *world) crash(kind int, again bool) {
 		w.counts["crashes in recovery"]++
 		kind = w.pick(crashKinds, "kind of crash")
 	}
+	w.nothingDamaged()
 	w.checkAll()
+}
+
+// nothingDamaged holds a store that a crash has left against its own account: a crash damages nothing.
+func (w *world) nothingDamaged() {
+	w.s.badMu.Lock()
+	defer w.s.badMu.Unlock()
+	if len(w.s.repairs) > 0 || len(w.s.losses) > 0 {
+		w.failf("what a crash has left is taken for damage: mended %v, lost %v", w.s.repairs, w.s.losses)
+	}
 }
 
 // otherDisks brings the store up on other disks that a power cut at the same moment could have left: which sectors,
