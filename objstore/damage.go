@@ -31,6 +31,8 @@ type content struct {
 	data []byte
 	bad  []int64 // offsets of the blocks that can't be read
 	err  error   // why the first of them can't
+
+	stale bool // of a file of refs: it is not what the other one has become
 }
 
 // cause gives why, or what the disk said.

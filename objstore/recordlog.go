@@ -99,18 +99,26 @@ func createWith(fs vfs.FS, name string, data []byte) (vfs.File, error) {
 
 // addCopy makes a second file of the same bytes; its directory entry is durable only after SyncDir.
 func (l *recordLog) addCopy(fs vfs.FS, name string) error {
-	if err := fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	draft := name + ".new" // under its own name, a half of it would pass for damage
+	for _, n := range []string{name, draft} {
+		if err := fs.Remove(n); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	data := make([]byte, l.end)
 	if n, err := l.files[0].file.ReadAt(data, 0); n < len(data) {
 		return err
 	}
-	f, err := createWith(fs, name, append(data, l.mark()...))
-	if err == nil {
-		l.files = append(l.files, logFile{name, f})
+	f, err := createWith(fs, draft, append(data, l.mark()...))
+	if err != nil {
+		return err
 	}
-	return err
+	if err := fs.Rename(draft, name); err != nil {
+		f.Close()
+		return outOfSpace(err)
+	}
+	l.files = append(l.files, logFile{name, f})
+	return nil
 }
 
 // openLog reads every frame and leaves the log ready for more. A spoilt last frame is cut off: it was never
@@ -126,9 +134,15 @@ func openLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64
 func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number uint64, mayBeNew bool, each func(payload []byte) error) (*recordLog, error) {
 	l := &recordLog{}
 	var contents []content
+	missing := os.ErrNotExist
 	for _, name := range names {
 		f, err := fs.Open(name)
 		if errors.Is(err, os.ErrNotExist) && len(names) > 1 {
+			continue
+		}
+		if unreadable(err) && len(names) > 1 {
+			l.damage = append(l.damage, &CorruptError{File: name, Object: "log", Err: err})
+			missing = err
 			continue
 		}
 		var c content
@@ -143,7 +157,7 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		contents = append(contents, c)
 	}
 	if len(l.files) == 0 {
-		return nil, &CorruptError{File: names[0], Object: "log", Err: os.ErrNotExist}
+		return nil, &CorruptError{File: names[0], Object: "log", Err: missing}
 	}
 	header := logHeader(kind, store, number)
 	l.seed, l.last, l.end = crc(header), logHeaderSize, logHeaderSize
@@ -172,6 +186,11 @@ func (l *recordLog) mend(contents []content, good []byte) error {
 	var first error
 	kept := l.files[:0]
 	for i, f := range l.files {
+		if contents[i].stale { // it is made anew: in place, a crash could leave frames of both behind one another
+			l.damage = append(l.damage, &CorruptError{File: f.name, Object: "log", Err: errors.New("an older version of varve has left it behind")})
+			_ = f.file.Close() // it was only read
+			continue
+		}
 		data := contents[i].data
 		from := l.last
 		if !bytes.HasPrefix(data, good[:l.last]) {
@@ -261,7 +280,8 @@ func (l *recordLog) scan(contents []content, header []byte, each func([]byte) er
 	return good, damage
 }
 
-// frameIn reads the frame at off out of the first file that has it whole.
+// frameIn reads the frame at off out of the first file that has it whole. A file that has another one there counts no
+// more: a version that knows the first one only has rewritten that.
 func (l *recordLog) frameIn(contents []content, off int64) (payload []byte, next int64, err error) {
 	for i := range contents {
 		p, n, ferr := l.frame(contents[i].data, off)
@@ -271,7 +291,7 @@ func (l *recordLog) frameIn(contents []content, off int64) (payload []byte, next
 		case ferr == nil && payload == nil:
 			payload, next = p, n
 		case ferr == nil && !bytes.Equal(p, payload):
-			return nil, 0, fmt.Errorf("%s and %s have different frames there", l.files[0].name, l.files[i].name)
+			contents[i] = content{stale: true}
 		}
 	}
 	if payload == nil {
@@ -296,21 +316,7 @@ func (l *recordLog) beyond(contents []content, off int64) (at int64, why string)
 			return off, fmt.Sprintf("byte %d can't be read: %v", at, contents[i].err)
 		}
 	}
-	if _, _, err := l.frame(contents[0].data, off); err != nil && l.differ(contents, off) {
-		return off, "the copies of the log disagree"
-	}
 	return 0, ""
-}
-
-// differ reports two whole frames at off that are not the same.
-func (l *recordLog) differ(contents []content, off int64) bool {
-	whole := 0
-	for i := range contents {
-		if _, _, err := l.frame(contents[i].data, off); err == nil {
-			whole++
-		}
-	}
-	return whole > 1
 }
 
 func (l *recordLog) resyncIn(contents []content, off int64) int64 {
