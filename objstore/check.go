@@ -89,6 +89,9 @@ type objectID struct {
 func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
 	s.checking.Lock() // one at a time; Close waits
 	defer s.checking.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, fmt.Errorf("check: %w", ErrClosed)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()

@@ -280,6 +280,7 @@ type replay struct {
 	promised int           // records that the header says were durable
 	full     bool          // it ends without room for more
 	wasCut   bool          // records that were there are left out
+	blind    bool          // there may have been more of them, and nobody can say how many
 	mended   *CorruptError // a header that can be done without
 	at       []int         // the position of each of records
 	commits  []commit
@@ -448,6 +449,18 @@ func (rp *replay) damaged(rest []byte, seed uint32) bool {
 	return false
 }
 
+// ended reports a journal that ends without the room that one always has. After a power cut the size of a file that has
+// grown may be lost while its records are not, until a commit behind is durable: the second is only written then.
+func (rp *replay) ended() bool {
+	behind := 0
+	for _, c := range rp.commits {
+		if c.at >= rp.whole-commitHeadroom {
+			behind++
+		}
+	}
+	return rp.full && (rp.trusted || behind > 1)
+}
+
 // finish closes the generation after its replay, durably: what was replayed counts from now on, after a power
 // cut too, and nothing else in the file does. The data of the replayed records must be durable.
 func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
@@ -461,16 +474,22 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	if _, err := f.WriteAt(rp.raw, 0); err != nil {
 		return err
 	}
-	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
-	// built on that, and this one may know better.
-	if rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole) {
-		return f.Datasync()
-	}
 	size, err := f.Size()
 	if err != nil {
 		return err
 	}
 	end := int64(len(rp.raw))
+	if least := max(journalHeader+windowSize, end+2*recordSize); size < least { // or the next opening takes it for damaged
+		if err := f.Truncate(least); err != nil {
+			return err
+		}
+		size = least
+	}
+	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
+	// built on that, and this one may know better.
+	if rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole) {
+		return f.Datasync()
+	}
 	if err := wipe(f, end, size); err != nil {
 		return err
 	}

@@ -127,7 +127,9 @@ func (s *Store) search(h *Hash, k Kind) (place, int, error) {
 		if !g.isDamaged() {
 			continue
 		}
+		g.mu.Lock()
 		damage = g.damaged
+		g.mu.Unlock()
 		if pl, n, ok := s.salvage(g, h, k); ok {
 			return pl, n, nil
 		}

@@ -8,8 +8,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A log whose header a power cut has taken has one again when it was opened, whatever comes after.
-func TestLogMadeAnew(t *testing.T) {
+// A log whose header a power cut has taken opens where there is no room for one, and gets it when there is.
+func TestLogMadeAnewOnFullDisk(t *testing.T) {
 	id := uuid.New()
 	for _, size := range []int64{0, 10, logHeaderSize} {
 		mem := vfs.NewMem(0)

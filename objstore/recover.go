@@ -158,8 +158,18 @@ func (s *Store) openSegments() error {
 			ids = append(ids, id)
 		}
 	}
+	closed := map[uint32]bool{} // those that their disk doesn't let us open
 	for _, id := range ids {
 		g, err := openSegment(s.fs, id, s.sb.id, dirs[id])
+		if unreadable(err) { // it may be better the second time
+			g, err = openSegment(s.fs, id, s.sb.id, dirs[id])
+		}
+		if unreadable(err) {
+			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: err})
+			closed[id] = true
+			delete(dirs, id)
+			continue
+		}
 		if errors.Is(err, errNeverMade) {
 			// A power cut before the segment's header was durable: nothing refers to it.
 			s.log.Info("an unfinished segment is removed", "segment", id)
@@ -186,7 +196,7 @@ func (s *Store) openSegments() error {
 		s.nextSegment = max(s.nextSegment, uint64(id)+1)
 	}
 	for id := range s.refs.dirs {
-		if s.segments.get(id) == nil && !dirs[id] {
+		if s.segments.get(id) == nil && !dirs[id] && !closed[id] {
 			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
 	}
@@ -337,6 +347,7 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 	}
 	if d := v.damage.Load(); d != nil { // its root is lost: nothing can be put on top of it
 		d.journals, d.gens = h.files, gens
+		d.loseSnapshots(v)
 		return nil
 	}
 	if h.damage != nil {
@@ -429,7 +440,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 		return nil, err
 	}
 	failpoint.Here(failpoint.RecoverFinished)
-	l.journal = &journal{name: rp.name, final: true}
+	l.journal = &journal{name: rp.name, final: true, count: rp.whole}
 	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "after_power_cut", !rp.trusted)
 	return l, nil
 }

@@ -78,14 +78,14 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 	for _, gen := range gens {
 		h.files = append(h.files, journalName(v.ref.id, gen))
 	}
-	complete := true
+	complete, empty := true, -1
 	for i, gen := range gens {
 		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
 		if err != nil && !damaged(err) {
 			return nil, err
 		}
 		if rp == nil {
-			rp = &replay{name: h.files[i], gen: gen}
+			rp = &replay{name: h.files[i], gen: gen, blind: true}
 		}
 		if err == nil {
 			err = s.checkReplay(v, rp)
@@ -97,7 +97,21 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 		if err == nil && (!complete || len(rp.records) == 0) {
 			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
 			h.drop = append(h.drop, rp.name)
+			if empty < 0 && rp.whole == 0 {
+				empty = i
+			}
 			continue
+		}
+		// One without records is never frozen.
+		if empty >= 0 && err == nil {
+			rp = &replay{name: h.files[empty], gen: gens[empty], blind: true}
+			err = &CorruptError{
+				File: rp.name, Offset: journalHeader, Object: "journal record",
+				Err: fmt.Errorf("there is none, but generation %d has some", gen),
+			}
+			h.drop = nil // all of them come behind it
+			h.damage = s.assess(v, h, empty, rp, err)
+			return h, nil
 		}
 		if want := v.baseGen + uint64(i) + 1; gen != want {
 			err = &CorruptError{
@@ -105,6 +119,7 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
 			}
 			rp.cut(0)
+			rp.blind = true
 		}
 		if err != nil {
 			h.damage = s.assess(v, h, i, rp, err)
@@ -127,9 +142,11 @@ func (s *Store) checkReplay(v *volume, rp *replay) error {
 	}
 	end := journalHeader + int64(rp.whole)*recordSize
 	if rp.short {
+		rp.blind = true
 		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
 	}
-	if rp.full {
+	if rp.ended() {
+		rp.blind = true
 		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file ends without the room that a journal always has")}
 	}
 	return nil
@@ -147,7 +164,7 @@ func (s *Store) checkSnapshots(v *volume, h *history) error {
 			File: journalName(v.ref.id, sn.gen), Object: "journal",
 			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.name, sn.name),
 		}
-		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop}
+		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
 		d.loseSnapshots(v)
 		h.damage = d
 		return nil
@@ -178,6 +195,9 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 		d.unknown += unknown
 		from, upto = 0, 0
 	}
+	if rp.blind {
+		d.unknown++
+	}
 	d.ranges = mergeRanges(lost, v.ref.size)
 	d.loseSnapshots(v)
 	return d
@@ -199,12 +219,12 @@ func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]ext
 	_, _ = fmt.Sscanf(name[len(journalDir)+1+36:], "-%016x", &gen) // it was made of the same
 	f, err := s.fs.Open(name)
 	if err != nil {
-		return nil, 0
+		return nil, 1
 	}
 	defer f.Close()
 	c, err := readWhole(f)
 	if err != nil {
-		return nil, 0
+		return nil, 1
 	}
 	return c.behind(from, upto, crc(encodeJournalHeader(s.sb.id, volume, gen, s.origin)[:56]))
 }

@@ -233,7 +233,7 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 			f.Close()
 			return nil, err
 		} else if err != nil {
-			g.damaged, g.dir = err, nil
+			g.damaged, g.dir = asCorrupt(err, dirName(id), 0, "log"), nil
 		}
 		return g, nil
 	}

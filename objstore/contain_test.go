@@ -1,0 +1,336 @@
+package objstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+// reopened opens the store of a rig on another file system, as after a crash.
+func (r *rig) reopened(mem *vfs.Mem, boot string) error {
+	_ = r.s.Close()
+	r.mem, r.o.FS, r.o.Boot, r.o.Index = mem, mem, boot, index.NewMem()
+	s, err := Open(context.Background(), "mem", r.o)
+	if err == nil {
+		r.s = s
+	}
+	return err
+}
+
+// undamaged fails if opening has found damage.
+func (r *rig) undamaged(what string) {
+	r.t.Helper()
+	for _, d := range append(slices.Clone(r.s.repairs), r.s.losses...) {
+		r.t.Errorf("%s: taken for damage: %v", what, d)
+	}
+	for _, v := range r.s.Volumes() {
+		if v.Damage != "" {
+			r.t.Errorf("%s: volume %s: taken for damage: %s", what, v.Name, v.Damage)
+		}
+	}
+}
+
+// longRefs makes the refs log long enough to be compacted.
+func (r *rig) longRefs() {
+	r.t.Helper()
+	must(r.t, r.s.Close())
+	l, err := openLogs(r.mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+	must(r.t, err)
+	b, err := json.Marshal(slices.Repeat([]refRecord{{Op: opSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 1100))
+	must(r.t, err)
+	must(r.t, l.append(b))
+	must(r.t, l.close())
+}
+
+// A power cut while refs get their second file, or are compacted, is no damage.
+func TestRefsCopyCut(t *testing.T) {
+	for what, compact := range map[string]bool{"copied": false, "compacted": true} {
+		for n, done := int64(0), false; !done; n++ {
+			for disk := range uint64(4) {
+				r := newRig(t, Options{})
+				must(t, r.volume("a", 1<<20).Close())
+				if compact {
+					r.longRefs()
+				} else {
+					must(t, r.s.Close())
+					must(t, r.mem.Remove(refsCopy)) // a store from before there was one
+				}
+				must(t, r.mem.SyncDir("refs"))
+				r.mem = r.mem.Kill()
+				r.mem.CutAt(n)
+				err := r.reopened(r.mem, "boot")
+				done = err == nil && !r.mem.WasCut()
+				if done {
+					break
+				}
+				if err := r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(disk, uint64(n)))), "next boot"); err != nil {
+					t.Fatalf("%s, cut at %d: %v", what, n, err)
+				}
+				r.undamaged(what)
+				must(t, r.volume("a", 1<<20).Close())
+			}
+		}
+	}
+}
+
+// A version of before refs had a copy knows one file only. What it appends, and its compaction, count.
+func TestRefsOfOlderVersion(t *testing.T) {
+	for _, compact := range []bool{false, true} {
+		r := newRig(t, Options{})
+		must(t, r.volume("a", 1<<20).Close())
+		must(t, r.volume("b", 1<<20).Close())
+		for i := range 20 {
+			_, err := r.s.CreateSnapshot(context.Background(), "b", string(rune('a'+i)))
+			must(t, err)
+		}
+		must(t, r.s.Close())
+		old := newRefs()
+		l, err := openLog(r.mem, refsFile, logKindRefs, r.s.sb.id, 0, false, old.applyFrame)
+		must(t, err)
+		if compact {
+			b, err := json.Marshal(old.records())
+			must(t, err)
+			n, err := createLog(r.mem, refsFile+".new", logKindRefs, r.s.sb.id, 0)
+			must(t, err)
+			must(t, n.append(b))
+			must(t, n.close())
+			must(t, r.mem.Rename(refsFile+".new", refsFile))
+			must(t, r.mem.SyncDir("refs"))
+			l, err = openLog(r.mem, refsFile, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+			must(t, err)
+		}
+		b, err := json.Marshal([]refRecord{{Op: opVolumeDelete, ID: old.volumes["a"].id}})
+		must(t, err)
+		must(t, l.append(b))
+		must(t, l.close())
+		for range 2 {
+			if err := r.reopened(r.mem.Kill(), "boot"); err != nil {
+				t.Fatalf("compacted %v: %v", compact, err)
+			}
+			if vols := r.s.Volumes(); len(vols) != 1 || vols[0].Name != "b" || vols[0].Snapshots != 20 {
+				t.Errorf("compacted %v: %+v", compact, vols)
+			}
+			if report, err := r.s.Check(context.Background(), nil); err != nil || report.Damaged() > 0 {
+				t.Errorf("compacted %v: %v, %+v", compact, err, report.Damage)
+			}
+		}
+	}
+}
+
+// A disk that doesn't let a file be opened has damaged that file alone.
+func TestFileThatCantBeOpened(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	w := r.volume("b", 1<<20)
+	r.write(v, randomBytes(1, 4096), 0)
+	r.write(w, randomBytes(2, 4096), 0)
+	must(t, r.s.Settle(context.Background()))
+	r.write(v, randomBytes(3, 4096), 8192)
+	must(t, v.Close())
+	must(t, w.Close())
+	must(t, r.s.Close())
+	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+		names, err := r.mem.List(dir)
+		must(t, err)
+		for _, name := range names {
+			if name = strings.TrimPrefix(dir+"/"+name, "./"); dir == "." && !strings.HasPrefix(name, "superblock") {
+				continue
+			}
+			for _, errno := range []unix.Errno{unix.EIO, unix.EUCLEAN} {
+				o := r.o
+				o.Index = index.NewMem()
+				r.mem = r.mem.Kill()
+				o.FS = vfs.Inject(r.mem, func(op vfs.Op) error {
+					if op.Kind == vfs.OpOpen && op.Name == name {
+						return errno
+					}
+					return nil
+				})
+				s, err := Open(context.Background(), "mem", o)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				report, err := s.Check(context.Background(), nil)
+				if err != nil || len(report.Damage) == 0 {
+					t.Errorf("%s: %v; check names nothing", name, err)
+				}
+				must(t, s.Close())
+			}
+		}
+	}
+}
+
+// The size of a journal that has grown may be lost with a power cut, while records are not: that is no damage.
+func TestJournalGrownAndCut(t *testing.T) {
+	r := newRig(t, Options{JournalRecords: 4 * windowRecords, TailSoft: 1 << 40, TailHard: 1 << 40})
+	v := r.volume("a", 1<<30)
+	r.write(v, randomBytes(1, 4096), 0)
+	must(t, v.Flush())
+	for i := range int64(windowRecords + 100) {
+		must(t, v.TryZero(1<<20+i*512, 512))
+	}
+	name := v.active().journal.name
+	mem := r.mem.Kill()
+	f, err := mem.Open(name)
+	must(t, err)
+	must(t, f.Truncate(journalHeader+windowSize)) // all of the first window was written back
+	must(t, f.Close())
+	for _, boot := range []string{"next boot", "the one after"} {
+		must(t, r.reopened(mem, boot))
+		r.undamaged("grown journal")
+		v = r.volume("a", 0)
+		wantRead(t, v, 0, randomBytes(1, 4096))
+		must(t, v.Close())
+		mem = r.mem.Kill()
+	}
+}
+
+// A repaired journal stays repaired, also when nothing has settled before the next crash.
+func TestRepairedTwice(t *testing.T) {
+	for _, cutTo := range []int64{journalHeader + 40*recordSize, journalHeader + 3*recordSize + 5, 100} {
+		r := newRig(t, Options{})
+		v := r.volume("a", 1<<20)
+		for i := range 20 {
+			r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
+			must(t, v.Flush())
+		}
+		name := v.active().journal.name
+		mem := r.mem.Kill()
+		f, err := mem.Open(name)
+		must(t, err)
+		must(t, f.Truncate(cutTo))
+		must(t, f.Close())
+		must(t, r.reopened(mem, "boot"))
+		said, err := r.s.RepairVolume(context.Background(), "a", true)
+		must(t, err)
+		if said.Unknown == 0 {
+			t.Errorf("cut to %d bytes: the repair says that it knows all that is lost: %+v", cutTo, said)
+		}
+		must(t, r.reopened(r.mem.Kill(), "boot"))
+		r.undamaged("repaired")
+		must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
+		r.undamaged("repaired, and a power cut")
+	}
+}
+
+// Check looks at the journals that an opening has replayed, too.
+func TestCheckReplayedJournal(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	for i := range 20 {
+		r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
+	}
+	must(t, v.Close())
+	name := v.active().journal.name
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	flip(t, r.mem, name, journalHeader+5*recordSize+9)
+	report, err := r.s.Check(context.Background(), nil)
+	must(t, err)
+	if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == name && d.Offset == journalHeader+5*recordSize }) {
+		t.Errorf("check does not name it: %+v", report.Damage)
+	}
+}
+
+// A generation that is missing as a whole is more than what the journals behind it speak of.
+func TestRepairNamesLoss(t *testing.T) {
+	for _, lost := range []string{"a generation", "a snapshot's generation", "the root"} {
+		r := newRig(t, Options{})
+		ctx := context.Background()
+		v := r.volume("a", 1<<20)
+		r.write(v, randomBytes(1, 4096), 0)
+		_, err := r.s.CreateSnapshot(ctx, "a", "settled")
+		must(t, err)
+		must(t, r.s.Settle(ctx))
+		r.write(v, randomBytes(2, 4096), 0)
+		must(t, r.s.Settle(ctx))
+		r.write(v, randomBytes(3, 4096), 4096)
+		_, err = r.s.CreateSnapshot(ctx, "a", "unsettled")
+		must(t, err)
+		gone := v.layers[0].journal.name
+		if lost == "a generation" {
+			r.write(v, randomBytes(4, 4096), 8192)
+			must(t, v.Flush())
+		}
+		mem := r.mem.Kill()
+		if lost == "the root" {
+			l, err := openLogs(mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+			must(t, err)
+			b, err := json.Marshal([]refRecord{{Op: opHead, ID: v.ref.id, Gen: v.baseGen, Root: sum(KindRoot, nil).String()}})
+			must(t, err)
+			must(t, l.append(b))
+			must(t, l.close())
+		} else {
+			must(t, mem.Remove(gone))
+		}
+		must(t, r.reopened(mem, "boot"))
+		said, err := r.s.RepairVolume(ctx, "a", false)
+		must(t, err)
+		if !slices.Contains(said.Snapshots, "unsettled") {
+			t.Errorf("%s is lost, and repair does not name the snapshot: %+v", lost, said)
+		}
+		if said.Unknown == 0 && !within(said.Lost, 4096) {
+			t.Errorf("%s is lost, and repair does not say so: %+v", lost, said)
+		}
+		report, err := r.s.Check(ctx, nil)
+		must(t, err)
+		if !report.names("a", 4096) || !report.names("a@unsettled", 4096) {
+			t.Errorf("%s is lost, and check does not say so: %+v", lost, report.Damage)
+		}
+		done, err := r.s.RepairVolume(ctx, "a", true)
+		must(t, err)
+		if !slices.Equal(done.Snapshots, said.Snapshots) {
+			t.Errorf("%s: said %+v, did %+v", lost, said, done)
+		}
+		list, err := r.s.Snapshots("a")
+		must(t, err)
+		if len(list) != 1 || list[0].Name != "settled" {
+			t.Errorf("%s: snapshots after repair: %+v", lost, list)
+		}
+	}
+}
+
+// A generation that others were built on was not simply never written.
+func TestEmptyGenerationBeforeOthers(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	r.write(v, randomBytes(1, 4096), 0)
+	_, err := v.freeze()
+	must(t, err)
+	r.write(v, randomBytes(2, 4096), 4096)
+	must(t, v.Flush())
+	name := v.layers[0].journal.name
+	mem := r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+	f, err := mem.Open(name)
+	must(t, err)
+	h := encodeJournalHeader(r.s.sb.id, v.ref.id, v.layers[0].gen, r.s.origin) // the note of how many there are was not durable
+	_, err = f.WriteAt(h, 0)
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, 4096), journalHeader)
+	must(t, err)
+	must(t, f.Close())
+	must(t, r.reopened(mem, "next boot"))
+	if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("what was flushed is gone, and nobody says so: %v", err)
+	}
+}
+
+// A check of a store that is closed says that, and no damage.
+func TestCheckAfterClose(t *testing.T) {
+	for range 20 {
+		r := newRig(t, Options{})
+		must(t, r.s.Close())
+		if report, err := r.s.Check(context.Background(), nil); !errors.Is(err, ErrClosed) {
+			t.Fatalf("check of a closed store: %v, %+v", err, report)
+		}
+	}
+}
