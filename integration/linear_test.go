@@ -94,6 +94,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 	report, err := w.h.Check(time.Minute)
 	t.Logf("%+v, %d snapshots", report, len(w.snaps))
 	t.Logf("crash: %d daemons killed or stopped", report.Kills)
+	t.Logf("crash: %d requests that had to be linearizable", report.Requests)
 	if err != nil {
 		t.Error(err)
 	}

@@ -96,6 +96,11 @@ func TestEveryFault(t *testing.T) {
 				tried[strings.Fields(what)[0]]++
 			}
 			t.Logf("%v in %v", tried, time.Since(start))
+			sum := 0
+			for _, n := range tried {
+				sum += n
+			}
+			t.Logf("crash: %d injected faults", sum)
 			if len(tried) == 0 {
 				t.Fatal("nothing failed")
 			}
@@ -145,6 +150,7 @@ func TestFaultLong(t *testing.T) {
 		}
 	}
 	t.Logf("%v", total)
+	t.Logf("crash: %d injected faults", total["faults"])
 }
 
 // A disk that fills up, and a maximum of the store, which both move up and down, below what is used too: writes are
@@ -195,6 +201,7 @@ func TestFullLong(t *testing.T) {
 		}
 	}
 	t.Logf("%v", total)
+	t.Logf("crash: %d crashes on small disks", total["crashes"])
 	for _, k := range []string{"steps on a full disk", "steps above the maximum", "writes after space was freed"} {
 		if total[k] == 0 {
 			t.Errorf("no %s", k)

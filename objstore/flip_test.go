@@ -128,6 +128,7 @@ func TestEveryFlip(t *testing.T) {
 				}
 			}
 			t.Logf("closed %v: %s: %d flips, %d refused", closed, name, tried, found)
+			t.Logf("crash: %d flipped bits", tried)
 		}
 	}
 }

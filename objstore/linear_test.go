@@ -211,6 +211,7 @@ func (w *linearWorld) check() {
 	w.t.Helper()
 	report, err := w.h.Check(2 * time.Minute)
 	w.t.Logf("%+v, %d snapshots", report, w.made.Load())
+	w.t.Logf("crash: %d requests that had to be linearizable", report.Requests)
 	if err != nil {
 		w.t.Error(err)
 	}
