@@ -37,6 +37,9 @@ type settling struct {
 	plan    Plan
 	view    [1]*layer
 	base    *base
+
+	oldChunk []byte // the chunk that readOld has read last
+	oldPlace place
 }
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
@@ -270,7 +273,50 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		}
 	}
 	clear(buf[length:])
-	return readPieces(&st.plan, buf)
+	for i := range st.plan.Pieces {
+		c := &st.plan.Pieces[i]
+		b := buf[c.BufOff : c.BufOff+c.Len]
+		var err error
+		switch {
+		case c.Hole:
+			clear(b)
+		case c.settled:
+			err = st.readOld(c, off+int64(c.BufOff), b)
+		default:
+			if err = readAligned(c.seg.file, b, c.FileOff); err != nil {
+				err = readError(c, err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readOld fills b with what is left of chunks that the layer changes in part: the bytes of the image at off. They get a
+// new hash with the others, and so are checked against the old one: what has become wrong must not be made right.
+func (st *settling) readOld(c *Piece, off int64, b []byte) error {
+	size := int64(st.old.chunkSize)
+	if st.oldChunk == nil {
+		st.oldChunk = alignedBuffer(int(size))
+	}
+	at := off
+	for len(b) > 0 {
+		first := at / size * size
+		from := c.FileOff + first - off
+		if pl := makePlace(c.seg.id, uint32(from/blockSize)); pl != st.oldPlace {
+			st.oldPlace = 0
+			k := check{s: st.s, root: st.old, image: st.v.ref.name}
+			if err := k.chunks(c.seg, from, first, st.oldChunk); err != nil {
+				return err
+			}
+			st.oldPlace = pl
+		}
+		n := copy(b, st.oldChunk[at-first:])
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
 }
 
 // chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes.
