@@ -74,6 +74,11 @@ func (d *debt) freeze() { d.leaves, d.last = nil, nil }
 // holeDebt bounds what a hole can owe: it has two edges.
 func holeDebt(chunkSize int64) int64 { return 2 * (nodesPerLeaf + chunkSize) }
 
+// largestWrite bounds what a write may take: its slot, and what it can owe.
+func largestWrite(off int64, length, chunkSize int) int64 {
+	return roundUp(int64(length), blockSize) + largestDebt(off, off+int64(length), int64(chunkSize))
+}
+
 // largestDebt bounds what a write of the bytes [off, end) can owe.
 func largestDebt(off, end, chunkSize int64) int64 {
 	first, last := off/chunkSize, (end-1)/chunkSize

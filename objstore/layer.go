@@ -38,6 +38,7 @@ type layer struct {
 	gen     uint64
 	journal *journal
 	bytes   int64 // bytes written, overwritten ones too
+	fresh   bool  // it has something that is not carried: it settles by itself
 	debt    debt
 	handed  []slots // what these writes occupy, dead once the layer has settled, but for adopted objects
 
@@ -115,21 +116,24 @@ func (l *layer) empty() bool { return l.extents.Len() == 0 }
 
 // next gives the first sector at or after from that the layer touches.
 func (l *layer) next(from uint64) (uint64, bool) {
-	var at uint64
-	ok := false
-	l.extents.Ascend(extent{end: from + 1}, func(e extent) bool {
-		at, ok = max(e.start(), from), true
+	e, ok := l.at(from)
+	if !ok {
+		return 0, false
+	}
+	return max(e.start(), from), true
+}
+
+// at gives the extent that sector from lies in, or the first one behind it.
+func (l *layer) at(from uint64) (e extent, ok bool) {
+	l.extents.Ascend(extent{end: from + 1}, func(c extent) bool {
+		e, ok = c, true
 		return false
 	})
-	return at, ok
+	return e, ok
 }
 
 // hole reports whether one hole covers [from, to).
 func (l *layer) hole(from, to uint64) bool {
-	covered := false
-	l.extents.Ascend(extent{end: from + 1}, func(e extent) bool {
-		covered = e.seg == 0 && e.start() <= from && e.end >= to
-		return false
-	})
-	return covered
+	e, ok := l.at(from)
+	return ok && e.seg == 0 && e.start() <= from && e.end >= to
 }

@@ -198,6 +198,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err == nil {
 		err = v.damageError()
 	}
+	if err == nil {
+		err = s.settleKept(ctx, v)
+	}
 	if err != nil {
 		return SnapshotInfo{}, err
 	}

@@ -37,6 +37,7 @@ type settling struct {
 	plan    Plan
 	view    [1]*layer
 	base    *base
+	kept    *keptChunks // nil: all settles
 
 	oldChunk []byte // the chunk that readOld has read last
 	oldPlace place
@@ -69,6 +70,9 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err == nil {
 		failpoint.Here(failpoint.SettleTree)
 		err = st.durable()
+	}
+	if err == nil {
+		err = st.endKeeping()
 	}
 	if err != nil {
 		st.undo()
@@ -200,7 +204,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 		if err := st.pace(int(to-from) * SectorSize); err != nil {
 			return err
 		}
-		if err := st.run(from, min(to, uint64(st.old.size)/SectorSize), n, places); err != nil {
+		if err := st.runs(from, min(to, uint64(st.old.size)/SectorSize), n, places); err != nil {
 			return err
 		}
 		next, ok := st.l.next(to)
@@ -230,6 +234,26 @@ func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
 		out.places = l.places
 	}
 	return err
+}
+
+// runs is run, and keeps the chunks that can't settle.
+func (st *settling) runs(from, to uint64, n *node, out *leaf) error {
+	var old *oldError
+	err := st.run(from, to, n, out)
+	if !errors.As(err, &old) {
+		return err
+	}
+	for chunk := uint64(st.old.chunkSize) / SectorSize; from < to; from += chunk {
+		end := min(from+chunk, to)
+		err := st.run(from, end, n, out)
+		if errors.As(err, &old) {
+			err = st.keep(from, end, old.err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run settles the chunks of the sectors [from, to), which all are touched.
@@ -264,6 +288,9 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		st.v.mu.Unlock()
 		if err == nil {
 			break
+		}
+		if damaged(err) {
+			return &oldError{err}
 		}
 		if err != ErrNotLoaded { //nolint:errorlint // a plan gives it bare
 			return err
@@ -308,7 +335,9 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 		if pl := makePlace(c.seg.id, uint32(from/blockSize)); pl != st.oldPlace {
 			st.oldPlace = 0
 			k := check{s: st.s, root: st.old, image: st.v.ref.name}
-			if err := k.chunks(c.seg, from, first, st.oldChunk); err != nil {
+			if err := k.chunks(c.seg, from, first, st.oldChunk); damaged(err) {
+				return &oldError{err}
+			} else if err != nil {
 				return err
 			}
 			st.oldPlace = pl
@@ -480,6 +509,11 @@ func (st *settling) publish(root *rootObject) error {
 	if s.refs.byID[v.ref.id] == nil {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 	}
+	if st.kept != nil {
+		if err := st.mayKeep(st.kept.chunks...); err != nil { // one may have come since
+			return err
+		}
+	}
 	logical := v.ref.logical + st.logical
 	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: st.dirs()}}
 	for _, sn := range v.ref.sortedSnaps() {
@@ -509,6 +543,9 @@ func (st *settling) publish(root *rootObject) error {
 	s.noteReclaim(1) // before its bytes are off the account: a write must not find that there is nothing to wait for
 	s.pay(st.l)
 	v.settleFails.Store(0)
+	if k := v.kept.Load(); k != nil && st.kept == nil && st.l.gen >= k.gen {
+		v.kept.Store(nil)
+	}
 	v.room.Broadcast()
 	v.mu.Unlock()
 	v.commitMu.Unlock()

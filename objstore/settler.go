@@ -136,7 +136,7 @@ func (v *volume) frozen() int {
 func (s *Store) due(v *volume) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.writable || v.active().empty() {
+	if !v.writable || !v.active().fresh {
 		return false
 	}
 	if s.pressing(v) {
@@ -217,7 +217,8 @@ func (s *Store) wakeAll() {
 	}()
 }
 
-// Settle returns when everything written before the call has settled.
+// Settle returns when everything written before the call has settled, but for what a damaged chunk keeps in the tail,
+// which is an error.
 func (s *Store) Settle(ctx context.Context) error {
 	for _, v := range s.allVolumes() {
 		gen, err := v.freeze()
@@ -228,7 +229,14 @@ func (s *Store) Settle(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.waitReclaimed(ctx)
+	if err := s.waitReclaimed(ctx); err != nil {
+		return err
+	}
+	var kept []error
+	for _, v := range s.allVolumes() {
+		kept = append(kept, v.keptError())
+	}
+	return errors.Join(kept...)
 }
 
 // waitSettled waits until the volume's base holds gen.

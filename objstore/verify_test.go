@@ -187,53 +187,6 @@ func TestVerifiedReadOfTail(t *testing.T) {
 	wantRead(t, v, 0, data)
 }
 
-// TestSettlingChecksWhatItKeeps: a chunk that is damaged and written in part does not get a new hash over the damage,
-// on no volume. What was written stays in the tail, and is read.
-func TestSettlingChecksWhatItKeeps(t *testing.T) {
-	for _, verify := range []bool{false, true} {
-		const chunk = 16384
-		s, v, dir, data := verifyWorld(t, chunk, Options{})
-		_, err := s.SetVerify(t.Context(), "v", verify)
-		must(t, err)
-		root := v.base.id
-		seg, off := placeOf(t, v, 20*chunk+5000)
-		flipOnDisk(t, dir, seg, off)
-		for _, at := range []int{20*chunk + 8192, 33*chunk + 512} {
-			fresh := randomBytes(uint64(at), 4096)
-			copy(data[at:], fresh)
-			_, err = v.WriteAt(fresh, int64(at))
-			must(t, err)
-		}
-		var bad *CorruptError
-		if err := s.settleDueNow(t); !errors.As(err, &bad) || bad.File != segmentName(seg) || !strings.Contains(bad.Object, "sectors 640 to 671 of volume v") {
-			t.Fatalf("settling over a damaged chunk: %v", err)
-		}
-		if v.base.id != root {
-			t.Error("there is a new root over a damaged chunk")
-		}
-		wantRead(t, v, 20*chunk+8192, data[20*chunk+8192:20*chunk+8192+4096])
-		wantRead(t, v, 21*chunk, data[21*chunk:])
-		flipOnDisk(t, dir, seg, off)
-		must(t, s.settleDueNow(t))
-		wantRead(t, v, 0, data)
-		must(t, s.Close())
-	}
-}
-
-// settleDueNow freezes and settles all volumes, and says why that fails.
-func (s *Store) settleDueNow(t *testing.T) error {
-	t.Helper()
-	for _, v := range s.allVolumes() {
-		if _, err := v.freeze(); err != nil {
-			return err
-		}
-		if err := s.settleVolume(t.Context(), v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // TestVerifyIsAProperty: it is kept with the volume, takes effect at once, and without it the bytes come as they are.
 func TestVerifyIsAProperty(t *testing.T) {
 	const chunk = 16384

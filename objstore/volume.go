@@ -43,6 +43,7 @@ type volume struct {
 
 	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
 	settleFails atomic.Int64          // how often in a row
+	kept        atomic.Pointer[keptChunks]
 
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
@@ -158,8 +159,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if length > MaxRequest {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
-	slot := roundUp(int64(length), blockSize)
-	if err := v.s.takeSpace(slot+largestDebt(off, off+int64(length), int64(v.s.sb.chunkSize)), false); err != nil {
+	if err := v.s.takeSpace(largestWrite(off, length, v.s.sb.chunkSize), false); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -168,6 +168,12 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if err := v.admit(); err != nil {
 		return err
 	}
+	return v.reserve(off, length, w)
+}
+
+// reserve is Reserve for a write that was admitted. Under v.mu.
+func (v *volume) reserve(off int64, length int, w *Write) error {
+	slot := roundUp(int64(length), blockSize)
 	g := v.log
 	if g == nil || g.next+slot > g.capacity {
 		if g = v.nextSegment(); g == nil {
@@ -264,6 +270,11 @@ func (v *volume) Wait(ctx context.Context) error {
 		}
 		v.room.Wait()
 	}
+	return v.waitSegment()
+}
+
+// waitSegment blocks until there is a segment to write to. Under v.mu, which it gives up meanwhile.
+func (v *volume) waitSegment() error {
 	if v.log != nil && v.log.next+MaxRequest <= v.log.capacity {
 		return nil
 	}
@@ -291,37 +302,16 @@ func (v *volume) Commit(w *Write) error {
 
 // commit is Commit under v.mu.
 func (v *volume) commit(w *Write) error {
-	n := uint64(w.Len) / SectorSize
-	end := uint64(w.Off)/SectorSize + n
-	v.land(w)
-	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
-	if err := v.s.writeError(); err != nil {
+	l, err := v.place(w)
+	if err != nil {
 		return err
 	}
-	if err := v.openError(); err != nil {
-		return err
-	}
-	l := v.active()
-	// The journal and the live map in one critical section: replay must come to the same map.
-	if err := l.journal.append(&record{
-		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / blockSize),
-	}); err != nil {
-		return v.s.fail(err)
-	}
-	failpoint.Here(failpoint.WriteJournaled)
 	v.note(l)
-	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
-	v.partial.written(end-n, end)
-	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
 	v.s.tails.Add(int64(w.Len))
 	if owed := l.debt.owe(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false); owed > 0 {
 		v.s.debt.Add(owed)
-	}
-	if !w.seg.dirty {
-		w.seg.dirty = true
-		v.dirty = append(v.dirty, w.seg)
 	}
 	if v.tail > v.s.opts.TailSoft {
 		v.s.kickSettler()
@@ -329,8 +319,39 @@ func (v *volume) commit(w *Write) error {
 	return nil
 }
 
+// place puts a write into the journal and into the live map. Under v.mu.
+func (v *volume) place(w *Write) (*layer, error) {
+	n := uint64(w.Len) / SectorSize
+	end := uint64(w.Off)/SectorSize + n
+	v.land(w)
+	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
+	if err := v.s.writeError(); err != nil {
+		return nil, err
+	}
+	if err := v.openError(); err != nil {
+		return nil, err
+	}
+	l := v.active()
+	// The journal and the live map in one critical section: replay must come to the same map.
+	if err := l.journal.append(&record{
+		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / blockSize),
+	}); err != nil {
+		return nil, v.s.fail(err)
+	}
+	failpoint.Here(failpoint.WriteJournaled)
+	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
+	v.partial.written(end-n, end)
+	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
+	if !w.seg.dirty {
+		w.seg.dirty = true
+		v.dirty = append(v.dirty, w.seg)
+	}
+	return l, nil
+}
+
 func (v *volume) note(l *layer) {
 	v.appended++
+	l.fresh = true
 	if v.since == 0 {
 		v.since = v.s.clock.Load()
 	}

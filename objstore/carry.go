@@ -1,0 +1,253 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would
+// vouch for bytes that nobody knows. It must not keep all else from settling either. So the chunk stays in the tree what
+// it was, and what the layer has of it is written once more, to the newest layer, under all that is newer. There it
+// stays, over the damage, until the chunk is written whole or discarded.
+//
+// A snapshot has nothing newer to keep it in: as long as one waits to settle, so does the layer; and none is made.
+
+// oldError says that what was to be kept of a chunk can't be.
+type oldError struct{ err error }
+
+func (e *oldError) Error() string { return e.err.Error() }
+func (e *oldError) Unwrap() error { return e.err }
+
+// keptChunks are why a volume keeps something in its tail.
+type keptChunks struct {
+	err    error
+	chunks []extent // sectors
+	gen    uint64   // the newest that wrote to them: once it has settled, and kept nothing again, it is over
+}
+
+// keep leaves the chunk of the sectors [from, to) as it was.
+func (st *settling) keep(from, to uint64, cause error) error {
+	if st.kept == nil {
+		st.kept = &keptChunks{err: cause}
+	}
+	v, chunk := st.v, extent{end: to, n: to - from}
+	st.s.mu.Lock()
+	err := st.mayKeep(chunk)
+	st.s.mu.Unlock()
+	if err == nil {
+		err = v.carry(st.l, from, to)
+	}
+	if err != nil {
+		return err
+	}
+	st.kept.chunks = append(st.kept.chunks, chunk)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range v.layers {
+		if e, ok := l.at(from); ok && e.start() < to {
+			st.kept.gen = max(st.kept.gen, l.gen)
+		}
+	}
+	return nil
+}
+
+// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one. Under Store.mu.
+func (st *settling) mayKeep(chunks ...extent) error {
+	v := st.v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, sn := range v.ref.sortedSnaps() {
+		if !sn.settled && st.needs(sn.gen, chunks) {
+			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.name, sn.name, st.kept.err)
+		}
+	}
+	for w := range st.s.views {
+		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
+			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.name, st.kept.err)
+		}
+	}
+	return nil
+}
+
+// needs reports whether the volume, as it was at gen, shows something of the layer in the chunks. Under v.mu.
+func (st *settling) needs(gen uint64, chunks []extent) bool {
+	return slices.ContainsFunc(chunks, func(c extent) bool {
+		_, ok := shown(st.l, st.v.upTo(gen)[1:], c.start(), c.end)
+		return ok
+	})
+}
+
+// endKeeping makes durable what was carried: the layer that had it is about to go.
+func (st *settling) endKeeping() error {
+	if st.kept == nil {
+		return nil
+	}
+	v := st.v
+	if err := v.Flush(); err != nil {
+		return err
+	}
+	if v.kept.Load() == nil {
+		st.s.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
+			"volume", v.ref.name, "error", st.kept.err)
+	}
+	v.kept.Store(st.kept)
+	return nil
+}
+
+// carry writes once more what the oldest layer has in [from, to) and no newer one hides.
+func (v *volume) carry(l *layer, from, to uint64) error {
+	for {
+		v.mu.Lock()
+		e, ok := shown(l, v.layers[1:], from, to)
+		v.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		var err error
+		if e.seg == 0 {
+			err = v.carryHole(l, e)
+		} else {
+			err = v.carryData(l, e)
+		}
+		if err != nil {
+			return fmt.Errorf("keep sectors %d to %d in the tail: %w", e.start(), e.end-1, err)
+		}
+	}
+}
+
+// shown gives the first run of sectors in [from, to) that the layer has and no newer one hides. Under the volume's lock.
+func shown(l *layer, newer []*layer, from, to uint64) (extent, bool) {
+	for _, e := range l.collect(from, to) {
+		e = e.cut(from, to)
+		for at := e.start(); at < e.end; {
+			next := hiddenUpTo(newer, at)
+			if next > at {
+				at = next
+				continue
+			}
+			end := e.end
+			for _, n := range newer {
+				if c, ok := n.at(at); ok {
+					end = min(end, c.start())
+				}
+			}
+			return e.cut(at, end), true
+		}
+	}
+	return extent{}, false
+}
+
+// hiddenUpTo gives the end of an extent that one of the layers has at a sector; none: the sector.
+func hiddenUpTo(layers []*layer, at uint64) uint64 {
+	for _, l := range layers {
+		if e, ok := l.at(at); ok && e.start() <= at {
+			return e.end
+		}
+	}
+	return at
+}
+
+// admitCarried is admit for what has been admitted before: the tail's limits are not for it. Under v.mu.
+func (v *volume) admitCarried() error {
+	if err := v.s.writeError(); err != nil {
+		return err
+	}
+	if err := v.openError(); err != nil {
+		return err
+	}
+	if !v.writable {
+		return fmt.Errorf("nobody has opened the volume yet: %w", ErrBusy)
+	}
+	full, err := v.active().journal.room(v.inflight + 1)
+	if full {
+		err = ErrBusy
+	}
+	return err
+}
+
+func (v *volume) carryHole(l *layer, e extent) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.admitCarried(); err != nil {
+		return err
+	}
+	if now, ok := shown(l, v.layers[1:], e.start(), e.end); !ok || now != e {
+		return nil // overtaken
+	}
+	a := v.active()
+	if err := a.journal.append(&record{kind: recordHole, sector: e.start(), count: e.n}); err != nil {
+		return v.s.fail(err)
+	}
+	v.appended++
+	a.insert(e)
+	v.partial.written(e.start(), e.end)
+	return nil
+}
+
+func (v *volume) carryData(l *layer, e extent) error {
+	g := v.s.segments.get(e.seg)
+	if g == nil {
+		return fmt.Errorf("segment %08x: %w", e.seg, ErrNotFound)
+	}
+	buf := alignedBuffer(int(e.n) * SectorSize)
+	if err := readAligned(g.file, buf, int64(e.file)*SectorSize); err != nil {
+		return fmt.Errorf("read %s: %w", segmentName(e.seg), err)
+	}
+	off := int64(e.start()) * SectorSize
+	if err := v.s.takeSpace(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
+		return err
+	}
+	var w Write
+	v.mu.Lock()
+	err := v.waitSegment()
+	if err == nil {
+		err = v.admitCarried()
+	}
+	if err == nil {
+		err = v.reserve(off, len(buf), &w)
+	}
+	v.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	err = writeAligned(w.seg.file, buf, w.FileOff)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		v.abort(&w)
+		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
+	}
+	if now, ok := shown(l, v.layers[1:], e.start(), e.end); !ok || now != e {
+		v.abort(&w) // overtaken
+		return nil
+	}
+	if _, err := v.place(&w); err != nil {
+		return err
+	}
+	v.appended++
+	return nil
+}
+
+// settleKept tries to settle what a volume keeps in its tail, and says why it can't.
+func (s *Store) settleKept(ctx context.Context, v *volume) error {
+	if v.kept.Load() == nil {
+		return nil
+	}
+	gen, err := v.freeze()
+	if err == nil {
+		err = s.waitSettled(ctx, v, gen)
+	}
+	if err != nil {
+		return err
+	}
+	return v.keptError()
+}
+
+func (v *volume) keptError() error {
+	k := v.kept.Load()
+	if k == nil {
+		return nil
+	}
+	return fmt.Errorf("volume %s has a damaged chunk that was written in part; write all of it, or discard it: %w", v.ref.name, k.err)
+}

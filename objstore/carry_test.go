@@ -1,0 +1,288 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
+)
+
+// carryWorld is a store in memory with a settled volume of 8 chunks, of which number 2 gets damaged.
+type carryWorld struct {
+	*rig
+	v    *Volume
+	data []byte
+	undo func()
+}
+
+const carryChunk = 16384
+
+func newCarryWorld(t *testing.T) *carryWorld {
+	w := &carryWorld{rig: newRig(t, Options{SettleDelay: -1}), data: randomBytes(1, 8*carryChunk)}
+	must(t, w.s.Close())
+	w.mem, w.o.Index = vfs.NewMem(0), index.NewMem()
+	must(t, initFS(w.mem, "mem", InitOptions{ChunkSize: carryChunk}))
+	w.open(nil)
+	w.v = w.volume("v", int64(len(w.data)))
+	w.write(w.v, w.data, 0)
+	must(t, w.s.Settle(t.Context()))
+	var p Plan
+	must(t, planLoaded(t.Context(), w.v, 2*carryChunk, SectorSize, &p))
+	name, off := segmentName(p.Pieces[0].seg.id), p.Pieces[0].FileOff
+	w.v.Release(&p)
+	flip := func() {
+		f, err := w.mem.Open(name)
+		must(t, err)
+		b := make([]byte, 1)
+		_, err = f.ReadAt(b, off+100)
+		must(t, err)
+		b[0] ^= 1
+		_, err = f.WriteAt(b, off+100)
+		must(t, err)
+		must(t, f.Datasync())
+		must(t, f.Close())
+	}
+	flip()
+	w.undo = flip
+	return w
+}
+
+// put writes, and knows what has to be there.
+func (w *carryWorld) put(seed uint64, off, n int) {
+	w.t.Helper()
+	p := randomBytes(seed, n)
+	copy(w.data[off:], p)
+	w.write(w.v, p, int64(off))
+}
+
+// check reads what is not damaged: all but the first part of chunk 2, up to where it was written.
+func (w *carryWorld) check(from int) {
+	w.t.Helper()
+	wantRead(w.t, w.v, 0, w.data[:2*carryChunk])
+	wantRead(w.t, w.v, int64(from), w.data[from:3*carryChunk-4096])
+	wantRead(w.t, w.v, 3*carryChunk, w.data[3*carryChunk:])
+}
+
+// tail counts the sectors that have not settled.
+func (w *carryWorld) tail() int {
+	w.t.Helper()
+	n := 0
+	for off := int64(0); off < int64(len(w.data)); off += SectorSize {
+		var p Plan
+		must(w.t, planLoaded(context.Background(), w.v, off, SectorSize, &p))
+		if !p.Pieces[0].settled {
+			n++
+		}
+		w.v.Release(&p)
+	}
+	return n
+}
+
+// again opens the store after a crash, or after an orderly end.
+func (w *carryWorld) again(how string) {
+	w.t.Helper()
+	switch how {
+	case "closed":
+		must(w.t, w.v.Close())
+		must(w.t, w.s.Close())
+	case "killed":
+		w.mem = w.mem.Kill()
+		_ = w.s.Close()
+	case "power cut":
+		w.mem = w.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+		_ = w.s.Close()
+		w.o.Boot += "."
+	}
+	w.open(nil)
+	w.v = w.volume("v", 0)
+}
+
+// A chunk that is damaged and written in part keeps nothing from settling, gets no new hash over the damage, and has
+// what was written stay over it, also after crashes; until it is written whole.
+func TestPartOfDamagedChunk(t *testing.T) {
+	for _, how := range []string{"closed", "killed", "power cut"} {
+		t.Run(how, func(t *testing.T) {
+			w := newCarryWorld(t)
+			hash := w.chunkHash(2)
+			w.put(2, 2*carryChunk+4096, 4096)
+			w.put(3, 2*carryChunk+6144, 1536) // over a part of it, and in the middle of a block
+			w.put(4, 5*carryChunk+512, 512)
+			must(t, w.v.Flush())
+			gen := w.v.baseGen
+			for range 3 {
+				err := w.s.Settle(t.Context())
+				var bad *CorruptError
+				if !errors.As(err, &bad) || !strings.Contains(bad.Object, "sectors 64 to 95 of volume v") || !strings.Contains(err.Error(), "write all of it") {
+					t.Fatalf("settling over a damaged chunk: %v", err)
+				}
+				if w.v.baseGen == gen || w.chunkHash(2) != hash || w.tail() != 4096/SectorSize {
+					t.Fatalf("generation %d after %d, hash %v, before %v, a tail of %d sectors", w.v.baseGen, gen, w.chunkHash(2), hash, w.tail())
+				}
+				gen = w.v.baseGen
+				w.check(2*carryChunk + 4096)
+				if _, err := w.s.CreateSnapshot(t.Context(), "v", "s"); !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("snapshot of a volume with a damaged chunk: %v", err)
+				}
+				w.again(how)
+				w.check(2*carryChunk + 4096)
+			}
+			if w.v.active().fresh || w.s.due(w.v.volume) {
+				t.Error("what is kept is due to settle, again and again")
+			}
+			w.put(5, 2*carryChunk, carryChunk)
+			_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
+			must(t, err)
+			_, err = w.s.WaitSnapshot(t.Context(), "v", "s")
+			must(t, err)
+			must(t, w.s.Settle(t.Context()))
+			wantRead(t, w.v, 0, w.data)
+			if n := w.tail(); n != 0 {
+				t.Errorf("%d sectors have not settled", n)
+			}
+			w.again(how)
+			wantRead(t, w.v, 0, w.data)
+		})
+	}
+}
+
+func (w *carryWorld) chunkHash(i int) Hash {
+	n, err := w.s.leafHashes(&w.v.base.root, 0)
+	must(w.t, err)
+	return n[i]
+}
+
+// A snapshot that waits to settle has what it needs kept for it, and the layer with it; when it is gone, or the disk is
+// well again, all goes on.
+func TestSnapshotOfDamagedChunk(t *testing.T) {
+	for _, well := range []bool{false, true} {
+		w := newCarryWorld(t)
+		w.put(2, 2*carryChunk+8192, 4096)
+		_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
+		must(t, err)
+		want := bytes.Clone(w.data[2*carryChunk+8192 : 2*carryChunk+8192+4096])
+		if _, err := w.s.WaitSnapshot(t.Context(), "v", "s"); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("a snapshot with a damaged chunk that was written in part: %v", err)
+		}
+		w.put(3, 2*carryChunk+8192, 1024)
+		view, err := w.s.OpenSnapshot("v", "s")
+		must(t, err)
+		wantRead(t, view, 2*carryChunk+8192, want)
+		if well {
+			w.undo()
+			must(t, w.s.Settle(t.Context()))
+			wantRead(t, view, 2*carryChunk+8192, want)
+			wantRead(t, w.v, 0, w.data)
+			must(t, view.Close())
+			continue
+		}
+		must(t, w.s.DeleteSnapshot(t.Context(), "v", "s"))
+		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) || w.v.baseGen != 1 {
+			t.Fatalf("settling past a snapshot that is read: %v, generation %d", err, w.v.baseGen)
+		}
+		wantRead(t, view, 2*carryChunk+8192, want)
+		must(t, view.Close())
+		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) || w.v.baseGen < 3 {
+			t.Fatalf("settling past a snapshot that is gone: %v, generation %d", err, w.v.baseGen)
+		}
+		w.check(2*carryChunk + 8192)
+		must(t, w.v.Zero(2*carryChunk, carryChunk))
+		clear(w.data[2*carryChunk : 3*carryChunk])
+		must(t, w.s.Settle(t.Context()))
+		wantRead(t, w.v, 0, w.data)
+	}
+}
+
+// Random writes and holes over two damaged chunks, with settling at any time, and a crash at the end: nothing that was
+// flushed is lost, and nothing of the damage is seen.
+func TestCarryLong(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			w := newCarryWorld(t)
+			written := map[int]bool{}
+			for range 40 {
+				at := 2*carryChunk - 2048 + rng.IntN(40)*SectorSize
+				n := (1 + rng.IntN(9)) * SectorSize
+				if rng.IntN(4) == 0 {
+					must(t, w.v.Zero(int64(at), int64(n)))
+					clear(w.data[at : at+n])
+				} else {
+					w.put(rng.Uint64(), at, n)
+				}
+				for s := at; s < at+n; s += SectorSize {
+					written[s] = true
+				}
+				switch rng.IntN(6) {
+				case 0:
+					_ = w.s.Settle(t.Context()) // what it says is tried elsewhere
+				case 1:
+					_, err := w.v.freeze()
+					must(t, err)
+				}
+			}
+			must(t, w.v.Flush())
+			for _, how := range []string{"as it is", "killed", "power cut", "closed"} {
+				if how != "as it is" {
+					w.again(how)
+				}
+				for off := 0; off < len(w.data); off += SectorSize {
+					if written[off] || off/carryChunk != 2 {
+						wantRead(t, w.v, int64(off), w.data[off:off+SectorSize])
+					}
+				}
+				if t.Failed() {
+					t.Fatal(how)
+				}
+				_ = w.s.Settle(t.Context())
+			}
+			w.put(9, 2*carryChunk, carryChunk)
+			must(t, w.s.Settle(t.Context()))
+			wantRead(t, w.v, 0, w.data)
+		})
+	}
+}
+
+// A power cut, or a kill, at each operation of a settling that keeps a chunk: what was flushed is there.
+func TestEveryCutOfCarry(t *testing.T) {
+	cuts := 0
+	for n := int64(0); ; n++ {
+		w := newCarryWorld(t)
+		w.put(2, 2*carryChunk+4096, 4096)
+		w.put(3, 2*carryChunk+6144, 512)
+		w.put(4, 5*carryChunk, 4096)
+		must(t, w.v.Flush())
+		w.mem.CutAt(w.mem.Ops() + n/2)
+		for range 2 {
+			_ = w.s.Settle(t.Context())
+		}
+		done := !w.mem.WasCut()
+		cuts++
+		w.again([]string{"power cut", "killed"}[n%2])
+		w.check(2*carryChunk + 4096)
+		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("settling after a crash at operation %d: %v", n, err)
+		}
+		w.check(2*carryChunk + 4096)
+		w.put(5, 2*carryChunk, carryChunk)
+		must(t, w.s.Settle(t.Context()))
+		wantRead(t, w.v, 0, w.data)
+		must(t, w.v.Close())
+		must(t, w.s.Close())
+		if t.Failed() {
+			t.Fatalf("crash at operation %d", n)
+		}
+		if done {
+			break
+		}
+	}
+	if cuts < 20 {
+		t.Fatalf("%d cuts: too few operations", cuts)
+	}
+	t.Logf("crash: %d cuts", cuts)
+}
