@@ -60,7 +60,7 @@ func (w *world) checkSpace() {
 		used, err := w.mem.Used(segmentName(g.id))
 		w.must(err)
 		if used > want {
-			w.failf("%s takes %d bytes, its %d objects %d", segmentName(g.id), used, len(objs), want)
+			w.failf("%s takes %d bytes, its %d objects %d; %d unsettled, held %v, damage %v", segmentName(g.id), used, len(objs), want, g.unsettled.Load(), w.s.holds(g), g.damaged)
 		}
 	}
 }
