@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,7 +27,7 @@ type node struct {
 
 	background bool // a daemon may run that is not the test's child
 
-	program string   // what is tested
+	program string   // what is tested; empty: varve
 	env     []string // of the daemons, beside the test's own
 }
 
@@ -40,7 +41,7 @@ func newNode(ctx context.Context, t *testing.T, initArgs ...string) *node {
 func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...string) *node {
 	t.Helper()
 	markKernelLog(t)
-	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log"), program: varve}
+	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log")}
 	n.varve(ctx, append([]string{"init"}, initArgs...)...)
 	t.Cleanup(n.takeDown)
 	return n
@@ -48,13 +49,13 @@ func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...stri
 
 // try runs a varve command on the store.
 func (n *node) try(ctx context.Context, args ...string) result {
-	return run(ctx, n.program, append([]string{"--store", n.store}, args...)...)
+	return run(ctx, cmp.Or(n.program, varve), append([]string{"--store", n.store}, args...)...)
 }
 
 // varve runs a varve command that has to succeed.
 func (n *node) varve(ctx context.Context, args ...string) string {
 	n.t.Helper()
-	return must(ctx, n.t, n.program, append([]string{"--store", n.store}, args...)...)
+	return must(ctx, n.t, cmp.Or(n.program, varve), append([]string{"--store", n.store}, args...)...)
 }
 
 // refuse runs a varve command that has to fail, with one line of error that has all the words.
@@ -111,7 +112,7 @@ func (n *node) launch(args ...string) {
 		n.t.Fatal(err)
 	}
 	defer logs.Close()
-	n.cmd = exec.Command(n.program, append([]string{"--store", n.store, "serve"}, args...)...)
+	n.cmd = exec.Command(cmp.Or(n.program, varve), append([]string{"--store", n.store, "serve"}, args...)...)
 	n.cmd.Env = append(os.Environ(), n.env...)
 	n.cmd.Stdout, n.cmd.Stderr = logs, logs
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
