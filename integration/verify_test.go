@@ -74,6 +74,65 @@ func TestVerifiedReads(t *testing.T) {
 	}
 }
 
+// TestPartOfDamagedChunk: a chunk is damaged and written in part. The part is there, also after the daemon is killed, and
+// the rest is no new chunk over the damage; snapshots are refused until the chunk is written whole.
+func TestPartOfDamagedChunk(t *testing.T) {
+	const chunk, size = 16 << 10, 2 << 20
+	ctx := limit(t, 2*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx, "--settle-delay", "50ms")
+	dev := n.volume(ctx, "disk", "2M")
+	data := make([]byte, size)
+	if _, err := io.ReadFull(stream(1), data); err != nil {
+		t.Fatal(err)
+	}
+	writeDirect(t, dev, data)
+	n.snapshot(ctx, "disk@before")
+	const at = 37 * chunk
+	flipInStore(t, n.store, data[at:at+chunk], 100)
+	put := func(off, length int, seed uint64) {
+		t.Helper()
+		f := openDirect(t, dev, os.O_RDWR)
+		defer f.Close()
+		buf := aligned(t, length)
+		if _, err := io.ReadFull(stream(seed), buf); err != nil {
+			t.Fatal(err)
+		}
+		copy(data[off:], buf)
+		if _, err := f.WriteAt(buf, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(at+4096, 4096, 2)
+	put(50*chunk, 4096, 3)
+	refused := func() {
+		t.Helper()
+		r := n.try(ctx, "snapshot", "create", "disk@part", "--wait")
+		if r.code == 0 || !strings.Contains(r.stderr, "sectors 1184 to 1215 of volume disk") {
+			t.Fatalf("snapshot of a damaged chunk that was written in part: status %d, %s", r.code, r.stderr)
+		}
+		n.try(ctx, "snapshot", "delete", "disk@part") // one that was made before the chunk was looked at
+	}
+	refused()
+	n.kill(ctx)
+	n.serve(ctx, "--settle-delay", "50ms")
+	dev = n.attachAgain(ctx, "disk")
+	refused()
+	got := aligned(t, 4096)
+	f := openDirect(t, dev, os.O_RDONLY)
+	if _, err := f.ReadAt(got, at+4096); err != nil || !bytes.Equal(got, data[at+4096:at+8192]) {
+		t.Errorf("what was written of a damaged chunk is not there: %v", err)
+	}
+	_ = f.Close()
+	put(at, chunk, 4)
+	n.snapshot(ctx, "disk@whole")
+	wantBytes(t, dev, data, -1)
+	n.varve(ctx, "detach", "disk")
+}
+
 // TestVerifiedFio has fio's own verification over a volume that checks what it reads, while it settles.
 func TestVerifiedFio(t *testing.T) {
 	for _, mode := range []string{"zero", "user", "plain"} {
