@@ -75,6 +75,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	if err == nil {
 		failpoint.Here(failpoint.VolumeDeleted)
 		delete(s.volumes, v.ref.id)
+		s.lookForHold()
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -113,8 +114,8 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	}
 	if d := v.damage.Load(); d != nil {
 		for _, name := range d.journals {
-			if err := s.fs.Remove(name); err != nil {
-				return fmt.Errorf("remove journal: %w", err)
+			if err := s.removeJournal(name); err != nil {
+				return err
 			}
 		}
 	}

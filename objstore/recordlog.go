@@ -312,7 +312,7 @@ func (l *recordLog) beyond(contents []content, off int64) (at int64, why string)
 				return at, fmt.Sprintf("the mark at byte %d says that it was complete", at)
 			}
 		}
-		if at := contents[i].badFrom(off); at >= 0 && !l.markedIn(contents) {
+		if at := contents[i].badFrom(off); at >= 0 && int64(len(data)) > off+logMarkSize && !l.markedIn(contents) {
 			return off, fmt.Sprintf("byte %d can't be read: %v", at, contents[i].err)
 		}
 	}

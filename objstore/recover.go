@@ -376,7 +376,12 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, l := range layers {
+	for _, l := range layers { // all or none: what fails here may be tried again
+		for _, h := range l.handed {
+			s.segments.get(h.seg).unsettled.Add(h.to - h.from)
+		}
+		s.debt.Add(l.debt.bytes)
+		s.tails.Add(l.bytes)
 		v.layers = append(v.layers, l)
 		v.tail += l.bytes
 	}
@@ -418,15 +423,12 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 			e.seg, e.file = g.id, uint64(from)/SectorSize
 			used[g] = true
 			l.hand(g.id, from, to)
-			g.unsettled.Add(to - from)
 			l.bytes += int64(r.count) * SectorSize
 		}
 		l.insert(e)
 		l.debt.owe(int64(e.start())*SectorSize, int64(e.end)*SectorSize, int64(s.sb.chunkSize), e.seg == 0)
 	}
 	l.debt.freeze()
-	s.debt.Add(l.debt.bytes)
-	s.tails.Add(l.bytes)
 	// What this opening takes for good must stay so after the next power cut.
 	if rp.trusted {
 		for g := range used {

@@ -1,9 +1,11 @@
 package objstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sort"
 
@@ -283,7 +285,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	if !accept {
 		return r, nil
 	}
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), s.writeError()); err != nil {
 		return r, err
 	}
 	if err := s.repair(v, d, root, to); err != nil {
@@ -320,7 +322,7 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef
 		drop = d.journals
 	}
 	for _, name := range slices.Backward(drop) {
-		if err := s.fs.Remove(name); err != nil {
+		if err := s.removeJournal(name); err != nil {
 			return err
 		}
 	}
@@ -343,7 +345,7 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef
 // lookAgain reads a refused volume once more if its disk was what kept it from being read. Under v.settleMu.
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
-	if d == nil || !unreadable(d.err) {
+	if d == nil || !unreadable(d.err) || s.writeError() != nil {
 		return d, nil
 	}
 	root := v.base.root
@@ -370,7 +372,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 		return h.damage, nil
 	}
 	for _, name := range slices.Backward(h.drop) {
-		if err := s.fs.Remove(name); err != nil {
+		if err := s.removeJournal(name); err != nil {
 			return d, err
 		}
 	}
@@ -390,12 +392,25 @@ func (s *Store) healed(v *volume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.damage.Store(nil)
+	s.lookForHold()
+	s.kickSettler()
+}
+
+// lookForHold notes whether a volume is damaged. Under s.mu.
+func (s *Store) lookForHold() {
 	held := false
 	for _, w := range s.volumes {
 		held = held || w.damage.Load() != nil
 	}
 	s.hold.Store(held)
-	s.kickSettler()
+}
+
+// removeJournal removes one that an attempt before may have removed.
+func (s *Store) removeJournal(name string) error {
+	if err := s.fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove journal: %w", err)
+	}
+	return nil
 }
 
 // forget takes out of refs what is lost.

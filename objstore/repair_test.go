@@ -1,0 +1,315 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs"
+)
+
+// tailed is a store with a volume that has settled once and has three generations since, two of them with snapshots,
+// all flushed; and what the volume holds, and held at each record's flush.
+func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
+	r = newRig(t, Options{})
+	v = r.volume("a", 1<<20)
+	content = make([]byte, 1<<20)
+	n := uint64(0)
+	write := func() {
+		n++
+		off := int64(n*7%250) * 4096
+		p := randomBytes(n, 4096)
+		r.write(v, p, off)
+		copy(content[off:], p)
+		must(t, v.Flush())
+	}
+	for range 5 {
+		write()
+	}
+	must(t, r.s.Settle(context.Background()))
+	must(t, r.s.Quiet()) // nothing settles any more
+	for i := range 3 {
+		for range 6 {
+			write()
+		}
+		if i < 2 {
+			_, err := r.s.CreateSnapshot(context.Background(), "a", fmt.Sprint("s", i))
+			must(t, err)
+		}
+	}
+	return r, v, content
+}
+
+// A repair that a crash cuts off at any operation leaves a volume that is damaged still, or one that is repaired, and
+// loses nothing that it had not named.
+func TestEveryCutOfRepair(t *testing.T) {
+	for _, gen := range []int{0, 1, 2} {
+		for _, kind := range []string{"kill", "power cut"} {
+			for n, done := int64(0), false; !done; n++ {
+				r, v, content := tailed(t)
+				name := v.layers[gen].journal.name
+				mem := r.mem.Kill()
+				flip(t, mem, name, journalHeader+4*recordSize+9)
+				must(t, r.reopened(mem, "boot"))
+				said, err := r.s.RepairVolume(t.Context(), "a", false)
+				must(t, err)
+				r.mem.CutAt(r.mem.Ops() + n)
+				_, err = r.s.RepairVolume(t.Context(), "a", true)
+				if done = err == nil && !r.mem.WasCut(); done {
+					r.mem.CutAt(-1)
+				}
+				mem, boot := r.mem.Kill(), "boot"
+				if kind == "power cut" {
+					mem, boot = r.mem.PowerCut(rand.New(rand.NewPCG(uint64(n), 1))), "next boot"
+				}
+				if err := r.reopened(mem, boot); err != nil {
+					t.Fatalf("generation %d, %s at %d: %v", gen, kind, n, err)
+				}
+				if r.s.Volumes()[0].Damage != "" {
+					if done {
+						t.Fatalf("generation %d, %s: repaired, and damaged again: %s", gen, kind, r.s.Volumes()[0].Damage)
+					}
+					_, err = r.s.RepairVolume(t.Context(), "a", true)
+					if err != nil {
+						t.Fatalf("generation %d, %s at %d, repaired again: %v", gen, kind, n, err)
+					}
+				}
+				snaps, err := r.s.Snapshots("a")
+				must(t, err)
+				if len(snaps)+len(said.Snapshots) != 2 {
+					t.Errorf("generation %d, %s at %d: snapshots %v, said that %v would go", gen, kind, n, snaps, said.Snapshots)
+				}
+				v = r.volume("a", 0)
+				got := make([]byte, len(content))
+				_, err = v.ReadAt(got, 0)
+				must(t, err)
+				lost := 0
+				for off := int64(0); off < v.Size(); off += 4096 {
+					if !bytes.Equal(got[off:off+4096], content[off:off+4096]) {
+						lost++
+						if !within(said.Lost, off) && said.Unknown == 0 {
+							t.Fatalf("generation %d, %s at %d: byte %d is lost, and was not named: %+v", gen, kind, n, off, said)
+						}
+					}
+				}
+				if lost > 18-gen*6-2 {
+					t.Errorf("generation %d, %s at %d: %d writes are lost", gen, kind, n, lost)
+				}
+				must(t, r.s.Settle(t.Context()))
+				must(t, v.Close())
+			}
+		}
+	}
+}
+
+// A volume whose journal could not be read when the store opened is there again when its disk is, whatever was done to
+// others meanwhile; an attempt that fails half way leaves nothing on the account.
+func TestReadableAgain(t *testing.T) {
+	r, v, content := tailed(t)
+	b := r.volume("b", 1<<20)
+	for i := range 3 {
+		r.write(b, randomBytes(uint64(100+i), 8192), 0)
+		must(t, b.Flush())
+	}
+	name, second := v.layers[0].journal.name, v.layers[1].journal.name
+	var bad atomic.Int32
+	hook := func(op vfs.Op) error {
+		switch {
+		case bad.Load() == 1 && op.Kind == vfs.OpRead && op.Name == name && op.Off+op.Len > journalHeader:
+			return unix.EIO
+		case bad.Load() == 2 && op.Kind == vfs.OpWrite && op.Name == second:
+			return unix.EIO
+		}
+		return nil
+	}
+	bad.Store(1)
+	mem := r.mem.Kill()
+	_ = r.s.Close()
+	r.mem = mem
+	r.open(hook)
+	if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, unix.EIO) {
+		t.Fatalf("open: %v", err)
+	}
+	b = r.volume("b", 0)
+	r.write(b, randomBytes(200, 65536), 4096)
+	must(t, r.s.Settle(t.Context()))
+	must(t, b.Close())
+	bad.Store(2)
+	for range 3 {
+		if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, unix.EIO) {
+			t.Fatalf("open: %v", err)
+		}
+	}
+	bad.Store(0)
+	v = r.volume("a", 0)
+	wantRead(t, v, 0, content)
+	must(t, r.s.Settle(t.Context()))
+	wantRead(t, v, 0, content)
+	if tails, debt := r.s.tails.Load(), r.s.debt.Load(); tails != 0 || debt != 0 {
+		t.Errorf("all has settled, and %d bytes of tails and %d of debts are left", tails, debt)
+	}
+	for _, g := range r.s.segments.all() {
+		if n := g.unsettled.Load(); n != 0 && g != v.log {
+			t.Errorf("all has settled, and %d bytes of %s have not", n, segmentName(g.id))
+		}
+	}
+	snaps, err := r.s.Snapshots("a")
+	must(t, err)
+	if len(snaps) != 2 {
+		t.Errorf("snapshots: %+v", snaps)
+	}
+	must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
+	r.undamaged("healed")
+	wantRead(t, r.volume("a", 0), 0, content)
+}
+
+// A repair whose removals fail half way is done when it is tried again.
+func TestRepairTriedAgain(t *testing.T) {
+	r, v, _ := tailed(t)
+	name := v.layers[0].journal.name
+	mem := r.mem.Kill()
+	flip(t, mem, name, journalHeader+4*recordSize+9)
+	var failing atomic.Bool
+	_ = r.s.Close()
+	r.mem = mem
+	r.open(func(op vfs.Op) error {
+		if failing.Load() && op.Kind == vfs.OpSyncDir && op.Name == journalDir {
+			return unix.EIO
+		}
+		return nil
+	})
+	failing.Store(true)
+	if _, err := r.s.RepairVolume(t.Context(), "a", true); !errors.Is(err, unix.EIO) {
+		t.Fatalf("repair: %v", err)
+	}
+	failing.Store(false)
+	if _, err := r.s.RepairVolume(t.Context(), "a", true); err != nil {
+		t.Fatalf("repair tried again: %v", err)
+	}
+	must(t, r.volume("a", 0).Close())
+}
+
+// A store that is read-only doesn't repair.
+func TestRepairReadOnly(t *testing.T) {
+	r, v, _ := tailed(t)
+	name := v.layers[2].journal.name
+	mem := r.mem.Kill()
+	flip(t, mem, name, journalHeader+4*recordSize+9)
+	must(t, r.reopened(mem, "boot"))
+	_ = r.s.fail(errors.New("a disk that takes no writes"))
+	ops := r.mem.Ops()
+	if _, err := r.s.RepairVolume(t.Context(), "a", true); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("repair: %v", err)
+	}
+	if n := r.mem.Ops() - ops; n > 0 {
+		t.Errorf("%d operations of a store that is read-only", n)
+	}
+}
+
+// After a power cut that took the end marks, a bad sector at the end of one file of refs is no reason not to open: the
+// other one has all.
+func TestRefsEndUnreadable(t *testing.T) {
+	for _, bad := range []string{refsFile, refsCopy} {
+		r, _, content := tailed(t)
+		mem := r.mem.Kill()
+		var size int64
+		for _, name := range []string{refsFile, refsCopy} {
+			f, err := mem.Open(name)
+			must(t, err)
+			size, err = f.Size()
+			must(t, err)
+			must(t, f.Truncate(size-logMarkSize))
+			must(t, f.Close())
+		}
+		_ = r.s.Close()
+		r.mem = mem
+		r.o.FS = vfs.Inject(mem, func(op vfs.Op) error {
+			if op.Kind == vfs.OpRead && op.Name == bad && op.Off+op.Len > size/blockSize*blockSize {
+				return unix.EIO
+			}
+			return nil
+		})
+		s, err := Open(t.Context(), "mem", r.o)
+		if err != nil {
+			t.Errorf("%s ends in a bad sector: %v", bad, err)
+			continue
+		}
+		r.s = s
+		wantRead(t, r.volume("a", 0), 0, content)
+	}
+}
+
+// Objects that were recorded before a settling came to its end are found by the next one: what it builds on them is missed,
+// too, if their directory becomes shorter.
+func TestDirectoryOfUnendedSettling(t *testing.T) {
+	r := newRig(t, Options{})
+	must(t, r.s.Close())
+	var full atomic.Bool
+	r.open(func(op vfs.Op) error {
+		if full.Load() && op.Kind == vfs.OpWrite && op.Name == refsFile {
+			return unix.ENOSPC
+		}
+		return nil
+	})
+	v := r.volume("a", 1<<20)
+	want := randomBytes(1, 64<<10)
+	r.write(v, want, 0)
+	full.Store(true)
+	if err := r.s.Settle(t.Context()); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("settle: %v", err)
+	}
+	full.Store(false)
+	must(t, r.s.Settle(t.Context()))
+	must(t, v.Close())
+	must(t, r.s.Close())
+	mem := r.mem.Kill()
+	names, err := mem.List(segmentDir)
+	must(t, err)
+	for _, n := range names {
+		if strings.HasSuffix(n, ".dir") {
+			f, err := mem.Open(segmentDir + "/" + n)
+			must(t, err)
+			must(t, f.Truncate(logHeaderSize))
+			must(t, f.Close())
+		}
+	}
+	for range 2 {
+		must(t, r.reopened(mem, "boot"))
+		wantRead(t, r.volume("a", 0), 0, want)
+		if report, err := r.s.Check(t.Context(), nil); err != nil || report.Damaged() == 0 {
+			t.Errorf("check names nothing: %v", err)
+		}
+		mem = r.mem.Kill()
+	}
+}
+
+// What is deleted gives its hold up.
+func TestDeleteDamagedVolume(t *testing.T) {
+	r, v, _ := tailed(t)
+	for _, s := range []string{"s0", "s1"} {
+		must(t, r.s.DeleteSnapshot(t.Context(), "a", s))
+	}
+	name := v.layers[0].journal.name
+	mem := r.mem.Kill()
+	flip(t, mem, name, journalHeader+4*recordSize+9)
+	must(t, r.reopened(mem, "boot"))
+	must(t, r.s.DeleteVolume(t.Context(), "a"))
+	if r.s.hold.Load() {
+		t.Error("a volume that is deleted holds segments")
+	}
+	names, err := r.mem.List(journalDir)
+	must(t, err)
+	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, v.ref.id.String()) }) {
+		t.Errorf("journals of a deleted volume: %v", names)
+	}
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	r.undamaged("after deleting")
+}
