@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -487,12 +488,13 @@ func (st *settling) index(g *segment, objs []object) {
 	}
 }
 
-// dirs says how long the directories are that the settling has written to.
-func (st *settling) dirs() map[uint32]int64 {
-	out := make(map[uint32]int64, len(st.added))
-	for g := range st.added {
+// dirLengths says how long the directories are: those that this settling has written to, and those whose objects one
+// has recorded that was cut off, which this one has found.
+func (s *Store) dirLengths() map[uint32]int64 {
+	out := map[uint32]int64{}
+	for _, g := range s.segments.all() {
 		g.mu.Lock()
-		if g.dir != nil {
+		if g.dir != nil && g.dir.end > logHeaderSize {
 			out[g.id] = g.dir.end
 		}
 		g.mu.Unlock()
@@ -504,8 +506,10 @@ func (st *settling) dirs() map[uint32]int64 {
 func (st *settling) publish(root *rootObject) error {
 	s, v := st.s, st.v
 	id := sum(KindRoot, root.encode())
+	dirs := s.dirLengths() // before s.mu: a segment's lock may be held over I/O
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.refs.dirs[g] })
 	if s.refs.byID[v.ref.id] == nil {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 	}
@@ -515,7 +519,7 @@ func (st *settling) publish(root *rootObject) error {
 		}
 	}
 	logical := v.ref.logical + st.logical
-	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: st.dirs()}}
+	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs}}
 	for _, sn := range v.ref.sortedSnaps() {
 		if !sn.settled && sn.gen == st.l.gen {
 			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
