@@ -53,11 +53,17 @@ func (c *content) badFrom(off int64) int64 {
 	return -1
 }
 
+// largestWhole is more bytes than any file has that is read whole.
+const largestWhole = 4 << 30
+
 // readWhole reads a file as far as its disk lets it be read.
 func readWhole(f vfs.File) (content, error) {
 	size, err := f.Size()
 	if err != nil {
 		return content{}, err
+	}
+	if size > largestWhole {
+		return content{}, fmt.Errorf("%w: it has %d bytes, at most %d would make sense", ErrCorrupt, size, int64(largestWhole))
 	}
 	b := make([]byte, size)
 	n, err := f.ReadAt(b, 0)

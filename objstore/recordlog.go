@@ -140,15 +140,18 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		if errors.Is(err, os.ErrNotExist) && len(names) > 1 {
 			continue
 		}
-		if unreadable(err) && len(names) > 1 {
+		var c content
+		if err == nil {
+			if c, err = readWhole(f); err != nil {
+				_ = f.Close() // it was only read
+			} else {
+				l.files = append(l.files, logFile{name, f})
+			}
+		}
+		if damaged(err) && len(names) > 1 {
 			l.damage = append(l.damage, &CorruptError{File: name, Object: "log", Err: err})
 			missing = err
 			continue
-		}
-		var c content
-		if err == nil {
-			l.files = append(l.files, logFile{name, f})
-			c, err = readWhole(f)
 		}
 		if err != nil {
 			_ = l.close() // the first error is the one to report

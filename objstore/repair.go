@@ -157,7 +157,7 @@ func (s *Store) checkReplay(v *volume, rp *replay) error {
 // checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
 // is written next.
 func (s *Store) checkSnapshots(v *volume, h *history) error {
-	for _, sn := range v.ref.sortedSnaps() {
+	for _, sn := range v.snapshots() {
 		there := slices.ContainsFunc(h.replays, func(rp *replay) bool { return rp.gen == sn.gen })
 		if sn.settled || there {
 			continue
@@ -205,9 +205,16 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 	return d
 }
 
+// snapshots of the volume, for work that does not hold Store.mu. Those of a damaged one do not settle.
+func (v *volume) snapshots() []*snapRef {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	return v.ref.sortedSnaps()
+}
+
 // loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
 func (d *volumeDamage) loseSnapshots(v *volume) {
-	for _, sn := range v.ref.sortedSnaps() {
+	for _, sn := range v.snapshots() {
 		whole := slices.ContainsFunc(d.keep, func(rp *replay) bool { return rp.gen == sn.gen && (rp.final || rp.trusted) && !rp.wasCut })
 		if !sn.settled && !whole {
 			d.snaps = append(d.snaps, sn.name)
@@ -298,10 +305,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 
 // newestRoot gives the newest snapshot of the volume whose root can be read.
 func (s *Store) newestRoot(v *volume) (*rootObject, *snapRef) {
-	s.mu.Lock()
-	snaps := v.ref.sortedSnaps()
-	s.mu.Unlock()
-	for _, sn := range slices.Backward(snaps) {
+	for _, sn := range slices.Backward(v.snapshots()) {
 		if !sn.settled || sn.root == v.ref.root {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,19 +53,40 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 // loses nothing that it had not named.
 func TestEveryCutOfRepair(t *testing.T) {
 	for _, gen := range []int{0, 1, 2} {
-		for _, kind := range []string{"kill", "power cut"} {
+		for _, kind := range []string{"kill", "power cut", "EIO", "ENOSPC"} {
 			for n, done := int64(0), false; !done; n++ {
 				r, v, content := tailed(t)
 				name := v.layers[gen].journal.name
 				mem := r.mem.Kill()
 				flip(t, mem, name, journalHeader+4*recordSize+9)
-				must(t, r.reopened(mem, "boot"))
+				var count, at atomic.Int64
+				at.Store(-1)
+				_ = r.s.Close()
+				r.mem = mem
+				r.open(func(op vfs.Op) error {
+					if op.Kind == vfs.OpRead || op.Kind == vfs.OpOpen || op.Kind == vfs.OpSize || count.Add(1) != at.Load() {
+						return nil
+					}
+					if kind == "ENOSPC" {
+						return unix.ENOSPC
+					}
+					return unix.EIO
+				})
 				said, err := r.s.RepairVolume(t.Context(), "a", false)
 				must(t, err)
-				r.mem.CutAt(r.mem.Ops() + n)
+				if kind == "kill" || kind == "power cut" {
+					r.mem.CutAt(r.mem.Ops() + n)
+				} else {
+					at.Store(count.Load() + n + 1)
+				}
 				_, err = r.s.RepairVolume(t.Context(), "a", true)
-				if done = err == nil && !r.mem.WasCut(); done {
+				met := r.mem.WasCut() || at.Load() >= 0 && count.Load() >= at.Load()
+				if done = err == nil && !met; done {
 					r.mem.CutAt(-1)
+				} else if at.Load() >= 0 && err != nil { // the fault has passed
+					if _, err = r.s.RepairVolume(t.Context(), "a", true); err != nil && !errors.Is(err, ErrReadOnly) {
+						t.Fatalf("generation %d, %s at %d, tried again: %v", gen, kind, n, err)
+					}
 				}
 				mem, boot := r.mem.Kill(), "boot"
 				if kind == "power cut" {
@@ -169,6 +191,42 @@ func TestReadableAgain(t *testing.T) {
 	must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
 	r.undamaged("healed")
 	wantRead(t, r.volume("a", 0), 0, content)
+}
+
+// The same, cut off at any operation.
+func TestEveryCutOfSecondLook(t *testing.T) {
+	for _, trusted := range []bool{true, false} {
+		for n, done := int64(0), false; !done; n++ {
+			r, v, content := tailed(t)
+			name := v.layers[1].journal.name
+			mem := r.mem.Kill()
+			var bad atomic.Bool
+			bad.Store(true)
+			_ = r.s.Close()
+			if r.mem = mem; !trusted {
+				r.o.Boot = "next boot"
+			}
+			r.open(func(op vfs.Op) error {
+				if bad.Load() && op.Kind == vfs.OpRead && op.Name == name {
+					return unix.EIO
+				}
+				return nil
+			})
+			if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, unix.EIO) {
+				t.Fatalf("open: %v", err)
+			}
+			bad.Store(false)
+			r.mem.CutAt(r.mem.Ops() + n)
+			_, err := r.s.OpenVolume("a", "test")
+			done = err == nil && !r.mem.WasCut()
+			must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(uint64(n), 2))), "the boot after"))
+			r.undamaged(fmt.Sprintf("cut at %d", n))
+			v = r.volume("a", 0)
+			wantRead(t, v, 0, content)
+			must(t, r.s.Settle(t.Context()))
+			must(t, v.Close())
+		}
+	}
 }
 
 // A repair whose removals fail half way is done when it is tried again.
@@ -312,4 +370,90 @@ func TestDeleteDamagedVolume(t *testing.T) {
 	}
 	must(t, r.reopened(r.mem.Kill(), "boot"))
 	r.undamaged("after deleting")
+}
+
+// A second look reads names that others delete meanwhile.
+func TestSecondLookBesideNames(t *testing.T) {
+	r, v, _ := tailed(t)
+	for i := range 30 {
+		_, err := r.s.CreateSnapshot(t.Context(), "a", fmt.Sprint("more", i))
+		must(t, err)
+	}
+	name := v.layers[2].journal.name
+	mem := r.mem.Kill()
+	_ = r.s.Close()
+	r.mem = mem
+	r.open(func(op vfs.Op) error {
+		if op.Kind == vfs.OpRead && op.Name == name {
+			return unix.EIO
+		}
+		return nil
+	})
+	var done atomic.Bool
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		for !done.Load() {
+			if _, err := r.s.RepairVolume(t.Context(), "a", false); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 30 {
+		must(t, r.s.DeleteSnapshot(t.Context(), "a", fmt.Sprint("more", i)))
+		time.Sleep(time.Millisecond)
+	}
+	done.Store(true)
+	<-looked
+}
+
+// A file whose size makes no sense is damaged, and no reason to give up.
+func TestFileOfNonsenseSize(t *testing.T) {
+	r, v, content := tailed(t)
+	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.name, dirName(r.s.segments.all()[0].id)}
+	for _, size := range []int64{1 << 40, 1 << 62} {
+		for _, name := range names {
+			mem := base.Kill()
+			f, err := mem.Open(name)
+			must(t, err)
+			must(t, f.Truncate(size))
+			must(t, f.Close())
+			if err := r.reopened(mem, "boot"); err != nil {
+				t.Errorf("%s of %d bytes: %v", name, size, err)
+				continue
+			}
+			if strings.HasPrefix(name, journalDir) {
+				said, err := r.s.RepairVolume(t.Context(), "a", true)
+				if err != nil || said.Unknown == 0 {
+					t.Errorf("%s of %d bytes: repair %+v, %v", name, size, said, err)
+				}
+			} else {
+				wantRead(t, r.volume("a", 0), 0, content)
+			}
+		}
+	}
+}
+
+// Nothing touches the files of a store that is closed: another process may have it.
+func TestNothingAfterClose(t *testing.T) {
+	for i := range 40 {
+		r := newRig(t, Options{})
+		v := r.volume("a", 1<<20)
+		r.write(v, randomBytes(1, 512), 4096+512) // its chunk is copied, to a segment that is made for it
+		must(t, v.Close())
+		must(t, r.s.Close())
+		var closed atomic.Bool
+		r.open(func(op vfs.Op) error {
+			if closed.Load() {
+				t.Errorf("after Close: %v %s", op.Kind, op.Name)
+			}
+			return nil
+		})
+		r.s.kickSettler()
+		time.Sleep(time.Duration(i*50) * time.Microsecond)
+		_ = r.s.Close()
+		closed.Store(true)
+		time.Sleep(200 * time.Microsecond)
+		r.s.workers.Wait()
+	}
 }

@@ -268,8 +268,8 @@ func (s *Store) openSpace() error {
 // Close commits the journals and closes; it settles nothing. No plan may be in use.
 func (s *Store) Close() error {
 	s.cancel()
+	s.housekeepers.Wait() // the settler may start a worker
 	s.workers.Wait()
-	s.housekeepers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()
 	s.mu.Lock()
