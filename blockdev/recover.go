@@ -42,7 +42,11 @@ func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) 
 }
 
 func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o *Options) (*Device, error) {
-	if err := startRecovery(ctx, c, id); err != nil {
+	err := failpoint.Err(failpoint.RecoverFails)
+	if err == nil {
+		err = startRecovery(ctx, c, id)
+	}
+	if err != nil {
 		return nil, err
 	}
 	failpoint.Here(failpoint.TakeoverStarted)

@@ -51,10 +51,10 @@ func (d *Device) Quiesce(ctx context.Context) error {
 	var err error
 	if d.has(_UBLK_F_QUIESCE) {
 		err = retry(ctx, slowCommand, func() (bool, error) {
-			err := failpoint.Err(failpoint.QuiesceFails)
-			if err == nil {
-				err = d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
+			if err := failpoint.Err(failpoint.QuiesceFails); err != nil {
+				return false, err
 			}
+			err := d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
 			return errors.Is(err, ErrBusy), err
 		})
 	}

@@ -1,6 +1,7 @@
 package failpoint
 
-// Operations for VARVE_FAILPOINT_ERROR.
+// Operations that VARVE_FAILPOINT_ERROR has fail, for the first N times.
 const (
 	QuiesceFails Point = "quiesce" // QUIESCE_DEV is answered with EBUSY
+	RecoverFails Point = "recover" // START_USER_RECOVERY
 )

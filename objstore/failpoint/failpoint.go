@@ -2,8 +2,8 @@
 //
 // In a program that is built with the tag failpoint, VARVE_FAILPOINT=NAME:N kills the process at the N-th passing of the
 // named point, as SIGKILL from outside would; several, with commas between them, are each waited for. VARVE_FAILPOINT_LOG
-// names a file to which each point is appended when the process passes it first. VARVE_FAILPOINT_ERROR=NAME has an
-// operation fail (errors.go). In every other program nothing of this exists: the functions are empty, and the compiler
+// names a file to which each point is appended when the process passes it first. VARVE_FAILPOINT_ERROR=NAME:N has an
+// operation fail N times (errors.go), and VARVE_FAILPOINT_HASTE=N divides the time limits that are made for it. In every other program nothing of this exists: the functions are empty, and the compiler
 // leaves no trace of them.
 //
 // A point says what has just been done; what comes next has not begun. Each is passed at one place of the program.

@@ -62,6 +62,7 @@ func TestEachPointHasOnePlace(t *testing.T) {
 		}
 	}
 	delete(values, string(failpoint.QuiesceFails))
+	delete(values, string(failpoint.RecoverFails))
 	for _, p := range failpoint.Points() {
 		if values[string(p)] == "" {
 			t.Errorf("%q is listed twice, or no constant", p)
@@ -92,7 +93,7 @@ func TestReleaseHasNone(t *testing.T) {
 		}
 		for _, word := range []string{
 			"VARVE_FAILPOINT", string(failpoint.WriteJournaled), string(failpoint.SettleRecorded), string(failpoint.UpgradeGiven),
-			"objstore/failpoint.Here", "objstore/failpoint.Err",
+			"objstore/failpoint.Here", "objstore/failpoint.Err", "objstore/failpoint.Limit",
 		} {
 			if got := strings.Contains(string(b), word); got != c.want {
 				t.Errorf("tags %q: the program has %q: %v, want %v", c.tags, word, got, c.want)

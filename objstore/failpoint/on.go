@@ -9,29 +9,29 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // plan is what the environment asks of this process.
 type plan struct {
-	fails Point
 	log   *os.File
+	haste time.Duration
 
 	mu     sync.Mutex
 	passed map[Point]int
 	kill   map[Point]int // at which passing
+	fails  map[Point]int // how often still
 }
 
 var thePlan = sync.OnceValue(func() *plan {
-	p := &plan{passed: map[Point]int{}, kill: map[Point]int{}, fails: Point(os.Getenv("VARVE_FAILPOINT_ERROR"))}
-	for _, word := range strings.FieldsFunc(os.Getenv("VARVE_FAILPOINT"), func(r rune) bool { return r == ',' }) {
-		name, n, _ := strings.Cut(word, ":")
-		at, err := strconv.Atoi(n)
-		if err != nil || at < 1 || !slices.Contains(Points(), Point(name)) {
-			panic(fmt.Sprintf("VARVE_FAILPOINT has %q: want NAME:N, a point of package failpoint", word))
-		}
-		p.kill[Point(name)] = at
+	p := &plan{
+		passed: map[Point]int{}, haste: 1,
+		kill: counts("VARVE_FAILPOINT", Points()), fails: counts("VARVE_FAILPOINT_ERROR", []Point{QuiesceFails, RecoverFails}),
+	}
+	if n, err := strconv.Atoi(os.Getenv("VARVE_FAILPOINT_HASTE")); err == nil {
+		p.haste = time.Duration(max(n, 1))
 	}
 	if path := os.Getenv("VARVE_FAILPOINT_LOG"); path != "" {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
@@ -42,6 +42,20 @@ var thePlan = sync.OnceValue(func() *plan {
 	}
 	return p
 })
+
+// counts reads NAME:N,NAME:N out of the environment.
+func counts(variable string, known []Point) map[Point]int {
+	m := map[Point]int{}
+	for _, word := range strings.FieldsFunc(os.Getenv(variable), func(r rune) bool { return r == ',' }) {
+		name, n, _ := strings.Cut(word, ":")
+		count, err := strconv.Atoi(n)
+		if err != nil || count < 1 || !slices.Contains(known, Point(name)) {
+			panic(fmt.Sprintf("%s has %q: want NAME:N, a name of package failpoint", variable, word))
+		}
+		m[Point(name)] = count
+	}
+	return m
+}
 
 // Here passes a point.
 func Here(point Point) {
@@ -64,8 +78,15 @@ func Here(point Point) {
 
 // Err is why an operation should fail.
 func Err(point Point) error {
-	if thePlan().fails == point {
-		return fmt.Errorf("%s: %w", point, unix.EBUSY)
+	p := thePlan()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fails[point] == 0 {
+		return nil
 	}
-	return nil
+	p.fails[point]--
+	return fmt.Errorf("%s: failed on purpose: %w", point, unix.EBUSY)
 }
+
+// Limit is a time limit.
+func Limit(d time.Duration) time.Duration { return d / thePlan().haste }

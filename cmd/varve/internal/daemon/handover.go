@@ -100,7 +100,7 @@ func (d *Daemon) meet(h *handover, cred *unix.Ucred) error {
 	var ready protocol.Go
 	err = h.link.send(helloLimit, offer)
 	if err == nil {
-		err = h.link.receive(helloLimit, &ready)
+		err = h.link.receive(failpoint.Limit(helloLimit), &ready)
 	}
 	if err == nil && !ready.Ready {
 		err = errors.New("the successor is not ready")
@@ -283,7 +283,7 @@ func (h *handover) give(s *seat) bool {
 	if err == nil {
 		failpoint.Here(failpoint.UpgradeGiven)
 		var taken protocol.Taken
-		if err = h.link.receive(takeLimit, &taken); err == nil && taken.Error == nil {
+		if err = h.link.receive(failpoint.Limit(takeLimit), &taken); err == nil && taken.Error == nil {
 			return true
 		}
 		if taken.Error != nil {
