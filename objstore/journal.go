@@ -473,7 +473,12 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	defer f.Close()
 	// What was read may be in the page cache only, and no longer known there as something to be written: the
 	// process that wrote it was killed before it could sync, or its sync has failed.
-	if _, err := f.WriteAt(rp.raw, 0); err != nil {
+	// Not the zeroes between header and records: where the file system has smaller blocks they are a hole, and the disk
+	// may be full.
+	if _, err := f.WriteAt(rp.raw[:512], 0); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(rp.raw[journalHeader:], journalHeader); err != nil {
 		return err
 	}
 	size, err := f.Size()
