@@ -230,15 +230,16 @@ func noExcuse(err error) error { return err }
 // Concurrent requests through both doors of the engine, with settling, snapshots and freezes, on real files.
 // A request of several sectors is atomic for each sector alone: a block device promises no more.
 func TestLinearizable(t *testing.T) {
-	defer watch(t.Name())()
 	dir := t.TempDir()
 	w := newLinearWorld(t, firstSeed(t), func() vfs.FS { return vfs.OS(dir) })
 	for range max(1, crashCuts(t, 0)/500) {
+		over := watch(t.Name())
 		w.h = lincheck.NewHistory()
 		must(t, w.v.Zero(linearFrom, linearTo-linearFrom))
 		w.work(400, lincheck.Aborted, nil, noExcuse)
 		w.check()
 		w.seed++
+		over()
 	}
 	w.close()
 }
@@ -246,12 +247,14 @@ func TestLinearizable(t *testing.T) {
 // The same in memory, with kills among the requests: what was answered holds, and what was not may have been done
 // before the kill, and not after it.
 func TestLinearizableKilled(t *testing.T) {
-	defer watch(t.Name())()
+	over := watch(t.Name())
 	mem := vfs.NewMem(1)
 	w := newLinearWorld(t, firstSeed(t), func() vfs.FS { return mem })
 	for i := range max(6, crashCuts(t, 0)/20) {
-		if i%20 == 19 { // a history takes memory by the square of its length
+		if i%8 == 7 { // a history takes memory by the square of its length, and time by what nobody knows of it
 			w.check()
+			over()
+			over = watch(t.Name())
 			w.h = lincheck.NewHistory()
 			must(t, w.v.Zero(linearFrom, linearTo-linearFrom))
 		}
@@ -280,6 +283,7 @@ func TestLinearizableKilled(t *testing.T) {
 	w.work(100, lincheck.Cut, nil, noExcuse)
 	w.check()
 	w.close()
+	over()
 }
 
 // A snapshot is one moment for all sectors together, and not only for each of them.

@@ -34,6 +34,7 @@ const (
 	read kind = iota
 	write
 	maybeWrite // it may have taken effect, or not
+	maybeAgain // a write that has taken effect may have done so once more
 )
 
 // output is what a read has returned, in the cells that were read.
@@ -51,12 +52,12 @@ var registers = porcupine.NondeterministicModel{
 				return nil
 			}
 			return []any{before}
-		case write, maybeWrite:
+		case write, maybeWrite, maybeAgain:
 			for c := i.first; c < i.first+i.n; c++ {
 				after[c] = i.value
 			}
 		}
-		if i.kind == maybeWrite && after != before {
+		if i.kind != write && after != before {
 			return []any{before, after}
 		}
 		return []any{after}
@@ -67,7 +68,7 @@ var registers = porcupine.NondeterministicModel{
 		switch at := fmt.Sprintf("[%d,%d)", i.first, i.first+i.n); i.kind {
 		case write:
 			return fmt.Sprintf("write %v %v", at, i.value)
-		case maybeWrite:
+		case maybeWrite, maybeAgain:
 			return fmt.Sprintf("write %v %v?", at, i.value)
 		default:
 			got := out.(output)
@@ -121,6 +122,7 @@ func (h *History) CheckAs(register int64, limit time.Duration) (Report, error) {
 	r.Registers = len(numbers)
 	deadline := time.Now().Add(limit)
 	for _, n := range numbers {
+		ops[n] = settled(ops[n])
 		r.Operations += len(ops[n])
 		switch porcupine.CheckOperationsTimeout(model, ops[n], max(time.Until(deadline), 1)) {
 		case porcupine.Ok:
@@ -172,7 +174,7 @@ func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operati
 		}
 		ops[n] = append(ops[n], porcupine.Operation{ClientId: max(o.client, 0), Input: in, Output: out, Call: o.call, Return: ret})
 		if o.death == Reissued && main == write {
-			in.kind = maybeWrite
+			in.kind = maybeAgain
 			for _, k := range h.kills {
 				if o.call < k.end && o.ret > k.end { // what is answered before was done once
 					r.Twice++
@@ -183,6 +185,40 @@ func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operati
 		at = end
 	}
 	return nil
+}
+
+// settled decides the writes of which nobody knows whether they took effect, as far as reads tell: no two writes have
+// the same value, so that one whose value was read has taken effect, before that read returned, and one whose value
+// was never read makes no difference. Undecided, each of them would double the states that a register may be in.
+// Zeroes stay undecided: they tell nothing.
+func settled(ops []porcupine.Operation) []porcupine.Operation {
+	seen := map[Value]int64{}
+	for _, o := range ops {
+		if i := o.Input.(input); i.kind == read {
+			got := o.Output.(output)
+			for _, v := range got[i.first : i.first+i.n] {
+				if t, ok := seen[v]; !ok || o.Return < t {
+					seen[v] = o.Return
+				}
+			}
+		}
+	}
+	kept := ops[:0]
+	for _, o := range ops {
+		if i := o.Input.(input); i.kind == maybeWrite && i.value != 0 {
+			t, ok := seen[i.value]
+			if !ok {
+				continue
+			}
+			i.kind = write
+			o.Input = i
+			if t > o.Call { // else it is read before it began, which the check finds
+				o.Return = min(o.Return, t)
+			}
+		}
+		kept = append(kept, o)
+	}
+	return kept
 }
 
 // deathAfter gives the end of the first kill after a moment.
