@@ -253,6 +253,7 @@ func TestRepairNamesLoss(t *testing.T) {
 		must(t, r.s.Settle(ctx))
 		r.write(v, randomBytes(2, 4096), 0)
 		must(t, r.s.Settle(ctx))
+		must(t, r.s.Quiet()) // nothing settles any more
 		r.write(v, randomBytes(3, 4096), 4096)
 		_, err = r.s.CreateSnapshot(ctx, "a", "unsettled")
 		must(t, err)
@@ -304,6 +305,7 @@ func TestEmptyGenerationBeforeOthers(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
 	r.write(v, randomBytes(1, 4096), 0)
+	must(t, r.s.Quiet()) // nothing settles any more
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(2, 4096), 4096)
