@@ -166,7 +166,7 @@ func drawPoints(t *testing.T, r *rand.Rand) []killPoint {
 	}
 	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	if times == 0 {
-		all = all[:min(len(all), 12)]
+		all = all[:min(len(all), 10)]
 	}
 	return all
 }
