@@ -269,7 +269,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		return Repair{}, err
 	}
 	if d == nil {
-		return Repair{}, fmt.Errorf("repair volume %s: %w: it is not damaged", name, ErrInvalid)
+		return Repair{}, fmt.Errorf("%w: it is not damaged", ErrInvalid)
 	}
 	r := Repair{Volume: name, Damage: d.err.Error(), Lost: d.ranges, Unknown: d.unknown, Snapshots: append([]string{}, d.snaps...)}
 	if r.Lost == nil {
@@ -279,7 +279,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	var to *snapRef
 	if d.root {
 		if root, to = s.newestRoot(v); root == nil {
-			return r, fmt.Errorf("repair volume %s: no snapshot of it is left to go back to; delete it: %w", name, d.err)
+			return r, fmt.Errorf("no snapshot of it is left to go back to; delete it: %w", d.err)
 		}
 		r.BackTo = "snapshot " + name + "@" + to.name
 		r.Lost = []Range{{0, v.ref.size}}
@@ -296,7 +296,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		return r, err
 	}
 	if err := s.repair(v, d, root, to); err != nil {
-		return r, fmt.Errorf("repair volume %s: %w", name, err)
+		return r, err
 	}
 	s.log.Warn("a damaged volume was repaired", "volume", name, "back_to", r.BackTo, "damage", d.err)
 	r.Done = true

@@ -41,8 +41,8 @@ It changes nothing. The exit status is 1 if there is damage that was not mended.
 				} else {
 					writeCheck(cmd.OutOrStdout(), report)
 				}
-				if n := report.Damaged(); n > 0 {
-					return fmt.Errorf("check: %d damages found in %s", n, a.store)
+				if report.Damaged() > 0 {
+					return fmt.Errorf("check: %s is damaged", a.store)
 				}
 				return err
 			})
