@@ -268,7 +268,8 @@ func (s *Store) openSpace() error {
 // Close commits the journals and closes; it settles nothing. No plan may be in use.
 func (s *Store) Close() error {
 	s.cancel()
-	s.housekeepers.Wait() // the settler may start a worker
+	s.housekeepers.Wait()
+	s.maker.Do(func() {}) // from here on nobody starts it
 	s.workers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()
