@@ -283,6 +283,19 @@ func diskFailsWrites(ctx context.Context, t *testing.T, lower, table string, rou
 	t.Logf("crash: %d requests that a disk has failed", w.counts["failed writes"]+w.counts["failed flushes"])
 }
 
+// fill writes n times, and flushes.
+func (w *blockWriter) fill(n int) {
+	w.t.Helper()
+	for range n {
+		if err := w.write(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if err := w.flush(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // lied takes back what a disk has answered since it was noted in before.
 func (w *blockWriter) lied() { w.durable, w.later = w.before, w.since }
 
@@ -293,14 +306,7 @@ func TestDiskFailsReads(t *testing.T) {
 	n := newNodeAt(ctx, t, filepath.Join(d.on.dir, "store"))
 	n.serve(ctx)
 	w := newBlockWriter(t, n.volume(ctx, "disk", "64M"))
-	for range 300 {
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.flush(); err != nil {
-		t.Fatal(err)
-	}
+	w.fill(300)
 	n.snapshot(ctx, "disk@settled")
 	d.become(ctx, diskErrorReads)
 	failed := 0
@@ -363,14 +369,7 @@ func TestBadSectors(t *testing.T) {
 	n := newNodeAt(ctx, t, filepath.Join(d.on.dir, "store"))
 	n.serve(ctx)
 	w := newBlockWriter(t, n.volume(ctx, "disk", "64M"))
-	for range 400 {
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.flush(); err != nil {
-		t.Fatal(err)
-	}
+	w.fill(400)
 	n.snapshot(ctx, "disk@one")
 	_ = w.f.Close()
 	n.stop(ctx, "--detach")

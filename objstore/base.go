@@ -137,7 +137,7 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			if b.s.isBad(pl) {
 				return &CorruptError{
 					File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("chunk %d of the image", i),
-					Err: errors.New("its bytes have another hash"),
+					Err: errOtherHash,
 				}
 			}
 			if g == nil {

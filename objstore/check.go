@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sort"
 )
 
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
@@ -163,10 +162,11 @@ func (c *checker) superblocks() {
 	}
 }
 
-// asCorrupt gives err a place.
-func asCorrupt(err error, file string, off int64, object string) error {
-	if errors.Is(err, ErrCorrupt) {
-		return err
+// asCorrupt gives err a place, if it has none.
+func asCorrupt(err error, file string, off int64, object string) *CorruptError {
+	var c *CorruptError
+	if errors.As(err, &c) {
+		return c
 	}
 	return &CorruptError{File: file, Offset: off, Object: object, Err: err}
 }
@@ -353,7 +353,7 @@ func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
 		pl := makePlace(g.id, o.block)
 		err := readAligned(g.file, b, pl.offset())
 		if err == nil && sum(o.kind, b) != o.hash {
-			err = errors.New("its bytes have another hash")
+			err = errOtherHash
 		}
 		c.report.Objects++
 		c.report.Bytes += int64(o.length)
@@ -496,10 +496,7 @@ func (c *checker) seek() error {
 			}
 		}
 	}
-	for _, g := range c.s.segments.all() {
-		if !g.isDamaged() {
-			continue
-		}
+	for _, g := range c.s.damagedSegments() {
 		for h := range c.missing {
 			if _, _, ok := c.s.salvage(g, &h, KindChunk); ok {
 				delete(c.missing, h)
@@ -576,7 +573,6 @@ func (c *checker) tails() error {
 			})
 		}
 		v.mu.Unlock()
-		sort.Slice(all, func(i, j int) bool { return all[i].start() < all[j].start() })
 		for _, r := range mergeRanges(all, v.ref.size) {
 			for off := r.Off; off < r.Off+r.Len; off += MaxRequest / 4 {
 				if err := c.tail(v, off, int(min(MaxRequest/4, r.Off+r.Len-off))); err != nil {

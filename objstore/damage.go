@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -98,6 +99,11 @@ func readAll(f vfs.File) ([]byte, error) {
 		err = fmt.Errorf("%d blocks can't be read, the first at byte %d: %w", len(c.bad), c.bad[0], c.err)
 	}
 	return c.data, err
+}
+
+// damagedSegments are those of which nobody knows all that is in them.
+func (s *Store) damagedSegments() []*segment {
+	return slices.DeleteFunc(s.segments.all(), func(g *segment) bool { return !g.isDamaged() })
 }
 
 // damageBook is what a store knows of its damage.

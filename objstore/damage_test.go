@@ -51,14 +51,7 @@ func damageWorld(t *testing.T, closed bool) *world {
 	for _, name := range []string{"a", "b", "c", "d"} {
 		w.fixedFlush(name)
 	}
-	if closed {
-		w.must(w.stop())
-		for _, v := range w.vols {
-			v.flushed()
-		}
-	} else {
-		w.goDown(kill)
-	}
+	w.endFixed(closed)
 	return w
 }
 

@@ -42,15 +42,20 @@ func flipWorld(t *testing.T, closed bool) *world {
 	w.fixedWrite("a", 600000, 4096*5, 3)
 	w.fixedFlush("a")
 	w.fixedFlush("b")
-	if closed {
-		w.must(w.stop())
-		for _, v := range w.vols {
-			v.flushed()
-		}
-	} else {
-		w.goDown(kill)
-	}
+	w.endFixed(closed)
 	return w
+}
+
+// endFixed closes the store, or kills it.
+func (w *world) endFixed(closed bool) {
+	if !closed {
+		w.goDown(kill)
+		return
+	}
+	w.must(w.stop())
+	for _, v := range w.vols {
+		v.flushed()
+	}
 }
 
 // lookAt opens a damaged store and compares all of it with the model: all is right, or what is not is an

@@ -101,6 +101,21 @@ func zeroTails(entries []byte) []byte {
 	return b
 }
 
+// logWith is a record log of any bytes, whose frames are mended as far as their lengths make sense.
+func logWith(header, b []byte) []byte {
+	l := &recordLog{seed: crc(header)}
+	data := append(bytes.Clone(header), b...)
+	for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
+		n := int64(le.Uint32(data[off+4:]))
+		if n == 0 || off+logFrameHeader+n > int64(len(data)) {
+			break
+		}
+		le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
+		off += roundUp(logFrameHeader+n, 8)
+	}
+	return data
+}
+
 // A record log of any bytes: no frame is invented, and what openLog leaves is good.
 func FuzzRecordLog(f *testing.F) {
 	log := goldenFormats(f)["refs"]
@@ -110,18 +125,7 @@ func FuzzRecordLog(f *testing.F) {
 		if len(b) > 1<<16 {
 			return
 		}
-		header := logHeader(logKindRefs, goldenStore, 0)
-		l := &recordLog{seed: crc(header)}
-		data := append(bytes.Clone(header), b...)
-		// Mend the frames as far as their lengths make sense.
-		for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
-			n := int64(le.Uint32(data[off+4:]))
-			if n == 0 || off+logFrameHeader+n > int64(len(data)) {
-				break
-			}
-			le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
-			off += roundUp(logFrameHeader+n, 8)
-		}
+		data := logWith(logHeader(logKindRefs, goldenStore, 0), b)
 		if i := int(damage); i < len(data) && i > 0 {
 			data[i] ^= 1
 		}
@@ -182,17 +186,7 @@ func FuzzDirectory(f *testing.F) {
 		if len(b) > 1<<16 {
 			return
 		}
-		header := logHeader(logKindDir, goldenStore, 7)
-		l := &recordLog{seed: crc(header)}
-		data := append(bytes.Clone(header), b...)
-		for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
-			n := int64(le.Uint32(data[off+4:]))
-			if n == 0 || off+logFrameHeader+n > int64(len(data)) {
-				break
-			}
-			le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
-			off += roundUp(logFrameHeader+n, 8)
-		}
+		data := logWith(logHeader(logKindDir, goldenStore, 7), b)
 		g := &segment{id: 7, capacity: 2 * blockSize}
 		fs := memWith(t, segmentName(7), g.header(goldenStore))
 		dir, err := fs.Create(dirName(7))

@@ -37,7 +37,10 @@ func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
 	return pl, n, nil
 }
 
-var errNoSuchObject = errors.New("the segment's record has no such object there")
+var (
+	errNoSuchObject = errors.New("the segment's record has no such object there")
+	errOtherHash    = errors.New("its bytes have another hash")
+)
 
 // check says whether the object lies at pl, and how many bytes it has.
 func (s *Store) check(pl place, h *Hash, k Kind) (int, error) {
@@ -123,10 +126,7 @@ func (s *Store) search(h *Hash, k Kind) (place, int, error) {
 			}
 		}
 	}
-	for _, g := range s.segments.all() {
-		if !g.isDamaged() {
-			continue
-		}
+	for _, g := range s.damagedSegments() {
 		g.mu.Lock()
 		damage = g.damaged
 		g.mu.Unlock()
@@ -194,7 +194,7 @@ func (s *Store) readPlace(pl place, n int, h *Hash, k Kind) ([]byte, error) {
 		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, pl.offset(), err)
 	}
 	if sum(k, b) != *h {
-		return nil, bad(errors.New("its bytes have another hash"))
+		return nil, bad(errOtherHash)
 	}
 	return b, nil
 }
@@ -259,35 +259,39 @@ func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
 // rebuildRoot makes a root object that is lost again: all but the hash of its top node is known, and the segments
 // list the nodes of that level. The root's own hash says which one it was.
 func (s *Store) rebuildRoot(id Hash, r rootObject, cause error) (*rootObject, error) {
-	k := kindNode + Kind(r.depth)
+	found := false
+	try := func(top Hash) bool {
+		r.top = top
+		found = sum(KindRoot, r.encode()) == id
+		return !found
+	}
+	s.eachOfLevel(r.depth, try)
+	if !found {
+		return nil, cause
+	}
+	s.log.Warn("a root object is lost and was made again from its tree", "root", id, "error", cause)
+	return &r, nil
+}
+
+// eachOfLevel calls f with the hash of every tree node of a level, and of all that could be one where a segment's record is
+// damaged, until f says no.
+func (s *Store) eachOfLevel(level int, f func(Hash) bool) {
 	for _, g := range s.segments.all() {
 		objs, err := s.objectsOf(g)
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
-			if r.top = o.hash; o.kind == k && sum(KindRoot, r.encode()) == id {
-				s.log.Warn("a root object is lost and was made again from its tree", "root", id, "error", cause)
-				return &r, nil
+			if o.kind == kindNode+Kind(level) && !f(o.hash) {
+				return
 			}
 		}
 	}
-	for _, g := range s.segments.all() {
-		if !g.isDamaged() {
-			continue
-		}
-		found := false
-		s.eachNode(g, r.depth, func(h Hash) bool {
-			r.top = h
-			found = sum(KindRoot, r.encode()) == id
-			return !found
-		})
-		if found {
-			s.log.Warn("a root object is lost and was made again from its tree", "root", id, "error", cause)
-			return &r, nil
+	for _, g := range s.damagedSegments() {
+		if !s.eachNode(g, level, f) {
+			return
 		}
 	}
-	return nil, cause
 }
 
 func (s *Store) emptyRoot(size int64) rootObject {

@@ -40,13 +40,13 @@ func (s *Store) scanContent(g *segment) {
 	})
 }
 
-// eachBlock calls f with what begins at each block that is not all zeroes, until f says no. What can't be read is
-// left out.
-func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) {
+// eachBlock calls f with what begins at each block that is not all zeroes, until f says no; then it gives false. What
+// can't be read is left out.
+func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool {
 	const step = 1 << 20
 	size, err := g.file.Size()
 	if err != nil {
-		return
+		return true
 	}
 	buf := make([]byte, step+largestChunkSize)
 	for off := int64(blockSize); off < size; off += step {
@@ -54,16 +54,17 @@ func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) {
 		for at := 0; at < min(n, step); at += blockSize {
 			b := buf[at:n]
 			if !allZero(b[:min(len(b), blockSize)]) && !f(uint32((off+int64(at))/blockSize), b) {
-				return
+				return false
 			}
 		}
 	}
+	return true
 }
 
 // eachNode calls f with the hash of everything in the segment that could be a tree node of that level, until f says
-// no.
-func (s *Store) eachNode(g *segment, level int, f func(Hash) bool) {
-	s.eachBlock(g, func(_ uint32, b []byte) bool { return s.asNodes(b, level, f) })
+// no; then it gives false.
+func (s *Store) eachNode(g *segment, level int, f func(Hash) bool) bool {
+	return s.eachBlock(g, func(_ uint32, b []byte) bool { return s.asNodes(b, level, f) })
 }
 
 // asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing follows it in its

@@ -116,11 +116,7 @@ func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 		case !damaged(err) && !errors.Is(err, os.ErrNotExist):
 			return nil, nil, err
 		default:
-			var c *CorruptError
-			if !errors.As(err, &c) {
-				c = &CorruptError{File: name, Object: "superblock", Err: err}
-			}
-			damage = append(damage, c)
+			damage = append(damage, asCorrupt(err, name, 0, "superblock"))
 			if errors.Is(err, os.ErrNotExist) {
 				missing++
 			}
