@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -16,14 +15,9 @@ import (
 
 // Check looks for damage in the whole store; progress is called now and then.
 func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://varve/v1/check", nil)
+	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
-	}
-	req.Header.Set(protocol.Header, strconv.Itoa(protocol.Version))
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ndjson" {

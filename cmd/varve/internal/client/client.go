@@ -139,17 +139,27 @@ func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, e
 
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var answer T
+	resp, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return answer, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return answer, decode(resp, &answer)
+}
+
+// send asks the daemon; the caller closes the body of its answer.
+func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
-			return answer, fmt.Errorf("encode request: %w", err)
+			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		reader = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://varve"+path, reader)
 	if err != nil {
-		return answer, fmt.Errorf("make request: %w", err)
+		return nil, fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set(protocol.Header, strconv.Itoa(protocol.Version))
 	if body != nil {
@@ -163,17 +173,16 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 		}
 		for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 			if errors.Is(err, gone) {
-				return answer, errGone
+				return nil, errGone
 			}
 		}
 		// net/http keeps this one to itself: the connection was closed before the request was on it.
 		if strings.Contains(err.Error(), "server closed idle connection") {
-			return answer, errGone
+			return nil, errGone
 		}
-		return answer, fmt.Errorf("ask the daemon: %w", err)
+		return nil, fmt.Errorf("ask the daemon: %w", err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	return answer, decode(resp, &answer)
+	return resp, nil
 }
 
 func decode(resp *http.Response, answer any) error {

@@ -48,9 +48,9 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Daemon) serveRepairVolume(ctx context.Context, r *http.Request, q protocol.Repair) (objstore.Repair, error) {
-	name := r.PathValue("name")
-	if err := protocol.CheckName(name); err != nil {
-		return objstore.Repair{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	name, err := volumeName(r)
+	if err != nil {
+		return objstore.Repair{}, err
 	}
 	return d.store.RepairVolume(ctx, name, q.AcceptLoss)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -176,13 +177,9 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 	for _, h := range p.given.Devices {
 		handed[h.Device] = true
 	}
-	waits := d.takeWaiting(ctx, &s) // what the predecessor could not serve either
-	for _, a := range s.Attached {
-		if !waits[a.Device] && !handed[a.Device] {
-			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
-			d.discard(ctx, a)
-		}
-	}
+	there := d.takeWaiting(ctx, &s) // what the predecessor could not serve either
+	maps.Copy(there, handed)
+	d.discardGone(ctx, s.Attached, there)
 	for _, m := range s.Mounts {
 		if err := d.takeMount(m); err != nil {
 			report.Notes = append(report.Notes, fmt.Sprintf("%s was not mounted again: %v", m.Dir, err))

@@ -26,12 +26,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	waits := d.takeWaiting(ctx, &s)
-	for _, a := range s.Attached {
-		if !waits[a.Device] {
-			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
-			d.discard(ctx, a)
-		}
-	}
+	d.discardGone(ctx, s.Attached, waits)
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
 	}
@@ -66,6 +61,16 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 		}
 	}
 	return found
+}
+
+// discardGone removes what is left of the devices of an earlier daemon that are not there any more.
+func (d *Daemon) discardGone(ctx context.Context, list []protocol.Attachment, there map[string]bool) {
+	for _, a := range list {
+		if !there[a.Device] {
+			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
+			d.discard(ctx, a)
+		}
+	}
 }
 
 // discard removes what is left of a device that nobody can serve any more.

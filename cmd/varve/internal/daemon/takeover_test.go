@@ -32,11 +32,16 @@ func TestTakeoverOfUnfitDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
 	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, errUnfit
+	w.removedAtTakeover(t, a.Device)
+}
+
+func (w *world) removedAtTakeover(t *testing.T, node string) {
+	t.Helper()
 	w.start(t)
 	w.d.Takeover(t.Context())
 	wantNodes(t, w.attachedNodes(t))
 	_, discarded := w.ublk.seen()
-	wantNodes(t, discarded, a.Device)
+	wantNodes(t, discarded, node)
 	wantNodes(t, w.savedNodes(t))
 }
 

@@ -45,10 +45,19 @@ func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ none) ([]pro
 	return list, nil
 }
 
-func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ none) (protocol.Volume, error) {
+// volumeName is that of the request's path.
+func volumeName(r *http.Request) (string, error) {
 	name := r.PathValue("name")
 	if err := protocol.CheckName(name); err != nil {
-		return protocol.Volume{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+		return "", fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	}
+	return name, nil
+}
+
+func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ none) (protocol.Volume, error) {
+	name, err := volumeName(r)
+	if err != nil {
+		return protocol.Volume{}, err
 	}
 	v, err := d.store.VolumeInfo(name)
 	if err != nil {
@@ -83,9 +92,9 @@ func (d *Daemon) serveCreateVolume(ctx context.Context, _ *http.Request, c proto
 }
 
 func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol.SetVolume) (protocol.Volume, error) {
-	name := r.PathValue("name")
-	if err := protocol.CheckName(name); err != nil {
-		return protocol.Volume{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	name, err := volumeName(r)
+	if err != nil {
+		return protocol.Volume{}, err
 	}
 	if c.Verify == nil {
 		v, err := d.store.VolumeInfo(name)
@@ -100,9 +109,9 @@ func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol
 }
 
 func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none) (none, error) {
-	name := r.PathValue("name")
-	if err := protocol.CheckName(name); err != nil {
-		return none{}, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, name, err)
+	name, err := volumeName(r)
+	if err != nil {
+		return none{}, err
 	}
 	// No attach may begin meanwhile.
 	d.change.Lock()

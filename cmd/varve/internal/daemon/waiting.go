@@ -134,13 +134,18 @@ func (d *Daemon) retry(w *waiter) {
 	if !still {
 		return
 	}
-	dev, err := d.transports[w.Transport].Recover(ctx, w.Attachment)
+	d.serveAgain(ctx, w.Attachment)
+}
+
+// serveAgain takes back a device whose service has failed; change is held.
+func (d *Daemon) serveAgain(ctx context.Context, a protocol.Attachment) {
+	dev, err := d.transports[a.Transport].Recover(ctx, a)
 	if err != nil {
-		d.decide(ctx, w.Attachment, err)
+		d.decide(ctx, a, err)
 		return
 	}
-	d.keep(w.Attachment, dev)
-	d.log.Warn("device is served again", "volume", w.Volume, "device", w.Device)
+	d.keep(a, dev)
+	d.log.Warn("device is served again", "volume", a.Volume, "device", a.Device)
 }
 
 // reviveAfter is how long a device has to have lived to be served again at once when its service failed.
@@ -153,8 +158,7 @@ func (d *Daemon) revive(k *attachment) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	log := d.log.With("volume", k.Volume, "device", k.Device)
-	t := d.transports[k.Transport]
-	list, err := t.Find(ctx, []string{k.Volume})
+	list, err := d.transports[k.Transport].Find(ctx, []string{k.Volume})
 	if err != nil {
 		log.Error("whether the device waits for a server is unknown", "error", err)
 	}
@@ -176,13 +180,7 @@ func (d *Daemon) revive(k *attachment) {
 		d.decide(ctx, k.Attachment, fmt.Errorf("it failed soon after its start: %w", cause(k.dev)))
 		return
 	}
-	dev, err := t.Recover(ctx, k.Attachment)
-	if err != nil {
-		d.decide(ctx, k.Attachment, err)
-		return
-	}
-	d.keep(k.Attachment, dev)
-	log.Warn("device is served again")
+	d.serveAgain(ctx, k.Attachment)
 }
 
 // cause is why the service of a device has ended.

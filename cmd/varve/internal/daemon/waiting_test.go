@@ -73,12 +73,7 @@ func TestTakeoverThatFailsUnused(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
 	w.ublk.set(errors.New("for a while"), false, a.Attachment)
-	w.start(t)
-	w.d.Takeover(t.Context())
-	wantNodes(t, w.attachedNodes(t))
-	_, discarded := w.ublk.seen()
-	wantNodes(t, discarded, a.Device)
-	wantNodes(t, w.savedNodes(t))
+	w.removedAtTakeover(t, a.Device)
 }
 
 func TestWaitingDeviceIsTriedAgain(t *testing.T) {
