@@ -18,12 +18,15 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/busfault"
 )
 
 // ErrNoSpace says that the file system is too full to let badger write.
 //
-// badger writes through mappings of files that have no room yet, and dies of SIGBUS where there is none. So it is not let
-// near a full disk; whoever takes the last room while badger writes can still kill the process.
+// badger writes through mappings of files that have no room yet, and would die of SIGBUS where there is none. So it is
+// not let near a full disk. If others take the last room while it writes, package busfault keeps the process alive, and
+// the index is left alone from then on.
 var ErrNoSpace = errors.New("no space for the index")
 
 // ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.
@@ -85,6 +88,7 @@ type disk struct {
 	db      *badger.DB
 	dir     string
 	opts    Options
+	faults  uint64 // pages that busfault had replaced when this was opened
 	suspect atomic.Bool
 	broken  atomic.Bool // badger has failed a write: nobody knows what it does with another one
 	syncMu  sync.Mutex
@@ -95,6 +99,9 @@ type disk struct {
 // and made anew: see Options.Rebuilt. It fails when the directory is locked or cannot be written.
 func Open(dir string, o Options) (Index, error) {
 	o.ensureDefaults()
+	if err := busfault.Absorb(); err != nil {
+		o.Logger.Info("a disk that fails or is full under the index can end this process", "error", err)
+	}
 	d := &disk{dir: dir, opts: o}
 	cause := d.open()
 	if cause == nil {
@@ -152,6 +159,7 @@ func (d *disk) open() (err error) {
 	if err := verifyTables(d.dir, len(ends) >= 2); err != nil {
 		return err
 	}
+	d.faults = busfault.Absorbed()
 	if d.db, err = badger.Open(d.badgerOptions()); err != nil {
 		return err
 	}
@@ -215,9 +223,18 @@ func (d *disk) view(key []byte, got func(v []byte)) {
 	if d.broken.Load() {
 		return
 	}
+	var value [valueSize]byte
+	n, found := 0, false
+	d.get(key, func(v []byte) { n, found = copy(value[:], v), true })
+	if !d.faulted() && found { // else it could be of a page that was replaced
+		got(value[:n])
+	}
+}
+
+func (d *disk) get(key []byte, got func(v []byte)) {
 	txn := d.db.NewTransaction(false)
 	defer txn.Discard()
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // tables are mapped: a bad sector is a SIGBUS
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // where busfault does nothing
 	defer func() {
 		if p := recover(); p != nil { // badger takes a block apart before it looks at the checksum
 			d.distrust(fmt.Errorf("badger: %v", p))
@@ -234,13 +251,27 @@ func (d *disk) view(key []byte, got func(v []byte)) {
 	}
 }
 
-// distrust leaves a note that the directory is damaged; badger goes on with what it can read.
+// faulted tells whether a page of any mapped file has been replaced since the index was opened: badger may have read
+// zeroes, and its files may lack what it wrote. It is left alone then.
+func (d *disk) faulted() bool {
+	n := busfault.Absorbed() - d.faults
+	if n == 0 {
+		return false
+	}
+	cause := fmt.Errorf("%d pages could not be read from the disk or have no room on it", n)
+	d.distrust(cause)
+	d.giveUp(cause)
+	return true
+}
+
+// distrust leaves a note that the directory is damaged; badger goes on with what it can read. The note is a file that is
+// there already, under another name: a full disk has no room for a new one.
 func (d *disk) distrust(cause error) {
 	if d.suspect.Swap(true) {
 		return
 	}
 	d.opts.Logger.Warn("index is damaged, and will be rebuilt when the store is opened again", "error", cause)
-	if err := os.WriteFile(d.path(suspectFile), nil, 0o600); err != nil {
+	if err := os.Rename(d.path(uncleanFile), d.path(suspectFile)); err != nil {
 		d.opts.Logger.Warn("note that the index is damaged", "error", err)
 	}
 }
@@ -309,13 +340,21 @@ func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
 		d.giveUp(err)
 		return fmt.Errorf("write index: %w", err)
 	}
+	return d.usable()
+}
+
+// usable says why badger is left alone, or nil.
+func (d *disk) usable() error {
+	if d.faulted() || d.broken.Load() {
+		return fmt.Errorf("write index: an earlier write failed: %w", ErrNoSpace)
+	}
 	return nil
 }
 
 // writable says why badger may not write, or nil.
 func (d *disk) writable() error {
-	if d.broken.Load() {
-		return fmt.Errorf("write index: an earlier write failed: %w", ErrNoSpace)
+	if err := d.usable(); err != nil {
+		return err
 	}
 	if err := d.room(); err != nil {
 		return fmt.Errorf("write index: %w", err)
@@ -350,7 +389,7 @@ func (d *disk) Sync() error {
 			return fmt.Errorf("sync index: %w", err)
 		}
 	}
-	return nil
+	return d.usable()
 }
 
 func syncPath(path string) error {
@@ -438,6 +477,9 @@ func (d *disk) Close() error {
 	for {
 		select {
 		case err := <-closed:
+			if d.faulted() || d.suspect.Load() {
+				return nil // it begins anew, whatever badger thought of it
+			}
 			if err == nil {
 				err = os.Remove(d.path(uncleanFile))
 			}

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/busfault"
 )
 
 // osFile is a file with one descriptor through the page cache and, once FD was asked for one, a second
@@ -155,11 +157,11 @@ func (o *osFile) Map(off int64, length int) ([]byte, error) {
 	if off+int64(length) > size { // a touch past the end would be a SIGBUS
 		return nil, o.wrap("mmap", fmt.Errorf("range %d+%d past the size of %d: %w", off, length, size, iofs.ErrInvalid))
 	}
-	b, err := unix.Mmap(o.fd, off, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := busfault.Map(o.fd, off, length)
 	return b, o.wrap("mmap", err)
 }
 
-func (o *osFile) Unmap(b []byte) error { return o.wrap("munmap", unix.Munmap(b)) }
+func (o *osFile) Unmap(b []byte) error { return o.wrap("munmap", busfault.Unmap(b)) }
 
 func (o *osFile) FD(align int64) int {
 	o.once.Do(o.openDirect)

@@ -1,0 +1,170 @@
+// Package busfault keeps a process alive when a page of a mapped file can't be had.
+//
+// A store to a page of a hole, on a file system that is full, and a load from a page on a bad sector are SIGBUS. On a
+// goroutine of one's own [debug.SetPanicOnFault] makes an error of that. A library that maps files, and touches them on
+// goroutines of its own, takes the whole process along: badger does both (memtable.go, table/table.go, v4.9.6).
+//
+// [Absorb] puts a handler before Go's. In the place of the page that can't be had it maps an empty one, which is private
+// to the process, and counts it; the instruction is done again and the library goes on, with contents that will be gone
+// when the file is closed. Whoever uses the library compares [Absorbed] before and after, and from then on trusts
+// neither what it reads nor the files:
+//
+//	fault at addr --> BUS_ADRERR? --no--------------------------------.
+//	                      |                                           |
+//	                  in the arena of Map, or in the program? --yes---+--> Go's handler: a panic, or the end
+//	                      | no                                        |
+//	                  mmap(page, private, zeroes) --fails-------------'
+//	                      |
+//	                  count it, return, do the instruction again
+//
+// Memory whose faults must be seen, a journal's for one, is mapped by [Map] and not touched by any of this.
+package busfault
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// exempt are the addresses whose faults go to Go's handler: first and behind the last of the arena, then of the
+// program's own image, a page of which must not become zeroes either. The handler reads them.
+var exempt [4]uintptr //nolint:unused // handler_amd64.s reads it
+
+// absorbed counts the pages that the handler replaced.
+var absorbed uint64
+
+var install = sync.OnceValue(func() error {
+	if err := reserve(); err != nil {
+		return err
+	}
+	low, high, err := image()
+	if err != nil {
+		return err
+	}
+	base := uintptr(maps.base)
+	exempt = [4]uintptr{base, base + arenaSize, low, high}
+	return installHandler()
+})
+
+// Absorb has faults of mapped files replaced from now on, in the whole process. The error says why not: on other
+// processors than x86-64 it is [errors.ErrUnsupported].
+func Absorb() error { return install() }
+
+// Absorbed is how many pages have been replaced since the process began.
+func Absorbed() uint64 { return atomic.LoadUint64(&absorbed) }
+
+// image gives the addresses of the program's own file in memory.
+func image() (low, high uintptr, err error) {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return 0, 0, err
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = f.Close() }()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if !strings.HasSuffix(lines.Text(), " "+exe) {
+			continue
+		}
+		var from, to uintptr
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x", &from, &to); err != nil {
+			return 0, 0, fmt.Errorf("/proc/self/maps: %q: %w", lines.Text(), err)
+		}
+		if low == 0 {
+			low = from
+		}
+		high = to
+	}
+	return low, high, lines.Err()
+}
+
+// arenaSize is address space, not memory: 65,536 windows of a journal.
+const arenaSize = 64 << 30
+
+// arena hands out places for mappings.
+type arena struct {
+	mu   sync.Mutex
+	base unsafe.Pointer
+	used uintptr                  // what was handed out once, from base on, in bytes
+	free map[int][]unsafe.Pointer // given back, by length in bytes
+}
+
+var maps = arena{free: map[int][]unsafe.Pointer{}}
+
+// reserve takes the address space, once. It may be denied where address space is limited.
+var reserve = sync.OnceValue(func() error {
+	base, err := unix.MmapPtr(-1, 0, nil, arenaSize, unix.PROT_NONE, reserved)
+	if err != nil {
+		return fmt.Errorf("reserve %d bytes of address space: %w", arenaSize, err)
+	}
+	maps.base = base
+	// After mlockall(MCL_FUTURE) it would count as locked memory.
+	_ = unix.Munlock(unsafe.Slice((*byte)(base), arenaSize))
+	return nil
+})
+
+const reserved = unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_NORESERVE
+
+func (a *arena) take(length int) (unsafe.Pointer, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if free := a.free[length]; len(free) > 0 {
+		a.free[length] = free[:len(free)-1]
+		return free[len(free)-1], nil
+	}
+	if a.used+uintptr(length) > arenaSize {
+		return nil, unix.ENOMEM
+	}
+	p := unsafe.Add(a.base, a.used)
+	a.used += uintptr(length)
+	return p, nil
+}
+
+func (a *arena) give(p unsafe.Pointer, length int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free[length] = append(a.free[length], p)
+}
+
+// Map maps length bytes at off of the open file fd for reading and writing, shared with the file. Both are multiples of
+// the page size. A fault in them is Go's to handle. The caller gives the whole slice to [Unmap].
+func Map(fd int, off int64, length int) ([]byte, error) {
+	const prot = unix.PROT_READ | unix.PROT_WRITE
+	if page := os.Getpagesize(); length <= 0 || length%page != 0 {
+		return nil, fmt.Errorf("length %d is not a multiple of %d: %w", length, page, unix.EINVAL)
+	}
+	if reserve() != nil { // then there is no handler either, and one place is as good as another
+		return unix.Mmap(fd, off, length, prot, unix.MAP_SHARED)
+	}
+	p, err := maps.take(length)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.MmapPtr(fd, off, p, uintptr(length), prot, unix.MAP_SHARED|unix.MAP_FIXED); err != nil {
+		maps.give(p, length)
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), length), nil
+}
+
+// Unmap ends a mapping of [Map].
+func Unmap(b []byte) error {
+	if reserve() != nil {
+		return unix.Munmap(b)
+	}
+	p := unsafe.Pointer(unsafe.SliceData(b))
+	if _, err := unix.MmapPtr(-1, 0, p, uintptr(len(b)), unix.PROT_NONE, reserved|unix.MAP_FIXED); err != nil {
+		return err
+	}
+	maps.give(p, len(b))
+	return nil
+}
