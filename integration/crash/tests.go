@@ -21,6 +21,7 @@ var tests = []test{
 	{"engine: linearizable", false, "./objstore", "^(TestLinearizable|TestLinearizableKilled)$", []string{"VARVE_CRASH_CUTS=20000", "VARVE_CRASH_SEED={seed}"}, time.Hour},
 	{"filesystems: cuts of the log", true, "./integration", "^TestPowerCut$", []string{"VARVE_CRASH_FS_CUTS={fscuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"bad disks", true, "./integration", "^(TestDisk.*|TestBadSectors)$", []string{"VARVE_CRASH_BAD_DISKS=10"}, time.Hour},
+	{"full disks", true, "./integration", "^(TestFullDisk|TestMaxSize)$", []string{"VARVE_CRASH_CUTS=1"}, time.Hour},
 	{"memory pressure", true, "./integration", "^TestPressure", []string{"VARVE_PRESSURE_MIB=640"}, time.Hour},
 	{"devices: killed at named points", true, "./integration", "^TestKillAtPoints$", []string{"VARVE_CRASH_KILLS=6", "VARVE_CRASH_SEED={seed}"}, 3 * time.Hour},
 	{"devices: upgrades under load", true, "./integration", "^TestUpgradeUnderLoad$", []string{"VARVE_CRASH_UPGRADES={rounds}"}, time.Hour},
