@@ -319,43 +319,48 @@ func (w *world) repairAll(t *testing.T, what string, tally map[string]int) {
 // right; what it does is an error that names the place, or is named by Check. A volume that is refused can be
 // repaired, and then has all but what the repair has named.
 func TestEveryDamage(t *testing.T) {
-	defer func(d time.Duration) { markEvery = d }(markEvery)
+	usual := markEvery
+	t.Cleanup(func() { markEvery = usual })
 	markEvery = 0
 	stride := 101
 	if crashCuts(t, 0) > 0 {
 		stride = 1
 	}
+	t.Run("closed", func(t *testing.T) { t.Parallel(); everyDamage(t, true, stride) })
+	t.Run("open", func(t *testing.T) { t.Parallel(); everyDamage(t, false, stride) })
+}
+
+// everyDamage tries one in stride of what can become of the files of a store that was closed, or was not.
+func everyDamage(t *testing.T, closed bool, stride int) {
 	total := map[string]int{}
-	for _, closed := range []bool{true, false} {
-		w := damageWorld(t, closed)
-		for _, name := range w.metadata() {
-			f, err := w.mem.Kill().Open(name)
-			w.must(err)
-			whole := fileBytes(t, f)
-			tally, n := map[string]int{}, 0
-			for i, h := range harms {
-				for j, off := range w.boundaries(name, whole) {
-					if (j*len(harms)+i)%stride != 0 {
-						continue
-					}
-					b := h.do(bytes.Clone(whole), off)
-					if bytes.Equal(b, whole) {
-						continue
-					}
-					c := w.damaged(name, b)
-					if n++; n%2 == 0 {
-						c.idx = index.NewMem()
-					}
-					c.holdsUp(t, fmt.Sprintf("closed %v, %s at byte %d of %s", closed, h.name, off, name), tally)
-					total[h.name]++
+	w := damageWorld(t, closed)
+	for _, name := range w.metadata() {
+		f, err := w.mem.Kill().Open(name)
+		w.must(err)
+		whole := fileBytes(t, f)
+		tally, n := map[string]int{}, 0
+		for i, h := range harms {
+			for j, off := range w.boundaries(name, whole) {
+				if (j*len(harms)+i)%stride != 0 {
+					continue
 				}
+				b := h.do(bytes.Clone(whole), off)
+				if bytes.Equal(b, whole) {
+					continue
+				}
+				c := w.damaged(name, b)
+				if n++; n%2 == 0 {
+					c.idx = index.NewMem()
+				}
+				c.holdsUp(t, fmt.Sprintf("closed %v, %s at byte %d of %s", closed, h.name, off, name), tally)
+				total[h.name]++
 			}
-			if !strings.HasPrefix(name, journalDir) { // nothing says that a newest generation was there
-				w.damaged(name, nil).holdsUp(t, fmt.Sprintf("closed %v, without %s", closed, name), tally)
-				total["missing file"]++
-			}
-			t.Logf("closed %v: %s: %d damages: %v", closed, name, n, tally)
 		}
+		if !strings.HasPrefix(name, journalDir) { // nothing says that a newest generation was there
+			w.damaged(name, nil).holdsUp(t, fmt.Sprintf("closed %v, without %s", closed, name), tally)
+			total["missing file"]++
+		}
+		t.Logf("closed %v: %s: %d damages: %v", closed, name, n, tally)
 	}
 	sum := 0
 	for _, n := range total {
