@@ -149,6 +149,9 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	n := newNodeAt(ctx, t, filepath.Join(d.m.dir, "store"))
 	n.serve(ctx)
 	dev := n.volume(ctx, "disk", "2G")
+	if below.name == "btrfs" {
+		wantInPlace(ctx, t, n.store)
+	}
 	above.make(ctx, t, dev)
 	m := mount(ctx, t, dev, "")
 	kept := filepath.Join(m.dir, "kept")
@@ -239,6 +242,21 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	n.stop(ctx, "--detach")
 	d.m.unmount(ctx)
 	below.fsck(ctx, t, d.dev)
+}
+
+// wantInPlace looks for files that btrfs would copy on write.
+func wantInPlace(ctx context.Context, t *testing.T, store string) {
+	t.Helper()
+	files := 0
+	for line := range strings.Lines(must(ctx, t, "sh", "-c", "find "+store+" -type f -exec lsattr {} +")) {
+		flags, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if files++; !strings.Contains(flags, "C") {
+			t.Errorf("%s is copied on write: %s", name, flags)
+		}
+	}
+	if files < 5 {
+		t.Errorf("only %d files in the store", files)
+	}
 }
 
 // repair does what mounting does after an error: it replays the journal, and notes that there was one.

@@ -207,7 +207,11 @@ func (l *recordLog) mend(contents []content, good []byte) error {
 			l.damage = append(l.damage, &CorruptError{File: f.name, Offset: from, Object: "log", Err: contents[i].cause("bytes that are not those of the log")})
 			from = 0
 		}
-		err := f.write(good, from, int64(len(data)) > l.end && !l.marked(data))
+		cut := int64(len(data)) > l.end && !l.marked(data)
+		err := f.write(good, from, cut)
+		if errors.Is(outOfSpace(err), ErrNoSpace) && bytes.HasPrefix(data, good) {
+			err = f.write(good, int64(len(good)), cut) // it has them: a full disk that writes nothing in place
+		}
 		if err != nil && first == nil {
 			first = fmt.Errorf("mend %s: %w", f.name, outOfSpace(err))
 		}

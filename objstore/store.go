@@ -109,6 +109,9 @@ func Init(dir string, o InitOptions) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
+	if err := vfs.NoCOW(dir); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
 	if err := initFS(vfs.OS(dir), dir, o); err != nil {
 		return err
 	}

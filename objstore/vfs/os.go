@@ -16,6 +16,37 @@ type osFS struct{ dir string }
 // OS gives the files below dir, which must exist. Errors are *fs.PathError and the like, and name the path.
 func OS(dir string) FS { return &osFS{dir: dir} }
 
+// fsNoCOW is FS_NOCOW_FL of Linux's uapi/linux/fs.h, what chattr +C sets.
+const fsNoCOW = 0x00800000
+
+// NoCOW has btrfs write the files that are made below dir from now on in place and without its own checksums. With them
+// it copies a direct write since 6.14, for who owns the pages may change them under way (Documentation, btrfs,
+// "Checksumming"), and what is overwritten needs new room, which a full disk does not have. It does nothing, and that
+// without an error, on other file systems.
+func NoCOW(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	fd := int(d.Fd())
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return &iofs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Type != unix.BTRFS_SUPER_MAGIC {
+		return nil
+	}
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return &iofs.PathError{Op: "get flags", Path: dir, Err: err}
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|fsNoCOW)); err != nil {
+		return &iofs.PathError{Op: "set no copy on write", Path: dir, Err: err}
+	}
+	return nil
+}
+
 // path refuses names that leave the directory.
 func (o *osFS) path(op, name string) (string, error) {
 	if !filepath.IsLocal(name) {
