@@ -36,9 +36,12 @@ func serveUntilKilled(dir string) {
 	}
 	fmt.Println("ready", child.Process.Pid)
 	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if line == "hang\n" {
+	switch line {
+	case "hang\n":
 		v.mu.Lock() // no request is answered any more
 		fmt.Println("hanging")
+	case "unmount\n":
+		fmt.Println(s.Unmount())
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if err := s.ForceUnmount(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -59,21 +60,44 @@ func (s *Server) mount(o Options) (string, error) {
 	if !errors.Is(err, unix.EPERM) {
 		return "", err
 	}
-	if os.Geteuid() == 0 || !haveFusermount() {
+	if os.Geteuid() == 0 || fusermount() == "" {
 		return "", fmt.Errorf("%w: %w", ErrPermission, err)
 	}
 	return s.dir, nil // go-fuse calls fusermount3
 }
 
-func haveFusermount() bool {
+// fusermount gives the path of the program that mounts and unmounts for users, "" where it isn't installed.
+func fusermount() string {
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/bin") {
 		for _, name := range []string{"fusermount3", "fusermount"} {
-			if unix.Access(filepath.Join(dir, name), unix.X_OK) == nil {
-				return true
+			if path := filepath.Join(dir, name); unix.Access(path, unix.X_OK) == nil {
+				return path
 			}
 		}
 	}
-	return false
+	return ""
+}
+
+// unmount is umount2(2); to a user, who may not call that, fusermount3 gives the flag MNT_DETACH, and no MNT_FORCE.
+func unmount(dir string, flags int) error {
+	err := unix.Unmount(dir, flags)
+	program := fusermount()
+	if !errors.Is(err, unix.EPERM) || program == "" {
+		return err
+	}
+	args := []string{"-u", "--", dir}
+	if flags&unix.MNT_DETACH != 0 {
+		args = []string{"-u", "-z", "--", dir}
+	}
+	out, err := exec.Command(program, args...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(strings.ToLower(text), unix.EBUSY.Error()):
+		return unix.EBUSY
+	}
+	return fmt.Errorf("%s: %w: %s", program, err, text)
 }
 
 // refusePoll makes the kernel ask whether files here can be polled, and learn that they can't. Otherwise the first
@@ -92,7 +116,7 @@ func refusePoll(dir string) error {
 func unmountIdle(dir string) error {
 	var err error
 	for wait := 5 * time.Millisecond; wait < 400*time.Millisecond; wait *= 2 {
-		err = unix.Unmount(dir, 0)
+		err = unmount(dir, 0)
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -104,7 +128,7 @@ func unmountIdle(dir string) error {
 // unmountForced aborts the connection (MNT_FORCE: fs/fuse/inode.c, fuse_umount_begin) and takes the mount out of the
 // tree.
 func unmountForced(dir string) error {
-	return unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	return unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
 }
 
 // abortConnection aborts by the file system fusectl, which knows a connection by the minor number of its st_dev.
@@ -139,10 +163,18 @@ func clearDeadMount(dir string, log *slog.Logger) error {
 			return ErrMounted
 		}
 		detachLoops(loopsBelow(dir, log), log)
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("remove the mount of a dead server: %w", err)
+		if err := RemoveDead(dir); err != nil {
+			return err
 		}
 	}
+}
+
+// RemoveDead takes a mount whose server is gone out of the tree.
+func RemoveDead(dir string) error {
+	if err := unmount(dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("remove the mount of a dead server: %w", err)
+	}
+	return nil
 }
 
 // loopsBelow gives the loop devices over a mount's files; they must be found while the mount still has its place.

@@ -152,13 +152,7 @@ func (s *Server) Unmount() error {
 	if s.ended() || s.unmounted.Load() {
 		return s.wait()
 	}
-	var err error
-	if s.privately {
-		err = unmountIdle(s.dir)
-	} else {
-		err = s.fuse.Unmount()
-	}
-	if err != nil {
+	if err := unmountIdle(s.dir); err != nil {
 		if s.ended() {
 			return nil // by someone else meanwhile
 		}
@@ -187,6 +181,11 @@ func (s *Server) ForceUnmount() error {
 		return fmt.Errorf("unmount %s by force: %w", s.dir, err)
 	}
 	s.unmounted.Store(true)
+	if !s.privately { // it has left the tree, and who uses it does not know
+		if err := abortConnection(s.device); err != nil && !s.ended() {
+			s.log.Warn("what is open on the mount is not cut off", "mount", s.dir, "error", err)
+		}
+	}
 	return s.wait()
 }
 

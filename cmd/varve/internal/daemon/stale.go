@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"varve/fs"
 )
 
 // dropStaleMount unmounts a FUSE mount at dir whose server is dead. It leaves every other mount alone.
@@ -20,7 +22,7 @@ func dropStaleMount(dir string) (bool, error) {
 	if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
 		return false, nil // somebody serves it
 	}
-	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+	if err := fs.RemoveDead(dir); err != nil {
 		return false, fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	return true, nil

@@ -1,0 +1,109 @@
+package fs
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"varve/fs/internal/need"
+)
+
+// users is a program that runs as a user who may not unmount by himself.
+func users(t *testing.T, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// A user's mount, which fusermount3 makes, goes like root's: not while it is in use, and by force at once; what a dead
+// server leaves goes at the next mount.
+func TestUsersMount(t *testing.T) {
+	need.These(t, need.FUSE, need.Root, need.Program("fusermount3"))
+	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err == nil {
+		t.Cleanup(func() { _ = unix.Unmount("/sys/fs/fuse/connections", unix.MNT_DETACH) })
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Open(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, how := range []string{"killed", "forced"} {
+		server := users(t, "/proc/self/fd/3")
+		server.ExtraFiles = []*os.File{program}
+		server.Env = append(os.Environ(), serveEnv+"="+dir)
+		in, err := server.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := server.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewReader(out)
+		var child int
+		if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
+			t.Fatalf("%s: the server does not begin: %v", how, err)
+		}
+		t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+		if how == "killed" {
+			_ = server.Process.Kill()
+			_ = server.Wait() // "signal: killed"
+			continue
+		}
+		user := users(t, "sh", "-c", "exec 3<"+filepath.Join(dir, "volumes/vol/live")+"; echo open; read x; cat <&3 >/dev/null")
+		userIn, err := user.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		userOut, err := user.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		user.Stderr = nil
+		if err := user.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(userOut).ReadString('\n'); err != nil || line != "open\n" {
+			t.Fatalf("the user says %q, %v", line, err)
+		}
+		if _, err := io.WriteString(in, "unmount\n"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, ErrBusy.Error()) {
+			t.Errorf("Unmount of a mount in use: %q, %v", line, err)
+		}
+		_ = in.Close()
+		within(t, stopTime/2, "an unmount by force", func() {
+			if err := server.Wait(); err != nil {
+				t.Errorf("the server that unmounts by force: %v", err)
+			}
+		})
+		_ = userIn.Close()
+		if err := user.Wait(); err == nil {
+			t.Error("what is open still reads")
+		}
+	}
+	if mounted, err := varveMountedAt(dir); err != nil || mounted {
+		t.Errorf("%s is still mounted (%v)", dir, err)
+	}
+}
