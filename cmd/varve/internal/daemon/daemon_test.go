@@ -224,6 +224,29 @@ func TestSignalForcesOpenLoopDevice(t *testing.T) {
 	}
 }
 
+// A device or mount that can't be taken away does not keep the daemon from ending: one that can wait does.
+func TestReleaseOfWhatDoesNotGo(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.attach(t, "a")
+	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "b", Transport: "loop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.ublk.device("a").fails(errors.New("stuck"))
+	w.loop.device("b").fails(errors.New("stuck"))
+	s := w.d.Release(t.Context(), false)
+	if len(s.Left) != 1 || s.Left[0].Volume != "a" || len(s.Detached) != 0 || len(s.Notes) != 3 || !strings.Contains(s.Notes[0]+s.Notes[1], "stuck") {
+		t.Errorf("released: %+v", s)
+	}
+	if how := w.ublk.device("a").ended(); how != "left" {
+		t.Errorf("the device was %q, want left", how)
+	}
+	wantNodes(t, w.savedNodes(t), "/dev/loop0", "/dev/ublkb0")
+	if err := w.d.awaitEnds(10 * time.Millisecond); err == nil {
+		t.Error("a device that is stuck has ended")
+	}
+	w.loop.device("b").fails(nil)
+}
+
 func TestDeviceThatEndsByItself(t *testing.T) {
 	w := newWorld(t, "a")
 	w.attach(t, "a")

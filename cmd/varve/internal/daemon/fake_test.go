@@ -267,6 +267,13 @@ func (d *fakeDevice) set(open bool) *fakeDevice {
 	return d
 }
 
+// fails makes Stop fail.
+func (d *fakeDevice) fails(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.error = err
+}
+
 func (d *fakeDevice) ended() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -327,12 +334,13 @@ func (m *fakeMounter) Mount(dir string, _ bool) (mounted, error) {
 
 type fakeMount struct {
 	busy   bool
+	sudden bool // busy, and nobody knew
 	forced bool
 	done   chan struct{}
 }
 
 func (m *fakeMount) Unmount(force bool) error {
-	if m.busy && !force {
+	if (m.busy || m.sudden) && !force {
 		return protocol.ErrBusy
 	}
 	m.forced = force

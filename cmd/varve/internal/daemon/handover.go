@@ -191,9 +191,10 @@ func (d *Daemon) prepare(ctx context.Context, h *handover) error {
 	return err
 }
 
-// letGo unmounts, and leaves the devices to whoever opens the store next. What fails is noted in h: then that is this
-// daemon again. The list of devices and mounts stays on disk as it is, for either of them.
-func (d *Daemon) letGo(ctx context.Context, h *handover) {
+// letGo unmounts, and leaves the devices to whoever opens the store next. If a mount does not go, an error says so, and
+// everything is as before. What fails later is noted in h: then whoever comes next is this daemon again. The list of
+// devices and mounts stays on disk as it is, for either of them.
+func (d *Daemon) letGo(ctx context.Context, h *handover) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
 	defer cancel()
 	d.change.Lock()
@@ -202,27 +203,49 @@ func (d *Daemon) letGo(ctx context.Context, h *handover) {
 	d.stopping, d.stateFrozen = true, true
 	devices, mounts := d.held()
 	d.mu.Unlock()
-	d.stopRetries()
-	for _, k := range mounts {
-		err := d.unmount(k, false)
-		if errors.Is(err, protocol.ErrBusy) {
-			if !h.hello.Remount {
-				h.fail(mountBusy(k.Dir))
-				continue
-			}
-			h.given.Notes = append(h.given.Notes, fmt.Sprintf("%s was in use: what was open below it fails", k.Dir))
-			err = d.unmount(k, true)
-		}
-		if err != nil {
-			h.fail(fmt.Errorf("unmount %s: %w", k.Dir, err))
+	for i, k := range mounts { // first: it can be taken back
+		if err := d.letGoMount(k, h); err != nil {
+			d.stay(mounts[:i])
+			return err
 		}
 	}
+	d.stopRetries()
 	d.quiesce(ctx, h, devices) // even if it is for ourselves: the store is closed in any case
 	for name, t := range d.transports {
 		if err := t.Close(); err != nil {
 			d.log.Warn("close transport", "transport", name, "error", err)
 		}
 	}
+	return nil
+}
+
+func (d *Daemon) letGoMount(k *mount, h *handover) error {
+	err := d.unmount(k, false)
+	if errors.Is(err, protocol.ErrBusy) {
+		if !h.hello.Remount {
+			return mountBusy(k.Dir) // since it was looked at
+		}
+		h.given.Notes = append(h.given.Notes, fmt.Sprintf("%s was in use: what was open below it fails", k.Dir))
+		err = d.unmount(k, true)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", k.Dir, err)
+	}
+	return nil
+}
+
+// stay takes back what letGo has done, with the mounts that went; change is held.
+func (d *Daemon) stay(gone []*mount) {
+	d.mu.Lock()
+	d.stopping = false
+	d.mu.Unlock()
+	for _, k := range gone {
+		if err := d.mount(k.Mount); err != nil {
+			d.log.Error("mount was not mounted again", "dir", k.Dir, "error", err)
+		}
+	}
+	d.freezeState(false)
+	d.store.Resume()
 }
 
 // quiesce has the I/O of all devices wait, all at once.

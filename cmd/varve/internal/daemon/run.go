@@ -31,8 +31,12 @@ type RunOptions struct {
 	Ready func(*protocol.Upgraded)
 }
 
-// shutdownTimeout bounds the wait for answers that are under way when the daemon ends.
-const shutdownTimeout = 5 * time.Second
+const (
+	// shutdownTimeout bounds the wait for answers that are under way when the daemon ends.
+	shutdownTimeout = 5 * time.Second
+	// endsTimeout bounds the wait for devices and mounts that were let go.
+	endsTimeout = 10 * time.Second
+)
 
 // Run serves the store at dir, an absolute path, until ctx ends, a client asks for the end, or a successor has taken
 // over. Devices that are open then wait for the next daemon.
@@ -110,7 +114,11 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 		Logger: log, Version: o.Version, Flags: o.Flags,
 		ublk: newUblk(store, st.UUID, log), loop: newLoop(store, st.UUID, log), mounter: newMounter(store, log),
 	})
-	defer d.watchers.Wait()
+	defer func() {
+		if werr := d.awaitEnds(endsTimeout); werr != nil && h != nil {
+			h.fail(werr)
+		}
+	}()
 	return d.run(ctx, s, o)
 }
 
@@ -153,14 +161,17 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 			return nil, err
 		}
 		o.Ready = func(*protocol.Upgraded) {}
-		if err := d.prepare(ctx, h); err != nil {
-			d.log.Error("upgrade was called off, and nothing was touched", "error", err)
+		err := d.prepare(ctx, h)
+		if err == nil {
+			failpoint.Here(failpoint.UpgradeQuiet)
+			err = d.letGo(ctx, h)
+		}
+		if err != nil {
+			d.log.Error("upgrade was called off, and all is as before", "error", err)
 			h.refuse(err)
 			d.handing.Store(false)
 			continue
 		}
-		failpoint.Here(failpoint.UpgradeQuiet)
-		d.letGo(ctx, h)
 		failpoint.Here(failpoint.UpgradeQuiesced)
 		return h, nil
 	}

@@ -113,19 +113,23 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	err := d.detach(ctx, k, detach)
-	if errors.Is(err, protocol.ErrBusy) {
+	why := "is open"
+	if err != nil && !errors.Is(err, protocol.ErrBusy) {
+		why = fmt.Sprintf("was not detached (%v)", err)
+	}
+	if err != nil {
 		if err = d.leave(ctx, k); errors.Is(err, errUnquiet) {
 			d.log.Warn("device did not quiesce", "device", k.Device, "error", err)
 			err = nil
 		}
 		if err == nil {
 			s.Left = append(s.Left, k.Attachment)
-			s.note(fmt.Sprintf("%s (volume %q) is open: its I/O waits for the next daemon", k.Device, k.Volume))
+			s.note(fmt.Sprintf("%s (volume %q) %s: its I/O waits for the next daemon", k.Device, k.Volume, why))
 			return
 		}
 	}
 	if errors.Is(err, errCannotLeave) {
-		s.note(fmt.Sprintf("%s (volume %q) is open and %v: its I/O fails from now on", k.Device, k.Volume, err))
+		s.note(fmt.Sprintf("%s (volume %q) %s and %v: its I/O fails from now on", k.Device, k.Volume, why, err))
 		err = d.detach(ctx, k, true)
 	}
 	if err != nil {
@@ -133,6 +137,24 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 		return
 	}
 	s.Detached = append(s.Detached, k.Attachment)
+}
+
+// awaitEnds returns when nothing watches a device or mount any more. What could not be ended, and was said by Release,
+// must not keep the store locked: it ends with the process.
+func (d *Daemon) awaitEnds(limit time.Duration) error {
+	ended := make(chan struct{})
+	go func() {
+		d.watchers.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(limit):
+	}
+	err := fmt.Errorf("devices or mounts have not ended in %v", limit)
+	d.log.Error("closing the store all the same", "error", err)
+	return err
 }
 
 // leave stops serving a device and keeps it in the state for the next daemon. It has done so after errUnquiet too.

@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"log/slog"
+	"testing"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// A mount that comes into use after it was looked at calls a handover off: all is as before, and no device waits.
+func TestMountBusyAtTheLastMoment(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.attach(t, "a")
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	for _, dir := range dirs {
+		if err := w.c.Mount(t.Context(), protocol.Mount{Dir: dir}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mounter.mounts[dirs[1]].sudden = true
+	for range 4 { // the others are unmounted before it, or not, in the order of a map
+		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1}
+		if err := w.d.mayHandOver(h); err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, w.d.letGo(t.Context(), h), protocol.ErrBusy, dirs[1], "--remount")
+		if how := w.ublk.device("a").ended(); how != "" {
+			t.Fatalf("the device was %q", how)
+		}
+		for _, dir := range dirs {
+			select {
+			case <-w.mounter.mounts[dir].done:
+				t.Errorf("%s is not mounted", dir)
+			default:
+			}
+		}
+		if s, err := w.c.Stat(t.Context()); err != nil || len(s.Mounts) != len(dirs) {
+			t.Errorf("mounts are %+v, %v", s.Mounts, err)
+		}
+		if s, err := readState(w.dir); err != nil || len(s.Mounts) != len(dirs) || len(s.Attached) != 1 {
+			t.Errorf("the state is %+v, %v", s, err)
+		}
+	}
+	wantNodes(t, w.attachedNodes(t), a.Device)
+	w.attach(t, "b")
+}
