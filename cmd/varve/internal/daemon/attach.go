@@ -207,6 +207,7 @@ func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
 	d.setLeaving(k, true)
 	if err := k.dev.Stop(ctx, force); err != nil {
 		d.setLeaving(k, false)
+		d.seeEnd(k)
 		if errors.Is(err, protocol.ErrBusy) {
 			return fmt.Errorf("%s (volume %q): %w; unmount or close it first, or use --force", k.Device, k.Volume, err)
 		}
@@ -222,6 +223,22 @@ func (d *Daemon) setLeaving(k *attachment, v bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k.leaving = v
+}
+
+// seeEnd looks whether a device has ended although its Stop failed: who watches for its end took that for ours.
+func (d *Daemon) seeEnd(k *attachment) {
+	select {
+	case <-k.dev.Done():
+	default:
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.attached[k.Volume] == k {
+		delete(d.attached, k.Volume)
+		d.save()
+		d.watchers.Go(func() { d.revive(k) })
+	}
 }
 
 func (d *Daemon) drop(k *attachment) {

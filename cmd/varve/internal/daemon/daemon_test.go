@@ -171,6 +171,26 @@ func TestAttachChoosesTransport(t *testing.T) {
 	}
 }
 
+// A device whose removal fails when it has ended is not listed as served for ever, and what is left of it is removed.
+func TestDetachThatFailsHalfway(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	w.ublk.set(errUnfit, false, a.Attachment) // what is left of it
+	dev := w.ublk.device("a")
+	dev.half = true
+	dev.fails(errors.New("no answer to DEL_DEV"))
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a"}); err == nil || !strings.Contains(err.Error(), "DEL_DEV") {
+		t.Errorf("detach: %v", err)
+	}
+	wantNodes(t, w.attachedNodes(t))
+	wantNodes(t, w.savedNodes(t))
+	eventually(t, "what is left is removed", func() bool {
+		_, discarded := w.ublk.seen()
+		return slices.Equal(discarded, []string{a.Device})
+	})
+	w.attach(t, "a")
+}
+
 func TestReleaseLeavesOpenDevices(t *testing.T) {
 	w := newWorld(t, "idle", "open")
 	w.attach(t, "idle")

@@ -251,6 +251,7 @@ type fakeDevice struct {
 	open  bool
 	how   string // it ended
 	error error  // what Stop says
+	half  bool   // Stop fails when the device has ended already
 }
 
 func (d *fakeDevice) end(how string) {
@@ -282,9 +283,13 @@ func (d *fakeDevice) ended() string {
 
 func (d *fakeDevice) Stop(_ context.Context, force bool) error {
 	d.mu.Lock()
-	open, err := d.open, d.error
+	open, err, half := d.open, d.error, d.half
 	d.mu.Unlock()
 	switch {
+	case err != nil && half:
+		d.end("half")
+		time.Sleep(50 * time.Millisecond) // whoever watches for it has seen it
+		return err
 	case err != nil:
 		return err
 	case open && !force:
