@@ -105,6 +105,30 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
+// A connection that asks for a handover counts until it is ready for it, so that they are as few as all others.
+func TestTooManyHandovers(t *testing.T) {
+	w := newWorld(t)
+	l := w.listen(t, nil)
+	var held []net.Conn
+	for range maxConnections {
+		c := w.raw(t)
+		_, err := io.WriteString(c, "POST /handover HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: varve-handover/1\r\n\r\n")
+		if err == nil {
+			_, err = c.Read(make([]byte, 1000)) // it is taken for what it is
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+	}
+	_, err := client.Dial(t.Context(), w.dir)
+	wantError(t, err, protocol.ErrOverloaded, fmt.Sprint(maxConnections))
+	for _, c := range held {
+		_ = c.Close()
+	}
+	eventually(t, "all are gone", func() bool { served, late := l.count(); return served+late == 0 })
+}
+
 // A client that is slow to say what it wants is cut off, and keeps nobody from being served meanwhile.
 func TestSlowClients(t *testing.T) {
 	w := newWorld(t, "a")

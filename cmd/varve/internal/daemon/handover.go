@@ -55,7 +55,8 @@ func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if v, ok := conn.(*visitor); ok {
-		conn = v.leave() // it is no client's any more
+		defer v.leave() // until then it counts
+		conn = v.Conn
 	}
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {

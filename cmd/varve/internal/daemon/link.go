@@ -15,7 +15,7 @@ import (
 
 const (
 	maxMessage = 4 << 20 // bytes of one message of a handover
-	maxFiles   = 8       // files that come with one
+	maxFiles   = 8       // files that come in all
 )
 
 // errLinkClosed: the other side has closed the connection, or its process is dead.
@@ -112,6 +112,9 @@ func (l *link) takeFiles(oob []byte) error {
 			unix.CloseOnExec(fd)
 			l.files = append(l.files, os.NewFile(uintptr(fd), "handed over"))
 		}
+	}
+	if len(l.files) > maxFiles {
+		return fmt.Errorf("read files of a handover: %d, and %d are the most", len(l.files), maxFiles)
 	}
 	return nil
 }

@@ -94,6 +94,16 @@ func TestLinkRefusesNonsense(t *testing.T) {
 	a, b := linkPair(t)
 	defer a.close()
 	var h protocol.Hello
+	for range maxFiles + 1 { // a file with every byte, and no end of the message
+		if _, _, err := a.conn.WriteMsgUnix([]byte("x"), unix.UnixRights(0), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.receive(5*time.Second, &h); err == nil || !strings.Contains(err.Error(), "8 are the most") {
+		t.Errorf("more files than there are: %v", err)
+	}
+	a, b = linkPair(t)
+	defer a.close()
 	if err := b.receive(20*time.Millisecond, &h); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("nothing comes: %v", err)
 	}
