@@ -286,3 +286,26 @@ func TestEveryCutOfCarry(t *testing.T) {
 	}
 	t.Logf("crash: %d cuts", cuts)
 }
+
+// A damaged chunk is good again when it is written whole, also with the bytes that it had; it doesn't matter whether who
+// reads it knew its place before it was found bad.
+func TestDamagedChunkWrittenAgain(t *testing.T) {
+	for _, forgotten := range []bool{false, true} {
+		w := newCarryWorld(t)
+		_, err := w.s.Check(t.Context(), nil)
+		must(t, err)
+		if forgotten {
+			w.v.mu.Lock()
+			w.v.base.drop()
+			w.v.mu.Unlock()
+		}
+		if _, err := w.v.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("read of a damaged chunk: %v", err)
+		}
+		w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+		must(t, w.s.Settle(t.Context()))
+		wantRead(t, w.v, 0, w.data)
+		w.again("closed")
+		wantRead(t, w.v, 0, w.data)
+	}
+}

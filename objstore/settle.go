@@ -39,6 +39,7 @@ type settling struct {
 	view    [1]*layer
 	base    *base
 	kept    *keptChunks // nil: all settles
+	pinned  *pin        // what reclaiming waits for
 
 	oldChunk []byte // the chunk that readOld has read last
 	oldPlace place
@@ -356,7 +357,7 @@ func (st *settling) chunk(data []byte, o, length int, slot uint64, n *node, out 
 		return nil
 	}
 	h := sum(KindChunk, data)
-	if h == n[slot] {
+	if pl := out.places[slot]; h == n[slot] && pl != lostPlace && !st.s.isSick(pl) {
 		return nil
 	}
 	n[slot] = h
