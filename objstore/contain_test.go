@@ -336,3 +336,27 @@ func TestCheckAfterClose(t *testing.T) {
 		}
 	}
 }
+
+// What a damaged segment has is found by its content, also if that begins with a block of zeroes, as the second chunk does
+// here, and the leaf of the tree.
+func TestSalvageBehindZeroes(t *testing.T) {
+	w := newCarryWorld(t)
+	v := w.volume("a", 64<<20)
+	data := randomBytes(9, 3*carryChunk)
+	clear(data[carryChunk : carryChunk+blockSize])
+	const at = 200 * carryChunk
+	w.write(v, data, at)
+	must(t, w.s.Settle(t.Context()))
+	must(t, v.Close())
+	must(t, w.s.Close())
+	mem := w.mem.Kill()
+	names, err := mem.List(segmentDir)
+	must(t, err)
+	for _, n := range names {
+		if strings.HasSuffix(n, ".dir") {
+			flip(t, mem, segmentDir+"/"+n, logHeaderSize+20)
+		}
+	}
+	must(t, w.reopened(mem, "boot"))
+	wantRead(t, w.volume("a", 0), at, data)
+}

@@ -40,10 +40,11 @@ func (s *Store) scanContent(g *segment) {
 	})
 }
 
-// eachBlock calls f with what begins at each block that is not all zeroes, until f says no; then it gives false. What
-// can't be read is left out.
+// eachBlock calls f with what begins at each block, unless all that an object could have there are zeroes, until f says
+// no; then it gives false. What can't be read is left out.
 func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool {
 	const step = 1 << 20
+	largest := max(s.sb.chunkSize, fanOut*len(Hash{}))
 	size, err := g.file.Size()
 	if err != nil {
 		return true
@@ -51,9 +52,12 @@ func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool 
 	buf := make([]byte, step+largestChunkSize)
 	for off := int64(blockSize); off < size; off += step {
 		n, _ := g.file.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
+		zeroes := 0                     // the end of those that begin at at
 		for at := 0; at < min(n, step); at += blockSize {
-			b := buf[at:n]
-			if !allZero(b[:min(len(b), blockSize)]) && !f(uint32((off+int64(at))/blockSize), b) {
+			for zeroes = max(zeroes, at); zeroes < n && buf[zeroes] == 0; {
+				zeroes++
+			}
+			if zeroes < min(at+largest, n) && !f(uint32((off+int64(at))/blockSize), buf[at:n]) {
 				return false
 			}
 		}
