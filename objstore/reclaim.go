@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,12 +12,13 @@ import (
 
 // reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
 // the objects that were adopted. A crash on the way leaves room that the next opening finds.
-func (st *settling) reclaim() error {
+// One that ctx has ended is begun again after Resume.
+func (st *settling) reclaim(ctx context.Context) error {
 	s, v := st.s, st.v
 	if j := st.l.journal; j != nil {
 		j.close()
-		if err := s.fs.Remove(j.name); err != nil {
-			return fmt.Errorf("remove journal: %w", err)
+		if err := s.removeJournal(j.name); err != nil {
+			return err
 		}
 		if err := s.fs.SyncDir(journalDir); err != nil {
 			return s.fail(fmt.Errorf("sync %s: %w", journalDir, err))
@@ -24,15 +26,16 @@ func (st *settling) reclaim() error {
 	}
 	failpoint.Here(failpoint.ReclaimJournal)
 	s.trimLeaves()
-	v.mu.Lock()
-	old := v.pin
-	v.pin = newPin()
-	v.mu.Unlock()
-	old.release()
+	if st.pinned == nil {
+		v.mu.Lock()
+		st.pinned, v.pin = v.pin, newPin()
+		v.mu.Unlock()
+		st.pinned.release()
+	}
 	select {
-	case <-old.done:
-	case <-st.ctx.Done():
-		return st.ctx.Err()
+	case <-st.pinned.done:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
@@ -52,6 +55,7 @@ func (st *settling) reclaim() error {
 		s.punchBetween(g, h.from, h.to, kept[g])
 		g.unsettled.Add(h.from - h.to)
 	}
+	st.l.handed = nil
 	failpoint.Here(failpoint.ReclaimPunched)
 	for g := range kept {
 		if err := s.retireOrSeal(v, g); err != nil {

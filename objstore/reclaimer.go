@@ -35,7 +35,7 @@ func (s *Store) reclaimer(ctx context.Context) {
 				return
 			}
 		}
-		if err := st.reclaim(); err != nil {
+		if err := st.reclaim(ctx); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
