@@ -314,6 +314,7 @@ func (c *checker) segments() error {
 // record looks at a segment's header, and its footer or directory.
 func (c *checker) record(g *segment) {
 	name := segmentName(g.id)
+	known := c.named(name)
 	g.mu.Lock() // the header is written under it
 	defer g.mu.Unlock()
 	b := make([]byte, segmentHeaderSize)
@@ -329,7 +330,7 @@ func (c *checker) record(g *segment) {
 	}
 	switch {
 	case g.footer > 0:
-		if _, err := g.readFooter(); err != nil && g.damaged == nil {
+		if _, err := g.readFooter(); err != nil && !known {
 			c.found(err)
 		}
 	case g.dir != nil:
@@ -340,6 +341,11 @@ func (c *checker) record(g *segment) {
 		}
 		c.log(dirName(g.id), data, logHeader(logKindDir, c.s.sb.id, uint64(g.id)), g.dir.end)
 	}
+}
+
+// named reports a file that opening has found damaged, and could not mend.
+func (c *checker) named(file string) bool {
+	return slices.ContainsFunc(c.report.Damage, func(d Damage) bool { return d.File == file && !d.Mended })
 }
 
 // hash reads the objects of a segment, and notes those that are not what their hash says.

@@ -360,3 +360,32 @@ func TestSalvageBehindZeroes(t *testing.T) {
 	must(t, w.reopened(mem, "boot"))
 	wantRead(t, w.volume("a", 0), at, data)
 }
+
+// A footer that is damaged is named by each check, not by the first alone.
+func TestCheckNamesFooter(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 64<<20)
+	for i := range 12 {
+		r.write(v, randomBytes(uint64(i+1), 1<<20), int64(i)<<20)
+	}
+	must(t, r.s.Settle(t.Context()))
+	must(t, v.Close())
+	name := ""
+	for _, g := range r.s.segments.all() {
+		if g.footer > 0 {
+			name = segmentName(g.id)
+			flip(t, r.mem, name, g.capacity+10)
+			break
+		}
+	}
+	for _, opening := range []string{"the store that has it open", "the next opening"} {
+		for range 2 {
+			report, err := r.s.Check(t.Context(), nil)
+			must(t, err)
+			if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == name && d.Object == "segment footer" }) {
+				t.Errorf("%s: check does not name %s: %+v", opening, name, report.Damage)
+			}
+		}
+		must(t, r.reopened(r.mem.Kill(), "boot"))
+	}
+}
