@@ -223,11 +223,15 @@ func (j *journal) distrust() {
 	j.headerMu.Lock()
 	defer j.headerMu.Unlock()
 	if j.distrusted = true; j.file != nil {
-		h := append([]byte(nil), j.header...)
-		copy(h[56:64], "distrust")
-		le.PutUint32(h[508:], crc(h[:508]))
-		_, _ = j.file.WriteAt(h, 0)
+		writeDistrust(j.file, j.header)
 	}
+}
+
+func writeDistrust(f vfs.File, header []byte) {
+	h := append([]byte(nil), header...)
+	copy(h[56:64], "distrust")
+	le.PutUint32(h[508:], crc(h[:508]))
+	_, _ = f.WriteAt(h, 0)
 }
 
 // markEvery is how often the header is told how many records are durable, beside the end of a generation.
@@ -522,6 +526,21 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		return err
 	}
 	return f.Datasync()
+}
+
+// distrust is what journal.distrust is, for one that is replayed.
+func (rp *replay) distrust(fs vfs.FS) {
+	if !rp.trusted {
+		return
+	}
+	rp.trusted = false
+	rp.cut(rp.whole)
+	f, err := fs.Open(rp.name)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	writeDistrust(f, rp.raw[:512])
 }
 
 func wipe(f vfs.File, from, to int64) error {

@@ -367,8 +367,13 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 
 func (s *Store) replayLayers(v *volume, replays []*replay) error {
 	var layers []*layer
-	for _, rp := range replays {
+	for i, rp := range replays {
 		l, err := s.replayLayer(v, rp)
+		if errors.Is(err, errNotSynced) { // of a sync that fails, the next one knows nothing
+			for _, rp := range replays[i:] {
+				rp.distrust(s.fs)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -409,6 +414,8 @@ func (s *Store) checkRecord(v *volume, r *record) error {
 	return nil
 }
 
+var errNotSynced = errors.New("what its journal speaks of can't be made durable")
+
 // replayLayer makes a frozen layer of one journal, whose records were checked.
 func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	l := newLayer(rp.gen, nil)
@@ -433,7 +440,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	if rp.trusted {
 		for g := range used {
 			if err := g.file.Datasync(); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
 			}
 		}
 	}
