@@ -389,3 +389,77 @@ func TestCheckNamesFooter(t *testing.T) {
 		must(t, r.reopened(r.mem.Kill(), "boot"))
 	}
 }
+
+// overwrite has a file of a killed store hold p at off.
+func overwrite(t *testing.T, mem *vfs.Mem, name string, p []byte, off int64) {
+	t.Helper()
+	f, err := mem.Open(name)
+	must(t, err)
+	_, err = f.WriteAt(p, off)
+	must(t, err)
+	must(t, f.Close())
+}
+
+// The commit that ends a generation is lost. That there are others behind it tells it from a power cut.
+func TestEndOfGenerationLost(t *testing.T) {
+	for _, flushed := range []bool{true, false} { // something of the generation, before
+		r := newRig(t, Options{})
+		v := r.volume("a", 1<<20)
+		must(t, r.s.Quiet()) // nothing settles any more
+		r.write(v, randomBytes(1, 4096), 0)
+		if flushed {
+			must(t, v.Flush())
+		}
+		r.write(v, randomBytes(2, 4096), 4096)
+		_, err := v.freeze()
+		must(t, err)
+		r.write(v, randomBytes(3, 4096), 8192)
+		must(t, v.Flush())
+		l := v.layers[0]
+		mem := r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+		// The note of how many records there are was not durable.
+		overwrite(t, mem, l.journal.name, encodeJournalHeader(r.s.sb.id, v.ref.id, l.gen, r.s.origin), 0)
+		overwrite(t, mem, l.journal.name, make([]byte, recordSize), journalHeader+int64(l.journal.count-1)*recordSize)
+		must(t, r.reopened(mem, "next boot"))
+		if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("flushed %v: what was flushed is gone, and nobody says so: %v", flushed, err)
+			continue
+		}
+		said, err := r.s.RepairVolume(t.Context(), "a", true)
+		must(t, err)
+		if !said.Done || said.Unknown == 0 || !within(said.Lost, 8192) || within(said.Lost, 0) == flushed {
+			t.Errorf("flushed %v: %+v", flushed, said)
+		}
+		want := randomBytes(1, 4096)
+		if !flushed {
+			want = make([]byte, 4096)
+		}
+		for range 2 {
+			wantRead(t, r.volume("a", 0), 0, want)
+			must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 2))), "the boot after"))
+			r.undamaged("repaired")
+		}
+	}
+}
+
+// A damaged header doesn't say whether its journal counts whole, but that of the next generation does: it is kept.
+func TestHeaderOfFrozenGeneration(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	must(t, r.s.Quiet())
+	r.write(v, randomBytes(1, 4096), 0)
+	must(t, v.Flush())
+	_, err := v.freeze()
+	must(t, err)
+	r.write(v, randomBytes(2, 4096), 4096)
+	name := v.layers[0].journal.name
+	mem := r.mem.Kill()
+	overwrite(t, mem, name, make([]byte, 512), 0)
+	for range 2 {
+		must(t, r.reopened(mem, "boot"))
+		v = r.volume("a", 0)
+		wantRead(t, v, 0, randomBytes(1, 4096))
+		wantRead(t, v, 4096, randomBytes(2, 4096))
+		mem = r.mem.Kill()
+	}
+}

@@ -81,6 +81,7 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 		h.files = append(h.files, journalName(v.ref.id, gen))
 	}
 	complete, empty := true, -1
+	var torn *replay // the first that is incomplete
 	for i, gen := range gens {
 		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
 		if err != nil && !damaged(err) {
@@ -95,9 +96,19 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 		if err == nil && rp.mended != nil {
 			s.mended(rp.mended)
 		}
+		// Who wrote it can't be told from its header, but from the next one's: it was no power cut that ended it.
+		if torn != nil && torn.mended != nil && rp.trusted && rp.whole > 0 {
+			complete, torn = true, nil
+		}
 		// Nothing behind a generation that is incomplete was ever committed.
+		if err == nil && !complete && rp.covered > 0 {
+			s.assessTorn(v, h, torn, gen)
+			return h, nil
+		}
 		if err == nil && (!complete || len(rp.records) == 0) {
-			complete = complete && (rp.trusted || rp.final || rp.whole == 0)
+			if complete = complete && (rp.trusted || rp.final || rp.whole == 0); !complete && torn == nil {
+				torn = rp
+			}
 			h.drop = append(h.drop, rp.name)
 			if empty < 0 && rp.whole == 0 {
 				empty = i
@@ -127,10 +138,24 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 			h.damage = s.assess(v, h, i, rp, err)
 			return h, nil
 		}
-		complete = rp.trusted || rp.final
+		if complete = rp.trusted || rp.final; !complete {
+			torn = rp
+		}
 		h.replays = append(h.replays, rp)
 	}
 	return h, s.checkSnapshots(v, h)
+}
+
+// assessTorn is assess for a generation that lacks the commit that ends it, while a later one has commits.
+func (s *Store) assessTorn(v *volume, h *history, torn *replay, later uint64) {
+	i := slices.Index(h.files, torn.name)
+	h.replays = slices.DeleteFunc(h.replays, func(rp *replay) bool { return rp == torn })
+	h.drop = slices.DeleteFunc(h.drop, func(name string) bool { return slices.Contains(h.files[i:], name) })
+	torn.blind = true
+	h.damage = s.assess(v, h, i, torn, &CorruptError{
+		File: torn.name, Offset: journalHeader + int64(torn.whole)*recordSize, Object: "journal record",
+		Err: fmt.Errorf("the commit that ends the generation is not there, but generation %d has one", later),
+	})
 }
 
 // checkReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
