@@ -159,11 +159,13 @@ func (d *disk) open() (err error) {
 	if err := verifyTables(d.dir, len(ends) >= 2); err != nil {
 		return err
 	}
-	d.faults = busfault.Absorbed()
-	if d.db, err = badger.Open(d.badgerOptions()); err != nil {
+	// Before badger: it can't be closed again on a disk that has become full, and may end the process itself.
+	if err := os.WriteFile(d.path(uncleanFile), append(ends, '!'), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(d.path(uncleanFile), append(ends, '!'), 0o600)
+	d.faults = busfault.Absorbed()
+	d.db, err = badger.Open(d.badgerOptions())
+	return err
 }
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }

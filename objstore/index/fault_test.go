@@ -134,3 +134,15 @@ func TestDiskFillsUnderBadger(t *testing.T) {
 	wantEntries(t, x, n, n+1000)
 	wantAnew(t, x, dir)
 }
+
+// An index whose note can't be written leaves nothing open: the next try may find a disk that takes it.
+func TestNoteCantBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	note := filepath.Join(dir, uncleanFile)
+	must(t, os.Symlink("/sys/varve-test", note)) // a file system that takes no files
+	if _, err := Open(dir, small); err == nil {
+		t.Fatal("the note was written")
+	}
+	must(t, os.Remove(note))
+	must(t, openDisk(t, dir, small).Close())
+}
