@@ -10,7 +10,8 @@ import (
 // that has objects, nor punched where they lie.
 type leaf struct {
 	places [fanOut]place
-	used   bool // since the last sweep of the cache
+	used   bool  // since the last sweep of the cache
+	heals  int64 // what damageBook.heals was when places were lost
 }
 
 const (
@@ -127,6 +128,10 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		pl := l.places[i%fanOut]
+		if pl == lostPlace && l.heals != b.s.heals.Load() || b.s.isBad(pl) {
+			b.setLeaf(int64(i/fanOut), nil) // there may be another place by now
+			return ErrNotLoaded
+		}
 		switch pl {
 		case 0:
 			p.add(nil, 0, int(end-from)*SectorSize, true)
@@ -134,12 +139,6 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			return &CorruptError{File: segmentDir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
 			g := b.s.segments.get(pl.segment())
-			if b.s.isBad(pl) {
-				return &CorruptError{
-					File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("chunk %d of the image", i),
-					Err: errOtherHash,
-				}
-			}
 			if g == nil {
 				return fmt.Errorf("segment %08x: %w", pl.segment(), ErrNotFound)
 			}
@@ -218,7 +217,7 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 	if n == nil {
 		return emptyLeaf, nil
 	}
-	l := &leaf{used: true}
+	l := &leaf{used: true, heals: s.heals.Load()}
 	for i := range n {
 		if n[i].IsZero() {
 			continue

@@ -309,3 +309,45 @@ func TestDamagedChunkWrittenAgain(t *testing.T) {
 		wantRead(t, w.v, 0, w.data)
 	}
 }
+
+// Who knew the place of a chunk when it was found bad reads it from another one when there is one, or from the same when
+// it is good again.
+func TestDamagedChunkElsewhere(t *testing.T) {
+	for _, how := range []string{"written again", "good again"} {
+		w := newCarryWorld(t)
+		_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
+		must(t, err)
+		view, err := w.s.OpenSnapshot("v", "s")
+		must(t, err)
+		early := make([]byte, len(w.data))
+		_, err = view.ReadAt(early, 0)
+		must(t, err)
+		_, err = w.s.Check(t.Context(), nil)
+		must(t, err)
+		late, err := w.s.OpenSnapshot("v", "s")
+		must(t, err)
+		for _, im := range []*View{view, late} {
+			if _, err := im.ReadAt(early, 0); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%s: read of a damaged chunk: %v", how, err)
+			}
+		}
+		if how == "written again" {
+			w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+			must(t, w.s.Settle(t.Context()))
+		} else {
+			w.undo()
+			report, err := w.s.Check(t.Context(), nil)
+			if err != nil || report.Damaged() > 0 {
+				t.Fatalf("%v, %+v", err, report.Damage)
+			}
+		}
+		for name, im := range map[string]Image{"early": view, "late": late, "live": w.v} {
+			got := make([]byte, len(w.data))
+			if _, err := im.ReadAt(got, 0); err != nil || !bytes.Equal(got, w.data) {
+				t.Errorf("%s, %s reader: %v", how, name, err)
+			}
+		}
+		must(t, view.Close())
+		must(t, late.Close())
+	}
+}

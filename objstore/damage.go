@@ -115,6 +115,7 @@ type damageBook struct {
 	repairs []*CorruptError // damage that opening has mended
 	losses  []*CorruptError // damage that opening has found and could not mend
 	anyBad  atomic.Bool     // for a look without the lock
+	heals   atomic.Int64    // how often something that was lost has come back
 }
 
 // mended notes damage that opening has found and made good.
@@ -171,6 +172,9 @@ func (s *Store) well(pl place) {
 	}
 	s.badMu.Lock()
 	defer s.badMu.Unlock()
+	if s.bad[pl] {
+		s.heals.Add(1)
+	}
 	delete(s.bad, pl)
 }
 

@@ -40,6 +40,7 @@ type settling struct {
 	base    *base
 	kept    *keptChunks // nil: all settles
 	pinned  *pin        // what reclaiming waits for
+	heals   bool        // a damaged chunk was written again
 
 	oldChunk []byte // the chunk that readOld has read last
 	oldPlace place
@@ -223,7 +224,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
 	st.v.mu.Lock()
 	if l := st.v.base.leaf(i); l != nil {
-		out.places = l.places
+		out.places, out.heals = l.places, l.heals
 		st.v.mu.Unlock()
 		return nil
 	}
@@ -233,7 +234,7 @@ func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
 	}
 	l, err := st.s.resolve(n)
 	if err == nil {
-		out.places = l.places
+		out.places, out.heals = l.places, l.heals
 	}
 	return err
 }
@@ -360,6 +361,7 @@ func (st *settling) chunk(data []byte, o, length int, slot uint64, n *node, out 
 	if pl := out.places[slot]; h == n[slot] && pl != lostPlace && !st.s.isSick(pl) {
 		return nil
 	}
+	st.heals = st.heals || h == n[slot]
 	n[slot] = h
 	pl, ok := st.find(&h, KindChunk)
 	if !ok && o+len(data) <= length {
@@ -472,6 +474,9 @@ func (st *settling) durable() error {
 		failpoint.Here(failpoint.SettleRecorded)
 		st.index(g, objs)
 		failpoint.Here(failpoint.SettleIndexed)
+	}
+	if st.heals {
+		st.s.heals.Add(1)
 	}
 	return nil
 }
