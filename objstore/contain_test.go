@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/index"
@@ -77,6 +80,84 @@ func TestRefsCopyCut(t *testing.T) {
 				}
 				r.undamaged(what)
 				must(t, r.volume("a", 1<<20).Close())
+			}
+		}
+	}
+}
+
+// padded is a record that says nothing, at length.
+func padded(n int) refRecord { return refRecord{Op: opSegments, Gen: 1, Name: strings.Repeat("x", n)} }
+
+// The refs log of a store that is open for long stays short.
+func TestRefsStayShort(t *testing.T) {
+	r := newRig(t, Options{})
+	must(t, r.volume("a", 1<<20).Close())
+	for range 64 {
+		r.s.mu.Lock()
+		err := r.s.appendRefs(padded(1 << 18))
+		r.s.mu.Unlock()
+		must(t, err)
+	}
+	must(t, r.volume("b", 1<<20).Close())
+	for _, f := range r.s.refsLog.files {
+		n, err := f.file.Size()
+		must(t, err)
+		if n > 4*refsLong {
+			t.Errorf("%s has %d bytes", f.name, n)
+		}
+	}
+	must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
+	r.undamaged("compacted while open")
+	if vols := r.s.Volumes(); len(vols) != 2 {
+		t.Errorf("%+v", vols)
+	}
+}
+
+// The same, cut off at any operation, or failing there.
+func TestEveryCutOfCompaction(t *testing.T) {
+	for _, fault := range []error{nil, unix.EIO, unix.ENOSPC} {
+		for n, done := int64(0), false; !done; n++ {
+			r := newRig(t, Options{})
+			must(t, r.volume("a", 1<<20).Close())
+			must(t, r.s.Close())
+			var left atomic.Int64
+			left.Store(-1)
+			r.open(func(op vfs.Op) error {
+				if fault != nil && op.Kind != vfs.OpSpace && op.Kind != vfs.OpUsed && left.Load() >= 0 && left.Add(-1) == -1 {
+					return fault
+				}
+				return nil
+			})
+			r.s.mu.Lock()
+			left.Store(n)
+			if fault == nil {
+				r.mem.CutAt(r.mem.Ops() + n)
+			}
+			answered := 0
+			for i := range 3 {
+				name := string(rune('p' + i))
+				rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: 1 << 20, BlockSize: 512}
+				if err := r.s.appendRefs(rec, padded(700<<10)); err != nil {
+					break
+				}
+				answered++
+			}
+			if fault == nil {
+				done = !r.mem.WasCut()
+			} else {
+				done = left.Load() >= 0
+			}
+			compacted := r.s.refsLog.end < 3<<19
+			r.s.mu.Unlock()
+			if done && !compacted {
+				t.Fatal("it was not compacted")
+			}
+			for disk := range uint64(2) {
+				must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(disk, uint64(n)))), "next boot"))
+				r.undamaged(fmt.Sprintf("operation %d, %v", n, fault))
+				if vols := r.s.Volumes(); len(vols) < 1+answered {
+					t.Errorf("operation %d, %v: %d volumes answered, %+v", n, fault, answered, vols)
+				}
 			}
 		}
 	}

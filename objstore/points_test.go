@@ -439,6 +439,7 @@ func (c *pointWorker) grow() {
 	for i := range recs {
 		recs[i] = refRecord{Op: opVerify, ID: c.s.refs.volumes["v"].id, Time: time.Now()}
 	}
+	c.s.refsLook = 1 << 40 // or it would be written anew at once
 	for range 3 {
 		c.must(c.s.appendRefs(recs...))
 	}

@@ -46,7 +46,7 @@ func (s *Store) recover(ctx context.Context) error {
 
 // openRefs reads the refs log, and rewrites it when it has grown long for what it says.
 func (s *Store) openRefs() error {
-	if err := s.fs.Remove(refsFile + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.removeRefsDraft(); err != nil {
 		return err
 	}
 	l, err := openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
@@ -64,11 +64,24 @@ func (s *Store) openRefs() error {
 	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil { // it may have been renamed just before a kill
 		return err
 	}
+	return s.tidyRefs()
+}
+
+// tidyRefs sees to it that the log is not long for what it says, and has room behind its end.
+func (s *Store) tidyRefs() error {
 	if err := s.compactRefs(); err != nil {
 		return err
 	}
 	s.refsLog.ahead = refsAhead
 	s.refsLog.reserve()
+	s.refsLook = 2*s.refsLog.end + refsLong
+	return nil
+}
+
+func (s *Store) removeRefsDraft() error {
+	if err := s.fs.Remove(refsFile + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -101,7 +114,7 @@ func (s *Store) compactRefs() error {
 		return nil
 	}
 	b, err := json.Marshal(s.refs.records())
-	if err != nil || l.end < 1<<20+4*int64(len(b)) || len(b) > maxFrame {
+	if err != nil || l.end < refsLong+4*int64(len(b)) || len(b) > maxFrame {
 		return err
 	}
 	n, err := createLog(s.fs, refsFile+".new", logKindRefs, s.sb.id, 0)
@@ -111,19 +124,20 @@ func (s *Store) compactRefs() error {
 	}
 	if err := n.append(b); err != nil {
 		s.log.Warn("the refs log stays long", "error", err)
-		return n.close()
+		return errors.Join(n.close(), s.removeRefsDraft())
 	}
-	if err := s.fs.Remove(refsCopy); err != nil {
+	err = s.fs.Remove(refsCopy)
+	if err == nil {
+		err = s.fs.SyncDir(filepath.Dir(refsFile))
+	}
+	if err != nil {
 		return errors.Join(err, n.close())
-	}
-	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil {
-		return err
-	}
-	if err := l.close(); err != nil {
-		return err
 	}
 	n.files[0].name = refsFile
 	s.refsLog = n
+	if err := l.close(); err != nil {
+		return err
+	}
 	failpoint.Here(failpoint.RecoverCompact)
 	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 
 // The refs log holds the names: volumes, snapshots, and the roots that they point to. A frame of it is a JSON
 // array of refRecords that take effect together: refs are few and small, and a person can read them.
-// The log is compacted when the store opens, by way of a new file. Its copy is of the same bytes: nothing else in a
+// The log is compacted, by way of a new file, when the store opens and as it grows. Its copy is of the same bytes: nothing else in a
 // store could tell what its volumes are called.
 const (
 	refsFile = "refs/log"
@@ -22,6 +22,9 @@ const (
 // refsAhead is the room in bytes that is kept allocated behind the log's end: names can be deleted on a disk that
 // others have filled to the last byte.
 const refsAhead = 64 << 10
+
+// refsLong is the length in bytes that no log is too long for.
+const refsLong = 1 << 20
 
 // The operations of a refRecord.
 const (

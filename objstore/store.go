@@ -55,6 +55,7 @@ type Store struct {
 	mu          sync.Mutex
 	refs        *refs
 	refsLog     *recordLog
+	refsLook    int64 // the length in bytes at which it is looked whether the log can be shorter
 	volumes     map[uuid.UUID]*volume
 	views       map[*View]struct{}
 	nextSegment uint64
@@ -337,6 +338,11 @@ func (s *Store) appendRefs(recs ...refRecord) error {
 	for i := range recs {
 		if err := s.refs.apply(&recs[i]); err != nil {
 			return s.fail(fmt.Errorf("apply %s record: %w", recs[i].Op, err))
+		}
+	}
+	if s.refsLog.end > s.refsLook {
+		if err := s.tidyRefs(); err != nil { // nobody knows which file counts; the records are in both
+			_ = s.fail(fmt.Errorf("compact %s: %w", refsFile, err))
 		}
 	}
 	return nil
