@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"varve/objstore/index"
 	"varve/objstore/vfs"
 )
 
@@ -105,6 +107,86 @@ func TestEveryFault(t *testing.T) {
 				t.Fatal("nothing failed")
 			}
 		})
+	}
+}
+
+// countFS counts the files that are open.
+type countFS struct {
+	vfs.FS
+	mu   sync.Mutex
+	open map[*countFile]string
+}
+
+type countFile struct {
+	vfs.File
+	fs *countFS
+}
+
+func (c *countFS) file(f vfs.File, name string, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cf := &countFile{f, c}
+	c.open[cf] = name
+	return cf, nil
+}
+
+func (c *countFS) Open(name string) (vfs.File, error) {
+	f, err := c.FS.Open(name)
+	return c.file(f, name, err)
+}
+
+func (c *countFS) Create(name string) (vfs.File, error) {
+	f, err := c.FS.Create(name)
+	return c.file(f, name, err)
+}
+
+func (f *countFile) Close() error {
+	f.fs.mu.Lock()
+	delete(f.fs.open, f)
+	f.fs.mu.Unlock()
+	return f.File.Close()
+}
+
+// An opening that fails, at any operation, leaves no file open: the daemon that hands over may try again.
+func TestFailedOpeningClosesFiles(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 16<<20)
+	for i := range 3 {
+		r.write(v, randomBytes(uint64(i), 3<<20), 0)
+	}
+	must(t, r.s.Settle(t.Context()))
+	must(t, r.s.Quiet())
+	r.write(v, randomBytes(9, 8192), 0)
+	_, err := v.freeze()
+	must(t, err)
+	r.write(v, randomBytes(9, 8192), 0)
+	r.s.mu.Lock()
+	r.s.refsLook = 1 << 40
+	must(t, r.s.appendRefs(padded(2<<20)))
+	r.s.mu.Unlock()
+	for n, failed := int32(0), true; failed; n++ {
+		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}
+		var count atomic.Int32
+		o := r.o
+		o.Index = index.NewMem()
+		failed = false
+		o.FS = vfs.Inject(c, func(op vfs.Op) error {
+			if count.Add(1)-1 != n {
+				return nil
+			}
+			failed = true
+			return syscall.EIO
+		})
+		s, err := Open(t.Context(), "mem", o)
+		if err == nil {
+			_ = s.Close()
+		}
+		for _, name := range c.open {
+			t.Errorf("operation %d: %s stays open after %v", n, name, err)
+		}
 	}
 }
 

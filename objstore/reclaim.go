@@ -173,6 +173,7 @@ func (s *Store) sealSegment(g *segment) error {
 // retire removes a segment that holds nothing. No plan may refer to it any more.
 func (s *Store) retire(g *segment) error {
 	s.segments.remove(g.id)
+	defer g.file.Close()
 	if err := s.fs.Remove(segmentName(g.id)); err != nil {
 		return fmt.Errorf("retire segment: %w", err)
 	}
@@ -180,5 +181,5 @@ func (s *Store) retire(g *segment) error {
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		return s.fail(fmt.Errorf("sync %s: %w", segmentDir, err))
 	}
-	return g.file.Close()
+	return nil
 }
