@@ -251,6 +251,55 @@ func TestFileThatCantBeOpened(t *testing.T) {
 	}
 }
 
+// Nor does a file without an inode, which can't be replaced or removed either, keep the store from opening.
+func TestFileThatCantBeTouched(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	w := r.volume("b", 1<<20)
+	r.write(v, randomBytes(1, 4096), 0)
+	r.write(w, randomBytes(2, 4096), 0)
+	must(t, r.s.Settle(context.Background()))
+	r.write(v, randomBytes(3, 4096), 8192)
+	must(t, v.Close())
+	must(t, w.Close())
+	left := journalName(v.ref.id, v.baseGen)
+	must(t, r.s.Close())
+	leave := func() { // what a crash may leave behind
+		for _, name := range []string{left, left + journalDraft, refsFile + ".new", refsCopy + ".new", superblockFile + ".new", superblockCopy + ".new"} {
+			if f, err := r.mem.Create(name); err == nil {
+				must(t, f.Close())
+			}
+		}
+	}
+	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+		leave()
+		names, err := r.mem.List(dir)
+		must(t, err)
+		for _, name := range names {
+			if name = strings.TrimPrefix(dir+"/"+name, "./"); dir == "." && !strings.HasPrefix(name, "superblock") {
+				continue
+			}
+			o := r.o
+			o.Index = index.NewMem()
+			r.mem = r.mem.Kill()
+			leave()
+			touches := []vfs.Kind{vfs.OpOpen, vfs.OpCreate, vfs.OpRename, vfs.OpRemove, vfs.OpUsed}
+			o.FS = vfs.Inject(r.mem, func(op vfs.Op) error {
+				if op.Name == name && slices.Contains(touches, op.Kind) {
+					return unix.EUCLEAN
+				}
+				return nil
+			})
+			s, err := Open(context.Background(), "mem", o)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			must(t, s.Close())
+		}
+	}
+}
+
 // The size of a journal that has grown may be lost with a power cut, while records are not: that is no damage.
 func TestJournalGrownAndCut(t *testing.T) {
 	r := newRig(t, Options{JournalRecords: 4 * windowRecords, TailSoft: 1 << 40, TailHard: 1 << 40})

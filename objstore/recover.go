@@ -78,11 +78,19 @@ func (s *Store) tidyRefs() error {
 	return nil
 }
 
-func (s *Store) removeRefsDraft() error {
-	if err := s.fs.Remove(refsFile + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+func (s *Store) removeRefsDraft() error { return s.removeLeftover(refsFile + ".new") }
+
+// removeLeftover removes a file that counts no more. One that its disk doesn't let go keeps nobody from anything.
+func (s *Store) removeLeftover(name string) error {
+	err := s.fs.Remove(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	return nil
+	if unreadable(err) {
+		s.log.Warn("a file that counts no more can't be removed", "file", name, "error", err)
+		return nil
+	}
+	return err
 }
 
 // completeRefs makes the file that is missing of the two that refs are kept in. Without room for it, one must do.
@@ -319,7 +327,7 @@ func (s *Store) replayJournals() error {
 	gens := map[uuid.UUID][]uint64{}
 	for _, n := range names {
 		if strings.HasSuffix(n, journalDraft) {
-			if err := s.fs.Remove(journalDir + "/" + n); err != nil {
+			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
 				return err
 			}
 			continue
@@ -337,7 +345,7 @@ func (s *Store) replayJournals() error {
 		v := s.volumes[id]
 		if v == nil || gen <= v.baseGen {
 			// Its volume is gone, or has settled past it.
-			if err := s.fs.Remove(journalDir + "/" + n); err != nil {
+			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
 				return err
 			}
 			continue

@@ -134,7 +134,8 @@ func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 	}
 	for _, name := range bad {
 		err := writeWhole(fs, name, found.encode())
-		if err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) { // a full disk can wait for the next opening
+		// A full disk can wait for the next opening, and so can one that has lost the file's inode.
+		if err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) && !unreadable(err) {
 			return nil, nil, fmt.Errorf("mend %s: %w", name, err)
 		}
 	}
