@@ -104,6 +104,9 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	v.base.drop()
 	v.mu.Unlock()
 	v.commitMu.Unlock()
+	for _, l := range layers {
+		l.journal.close()
+	}
 	pinned.release()
 	select {
 	case <-pinned.done:
@@ -124,7 +127,6 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		touched[v.log] = true
 	}
 	for _, l := range layers {
-		l.journal.close()
 		if err := s.fs.Remove(l.journal.name); err != nil {
 			return fmt.Errorf("remove journal: %w", err)
 		}
