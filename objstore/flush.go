@@ -33,6 +33,10 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	var todo []pending
 	v.mu.Lock()
+	if v.closed { // with records that nobody commits any more
+		defer v.mu.Unlock()
+		return v.openError()
+	}
 	dirty := v.dirty
 	v.dirty = nil
 	for _, g := range dirty {
@@ -187,15 +191,15 @@ func (v *volume) activateLater() {
 // shut takes the volume out of service after a last commit. Its journals stay for the next opening, but for
 // an empty one.
 func (v *volume) shut() error {
-	v.commitMu.Lock()
+	v.freezeMu.Lock()
+	defer v.freezeMu.Unlock()
+	v.commitMu.Lock() // to the end: another flush would find the journals closed
+	defer v.commitMu.Unlock()
 	v.mu.Lock()
 	target := v.appended
 	v.mu.Unlock()
 	err := v.commitTo(target)
-	v.commitMu.Unlock()
 	failpoint.Here(failpoint.CloseCommitted)
-	v.freezeMu.Lock()
-	defer v.freezeMu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.room.Broadcast()
