@@ -178,6 +178,7 @@ func (c *checker) refs() error {
 	defer s.mu.Unlock()
 	l := s.refsLog
 	for _, f := range l.files {
+		c.there(f.name, "log", always)
 		data, err := readWhole(f.file)
 		if err != nil {
 			c.found(asCorrupt(err, f.name, 0, "log"))
@@ -189,6 +190,15 @@ func (c *checker) refs() error {
 		c.found(&CorruptError{File: l.name(), Object: "log", Err: errors.New("there is no second copy of it")})
 	}
 	return nil
+}
+
+func always() bool { return true }
+
+// there looks whether a file that the store has open still has its name: without, it is gone when the store is closed.
+func (c *checker) there(name, object string, held func() bool) {
+	if _, err := c.s.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
+		c.found(&CorruptError{File: name, Object: object, Err: errors.New("it is not there; the store has it open, and reads it until it is closed")})
+	}
 }
 
 // log reads a record log up to end.
@@ -239,8 +249,9 @@ func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
 	rp, err := readJournal(c.s.fs, j.name, c.s.sb.id, v.ref.id, gen, func(bool, bool) bool { return true }, c.s.origin)
 	j.headerMu.Unlock()
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist) && !v.has(gen):
 		return // it has settled meanwhile
+	case errors.Is(err, os.ErrNotExist):
 	case rp != nil && rp.whole >= count:
 		err = nil // what is behind may be half written
 		if rp.mended != nil {
@@ -262,6 +273,13 @@ func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
 		}
 	}
 	c.found(asCorrupt(err, j.name, 0, "journal"), a)
+}
+
+// has reports a generation that has not settled.
+func (v *volume) has(gen uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.layers, func(l *layer) bool { return l.gen == gen })
 }
 
 // volumes in order of name, without those that are refused.
@@ -317,6 +335,10 @@ func (c *checker) record(g *segment) {
 	known := c.named(name)
 	g.mu.Lock() // the header is written under it
 	defer g.mu.Unlock()
+	c.there(name, "segment", func() bool { return c.s.segments.get(g.id) == g }) // else it was retired meanwhile
+	if g.dir != nil {
+		c.there(dirName(g.id), "log", always)
+	}
 	b := make([]byte, segmentHeaderSize)
 	n, err := g.file.ReadAt(b, 0)
 	if n == len(b) {

@@ -593,3 +593,37 @@ func TestHeaderOfFrozenGeneration(t *testing.T) {
 		mem = r.mem.Kill()
 	}
 }
+
+// A file that has lost its name while the store has it open is good until the store is closed: check says so before.
+func TestCheckNamesMissingFile(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 64<<20)
+	for i := range 12 {
+		r.write(v, randomBytes(uint64(i+1), 1<<20), int64(i)<<20)
+	}
+	must(t, r.s.Settle(t.Context()))
+	must(t, r.s.Quiet())
+	r.write(v, randomBytes(1, 4096), 0)
+	_, err := v.freeze()
+	must(t, err)
+	r.write(v, randomBytes(1, 4096), 0)
+	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+		names, err := r.mem.List(dir)
+		must(t, err)
+		for _, name := range names {
+			if name = strings.TrimPrefix(dir+"/"+name, "./"); dir == "." && !strings.HasPrefix(name, "superblock") {
+				continue
+			}
+			must(t, r.mem.Rename(name, "aside"))
+			report, err := r.s.Check(t.Context(), nil)
+			must(t, err)
+			if len(report.Damage) != 1 || report.Damage[0].File != name {
+				t.Errorf("%s: check names %+v", name, report.Damage)
+			}
+			must(t, r.mem.Rename("aside", name))
+		}
+	}
+	if report, err := r.s.Check(t.Context(), nil); err != nil || len(report.Damage) > 0 {
+		t.Errorf("%v: check names %+v", err, report.Damage)
+	}
+}
