@@ -161,7 +161,7 @@ type fakeTransport struct {
 	next      int
 	devices   map[string]*fakeDevice // the last of each volume
 	waiting   []protocol.Attachment  // what Find finds
-	discarded []string               // nodes
+	discarded []string               // nodes, or volumes where they are not known
 	recovered []string               // nodes
 	broken    error                  // what Recover says
 	open      bool                   // what waits is in use
@@ -217,7 +217,7 @@ func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment, force 
 		return protocol.ErrBusy
 	}
 	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })
-	t.discarded = append(t.discarded, a.Device)
+	t.discarded = append(t.discarded, cmp.Or(a.Device, a.Volume))
 	return nil
 }
 

@@ -168,7 +168,10 @@ func (d *loopDevice) attached() bool {
 }
 
 func (d *loopDevice) Stop(ctx context.Context, force bool) error {
-	err := loopdev.Detach(ctx, d.node, force)
+	err := loopdev.ErrNotAttached
+	if d.attached() { // else the node is free, or somebody else's by now
+		err = loopdev.Detach(ctx, d.node, force)
+	}
 	switch {
 	case errors.Is(err, loopdev.ErrBusy):
 		return protocol.ErrBusy
@@ -186,7 +189,10 @@ func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 	if err != nil {
 		return err
 	}
-	return os.Remove(d.dir)
+	if err := os.Remove(d.dir); err != nil && !errors.Is(err, os.ErrNotExist) { // watch may have seen the end too
+		return err
+	}
+	return nil
 }
 
 // Claimed implements device.

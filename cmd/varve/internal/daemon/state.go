@@ -74,6 +74,11 @@ func (s *state) check() error {
 			return fmt.Errorf("device %q of volume %q: %w", a.Device, a.Volume, err)
 		}
 	}
+	for _, v := range s.Starting {
+		if err := protocol.CheckName(v); err != nil {
+			return fmt.Errorf("volume %q: %w", v, err)
+		}
+	}
 	for _, m := range s.Mounts {
 		if err := m.Check(); err != nil {
 			return err

@@ -27,6 +27,10 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	defer d.change.Unlock()
 	waits := d.takeWaiting(ctx, &s)
 	d.discardGone(ctx, s.Attached, waits)
+	for _, v := range s.Starting {
+		// Its ublk device was found, if there was one; a loop device is known by the volume.
+		d.discard(ctx, protocol.Attachment{Volume: v, Transport: "loop"})
+	}
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
 	}

@@ -65,6 +65,8 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	}
 	_, discarded := w.ublk.seen()
 	wantNodes(t, discarded, left.Device)
+	_, discarded = w.loop.seen()
+	wantNodes(t, discarded, "a") // it may have been one of these
 	if s, err := readState(w.dir); err != nil || len(s.Attached)+len(s.Starting) > 0 {
 		t.Errorf("afterwards the state is %+v, %v", s, err)
 	}
