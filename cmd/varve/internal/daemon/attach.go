@@ -165,10 +165,11 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	if len(d.transports) == 0 {
 		return protocol.Attachment{}, protocol.ErrNeedsDaemon
 	}
+	node := resolveNode(r.Target) // before anybody has to wait for us: it may take long
 	d.change.Lock()
 	defer d.change.Unlock()
-	k := d.find(r.Target)
-	if a, waits := d.findWaiting(r.Target); k == nil && waits {
+	k := d.find(r.Target, node)
+	if a, waits := d.findWaiting(r.Target, node); k == nil && waits {
 		return a, d.detachWaiting(ctx, a, r.Force)
 	}
 	if k == nil {
@@ -180,15 +181,17 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 
 // resolveNode follows symbolic links to a device node.
 func resolveNode(target string) string {
-	if resolved, err := filepath.EvalSymlinks(target); err == nil && filepath.IsAbs(target) {
+	if !filepath.IsAbs(target) {
+		return target
+	}
+	if resolved, err := filepath.EvalSymlinks(target); err == nil {
 		return resolved
 	}
 	return target
 }
 
-// find takes a volume's name or a device node, also by a symbolic link to it.
-func (d *Daemon) find(target string) *attachment {
-	node := resolveNode(target)
+// find takes a volume's name, or the device node that it is otherwise.
+func (d *Daemon) find(target, node string) *attachment {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if k := d.attached[target]; k != nil {

@@ -29,21 +29,31 @@ func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount
 	if d.mounter == nil {
 		return r, protocol.ErrNeedsDaemon
 	}
-	d.change.Lock()
-	defer d.change.Unlock()
-	d.mu.Lock()
-	stopping, taken := d.stopping, d.mounts[r.Dir] != nil
-	d.mu.Unlock()
-	if stopping {
-		return r, protocol.ErrStopping
+	if err := d.mayMount(r.Dir); err != nil {
+		return r, err
 	}
-	if taken {
-		return r, protocol.As(objstore.ErrExists, fmt.Errorf("%s: the store is mounted there", r.Dir))
-	}
+	// A look at the directory may wait for long, if it lies on one of our own devices for the end of a change.
 	if err := checkMountPoint(d.dir, r.Dir); err != nil {
 		return r, err
 	}
+	d.change.Lock()
+	defer d.change.Unlock()
+	if err := d.mayMount(r.Dir); err != nil {
+		return r, err
+	}
 	return r, d.mount(r)
+}
+
+func (d *Daemon) mayMount(dir string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return protocol.ErrStopping
+	}
+	if d.mounts[dir] != nil {
+		return protocol.As(objstore.ErrExists, fmt.Errorf("%s: the store is mounted there", dir))
+	}
+	return nil
 }
 
 // mount mounts; change is held.

@@ -1,9 +1,15 @@
 package daemon
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -32,4 +38,51 @@ func TestMounts(t *testing.T) {
 		t.Errorf("released: %+v, by force: %v", s, m.forced)
 	}
 	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), objstore.ErrNotFound, dir)
+}
+
+// hungDir is a directory at which every look waits, until the test ends.
+func hungDir(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("missing feature: /dev/fuse: %v", err)
+	}
+	dir := t.TempDir()
+	// Nobody answers its server's first request.
+	err = unix.Mount("hung", dir, "fuse", unix.MS_NODEV|unix.MS_NOSUID, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	if err != nil {
+		_ = unix.Close(fd)
+		t.Skipf("missing feature: root: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Close(fd) // whoever waits gets an error
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// A path at which a look waits, perhaps for one of our own devices, holds up who names it and nobody else.
+func TestHungPathHoldsUpNobody(t *testing.T) {
+	w := newWorld(t, "a")
+	var hung sync.WaitGroup
+	t.Cleanup(hung.Wait)
+	dir := hungDir(t)
+	hung.Go(func() { _ = w.c.Mount(context.Background(), protocol.Mount{Dir: dir}) })
+	hung.Go(func() { _, _ = w.c.Detach(context.Background(), protocol.Detach{Target: dir + "/device"}) })
+	time.Sleep(50 * time.Millisecond)
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.c.Attach(context.Background(), protocol.Attach{Volume: "a"})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("an attach waits for somebody else's path")
+	}
 }

@@ -192,8 +192,7 @@ func cause(dev device) error {
 }
 
 // findWaiting is find for devices that nobody serves.
-func (d *Daemon) findWaiting(target string) (protocol.Attachment, bool) {
-	node := resolveNode(target)
+func (d *Daemon) findWaiting(target, node string) (protocol.Attachment, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, w := range d.waiting {
