@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"varve/objstore"
 )
@@ -55,6 +56,45 @@ func FuzzParseSize(f *testing.F) {
 			t.Errorf("%q is %d", in, n)
 		}
 	})
+}
+
+// fullDisk is where output goes that is lost.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, unix.ENOSPC }
+
+func TestLostOutput(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"--help"}} {
+		var stderr bytes.Buffer
+		if code := Run(t.Context(), args, fullDisk{}, &stderr); code != exitError || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("varve %v: status %d, %q", args, code, &stderr)
+		}
+	}
+}
+
+// A signal ends the wait for a lock, and the wait is no busy one.
+func TestWhenUnlocked(t *testing.T) {
+	a := &app{store: t.TempDir()}
+	ctx, cancel := context.WithCancel(t.Context())
+	tries := 0
+	err := a.whenUnlocked(ctx, func() error {
+		if tries++; tries == 2 {
+			cancel()
+		}
+		return objstore.ErrStoreLocked
+	})
+	if !errors.Is(err, objstore.ErrStoreLocked) || tries != 2 {
+		t.Errorf("%v after %d tries, want 2", err, tries)
+	}
+	tries = 0
+	if err := a.whenUnlocked(t.Context(), func() error {
+		if tries++; tries == 3 {
+			return nil
+		}
+		return objstore.ErrStoreLocked
+	}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestDoing(t *testing.T) {

@@ -231,22 +231,29 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, o *serveOptions, read
 		return err
 	}
 	r.Predecessor, r.Ready = p, ready
-	err = daemon.Run(ctx, a.store, r)
-	// A command that runs without a daemon has the store for a moment.
-	for deadline := time.Now().Add(lockPatience); errors.Is(err, objstore.ErrStoreLocked) && time.Now().Before(deadline); {
+	return a.whenUnlocked(ctx, func() error { return daemon.Run(ctx, a.store, r) })
+}
+
+// whenUnlocked calls f again for a while if the store is locked: a command that runs without a daemon has it for a
+// moment.
+func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
+	for deadline := time.Now().Add(lockPatience); ; {
+		err := f()
+		if !errors.Is(err, objstore.ErrStoreLocked) || time.Now().After(deadline) {
+			return err
+		}
 		if c, derr := client.Dial(ctx, a.store); !errors.Is(derr, client.ErrNoDaemon) {
 			if derr == nil {
 				_ = c.Close() // it has said enough: there is a daemon
 			}
-			break
+			return err
 		}
 		select {
 		case <-ctx.Done():
+			return err
 		case <-time.After(50 * time.Millisecond):
 		}
-		err = daemon.Run(ctx, a.store, r)
 	}
-	return err
 }
 
 func (a *app) serveInBackground(cmd *cobra.Command, takeover bool) error {
