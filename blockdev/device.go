@@ -113,6 +113,9 @@ func (d *Device) serveQueues(ctx context.Context, workers int) error {
 	for i := range queues {
 		queues[i] = &queue{dev: d, id: uint16(i)}
 		if err := queues[i].wake.open(); err != nil {
+			for _, q := range queues[:i] {
+				err = errors.Join(err, q.wake.close())
+			}
 			return err
 		}
 	}
