@@ -26,6 +26,9 @@ const maxSecondaries = 64
 // drainPoll is how long a queue that has lost a fetch waits for the others before it ends.
 const drainPoll = 50 * time.Millisecond
 
+// shortPause is for a kernel that is short of memory.
+const shortPause = time.Millisecond
+
 // queue serves one hardware queue of a device. All fields belong to the thread of run, but for back and quit.
 type queue struct {
 	dev     *Device
@@ -102,7 +105,12 @@ func (q *queue) serve() error {
 			if errors.Is(err, uring.ErrTimeout) {
 				return nil
 			}
-			return fmt.Errorf("queue %d: %w", q.id, err)
+			if !uring.Transient(err) {
+				return fmt.Errorf("queue %d: %w", q.id, err)
+			}
+			// What the kernel did not take is still queued. A device must not fail for want of memory: others may need it to
+			// get some.
+			time.Sleep(shortPause)
 		}
 		for n := len(q.cqes); n == len(q.cqes); {
 			n = q.ring.Reap(q.cqes)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,10 +92,15 @@ func (q *queue) fetchAll() error {
 		return err
 	}
 	// The driver answers a fetch that it does not like at once.
-	if err := q.ring.SubmitAndWait(0, uring.WaitBusy); err != nil {
-		return fmt.Errorf("fetch: %w", err)
+	for end := time.Now().Add(quickCommand); ; time.Sleep(shortPause) {
+		err := q.ring.SubmitAndWait(0, uring.WaitBusy)
+		if err == nil {
+			return nil
+		}
+		if !uring.Transient(err) || time.Now().After(end) {
+			return fmt.Errorf("fetch: %w", err)
+		}
 	}
-	return nil
 }
 
 // tearDown gives everything back. Secondaries are in flight only when the ring has failed; the kernel finishes

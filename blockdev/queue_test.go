@@ -99,6 +99,45 @@ func (h *modelHandler) Finish(_ *Request, err error) (Action, error) {
 
 func (h *modelHandler) Drop(*Request) {}
 
+// shortRing is one whose kernel is short of memory at first. Then the driver takes the fetches back.
+type shortRing struct {
+	*fakeRing
+	short []error
+	depth int
+}
+
+func (r *shortRing) SubmitAndWait(uint32, uring.WaitMode) error {
+	if len(r.short) == 0 {
+		return nil
+	}
+	err := r.short[0]
+	r.short = r.short[1:]
+	return &uring.OpError{Op: "io_uring_enter", Err: err}
+}
+
+func (r *shortRing) Reap(cqes []uring.CQE) int {
+	if len(r.short) > 0 || r.depth == 0 {
+		return 0
+	}
+	r.depth--
+	cqes[0] = uring.CQE{UserData: uint64(uring.Pack(uring.KindFetch, 0, 0, uint16(r.depth))), Res: -int32(unix.ENODEV)}
+	return 1
+}
+
+// A kernel that is short of memory for a moment ends no queue; one that has lost completions does.
+func TestQueueShortOfMemory(t *testing.T) {
+	for _, c := range []struct {
+		short []error
+		want  error
+	}{{[]error{unix.EAGAIN, unix.EBUSY, unix.EAGAIN}, nil}, {[]error{unix.EAGAIN, unix.EBADR}, unix.EBADR}} {
+		q, ring := fakeQueue(t, NewNull(1<<20, 512), 2, zeroCopy)
+		q.ring, q.cqes = &shortRing{ring, c.short, 2}, make([]uring.CQE, 1)
+		if err := q.serve(); !errors.Is(err, c.want) {
+			t.Errorf("%v: the queue ends with %v, want %v", c.short, err, c.want)
+		}
+	}
+}
+
 // Whatever the order of completions, short counts, errors, hand-offs and panics: each request is answered once,
 // with its full length or an errno, and only when nothing of it is in flight any more.
 func TestQueueProperty(t *testing.T) {

@@ -120,7 +120,8 @@ func (r *mapped) enterBlocking(submit, wait, flags uint32, arg unsafe.Pointer, s
 	return uint32(n), errno
 }
 
-// transient reports errors that a later try may not meet.
-func transient(err error) bool {
+// Transient reports errors of Submit and the waits that a later try may not
+// meet: the kernel is short of memory or of room for completions.
+func Transient(err error) bool {
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR)
 }

@@ -262,7 +262,7 @@ func NextSQE(q Queue) (*SQE, error) {
 func submitForSQE(q Queue) (*SQE, error) {
 	var err error
 	for range submitTries {
-		if _, err = q.Submit(); err != nil && transient(err) {
+		if _, err = q.Submit(); err != nil && Transient(err) {
 			// Short of requests or of completion entries: let the kernel finish
 			// what it can before the next try.
 			err = q.SubmitAndWait(0, WaitBusy)
@@ -270,7 +270,7 @@ func submitForSQE(q Queue) (*SQE, error) {
 		if s := q.GetSQE(); s != nil {
 			return s, nil
 		}
-		if err != nil && !transient(err) {
+		if err != nil && !Transient(err) {
 			return nil, err
 		}
 	}
