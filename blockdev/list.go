@@ -53,7 +53,8 @@ func (i *DeviceInfo) Orphan() bool {
 // may be about to start or to remove it; who deletes it knows better, as the one who made it, or its heir.
 func (i *DeviceInfo) Unstarted() bool { return i.State == StateDead }
 
-// List describes all ublk devices of this machine, in order of their numbers.
+// List describes all ublk devices of this machine, in order of their numbers. An error may be about some of them: the
+// others are listed all the same.
 func List(ctx context.Context) ([]DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {
@@ -65,17 +66,19 @@ func List(ctx context.Context) ([]DeviceInfo, error) {
 		return nil, err
 	}
 	list := make([]DeviceInfo, 0, len(ids))
+	var errs []error
 	for _, id := range ids {
 		info, err := describeDevice(ctx, c, id)
 		if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrPermission) {
 			continue // gone meanwhile, or an unprivileged device of another user
 		}
 		if err != nil {
-			return nil, err
+			errs = append(errs, fmt.Errorf("ublk device %d: %w", id, err))
+			continue
 		}
 		list = append(list, info)
 	}
-	return list, nil
+	return list, errors.Join(errs...)
 }
 
 // Info describes one device.

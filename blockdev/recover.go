@@ -18,7 +18,8 @@ const dyingLimit = 2 * time.Second
 // Recover takes over a device whose server has died or has called Quiesce: requests that were under way and those
 // that waited are served by the target. Number, queues, depth and largest request are the device's own, those of
 // the options do not count; CopyMode must fit what the device was made with. ErrBusy: a living process serves it.
-// ErrMismatch: the device is not of the target's size. After any error the device waits on as before.
+// ErrMismatch: the device is not of the target's size, or not of Options.Owner, if that is set. After any error the
+// device waits on as before.
 func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) {
 	o.ID = id
 	o.EnsureDefaults()
@@ -44,7 +45,7 @@ func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) 
 func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o *Options) (*Device, error) {
 	err := failpoint.Err(failpoint.RecoverFails)
 	if err == nil {
-		err = startRecovery(ctx, c, id)
+		err = startRecovery(ctx, c, id, o.Owner)
 	}
 	if err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 
 // startRecovery waits until the predecessor is gone: its last reference to the character device may take a moment
 // after its death.
-func startRecovery(ctx context.Context, c *control, id int) error {
+func startRecovery(ctx context.Context, c *control, id int, owner uint64) error {
 	began := time.Now()
 	return retry(ctx, recoveryLimit, func() (bool, error) {
 		info, err := c.devInfo(ctx, id)
@@ -88,6 +89,8 @@ func startRecovery(ctx context.Context, c *control, id int) error {
 			return false, err
 		}
 		switch {
+		case owner != 0 && info.ublksrv_flags != owner:
+			return false, fmt.Errorf("%w: it belongs to somebody else", ErrMismatch) // the number is given out again
 		case info.state == _UBLK_S_DEV_DEAD:
 			return false, fmt.Errorf("%w: it was never started, or has been stopped", ErrNoDevice)
 		case info.state == _UBLK_S_DEV_LIVE && alive(int(info.ublksrv_pid)):

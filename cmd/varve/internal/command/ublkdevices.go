@@ -25,14 +25,15 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := blockdev.List(cmd.Context())
-			if err != nil {
+			if err != nil && len(list) == 0 {
 				return doing("list ublk devices", err)
 			}
+			err = doing("list ublk devices", err) // of some of them
 			if a.json {
 				if list == nil {
 					list = []blockdev.DeviceInfo{}
 				}
-				return writeJSON(cmd.OutOrStdout(), list)
+				return errors.Join(writeJSON(cmd.OutOrStdout(), list), err)
 			}
 			volumes := a.volumesOfDevices()
 			rows := make([][]string, 0, len(list))
@@ -58,7 +59,7 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 				{name: "server"},
 				{name: "volume"},
 			}, rows)
-			return nil
+			return err
 		},
 	}
 	return a.jsonFlag(cmd)

@@ -148,15 +148,13 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 		defer d.watchers.Done()
 		<-dev.Done()
 		d.mu.Lock()
-		surprise := !k.leaving
-		if surprise && d.attached[a.Volume] == k {
-			delete(d.attached, a.Volume)
-			d.save()
+		var w *waiter
+		if !k.leaving && d.attached[a.Volume] == k {
+			w = d.lose(k)
 		}
 		d.mu.Unlock()
-		if surprise {
-			d.log.Warn("device went away, and not by our doing", "volume", a.Volume, "device", a.Device)
-			d.revive(k)
+		if w != nil {
+			d.revive(k, w)
 		}
 	}()
 }
@@ -238,9 +236,8 @@ func (d *Daemon) seeEnd(k *attachment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.attached[k.Volume] == k {
-		delete(d.attached, k.Volume)
-		d.save()
-		d.watchers.Go(func() { d.revive(k) })
+		w := d.lose(k)
+		d.watchers.Go(func() { d.revive(k, w) })
 	}
 }
 

@@ -13,7 +13,7 @@ type transport interface {
 	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
 	// Find lists the devices of the store's volumes, and of others by their names, that nobody serves: their I/O waits,
-	// or they were never started, or are half removed.
+	// or they were never started, or are half removed. With an error some may be missing.
 	Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error)
 	// Recover takes over a device that Find has found. errUnfit: nobody ever will; after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)

@@ -164,6 +164,7 @@ type fakeTransport struct {
 	discarded []string               // nodes, or volumes where they are not known
 	recovered []string               // nodes
 	broken    error                  // what Recover says
+	unlisted  error                  // what Find says
 	open      bool                   // what waits is in use
 	asked     []string               // the names that Find was given
 	tries     int                    // of Recover
@@ -193,7 +194,7 @@ func (t *fakeTransport) Find(_ context.Context, volumes []string) ([]protocol.At
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.asked = volumes
-	return slices.Clone(t.waiting), nil
+	return slices.Clone(t.waiting), t.unlisted
 }
 
 func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {

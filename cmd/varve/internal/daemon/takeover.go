@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/failpoint"
@@ -46,7 +47,8 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	for name, t := range d.transports {
 		list, err := t.Find(ctx, s.volumes())
 		if err != nil {
-			d.log.Error("devices of an earlier daemon, if any, are not taken over", "transport", name, "error", err)
+			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
+			list = d.andNoted(list, s, name)
 		}
 		for _, a := range list {
 			found[a.Device] = true
@@ -65,6 +67,19 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 		}
 	}
 	return found
+}
+
+// andNoted adds the devices of the state: what could not be asked for must not be taken for gone.
+func (d *Daemon) andNoted(list []protocol.Attachment, s *state, transport string) []protocol.Attachment {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range s.Attached {
+		known := slices.ContainsFunc(list, func(k protocol.Attachment) bool { return k.Device == a.Device })
+		if a.Transport == transport && !known && d.attached[a.Volume] == nil {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // discardGone removes what is left of the devices of an earlier daemon that are not there any more.

@@ -72,6 +72,34 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	}
 }
 
+// Devices that can't be asked for are not taken for gone: they may be in use.
+func TestTakeoverWithoutList(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		broken            error
+		served, discarded []string
+	}{
+		{"there", nil, []string{"/dev/ublkb0"}, nil},
+		{"not to be had", errors.New("no answer"), nil, nil},
+		{"gone", errUnfit, nil, []string{"/dev/ublkb0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, "a")
+			w.attach(t, "a")
+			w.ublk.set(c.broken, true)
+			w.ublk.unlisted = errors.New("GET_PARAMS of device 7: timed out")
+			w.start(t)
+			w.d.Takeover(t.Context())
+			recovered, discarded := w.ublk.seen()
+			wantNodes(t, append([]string{}, recovered...), c.served...)
+			wantNodes(t, append([]string{}, discarded...), c.discarded...)
+			if c.discarded == nil {
+				wantNodes(t, w.savedNodes(t), "/dev/ublkb0")
+			}
+		})
+	}
+}
+
 func TestFailedAttachLeavesNothing(t *testing.T) {
 	w := newWorld(t, "a")
 	w.ublk.absent, w.loop.absent = errors.New("none"), errors.New("none")

@@ -81,14 +81,11 @@ func (t *ublkTransport) Find(ctx context.Context, volumes []string) ([]protocol.
 }
 
 // findUnserved lists the devices of a store's volumes that are as asked. They are known by the mark that they were
-// made with, which no other store's and no other program's have.
+// made with, which no other store's and no other program's have. With an error some may be missing.
 func findUnserved(ctx context.Context, uuid string, volumes []string, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
 	list, err := blockdev.List(ctx)
 	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
 		return nil, nil // then there are none, or none of ours
-	}
-	if err != nil {
-		return nil, err
 	}
 	owners := map[uint64]string{}
 	for _, v := range volumes {
@@ -103,7 +100,7 @@ func findUnserved(ctx context.Context, uuid string, volumes []string, which func
 			})
 		}
 	}
-	return found, nil
+	return found, err
 }
 
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {

@@ -151,31 +151,45 @@ func (d *Daemon) serveAgain(ctx context.Context, a protocol.Attachment) {
 // reviveAfter is how long a device has to have lived to be served again at once when its service failed.
 const reviveAfter = 10 * time.Second
 
+// lose notes that a device is not served any more, and not by our doing. It waits until revive has seen to it, so that
+// nobody takes its volume meanwhile; mu is held.
+func (d *Daemon) lose(k *attachment) *waiter {
+	d.log.Warn("device went away, and not by our doing", "volume", k.Volume, "device", k.Device)
+	w := &waiter{Attachment: k.Attachment, reason: cause(k.dev)}
+	delete(d.attached, k.Volume)
+	d.waiting[k.Volume] = w
+	d.save()
+	return w
+}
+
 // revive serves a device again whose service has failed while the kernel keeps its I/O.
-func (d *Daemon) revive(k *attachment) {
+func (d *Daemon) revive(k *attachment, w *waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
 	log := d.log.With("volume", k.Volume, "device", k.Device)
-	list, err := d.transports[k.Transport].Find(ctx, []string{k.Volume})
-	if err != nil {
-		log.Error("whether the device waits for a server is unknown", "error", err)
-	}
-	if !slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device }) {
-		return // gone for good
-	}
 	d.mu.Lock()
-	stopping, tooSoon := d.stopping, time.Since(k.began) < d.reviveAfter
-	if stopping {
-		d.waiting[k.Volume] = &waiter{Attachment: k.Attachment}
-		d.save()
-	}
+	still, stopping := d.waiting[k.Volume] == w, d.stopping
 	d.mu.Unlock()
+	if !still {
+		return // detached meanwhile
+	}
+	list, err := d.transports[k.Transport].Find(ctx, []string{k.Volume})
+	there := slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device })
+	if !there && err == nil {
+		d.forget(k.Attachment) // gone for good
+		return
+	}
 	if stopping {
 		log.Error("device failed while the daemon ends: its I/O waits for the next one")
 		return
 	}
+	if !there {
+		log.Error("whether the device waits for a server is unknown", "error", err, "in", d.postpone(k.Attachment, err))
+		return
+	}
+	tooSoon := time.Since(k.began) < d.reviveAfter
 	if tooSoon {
 		d.decide(ctx, k.Attachment, fmt.Errorf("it failed soon after its start: %w", cause(k.dev)))
 		return

@@ -167,3 +167,37 @@ func TestStopLeavesWaitingDevice(t *testing.T) {
 	w.d.Takeover(t.Context())
 	w.servedAgain(t)
 }
+
+// Between the end of a device's service and its revival nobody gets its volume.
+func TestFailedDeviceKeepsItsVolume(t *testing.T) {
+	w := newWorld(t, "a")
+	w.d.reviveAfter = 0
+	a := w.attach(t, "a")
+	w.ublk.set(nil, true, a.Attachment)
+	w.d.change.Lock() // somebody else's change goes on
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device is shown as one that waits", func() bool {
+		s, err := w.c.Stat(t.Context())
+		return err == nil && len(s.Attached) == 1 && s.Attached[0].State == protocol.StateWaiting
+	})
+	wantError(t, w.d.mayAttach("a"), objstore.ErrInUse, a.Device)
+	wantNodes(t, w.savedNodes(t), a.Device)
+	w.d.change.Unlock()
+	w.servedAgain(t)
+}
+
+// A device of which nothing is known for a moment is tried again.
+func TestFailedDeviceWithoutList(t *testing.T) {
+	w := newWorld(t, "a")
+	w.d.reviveAfter, w.d.retryFirst = 0, 10*time.Millisecond
+	w.attach(t, "a")
+	w.ublk.mu.Lock()
+	w.ublk.unlisted = errors.New("GET_PARAMS of device 7: timed out")
+	w.ublk.mu.Unlock()
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device is recovered", func() bool {
+		recovered, _ := w.ublk.seen()
+		return len(recovered) == 1
+	})
+	w.servedAgain(t)
+}
