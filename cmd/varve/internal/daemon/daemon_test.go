@@ -182,12 +182,11 @@ func TestDetachThatFailsHalfway(t *testing.T) {
 	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a"}); err == nil || !strings.Contains(err.Error(), "DEL_DEV") {
 		t.Errorf("detach: %v", err)
 	}
-	wantNodes(t, w.attachedNodes(t))
-	wantNodes(t, w.savedNodes(t))
 	eventually(t, "what is left is removed", func() bool {
 		_, discarded := w.ublk.seen()
-		return slices.Equal(discarded, []string{a.Device})
+		return slices.Equal(discarded, []string{a.Device}) && len(w.attachedNodes(t)) == 0
 	})
+	wantNodes(t, w.savedNodes(t))
 	w.attach(t, "a")
 }
 

@@ -48,10 +48,13 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 		list, err := t.Find(ctx, s.volumes())
 		if err != nil {
 			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
-			list = d.andNoted(list, s, name)
+			list = andNoted(list, s.Attached, name)
 		}
 		for _, a := range list {
 			found[a.Device] = true
+			if d.served(a) {
+				continue // it was handed over
+			}
 			for _, k := range s.Attached {
 				if k.Volume == a.Volume && k.Device == a.Device {
 					a.Since = k.Since
@@ -69,17 +72,23 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	return found
 }
 
-// andNoted adds the devices of the state: what could not be asked for must not be taken for gone.
-func (d *Daemon) andNoted(list []protocol.Attachment, s *state, transport string) []protocol.Attachment {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, a := range s.Attached {
+// andNoted adds the devices that a state has noted: what could not be asked for must not be taken for gone.
+func andNoted(list, noted []protocol.Attachment, transport string) []protocol.Attachment {
+	for _, a := range noted {
 		known := slices.ContainsFunc(list, func(k protocol.Attachment) bool { return k.Device == a.Device })
-		if a.Transport == transport && !known && d.attached[a.Volume] == nil {
+		if a.Transport == transport && !known {
 			list = append(list, a)
 		}
 	}
 	return list
+}
+
+// served says whether we serve a device already.
+func (d *Daemon) served(a protocol.Attachment) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := d.attached[a.Volume]
+	return k != nil && k.Device == a.Device
 }
 
 // discardGone removes what is left of the devices of an earlier daemon that are not there any more.

@@ -197,7 +197,8 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) []protoco
 	}
 	list, err := findUnserved(ctx, s.Store, volumes, (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
-		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
+		list = andNoted(list, s.Attached, "ublk")
 	}
 	return list
 }
