@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -626,4 +628,22 @@ func TestCheckNamesMissingFile(t *testing.T) {
 	if report, err := r.s.Check(t.Context(), nil); err != nil || len(report.Damage) > 0 {
 		t.Errorf("%v: check names %+v", err, report.Damage)
 	}
+}
+
+// An index that can neither be read nor deleted doesn't keep the store from opening.
+func TestIndexThatCantBeDeleted(t *testing.T) {
+	dir := t.TempDir()
+	must(t, Init(dir, InitOptions{}))
+	s := openTest(t, dir, Options{})
+	must(t, s.Close())
+	must(t, os.WriteFile(filepath.Join(dir, IndexDir, "MANIFEST"), []byte("nothing that badger knows"), 0o600))
+	stuck := filepath.Join(dir, IndexDir, "stuck") // as a directory whose inode is lost
+	must(t, os.Mkdir(stuck, 0o700))
+	if err := unix.Mount("varve-test", stuck, "tmpfs", 0, ""); err != nil {
+		t.Skip("no tmpfs can be mounted: ", err)
+	}
+	defer func() { must(t, unix.Unmount(stuck, unix.MNT_DETACH)) }()
+	s, err := Open(t.Context(), dir, Options{SettleDelay: -1})
+	must(t, err)
+	must(t, s.Close())
 }

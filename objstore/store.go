@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -235,9 +236,10 @@ func (s *Store) openIndex() (err error) {
 	// It must have its room within what writes leave free, or a store that they filled would not open.
 	table := min(max(s.reserve.Load()/16, 1<<20), 4<<20)
 	s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
-	if errors.Is(outOfSpace(err), ErrNoSpace) || errors.Is(err, index.ErrNoSpace) || errors.Is(err, index.ErrLocked) {
-		// Somebody else took that room, or a daemon that hands over had none to close it. An index can be made anew
-		// at any time, so this one is for now.
+	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
+	if errors.Is(outOfSpace(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
+		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
+		// it. An index can be made anew at any time, so this one is for now.
 		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again", "error", err)
 		s.index, err = index.NewMem(), nil
 	}

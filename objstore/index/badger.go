@@ -32,6 +32,9 @@ var ErrNoSpace = errors.New("no space for the index")
 // ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.
 var ErrLocked = errors.New("index is in use by another process")
 
+// ErrUnusable says that an index could not be read, and not be made anew either.
+var ErrUnusable = errors.New("index can't be made anew")
+
 // Options of Open. The zero value is the default.
 type Options struct {
 	// MemTable is the size in bytes of badger's tables in memory, of which there are up to 3. Default 16 MiB.
@@ -114,10 +117,10 @@ func Open(dir string, o Options) (Index, error) {
 		return nil, fmt.Errorf("open index %s: %w", dir, cause)
 	}
 	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("delete unreadable index (%w): %w", cause, err)
+		return nil, fmt.Errorf("%w: delete unreadable one (%w): %w", ErrUnusable, cause, err)
 	}
 	if err := d.open(); err != nil {
-		return nil, fmt.Errorf("open new index %s: %w", dir, err)
+		return nil, fmt.Errorf("%w: open new one in %s: %w", ErrUnusable, dir, err)
 	}
 	if o.Rebuilt != nil {
 		o.Rebuilt(cause)
