@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/failpoint"
 	"varve/uring"
 )
 
@@ -178,6 +179,11 @@ func (q *queue) fetched(s *slot, res int32) error {
 	q.owned++
 	if err := q.describe(s); err != nil {
 		return q.answer(s, err)
+	}
+	if s.req.Op == OpFlush {
+		if err := failpoint.Err(failpoint.QueueFails); err != nil {
+			return err
+		}
 	}
 	a, err := q.start(s)
 	return q.act(s, a, err)

@@ -183,6 +183,29 @@ func TestFailedDeviceIsTriedAgain(t *testing.T) {
 	}
 }
 
+// TestFailedQueueIsServedAgain: the service of a device that is in use fails, and the daemon that has failed at it takes it
+// up again. Requests wait meanwhile, those under way too.
+func TestFailedQueueIsServedAgain(t *testing.T) {
+	ctx := limit(t, 2*time.Minute)
+	n := failpointNode(ctx, t)
+	for _, soon := range []bool{false, true} { // at once, and after a pause
+		n.env = []string{"VARVE_FAILPOINT_ERROR=queue:1"}
+		n.serve(ctx)
+		name := fmt.Sprintf("soon-%v", soon)
+		dev := n.volume(ctx, name, "64M", "--queues", "1")
+		w := watch(t, dev)
+		if !soon {
+			time.Sleep(12 * time.Second) // longer than what a device has to live to be taken for a sound one
+		}
+		must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=4", "oflag=direct", "conv=fsync", "status=none")
+		wantLog(t, n, "on purpose")
+		w.end()
+		noIOErrors(ctx, t, dev)
+		n.kill(ctx)
+		n.env = nil
+	}
+}
+
 // TestUpgradeThatFails: the old daemon goes on if QUIESCE_DEV fails, if the successor says nothing when it should, at
 // the beginning or when everything is its own, and if it speaks another protocol. No user of a device sees an error.
 func TestUpgradeThatFails(t *testing.T) {

@@ -4,4 +4,5 @@ package failpoint
 const (
 	QuiesceFails Point = "quiesce" // QUIESCE_DEV is answered with EBUSY
 	RecoverFails Point = "recover" // START_USER_RECOVERY
+	QueueFails   Point = "queue"   // a queue, at a flush
 )

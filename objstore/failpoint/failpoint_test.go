@@ -62,6 +62,7 @@ func TestEachPointHasOnePlace(t *testing.T) {
 		}
 	}
 	delete(values, string(failpoint.QuiesceFails))
+	delete(values, string(failpoint.QueueFails))
 	delete(values, string(failpoint.RecoverFails))
 	for _, p := range failpoint.Points() {
 		if values[string(p)] == "" {

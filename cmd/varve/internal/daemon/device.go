@@ -12,8 +12,9 @@ type transport interface {
 	// Attach starts a device; its node is usable when Attach returns. The answer holds what was chosen
 	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
-	// Find lists the devices of the store's volumes, and of others by their names, that nobody serves: their I/O waits,
-	// or they were never started, or are half removed. With an error some may be missing.
+	// Find lists the devices of the store's volumes, and of others by their names, whether their I/O waits, or they were
+	// never started, or are half removed; those that this daemon serves may be among them. With an error some may be
+	// missing.
 	Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error)
 	// Recover takes over a device that Find has found. errUnfit: nobody ever will; after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)

@@ -77,7 +77,9 @@ func (t *ublkTransport) Find(ctx context.Context, volumes []string) ([]protocol.
 	for _, v := range t.store.Volumes() {
 		volumes = append(volumes, v.Name)
 	}
-	return findUnserved(ctx, t.uuid, volumes, func(i *blockdev.DeviceInfo) bool { return i.Orphan() || i.Unstarted() })
+	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
+	// end the kernel has not heard yet.
+	return findUnserved(ctx, t.uuid, volumes, func(*blockdev.DeviceInfo) bool { return true })
 }
 
 // findUnserved lists the devices of a store's volumes that are as asked. They are known by the mark that they were
@@ -131,8 +133,11 @@ func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, forc
 	if err != nil {
 		return err
 	}
-	if i.Owner != ownerOf(t.uuid, a.Volume) || i.ServerAlive {
+	if i.Owner != ownerOf(t.uuid, a.Volume) {
 		return nil // the number is somebody else's by now
+	}
+	if i.ServerAlive {
+		return protocol.ErrBusy
 	}
 	if err = blockdev.Delete(ctx, a.ID, force); errors.Is(err, blockdev.ErrBusy) {
 		err = protocol.ErrBusy
