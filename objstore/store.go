@@ -136,6 +136,13 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 			return err
 		}
 	}
+	held, err := lock(fs) // makes the file, for which a disk that is full has no room
+	if err != nil {
+		return err
+	}
+	if err := held.Close(); err != nil {
+		return err
+	}
 	l, err := createLog(fs, refsFile, logKindRefs, sb.id, 0)
 	if err != nil {
 		return err
