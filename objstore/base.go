@@ -11,7 +11,7 @@ import (
 type leaf struct {
 	places [fanOut]place
 	used   bool  // since the last sweep of the cache
-	heals  int64 // what damageBook.heals was when places were lost
+	heals  int64 // what damageBook.heals was when places were looked for
 }
 
 const (
@@ -128,7 +128,7 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		pl := l.places[i%fanOut]
-		if pl == lostPlace && l.heals != b.s.heals.Load() || b.s.isBad(pl) {
+		if l.heals != b.s.heals.Load() && (pl == lostPlace || b.s.isSick(pl)) || b.s.isBad(pl) {
 			b.setLeaf(int64(i/fanOut), nil) // there may be another place by now
 			return ErrNotLoaded
 		}

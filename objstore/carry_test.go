@@ -351,3 +351,40 @@ func TestDamagedChunkElsewhere(t *testing.T) {
 		must(t, late.Close())
 	}
 }
+
+// The same where the place is no more than suspect, since a checked read has found it so: nobody else is kept from it.
+func TestSuspectChunkElsewhere(t *testing.T) {
+	w := newCarryWorld(t)
+	_, err := w.s.SetVerify(t.Context(), "v", true)
+	must(t, err)
+	_, err = w.s.CreateSnapshot(t.Context(), "v", "s")
+	must(t, err)
+	view, err := w.s.OpenSnapshot("v", "s")
+	must(t, err)
+	got := make([]byte, len(w.data))
+	if _, err := view.ReadAt(got, 0); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("read of a damaged chunk: %v", err)
+	}
+	w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+	must(t, w.s.Settle(t.Context()))
+	for name, im := range map[string]Image{"view": view, "live": w.v} {
+		if _, err := im.ReadAt(got, 0); err != nil || !bytes.Equal(got, w.data) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	must(t, view.Close())
+}
+
+// A chunk that was lost is there again when any volume writes its bytes.
+func TestDamagedChunkOfAnother(t *testing.T) {
+	w := newCarryWorld(t)
+	_, err := w.s.Check(t.Context(), nil)
+	must(t, err)
+	if _, err := w.v.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("read of a damaged chunk: %v", err)
+	}
+	other := w.volume("other", int64(len(w.data)))
+	w.write(other, w.data[2*carryChunk:3*carryChunk], 0)
+	must(t, w.s.Settle(t.Context()))
+	wantRead(t, w.v, 0, w.data)
+}

@@ -382,7 +382,9 @@ func (st *settling) find(h *Hash, k Kind) (place, bool) {
 	if pl, ok := st.fresh[*h]; ok {
 		return pl, true
 	}
-	return st.s.lookup(h, k)
+	pl, ok := st.s.lookup(h, k)
+	st.heals = st.heals || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
+	return pl, ok
 }
 
 // adopt makes an object of a chunk that lies whole and aligned in the log.
