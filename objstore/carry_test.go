@@ -388,3 +388,40 @@ func TestDamagedChunkOfAnother(t *testing.T) {
 	must(t, w.s.Settle(t.Context()))
 	wantRead(t, w.v, 0, w.data)
 }
+
+// What was written again in place of a damaged chunk is what is read when the store opens again, also if it lies in an
+// older segment.
+func TestDamagedChunkInOlderSegment(t *testing.T) {
+	for _, anew := range []bool{false, true} { // the index
+		w := newCarryWorld(t)
+		late := w.volume("late", int64(len(w.data)))
+		data := randomBytes(5, len(w.data))
+		w.write(late, data, 0)
+		must(t, w.s.Settle(t.Context()))
+		_, err := w.s.SetVerify(t.Context(), "late", true)
+		must(t, err)
+		seg, off := placeOf(t, late, 2*carryChunk)
+		flip(t, w.mem, segmentName(seg), off+100)
+		if _, err := late.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("read of a damaged chunk: %v", err)
+		}
+		for _, at := range []int{2*carryChunk + 8192, 2 * carryChunk, 2*carryChunk + 4096, 2*carryChunk + 12288} { // in pieces: it is copied
+			w.write(late, data[at:at+4096], int64(at))
+		}
+		must(t, w.s.Settle(t.Context()))
+		wantRead(t, late, 0, data)
+		if now, _ := placeOf(t, late, 2*carryChunk); now >= seg {
+			t.Fatalf("it lies in segment %d, and was in %d", now, seg)
+		}
+		must(t, late.Close())
+		if anew {
+			w.o.Index = index.NewMem()
+		}
+		for range 2 {
+			w.again("closed")
+			late = w.volume("late", 0)
+			wantRead(t, late, 0, data)
+			must(t, late.Close())
+		}
+	}
+}

@@ -269,9 +269,12 @@ func (s *Store) fillIndex(ctx context.Context) error {
 			s.noteDamage(g, err)
 			continue
 		}
-		entries := make([]index.Entry, len(objs))
-		for i, o := range objs {
-			entries[i] = index.Entry{Hash: o.hash, Place: makePlace(g.id, o.block).indexed()}
+		entries := make([]index.Entry, 0, len(objs))
+		for i := range objs {
+			o := &objs[i]
+			if pl := makePlace(g.id, o.block); g.footer > 0 || !s.replaced(pl, o) {
+				entries = append(entries, index.Entry{Hash: o.hash, Place: pl.indexed()})
+			}
 		}
 		if err := s.index.Put(entries); err != nil {
 			// A full disk must not keep the store from opening: what the index lacks is found in the segments.
@@ -291,6 +294,23 @@ func (s *Store) fillIndex(ctx context.Context) error {
 		s.log.Warn("the index did not take marks", "error", err)
 	}
 	return nil
+}
+
+// replaced reports an object that was damaged and written again somewhere else, as the index knows.
+func (s *Store) replaced(pl place, o *object) bool {
+	p, ok := s.index.Get((*[32]byte)(&o.hash))
+	other := makePlace(p.Segment, p.Block)
+	if !ok || other == pl {
+		return false
+	}
+	if _, err := s.check(other, &o.hash, o.kind); err != nil {
+		return false
+	}
+	_, err := s.readPlace(pl, int(o.length), &o.hash, o.kind)
+	if err != nil {
+		s.markBad(pl, err)
+	}
+	return err != nil
 }
 
 // openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
