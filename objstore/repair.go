@@ -359,7 +359,11 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef
 		return err
 	}
 	if root == nil {
-		if err := s.replayLayers(v, d.keep); err != nil {
+		err := s.replayLayers(v, d.keep)
+		if errors.Is(err, errNotSynced) { // less is kept than was said: the next opening looks again
+			return s.fail(err)
+		}
+		if err != nil {
 			return err
 		}
 	} else {

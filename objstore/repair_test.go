@@ -457,3 +457,38 @@ func TestNothingAfterClose(t *testing.T) {
 		r.s.workers.Wait()
 	}
 }
+
+// A repair whose sync has failed is not repeated as if nothing had been lost: what it would have kept may be gone.
+func TestRepairAfterFailedSync(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	must(t, r.s.Quiet())
+	for i := range 4 {
+		r.write(v, randomBytes(uint64(i), 4096), int64(i)*8192)
+		if i == 0 {
+			must(t, v.Flush())
+		}
+	}
+	name := v.layers[0].journal.name
+	mem := r.mem.Kill()
+	flip(t, mem, name, journalHeader+3*recordSize+9) // behind a commit and two writes
+	_ = r.s.Close()
+	r.mem = mem
+	var fails atomic.Bool
+	r.open(func(op vfs.Op) error {
+		if op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, segmentDir) && fails.Load() {
+			return unix.EIO
+		}
+		return nil
+	})
+	fails.Store(true)
+	if said, err := r.s.RepairVolume(t.Context(), "a", true); err == nil || within(said.Lost, 8192) {
+		t.Fatalf("%v: %+v", err, said)
+	}
+	fails.Store(false)
+	if said, err := r.s.RepairVolume(t.Context(), "a", true); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("%v: %+v", err, said)
+	}
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	wantRead(t, r.volume("a", 0), 0, randomBytes(0, 4096)) // what was flushed
+}
