@@ -21,15 +21,15 @@
 package busfault
 
 import (
-	"bufio"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/procmaps"
 )
 
 // exempt are the addresses whose faults go to Go's handler: first and behind the last of the arena, then of the
@@ -61,30 +61,14 @@ func Absorbed() uint64 { return atomic.LoadUint64(&absorbed) }
 
 // image gives the addresses of the program's own file in memory.
 func image() (low, high uintptr, err error) {
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return 0, 0, err
-	}
-	f, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if !strings.HasSuffix(lines.Text(), " "+exe) {
-			continue
-		}
-		var from, to uintptr
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x", &from, &to); err != nil {
-			return 0, 0, fmt.Errorf("/proc/self/maps: %q: %w", lines.Text(), err)
-		}
+	err = procmaps.Program(func(m procmaps.Mapping) error {
 		if low == 0 {
-			low = from
+			low = m.Start
 		}
-		high = to
-	}
-	return low, high, lines.Err()
+		high = m.End
+		return nil
+	})
+	return low, high, err
 }
 
 // arenaSize is address space, not memory: 65,536 windows of a journal.

@@ -1,17 +1,16 @@
 package daemon
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/procmaps"
 )
 
 // unlockInterval is how long a mapping that need not be in memory may stay locked.
@@ -81,53 +80,10 @@ func mayLock() error {
 	return fmt.Errorf("RLIMIT_MEMLOCK is %d bytes; raising it needs CAP_SYS_RESOURCE, or LimitMEMLOCK=infinity of the service", lim.Max)
 }
 
-// mapping is one line of /proc/self/maps.
-type mapping struct {
-	start, end uintptr
-	perms      string
-	path       string
-}
-
-// parseMaps calls f for each mapping until it fails.
-func parseMaps(r io.Reader, f func(m mapping) error) error {
-	sc := bufio.NewScanner(r)
-	for sc.Scan() {
-		// START-END PERMS OFFSET DEV INODE   PATH
-		fields := strings.Fields(sc.Text())
-		if len(fields) < 5 {
-			return fmt.Errorf("line of maps: %q", sc.Text())
-		}
-		m := mapping{perms: fields[1]}
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &m.start, &m.end); err != nil {
-			return fmt.Errorf("line of maps: %q: %w", sc.Text(), err)
-		}
-		if i := strings.Index(sc.Text(), "/"); i >= 0 && len(fields) > 5 {
-			m.path = sc.Text()[i:] // with its spaces
-		}
-		if err := f(m); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
-}
-
-func ownMappings(f func(m mapping) error) error {
-	file, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	return parseMaps(file, f)
-}
-
 // populateProgram brings the program's text and constants into memory, where they stay.
 func populateProgram() error {
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	return ownMappings(func(m mapping) error {
-		if m.path != exe || !strings.HasPrefix(m.perms, "r") {
+	return procmaps.Program(func(m procmaps.Mapping) error {
+		if !strings.HasPrefix(m.Perms, "r") {
 			return nil
 		}
 		return onRange(unix.SYS_MADVISE, m, unix.MADV_POPULATE_READ)
@@ -137,8 +93,8 @@ func populateProgram() error {
 // unlockFiles unlocks the mappings of files below dir. One that has gone meanwhile is no error.
 func unlockFiles(dir string) error {
 	prefix := strings.TrimSuffix(dir, "/") + "/"
-	return ownMappings(func(m mapping) error {
-		if !strings.HasPrefix(m.path, prefix) {
+	return procmaps.Own(func(m procmaps.Mapping) error {
+		if !strings.HasPrefix(m.Path, prefix) {
 			return nil
 		}
 		if err := onRange(unix.SYS_MUNLOCK, m, 0); err != nil && !errors.Is(err, unix.ENOMEM) {
@@ -149,8 +105,8 @@ func unlockFiles(dir string) error {
 }
 
 // onRange is a system call of an address, a length and an argument, for memory that is no Go slice.
-func onRange(call uintptr, m mapping, arg uintptr) error {
-	if _, _, errno := unix.Syscall(call, m.start, m.end-m.start, arg); errno != 0 {
+func onRange(call uintptr, m procmaps.Mapping, arg uintptr) error {
+	if _, _, errno := unix.Syscall(call, m.Start, m.End-m.Start, arg); errno != 0 {
 		return errno
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -204,28 +203,4 @@ func status(t *testing.T, name string) int {
 	}
 	t.Fatalf("no %s", name)
 	return 0
-}
-
-func TestParseMaps(t *testing.T) {
-	const maps = `00400000-00a1c000 r-xp 00000000 fe:00 1234                               /usr/bin/varve
-c000000000-c004000000 rw-p 00000000 00:00 0                              [anon: Go: heap]
-7f00a0000000-7f00a0100000 rw-s 00000000 fe:01 77                         /srv/my store/index/000001.sst
-7ffd1c000000-7ffd1c021000 rw-p 00000000 00:00 0                          [stack]
-`
-	var got []mapping
-	if err := parseMaps(strings.NewReader(maps), func(m mapping) error { got = append(got, m); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	want := []mapping{
-		{0x400000, 0xa1c000, "r-xp", "/usr/bin/varve"},
-		{0xc000000000, 0xc004000000, "rw-p", ""},
-		{0x7f00a0000000, 0x7f00a0100000, "rw-s", "/srv/my store/index/000001.sst"},
-		{0x7ffd1c000000, 0x7ffd1c021000, "rw-p", ""},
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("mappings are %+v, want %+v", got, want)
-	}
-	if err := parseMaps(strings.NewReader("nonsense\n"), func(mapping) error { return nil }); err == nil {
-		t.Error("nonsense was taken for a map")
-	}
 }
