@@ -209,10 +209,10 @@ func TestRefsOfOlderVersion(t *testing.T) {
 	}
 }
 
-// A disk that doesn't let a file be opened has damaged that file alone.
-func TestFileThatCantBeOpened(t *testing.T) {
-	r := newRig(t, Options{})
-	v := r.volume("a", 1<<20)
+// newRigOfTwo has two volumes, of which the first one, v, has something that has not settled. Both are closed.
+func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
+	r = newRig(t, Options{})
+	v = r.volume("a", 1<<20)
 	w := r.volume("b", 1<<20)
 	r.write(v, randomBytes(1, 4096), 0)
 	r.write(w, randomBytes(2, 4096), 0)
@@ -220,6 +220,12 @@ func TestFileThatCantBeOpened(t *testing.T) {
 	r.write(v, randomBytes(3, 4096), 8192)
 	must(t, v.Close())
 	must(t, w.Close())
+	return r, v
+}
+
+// A disk that doesn't let a file be opened has damaged that file alone.
+func TestFileThatCantBeOpened(t *testing.T) {
+	r, _ := newRigOfTwo(t)
 	must(t, r.s.Close())
 	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
 		names, err := r.mem.List(dir)
@@ -255,15 +261,7 @@ func TestFileThatCantBeOpened(t *testing.T) {
 
 // Nor does a file without an inode, which can't be replaced or removed either, keep the store from opening.
 func TestFileThatCantBeTouched(t *testing.T) {
-	r := newRig(t, Options{})
-	v := r.volume("a", 1<<20)
-	w := r.volume("b", 1<<20)
-	r.write(v, randomBytes(1, 4096), 0)
-	r.write(w, randomBytes(2, 4096), 0)
-	must(t, r.s.Settle(context.Background()))
-	r.write(v, randomBytes(3, 4096), 8192)
-	must(t, v.Close())
-	must(t, w.Close())
+	r, v := newRigOfTwo(t)
 	left := journalName(v.ref.id, v.baseGen)
 	must(t, r.s.Close())
 	leave := func() { // what a crash may leave behind

@@ -80,8 +80,8 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 	for _, gen := range gens {
 		h.files = append(h.files, journalName(v.ref.id, gen))
 	}
-	complete, empty := true, -1
-	var torn *replay // the first that is incomplete
+	empty := -1
+	var torn *replay // the first that is incomplete; nil: none is
 	for i, gen := range gens {
 		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
 		if err != nil && !damaged(err) {
@@ -98,15 +98,15 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 		}
 		// Who wrote it can't be told from its header, but from the next one's: it was no power cut that ended it.
 		if torn != nil && torn.mended != nil && rp.trusted && rp.whole > 0 {
-			complete, torn = true, nil
+			torn = nil
 		}
 		// Nothing behind a generation that is incomplete was ever committed.
-		if err == nil && !complete && rp.covered > 0 {
+		if err == nil && torn != nil && rp.covered > 0 {
 			s.assessTorn(v, h, torn, gen)
 			return h, nil
 		}
-		if err == nil && (!complete || len(rp.records) == 0) {
-			if complete = complete && (rp.trusted || rp.final || rp.whole == 0); !complete && torn == nil {
+		if err == nil && (torn != nil || len(rp.records) == 0) {
+			if torn == nil && !rp.trusted && !rp.final && rp.whole > 0 {
 				torn = rp
 			}
 			h.drop = append(h.drop, rp.name)
@@ -138,7 +138,7 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 			h.damage = s.assess(v, h, i, rp, err)
 			return h, nil
 		}
-		if complete = rp.trusted || rp.final; !complete {
+		if !rp.trusted && !rp.final {
 			torn = rp
 		}
 		h.replays = append(h.replays, rp)
