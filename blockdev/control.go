@@ -97,9 +97,11 @@ func (c *control) run(ctx context.Context, cmd command) error {
 	cqes := make([]uring.CQE, 1)
 	for ring.Reap(cqes) == 0 {
 		err := ring.SubmitAndWaitTimeout(1, commandPoll)
-		if err != nil && uring.Transient(err) {
+		switch {
+		case err == nil, errors.Is(err, uring.ErrTimeout):
+		case uring.Transient(err):
 			time.Sleep(shortPause)
-		} else if err != nil && !errors.Is(err, uring.ErrTimeout) {
+		default:
 			return fmt.Errorf("submit %s: %w", cmd.name, err)
 		}
 		if ctx.Err() != nil {
