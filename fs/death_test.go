@@ -49,6 +49,35 @@ func serveUntilKilled(dir string) {
 	}
 }
 
+// startPiped starts a program and gives both ends of it.
+func startPiped(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Reader) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return in, bufio.NewReader(stdout)
+}
+
+// startServer starts a program that is told by serveEnv to serve, and waits until it does.
+func startServer(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, lines *bufio.Reader) {
+	t.Helper()
+	in, lines = startPiped(t, cmd)
+	var child int
+	if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
+		t.Fatalf("the server does not begin: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+	return in, lines
+}
+
 // A killed server leaves errors behind, never a hang; and the next one mounts over what is left.
 func TestDeathOfTheServer(t *testing.T) {
 	need.These(t, need.FUSE, need.Root)
@@ -57,23 +86,7 @@ func TestDeathOfTheServer(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), serveEnv+"="+dir)
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(out)
-	var child int
-	if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+	in, lines := startServer(t, cmd)
 	f, err := os.OpenFile(filepath.Join(dir, "volumes/vol/live"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

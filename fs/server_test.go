@@ -119,17 +119,7 @@ func TestUnmountWhileAnotherNamespaceHoldsIt(t *testing.T) {
 	s := mountSource(t, newFakeSource(), Options{})
 	s.patience = 300 * time.Millisecond
 	holder := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "cat")
-	in, err := holder.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := startPiped(t, holder)
 	if _, err := in.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,6 @@
 package fs
 
 import (
-	"bufio"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -48,42 +46,16 @@ func TestUsersMount(t *testing.T) {
 		server := users(t, "/proc/self/fd/3")
 		server.ExtraFiles = []*os.File{program}
 		server.Env = append(os.Environ(), serveEnv+"="+dir)
-		in, err := server.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := server.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewReader(out)
-		var child int
-		if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
-			t.Fatalf("%s: the server does not begin: %v", how, err)
-		}
-		t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
+		in, lines := startServer(t, server)
 		if how == "killed" {
 			_ = server.Process.Kill()
 			_ = server.Wait() // "signal: killed"
 			continue
 		}
 		user := users(t, "sh", "-c", "exec 3<"+filepath.Join(dir, "volumes/vol/live")+"; echo open; read x; cat <&3 >/dev/null")
-		userIn, err := user.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		userOut, err := user.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
 		user.Stderr = nil
-		if err := user.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(userOut).ReadString('\n'); err != nil || line != "open\n" {
+		userIn, userOut := startPiped(t, user)
+		if line, err := userOut.ReadString('\n'); err != nil || line != "open\n" {
 			t.Fatalf("the user says %q, %v", line, err)
 		}
 		if _, err := io.WriteString(in, "unmount\n"); err != nil {
