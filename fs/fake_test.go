@@ -125,6 +125,15 @@ func (s *fakeSource) Snapshots(volume string) ([]objstore.SnapshotInfo, error) {
 	return out, nil
 }
 
+func (s *fakeSource) SnapshotInfo(volume, snap string) (objstore.SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sn := s.snaps[volume][snap]; sn != nil {
+		return sn.info, nil
+	}
+	return objstore.SnapshotInfo{}, objstore.ErrNotFound
+}
+
 func (s *fakeSource) OpenSnapshot(volume, snap string) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,6 +155,19 @@ func (s *fakeSource) Roots() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(roots))
+}
+
+func (s *fakeSource) RootInfo(root string) (objstore.RootInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, snaps := range s.snaps {
+		for _, snap := range snaps {
+			if snap.info.Root == root {
+				return objstore.RootInfo{Root: root, Size: snap.info.Size, Logical: snap.info.Logical}, nil
+			}
+		}
+	}
+	return objstore.RootInfo{}, objstore.ErrNotFound
 }
 
 func (s *fakeSource) OpenRoot(root string) (Image, error) {

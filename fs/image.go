@@ -52,28 +52,10 @@ func (r rootImage) open() (Image, error) { return r.t.src.OpenRoot(r.root) }
 
 func (r rootImage) path() string { return "by-id/" + r.root + "/disk.img" }
 
-// figures come from the snapshot or volume that refers to the root: there is one, or the root would not open.
 func (r rootImage) figures() (int64, int64, time.Time, error) {
 	epoch := time.Unix(0, 0) // equal content, equal file, whoever made it and when
-	snaps, err := r.t.src.Snapshots("")
-	if err != nil {
-		return 0, 0, epoch, err
-	}
-	for _, s := range snaps {
-		if s.Root == r.root {
-			return s.Size, s.Logical, epoch, nil
-		}
-	}
-	for _, v := range r.t.src.Volumes() {
-		if v.Root == r.root {
-			return v.Size, v.Logical, epoch, nil
-		}
-	}
-	im, err := r.open()
-	if err != nil {
-		return 0, 0, epoch, err
-	}
-	return im.Size(), -1, epoch, im.Close()
+	i, err := r.t.src.RootInfo(r.root)
+	return i.Size, i.Logical, epoch, err
 }
 
 func (r rootImage) check() (time.Time, error) {

@@ -145,16 +145,11 @@ type snapshotsOfListing struct {
 }
 
 func (l snapshotsOfListing) find(_ context.Context, name string) (node, error) {
-	snaps, err := l.t.src.Snapshots(l.volume)
+	s, err := l.t.src.SnapshotInfo(l.volume, name)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range snaps {
-		if s.Name == name {
-			return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, s.Volume, s.Name, s.Created}), nil
-		}
-	}
-	return nil, objstore.ErrNotFound
+	return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, s.Volume, s.Name, s.Created}), nil
 }
 
 func (l snapshotsOfListing) list(context.Context) ([]fuse.DirEntry, error) {
@@ -195,16 +190,11 @@ type snapshotListing struct {
 }
 
 func (l snapshotListing) info() (objstore.SnapshotInfo, error) {
-	snaps, err := l.t.src.Snapshots(l.volume)
-	if err != nil {
-		return objstore.SnapshotInfo{}, err
+	s, err := l.t.src.SnapshotInfo(l.volume, l.name)
+	if err == nil && !s.Created.Equal(l.created) { // a later one of the same name
+		err = objstore.ErrNotFound
 	}
-	for _, s := range snaps {
-		if s.Name == l.name && s.Created.Equal(l.created) {
-			return s, nil
-		}
-	}
-	return objstore.SnapshotInfo{}, objstore.ErrNotFound
+	return s, err
 }
 
 func (l snapshotListing) find(_ context.Context, name string) (node, error) {

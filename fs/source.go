@@ -35,6 +35,7 @@ type Volume interface {
 type Source interface {
 	VolumeSource
 	SnapshotSource
+	RootSource
 	// Space gives the bytes that the store uses and those that are free for it.
 	Space() (used, free int64, err error)
 }
@@ -47,13 +48,19 @@ type VolumeSource interface {
 	OpenVolume(name, user string) (Volume, error)
 }
 
-// SnapshotSource is the part of a Source below snapshots/ and by-id/.
+// SnapshotSource is the part of a Source below snapshots/.
 type SnapshotSource interface {
-	// Snapshots of one volume, or of all if volume is empty.
+	// Snapshots of one volume, or of all if volume is empty. It visits each: for a single one there is SnapshotInfo.
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
+	SnapshotInfo(volume, snap string) (objstore.SnapshotInfo, error)
 	OpenSnapshot(volume, snap string) (Image, error)
+}
+
+// RootSource is the part of a Source below by-id/.
+type RootSource interface {
 	// Roots lists the settled roots, hex, each once.
 	Roots() []string
+	RootInfo(root string) (objstore.RootInfo, error)
 	OpenRoot(root string) (Image, error)
 }
 

@@ -60,6 +60,13 @@ type SnapshotInfo struct {
 	Logical int64     `json:"logical"`        // bytes that are not holes; 0 until it has settled
 }
 
+// RootInfo describes a settled root.
+type RootInfo struct {
+	Root    string `json:"root"`    // hex
+	Size    int64  `json:"size"`    // bytes
+	Logical int64  `json:"logical"` // bytes that are not holes
+}
+
 // Stat is the store in figures, all in bytes unless said otherwise.
 type Stat struct {
 	UUID       string       `json:"uuid"`

@@ -57,8 +57,8 @@ func (st *settling) mayKeep(chunks ...extent) error {
 	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, sn := range v.ref.sortedSnaps() {
-		if !sn.settled && st.needs(sn.gen, chunks) {
+	for _, sn := range v.ref.unsettled {
+		if st.needs(sn.gen, chunks) {
 			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.name, sn.name, st.kept.err)
 		}
 	}

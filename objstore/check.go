@@ -419,7 +419,7 @@ func (c *checker) images() []image {
 		if d := v.damage.Load(); d == nil || !d.root {
 			out = append(out, image{ref.name, "", id, ref.size})
 		}
-		for _, sn := range ref.sortedSnaps() {
+		for _, sn := range ref.order {
 			if sn.settled {
 				out = append(out, image{ref.name, sn.name, sn.root, ref.size})
 			} else if v.damage.Load() == nil { // it is read through the volume

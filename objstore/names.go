@@ -327,19 +327,6 @@ func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
 	return s.openRoot(root, size, v)
 }
 
-// OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
-func (s *Store) OpenRoot(id string) (*View, error) {
-	h, err := ParseHash(id)
-	if err != nil {
-		return nil, err
-	}
-	size, ok := s.rootRefs()[h]
-	if !ok {
-		return nil, fmt.Errorf("root %s: %w", id, ErrNotFound)
-	}
-	return s.openRoot(h, size, s.verifiedBy(h))
-}
-
 // openRoot opens a root for reading; of is the volume that it belongs to, or nil.
 func (s *Store) openRoot(id Hash, size int64, of *volume) (*View, error) {
 	r, err := s.readRoot(id, size)
@@ -353,55 +340,48 @@ func (s *Store) openRoot(id Hash, size int64, of *volume) (*View, error) {
 	return w, nil
 }
 
-// rootRefs gives the settled roots that something refers to, with the size in bytes of their images.
-func (s *Store) rootRefs() map[Hash]int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := map[Hash]int64{}
-	for id, v := range s.volumes {
-		v.mu.Lock()
-		out[v.base.id] = s.refs.byID[id].size
-		v.mu.Unlock()
-		for _, sn := range v.ref.snaps {
-			if sn.settled {
-				out[sn.root] = v.ref.size
-			}
-		}
-	}
-	return out
-}
-
-// Roots lists the settled roots that snapshots and volumes refer to, hex, each once, sorted.
-func (s *Store) Roots() []string {
-	var out []string
-	for h := range s.rootRefs() {
-		out = append(out, h.String())
-	}
-	slices.Sort(out)
-	return out
-}
-
 // Snapshots of one volume, or of all if volume is empty, by volume and then in order of creation.
 func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	type entry struct {
+		ref  *volumeRef
+		snap snapRef
+	}
+	var all []entry
+	s.mu.Lock() // for the copies alone: there may be very many
 	refs := s.refs.sorted()
 	if volume != "" {
 		v, err := s.volume(volume)
 		if err != nil {
+			s.mu.Unlock()
 			return nil, err
 		}
 		refs = []*volumeRef{v.ref}
 	}
-	out := []SnapshotInfo{}
 	for _, ref := range refs {
-		for _, sn := range ref.sortedSnaps() {
-			out = append(out, snapInfo(ref, sn))
+		for _, sn := range ref.order {
+			all = append(all, entry{ref, *sn})
 		}
+	}
+	s.mu.Unlock()
+	out := make([]SnapshotInfo, len(all))
+	for i := range all {
+		out[i] = snapInfo(all[i].ref, &all[i].snap)
 	}
 	return out, nil
 }
 
+// SnapshotInfo describes one snapshot.
+func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, sn, err := s.snapshot(volume, snap)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return snapInfo(v.ref, sn), nil
+}
+
+// snapInfo describes a snapshot; of ref it reads what doesn't change.
 func snapInfo(ref *volumeRef, sn *snapRef) SnapshotInfo {
 	i := SnapshotInfo{Volume: ref.name, Name: sn.name, Created: sn.created, Size: ref.size}
 	if sn.settled {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -65,6 +66,8 @@ type volumeRef struct {
 	logical   int64  // bytes
 	verify    bool   // settled chunks are checked as they are read
 	snaps     map[string]*snapRef
+	order     []*snapRef // the same in order of creation: by generation, and then as they were named
+	unsettled []*snapRef // those of order that have not settled
 }
 
 type snapRef struct {
@@ -81,13 +84,19 @@ type snapRef struct {
 type refs struct {
 	volumes  map[string]*volumeRef
 	byID     map[uuid.UUID]*volumeRef
+	roots    rootIndex
 	segments uint64           // IDs below this may have been used
 	maxSize  int64            // bytes; 0: none
 	dirs     map[uint32]int64 // how long the directories of segments are at least, until they are sealed
+
+	emptyRoot func(size int64) Hash // the root of an image of zeroes
 }
 
 func newRefs() *refs {
-	return &refs{volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, segments: 1, dirs: map[uint32]int64{}}
+	return &refs{
+		volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, roots: rootIndex{}, segments: 1, dirs: map[uint32]int64{},
+		emptyRoot: func(int64) Hash { return Hash{} },
+	}
 }
 
 func (r *refs) applyFrame(payload []byte) error {
@@ -136,6 +145,7 @@ func (r *refs) apply(rec *refRecord) error {
 			verify: rec.Verify, snaps: map[string]*snapRef{},
 		}
 		r.byID[v.id], r.volumes[v.name] = v, v
+		r.roots.add(r.rootOf(v), v, 0)
 		return nil
 	}
 	v := r.byID[rec.ID]
@@ -150,21 +160,31 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 	case opVolumeDelete:
 		delete(r.byID, v.id)
 		delete(r.volumes, v.name)
+		r.roots.remove(r.rootOf(v), v)
+		for _, s := range v.order {
+			if s.settled {
+				r.roots.remove(s.root, v)
+			}
+		}
 	case opHead:
 		if rec.Gen < v.gen {
 			return errors.New("generation goes back")
 		}
+		r.roots.remove(r.rootOf(v), v)
 		v.gen, v.root, v.logical = rec.Gen, root, rec.Logical
+		r.roots.add(r.rootOf(v), v, v.logical)
 	case opVerify:
 		v.verify = rec.Verify
 	case opSnap:
 		s := v.snaps[rec.Name]
 		if s == nil {
 			s = &snapRef{name: rec.Name, created: rec.Time, gen: rec.Gen, done: make(chan struct{})}
-			v.snaps[rec.Name] = s
+			v.enlist(s)
 		}
 		if rec.Root != "" && !s.settled {
 			s.root, s.logical, s.settled = root, rec.Logical, true
+			v.unsettled = withoutSnap(v.unsettled, s)
+			r.roots.add(root, v, s.logical)
 			close(s.done)
 		}
 	case opSnapDelete:
@@ -172,14 +192,46 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 		if s == nil {
 			return ErrNotFound
 		}
-		if !s.settled {
+		if s.settled {
+			r.roots.remove(s.root, v)
+		} else {
 			close(s.done)
 		}
 		delete(v.snaps, rec.Name)
+		v.order, v.unsettled = withoutSnap(v.order, s), withoutSnap(v.unsettled, s)
 	default:
 		return errors.New("unknown operation")
 	}
 	return nil
+}
+
+// rootOf is the root that a volume has settled to.
+func (r *refs) rootOf(v *volumeRef) Hash {
+	if v.root.IsZero() {
+		return r.emptyRoot(v.size)
+	}
+	return v.root
+}
+
+// enlist adds a snapshot, which is not settled yet.
+func (v *volumeRef) enlist(s *snapRef) {
+	v.snaps[s.name] = s
+	v.order = slices.Insert(v.order, afterGen(v.order, s.gen), s)
+	v.unsettled = slices.Insert(v.unsettled, afterGen(v.unsettled, s.gen), s)
+}
+
+// afterGen is where the snapshots of a generation end in a list that is in order of generation.
+func afterGen(list []*snapRef, gen uint64) int {
+	return sort.Search(len(list), func(i int) bool { return list[i].gen > gen })
+}
+
+// withoutSnap takes a snapshot out of a list that is in order of generation.
+func withoutSnap(list []*snapRef, s *snapRef) []*snapRef {
+	first := sort.Search(len(list), func(i int) bool { return list[i].gen >= s.gen })
+	if i := slices.Index(list[first:], s); i >= 0 {
+		return slices.Delete(list, first+i, first+i+1)
+	}
+	return list
 }
 
 // records gives the shortest log that leads to the same state.
@@ -191,7 +243,7 @@ func (r *refs) records() []refRecord {
 	for _, v := range r.sorted() {
 		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created},
 			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})
-		for _, s := range v.sortedSnaps() {
+		for _, s := range v.order {
 			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}
 			if s.settled {
 				rec.Root, rec.Logical = s.root.String(), s.logical
@@ -208,20 +260,6 @@ func (r *refs) sorted() []*volumeRef {
 		out = append(out, v)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
-	return out
-}
-
-func (v *volumeRef) sortedSnaps() []*snapRef {
-	out := make([]*snapRef, 0, len(v.snaps))
-	for _, s := range v.snaps {
-		out = append(out, s)
-	}
-	sort.Slice(out, func(i, j int) bool {
-		if !out[i].created.Equal(out[j].created) {
-			return out[i].created.Before(out[j].created)
-		}
-		return out[i].name < out[j].name
-	})
 	return out
 }
 

@@ -234,7 +234,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 func (v *volume) snapshots() []*snapRef {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
-	return v.ref.sortedSnaps()
+	return slices.Clone(v.ref.order)
 }
 
 // loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
@@ -454,8 +454,8 @@ func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
 		return ErrNotFound
 	}
 	var recs []refRecord
-	for _, sn := range v.ref.sortedSnaps() {
-		if !sn.settled && (to != nil || slices.Contains(d.snaps, sn.name)) {
+	for _, sn := range v.ref.unsettled {
+		if to != nil || slices.Contains(d.snaps, sn.name) {
 			recs = append(recs, refRecord{Op: opSnapDelete, ID: v.ref.id, Name: sn.name})
 		}
 	}

@@ -528,8 +528,8 @@ func (st *settling) publish(root *rootObject) error {
 	}
 	logical := v.ref.logical + st.logical
 	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs}}
-	for _, sn := range v.ref.sortedSnaps() {
-		if !sn.settled && sn.gen == st.l.gen {
+	for _, sn := range v.ref.unsettled {
+		if sn.gen == st.l.gen {
 			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
 		}
 	}

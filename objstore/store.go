@@ -226,6 +226,10 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openSpace(); err != nil {
 		return err
 	}
+	s.refs.emptyRoot = func(size int64) Hash {
+		r := s.emptyRoot(size)
+		return sum(KindRoot, r.encode())
+	}
 	if err := s.openRefs(); err != nil {
 		return err
 	}

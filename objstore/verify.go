@@ -136,25 +136,3 @@ func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, 
 	}
 	return s.infoOf(v), nil
 }
-
-// verifiedBy gives a volume that wants its chunks checked and that the root belongs to, as its last or as a
-// snapshot's; nil if there is none.
-func (s *Store) verifiedBy(root Hash) *volume {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range s.volumes {
-		if !v.ref.verify {
-			continue
-		}
-		v.mu.Lock()
-		its := v.base.id == root
-		v.mu.Unlock()
-		for _, sn := range v.ref.snaps {
-			its = its || sn.settled && sn.root == root
-		}
-		if its {
-			return v
-		}
-	}
-	return nil
-}
