@@ -36,11 +36,12 @@ type Device struct {
 	waits  chan job           // of Await: for their own workers, whom the others do not wait for
 	cancel context.CancelFunc // ends the workers' context
 
-	panics  atomic.Uint64
-	serving sync.WaitGroup // queues
-	workers sync.WaitGroup
-	failed  chan struct{} // closed by the first queue that ends with an error
-	done    chan struct{} // closed when nothing of the device runs any more
+	panics   atomic.Uint64
+	serving  sync.WaitGroup // queues
+	workers  sync.WaitGroup
+	scanners sync.WaitGroup // processes that read the partition table
+	failed   chan struct{}  // closed by the first queue that ends with an error
+	done     chan struct{}  // closed when nothing of the device runs any more
 
 	mu       sync.Mutex // guards what follows
 	err      error      // the first error of a queue

@@ -27,7 +27,7 @@ func BenchmarkCopyModes(b *testing.B) {
 			for _, depth := range []int{1, 8} {
 				b.Run(fmt.Sprintf("%s/%dk/%d", m, size>>10, depth), func(b *testing.B) {
 					requireUblk(b, _UBLK_F_AUTO_BUF_REG)
-					d := startDevice(b, l, Options{CopyMode: m, NoPartitionScan: true, Logger: slog.New(slog.DiscardHandler)})
+					d := startDevice(b, l, Options{CopyMode: m, Logger: slog.New(slog.DiscardHandler)})
 					readAll(b, d, size, depth)
 				})
 			}

@@ -65,7 +65,7 @@ func TestDevicePanic(t *testing.T) {
 		return nil
 	}
 	var log safeBuffer
-	d := startDevice(t, target, Options{NoPartitionScan: true, Logger: log.logger()})
+	d := startDevice(t, target, Options{Logger: log.logger()})
 	f := openDisk(t, d.Path(), os.O_RDWR)
 	buf := aligned(4096, 0)
 	for i := range 3 {
@@ -97,7 +97,7 @@ func TestDeviceErrors(t *testing.T) {
 		}
 		return nil
 	}
-	d := startDevice(t, target, Options{NoPartitionScan: true})
+	d := startDevice(t, target, Options{})
 	f := openDisk(t, d.Path(), os.O_RDWR)
 	for _, c := range []struct {
 		err  error
@@ -118,7 +118,7 @@ func TestDeviceErrors(t *testing.T) {
 
 func TestDeviceReadOnly(t *testing.T) {
 	requireUblk(t, 0)
-	d := startDevice(t, NewNull(1<<20, 4096), Options{ReadOnly: true, NoPartitionScan: true})
+	d := startDevice(t, NewNull(1<<20, 4096), Options{ReadOnly: true})
 	info, err := Info(t.Context(), d.ID())
 	if err != nil || !info.ReadOnly || info.BlockSize != 4096 {
 		t.Errorf("info %+v, %v", info, err)
@@ -163,7 +163,7 @@ func (c *counter) take() string {
 func TestDeviceFlushAndFUA(t *testing.T) {
 	requireUblk(t, 0)
 	c := &counter{Volume: openVolume(t, 1<<20, 512)}
-	d := startDevice(t, NewVolume(c), Options{NoPartitionScan: true})
+	d := startDevice(t, NewVolume(c), Options{})
 	buf := aligned(4096, 0)
 	f := openDisk(t, d.Path(), os.O_RDWR)
 	if _, err := f.WriteAt(buf, 0); err != nil {
@@ -194,7 +194,7 @@ func TestDeviceStopBusy(t *testing.T) {
 	for _, without := range []uint64{0, _UBLK_F_SAFE_STOP_DEV} {
 		t.Run(fmt.Sprintf("without %#x", without), func(t *testing.T) {
 			requireUblk(t, 0)
-			d := startDevice(t, NewNull(1<<20, 512), Options{NoPartitionScan: true})
+			d := startDevice(t, NewNull(1<<20, 512), Options{})
 			flags := os.O_RDWR
 			if without != 0 {
 				flags |= unix.O_EXCL // all that an exclusive open sees
@@ -225,7 +225,7 @@ func TestDeviceStopBusy(t *testing.T) {
 
 func TestDeviceResize(t *testing.T) {
 	requireUblk(t, _UBLK_F_UPDATE_SIZE)
-	d := startDevice(t, NewNull(1<<20, 4096), Options{NoPartitionScan: true})
+	d := startDevice(t, NewNull(1<<20, 4096), Options{})
 	if err := d.Resize(t.Context(), 2<<20+512); !errors.Is(err, ErrInvalid) {
 		t.Errorf("resize to half a block: %v, want ErrInvalid", err)
 	}
@@ -241,7 +241,7 @@ func TestDeviceResize(t *testing.T) {
 
 func TestDeviceNumber(t *testing.T) {
 	requireUblk(t, 0)
-	d := startDevice(t, NewNull(1<<20, 512), Options{NoPartitionScan: true})
+	d := startDevice(t, NewNull(1<<20, 512), Options{})
 	_, err := Start(t.Context(), NewNull(1<<20, 512), Options{ID: d.ID()})
 	if !errors.Is(err, ErrExists) {
 		t.Errorf("second device of the same number: %v, want ErrExists", err)
@@ -376,7 +376,7 @@ func TestDevicesTogether(t *testing.T) {
 	requireUblk(t, 0)
 	var writers []*writer
 	for range 6 {
-		d := startDevice(t, openLoop(t, loopFile(t, 2<<20), LoopOptions{}), Options{Depth: 16, NoPartitionScan: true})
+		d := startDevice(t, openLoop(t, loopFile(t, 2<<20), LoopOptions{}), Options{Depth: 16})
 		writers = append(writers, startWriter(t, d.Path(), 2<<20))
 	}
 	for _, w := range writers {
@@ -419,7 +419,7 @@ func TestDeviceMissingFeature(t *testing.T) {
 			t.Errorf("%s without %s: %v", c.mode, c.name, err)
 		}
 	}
-	d := startDevice(t, NewNull(1<<20, 512), Options{without: _UBLK_F_AUTO_BUF_REG, NoPartitionScan: true})
+	d := startDevice(t, NewNull(1<<20, 512), Options{without: _UBLK_F_AUTO_BUF_REG})
 	if d.Mode() != CopyUser {
 		t.Errorf("auto without %s is %s, want user", "UBLK_F_AUTO_BUF_REG", d.Mode())
 	}

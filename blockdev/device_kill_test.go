@@ -23,6 +23,9 @@ const childEnv = "VARVE_TEST_SERVE"
 // childQueuesEnv is how many queues a new device of the child has; nothing: the default.
 const childQueuesEnv = "VARVE_TEST_QUEUES"
 
+// childScanEnv makes the child answer no read, and scan for partitions.
+const childScanEnv = "VARVE_TEST_SCAN"
+
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(childEnv); spec != "" {
 		if err := serveChild(spec); err != nil {
@@ -53,10 +56,14 @@ func serveChild(spec string) error {
 	if err != nil {
 		return err
 	}
-	o := Options{ID: -1, CopyMode: mode, Queues: queues, NoPartitionScan: true}
+	o := Options{ID: -1, CopyMode: mode, Queues: queues}
 	var d *Device
+	var target Target = l
+	if os.Getenv(childScanEnv) != "" {
+		target = gatedLoop{l, func(ctx context.Context) { <-ctx.Done() }}
+	}
 	if id < 0 {
-		d, err = Start(context.Background(), l, o)
+		d, err = Start(context.Background(), target, o)
 	} else {
 		d, err = Recover(context.Background(), id, l, o)
 	}
@@ -64,6 +71,9 @@ func serveChild(spec string) error {
 		return err
 	}
 	fmt.Println(d.ID())
+	if os.Getenv(childScanEnv) != "" {
+		return d.ScanPartitions(context.Background())
+	}
 	return d.Wait()
 }
 

@@ -219,7 +219,7 @@ func eachMode(t *testing.T, f func(t *testing.T, o Options)) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			requireUblk(t, m.needs)
-			f(t, Options{CopyMode: m.copy, without: m.without, NoPartitionScan: true})
+			f(t, Options{CopyMode: m.copy, without: m.without})
 		})
 	}
 }

@@ -36,8 +36,6 @@ type Options struct {
 	Owner uint64
 	// Workers is how many goroutines do what blocks: flushes, and loads of what a plan needs.
 	Workers int
-	// NoPartitionScan keeps the kernel from reading a partition table when the device starts, where it can.
-	NoPartitionScan bool
 	// Logger is told about failed requests and panics; nil: slog.Default().
 	Logger *slog.Logger
 

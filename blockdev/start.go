@@ -12,7 +12,8 @@ import (
 )
 
 // Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it returns the block
-// device can be opened. The target stays the caller's, who closes it after Wait. ctx bounds the start alone.
+// device can be opened; its partitions are there after ScanPartitions. The target stays the caller's, who closes it
+// after Wait. ctx bounds the start alone.
 // Errors: ErrNoUblk, ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
 func Start(ctx context.Context, t Target, o Options) (*Device, error) {
 	o.EnsureDefaults()
@@ -61,10 +62,7 @@ func wantFlags(have uint64, o *Options) (uint64, error) {
 		return 0, err
 	}
 	const always = _UBLK_F_USER_RECOVERY | _UBLK_F_USER_RECOVERY_REISSUE | _UBLK_F_CMD_IOCTL_ENCODE
-	optional := uint64(_UBLK_F_QUIESCE | _UBLK_F_UPDATE_SIZE)
-	if o.NoPartitionScan {
-		optional |= _UBLK_F_NO_AUTO_PART_SCAN
-	}
+	optional := uint64(_UBLK_F_QUIESCE | _UBLK_F_UPDATE_SIZE | _UBLK_F_NO_AUTO_PART_SCAN)
 	switch mode {
 	case zeroCopy:
 		optional |= _UBLK_F_AUTO_BUF_REG | _UBLK_F_USER_COPY

@@ -37,6 +37,9 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 	err := deleteDisk(context.WithoutCancel(ctx), d.ctl, d.id, force)
 	failpoint.Here(failpoint.DetachDeleted)
 	d.ctl.close()
+	if err == nil {
+		d.scanners.Wait() // their reads have failed, if they had not ended before
+	}
 	return err
 }
 

@@ -93,7 +93,7 @@ func TestWantFlags(t *testing.T) {
 	all := uint64(1)<<21 - 1
 	flags, err := wantFlags(all, &Options{CopyMode: CopyAuto})
 	if err != nil || flags != _UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE|_UBLK_F_CMD_IOCTL_ENCODE|
-		_UBLK_F_QUIESCE|_UBLK_F_UPDATE_SIZE|_UBLK_F_AUTO_BUF_REG|_UBLK_F_USER_COPY {
+		_UBLK_F_QUIESCE|_UBLK_F_UPDATE_SIZE|_UBLK_F_NO_AUTO_PART_SCAN|_UBLK_F_AUTO_BUF_REG|_UBLK_F_USER_COPY {
 		t.Errorf("flags %#x, %v", flags, err)
 	}
 	flags, err = wantFlags(_UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE, &Options{CopyMode: CopyPlain})

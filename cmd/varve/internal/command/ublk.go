@@ -59,7 +59,14 @@ once and moves no data: reads leave the reader's memory as it was. loop is a fil
 			}
 			return o.run(cmd, func(ctx context.Context, t blockdev.Target, bo blockdev.Options) (*blockdev.Device, error) {
 				bo.ID, bo.Queues, bo.Depth = -1, o.queues, o.depth
-				return blockdev.Start(ctx, t, bo)
+				dev, err := blockdev.Start(ctx, t, bo)
+				if err != nil {
+					return nil, err
+				}
+				if err := dev.ScanPartitions(ctx); err != nil {
+					bo.Logger.Warn("partitions may be missing", "device", dev.Path(), "error", err)
+				}
+				return dev, nil
 			})
 		},
 	}

@@ -66,6 +66,7 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 		return protocol.Attached{}, err
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
+	notes = append(notes, d.scanPartitions(ctx, a, dev)...)
 	d.keep(a, dev)
 	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
@@ -130,6 +131,17 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 	}
 	dev, a, err = d.transports["loop"].Attach(ctx, r)
 	return dev, a, notes, err
+}
+
+// scanPartitions returns when the device's partitions are there, or with a note that they are not. Until then the volume
+// counts as one whose device is being made, so that the next daemon scans if we die.
+func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev device) (notes []string) {
+	err := dev.ScanPartitions(ctx)
+	if err == nil {
+		return nil
+	}
+	d.log.Warn("partitions may be missing", "volume", a.Volume, "device", a.Device, "error", err)
+	return []string{"partitions may be missing: " + err.Error()}
 }
 
 // keep lists a device that is served, and watches for its end.

@@ -9,7 +9,7 @@ import (
 
 // transport puts volumes on device nodes of one kind.
 type transport interface {
-	// Attach starts a device; its node is usable when Attach returns. The answer holds what was chosen
+	// Attach starts a device; its node is usable when Attach returns, without its partitions. The answer holds what was chosen
 	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
 	// Find lists the devices of the store's volumes, and of others by their names, whether their I/O waits, or they were
@@ -26,6 +26,9 @@ type transport interface {
 
 // device is one volume on one node.
 type device interface {
+	// ScanPartitions has the kernel read the partition table, and returns when the partitions are there; bounded by ctx and
+	// a limit of its own. The device works after any error.
+	ScanPartitions(ctx context.Context) error
 	// Stop removes the device; protocol.ErrBusy if it is open, unless force.
 	Stop(ctx context.Context, force bool) error
 	// Claimed says whether a file system or another device has the device for itself.

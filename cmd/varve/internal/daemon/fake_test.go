@@ -168,6 +168,7 @@ type fakeTransport struct {
 	open      bool                   // what waits is in use
 	asked     []string               // the names that Find was given
 	tries     int                    // of Recover
+	scanned   error                  // what ScanPartitions of its devices says
 }
 
 func newFakeTransport(kind string, canLeave bool) *fakeTransport {
@@ -185,7 +186,7 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, pr
 	}
 	a := protocol.Attachment{Device: fmt.Sprintf("/dev/%s%d", t.kind, t.next), Transport: t.kind, ID: t.next, ReadOnly: r.ReadOnly}
 	t.next++
-	d := &fakeDevice{canLeave: t.canLeave, done: make(chan struct{})}
+	d := &fakeDevice{canLeave: t.canLeave, scanned: t.scanned, done: make(chan struct{})}
 	t.devices[r.Volume] = d
 	return d, a, nil
 }
@@ -206,7 +207,7 @@ func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (devic
 	}
 	t.recovered = append(t.recovered, a.Device)
 	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })
-	d := &fakeDevice{canLeave: t.canLeave, done: make(chan struct{})}
+	d := &fakeDevice{canLeave: t.canLeave, scanned: t.scanned, done: make(chan struct{})}
 	t.devices[a.Volume] = d
 	return d, nil
 }
@@ -253,6 +254,16 @@ type fakeDevice struct {
 	how   string // it ended
 	error error  // what Stop says
 	half  bool   // Stop fails when the device has ended already
+
+	scans   int   // how often its partition table was read
+	scanned error // what that says
+}
+
+func (d *fakeDevice) ScanPartitions(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.scans++
+	return d.scanned
 }
 
 func (d *fakeDevice) end(how string) {

@@ -167,6 +167,9 @@ func (d *loopDevice) attached() bool {
 	return false
 }
 
+// ScanPartitions has nothing to do: these loop devices have no partitions.
+func (d *loopDevice) ScanPartitions(context.Context) error { return nil }
+
 func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 	err := loopdev.ErrNotAttached
 	if d.attached() { // else the node is free, or somebody else's by now

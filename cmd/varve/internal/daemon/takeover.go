@@ -65,6 +65,9 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 				d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
 				continue
 			}
+			if slices.Contains(s.Starting, a.Volume) {
+				d.scanPartitions(ctx, a, dev) // logged
+			}
 			d.keep(a, dev)
 			d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
 		}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"varve/cmd/varve/internal/protocol"
@@ -70,6 +71,37 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	if s, err := readState(w.dir); err != nil || len(s.Attached)+len(s.Starting) > 0 {
 		t.Errorf("afterwards the state is %+v, %v", s, err)
 	}
+}
+
+// The partition table of a device is read when it is attached, and by the next daemon if the one that made the device
+// did not live to see it read; a device that was attached is left alone.
+func TestPartitionsAreScannedOnce(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.attach(t, "a")
+	if n := w.ublk.device("a").scans; n != 1 || len(a.Notes) > 0 {
+		t.Errorf("an attach has scanned %d times, with notes %q", n, a.Notes)
+	}
+	w.d.begin("b")
+	b := protocol.Attachment{Volume: "b", Device: "/dev/ublkb7", Transport: "ublk", ID: 7}
+	w.ublk.set(nil, false, a.Attachment, b)
+	w.start(t)
+	w.d.Takeover(t.Context())
+	for volume, want := range map[string]int{"a": 0, "b": 1} {
+		if n := w.ublk.device(volume).scans; n != want {
+			t.Errorf("taking over the device of volume %q has scanned %d times, want %d", volume, n, want)
+		}
+	}
+}
+
+// An attach whose scan does not end says so, and is an attach all the same.
+func TestUnscannedPartitionsAreSaid(t *testing.T) {
+	w := newWorld(t, "a")
+	w.ublk.scanned = errors.New("the kernel is still reading it")
+	a := w.attach(t, "a")
+	if len(a.Notes) != 1 || !strings.Contains(a.Notes[0], "partitions may be missing: the kernel is still reading it") {
+		t.Errorf("notes %q", a.Notes)
+	}
+	wantNodes(t, w.attachedNodes(t), a.Device)
 }
 
 // Devices that can't be asked for are not taken for gone: they may be in use.

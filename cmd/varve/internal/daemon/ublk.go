@@ -160,6 +160,9 @@ func (d *ublkDevice) Err() error { return d.err }
 
 func (d *ublkDevice) Done() <-chan struct{} { return d.done }
 
+// ScanPartitions implements device.
+func (d *ublkDevice) ScanPartitions(ctx context.Context) error { return d.dev.ScanPartitions(ctx) }
+
 func (d *ublkDevice) Stop(ctx context.Context, force bool) error {
 	err := d.dev.Stop(ctx, force)
 	if errors.Is(err, blockdev.ErrBusy) {

@@ -1,0 +1,151 @@
+package blockdev
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// gatedLoop is a loop target whose reads pass a gate first.
+type gatedLoop struct {
+	*Loop
+	gate func(context.Context)
+}
+
+func (g gatedLoop) NewHandler() Handler { return gatedHandler{loopHandler{g.Loop}, g.gate} }
+
+type gatedHandler struct {
+	loopHandler
+	gate func(context.Context)
+}
+
+func (h gatedHandler) Start(r *Request) (Action, error) {
+	if r.Op == OpRead {
+		return Handoff, nil
+	}
+	return h.loopHandler.Start(r)
+}
+
+func (h gatedHandler) Work(ctx context.Context, r *Request) (Action, error) {
+	if r.Op != OpRead {
+		return h.loopHandler.Work(ctx, r)
+	}
+	h.gate(ctx)
+	return h.loopHandler.Start(r)
+}
+
+// partitionedFile is a disk of 4 MiB with one partition, of 1 MiB.
+func partitionedFile(t *testing.T) string {
+	t.Helper()
+	path := loopFile(t, 4<<20)
+	mbr := make([]byte, 512)
+	entry := mbr[446:]
+	entry[4] = 0x83                                 // Linux
+	binary.LittleEndian.PutUint32(entry[8:], 2048)  // first sector
+	binary.LittleEndian.PutUint32(entry[12:], 2048) // sectors
+	mbr[510], mbr[511] = 0x55, 0xaa
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(mbr); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func isBlockDevice(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK
+}
+
+// eachScan runs f with a driver that leaves the scan to the server, and with one that scans by itself.
+func eachScan(t *testing.T, f func(t *testing.T, o Options)) {
+	for name, without := range map[string]uint64{"server": 0, "driver": _UBLK_F_NO_AUTO_PART_SCAN} {
+		t.Run(name, func(t *testing.T) {
+			requireUblk(t, _UBLK_F_NO_AUTO_PART_SCAN)
+			f(t, Options{without: without})
+		})
+	}
+}
+
+// Partitions are there when ScanPartitions returns, however slow the disk is, and nobody has to wait for the disk's open
+// mutex any more.
+func TestScanPartitions(t *testing.T) {
+	eachScan(t, func(t *testing.T, o Options) {
+		slow := gatedLoop{openLoop(t, partitionedFile(t), LoopOptions{}), func(context.Context) { time.Sleep(100 * time.Millisecond) }}
+		d := startDevice(t, slow, o)
+		if isBlockDevice(d.Path() + "p1") {
+			t.Fatal("the partition is there before its table can have been read: this proves nothing")
+		}
+		if err := d.ScanPartitions(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !isBlockDevice(d.Path() + "p1") {
+			t.Errorf("%sp1 is not there", d.Path())
+		}
+	})
+}
+
+// A scan that the disk holds up is given up in time, goes on, and its partitions appear when it ends.
+func TestScanPartitionsIsBounded(t *testing.T) {
+	eachScan(t, func(t *testing.T, o Options) {
+		pass := make(chan struct{})
+		d := startDevice(t, gatedLoop{openLoop(t, partitionedFile(t), LoopOptions{}), func(ctx context.Context) {
+			select {
+			case <-pass:
+			case <-ctx.Done():
+			}
+		}}, o)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		err := d.ScanPartitions(ctx)
+		if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "partition table of "+d.Path()) {
+			t.Errorf("a scan that stands still: %v, want ErrTimeout that names the partition table and the device", err)
+		}
+		close(pass)
+		for deadline := time.Now().Add(20 * time.Second); !isBlockDevice(d.Path() + "p1"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%sp1 has not appeared", d.Path())
+			}
+		}
+	})
+}
+
+// A server that is killed while the kernel waits for its partition table can be succeeded: nothing of it waits for the
+// scan. With its successor the scan ends.
+func TestKilledWhileScanning(t *testing.T) {
+	requireUblk(t, 0)
+	path := partitionedFile(t)
+	t.Setenv(childScanEnv, "1")
+	child, id := startChild(t, path, CopyAuto, -1)
+	time.Sleep(300 * time.Millisecond) // its scanner waits in the kernel
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the killed server does not end")
+	}
+	d, err := Recover(t.Context(), id, openLoop(t, path, LoopOptions{}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopDevice(t, d) })
+	for deadline := time.Now().Add(20 * time.Second); !isBlockDevice(fmt.Sprintf("%sp1", d.Path())); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%sp1 has not appeared", d.Path())
+		}
+	}
+}
