@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // result is what a command left behind.
@@ -145,7 +148,8 @@ var (
 	theDaemon   atomic.Pointer[node]
 )
 
-// reportStuck writes what the processes are blocked on in the kernel, and the daemon's goroutines, and exits.
+// reportStuck writes what the processes are blocked on in the kernel, and the daemon's goroutines, and ends the machine:
+// a process of which a thread waits in the kernel can't exit.
 func reportStuck(test string) {
 	fmt.Printf("--- FAIL: %s: stuck\n", test)
 	if c := lastCommand.Load(); c != nil {
@@ -160,7 +164,16 @@ func reportStuck(test string) {
 		time.Sleep(2 * time.Second)
 		fmt.Printf("the daemon:\n%s\n", n.logTail())
 	}
+	endMachine()
 	os.Exit(2)
+}
+
+// endMachine has integration/vm/run kill the machine, once all output is out.
+func endMachine() {
+	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // tcdrain(3)
+	if err := os.WriteFile(filepath.Join(os.Getenv("VARVE_VM_DIR"), "stuck"), nil, 0o600); err != nil {
+		fmt.Println("the machine can't be ended:", err)
+	}
 }
 
 // eventually polls until cond holds or d is over.
