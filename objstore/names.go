@@ -92,8 +92,8 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	defer v.settleMu.Unlock()
 	v.commitMu.Lock()
 	v.mu.Lock()
-	layers, pinned := v.layers, v.pin
-	v.layers, v.dirty, v.writable, v.closed, v.tail, v.pin = nil, nil, false, true, 0, newPin()
+	layers, pinned := v.layers, v.replacePin()
+	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
 	if v.log != nil {
 		v.log.full = true
 	}
@@ -107,7 +107,6 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	for _, l := range layers {
 		l.journal.close()
 	}
-	pinned.release()
 	select {
 	case <-pinned.done:
 	case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -446,7 +447,7 @@ func (w *world) opDelete() {
 		}
 		v.flushed()
 	}
-	err := w.s.DeleteVolume(context.Background(), v.name)
+	err := w.deleteUnderPlans(v)
 	w.note("delete %s: %v", v.name, err)
 	if len(v.snaps) > 0 {
 		if !w.mem.WasCut() && !errors.Is(err, ErrInUse) && !w.tolerates(err) {
@@ -466,6 +467,84 @@ func (w *world) opDelete() {
 	if w.answered(err, "delete") {
 		delete(w.vols, v.name)
 	}
+}
+
+// heldPlan is a plan that is read late, and what it has to read then.
+type heldPlan struct {
+	p    Plan
+	off  int64
+	want []string
+}
+
+// holdPlan makes a plan; nil if the cut was met.
+func (w *world) holdPlan(v *modelVolume, im Image) *heldPlan {
+	off, n := w.extent(v, true)
+	h := &heldPlan{off: off, want: slices.Clone(v.cur[off/SectorSize : (int(off)+n)/SectorSize])}
+	if err := planLoaded(context.Background(), im, off, n, &h.p); !w.answered(err, "plan") {
+		return nil
+	}
+	return h
+}
+
+// readHeld reads a held plan, and releases it.
+func (w *world) readHeld(v *modelVolume, im Image, h *heldPlan) {
+	got := make([]byte, len(h.want)*SectorSize)
+	err := readPieces(&h.p, got)
+	im.Release(&h.p)
+	if !w.answered(err, "read by a held plan") {
+		return
+	}
+	for i := range h.want {
+		if s := sectorOf(got[i*SectorSize : (i+1)*SectorSize]); s != h.want[i] {
+			w.failf("held plan of %s: sector %d is %s, want %s", v.name, int(h.off/SectorSize)+i, short(s), short(h.want[i]))
+		}
+	}
+}
+
+// deleteUnderPlans deletes a volume while plans of it are held, as a check's are that looks at the tail: from before and
+// after its writes were frozen, so that they count on several pins.
+func (w *world) deleteUnderPlans(v *modelVolume) error {
+	w.s.mu.Lock()
+	vol, err := w.s.volume(v.name)
+	writable := false
+	if err == nil {
+		vol.mu.Lock()
+		writable = vol.writable
+		vol.mu.Unlock()
+	}
+	w.s.mu.Unlock()
+	if !writable || w.pick(2, "hold plans") == 0 { // nobody has opened it yet
+		return w.s.DeleteVolume(context.Background(), v.name)
+	}
+	var held []*heldPlan
+	for range 1 + w.pick(3, "plans") {
+		gen, err := vol.freeze()
+		frozen := w.answered(err, "freeze")
+		off, n := w.extent(v, true)
+		p := w.data(off, n)
+		first, sectors := v.overlay(off, p)
+		_, err = vol.WriteAt(p, off)
+		w.note("write %s %d+%d, to be deleted: %v", v.name, off, n, err)
+		w.wrote(v, &Volume{volume: vol}, first, sectors, err, "write")
+		if h := w.holdPlan(v, vol); h != nil {
+			held = append(held, h)
+		}
+		if frozen && w.pick(2, "settle") == 0 {
+			ctx, cancel := ctxTimeout()
+			w.answered(w.s.waitSettled(ctx, vol, gen), "settle") // its room waits for the plans
+			cancel()
+		}
+		time.Sleep(time.Duration(w.pick(3, "milliseconds")) * time.Millisecond)
+	}
+	deleted := make(chan error, 1)
+	go func() { deleted <- w.s.DeleteVolume(context.Background(), v.name) }()
+	for len(held) > 0 { // the newest may go before the others
+		time.Sleep(time.Duration(w.pick(3, "milliseconds")) * time.Millisecond)
+		i := w.pick(len(held), "which")
+		w.readHeld(v, vol, held[i])
+		held = slices.Delete(held, i, i+1)
+	}
+	return <-deleted
 }
 
 func (w *world) opCloseVolume() {

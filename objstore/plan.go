@@ -1,28 +1,6 @@
 package objstore
 
-import (
-	"fmt"
-	"sync/atomic"
-)
-
-// pin keeps the places of plans in being. Every plan of a volume counts on the volume's current pin; before
-// anything is punched or unlinked, the pin is replaced, and the old one waited for.
-type pin struct {
-	n    atomic.Int64 // plans, and one for being current
-	done chan struct{}
-}
-
-func newPin() *pin {
-	p := &pin{done: make(chan struct{})}
-	p.n.Store(1)
-	return p
-}
-
-func (p *pin) release() {
-	if p.n.Add(-1) == 0 {
-		close(p.done)
-	}
-}
+import "fmt"
 
 // add appends a piece, or lengthens the last one. seg nil: a hole.
 func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {

@@ -28,9 +28,8 @@ func (st *settling) reclaim(ctx context.Context) error {
 	s.trimLeaves()
 	if st.pinned == nil {
 		v.mu.Lock()
-		st.pinned, v.pin = v.pin, newPin()
+		st.pinned = v.replacePin()
 		v.mu.Unlock()
-		st.pinned.release()
 	}
 	select {
 	case <-st.pinned.done:
@@ -93,7 +92,7 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 	if g.isDamaged() {
 		return // nobody knows all objects
 	}
-	g.used.Store(0)
+	defer g.used.Store(0) // afterwards: what is asked for meanwhile may be from before
 	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*blockSize >= from })
 	for ; from < to; i++ {
 		end, next := to, to
