@@ -31,7 +31,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	if s.refs.volumes[name] != nil {
 		return VolumeInfo{}, fmt.Errorf("volume %s: %w", name, ErrExists)
 	}
-	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: time.Now().UTC()}
+	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
 	if err := s.appendRefs(rec); err != nil {
 		return VolumeInfo{}, err
 	}
@@ -235,7 +235,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		return SnapshotInfo{}, err
 	}
 	failpoint.Here(failpoint.SnapshotFlushed)
-	rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: gen, Time: time.Now().UTC()}
+	rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: gen, Time: s.opts.Now().UTC()}
 	v.mu.Lock()
 	if v.baseGen == gen {
 		rec.Root, rec.Logical = v.base.id.String(), v.ref.logical

@@ -47,6 +47,9 @@ type Options struct {
 	// Close gives it back.
 	Lock *Lock
 
+	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing else. Default: time.Now.
+	Now func() time.Time
+
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS     vfs.FS
 	Index  index.Index
@@ -80,6 +83,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.SettleDelay == 0 {
 		o.SettleDelay = 2 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

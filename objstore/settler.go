@@ -31,7 +31,7 @@ func (s *Store) settler(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.clock.Store(time.Now().UnixNano())
+			s.clock.Store(int64(s.uptime()))
 			s.lookForRoom()
 		case <-s.kick:
 		}
@@ -143,7 +143,7 @@ func (s *Store) due(v *volume) bool {
 		return true
 	}
 	d := s.opts.SettleDelay
-	return d >= 0 && time.Duration(time.Now().UnixNano()-v.since) > d
+	return d >= 0 && s.uptime()-v.since > d
 }
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.

@@ -30,7 +30,7 @@ type account struct {
 	gained  atomic.Int64 // how often settling has given room or debts back
 
 	reclaiming   atomic.Int64 // layers that have settled and whose room is not given back yet
-	reclaimSince atomic.Int64 // when the last one came or went, Unix nanoseconds
+	reclaimSince atomic.Int64 // when the last one came or went, uptime in nanoseconds
 
 	usage usage
 	mark  watermark
@@ -96,12 +96,12 @@ func (s *Store) mayGain(gained int64, owing bool) bool {
 // returning reports whether layers have settled whose room is about to be given back. Readers keep it from that; a
 // write does not wait for those for long.
 func (s *Store) returning() bool {
-	return s.reclaiming.Load() > 0 && time.Now().UnixNano()-s.reclaimSince.Load() < int64(reclaimPatience)
+	return s.reclaiming.Load() > 0 && s.uptime()-time.Duration(s.reclaimSince.Load()) < reclaimPatience
 }
 
 // noteReclaim counts layers that wait to be reclaimed.
 func (s *Store) noteReclaim(n int64) {
-	s.reclaimSince.Store(time.Now().UnixNano())
+	s.reclaimSince.Store(int64(s.uptime()))
 	s.reclaiming.Add(n)
 }
 

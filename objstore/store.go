@@ -43,6 +43,7 @@ type Store struct {
 	sb     *superblock
 	origin origin
 	index  index.Index
+	began  time.Time     // of the opening: what uptime counts from
 	took   time.Duration // to open
 
 	ctx     context.Context //nolint:containedctx // the life of the workers, ended by Close
@@ -75,7 +76,7 @@ type Store struct {
 
 	failed      atomic.Pointer[error] // why the store is read-only
 	depth       atomic.Int64          // the level of the highest node that a volume can have
-	clock       atomic.Int64          // Unix nanoseconds, to a settler's tick
+	clock       atomic.Int64          // uptime in nanoseconds, to a settler's tick; never 0
 	wanted      atomic.Int64          // who waits for settling
 	settleFails atomic.Int64          // how often in a row settling has failed
 	missed      atomic.Int64          // entries that the index did not take
@@ -184,12 +185,12 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		dir: dir, fs: o.FS, opts: o, log: o.Logger, refs: newRefs(), nextSegment: 1,
+		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, refs: newRefs(), nextSegment: 1,
 		volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{},
 		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1), reclaimKick: make(chan struct{}, 1),
 	}
 	s.nodes, _ = simplelru.NewLRU[Hash, *node](nodeCache, nil) // fails for size 0 only
-	s.clock.Store(start.UnixNano())
+	s.clock.Store(1)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
@@ -239,6 +240,10 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	return s.recover(ctx)
 }
+
+// uptime is how long the store has been open. Durations are differences of it and never of wall clocks, which
+// somebody may set at any time.
+func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 
 func (s *Store) openIndex() (err error) {
 	if s.index = s.opts.Index; s.index != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"varve/objstore/failpoint"
 )
@@ -69,7 +70,7 @@ type volume struct {
 	tail     int64  // bytes in layers
 	ops      uint64 // requests, to tell a busy volume
 	partial  partial
-	since    int64 // when the active layer became non-empty, Unix nanoseconds; 0: empty
+	since    time.Duration // the uptime at which the active layer became non-empty; 0: empty
 }
 
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {
@@ -353,7 +354,7 @@ func (v *volume) note(l *layer) {
 	v.appended++
 	l.fresh = true
 	if v.since == 0 {
-		v.since = v.s.clock.Load()
+		v.since = time.Duration(v.s.clock.Load())
 	}
 	if l.journal.count == l.journal.max/2 {
 		v.s.kickSettler()

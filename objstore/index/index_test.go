@@ -1,10 +1,12 @@
 package index
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -306,5 +308,17 @@ func BenchmarkPut(b *testing.B) {
 	b.ReportMetric(256, "entries/op")
 	if err := x.Close(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// A wall clock that is set must not cost processor: badger's caches, which go through the seconds in between one by one,
+// are not used, and do not run.
+func TestNoCacheRuns(t *testing.T) {
+	x := openDisk(t, t.TempDir(), Options{})
+	defer x.Close()
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	if bytes.Contains(stacks, []byte("ristretto/v2.(*Cache")) {
+		t.Errorf("a cache of ristretto runs:\n%s", stacks)
 	}
 }
