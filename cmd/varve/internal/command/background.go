@@ -27,10 +27,15 @@ const (
 
 var errNoReason = errors.New("ended without a reason")
 
+// openLog opens a log to write at its end, and makes it if need be.
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+}
+
 // startInBackground runs this program with a command line, its output going to the file, and returns when it is
 // ready, with what it has to say (Ready's text). An error is the reason why it ended.
 func startInBackground(args []string, output string) (string, error) {
-	out, err := os.OpenFile(output, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	out, err := openLog(output)
 	if err != nil {
 		return "", err
 	}

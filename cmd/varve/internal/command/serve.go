@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -89,7 +88,7 @@ func (a *app) serveCmd() *cobra.Command {
 		Short: "Run the store's daemon",
 		Long: `serve runs the daemon of the store, in the foreground with its log on standard error, until Ctrl-C, SIGTERM or
 varve stop. With --background it runs on its own, logs to varve.log in the store, and serve returns when it answers;
-or fails with the reason.
+or fails with the reason. SIGHUP opens the log anew, SIGQUIT writes to it what runs; no other signal ends the daemon.
 
 Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause.
 The limits bound what the daemon takes: its caches in memory, and each volume's tail, which is what was written and
@@ -184,12 +183,14 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 
 // serve runs the daemon, in this process.
 func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
-	// The second signal kills: only the first is ours.
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	go func() { <-ctx.Done(); stop() }()
+	log, err := newLogger(cmd.ErrOrStderr(), o.logLevel, o.logFormat)
+	if err != nil {
+		return err
+	}
+	ctx, end := daemonSignals(cmd.Context(), log, standardError(openLog).reopen, cmd.ErrOrStderr())
+	defer end()
 	ready, report := readiness()
-	err := a.run(ctx, cmd, o, ready)
+	err = a.run(ctx, cmd, o, ready)
 	if err != nil {
 		if errors.Is(err, objstore.ErrNotStore) {
 			err = a.openError(err)

@@ -192,7 +192,7 @@ func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, e
 	var h *handover
 	select {
 	case <-ctx.Done():
-		d.log.Info("stopping: got a signal")
+		d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
 		s.silence()
 	case <-d.stop:
 		d.log.Info("stopping: was asked to")
