@@ -46,6 +46,9 @@ type VolumeInfo struct {
 	Tail      int64     `json:"tail"`    // bytes written since, not settled yet
 	Snapshots int       `json:"snapshots"`
 	Users     []string  `json:"users"` // who has it open: "ublk /dev/ublkb0", "fuse"
+	// Of is the snapshot, "VOLUME@SNAPSHOT", that a scratch volume lies over. An older varve that has compacted refs has
+	// dropped it.
+	Of string `json:"of,omitempty"`
 	// Damage is why the volume is refused, until RepairVolume.
 	Damage string `json:"damage,omitempty"`
 }

@@ -200,6 +200,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err == nil {
 		err = v.damageError()
 	}
+	if err == nil && v.ref.scratch() {
+		err = fmt.Errorf("volume %s: %w: a scratch volume has no snapshots", volume, ErrInvalid)
+	}
 	if err == nil {
 		err = s.settleKept(ctx, v)
 	}

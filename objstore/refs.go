@@ -29,7 +29,7 @@ const refsLong = 1 << 20
 
 // The operations of a refRecord.
 const (
-	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time
+	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of
 	opVolumeDelete = "volume-delete" // ID
 	opHead         = "head"          // ID, Gen, Root, Logical, Dirs: the volume has settled up to Gen
 	opSnap         = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
@@ -50,6 +50,8 @@ type refRecord struct {
 	Logical   int64     `json:"logical,omitempty"`
 	Verify    bool      `json:"verify,omitempty"`
 	Time      time.Time `json:"time,omitzero"`
+	// Of is what a scratch volume lies over, for people: an older varve does not know it.
+	Of string `json:"of,omitempty"`
 	// Dirs says how long the directories of segments were, in bytes, when the record was written: the objects that a
 	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
 	Dirs map[uint32]int64 `json:"dirs,omitempty"`
@@ -65,6 +67,7 @@ type volumeRef struct {
 	root      Hash   // zero: nothing has settled yet, all zeroes
 	logical   int64  // bytes
 	verify    bool   // settled chunks are checked as they are read
+	of        string // VOLUME@SNAPSHOT under a scratch volume, if it is known
 	snaps     map[string]*snapRef
 	order     []*snapRef // the same in order of creation: by generation, and then as they were named
 	unsettled []*snapRef // those of order that have not settled
@@ -142,7 +145,7 @@ func (r *refs) apply(rec *refRecord) error {
 		}
 		v := &volumeRef{
 			id: rec.ID, name: rec.Name, size: rec.Size, blockSize: rec.BlockSize, created: rec.Time,
-			verify: rec.Verify, snaps: map[string]*snapRef{},
+			verify: rec.Verify, of: rec.Of, snaps: map[string]*snapRef{},
 		}
 		r.byID[v.id], r.volumes[v.name] = v, v
 		r.roots.add(r.rootOf(v), v, 0)
@@ -241,7 +244,7 @@ func (r *refs) records() []refRecord {
 		out = append(out, refRecord{Op: opMaxSize, Size: r.maxSize})
 	}
 	for _, v := range r.sorted() {
-		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created},
+		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created, Of: v.of},
 			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})
 		for _, s := range v.order {
 			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}

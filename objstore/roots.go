@@ -23,6 +23,9 @@ type rootHolder struct {
 }
 
 func (x rootIndex) add(root Hash, ref *volumeRef, logical int64) {
+	if ref.scratch() {
+		return // what is thrown away is not offered by its root
+	}
 	u := x[root]
 	if u == nil {
 		u = &rootUse{size: ref.size}

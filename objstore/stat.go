@@ -2,16 +2,8 @@ package objstore
 
 import "cmp"
 
-// Volumes in order of name.
-func (s *Store) Volumes() []VolumeInfo {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := []VolumeInfo{}
-	for _, ref := range s.refs.sorted() {
-		out = append(out, s.infoOf(s.volumes[ref.id]))
-	}
-	return out
-}
+// Volumes in order of name, without scratch volumes.
+func (s *Store) Volumes() []VolumeInfo { return s.listVolumes(false) }
 
 // VolumeInfo describes one volume.
 func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
@@ -35,7 +27,7 @@ func (s *Store) infoOf(v *volume) VolumeInfo {
 	return VolumeInfo{
 		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
 		Root: v.base.id.String(), Logical: v.ref.logical, Tail: v.tail, Snapshots: len(v.ref.snaps),
-		Users: append([]string{}, v.users...), Damage: damage,
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
 	}
 }
 

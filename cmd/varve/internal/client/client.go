@@ -120,6 +120,12 @@ func (c *Client) Detach(ctx context.Context, r protocol.Detach) (protocol.Attach
 	return call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/detach", r)
 }
 
+// AutoDetach has a device detached when the file system on it is unmounted.
+func (c *Client) AutoDetach(ctx context.Context, r protocol.AutoDetach) error {
+	_, err := call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/auto-detach", r)
+	return err
+}
+
 // Mount mounts the store.
 func (c *Client) Mount(ctx context.Context, r protocol.Mount) error {
 	_, err := call[protocol.Mount](ctx, c, http.MethodPost, "/v1/mount", r)

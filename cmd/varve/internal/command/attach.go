@@ -13,22 +13,33 @@ import (
 func (a *app) attachCmd() *cobra.Command {
 	var r protocol.Attach
 	cmd := &cobra.Command{
-		Use:   "attach NAME",
-		Short: "Put a volume on a device node",
+		Use:   "attach NAME[@SNAPSHOT]",
+		Short: "Put a volume or snapshot on a device node",
 		Long: `attach starts a block device over the volume, and returns when it is usable. It prints the device node alone;
 notes go to standard error.
+
+The device of a snapshot is read-only. With --writable it can be written to, and what is written is gone when it is
+detached; the snapshot stays as it is. varve snapshot mount mounts its file system as well.
 
 The transport is ublk where the kernel has it, or else a loop device over the volume's file in a private FUSE mount,
 which does the same and is slower. The copy mode is how ublk moves data: zero (the request's own pages are read and
 written), user (pread and pwrite per request) or plain; auto takes the first that the kernel has.`,
 		Example: `  dev=$(varve attach data)
   mkfs.ext4 "$dev" && mount "$dev" /mnt
-  varve attach data --transport ublk --queues 2 --depth 128`,
+  varve attach data --transport ublk --queues 2 --depth 128
+  varve attach data@monday --writable`,
 		Args:              args("NAME"),
-		ValidArgsFunction: a.completeVolume,
+		ValidArgsFunction: a.completeVolumeOrSnapshot,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := fmt.Sprintf("attach volume %q", args[0])
 			r.Volume = args[0]
+			if strings.Contains(args[0], "@") {
+				what = fmt.Sprintf("attach snapshot %q", args[0])
+				var err error
+				if r.Volume, r.Snapshot, err = protocol.SplitSnapshot(args[0]); err != nil {
+					return usagef("%s: %w", what, err)
+				}
+			}
 			if err := r.Check(); err != nil {
 				return usagef("%s: %w", what, err)
 			}
@@ -52,6 +63,7 @@ written), user (pread and pwrite per request) or plain; auto takes the first tha
 	f.StringVar(&r.Transport, "transport", "auto", strings.Join(protocol.Transports, ", "))
 	deviceFlags(cmd, &r.CopyMode, &r.Queues, &r.Depth)
 	f.BoolVar(&r.ReadOnly, "read-only", false, "refuse writes")
+	f.BoolVar(&r.Writable, "writable", false, "take writes to a snapshot's device, and throw them away when it is detached")
 	complete(cmd, "transport", protocol.Transports)
 	return a.jsonFlag(cmd)
 }
@@ -74,9 +86,9 @@ func complete(cmd *cobra.Command, flag string, values []string) {
 func (a *app) detachCmd() *cobra.Command {
 	force := false
 	cmd := &cobra.Command{
-		Use:   "detach NAME|DEVICE",
+		Use:   "detach NAME[@SNAPSHOT]|DEVICE",
 		Short: "Take a device node away",
-		Long: `detach ends the device of a volume, named by the volume or by the device node. It refuses while the device is
+		Long: `detach ends the device of a volume or snapshot, named by that or by the device node. It refuses while the device is
 mounted or open; with --force it goes, and I/O of its users fails. What was written is kept.`,
 		Example:           "  varve detach data\n  varve detach /dev/ublkb0",
 		Args:              args("NAME|DEVICE"),
@@ -84,7 +96,11 @@ mounted or open; with --force it goes, and I/O of its users fails. What was writ
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := fmt.Sprintf("detach %q", args[0])
 			if !strings.HasPrefix(args[0], "/") {
-				if err := protocol.CheckName(args[0]); err != nil {
+				check := protocol.CheckName
+				if strings.Contains(args[0], "@") {
+					check = func(name string) error { _, _, err := protocol.SplitSnapshot(name); return err }
+				}
+				if err := check(args[0]); err != nil {
 					return usagef("%s: %w", what, err)
 				}
 			}

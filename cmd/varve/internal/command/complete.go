@@ -1,7 +1,9 @@
 package command
 
 import (
+	"cmp"
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +57,21 @@ func (a *app) completeSnapshot(_ *cobra.Command, args []string, _ string) ([]str
 	})
 }
 
+// completeVolumeOrSnapshot offers snapshots once there is an @.
+func (a *app) completeVolumeOrSnapshot(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+	if strings.Contains(part, "@") {
+		return a.completeSnapshot(cmd, args, part)
+	}
+	return a.completeVolume(cmd, args, part)
+}
+
+func (a *app) completeSnapshotThenDir(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 1 {
+		return completeDirs(cmd, args, part)
+	}
+	return a.completeSnapshot(cmd, args, part)
+}
+
 func (a *app) completeAttached(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -66,7 +83,7 @@ func (a *app) completeAttached(_ *cobra.Command, args []string, _ string) ([]str
 		}
 		names := make([]string, 0, 2*len(list))
 		for _, at := range list {
-			names = append(names, at.Volume, at.Device)
+			names = append(names, cmp.Or(at.Snapshot, at.Volume), at.Device)
 		}
 		return names
 	})

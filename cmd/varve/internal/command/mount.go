@@ -22,7 +22,8 @@ func (a *app) mountCmd() *cobra.Command {
   by-id/ROOT/disk.img            the same by its root
   info.json beside each          size, root, users`,
 		Example: `  varve mount /mnt/varve
-  mount -o ro,loop /mnt/varve/snapshots/data/monday/disk.img /mnt/monday`,
+  cp --sparse=always /mnt/varve/snapshots/data/monday/disk.img monday.img
+  varve snapshot mount data@monday /mnt/monday`,
 		Args:              args("DIR"),
 		ValidArgsFunction: completeDirs,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -48,6 +48,15 @@ func formatMaxSize(n int64) string {
 	return formatSize(n)
 }
 
+// snapshotDevice says where a snapshot is attached, and mounted.
+func snapshotDevice(at protocol.Attachment) string {
+	text := at.Snapshot + " on " + at.Device
+	if at.MountedAt != "" {
+		text += ", mounted at " + at.MountedAt
+	}
+	return text
+}
+
 func writeStat(w io.Writer, s protocol.Stat) {
 	served := "none"
 	if s.Daemon != nil {
@@ -85,6 +94,11 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	for _, at := range s.Attached {
 		if at.State == protocol.StateWaiting {
 			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, waitingText(at))})
+		}
+	}
+	for _, at := range s.Attached {
+		if at.Snapshot != "" {
+			fields = append(fields, [2]string{"snapshot", snapshotDevice(at)})
 		}
 	}
 	for _, m := range s.Mounts {

@@ -51,8 +51,21 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	if len(d.transports) == 0 {
 		return protocol.Attached{}, protocol.ErrNeedsDaemon
 	}
+	if r.Snapshot != "" { // it settles first, before anybody has to wait for us
+		if _, err := d.store.WaitSnapshot(ctx, r.Volume, r.Snapshot); err != nil {
+			return protocol.Attached{}, err
+		}
+	}
 	d.change.Lock()
 	defer d.change.Unlock()
+	if r.Snapshot != "" {
+		return d.attachSnapshot(ctx, r)
+	}
+	return d.attach(ctx, r)
+}
+
+// attach puts a volume on a device node; change is held.
+func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
 	if err := d.mayAttach(r.Volume); err != nil {
 		return protocol.Attached{}, err
 	}
@@ -67,7 +80,7 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
 	notes = append(notes, d.scanPartitions(ctx, a, dev)...)
-	d.keep(a, dev)
+	a = d.keep(a, dev)
 	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
 		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
@@ -145,7 +158,10 @@ func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev 
 }
 
 // keep lists a device that is served, and watches for its end.
-func (d *Daemon) keep(a protocol.Attachment, dev device) {
+func (d *Daemon) keep(a protocol.Attachment, dev device) protocol.Attachment {
+	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
+		a.Snapshot = v.Of
+	}
 	k := &attachment{Attachment: a, dev: dev, began: time.Now()}
 	d.mu.Lock()
 	d.attached[a.Volume] = k
@@ -154,6 +170,9 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 		d.starting = ""
 	}
 	d.save()
+	if a.MountedAt != "" {
+		d.watchMount(k)
+	}
 	d.mu.Unlock()
 	d.watchers.Add(1)
 	go func() {
@@ -169,6 +188,7 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) {
 			d.revive(k, w)
 		}
 	}()
+	return a
 }
 
 func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.Detach) (protocol.Attachment, error) {
@@ -178,8 +198,16 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	node := resolveNode(r.Target) // before anybody has to wait for us: it may take long
 	d.change.Lock()
 	defer d.change.Unlock()
-	k := d.find(r.Target, node)
-	if a, waits := d.findWaiting(r.Target, node); k == nil && waits {
+	target, err := d.detachTarget(r.Target)
+	if err != nil {
+		return protocol.Attachment{}, err
+	}
+	if target != r.Target {
+		node = target
+	}
+	defer d.sweepScratch(ctx)
+	k := d.find(target, node)
+	if a, waits := d.findWaiting(target, node); k == nil && waits {
 		return a, d.detachWaiting(ctx, a, r.Force)
 	}
 	if k == nil {

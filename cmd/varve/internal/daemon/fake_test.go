@@ -24,6 +24,7 @@ type fakeStore struct {
 	volumes   map[string]objstore.VolumeInfo
 	snapshots []objstore.SnapshotInfo
 	panics    bool
+	scratches int // made
 
 	checkTakes time.Duration
 }
@@ -67,6 +68,21 @@ func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
 	}
 	delete(s.volumes, name)
 	return nil
+}
+
+// CreateScratch makes volumes that are called scratch-0, scratch-1 and so on.
+func (s *fakeStore) CreateScratch(_ context.Context, volume, snap string) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.volumes[volume]
+	v.Name, v.Of = fmt.Sprintf("scratch-%d", s.scratches), volume+"@"+snap
+	s.scratches++
+	s.volumes[v.Name] = v
+	return v, nil
+}
+
+func (s *fakeStore) ScratchVolumes() []objstore.VolumeInfo {
+	return slices.DeleteFunc(s.Volumes(), func(v objstore.VolumeInfo) bool { return v.Of == "" })
 }
 
 func (s *fakeStore) RepairVolume(_ context.Context, name string, accept bool) (objstore.Repair, error) {
@@ -133,8 +149,15 @@ func (s *fakeStore) WaitSnapshot(ctx context.Context, volume, snap string) (objs
 	return objstore.SnapshotInfo{Volume: volume, Name: snap, Root: "12ab"}, nil
 }
 
-func (s *fakeStore) DeleteSnapshot(context.Context, string, string) error {
-	return objstore.ErrNotFound
+func (s *fakeStore) DeleteSnapshot(_ context.Context, volume, snap string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.snapshots)
+	s.snapshots = slices.DeleteFunc(s.snapshots, func(i objstore.SnapshotInfo) bool { return i.Volume == volume && i.Name == snap })
+	if len(s.snapshots) == n {
+		return objstore.ErrNotFound
+	}
+	return nil
 }
 
 func (s *fakeStore) Snapshots(string) ([]objstore.SnapshotInfo, error) {

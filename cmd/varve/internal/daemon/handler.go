@@ -42,6 +42,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("GET /v1/attachments", handle(d.serveAttachments))
 	mux.Handle("POST /v1/attach", handle(d.serveAttach))
 	mux.Handle("POST /v1/detach", handle(d.serveDetach))
+	mux.Handle("POST /v1/auto-detach", handle(d.serveAutoDetach))
 	mux.Handle("POST /v1/mount", handle(d.serveMount))
 	mux.Handle("POST /v1/umount", handle(d.serveUnmount))
 	mux.HandleFunc("POST /v1/stop", d.serveStop)

@@ -77,6 +77,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 		}
 		s.Unmounted = append(s.Unmounted, k.Dir)
 	}
+	d.sweepScratch(ctx)
 	for name, t := range d.transports {
 		if err := t.Close(); err != nil {
 			s.note(fmt.Sprintf("close %s: %v", name, err))

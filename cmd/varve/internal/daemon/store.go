@@ -23,6 +23,8 @@ type volumes interface {
 	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
+	CreateScratch(ctx context.Context, volume, snap string) (objstore.VolumeInfo, error)
+	ScratchVolumes() []objstore.VolumeInfo
 	RepairVolume(ctx context.Context, name string, accept bool) (objstore.Repair, error)
 	Volumes() []objstore.VolumeInfo
 	VolumeInfo(name string) (objstore.VolumeInfo, error)

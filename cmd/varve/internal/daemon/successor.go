@@ -187,6 +187,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 		}
 		report.Mounts = append(report.Mounts, m.Dir)
 	}
+	d.sweepScratch(ctx)
 	d.freezeState(false)
 	return report, nil
 }

@@ -35,6 +35,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
 	}
+	d.sweepScratch(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.save()
@@ -49,6 +50,7 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 		if err != nil {
 			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
 			list = andNoted(list, s.Attached, name)
+			d.unlisted = true
 		}
 		for _, a := range list {
 			found[a.Device] = true
@@ -57,7 +59,7 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 			}
 			for _, k := range s.Attached {
 				if k.Volume == a.Volume && k.Device == a.Device {
-					a.Since = k.Since
+					a.Since, a.MountedAt = k.Since, k.MountedAt
 				}
 			}
 			dev, err := t.Recover(ctx, a)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"time"
 
 	"varve/blockdev"
@@ -74,7 +75,7 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 }
 
 func (t *ublkTransport) Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error) {
-	for _, v := range t.store.Volumes() {
+	for _, v := range slices.Concat(t.store.Volumes(), t.store.ScratchVolumes()) {
 		volumes = append(volumes, v.Name)
 	}
 	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's

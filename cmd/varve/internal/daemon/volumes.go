@@ -167,6 +167,15 @@ func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ non
 	if err := c.Check(); err != nil {
 		return none{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
 	}
+	// No attach may begin meanwhile.
+	d.change.Lock()
+	defer d.change.Unlock()
+	d.mu.Lock()
+	list := d.onDevice(c.Volume + "@" + c.Name)
+	d.mu.Unlock()
+	if len(list) > 0 {
+		return none{}, errSnapshotAttached(c.Volume+"@"+c.Name, list[0])
+	}
 	if err := d.store.DeleteSnapshot(ctx, c.Volume, c.Name); err != nil {
 		return none{}, err
 	}

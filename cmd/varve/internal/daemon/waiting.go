@@ -128,6 +128,7 @@ func (d *Daemon) retry(w *waiter) {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
+	defer d.sweepScratch(ctx)
 	d.mu.Lock()
 	still := d.waiting[w.Volume] == w && !d.stopping
 	d.mu.Unlock()
@@ -168,6 +169,7 @@ func (d *Daemon) revive(k *attachment, w *waiter) {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
+	defer d.sweepScratch(ctx)
 	log := d.log.With("volume", k.Volume, "device", k.Device)
 	d.mu.Lock()
 	still, stopping := d.waiting[k.Volume] == w, d.stopping

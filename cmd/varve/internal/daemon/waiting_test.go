@@ -121,7 +121,8 @@ func TestDeviceThatFailsSoon(t *testing.T) {
 	eventually(t, "the device waits", func() bool {
 		w.d.mu.Lock()
 		defer w.d.mu.Unlock()
-		return len(w.d.waiting) == 1
+		k := w.d.waiting["a"]
+		return k != nil && k.quit != nil // what becomes of it is decided
 	})
 	if got := w.waits(t, "a"); !strings.Contains(got.Error, "something broke") || !strings.Contains(got.Error, "soon after its start") {
 		t.Errorf("what waits is shown as %+v", got)

@@ -114,6 +114,16 @@ func (a Attach) Check() error {
 	if err := CheckName(a.Volume); err != nil {
 		return err
 	}
+	if a.Snapshot != "" {
+		if err := CheckName(a.Snapshot); err != nil {
+			return fmt.Errorf("snapshot %q: %w", a.Snapshot, err)
+		}
+	} else if a.Writable {
+		return errors.New("--writable goes with a snapshot, VOLUME@SNAPSHOT; a volume is writable unless --read-only")
+	}
+	if a.Writable && a.ReadOnly {
+		return errors.New("both --read-only and --writable; use one of them")
+	}
 	if a.Transport != "" && !slices.Contains(Transports, a.Transport) {
 		return fmt.Errorf("transport %q; use one of %s", a.Transport, strings.Join(Transports, ", "))
 	}
@@ -136,6 +146,14 @@ func CheckDevice(copyMode string, queues, depth int) error {
 
 // Check refuses a mount point that could not be one.
 func (m Mount) Check() error { return checkDir(m.Dir) }
+
+// Check refuses what names no device or no directory.
+func (a AutoDetach) Check() error {
+	if err := checkPath(a.Device); err != nil {
+		return err
+	}
+	return checkDir(a.Dir)
+}
 
 // Check refuses what could not be a mount point.
 func (u Unmount) Check() error { return checkDir(u.Dir) }

@@ -17,6 +17,7 @@
 //	GET    /v1/attachments                []Attachment
 //	POST   /v1/attach                     Attach         -> Attached
 //	POST   /v1/detach                     Detach         -> Attachment
+//	POST   /v1/auto-detach                AutoDetach     -> Attachment
 //	POST   /v1/mount                      Mount          -> Mount
 //	POST   /v1/umount                     Unmount
 //	POST   /v1/stop                       Stop           -> Stopped
@@ -102,6 +103,10 @@ type Attach struct {
 	Queues    int    `json:"queues"`
 	Depth     int    `json:"depth"`
 	ReadOnly  bool   `json:"read_only"`
+	// Snapshot of the volume that is asked for in its place; read-only, unless Writable: then what is written is gone
+	// when the device is detached.
+	Snapshot string `json:"snapshot,omitempty"`
+	Writable bool   `json:"writable,omitempty"`
 }
 
 // Attachment is a volume on a device node.
@@ -115,6 +120,10 @@ type Attachment struct {
 	Depth     int       `json:"depth,omitempty"`
 	ReadOnly  bool      `json:"read_only"`
 	Since     time.Time `json:"since"`
+	// Snapshot is "VOLUME@SNAPSHOT" where the device shows one; Volume is the throwaway layer over it then.
+	Snapshot string `json:"snapshot,omitempty"`
+	// MountedAt is the directory at which AutoDetach says that the device was mounted.
+	MountedAt string `json:"mounted_at,omitempty"`
 
 	// In lists alone.
 	State   string    `json:"state,omitempty"`
@@ -134,10 +143,16 @@ type Attached struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Detach names a volume or a device node.
+// Detach names a volume, a snapshot, or a device node.
 type Detach struct {
 	Target string `json:"target"`
 	Force  bool   `json:"force"`
+}
+
+// AutoDetach asks for a device to be detached when the file system on it is unmounted.
+type AutoDetach struct {
+	Device string `json:"device"`
+	Dir    string `json:"dir"` // where the client has mounted it
 }
 
 // Mount is a FUSE mount of the store, asked for or present.

@@ -1,0 +1,220 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// attachedNow is what is on device nodes.
+type attachedNow []struct {
+	Volume, Device, Snapshot string
+	ReadOnly                 bool   `json:"read_only"`
+	MountedAt                string `json:"mounted_at"`
+}
+
+// snapshotDevices are the devices of snapshots.
+func (n *node) snapshotDevices(ctx context.Context) attachedNow {
+	n.t.Helper()
+	var list attachedNow
+	for _, a := range query[struct{ Attached attachedNow }](ctx, n, "stat").Attached {
+		if a.Snapshot != "" {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// wantNoScratch fails if a device, or what was thrown away, of a snapshot is left.
+func (n *node) wantNoScratch(ctx context.Context, device string) {
+	n.t.Helper()
+	eventually(n.t, time.Minute, "the snapshot's device is gone", func() bool {
+		_, err := os.Stat(device)
+		return os.IsNotExist(err) || strings.HasPrefix(device, "/dev/loop")
+	})
+	if left := n.snapshotDevices(ctx); len(left) > 0 {
+		n.t.Errorf("devices of snapshots are left: %+v", left)
+	}
+	left, err := filepath.Glob(filepath.Join(n.store, "journal", "*"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, j := range left {
+		if v := query[[]struct{ ID string }](ctx, n, "volume", "list"); !strings.HasPrefix(filepath.Base(j), v[0].ID) {
+			n.t.Errorf("a journal is left of what was thrown away: %s", j)
+		}
+	}
+}
+
+// TestSnapshotMount mounts snapshots of filesystems that are mounted and in use: each has what was there when it was
+// taken, through the death of the daemon too, takes writes that nobody else sees, and leaves nothing when it is unmounted.
+func TestSnapshotMount(t *testing.T) {
+	for _, f := range filesystems {
+		t.Run(f.name, func(t *testing.T) {
+			ctx := limit(t, 3*time.Minute)
+			n := newNode(ctx, t)
+			n.serve(ctx)
+			dev := n.volume(ctx, "disk", "512M")
+			f.make(ctx, t, dev)
+			m := mount(ctx, t, dev, "")
+			tree := filepath.Join(sourceTree(t), "net")
+			must(ctx, t, "cp", "-a", tree, filepath.Join(m.dir, "tree"))
+			must(ctx, t, "sync", "-f", m.dir)
+			// Files that are fsynced alone are in the journal, and nowhere else, when the snapshot is taken.
+			job := start(t, "sh", "-c", fmt.Sprintf("while :; do dd if=/dev/urandom of=%[1]s/new bs=64k count=4 conv=fsync status=none && mv %[1]s/new %[1]s/busy || exit 1; done", m.dir))
+			eventually(t, time.Minute, "the volume is written", func() bool {
+				_, err := os.Stat(filepath.Join(m.dir, "busy"))
+				return err == nil
+			})
+			n.varve(ctx, "snapshot", "create", "disk@one")
+			must(ctx, t, "rm", "-r", filepath.Join(m.dir, "tree"))
+
+			dir := t.TempDir()
+			type mountedSnapshot struct{ Device, Dir, Type, Snapshot string }
+			s := query[mountedSnapshot](ctx, n, "snapshot", "mount", "disk@one", dir)
+			t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
+			if s.Dir != dir || s.Type != f.name || s.Snapshot != "disk@one" {
+				t.Errorf("snapshot mount says %+v", s)
+			}
+			must(ctx, t, "diff", "-r", tree, filepath.Join(dir, "tree"))
+			if _, err := os.Stat(filepath.Join(dir, "busy")); err != nil {
+				t.Errorf("a file that was fsynced before the snapshot is not in it: %v", err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "mine"), nil, 0o600); err == nil {
+				t.Error("the mount takes writes without --writable")
+			}
+			n.refuse(ctx, []string{"disk@one", "in use", s.Device}, "snapshot", "delete", "disk@one")
+			if list := query[[]struct{ Name string }](ctx, n, "volume", "list"); len(list) != 1 {
+				t.Errorf("volumes are %+v, want disk alone", list)
+			}
+
+			n.kill(ctx)
+			n.serve(ctx)
+			if list := n.snapshotDevices(ctx); len(list) != 1 || list[0].MountedAt != dir || list[0].Snapshot != "disk@one" {
+				t.Errorf("after the death of the daemon snapshots are on %+v", list)
+			}
+			must(ctx, t, "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches")
+			must(ctx, t, "diff", "-r", tree, filepath.Join(dir, "tree"))
+			n.varve(ctx, "snapshot", "umount", dir)
+			n.wantNoScratch(ctx, s.Device)
+
+			// Again, to write to it; unmounted by umount(8).
+			s = query[mountedSnapshot](ctx, n, "snapshot", "mount", "disk@one", dir, "--writable")
+			must(ctx, t, "rm", "-r", filepath.Join(dir, "tree"))
+			must(ctx, t, "cp", "-a", tree, filepath.Join(dir, "mine"))
+			n.kill(ctx)
+			n.serve(ctx)
+			must(ctx, t, "sync", "-f", dir)
+			must(ctx, t, "diff", "-r", tree, filepath.Join(dir, "mine"))
+			must(ctx, t, "umount", dir)
+			n.wantNoScratch(ctx, s.Device)
+			if !job.running() {
+				t.Fatalf("the volume failed meanwhile: %s", job.out.String())
+			}
+			job.stop(ctx, t, syscall.SIGTERM)
+			if _, err := os.Stat(filepath.Join(m.dir, "mine")); err == nil {
+				t.Error("the volume has what was written to the snapshot's mount")
+			}
+			m.unmount(ctx)
+			f.fsck(ctx, t, dev)
+			noIOErrors(ctx, t, dev)
+			n.varve(ctx, "snapshot", "delete", "disk@one")
+			n.varve(ctx, "detach", "disk")
+		})
+	}
+}
+
+// TestSnapshotMountRefused: what can't be mounted leaves no device.
+func TestSnapshotMountRefused(t *testing.T) {
+	ctx := limit(t, 2*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	n.volume(ctx, "disk", "64M")
+	n.snapshot(ctx, "disk@blank")
+	dir := t.TempDir()
+	n.refuse(ctx, []string{"disk@blank", "no ext4, xfs or btrfs"}, "snapshot", "mount", "disk@blank", dir)
+	n.refuse(ctx, []string{"disk@none", "not found"}, "snapshot", "mount", "disk@none", dir)
+	n.refuse(ctx, []string{"no such file"}, "snapshot", "mount", "disk@blank", dir+"/none")
+	n.refuse(ctx, []string{dir, "nothing is mounted there"}, "snapshot", "umount", dir)
+	n.refuse(ctx, []string{"device of no snapshot"}, "snapshot", "umount", "/proc")
+	if list := n.snapshotDevices(ctx); len(list) > 0 {
+		t.Errorf("devices of snapshots are left: %+v", list)
+	}
+	n.varve(ctx, "detach", "disk")
+}
+
+// TestAttachSnapshot attaches a snapshot to read, and to write and throw away.
+func TestAttachSnapshot(t *testing.T) {
+	for _, transport := range []string{"ublk", "loop"} {
+		t.Run(transport, func(t *testing.T) {
+			ctx := limit(t, 2*time.Minute)
+			n := newNode(ctx, t)
+			n.serve(ctx)
+			dev := n.volume(ctx, "disk", "64M")
+			must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=16", "oflag=direct", "status=none")
+			want := sum(t, dev)
+			n.varve(ctx, "snapshot", "create", "disk@one")
+			must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=16", "oflag=direct", "status=none")
+			now := sum(t, dev)
+
+			ro := n.attach(ctx, "disk@one", "--transport", transport)
+			if got := sum(t, ro); got != want {
+				t.Error("the snapshot's device has not what was there when it was taken")
+			}
+			if r := run(ctx, "dd", "if=/dev/zero", "of="+ro, "bs=4k", "count=1", "oflag=direct"); r.code == 0 {
+				t.Error("the snapshot's device takes writes without --writable")
+			}
+			rw := n.attach(ctx, "disk@one", "--transport", transport, "--writable")
+			n.refuse(ctx, []string{"disk@one", ro, rw, "name one"}, "detach", "disk@one")
+			n.varve(ctx, "detach", ro)
+			must(ctx, t, "dd", "if=/dev/urandom", "of="+rw, "bs=1M", "count=4", "seek=8", "oflag=direct", "conv=notrunc", "status=none")
+			written := sum(t, rw)
+			if written == want {
+				t.Error("the writable device of the snapshot has not what was written to it")
+			}
+			if transport == "ublk" { // a loop device does not outlive its daemon
+				held, err := os.Open(rw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.kill(ctx)
+				n.serve(ctx)
+				if got := sum(t, rw); got != written {
+					t.Error("what was written to the snapshot's device was lost with the daemon")
+				}
+				_ = held.Close()
+			}
+			if got := sum(t, dev); got != now {
+				t.Error("what was written to the snapshot's device is on the volume's")
+			}
+			n.varve(ctx, "detach", "disk@one")
+			n.wantNoScratch(ctx, rw)
+			again := n.attach(ctx, "disk@one", "--transport", transport)
+			if got := sum(t, again); got != want {
+				t.Error("what was written to a snapshot's device is in the snapshot")
+			}
+
+			// Killed with nobody using it, and gone with the machine's memory of it: nothing is left.
+			n.kill(ctx)
+			if err := os.Remove(filepath.Join(n.store, "attached.json")); err != nil {
+				t.Fatal(err)
+			}
+			n.serve(ctx)
+			if transport == "ublk" {
+				n.varve(ctx, "detach", "disk@one")
+			}
+			n.wantNoScratch(ctx, again)
+			n.refuse(ctx, []string{"--writable"}, "attach", "disk", "--writable")
+			n.varve(ctx, "snapshot", "delete", "disk@one")
+			n.varve(ctx, "volume", "show", "disk")
+		})
+	}
+}

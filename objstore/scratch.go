@@ -1,0 +1,93 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/failpoint"
+)
+
+// A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its journal finds a disk to
+// write to, and the snapshot stays as it is. In refs it is a volume like any other, whose head is the snapshot's root
+// from the start, so that every version of varve opens a store that has one, serves its device, and keeps what the
+// root refers to. It is told by its name, which is made of its own ID: nobody can give another volume such a name, for
+// the ID of a volume is chosen at random when it is created.
+//
+// Whoever creates a scratch volume deletes it when its device is gone, or finds it in ScratchVolumes later.
+
+const scratchPrefix = "scratch-"
+
+func scratchName(id uuid.UUID) string { return scratchPrefix + id.String() }
+
+// scratch reports whether the volume is a scratch volume.
+func (v *volumeRef) scratch() bool { return v.name == scratchName(v.id) }
+
+// CreateScratch makes a scratch volume over a snapshot, once that has settled. Volumes, Roots and the count of Stat
+// leave it out; all that takes the name of a volume takes its name too, but for CreateSnapshot.
+func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeInfo, error) {
+	of := volume + "@" + snap
+	s.mu.Lock()
+	v, sn, err := s.snapshot(volume, snap)
+	s.mu.Unlock()
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	if v.ref.scratch() {
+		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: it is of a scratch volume", of, ErrInvalid)
+	}
+	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
+		return VolumeInfo{}, fmt.Errorf("snapshot %s does not settle: %w", of, err)
+	}
+	s.mu.Lock()
+	root, settled := sn.root, sn.settled
+	s.mu.Unlock()
+	if !settled {
+		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
+	}
+	r, err := s.readRoot(root, v.ref.size)
+	if err != nil {
+		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w", of, err)
+	}
+	return s.addScratch(v, sn, r, of)
+}
+
+// addScratch names a scratch volume over a settled snapshot, whose root is r.
+func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (VolumeInfo, error) {
+	id := uuid.New()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
+		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
+	}
+	// Both in one frame: a volume without its head would be one of zeroes.
+	err := s.appendRefs(refRecord{
+		Op: opVolume, ID: id, Name: scratchName(id), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify,
+		Time: time.Now().UTC(), Of: of,
+	}, refRecord{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical})
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	failpoint.Here(failpoint.VolumeCreated)
+	w := newVolume(s, s.refs.byID[id], newBase(s, *r))
+	s.volumes[id] = w
+	return s.infoOf(w), nil
+}
+
+// ScratchVolumes lists the scratch volumes, in order of name.
+func (s *Store) ScratchVolumes() []VolumeInfo { return s.listVolumes(true) }
+
+// listVolumes lists the scratch volumes, or all others, in order of name.
+func (s *Store) listVolumes(scratch bool) []VolumeInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []VolumeInfo{}
+	for _, ref := range s.refs.sorted() {
+		if ref.scratch() == scratch {
+			out = append(out, s.infoOf(s.volumes[ref.id]))
+		}
+	}
+	return out
+}
