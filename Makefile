@@ -20,24 +20,28 @@ demo: ## the main job on real input, on this machine's kernel: ublk, or the loop
 demo-vm: ## the same on real ublk, in the test kernel
 	@integration/demo --vm
 
+# What runs the tests is a program, which this builds first.
+RUNNER := integration/runner/start
+
+.PHONY: check
+check: ## while you work: build, vet, lint, and unit tests of what changed; ALL=1 tests all
+	@$(RUNNER) check $(if $(ALL),-all)
+
 .PHONY: test
-test: ## lint, unit, race, property, fuzz seeds, and the integration tests in the test kernel
-	@integration/suite
+test: ## everything: lint, unit, race, property, fuzz seeds, and the tests on devices in the test kernel
+	@$(RUNNER) test
 
 .PHONY: lint
 lint: ## golangci-lint alone, as make test runs it
-	@$(VARVE_CACHE)/bin/golangci-lint run
+	@$(RUNNER) lint
 
 .PHONY: integration
-integration: ## the tests in the test kernel alone; RUN='regexp' picks some
+integration: ## the tests in the test kernel alone; RUN='regexp' picks some of ./integration
 	@integration/run $(if $(RUN),-run '$(RUN)' ./integration)
 
 .PHONY: fuzz
-fuzz: ## run each fuzz target for FUZZTIME (30s)
-	@set -e; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
-		for f in $$(grep -h '^func Fuzz' $$p/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
-			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s $$p; \
-		done; done
+fuzz: ## run each fuzz target for FUZZTIME (30s); RUN='regexp' picks some
+	@$(RUNNER) fuzz -time $(FUZZTIME) $(if $(RUN),-run '$(RUN)')
 
 .PHONY: crash
 crash: ## try to lose something for hours: cuts, kills, faults; CRASHFLAGS='-rounds 10 -cuts 1000 -only regexp'

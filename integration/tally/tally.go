@@ -1,4 +1,4 @@
-package main
+package tally
 
 import (
 	"bufio"
@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 )
 
-// event is one line of `go test -json`; go doc test2json has the fields.
-type event struct {
+// Event is one line of `go test -json`; go doc test2json has the fields.
+type Event struct {
 	Action      string
 	Package     string
 	ImportPath  string // of build events
@@ -27,11 +29,18 @@ type id struct{ step, pkg, test string }
 type step struct {
 	name                    string
 	passed, failed, skipped int
-	seconds                 float64
 }
 
-type tally struct {
+// duration is how long one test took, in one step.
+type duration struct {
+	id   id
+	took time.Duration
+}
+
+// Tally holds the results of steps. Its zero value has none.
+type Tally struct {
 	steps    []*step
+	tests    []duration         // of top level
 	passes   map[[2]string]bool // package and test, in whatever step
 	skips    []id
 	failures []failure
@@ -44,8 +53,8 @@ type failure struct {
 	log []string
 }
 
-// addStep adds a step that is no Go test.
-func (t *tally) addStep(name string, ok bool, file string) {
+// AddCheck adds a step that is no Go test; file is its log.
+func (t *Tally) AddCheck(name string, ok bool, file string) {
 	s := &step{name: name}
 	t.steps = append(t.steps, s)
 	if ok {
@@ -61,11 +70,12 @@ func (t *tally) addStep(name string, ok bool, file string) {
 	t.failures = append(t.failures, failure{id{step: name}, "failed", lines[max(0, len(lines)-100):]})
 }
 
-// addEvents adds a stream of test events. A stream without a single test is a failure.
-func (t *tally) addEvents(name, file string) error {
+// AddEvents adds the stream of test events in file. A stream without a single test is a failure, and so is one whose
+// command failed (ok is false) without an event that says why.
+func (t *Tally) AddEvents(name string, ok bool, file string) error {
 	f, err := os.Open(file)
 	if err != nil {
-		return err
+		return fmt.Errorf("open test events: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	s := &step{name: name}
@@ -77,7 +87,7 @@ func (t *tally) addEvents(name, file string) error {
 	in := bufio.NewScanner(f)
 	in.Buffer(nil, 16<<20)
 	for in.Scan() {
-		var e event
+		var e Event
 		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
 			continue // not an event: what go itself says beside its stream
 		}
@@ -86,14 +96,18 @@ func (t *tally) addEvents(name, file string) error {
 	if err := in.Err(); err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
-	if s.passed+s.failed+s.skipped == 0 {
+	switch {
+	case s.passed+s.failed+s.skipped == 0:
 		s.failed++
 		t.failures = append(t.failures, failure{id: id{step: name}, why: "ran no test at all"})
+	case !ok && s.failed == 0:
+		s.failed++
+		t.failures = append(t.failures, failure{id: id{step: name}, why: "no test failed, but the command did; see " + file})
 	}
 	return nil
 }
 
-func (t *tally) add(s *step, e event, failedIn map[string]bool) {
+func (t *Tally) add(s *step, e Event, failedIn map[string]bool) {
 	if e.Package == "" {
 		e.Package = strings.Fields(e.ImportPath + " ?")[0]
 	}
@@ -105,8 +119,7 @@ func (t *tally) add(s *step, e event, failedIn map[string]bool) {
 		if e.Test != "" {
 			s.passed++
 			t.passes[[2]string{e.Package, e.Test}] = true
-		} else {
-			s.seconds += e.Elapsed
+			t.time(k, e)
 		}
 	case "skip":
 		if e.Test != "" { // a package without test files skips too
@@ -116,11 +129,9 @@ func (t *tally) add(s *step, e event, failedIn map[string]bool) {
 	case "fail":
 		if e.Test != "" {
 			failedIn[e.Package] = true
-		} else {
-			s.seconds += e.Elapsed
-			if failedIn[e.Package] {
-				return // counted already, by its tests
-			}
+			t.time(k, e)
+		} else if failedIn[e.Package] {
+			return // counted already, by its tests
 		}
 		s.failed++
 		log := t.output[k]
@@ -131,8 +142,22 @@ func (t *tally) add(s *step, e event, failedIn map[string]bool) {
 	}
 }
 
-// report writes the failures, a table, and the closing line. False: there was a failure.
-func (t *tally) report(w io.Writer) bool {
+func (t *Tally) time(k id, e Event) {
+	if !strings.Contains(e.Test, "/") {
+		t.tests = append(t.tests, duration{k, time.Duration(e.Elapsed * float64(time.Second))})
+	}
+}
+
+// ReportSlowest writes the n tests that took the longest.
+func (t *Tally) ReportSlowest(w io.Writer, n int) {
+	slices.SortStableFunc(t.tests, func(a, b duration) int { return int(b.took - a.took) })
+	for _, d := range t.tests[:min(n, len(t.tests))] {
+		fmt.Fprintf(w, "%8.1f s  %s %s %s\n", d.took.Seconds(), d.id.step, d.id.pkg, d.id.test)
+	}
+}
+
+// Report writes the failures, a table, and the closing line. False: there was a failure.
+func (t *Tally) Report(w io.Writer) bool {
 	expected := 0
 	for _, k := range t.skips {
 		if t.passes[[2]string{k.pkg, k.test}] {

@@ -1,4 +1,4 @@
-package main
+package tally
 
 import (
 	"os"
@@ -7,20 +7,20 @@ import (
 	"testing"
 )
 
-func tallyOf(t *testing.T, streams map[string]string) (string, bool) {
+func tallyOf(t *testing.T, commandOK bool, streams map[string]string) (string, bool) {
 	t.Helper()
-	var ta tally
+	var ta Tally
 	for name, s := range streams {
 		file := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := ta.addEvents(name, file); err != nil {
+		if err := ta.AddEvents(name, commandOK, file); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var b strings.Builder
-	ok := ta.report(&b)
+	ok := ta.Report(&b)
 	return b.String(), ok
 }
 
@@ -43,12 +43,13 @@ func TestTally(t *testing.T) {
 		{"skip elsewhere passed", map[string]string{"unit": skipA, "vm": passA}, true, []string{"1 passed, 0 failed, 1 skipped"}},
 		{"skip everywhere", map[string]string{"unit": skipA, "vm": skipA}, false, []string{"0 passed, 2 failed, 0 skipped"}},
 		{"nothing", map[string]string{"unit": ""}, false, []string{"ran no test"}},
+		{"command fails", map[string]string{"unit": passA}, false, []string{"1 passed, 1 failed", "the command did"}},
 		{"no build", map[string]string{"unit": `{"Action":"build-output","ImportPath":"p [p.test]","Output":"undefined: x\n"}` + "\n" +
 			`{"Action":"fail","Package":"p","FailedBuild":"p [p.test]"}` + "\n"}, false, []string{"undefined: x", "0 passed, 1 failed"}},
 		{"package dies", map[string]string{"unit": passA + `{"Action":"fail","Package":"p"}` + "\n"}, false, []string{"1 passed, 1 failed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, ok := tallyOf(t, c.streams)
+			out, ok := tallyOf(t, c.name != "command fails", c.streams)
 			if ok != c.ok {
 				t.Errorf("success %v, want %v", ok, c.ok)
 			}
@@ -58,5 +59,26 @@ func TestTally(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestSlowest(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "events")
+	const events = `{"Action":"pass","Package":"p","Test":"TestQuick","Elapsed":0.5}
+{"Action":"pass","Package":"p","Test":"TestSlow/part","Elapsed":70}
+{"Action":"pass","Package":"p","Test":"TestSlow","Elapsed":72.5}
+{"Action":"fail","Package":"p","Test":"TestMiddle","Elapsed":8}
+`
+	if err := os.WriteFile(file, []byte(events), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var ta Tally
+	if err := ta.AddEvents("unit", true, file); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	ta.ReportSlowest(&b, 2)
+	if want := "    72.5 s  unit p TestSlow\n     8.0 s  unit p TestMiddle\n"; b.String() != want {
+		t.Errorf("slowest tests:\n%swant\n%s", b.String(), want)
 	}
 }
