@@ -40,7 +40,12 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := &output{Writer: stdout}
 	root.SetOut(out)
 	root.SetErr(stderr)
+	addCompletion(root, args)
+	refused := refuseHelp(root)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = refused()
+	}
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("write output: %w", out.err)
 	}
@@ -118,7 +123,10 @@ Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 		RunE:          group,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(flagError)
+	root.Version = versionLine()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version")
 	def := defaultStore
 	if v := os.Getenv("VARVE_STORE"); v != "" {
 		def = v
@@ -139,6 +147,7 @@ Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 		&cobra.Group{ID: "store", Title: "The store:"},
 		&cobra.Group{ID: "volumes", Title: "Volumes and snapshots:"},
 		&cobra.Group{ID: "devices", Title: "Devices and mounts:"},
+		&cobra.Group{ID: "topics", Title: "Topics:"},
 	)
 	root.SetHelpCommandGroupID("")
 	add := func(id string, cmds ...*cobra.Command) {
@@ -151,27 +160,9 @@ Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 	add("volumes", a.volumeCmd(), a.snapshotCmd())
 	add("devices", a.attachCmd(), a.detachCmd(), a.mountCmd(), a.umountCmd(), a.featuresCmd(), a.ublkCmd())
 	add("", a.versionCmd())
+	add("topics", exitStatusTopic())
+	root.SetHelpCommand(helpCmd())
 	return root
-}
-
-// group is the Run of a command that only has subcommands.
-func group(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return cmd.Help()
-	}
-	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = 2
-	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-		msg += fmt.Sprintf("; did you mean %q?", s[0])
-	}
-	return &usageError{errors.New(msg)}
-}
-
-// newGroup gives a command that only has subcommands.
-func newGroup(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
-	c.Args, c.RunE = cobra.ArbitraryArgs, group
-	c.AddCommand(sub...)
-	return c
 }
 
 // usageError is a command line that no store could make right.

@@ -4,27 +4,41 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/docker/go-units"
 )
 
 // sizeForm is stricter than go-units, which takes hexadecimal and exponents too.
-var sizeForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)? ?([kKmMgGtTpP]([iI]?[bB])?|[bB])?$`)
+var sizeForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)? ?([kKmMgGtTpPeE]([iI]?[bB])?|[bB])?$`)
 
 // parseSize reads sizes like 10G, 512MiB, 1.5T and 4096; units are powers of 1024.
 func parseSize(s string) (int64, error) {
 	if !sizeForm.MatchString(s) {
 		return 0, fmt.Errorf("%q is no size; write one like 10G, 512MiB or 4096", s)
 	}
-	n, err := units.RAMInBytes(s)
-	if err != nil || n < 0 || n == 1<<63-1 { // a float that does not fit has become one of these
-		return 0, fmt.Errorf("%q is too large", s)
+	// go-units ends at peta.
+	number, exa := s, int64(1)
+	if at := strings.IndexAny(s, "eE"); at >= 0 {
+		number, exa = s[:at]+"P"+s[at+1:], 1024
 	}
-	return n, nil
+	n, err := units.RAMInBytes(number)
+	if err != nil || n < 0 || n > (1<<63-1)/exa || n == 1<<63-1 { // a float that does not fit has become one of these
+		return 0, fmt.Errorf("%q is too large; sizes end below 8EiB", s)
+	}
+	return n * exa, nil
 }
 
 // formatSize writes bytes for people: four digits, units of 1024.
 func formatSize(n int64) string { return units.BytesSize(float64(n)) }
+
+// counted writes a number of things: "1 segment", "2 segments".
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
 
 // size is a flag's value in bytes.
 type size int64

@@ -37,6 +37,18 @@ func version() string {
 	return "devel-" + revision + dirty
 }
 
+// versionReport is what `varve version --json` writes.
+type versionReport struct {
+	Version  string `json:"version"`
+	Protocol int    `json:"protocol"` // of the daemon's socket
+	Go       string `json:"go"`       // that it was built with
+}
+
+// versionLine is what people read.
+func versionLine() string {
+	return fmt.Sprintf("varve %s (protocol %d, %s)", version(), protocol.Version, runtime.Version())
+}
+
 func (a *app) versionCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
@@ -44,15 +56,11 @@ func (a *app) versionCmd() *cobra.Command {
 		Example: "  varve version --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := struct {
-				Version  string `json:"version"`
-				Protocol int    `json:"protocol"`
-				Go       string `json:"go"`
-			}{version(), protocol.Version, runtime.Version()}
+			v := versionReport{version(), protocol.Version, runtime.Version()}
 			if a.json {
 				return writeJSON(cmd.OutOrStdout(), v)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "varve %s (protocol %d, %s)\n", v.Version, v.Protocol, v.Go)
+			fmt.Fprintln(cmd.OutOrStdout(), versionLine())
 			return nil
 		},
 	}

@@ -1,0 +1,60 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// flagError says what is wrong with a command line's flags, in our words and not in those of the parser. A command
+// that does not exist has no flags: where one was named, that is what is wrong.
+func flagError(cmd *cobra.Command, err error) error {
+	if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 {
+		return unknownCommand(cmd, given[0])
+	}
+	var (
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+		syntax  *pflag.InvalidSyntaxError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return usagef("unknown flag: %s", flagText(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames()))
+	case errors.As(err, &missing):
+		return usagef("%s needs a value", flagText(missing.GetSpecifiedName(), missing.GetSpecifiedShortnames()))
+	case errors.As(err, &invalid):
+		return usagef("--%s: %w", invalid.GetFlag().Name, valueError(invalid))
+	case errors.As(err, &syntax):
+		return usagef("%s is no flag", syntax.GetSpecifiedFlag())
+	}
+	return &usageError{err}
+}
+
+// flagText is a flag as it was given: by its name, or as the first of one-letter flags written together.
+func flagText(name, letters string) string {
+	if letters != "" {
+		return "-" + letters[:1]
+	}
+	return "--" + name
+}
+
+// valueError says what would be right for a flag of this type.
+func valueError(e *pflag.InvalidValueError) error {
+	value := e.GetValue()
+	switch e.GetFlag().Value.Type() {
+	case "bool":
+		return fmt.Errorf("%q; write true or false", value)
+	case "int":
+		if errors.Is(e, strconv.ErrRange) {
+			return fmt.Errorf("%q is too large", value)
+		}
+		return fmt.Errorf("%q is no whole number", value)
+	case "duration":
+		return fmt.Errorf("%q is no duration; write one like 500ms, 2s or 1m30s", value)
+	}
+	return e.Unwrap() // a type of our own, whose error says it all
+}
