@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -59,11 +60,15 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	}
 	if len(v.users) > 0 {
 		defer s.mu.Unlock()
-		return fmt.Errorf("volume %s: %w by %v", name, ErrInUse, v.users)
+		return fmt.Errorf("volume %s: %w by %s", name, ErrInUse, strings.Join(v.users, ", "))
 	}
 	if n := len(v.ref.snaps); n > 0 {
 		defer s.mu.Unlock()
-		return fmt.Errorf("volume %s: %w: it has %d snapshots; delete them first", name, ErrInUse, n)
+		has := "a snapshot; delete it first"
+		if n > 1 {
+			has = fmt.Sprintf("%d snapshots; delete them first", n)
+		}
+		return fmt.Errorf("volume %s: %w: it has %s", name, ErrInUse, has)
 	}
 	for w := range s.views {
 		if w.v == v && w.Root() == "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,7 +32,7 @@ const refsLong = 1 << 20
 const (
 	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of
 	opVolumeDelete = "volume-delete" // ID
-	opHead         = "head"          // ID, Gen, Root, Logical, Dirs: the volume has settled up to Gen
+	opHead         = "head"          // ID, Gen, Root, Logical, Dirs, Time: the volume has settled up to Gen
 	opSnap         = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
 	opSnapDelete   = "snapshot-delete"
 	opVerify       = "verify"   // ID, Verify
@@ -63,11 +64,12 @@ type volumeRef struct {
 	size      int64
 	blockSize int
 	created   time.Time
-	gen       uint64 // settled up to here
-	root      Hash   // zero: nothing has settled yet, all zeroes
-	logical   int64  // bytes
-	verify    bool   // settled chunks are checked as they are read
-	of        string // VOLUME@SNAPSHOT under a scratch volume, if it is known
+	gen       uint64    // settled up to here
+	root      Hash      // zero: nothing has settled yet, all zeroes
+	settled   time.Time // when that was; zero: never, or unknown
+	logical   int64     // bytes
+	verify    bool      // settled chunks are checked as they are read
+	of        string    // VOLUME@SNAPSHOT under a scratch volume, if it is known
 	snaps     map[string]*snapRef
 	order     []*snapRef // the same in order of creation: by generation, and then as they were named
 	unsettled []*snapRef // those of order that have not settled
@@ -174,7 +176,7 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 			return errors.New("generation goes back")
 		}
 		r.roots.remove(r.rootOf(v), v)
-		v.gen, v.root, v.logical = rec.Gen, root, rec.Logical
+		v.gen, v.root, v.logical, v.settled = rec.Gen, root, rec.Logical, rec.Time
 		r.roots.add(r.rootOf(v), v, v.logical)
 	case opVerify:
 		v.verify = rec.Verify
@@ -245,7 +247,7 @@ func (r *refs) records() []refRecord {
 	}
 	for _, v := range r.sorted() {
 		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created, Of: v.of},
-			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical})
+			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical, Time: v.settled})
 		for _, s := range v.order {
 			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}
 			if s.settled {
@@ -273,21 +275,24 @@ func checkBlockSize(n int) error {
 	return nil
 }
 
-// CheckName says what is wrong with the name of a volume or snapshot: 1 to 128 letters, digits, '.', '_' and
-// '-', the first a letter or digit.
+// MaxName is the length of the longest name of a volume or snapshot, in bytes.
+const MaxName = 128
+
+// CheckName says what is wrong with the name of a volume or snapshot: 1 to MaxName letters, digits, '.', '_',
+// '-', ':' and '+', the first a letter or digit.
 func CheckName(what, name string) error {
 	bad := func(why string) error {
-		return fmt.Errorf("%s name %q %s: %w: use 1 to 128 letters, digits, '.', '_' and '-', a letter or digit first", what, name, why, ErrInvalid)
+		return fmt.Errorf("%s name %q %s: %w: use 1 to %d letters, digits, '.', '_', '-', ':' and '+', a letter or digit first", what, name, why, ErrInvalid, MaxName)
 	}
 	if name == "" {
 		return bad("is empty")
 	}
-	if len(name) > 128 {
+	if len(name) > MaxName {
 		return bad(fmt.Sprintf("has %d characters", len(name)))
 	}
 	for i, c := range name {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !alnum && (i == 0 || c != '.' && c != '_' && c != '-') {
+		if !alnum && (i == 0 || !strings.ContainsRune("._-:+", c)) {
 			return bad(fmt.Sprintf("has %q at position %d", c, i+1))
 		}
 	}

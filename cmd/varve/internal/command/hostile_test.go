@@ -21,7 +21,7 @@ func varve(t *testing.T, store string, args ...string) (code int, stdout, stderr
 
 // hostileNames are refused wherever a name goes.
 var hostileNames = []string{
-	"", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "a\x00b", "a\nb", "a\rb", "a\tb", "a b", "a@", "a:b", "a%2e", "~",
+	"", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "a\x00b", "a\nb", "a\rb", "a\tb", "a b", "a@", ":a", "+a", "a,b", "a%2e", "~",
 	".hidden", "_x", "a*", "a?", "$(id)", "`id`", "a;b", "a|b", "a\x1b[31m", "a\x7f", "\xff\xfe", "a\u202eb", "a\u200bb",
 	"\u0430dmin", "ａ", "é", "e\u0301", "①", "名", "a\u2044b", "a\u2215b", "\ufeffa", strings.Repeat("x", protocol.MaxName+1), strings.Repeat("x", 1<<20),
 }

@@ -23,20 +23,20 @@ const (
 )
 
 // MaxName is the length of the longest name in bytes.
-const MaxName = 128
+const MaxName = objstore.MaxName
 
 // CheckName refuses what is no name for a volume or snapshot. The error says what is wrong with it and what
 // would be right; the caller puts the name in front.
 func CheckName(name string) error {
-	const allowed = "use letters, digits, '.', '_' and '-'"
+	const allowed = "use letters, digits, '.', '_', '-', ':' and '+'"
 	if name == "" {
 		return fmt.Errorf("the name is empty; %s", allowed)
 	}
 	for i, r := range name {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		case (r == '.' || r == '_' || r == '-') && i > 0:
-		case r == '.' || r == '_' || r == '-':
+		case strings.ContainsRune("._-:+", r) && i > 0:
+		case strings.ContainsRune("._-:+", r):
 			return fmt.Errorf("name begins with %q; begin it with a letter or a digit", string(r))
 		case r == ' ':
 			return fmt.Errorf("name has a space; %s", allowed)

@@ -11,7 +11,7 @@ import (
 )
 
 func TestCheckName(t *testing.T) {
-	for _, name := range []string{"a", "0", "data", "vm-1.img_old", "A.B", strings.Repeat("x", MaxName)} {
+	for _, name := range []string{"a", "0", "data", "vm-1.img_old", "A.B", "vm:web+db", "2026-11-27T12:00:00+01:00", strings.Repeat("x", MaxName)} {
 		if err := CheckName(name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
@@ -22,6 +22,8 @@ func TestCheckName(t *testing.T) {
 		"..":                           `begins with "."`,
 		"-rf":                          `begins with "-"`,
 		"_a":                           `begins with "_"`,
+		":a":                           `begins with ":"`,
+		"+a":                           `begins with "+"`,
 		"a b":                          "space",
 		"a/b":                          `"/"`,
 		"a@b":                          `"@"`,
@@ -37,6 +39,17 @@ func TestCheckName(t *testing.T) {
 		}
 		if err != nil && strings.ContainsAny(err.Error(), "\n\x00") {
 			t.Errorf("%q: the error %q has control characters", name, err)
+		}
+	}
+}
+
+// What a command takes for a name is what the store takes.
+func TestCheckNameAsStore(t *testing.T) {
+	for c := range 256 {
+		for _, name := range []string{string([]byte{byte(c)}), string([]byte{'a', byte(c)})} {
+			if here, there := CheckName(name), objstore.CheckName("volume", name); (here == nil) != (there == nil) {
+				t.Errorf("%q: %v here, %v in the store", name, here, there)
+			}
 		}
 	}
 }
