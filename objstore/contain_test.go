@@ -1,10 +1,12 @@
 package objstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -29,6 +31,37 @@ func (r *rig) reopened(mem *vfs.Mem, boot string) error {
 		r.s = s
 	}
 	return err
+}
+
+// The log says what has become of writes that were not flushed, and why, in the words of what is known: that a process
+// was killed is no power cut.
+func TestReplayIsLogged(t *testing.T) {
+	for _, c := range []struct{ name, boot, mount, want string }{
+		{"kill", "boot", "mount", `unflushed=kept`},
+		{"kill and remount", "boot", "other", `unflushed="dropped: it is of another mount"`},
+		{"power cut", "next boot", "mount", `unflushed="dropped: it is of another boot"`},
+		{"failed sync", "boot", "mount", `unflushed="dropped: a sync has failed"`},
+	} {
+		var log bytes.Buffer
+		r := newRig(t, Options{Boot: "boot", Mount: "mount", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		v := r.volume("a", 1<<20)
+		r.write(v, randomBytes(1, 4096), 0)
+		must(t, v.Flush())
+		r.write(v, randomBytes(2, 4096), 4096)
+		if c.name == "failed sync" {
+			v.layers[0].journal.distrust()
+		}
+		r.o.Mount = c.mount
+		must(t, r.reopened(r.mem.Kill(), c.boot))
+		if !strings.Contains(log.String(), c.want) || strings.Contains(log.String(), "power") {
+			t.Errorf("%s: the log does not say %s:\n%s", c.name, c.want, log.String())
+		}
+		log.Reset()
+		must(t, r.reopened(r.mem.Kill(), c.boot)) // before anything has settled
+		if want := `unflushed="none: the generation was complete"`; !strings.Contains(log.String(), want) {
+			t.Errorf("%s, killed once more: the log does not say %s:\n%s", c.name, want, log.String())
+		}
+	}
 }
 
 // undamaged fails if opening has found damage.

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"fmt"
+	"time"
 
 	"varve/objstore/failpoint"
 )
@@ -57,7 +58,7 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
-		r := record{kind: recordCommit, sector: uint64(c.upto)}
+		r := newCommit(c.upto, time.Now())
 		if c.final {
 			r.flags = flagFinal
 		}

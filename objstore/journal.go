@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -31,7 +32,7 @@ import (
 //	 12  zeroes                             5  flags u8: 1 on a commit: the generation is complete
 //	 16  store UUID, 16 bytes               6  zeroes
 //	 32  volume UUID, 16 bytes              8  sector u64; commit: how many records it covers
-//	 48  generation u64                    16  sectors u64
+//	 48  generation u64                    16  sectors u64; commit: when it was written, 0: unknown
 //	 56  boot, CRC-32C of its name u32      24  segment u32
 //	 60  mount, CRC-32C of its name u32     28  block u32
 //	 64  records that were durable when the header was written u64
@@ -227,9 +228,33 @@ func (j *journal) distrust() {
 	}
 }
 
+const distrustMark = "distrust" // in the place of boot and mount
+
+// whyDistrusted says why the records of a journal behind its last commit don't count.
+func whyDistrusted(header []byte, boot bool) string {
+	switch {
+	case string(header[56:64]) == distrustMark:
+		return "a sync has failed"
+	case !boot:
+		return "it is of another boot"
+	}
+	return "it is of another mount"
+}
+
+// unflushed says what has become of writes that were answered and not flushed.
+func (rp *replay) unflushed() string {
+	switch {
+	case rp.final:
+		return "none: the generation was complete"
+	case rp.trusted:
+		return "kept"
+	}
+	return "dropped: " + rp.why
+}
+
 func writeDistrust(f vfs.File, header []byte) {
 	h := append([]byte(nil), header...)
-	copy(h[56:64], "distrust")
+	copy(h[56:64], distrustMark)
 	le.PutUint32(h[508:], crc(h[:508]))
 	_, _ = f.WriteAt(h, 0)
 }
@@ -278,6 +303,7 @@ type replay struct {
 	records  []record      // without the commits
 	final    bool          // the generation was complete
 	trusted  bool          // written through this kernel's page cache: every whole record counts
+	why      string        // it is not trusted
 	whole    int           // records read whole, commits too
 	covered  int           // records that the last commit covers
 	short    bool          // the file is shorter than it was made
@@ -295,6 +321,21 @@ type replay struct {
 type commit struct {
 	at, covers int
 	final      bool
+	time       time.Time // when it was written; zero: unknown
+}
+
+// newCommit makes a commit record of now that covers so many records. Its time is for people: nothing is decided by it.
+func newCommit(covers int, now time.Time) record {
+	return record{kind: recordCommit, sector: uint64(covers), count: uint64(now.UnixNano())}
+}
+
+// commitTime is when a commit record was written; zero where it does not say, as those of older versions and of
+// recoveries don't.
+func (r *record) commitTime() time.Time {
+	if r.count == 0 || r.count > math.MaxInt64 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(r.count)).UTC()
 }
 
 // readJournal reads a journal file and leaves it closed. With an error of damage comes what is good before it.
@@ -316,7 +357,10 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	want := encodeJournalHeader(store, volume, gen, o)
 	seed := crc(want[:56])
 	if crc(data[:508]) == le.Uint32(data[508:]) && string(data[:56]) == string(want[:56]) {
-		rp.trusted = trust(le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:]))
+		boot, mount := le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:])
+		if rp.trusted = trust(boot, mount); !rp.trusted {
+			rp.why = whyDistrusted(data, boot)
+		}
 		err = rp.scan(&c, seed)
 		rp.raw = data[:journalHeader+rp.whole*recordSize]
 		n := min(le.Uint64(data[64:]), 1<<40)
@@ -330,6 +374,7 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	}
 	// Who wrote the file is known from its name, but not through which page cache: what is committed counts in any
 	// case. If that is all, nothing is lost.
+	rp.why = "its header is damaged"
 	bad := &CorruptError{File: name, Object: "journal header", Err: c.cause("checksum, or the header of another file")}
 	copy(data, encodeJournalHeader(store, volume, gen, origin{boot: "damaged", mount: "damaged"}))
 	err = rp.scan(&c, seed)
@@ -366,7 +411,7 @@ func (rp *replay) read(c *content, seed uint32) error {
 			return bad
 		}
 		if r.kind == recordCommit {
-			rp.commits = append(rp.commits, commit{rp.whole, int(r.sector), r.flags&flagFinal != 0})
+			rp.commits = append(rp.commits, commit{rp.whole, int(r.sector), r.flags&flagFinal != 0, r.commitTime()})
 		} else {
 			rp.records = append(rp.records, r)
 			rp.at = append(rp.at, rp.whole)
@@ -533,7 +578,7 @@ func (rp *replay) distrust(fs vfs.FS) {
 	if !rp.trusted {
 		return
 	}
-	rp.trusted = false
+	rp.trusted, rp.why = false, "a sync has failed"
 	rp.cut(rp.whole)
 	f, err := fs.Open(rp.name)
 	if err != nil {

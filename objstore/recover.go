@@ -492,7 +492,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	}
 	failpoint.Here(failpoint.RecoverFinished)
 	l.journal = &journal{name: rp.name, final: true, count: rp.whole}
-	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "after_power_cut", !rp.trusted)
+	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "unflushed", rp.unflushed())
 	return l, nil
 }
 

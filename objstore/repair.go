@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -38,10 +39,12 @@ type Range struct {
 
 // Repair says what becomes of a damaged volume.
 type Repair struct {
-	Volume string  `json:"volume"`
-	Damage string  `json:"damage"`  // what can't be read
-	BackTo string  `json:"back_to"` // the state that is known
-	Lost   []Range `json:"lost"`    // written since, and lost; in order
+	Volume string `json:"volume"`
+	Damage string `json:"damage"`  // what can't be read
+	BackTo string `json:"back_to"` // the state that is known
+	// Time is when that state was the volume's: of the snapshot, of the last flush that it has, or of its settling.
+	Time time.Time `json:"time,omitzero"` // zero: unknown, in stores of older versions
+	Lost []Range   `json:"lost"`          // written since, and lost; in order
 	// Unknown is how many records of the journal can't be read: what they wrote, nobody knows.
 	Unknown   int      `json:"unknown_records"`
 	Snapshots []string `json:"lost_snapshots"` // they go
@@ -306,13 +309,14 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		if root, to = s.newestRoot(v); root == nil {
 			return r, fmt.Errorf("no snapshot of it is left to go back to; delete it: %w", d.err)
 		}
-		r.BackTo = "snapshot " + name + "@" + to.name
+		r.BackTo, r.Time = "snapshot "+name+"@"+to.name, to.created
 		r.Lost = []Range{{0, v.ref.size}}
 	} else {
 		r.BackTo = fmt.Sprintf("generation %d", v.baseGen)
 		if n := len(d.keep); n > 0 {
 			r.BackTo = fmt.Sprintf("record %d of generation %d", len(d.keep[n-1].records), d.keep[n-1].gen)
 		}
+		r.Time = s.timeOf(v, d)
 	}
 	if !accept {
 		return r, nil
@@ -326,6 +330,23 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	s.log.Warn("a damaged volume was repaired", "volume", name, "back_to", r.BackTo, "damage", d.err)
 	r.Done = true
 	return r, nil
+}
+
+// timeOf is when the volume was in the state that a repair would go back to, as far as anything says.
+func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
+	for _, rp := range slices.Backward(d.keep) {
+		for _, c := range slices.Backward(rp.commits) {
+			if c.at < rp.whole && !c.time.IsZero() {
+				return c.time
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v.ref.gen == 0 {
+		return v.ref.created // nothing has settled yet: it is all zeroes
+	}
+	return v.ref.settled
 }
 
 // newestRoot gives the newest snapshot of the volume whose root can be read.
@@ -464,7 +485,7 @@ func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
 		if n := len(d.gens); n > 0 { // the journals are leftovers from now on
 			gen = max(gen, d.gens[n-1])
 		}
-		recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical})
+		recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical, Time: to.created})
 	}
 	if len(recs) == 0 {
 		return nil

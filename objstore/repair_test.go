@@ -49,6 +49,63 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 	return r, v, content
 }
 
+// A repair says when the volume was in the state that it goes back to: at the last flush before the damage, or, where
+// nothing of the journal is left, when that state had settled. After a power cut and in a store whose log of refs was
+// made anew it still does.
+func TestRepairSaysTime(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		record int64 // of the first generation; those at odd places are commits
+		boot   string
+	}{{"in the middle", 4, "boot"}, {"at the begin", 0, "boot"}, {"after a power cut", 4, "next boot"}} {
+		began := time.Now().Add(-time.Second)
+		r, v, _ := tailed(t)
+		name, settled := v.layers[0].journal.name, v.ref.settled
+		if settled.Before(began) || settled.After(time.Now()) {
+			t.Errorf("%s: settled at %v, and it is %v", c.name, settled, time.Now())
+		}
+		want := settled
+		if c.record > 0 {
+			j := v.layers[0].journal
+			commit, err := decodeRecord(j.slot(int(c.record)-1), j.seed+uint32(c.record)-1)
+			must(t, err)
+			want = commit.commitTime()
+			if next, err := decodeRecord(j.slot(int(c.record)+1), j.seed+uint32(c.record)+1); err != nil || !next.commitTime().After(want) {
+				t.Errorf("%s: a later commit has the time %v (%v), want it after %v", c.name, next.commitTime(), err, want)
+			}
+		}
+		mem := r.mem.Kill()
+		if c.boot != "boot" {
+			mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+		}
+		flip(t, mem, name, journalHeader+c.record*recordSize+9)
+		_ = r.s.Close()
+		must(t, r.reopened(mem, c.boot))
+		must(t, r.reopened(r.mem.Kill(), c.boot))
+		said, err := r.s.RepairVolume(t.Context(), "a", false)
+		must(t, err)
+		if !said.Time.Equal(want) || want.Before(began) {
+			t.Errorf("%s: goes back to %s of %v, want %v", c.name, said.BackTo, said.Time, want)
+		}
+	}
+}
+
+// A commit of an older version has no time, and nothing is made of that.
+func TestCommitWithoutTime(t *testing.T) {
+	r := record{kind: recordCommit, sector: 7}
+	if !r.commitTime().IsZero() {
+		t.Errorf("it is of %v", r.commitTime())
+	}
+	now := time.Now()
+	r = newCommit(7, now)
+	b := make([]byte, recordSize)
+	r.encode(b, 3)
+	back, err := decodeRecord(b, 3)
+	if err != nil || !back.commitTime().Equal(now) || back.sector != 7 {
+		t.Errorf("%+v of %v, %v; want %v", back, back.commitTime(), err, now)
+	}
+}
+
 // A repair that a crash cuts off at any operation leaves a volume that is damaged still, or one that is repaired, and
 // loses nothing that it had not named.
 func TestEveryCutOfRepair(t *testing.T) {

@@ -527,7 +527,7 @@ func (st *settling) publish(root *rootObject) error {
 		}
 	}
 	logical := v.ref.logical + st.logical
-	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs}}
+	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs, Time: time.Now().UTC().Truncate(time.Second)}}
 	for _, sn := range v.ref.unsettled {
 		if sn.gen == st.l.gen {
 			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,14 @@ is lost are deleted.`,
 	return a.jsonFlag(cmd)
 }
 
+// timeOfState says when the volume was in a state.
+func timeOfState(t time.Time) string {
+	if t.IsZero() {
+		return "of an unknown time"
+	}
+	return "of " + formatTime(t)
+}
+
 func writeRepair(w io.Writer, r objstore.Repair) {
 	var bytes int64
 	for _, l := range r.Lost {
@@ -70,7 +79,7 @@ func writeRepair(w io.Writer, r objstore.Repair) {
 	writeFields(w, [][2]string{
 		{"volume", r.Volume},
 		{"damage", r.Damage},
-		{"goes back to", r.BackTo},
+		{"goes back to", r.BackTo + ", " + timeOfState(r.Time)},
 		{"written since", lost},
 		{"unreadable records", strconv.Itoa(r.Unknown)},
 		{"snapshots that go", orNone(strings.Join(snaps, ", "))},
