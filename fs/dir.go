@@ -56,6 +56,9 @@ func (d *dir) attr(_ context.Context, a *fuse.Attr) error {
 
 // Lookup finds a child.
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fusefs.Inode, syscall.Errno) {
+	if len(name) > objstore.MaxName {
+		return nil, unix.ENAMETOOLONG
+	}
 	n, err := d.find(ctx, name)
 	if errors.Is(err, objstore.ErrInvalid) {
 		return nil, unix.ENOENT // a name that nothing can have

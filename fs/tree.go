@@ -125,14 +125,14 @@ func setSize(a *fuse.Attr, size, data int64) {
 	a.Blocks = uint64((min(data, size) + objstore.SectorSize - 1) / objstore.SectorSize)
 }
 
-// Statfs gives the store's space; the kernel asks it of the node that the path names.
+// Statfs gives the store's space, and the length of the longest name; the kernel asks it of the node that the path names.
 func (b *base) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	used, free, err := b.t.src.Space()
 	if err != nil {
 		return b.t.fail("statfs", "", err)
 	}
 	free = max(free, 0)
-	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, 255
+	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, objstore.MaxName
 	out.Blocks = uint64((used + free) / blockSize)
 	out.Bfree = uint64(free / blockSize)
 	out.Bavail = out.Bfree

@@ -231,3 +231,27 @@ func TestStatfs(t *testing.T) {
 		}
 	}
 }
+
+// The limit of names that statfs(2) tells is the true one.
+func TestNameLimit(t *testing.T) {
+	src := newFakeSource()
+	longest := "a:b+c" + strings.Repeat("x", objstore.MaxName-5)
+	src.create(longest, mib)
+	src.snapshot(longest, longest, true)
+	s := mountSource(t, src, Options{})
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.Dir(), &st); err != nil || st.Namelen != objstore.MaxName {
+		t.Errorf("statfs: names of %d bytes at most (%v), want %d", st.Namelen, err, objstore.MaxName)
+	}
+	for _, dir := range []string{"", "volumes", "snapshots", "snapshots/" + longest, "by-id", "volumes/" + longest} {
+		for name, want := range map[string]unix.Errno{longest[1:]: unix.ENOENT, longest + "x": unix.ENAMETOOLONG} {
+			_, err := os.Stat(filepath.Join(s.Dir(), dir, name))
+			wantErrno(t, filepath.Join(dir, name), err, want)
+		}
+	}
+	for _, path := range []string{"volumes/" + longest + "/live", "snapshots/" + longest + "/" + longest + "/disk.img"} {
+		if _, err := os.Stat(filepath.Join(s.Dir(), path)); err != nil {
+			t.Error(err)
+		}
+	}
+}
