@@ -11,7 +11,7 @@ type Feature struct {
 	Bit       int    `json:"bit"`             // in the mask of GET_FEATURES
 	Since     string `json:"since,omitempty"` // the first Linux version that has it, where known
 	Supported bool   `json:"supported"`       // by the running kernel
-	Used      bool   `json:"used"`            // by varve, where it is supported
+	Used      bool   `json:"used"`            // by varve, on this kernel
 	Without   string `json:"without"`         // what varve does without it
 }
 
@@ -43,22 +43,26 @@ var features = [...]Feature{
 }
 
 // Features lists what ublk drivers can do, whether the running kernel's can, and what varve does without it.
-// ErrNoUblk and ErrPermission are the errors to expect; the list comes with them, nothing marked as supported.
+// ErrNoUblk and ErrPermission are the errors to expect; the list comes with them, nothing marked as supported or used.
 func Features(ctx context.Context) ([]Feature, error) {
-	list := append([]Feature(nil), features[:]...)
 	c, err := openControl()
 	if err != nil {
-		return list, err
+		return featuresOf(0), err
 	}
 	defer c.close()
 	mask, err := c.features(ctx)
-	if err != nil {
-		return list, err
-	}
+	return featuresOf(mask), err
+}
+
+// featuresOf is the list for a driver with this mask.
+func featuresOf(mask uint64) []Feature {
+	list := append([]Feature(nil), features[:]...)
 	for i := range list {
-		list[i].Supported = mask&(1<<list[i].Bit) != 0
+		f := &list[i]
+		f.Supported = mask&(1<<f.Bit) != 0
+		f.Used = f.Used && f.Supported
 	}
-	return list, nil
+	return list
 }
 
 // unsupported is the error for a feature, by its bit's flag, that the kernel lacks.

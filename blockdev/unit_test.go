@@ -228,3 +228,20 @@ func TestOpErrors(t *testing.T) {
 		}
 	}
 }
+
+// What the kernel has not is not used, and what varve does not want is not used either.
+func TestFeaturesOfDriver(t *testing.T) {
+	for _, f := range featuresOf(0) {
+		if f.Supported || f.Used {
+			t.Errorf("without a driver %+v", f)
+		}
+	}
+	for i, f := range featuresOf(^uint64(0)) {
+		if !f.Supported || f.Used != features[i].Used {
+			t.Errorf("with all of it %+v", f)
+		}
+	}
+	if list := featuresOf(_UBLK_F_QUIESCE); list[12].Name != "UBLK_F_QUIESCE" || !list[12].Used || list[3].Used {
+		t.Errorf("with UBLK_F_QUIESCE %+v and %+v", list[12], list[3])
+	}
+}

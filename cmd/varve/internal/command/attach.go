@@ -48,9 +48,7 @@ written), user (pread and pwrite per request) or plain; auto takes the first tha
 				if err != nil {
 					return doing(what, err)
 				}
-				for _, n := range at.Notes {
-					fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
-				}
+				writeNotes(cmd, at.Notes)
 				if a.json {
 					return writeJSON(cmd.OutOrStdout(), at)
 				}

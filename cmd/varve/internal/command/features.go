@@ -42,7 +42,12 @@ func (a *app) features(cmd *cobra.Command) error {
 		return errors.Join(writeJSON(cmd.OutOrStdout(), r), err)
 	}
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "kernel %s\n\n", r.Kernel)
+	ublk := "yes"
+	if err != nil {
+		ublk = "no, so that varve attach uses loop devices"
+	}
+	writeFields(out, [][2]string{{"kernel", r.Kernel}, {"ublk", ublk}})
+	fmt.Fprintln(out)
 	rows := make([][]string, 0, len(list))
 	for _, f := range list {
 		rows = append(rows, []string{f.Name, orNone(f.Since), yesNo(f.Supported), yesNo(f.Used), f.Without})

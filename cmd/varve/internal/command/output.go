@@ -9,6 +9,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
 )
 
 // writeJSON writes what a program reads: sizes in bytes, times in UTC.
@@ -65,6 +66,13 @@ func writeFields(w io.Writer, fields [][2]string) {
 	}
 	for _, f := range fields {
 		fmt.Fprintf(w, "%-*s  %s\n", width, f[0], f[1])
+	}
+}
+
+// writeNotes tells what a user should know of what was done.
+func writeNotes(cmd *cobra.Command, notes []string) {
+	for _, n := range notes {
+		fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
 	}
 }
 

@@ -305,9 +305,7 @@ func (a *app) stop(cmd *cobra.Command, c *client.Client, r protocol.Stop) error 
 	if err != nil {
 		return doing("stop", err)
 	}
-	for _, n := range s.Notes {
-		fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
-	}
+	writeNotes(cmd, s.Notes)
 	if err := wait(cmd.Context()); err != nil {
 		return fmt.Errorf("stop: the daemon, pid %d, has let go of its devices and not ended yet: %w", s.PID, err)
 	}

@@ -129,9 +129,13 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 	begin func(context.Context, blockdev.Target, blockdev.Options) (*blockdev.Device, error),
 ) (err error) {
 	if o.background {
-		node, err := startInBackground(withoutBackground(cmd), o.logFile)
+		said, err := startInBackground(withoutBackground(cmd), o.logFile)
 		if err != nil {
 			return err
+		}
+		node, notes, _ := strings.Cut(said, "\n")
+		if notes != "" {
+			writeNotes(cmd, strings.Split(notes, "\n"))
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), node)
 		return nil
@@ -161,8 +165,10 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 		return doing("serve "+o.target+" device", err)
 	}
 	log.Info("ready", "device", dev.Path(), "target", o.target, "copy_mode", dev.Mode(), "queues", dev.Queues(), "depth", dev.Depth())
+	notes := daemon.LessThanAsked(o.queues, o.depth, dev.Queues(), dev.Depth())
+	writeNotes(cmd, notes)
 	fmt.Fprintln(cmd.OutOrStdout(), dev.Path())
-	say(readyWord + " " + dev.Path())
+	say(strings.Join(append([]string{readyWord + " " + dev.Path()}, notes...), "\n"))
 	return awaitDevice(ctx, dev)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -20,7 +21,7 @@ func (a *app) ublkListCmd() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List all ublk devices of this machine",
 		Long: `list shows every ublk device, whoever made it: live devices with the process that serves them, quiesced ones whose
-I/O waits for a new server. VOLUME is known for those of the store that --store names, if its daemon runs.`,
+I/O waits for a new server. VOLUME is known for those of the store that --store names.`,
 		Example: "  varve ublk list\n  varve ublk list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,13 +30,10 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 				return doing("list ublk devices", err)
 			}
 			err = doing("list ublk devices", err) // of some of them
+			volumes := a.volumesOfDevices(list)
 			if a.json {
-				if list == nil {
-					list = []blockdev.DeviceInfo{}
-				}
-				return errors.Join(writeJSON(cmd.OutOrStdout(), list), err)
+				return errors.Join(writeJSON(cmd.OutOrStdout(), ublkReport(list, volumes)), err)
 			}
-			volumes := a.volumesOfDevices()
 			rows := make([][]string, 0, len(list))
 			for _, d := range list {
 				server := strconv.Itoa(d.ServerPID)
@@ -65,9 +63,28 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 	return a.jsonFlag(cmd)
 }
 
-// volumesOfDevices asks the store's daemon, if there is one.
-func (a *app) volumesOfDevices() map[string]string {
-	volumes := map[string]string{}
+// ublkDevice is what `varve ublk list --json` writes of a device. What has 64 bits is text there: many programs that
+// read JSON keep 53 of a number.
+type ublkDevice struct {
+	blockdev.DeviceInfo
+	Flags  string `json:"flags"`            // UBLK_F_*, hexadecimal
+	Owner  string `json:"owner"`            // the mark of who made it, 16 hexadecimal digits
+	Volume string `json:"volume,omitempty"` // of this store, where that is known
+}
+
+func ublkReport(list []blockdev.DeviceInfo, volumes map[string]string) []ublkDevice {
+	report := make([]ublkDevice, 0, len(list))
+	for _, d := range list {
+		report = append(report, ublkDevice{
+			DeviceInfo: d, Flags: fmt.Sprintf("%#x", d.Flags), Owner: fmt.Sprintf("%016x", d.Owner), Volume: volumes[d.Path],
+		})
+	}
+	return report
+}
+
+// volumesOfDevices asks the store's daemon, or reads what the last one has noted.
+func (a *app) volumesOfDevices(list []blockdev.DeviceInfo) map[string]string {
+	volumes := daemon.NotedVolumes(a.store, list)
 	a.ask(func(ctx context.Context, c *client.Client) []string {
 		list, err := c.Attachments(ctx)
 		if err != nil {

@@ -95,9 +95,7 @@ func (a *app) afterUpgrade(cmd *cobra.Command, u *protocol.Upgraded) error {
 
 func printUpgrade(cmd *cobra.Command, u *protocol.Upgraded) {
 	out := cmd.OutOrStdout()
-	for _, n := range u.Notes {
-		fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
-	}
+	writeNotes(cmd, u.Notes)
 	fmt.Fprintf(out, "upgraded: pid %d (%s) -> pid %d (%s)\n", u.From.PID, u.From.Version, u.To.PID, u.To.Version)
 	if len(u.Devices) > 0 {
 		rows := make([][]string, 0, len(u.Devices))

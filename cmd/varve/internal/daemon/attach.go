@@ -132,6 +132,9 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 		return dev, a, nil, err
 	}
 	dev, a, err := d.transports["ublk"].Attach(ctx, r)
+	if err == nil {
+		return dev, a, LessThanAsked(r.Queues, r.Depth, a.Queues, a.Depth), nil
+	}
 	if r.Transport == "ublk" || !errors.Is(err, protocol.ErrNoTransport) {
 		return dev, a, nil, err
 	}
@@ -155,6 +158,18 @@ func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev 
 	}
 	d.log.Warn("partitions may be missing", "volume", a.Volume, "device", a.Device, "error", err)
 	return []string{"partitions may be missing: " + err.Error()}
+}
+
+// LessThanAsked notes where the kernel has made less of a device than was asked for; zero is the default.
+func LessThanAsked(queues, depth, gotQueues, gotDepth int) []string {
+	var notes []string
+	if queues > gotQueues {
+		notes = append(notes, fmt.Sprintf("--queues %d became %d: the kernel makes one for each processor at most", queues, gotQueues))
+	}
+	if depth > gotDepth {
+		notes = append(notes, fmt.Sprintf("--depth %d became %d: the kernel makes no deeper queues", depth, gotDepth))
+	}
+	return notes
 }
 
 // keep lists a device that is served, and watches for its end.

@@ -288,3 +288,20 @@ func TestDeviceIsRevived(t *testing.T) {
 		return len(recovered) == 1 && len(w.attachedNodes(t)) == 1
 	})
 }
+
+func TestLessThanAsked(t *testing.T) {
+	for _, c := range []struct {
+		queues, depth, gotQueues, gotDepth int
+		want                               string
+	}{
+		{0, 0, 1, 128, ""},
+		{1, 128, 1, 128, ""},
+		{4, 0, 1, 128, "--queues 4 became 1"},
+		{0, 4096, 1, 1024, "--depth 4096 became 1024"},
+	} {
+		got := strings.Join(LessThanAsked(c.queues, c.depth, c.gotQueues, c.gotDepth), "\n")
+		if (got == "") != (c.want == "") || !strings.HasPrefix(got, c.want) {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}

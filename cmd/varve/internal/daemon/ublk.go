@@ -106,6 +106,24 @@ func findUnserved(ctx context.Context, uuid string, volumes []string, which func
 	return found, err
 }
 
+// NotedVolumes names the volumes of those ublk devices that the last daemon of the store in dir has written down: for
+// commands that find no daemon. The mark that the kernel keeps says whether a number is still that device's.
+func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
+	names := map[string]string{}
+	s, err := readState(dir)
+	if err != nil || s.Boot != bootID() {
+		return names
+	}
+	for _, a := range s.Attached {
+		for _, i := range list {
+			if i.Path == a.Device && i.Owner == ownerOf(s.Store, a.Volume) {
+				names[a.Device] = a.Volume
+			}
+		}
+	}
+	return names
+}
+
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
 	vol, err := t.store.OpenVolume(a.Volume, "ublk")
 	if errors.Is(err, objstore.ErrNotFound) {
