@@ -51,12 +51,12 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 		return nil, none, err
 	}
 	dir := t.mountDir(r.Volume)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeMountPoint(dir); err != nil {
 		return nil, none, fmt.Errorf("make the private mount point: %w", err)
 	}
 	server, err := fs.Mount(dir, fs.Store(t.store), fs.Options{Logger: t.log})
 	if err != nil {
-		_ = os.Remove(dir)
+		_ = removeMountPoint(dir)
 		if errors.Is(err, fs.ErrNoFUSE) || errors.Is(err, fs.ErrPermission) {
 			err = protocol.As(protocol.ErrNoTransport, err)
 		}
@@ -64,7 +64,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	}
 	loop, err := loopdev.Attach(ctx, t.liveFile(r.Volume), loopdev.Options{ReadOnly: r.ReadOnly, BlockSize: v.BlockSize})
 	if err != nil {
-		err = errors.Join(err, server.ForceUnmount(), os.Remove(dir))
+		err = errors.Join(err, server.ForceUnmount(), removeMountPoint(dir))
 		if errors.Is(err, loopdev.ErrNoLoop) || errors.Is(err, loopdev.ErrPermission) {
 			err = protocol.As(protocol.ErrNoTransport, err)
 		}
@@ -96,19 +96,35 @@ func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment, _ bo
 	if _, serr := dropStaleMount(dir); serr != nil {
 		return errors.Join(err, serr)
 	}
-	if rerr := os.Remove(dir); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-		err = errors.Join(err, rerr)
+	return errors.Join(err, removeMountPoint(dir))
+}
+
+// Close has nothing to close.
+func (t *loopTransport) Close() error { return nil }
+
+// makeMountPoint makes a private mount point and the directories above it, one of which another daemon may remove in
+// this moment.
+func makeMountPoint(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	for range 10 {
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		err = os.MkdirAll(dir, 0o700)
 	}
 	return err
 }
 
-// Close removes the directory of the mounts, if it is empty.
-func (t *loopTransport) Close() error {
-	err := os.Remove(t.dir)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, os.ErrPermission) {
-		return nil // a user who may not remove it has not made it
+// removeMountPoint removes a private mount point, if it is there, and the store's directory and runDir if they are empty.
+func removeMountPoint(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return err
+	ofStore := filepath.Dir(dir)
+	if os.Remove(ofStore) == nil && filepath.Dir(ofStore) == runDir {
+		_ = os.Remove(runDir) // other stores' mounts may be in it
+	}
+	return nil
 }
 
 // loopDevice is a loop device and the private mount under it.
@@ -146,7 +162,7 @@ func (d *loopDevice) watch() {
 		case <-tick.C:
 			if !d.attached() {
 				_ = d.server.ForceUnmount() // of a file that nobody has open; a failure ends with the process
-				_ = os.Remove(d.dir)
+				_ = removeMountPoint(d.dir)
 				return
 			}
 		}
@@ -192,10 +208,7 @@ func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(d.dir); err != nil && !errors.Is(err, os.ErrNotExist) { // watch may have seen the end too
-		return err
-	}
-	return nil
+	return removeMountPoint(d.dir) // watch may have done it
 }
 
 // Claimed implements device.

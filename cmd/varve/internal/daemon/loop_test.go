@@ -68,6 +68,38 @@ func TestStopOfLoopDeviceThatIsGone(t *testing.T) {
 	}
 }
 
+// The last mount point takes the directories above it along; before that they stay. One that vanishes while another is
+// made is made again.
+func TestMountPointsLeaveNothing(t *testing.T) {
+	ofStore := filepath.Join(t.TempDir(), "store")
+	for _, name := range []string{"a", "b"} {
+		if err := makeMountPoint(filepath.Join(ofStore, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"a", "b", "never"} {
+		if err := removeMountPoint(filepath.Join(ofStore, name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(ofStore); (err == nil) != (name == "a") {
+			t.Errorf("after %s the directory of the store: %v", name, err)
+		}
+	}
+	// In the true place too, where nobody else's mounts are.
+	dir := filepath.Join(runDir, "00000000-test", "a")
+	if err := makeMountPoint(dir); errors.Is(err, os.ErrPermission) {
+		return // a user has none
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if err := removeMountPoint(dir); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(runDir); err == nil && len(left) == 0 {
+		t.Errorf("%s is left, and empty", runDir)
+	}
+}
+
 // A node that has become somebody else's meanwhile stays theirs.
 func TestStopOfLoopDeviceOfAnother(t *testing.T) {
 	l := loopWorld(t)
