@@ -52,8 +52,12 @@ It changes nothing. The exit status is 1 if there is damage that was not mended.
 }
 
 func writeCheck(w io.Writer, r *objstore.CheckReport) {
-	fmt.Fprintf(w, "%d segments, %d objects of %s read and hashed, %d volumes and snapshots complete or listed; %s not settled\n",
-		r.Segments, r.Objects, formatSize(r.Bytes), r.Images, formatSize(r.Tail))
+	images := fmt.Sprintf("%d volumes and snapshots", r.Images)
+	if r.Images == 1 {
+		images = "1 volume"
+	}
+	fmt.Fprintf(w, "%s, %s of %s read and hashed, %s complete or listed; %s not settled\n",
+		counted(r.Segments, "segment"), counted(int(r.Objects), "object"), formatSize(r.Bytes), images, formatSize(r.Tail))
 	if len(r.Damage) == 0 {
 		fmt.Fprintln(w, "no damage")
 		return
@@ -111,12 +115,9 @@ type bar struct {
 
 // newBar gives a bar that shows nothing where out is no terminal.
 func newBar(out io.Writer) *bar {
-	b := &bar{t: progress.Tracker{Message: "check", Units: progress.UnitsBytes}}
+	b := &bar{t: progress.Tracker{Message: "check", Units: progress.Units{Formatter: formatSize}}}
 	f, ok := out.(*os.File)
-	if !ok {
-		return b
-	}
-	if !term.IsTerminal(int(f.Fd())) {
+	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return b
 	}
 	b.w = progress.NewWriter()

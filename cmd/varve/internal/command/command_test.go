@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -10,26 +11,28 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev"
 	"varve/objstore"
 )
 
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]int64{
 		"4096": 4096, "10G": 10 << 30, "10g": 10 << 30, "512MiB": 512 << 20, "512mb": 512 << 20, "1.5T": 3 << 39, "1 K": 1024,
-		"0": 0, "7B": 7, "1P": 1 << 50,
+		"0": 0, "7B": 7, "1P": 1 << 50, "7E": 7 << 60, "1.5eib": 3 << 59,
 	} {
 		if got, err := parseSize(in); got != want || err != nil {
 			t.Errorf("%q is %d (%v), want %d", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "G", "-1G", "+1", "10X", "10GG", "1e3", "0x10", "1.G", ".5G", "NaN", "Inf", " 1", "1\n", "1,5G"} {
+	for _, in := range []string{"", "G", "-1G", "+1", "10X", "10GG", "1e3", "0x10", "10Z", "1.G", ".5G", "NaN", "Inf", " 1", "1\n", "1,5G"} {
 		if got, err := parseSize(in); err == nil || !strings.Contains(err.Error(), "write one like") {
 			t.Errorf("%q is %d, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"9000P", "99999999999999999999", "99999999999999999999G"} {
+	for _, in := range []string{"9000P", "8E", "10E", "10EiB", "99999999999999999999", "99999999999999999999G"} {
 		if got, err := parseSize(in); err == nil || !strings.Contains(err.Error(), "too large") {
 			t.Errorf("%q is %d, %v", in, got, err)
 		}
@@ -163,12 +166,17 @@ func TestExitStatus(t *testing.T) {
 		stderr string
 	}{
 		{"version", exitOK, ""},
+		{"--version", exitOK, ""},
 		{"", exitOK, ""},
 		{"help volume", exitOK, ""},
+		{"help volume create", exitOK, ""},
+		{"help exit-status", exitOK, ""},
+		{"volume create --help", exitOK, ""},
 		{"stat", exitError, "not a varve store"},
 		{"stop", exitError, "not a varve store"},
-		{"nonsense", exitUsage, "unknown command"},
-		{"stat --nonsense", exitUsage, "unknown flag"},
+		{"nonsense", exitUsage, `unknown command "nonsense" for "varve"`},
+		{"stat --nonsense", exitUsage, "unknown flag: --nonsense"},
+		{"stat -q", exitUsage, "unknown flag: -q"},
 		{"attach", exitUsage, "NAME is missing"},
 		{"volume create a --size 1X", exitUsage, "no size"},
 		{"volume create a --size 1000", exitUsage, "multiple"},
@@ -177,6 +185,100 @@ func TestExitStatus(t *testing.T) {
 		status := Run(context.Background(), strings.Fields(c.args), &out, &errs)
 		if status != c.status || !strings.Contains(errs.String(), c.stderr) || (status == exitOK) != (errs.Len() == 0) {
 			t.Errorf("varve %s: status %d, %q; want %d and %q", c.args, status, errs.String(), c.status, c.stderr)
+		}
+	}
+}
+
+// A command that does not exist is what is wrong, whatever stands beside it.
+func TestUnknownCommand(t *testing.T) {
+	for line, words := range map[string]string{
+		"nope":                      `unknown command "nope" for "varve"`,
+		"nope --frob":               `unknown command "nope" for "varve"`,
+		"nope -x":                   `unknown command "nope" for "varve"`,
+		"nope --help":               `unknown command "nope" for "varve"`,
+		"nope --store":              `unknown command "nope" for "varve"`,
+		"volume nope --size 10G":    `unknown command "nope" for "varve volume"`,
+		"volume crate a --help":     `unknown command "crate" for "varve volume"; did you mean "create"?`,
+		"help nope":                 `unknown command "nope" for "varve"`,
+		"help volume nope":          `unknown command "nope" for "varve volume"`,
+		"help volume list nope":     `unknown command "nope" for "varve volume list"`,
+		"completion nope":           `unknown command "nope" for "varve completion"`,
+		"completion bash nope":      `unexpected argument "nope"`,
+		"exit-status nope":          `unexpected argument "nope"`,
+		"help volume --nonsense":    `unknown flag: --nonsense`,
+		"--nonsense volume":         `unknown flag: --nonsense`,
+		"volume --nonsense":         `unknown flag: --nonsense`,
+		"version --json=yes,please": `--json: "yes,please"; write true or false`,
+	} {
+		var out, errs bytes.Buffer
+		status := Run(t.Context(), strings.Fields(line), &out, &errs)
+		if status != exitUsage || !strings.Contains(errs.String(), words) || out.Len() > 0 {
+			t.Errorf("varve %s: status %d, %q and %q; want %d and %q", line, status, out.String(), errs.String(), exitUsage, words)
+		}
+	}
+}
+
+// Values that flags don't take are refused in words, for every flag of every command: nothing of how they are parsed
+// gets out.
+func TestFlagValues(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			for _, value := range []string{"nonsense", "", "99999999999999999999", "10E"} {
+				line := append(strings.Fields(c.CommandPath())[1:], "--"+f.Name+"="+value)
+				var out, errs bytes.Buffer
+				err := c.ParseFlags(line[len(line)-1:])
+				if err == nil {
+					continue // a text
+				}
+				status := Run(t.Context(), line, &out, &errs)
+				said := errs.String()
+				if status != exitUsage || !strings.HasPrefix(said, "varve: --"+f.Name+": ") {
+					t.Errorf("varve %s: status %d, %q", line, status, said)
+				}
+				for _, word := range []string{"strconv", "parsing", "invalid", "time:", "argument", "int", "<nil>"} {
+					if strings.Contains(said, word) {
+						t.Errorf("varve %s: %q speaks of %q", line, said, word)
+					}
+				}
+			}
+		})
+	}
+	walk(New())
+	for line, words := range map[string]string{
+		"volume create a --size":                          "--size needs a value",
+		"volume create a --size 10E":                      `--size: "10E" is too large; sizes end below 8EiB`,
+		"attach a --queues x":                             `--queues: "x" is no whole number`,
+		"attach a --queues 99999999999999999999":          `--queues: "99999999999999999999" is too large`,
+		"serve --settle-delay 5":                          `--settle-delay: "5" is no duration; write one like 500ms`,
+		"stat ---":                                        "--- is no flag",
+		"volume create a --size 10G --verify=maybe":       `--verify: "maybe"; write true or false`,
+		"volume create a --size 10G --block-size 1000000": `block size 1000000; use 512 or 4096`,
+	} {
+		var out, errs bytes.Buffer
+		if status := Run(t.Context(), strings.Fields(line), &out, &errs); status != exitUsage || !strings.Contains(errs.String(), words) {
+			t.Errorf("varve %s: status %d, %q; want %d and %q", line, status, errs.String(), exitUsage, words)
+		}
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	var flag, cmd, errs bytes.Buffer
+	if Run(t.Context(), []string{"--version"}, &flag, &errs) != exitOK || Run(t.Context(), []string{"version"}, &cmd, &errs) != exitOK {
+		t.Fatal(errs.String())
+	}
+	if flag.String() != cmd.String() || !strings.HasPrefix(flag.String(), "varve ") {
+		t.Errorf("--version writes %q, version %q", flag.String(), cmd.String())
+	}
+}
+
+func TestCounted(t *testing.T) {
+	for n, want := range map[int]string{0: "0 segments", 1: "1 segment", 2: "2 segments"} {
+		if got := counted(n, "segment"); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
 		}
 	}
 }
@@ -192,5 +294,45 @@ func TestWriteTable(t *testing.T) {
 	writeTable(&b, []column{{name: "name"}}, nil)
 	if b.String() != "NAME\n" {
 		t.Errorf("an empty table is %q", b.String())
+	}
+}
+
+func TestDedupText(t *testing.T) {
+	for want, s := range map[string]objstore.Stat{
+		"-":    {Logical: 0, Stored: 0},
+		"1.00": {Logical: 1 << 30, Stored: 1 << 30, DedupRatio: 1},
+		"2.00": {Logical: 2 << 30, Stored: 1 << 30, DedupRatio: 2},
+		"0.25; of what is stored, at least 3GiB are of snapshots alone, overwritten or deleted": {Logical: 1 << 30, Stored: 4 << 30, DedupRatio: 0.25},
+	} {
+		if got := dedupText(&s); got != want {
+			t.Errorf("%+v: %q, want %q", s, got, want)
+		}
+	}
+}
+
+// Numbers of 64 bits are text, and a device names its volume.
+func TestUblkReport(t *testing.T) {
+	list := []blockdev.DeviceInfo{{ID: 3, Path: "/dev/ublkb3", Flags: 1<<63 | 1, Owner: 0xfedcba9876543210, Size: 1 << 40}, {ID: 4, Path: "/dev/ublkb4"}}
+	var b bytes.Buffer
+	if err := writeJSON(&b, ublkReport(list, map[string]string{"/dev/ublkb3": "data"})); err != nil {
+		t.Fatal(err)
+	}
+	var got []map[string]any
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil || len(got) != 2 {
+		t.Fatalf("%v: %s", err, b.String())
+	}
+	for key, want := range map[string]any{
+		"flags": "0x8000000000000001", "owner": "fedcba9876543210", "volume": "data", "path": "/dev/ublkb3", "id": 3.0, "size": float64(1 << 40),
+	} {
+		if got[0][key] != want {
+			t.Errorf("%s is %v, want %v", key, got[0][key], want)
+		}
+	}
+	if got[1]["owner"] != "0000000000000000" || got[1]["volume"] != nil {
+		t.Errorf("%v", got[1])
+	}
+	b.Reset()
+	if err := writeJSON(&b, ublkReport(nil, nil)); err != nil || b.String() != "[]\n" {
+		t.Errorf("no devices are %q", b.String())
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
 )
 
 func (a *app) statCmd() *cobra.Command {
@@ -16,8 +17,11 @@ func (a *app) statCmd() *cobra.Command {
 		Use:   "stat",
 		Short: "Show the store in figures",
 		Long: `stat shows what the store holds and takes: LOGICAL is what is not zero in all volumes' settled states, STORED the
-unique data kept for it and for the snapshots, TAIL what was written and has not settled yet, USED what the store's
-files take on disk, FREE what can still be written, of which settling may need some.
+unique data in the store's files, TAIL what was written and has not settled yet, USED what the store's files take on
+disk, FREE what can still be written, of which settling may need some.
+
+DEDUP RATIO is LOGICAL divided by STORED. STORED has the data of snapshots too, and what was overwritten, discarded or
+deleted, which is not given back yet: where that is more than duplicates save, the ratio is below 1.
 
 SPACE is ok; low, when the room for writes is below a tenth of what there is (16GiB at most); or full, when it is below
 4MiB: writes then wait for settling, or get "no space left on device", and all else goes on. The daemon's log says so
@@ -57,6 +61,18 @@ func snapshotDevice(at protocol.Attachment) string {
 	return text
 }
 
+// dedupText explains a ratio that looks as if dedup cost space: it counts what no volume holds any more.
+func dedupText(s *objstore.Stat) string {
+	switch {
+	case s.Stored == 0:
+		return "-"
+	case s.Stored <= s.Logical:
+		return fmt.Sprintf("%.2f", s.DedupRatio)
+	}
+	return fmt.Sprintf("%.2f; of what is stored, at least %s are of snapshots alone, overwritten or deleted",
+		s.DedupRatio, formatSize(s.Stored-s.Logical))
+}
+
 func writeStat(w io.Writer, s protocol.Stat) {
 	served := "none"
 	if s.Daemon != nil {
@@ -71,10 +87,10 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"chunk size", formatSize(int64(s.ChunkSize))},
 		{"logical", formatSize(s.Logical)},
 		{"stored", formatSize(s.Stored)},
-		{"dedup ratio", fmt.Sprintf("%.2f", s.DedupRatio)},
+		{"dedup ratio", dedupText(&s.Stat)},
 		{"tail", formatSize(s.Tail)},
 		{"metadata", formatSize(s.Metadata)},
-		{"used", fmt.Sprintf("%s in %d segments", formatSize(s.Used), s.Segments)},
+		{"used", formatSize(s.Used) + " in " + counted(s.Segments, "segment")},
 		{"maximum", formatMaxSize(s.MaxSize)},
 		{"free", fmt.Sprintf("%s, of which settling may need %s, and %s in reserve", formatSize(s.Free), formatSize(s.Owed), formatSize(s.Reserve))},
 		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},

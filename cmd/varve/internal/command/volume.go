@@ -30,7 +30,7 @@ func (a *app) volumeCreateCmd() *cobra.Command {
 		Short: "Create a volume",
 		Long: `create makes a volume of zeroes. It takes no space until it is written to, so it may be larger than the disk.
 
-A name has letters, digits, '.', '_' and '-', begins with a letter or a digit, and is at most 128 long.
+A name has letters, digits, '.', '_', '-', ':' and '+', begins with a letter or a digit, and is at most 128 long.
 The size reads like 10G or 512MiB, in powers of 1024.
 
 With --verify every settled chunk is checked against its hash as it is read, through devices, the mount and snapshots
@@ -181,7 +181,7 @@ func volumeFields(v protocol.Volume) [][2]string {
 func attachmentText(at protocol.Attachment) string {
 	s := at.Device
 	if at.Transport == "ublk" {
-		s += fmt.Sprintf(", %s copy, %d queues of depth %d", at.CopyMode, at.Queues, at.Depth)
+		s += fmt.Sprintf(", %s copy, %s of depth %d", at.CopyMode, counted(at.Queues, "queue"), at.Depth)
 	}
 	if at.ReadOnly {
 		s += ", read-only"
