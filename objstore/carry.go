@@ -62,6 +62,11 @@ func (st *settling) mayKeep(chunks ...extent) error {
 			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.name, sn.name, st.kept.err)
 		}
 	}
+	for _, n := range v.namings {
+		if !n.settled && st.needs(n.gen, chunks) {
+			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.name, st.kept.err)
+		}
+	}
 	for w := range st.s.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
 			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.name, st.kept.err)

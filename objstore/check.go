@@ -174,8 +174,8 @@ func asCorrupt(err error, file string, off int64, object string) *CorruptError {
 // refs reads both logs, each for itself, up to where the store has written them.
 func (c *checker) refs() error {
 	s := c.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.refsMu.Lock()
+	defer s.refsMu.Unlock()
 	l := s.refsLog
 	for _, f := range l.files {
 		c.there(f.name, "log", always)

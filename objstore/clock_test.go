@@ -48,9 +48,7 @@ func TestSnapshotOrderWithoutClock(t *testing.T) {
 	check("made")
 	must(t, r.s.Settle(t.Context()))
 	check("settled")
-	r.s.mu.Lock()
 	must(t, r.s.appendRefs(padded(2<<20)))
-	r.s.mu.Unlock()
 	must(t, v.Close())
 	must(t, r.s.Close())
 	r.open(nil) // compacts

@@ -128,10 +128,7 @@ func TestRefsStayShort(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
 	for range 64 {
-		r.s.mu.Lock()
-		err := r.s.appendRefs(padded(1 << 18))
-		r.s.mu.Unlock()
-		must(t, err)
+		must(t, r.s.appendRefs(padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
 	for _, f := range r.s.refsLog.files {
@@ -163,7 +160,6 @@ func TestEveryCutOfCompaction(t *testing.T) {
 				}
 				return nil
 			})
-			r.s.mu.Lock()
 			left.Store(n)
 			if fault == nil {
 				r.mem.CutAt(r.mem.Ops() + n)
@@ -183,7 +179,6 @@ func TestEveryCutOfCompaction(t *testing.T) {
 				done = left.Load() >= 0
 			}
 			compacted := r.s.refsLog.end < 3<<19
-			r.s.mu.Unlock()
 			if done && !compacted {
 				t.Fatal("it was not compacted")
 			}

@@ -163,10 +163,8 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(9, 8192), 0)
-	r.s.mu.Lock()
 	r.s.refsLook = 1 << 40
 	must(t, r.s.appendRefs(padded(2<<20)))
-	r.s.mu.Unlock()
 	for n, failed := int32(0), true; failed; n++ {
 		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}
 		var count atomic.Int32

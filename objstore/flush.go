@@ -99,40 +99,64 @@ func (v *volume) failSync(name string, err error) error {
 
 // freeze closes the active layer and opens a new one. It gives the generation up to which the volume is
 // frozen: with the layers up to that, and the base, a reader sees what the volume held.
-func (v *volume) freeze() (uint64, error) {
+func (v *volume) freeze() (uint64, error) { return v.freezeFor(nil) }
+
+// freezeFor is freeze, for a snapshot that gets its name later: what settles until then leaves it its root, until unlist.
+// nil: there is none.
+func (v *volume) freezeFor(n *naming) (uint64, error) {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
-	v.mu.Lock()
-	if !v.writable || v.active().empty() {
-		gen := v.frozenGen()
-		v.mu.Unlock()
+	gen, frozen := v.frozenFor(n)
+	if frozen {
 		return gen, nil
 	}
-	gen := v.active().gen
-	v.mu.Unlock()
 	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
 	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	failpoint.Here(failpoint.RollCreated)
-	if !v.writable { // deleted or closed meanwhile
+	used, err := v.roll(j, n)
+	if !used {
 		j.close()
 		_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
-		return v.frozenGen(), nil
 	}
-	if _, err := j.room(v.inflight); err != nil { // their records go here
-		j.close()
-		_ = v.s.fs.Remove(j.name)
+	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
+	return gen, nil
+}
+
+// frozenFor reports whether the volume is frozen already, or can't be written: up to gen. Else gen is the generation that
+// takes writes. Under v.freezeMu.
+func (v *volume) frozenFor(n *naming) (gen uint64, frozen bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.writable && !v.active().empty() {
+		return v.active().gen, false
+	}
+	v.enlist(n, v.frozenGen())
+	return v.frozenGen(), true
+}
+
+// roll freezes the active layer; the new one has the journal, if it was used. Under v.freezeMu.
+func (v *volume) roll(j *journal, n *naming) (used bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.writable { // deleted or closed meanwhile
+		v.enlist(n, v.frozenGen())
+		return false, nil
+	}
+	if _, err := j.room(v.inflight); err != nil { // their records go here
+		return false, err
+	}
+	gen := v.active().gen
 	v.active().debt.freeze()
 	v.layers = append(v.layers, newLayer(gen+1, j))
+	v.enlist(n, gen)
 	v.since = 0
 	failpoint.Here(failpoint.RollFrozen)
 	v.room.Broadcast()
-	return gen, nil
+	return true, nil
 }
 
 // frozenGen is the newest generation that takes no more writes. Under v.mu.

@@ -27,18 +27,21 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	if o.Size < int64(o.BlockSize) || o.Size > MaxVolumeSize || o.Size%int64(o.BlockSize) != 0 {
 		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.refs.volumes[name] != nil {
-		return VolumeInfo{}, fmt.Errorf("volume %s: %w", name, ErrExists)
-	}
 	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
-	if err := s.appendRefs(rec); err != nil {
+	var v *volume
+	err := s.updateRefs(func() ([]refRecord, error) {
+		if s.refs.volumes[name] != nil {
+			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
+		}
+		return []refRecord{rec}, nil
+	}, func() {
+		failpoint.Here(failpoint.VolumeCreated)
+		v = newVolume(s, s.refs.byID[rec.ID], newBase(s, s.emptyRoot(o.Size)))
+		s.volumes[rec.ID] = v
+	})
+	if err != nil {
 		return VolumeInfo{}, err
 	}
-	failpoint.Here(failpoint.VolumeCreated)
-	v := newVolume(s, s.refs.byID[rec.ID], newBase(s, s.emptyRoot(o.Size)))
-	s.volumes[rec.ID] = v
 	return s.infoOf(v), nil
 }
 
@@ -52,41 +55,51 @@ func (s *Store) volume(name string) (*volume, error) {
 
 // DeleteVolume removes a volume that nobody has open and that has no snapshots.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
-	s.mu.Lock()
-	v, err := s.volume(name)
-	if err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	if len(v.users) > 0 {
-		defer s.mu.Unlock()
-		return fmt.Errorf("volume %s: %w by %s", name, ErrInUse, strings.Join(v.users, ", "))
-	}
-	if n := len(v.ref.snaps); n > 0 {
-		defer s.mu.Unlock()
-		has := "a snapshot; delete it first"
-		if n > 1 {
-			has = fmt.Sprintf("%d snapshots; delete them first", n)
+	var v *volume
+	err := s.updateRefs(func() (_ []refRecord, err error) {
+		if v, err = s.volume(name); err == nil {
+			err = s.mayDelete(v)
 		}
-		return fmt.Errorf("volume %s: %w: it has %s", name, ErrInUse, has)
-	}
-	for w := range s.views {
-		if w.v == v && w.Root() == "" {
-			defer s.mu.Unlock()
-			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", name, ErrInUse)
+		if err != nil {
+			v = nil
+			return nil, err
 		}
-	}
-	err = s.appendRefs(refRecord{Op: opVolumeDelete, ID: v.ref.id})
-	if err == nil {
+		v.deleting = true // from here on nobody opens it
+		return []refRecord{{Op: opVolumeDelete, ID: v.ref.id}}, nil
+	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
 		delete(s.volumes, v.ref.id)
 		s.lookForHold()
+	})
+	if err != nil && v != nil {
+		s.mu.Lock()
+		v.deleting = false
+		s.mu.Unlock()
 	}
-	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	return s.dropVolume(ctx, v)
+}
+
+// mayDelete says what keeps a volume from being deleted. Under s.mu.
+func (s *Store) mayDelete(v *volume) error {
+	if len(v.users) > 0 {
+		return fmt.Errorf("volume %s: %w by %s", v.ref.name, ErrInUse, strings.Join(v.users, ", "))
+	}
+	if n := len(v.ref.snaps); n > 0 {
+		has := "a snapshot; delete it first"
+		if n > 1 {
+			has = fmt.Sprintf("%d snapshots; delete them first", n)
+		}
+		return fmt.Errorf("volume %s: %w: it has %s", v.ref.name, ErrInUse, has)
+	}
+	for w := range s.views {
+		if w.v == v && w.Root() == "" {
+			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.ref.name, ErrInUse)
+		}
+	}
+	return nil
 }
 
 // dropVolume gives back what a deleted volume had not settled.
@@ -177,6 +190,9 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	if err == nil && s.volumes[v.ref.id] != v {
 		err = fmt.Errorf("volume %s: %w", name, ErrNotFound)
 	}
+	if err == nil && v.deleting {
+		err = fmt.Errorf("volume %s: %w: it is being deleted", name, ErrInUse)
+	}
 	if err == nil {
 		v.users = append(v.users, user)
 	}
@@ -192,69 +208,6 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 		return nil, err
 	}
 	return &Volume{volume: v, user: user}, nil
-}
-
-// CreateSnapshot freezes the volume; the snapshot is durable when it returns, and settles later.
-func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
-	if err := CheckName("snapshot", snap); err != nil {
-		return SnapshotInfo{}, err
-	}
-	s.mu.Lock()
-	v, err := s.volume(volume)
-	s.mu.Unlock()
-	if err == nil {
-		err = v.damageError()
-	}
-	if err == nil && v.ref.scratch() {
-		err = fmt.Errorf("volume %s: %w: a scratch volume has no snapshots", volume, ErrInvalid)
-	}
-	if err == nil {
-		err = s.settleKept(ctx, v)
-	}
-	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	// Each frozen layer has a journal: where room is short, they are not left to pile up.
-	if n := v.frozen(); n > frozenLayers || n > 0 && s.tight.Load() {
-		v.mu.Lock()
-		gen := v.baseGen + 1
-		v.mu.Unlock()
-		if err := s.waitSettled(ctx, v, gen); err != nil {
-			return SnapshotInfo{}, err
-		}
-	}
-	if err := v.Flush(); err != nil { // most of the work of the one below, which has everything wait
-		return SnapshotInfo{}, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.refs.byID[v.ref.id] == nil {
-		return SnapshotInfo{}, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
-	}
-	if v.ref.snaps[snap] != nil {
-		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrExists)
-	}
-	gen, err := v.freeze()
-	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	failpoint.Here(failpoint.SnapshotFrozen)
-	if err := v.Flush(); err != nil {
-		return SnapshotInfo{}, err
-	}
-	failpoint.Here(failpoint.SnapshotFlushed)
-	rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: gen, Time: s.opts.Now().UTC()}
-	v.mu.Lock()
-	if v.baseGen == gen {
-		rec.Root, rec.Logical = v.base.id.String(), v.ref.logical
-	}
-	v.mu.Unlock()
-	if err := s.appendRefs(rec); err != nil {
-		return SnapshotInfo{}, err
-	}
-	failpoint.Here(failpoint.SnapshotNamed)
-	s.kickSettler()
-	return snapInfo(v.ref, v.ref.snaps[snap]), nil
 }
 
 // reclaimPatience is how long a snapshot waits for room to be given back.
@@ -298,17 +251,17 @@ func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
 
 // DeleteSnapshot removes the name; views that are open stay.
 func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, _, err := s.snapshot(volume, snap)
-	if err != nil {
-		return err
+	err := s.updateRefs(func() ([]refRecord, error) {
+		v, _, err := s.snapshot(volume, snap)
+		if err != nil {
+			return nil, err
+		}
+		return []refRecord{{Op: opSnapDelete, ID: v.ref.id, Name: snap}}, nil
+	}, nil)
+	if err == nil {
+		failpoint.Here(failpoint.SnapshotDeleted)
 	}
-	if err := s.appendRefs(refRecord{Op: opSnapDelete, ID: v.ref.id, Name: snap}); err != nil {
-		return err
-	}
-	failpoint.Here(failpoint.SnapshotDeleted)
-	return nil
+	return err
 }
 
 // OpenSnapshot opens a snapshot for reading, settled or not.

@@ -433,13 +433,13 @@ func (c *pointWorker) names() {
 
 // grow makes the refs log so long that the next opening writes it anew.
 func (c *pointWorker) grow() {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
 	recs := make([]refRecord, 5000)
 	for i := range recs {
 		recs[i] = refRecord{Op: opVerify, ID: c.s.refs.volumes["v"].id, Time: time.Now()}
 	}
+	c.s.refsMu.Lock()
 	c.s.refsLook = 1 << 40 // or it would be written anew at once
+	c.s.refsMu.Unlock()
 	for range 3 {
 		c.must(c.s.appendRefs(recs...))
 	}

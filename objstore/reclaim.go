@@ -16,7 +16,9 @@ import (
 func (st *settling) reclaim(ctx context.Context) error {
 	s, v := st.s, st.v
 	if j := st.l.journal; j != nil {
+		v.commitMu.Lock() // a commit that began before the layer had settled may write to it
 		j.close()
+		v.commitMu.Unlock()
 		if err := s.removeJournal(j.name); err != nil {
 			return err
 		}

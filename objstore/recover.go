@@ -330,7 +330,7 @@ func (s *Store) openVolume(ref *volumeRef) (*volume, error) {
 		}
 	}
 	v := newVolume(s, ref, newBase(s, root))
-	v.baseGen = ref.gen
+	v.baseGen, v.baseData = ref.gen, ref.logical
 	if damage != nil {
 		v.base.id = ref.root
 		s.refuse(v, &volumeDamage{err: damage, root: true})

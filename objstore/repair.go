@@ -389,7 +389,7 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef
 		}
 	} else {
 		v.mu.Lock()
-		v.base, v.baseGen = newBase(s, *root), v.ref.gen
+		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.gen, to.logical
 		v.mu.Unlock()
 	}
 	s.healed(v)
@@ -469,26 +469,23 @@ func (s *Store) removeJournal(name string) error {
 
 // forget takes out of refs what is lost.
 func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.refs.byID[v.ref.id] == nil {
-		return ErrNotFound
-	}
-	var recs []refRecord
-	for _, sn := range v.ref.unsettled {
-		if to != nil || slices.Contains(d.snaps, sn.name) {
-			recs = append(recs, refRecord{Op: opSnapDelete, ID: v.ref.id, Name: sn.name})
+	return s.updateRefs(func() ([]refRecord, error) {
+		if s.refs.byID[v.ref.id] == nil {
+			return nil, ErrNotFound
 		}
-	}
-	if to != nil {
-		gen := v.ref.gen
-		if n := len(d.gens); n > 0 { // the journals are leftovers from now on
-			gen = max(gen, d.gens[n-1])
+		var recs []refRecord
+		for _, sn := range v.ref.unsettled {
+			if to != nil || slices.Contains(d.snaps, sn.name) {
+				recs = append(recs, refRecord{Op: opSnapDelete, ID: v.ref.id, Name: sn.name})
+			}
 		}
-		recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical, Time: to.created})
-	}
-	if len(recs) == 0 {
-		return nil
-	}
-	return s.appendRefs(recs...)
+		if to != nil {
+			gen := v.ref.gen
+			if n := len(d.gens); n > 0 { // the journals are leftovers from now on
+				gen = max(gen, d.gens[n-1])
+			}
+			recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical, Time: to.created})
+		}
+		return recs, nil
+	}, nil)
 }

@@ -3,7 +3,6 @@ package objstore
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -57,22 +56,28 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 // addScratch names a scratch volume over a settled snapshot, whose root is r.
 func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (VolumeInfo, error) {
 	id := uuid.New()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
-		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
-	}
-	// Both in one frame: a volume without its head would be one of zeroes.
-	err := s.appendRefs(refRecord{
-		Op: opVolume, ID: id, Name: scratchName(id), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify,
-		Time: time.Now().UTC(), Of: of,
-	}, refRecord{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical})
+	var w *volume
+	err := s.updateRefs(func() ([]refRecord, error) {
+		if s.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
+			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
+		}
+		// Both in one frame: a volume without its head would be one of zeroes.
+		return []refRecord{
+			{
+				Op: opVolume, ID: id, Name: scratchName(id), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify,
+				Time: s.opts.Now().UTC(), Of: of,
+			},
+			{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical},
+		}, nil
+	}, func() {
+		failpoint.Here(failpoint.VolumeCreated)
+		w = newVolume(s, s.refs.byID[id], newBase(s, *r))
+		w.baseData = sn.logical
+		s.volumes[id] = w
+	})
 	if err != nil {
 		return VolumeInfo{}, err
 	}
-	failpoint.Here(failpoint.VolumeCreated)
-	w := newVolume(s, s.refs.byID[id], newBase(s, *r))
-	s.volumes[id] = w
 	return s.infoOf(w), nil
 }
 
@@ -81,13 +86,17 @@ func (s *Store) ScratchVolumes() []VolumeInfo { return s.listVolumes(true) }
 
 // listVolumes lists the scratch volumes, or all others, in order of name.
 func (s *Store) listVolumes(scratch bool) []VolumeInfo {
+	var all []*volume
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := []VolumeInfo{}
 	for _, ref := range s.refs.sorted() {
 		if ref.scratch() == scratch {
-			out = append(out, s.infoOf(s.volumes[ref.id]))
+			all = append(all, s.volumes[ref.id])
 		}
+	}
+	s.mu.Unlock()
+	out := make([]VolumeInfo, len(all))
+	for i, v := range all {
+		out[i] = s.infoOf(v)
 	}
 	return out
 }

@@ -101,16 +101,32 @@ func (s *Store) makeSegment() (*segment, error) {
 	return g, nil
 }
 
+// newSegmentID gives an ID that was never used, as far as refs have set some aside.
 func (s *Store) newSegmentID() (uint32, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.nextSegment >= s.refs.segments {
-		if err := s.appendRefs(refRecord{Op: opSegments, Gen: s.nextSegment + segmentIDs}); err != nil {
+	for {
+		if id, ok := s.reservedID(); ok {
+			return id, nil
+		}
+		err := s.updateRefs(func() ([]refRecord, error) {
+			if s.nextSegment < s.refs.segments {
+				return nil, nil // somebody else has done it
+			}
+			return []refRecord{{Op: opSegments, Gen: s.nextSegment + segmentIDs}}, nil
+		}, nil)
+		if err != nil {
 			return 0, err
 		}
 	}
+}
+
+func (s *Store) reservedID() (uint32, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nextSegment >= s.refs.segments {
+		return 0, false
+	}
 	s.nextSegment++
-	return uint32(s.nextSegment - 1), nil
+	return uint32(s.nextSegment - 1), true
 }
 
 // startMaker begins to keep a spare segment: a store that is only looked at makes none.

@@ -514,41 +514,56 @@ func (s *Store) dirLengths() map[uint32]int64 {
 func (st *settling) publish(root *rootObject) error {
 	s, v := st.s, st.v
 	id := sum(KindRoot, root.encode())
-	dirs := s.dirLengths() // before s.mu: a segment's lock may be held over I/O
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.refs.dirs[g] })
-	if s.refs.byID[v.ref.id] == nil {
-		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
-	}
-	if st.kept != nil {
-		if err := st.mayKeep(st.kept.chunks...); err != nil { // one may have come since
-			return err
+	dirs := s.dirLengths() // without s.mu: a segment's lock may be held over I/O
+	var logical int64
+	return s.updateRefs(func() ([]refRecord, error) {
+		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.refs.dirs[g] })
+		if s.refs.byID[v.ref.id] == nil {
+			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 		}
-	}
-	logical := v.ref.logical + st.logical
-	recs := []refRecord{{Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs, Time: time.Now().UTC().Truncate(time.Second)}}
-	for _, sn := range v.ref.unsettled {
-		if sn.gen == st.l.gen {
-			recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
+		if st.kept != nil {
+			if err := st.mayKeep(st.kept.chunks...); err != nil { // one may have come since
+				return nil, err
+			}
 		}
-	}
-	if err := s.appendRefs(recs...); err != nil {
-		return err
-	}
-	failpoint.Here(failpoint.SettleRefs)
-	for w := range s.views {
-		if w.v == v && w.gen == st.l.gen {
-			w.settled(newBase(s, *root))
+		logical = v.ref.logical + st.logical
+		recs := []refRecord{{
+			Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs, Time: time.Now().UTC().Truncate(time.Second),
+		}}
+		for _, sn := range v.ref.unsettled {
+			if sn.gen == st.l.gen {
+				recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
+			}
 		}
-	}
-	v.commitMu.Lock()
+		return recs, nil
+	}, func() {
+		failpoint.Here(failpoint.SettleRefs)
+		for w := range s.views {
+			if w.v == v && w.gen == st.l.gen {
+				w.settled(newBase(s, *root))
+			}
+		}
+		st.install(root, id, logical)
+		failpoint.Here(failpoint.SettleBase)
+	})
+}
+
+// install does step E: the root becomes the volume's base, and the layer goes. A commit that is under way may still use
+// its journal, which stays open until reclaiming. Under Store.mu.
+func (st *settling) install(root *rootObject, id Hash, logical int64) {
+	s, v := st.s, st.v
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.base.root, v.base.id = *root, id
 	v.base.version++
-	v.baseGen = st.l.gen
+	v.baseGen, v.baseData = st.l.gen, logical
 	for i, l := range st.leaves {
 		v.base.setLeaf(i, l)
+	}
+	for _, n := range v.namings {
+		if n.gen == st.l.gen {
+			n.settle(id, logical)
+		}
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
@@ -559,8 +574,4 @@ func (st *settling) publish(root *rootObject) error {
 		v.kept.Store(nil)
 	}
 	v.room.Broadcast()
-	v.mu.Unlock()
-	v.commitMu.Unlock()
-	failpoint.Here(failpoint.SettleBase)
-	return nil
 }

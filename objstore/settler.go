@@ -186,10 +186,8 @@ func (s *Store) pace(ctx context.Context, v *volume, n int) error {
 
 // requests counts the requests of all volumes.
 func (s *Store) requests() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var n uint64
-	for _, v := range s.volumes {
+	for _, v := range s.allVolumes() {
 		v.mu.Lock()
 		n += v.ops
 		v.mu.Unlock()
@@ -207,9 +205,7 @@ func (s *Store) kickSettler() {
 // wakeAll lets every writer that waits for room look again.
 func (s *Store) wakeAll() {
 	go func() { // callers may hold a volume's lock
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, v := range s.volumes {
+		for _, v := range s.allVolumes() {
 			v.mu.Lock()
 			v.room.Broadcast()
 			v.mu.Unlock()

@@ -174,10 +174,7 @@ func (s *Store) SetMaxSize(bytes int64) error {
 }
 
 func (s *Store) setMaxSize(bytes int64) error {
-	s.mu.Lock()
-	err := s.appendRefs(refRecord{Op: opMaxSize, Size: bytes})
-	s.mu.Unlock()
-	if err != nil {
+	if err := s.appendRefs(refRecord{Op: opMaxSize, Size: bytes}); err != nil {
 		return err
 	}
 	s.spaceMu.Lock()

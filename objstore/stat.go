@@ -8,25 +8,28 @@ func (s *Store) Volumes() []VolumeInfo { return s.listVolumes(false) }
 // VolumeInfo describes one volume.
 func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	v, err := s.volume(name)
+	s.mu.Unlock()
 	if err != nil {
 		return VolumeInfo{}, err
 	}
 	return s.infoOf(v), nil
 }
 
-// infoOf describes a volume. Under s.mu.
+// infoOf describes a volume.
 func (s *Store) infoOf(v *volume) VolumeInfo {
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	tail := v.tail
+	v.mu.Unlock()
 	damage := ""
 	if d := v.damage.Load(); d != nil {
 		damage = d.err.Error()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return VolumeInfo{
 		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
-		Root: v.base.id.String(), Logical: v.ref.logical, Tail: v.tail, Snapshots: len(v.ref.snaps),
+		Root: s.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
 		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
 	}
 }

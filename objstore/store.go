@@ -32,8 +32,9 @@ const (
 
 // Store is an open store. Safe for concurrent use.
 //
-// Locks are taken in this order: volume.settleMu, Store.mu, volume.freezeMu, volume.commitMu, View.mu, volume.mu,
-// segment.mu.
+// Locks are taken in this order: volume.settleMu, Store.refsMu, volume.freezeMu, volume.commitMu, Store.mu, View.mu,
+// volume.mu, segment.mu. Those from Store.mu to volume.mu are not held over I/O, but for the end of a volume; what that
+// costs a request is in volume.go.
 type Store struct {
 	dir    string
 	fs     vfs.FS
@@ -54,10 +55,12 @@ type Store struct {
 	endHousework context.CancelFunc
 	checking     sync.Mutex // held by Check
 
-	mu          sync.Mutex
-	refs        *refs
-	refsLog     *recordLog
-	refsLook    int64 // the length in bytes at which it is looked whether the log can be shorter
+	refsMu   sync.Mutex // held over the append of records: see catalog.go
+	refsLog  *recordLog
+	refsLook int64 // the length in bytes at which it is looked whether the log can be shorter
+
+	mu          sync.Mutex // never held over I/O
+	refs        *refs      // changes under refsMu and mu
 	volumes     map[uuid.UUID]*volume
 	views       map[*View]struct{}
 	nextSegment uint64
@@ -295,15 +298,15 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.refsMu.Lock() // no record is being appended any more
+	defer s.refsMu.Unlock()
 	var first error
 	keep := func(err error) {
 		if first == nil {
 			first = err
 		}
 	}
-	for _, v := range s.volumes {
+	for _, v := range s.allVolumes() {
 		keep(v.shut())
 	}
 	for _, st := range s.reclaims { // settled, and not given back: the next opening removes them
@@ -336,34 +339,6 @@ func (s *Store) closeFiles() error {
 		keep(s.lock.Close())
 	}
 	return first
-}
-
-// appendRefs makes records durable and lets them take effect, all or none. Under s.mu.
-func (s *Store) appendRefs(recs ...refRecord) error {
-	if err := s.writeError(); err != nil {
-		return err
-	}
-	b, err := json.Marshal(recs)
-	if err != nil {
-		return err
-	}
-	if err := s.refsLog.append(b); err != nil {
-		if errors.Is(err, ErrNoSpace) {
-			return s.spaceError(err)
-		}
-		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))
-	}
-	for i := range recs {
-		if err := s.refs.apply(&recs[i]); err != nil {
-			return s.fail(fmt.Errorf("apply %s record: %w", recs[i].Op, err))
-		}
-	}
-	if s.refsLog.end > s.refsLook {
-		if err := s.tidyRefs(); err != nil { // nobody knows which file counts; the records are in both
-			_ = s.fail(fmt.Errorf("compact %s: %w", refsFile, err))
-		}
-	}
-	return nil
 }
 
 // findOrigin says which kernel's page cache this process writes through.

@@ -122,17 +122,15 @@ func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
 // are read, by whatever way. It is the volume's, not a device's: the device, the mount and the daemon that takes over
 // must not differ in what they hand out. It takes effect at once, and is durable when it returns.
 func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, err := s.volume(name)
+	var v *volume
+	err := s.updateRefs(func() (_ []refRecord, err error) {
+		if v, err = s.volume(name); err != nil || v.ref.verify == on {
+			return nil, err
+		}
+		return []refRecord{{Op: opVerify, ID: v.ref.id, Verify: on}}, nil
+	}, func() { v.verify.Store(on) })
 	if err != nil {
 		return VolumeInfo{}, err
-	}
-	if v.ref.verify != on {
-		if err := s.appendRefs(refRecord{Op: opVerify, ID: v.ref.id, Verify: on}); err != nil {
-			return VolumeInfo{}, err
-		}
-		v.verify.Store(on)
 	}
 	return s.infoOf(v), nil
 }

@@ -37,7 +37,9 @@ type volume struct {
 	s   *Store
 	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by Store.mu
 
-	users   []string    // guarded by Store.mu
+	users    []string // guarded by Store.mu
+	deleting bool     // its deletion is being recorded: nobody may open it; guarded by Store.mu
+
 	dropped atomic.Bool // deleted: settling stops
 	verify  atomic.Bool // ref.verify, for readers
 	damage  atomic.Pointer[volumeDamage]
@@ -62,13 +64,15 @@ type volume struct {
 
 	base     *base
 	baseGen  uint64   // the generation that the base holds
+	baseData int64    // its bytes that are not holes
 	log      *segment // where writes go
 	dirty    []*segment
 	pin      *pin
-	appended uint64 // records ever appended
-	inflight int    // writes reserved
-	tail     int64  // bytes in layers
-	ops      uint64 // requests, to tell a busy volume
+	namings  []*naming // snapshots that are being made
+	appended uint64    // records ever appended
+	inflight int       // writes reserved
+	tail     int64     // bytes in layers
+	ops      uint64    // requests, to tell a busy volume
 	partial  partial
 	since    time.Duration // the uptime at which the active layer became non-empty; 0: empty
 }
