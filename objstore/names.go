@@ -226,7 +226,7 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	}
 	// The figures of stat are right after it as a rule; a reader that takes long is not waited for.
 	brief, cancel := context.WithTimeout(ctx, reclaimPatience)
-	_ = s.waitReclaimed(brief)
+	_ = s.waitReclaimed(brief, v)
 	cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()

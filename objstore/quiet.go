@@ -5,13 +5,13 @@ import (
 	"errors"
 )
 
-// startHousework starts the settler and the reclaimer.
+// startHousework starts the settler, and the reclaimers of what has settled.
 func (s *Store) startHousework() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.endHousework = cancel
-	s.housekeepers.Add(2)
+	s.housekeepers.Add(1)
+	s.resumeReclaiming(ctx)
 	go s.settler(ctx)
-	go s.reclaimer(ctx)
 }
 
 // Quiet leaves Close little to do: it ends settling and the giving back of room, and makes everything written so far

@@ -225,7 +225,7 @@ func (s *Store) Settle(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.waitReclaimed(ctx); err != nil {
+	if err := s.waitReclaimed(ctx, nil); err != nil {
 		return err
 	}
 	var kept []error

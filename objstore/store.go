@@ -51,7 +51,7 @@ type Store struct {
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 
-	housekeepers sync.WaitGroup // settler and reclaimer, which Quiet ends and Resume starts again
+	housekeepers sync.WaitGroup // settler and reclaimers, which Quiet ends and Resume starts again
 	endHousework context.CancelFunc
 	checking     sync.Mutex // held by Check
 
@@ -88,10 +88,9 @@ type Store struct {
 	kick        chan struct{}
 	punchFailed sync.Once
 
-	reclaimMu   sync.Mutex
-	reclaims    []*settling // settled layers whose room is not given back yet
-	reclaimKick chan struct{}
-	reclaimed   chan struct{} // closed when there are none; nil if nobody waits
+	reclaimMu sync.Mutex
+	reclaims  map[*volume][]*settling // settled layers whose room is not given back yet, in order
+	reclaimed chan struct{}           // closed when a volume has none any more; nil if nobody waits
 
 	// The settler's own.
 	objects    *segment
@@ -190,7 +189,8 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, refs: newRefs(), nextSegment: 1,
 		volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{},
-		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1), reclaimKick: make(chan struct{}, 1),
+		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
+		reclaims: map[*volume][]*settling{},
 	}
 	s.nodes, _ = simplelru.NewLRU[Hash, *node](nodeCache, nil) // fails for size 0 only
 	s.clock.Store(1)
@@ -309,8 +309,10 @@ func (s *Store) Close() error {
 	for _, v := range s.allVolumes() {
 		keep(v.shut())
 	}
-	for _, st := range s.reclaims { // settled, and not given back: the next opening removes them
-		st.l.journal.close()
+	for _, queue := range s.reclaims { // settled, and not given back: the next opening removes them
+		for _, st := range queue {
+			st.l.journal.close()
+		}
 	}
 	keep(s.closeFiles())
 	return first
