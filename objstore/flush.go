@@ -51,10 +51,14 @@ func (v *volume) commitTo(target uint64) error {
 		}
 	}
 	v.mu.Unlock()
-	for _, g := range dirty {
+	err := together(dirty, func(g *segment) error {
 		if err := g.file.Datasync(); err != nil {
 			return v.failSync(segmentName(g.id), err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
@@ -70,6 +74,9 @@ func (v *volume) commitTo(target uint64) error {
 			return v.failSync(c.j.name, err)
 		}
 		failpoint.Here(failpoint.FlushCommit)
+		if err := c.j.link(v.s.fs); err != nil {
+			return v.failSync(journalDir, err)
+		}
 		if err := c.j.file.Datasync(); err != nil {
 			return v.failSync(c.j.name, err)
 		}
@@ -106,9 +113,13 @@ func (v *volume) freeze() (uint64, error) { return v.freezeFor(nil) }
 func (v *volume) freezeFor(n *naming) (uint64, error) {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
-	gen, frozen := v.frozenFor(n)
-	if frozen {
+	gen, active := v.frozenFor(n)
+	if active == nil {
 		return gen, nil
+	}
+	// Without the name of its journal, the next generation would look like one that has lost a former one.
+	if err := active.link(v.s.fs); err != nil {
+		return 0, v.failSync(journalDir, err)
 	}
 	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
 	if err != nil {
@@ -126,16 +137,16 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 	return gen, nil
 }
 
-// frozenFor reports whether the volume is frozen already, or can't be written: up to gen. Else gen is the generation that
-// takes writes. Under v.freezeMu.
-func (v *volume) frozenFor(n *naming) (gen uint64, frozen bool) {
+// frozenFor gives the generation that takes writes, and its journal; or, without one, that up to which the volume is
+// frozen already, or can't be written. Under v.freezeMu.
+func (v *volume) frozenFor(n *naming) (gen uint64, active *journal) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.writable && !v.active().empty() {
-		return v.active().gen, false
+		return v.active().gen, v.active().journal
 	}
 	v.enlist(n, v.frozenGen())
-	return v.frozenGen(), true
+	return v.frozenGen(), nil
 }
 
 // roll freezes the active layer; the new one has the journal, if it was used. Under v.freezeMu.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -98,6 +99,8 @@ type journal struct {
 	header []byte
 	seed   uint32
 
+	linked atomic.Bool // its name is durable, and those of the generations before it
+
 	headerMu   sync.Mutex
 	marked     time.Time // when the header was last written
 	distrusted bool
@@ -131,7 +134,8 @@ func encodeJournalHeader(store, volume uuid.UUID, gen uint64, o origin) []byte {
 // if it is shorter than that.
 const journalDraft = ".new"
 
-// createJournal makes an empty journal with room for the first window, durable with its directory entry.
+// createJournal makes an empty journal with room for the first window. Its name is durable after link, before which
+// nothing in it is: a generation of which nothing was committed may be missing after a power cut, if it is the newest.
 func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, maxRecords int) (*journal, error) {
 	name := journalName(volume, gen)
 	draft := name + journalDraft
@@ -155,9 +159,6 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		err = fs.Rename(draft, name)
 		failpoint.Here(failpoint.JournalNamed)
 	}
-	if err == nil {
-		err = fs.SyncDir(journalDir)
-	}
 	if err != nil {
 		j.close()
 		_ = fs.Remove(draft)
@@ -165,6 +166,18 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		return nil, fmt.Errorf("make journal: %w", err)
 	}
 	return j, nil
+}
+
+// link makes the journal's name durable: before its first commit, and before there is a next generation.
+func (j *journal) link(fs vfs.FS) error {
+	if j.linked.Load() {
+		return nil
+	}
+	if err := fs.SyncDir(journalDir); err != nil {
+		return err
+	}
+	j.linked.Store(true)
+	return nil
 }
 
 // extend allocates and maps one more window.

@@ -19,11 +19,9 @@ func (st *settling) reclaim(ctx context.Context) error {
 		v.commitMu.Lock() // a commit that began before the layer had settled may write to it
 		j.close()
 		v.commitMu.Unlock()
+		// Not durably: refs know that the volume has settled past it, and an opening that finds it removes it.
 		if err := s.removeJournal(j.name); err != nil {
 			return err
-		}
-		if err := s.fs.SyncDir(journalDir); err != nil {
-			return s.fail(fmt.Errorf("sync %s: %w", journalDir, err))
 		}
 	}
 	failpoint.Here(failpoint.ReclaimJournal)

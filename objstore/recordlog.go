@@ -414,17 +414,17 @@ func (l *recordLog) append(payload []byte) error {
 		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), ErrInvalid, maxFrame)
 	}
 	b := frameBytes(payload, l.sum, l.end)
-	var err error
-	for _, f := range l.files {
-		if _, err = f.file.WriteAt(b, l.end); err == nil {
-			failpoint.Here(failpoint.LogWritten)
-			err = f.file.Datasync()
+	err := together(l.files, func(f logFile) error {
+		if _, err := f.file.WriteAt(b, l.end); err != nil {
+			return err
 		}
-		if err != nil {
-			break
+		failpoint.Here(failpoint.LogWritten)
+		if err := f.file.Datasync(); err != nil {
+			return err
 		}
 		failpoint.Here(failpoint.LogSynced)
-	}
+		return nil
+	})
 	if err == nil {
 		l.last, l.end = l.end, l.end+int64(len(b))
 		l.reserve()

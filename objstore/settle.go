@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -459,27 +460,39 @@ func (st *settling) pace(n int) error {
 
 // durable does steps B and C.
 func (st *settling) durable() error {
-	for g := range st.added {
+	segs := slices.Collect(maps.Keys(st.added))
+	err := together(segs, func(g *segment) error {
 		if err := g.file.Datasync(); err != nil {
 			return st.v.failSync(segmentName(g.id), err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.SettleSynced)
-	for g, objs := range st.added {
-		err := g.addObjects(st.s.fs, st.s.sb.id, objs)
-		if errors.Is(err, ErrNoSpace) {
-			return st.s.spaceError(err)
-		}
-		if err != nil {
-			return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
-		}
-		failpoint.Here(failpoint.SettleRecorded)
-		st.index(g, objs)
-		failpoint.Here(failpoint.SettleIndexed)
+	if err := together(segs, st.recordIn); err != nil {
+		return err
 	}
 	if st.heals {
 		st.s.heals.Add(1)
 	}
+	return nil
+}
+
+// recordIn does step C for one segment.
+func (st *settling) recordIn(g *segment) error {
+	objs := st.added[g]
+	err := g.addObjects(st.s.fs, st.s.sb.id, objs)
+	if errors.Is(err, ErrNoSpace) {
+		return st.s.spaceError(err)
+	}
+	if err != nil {
+		return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
+	}
+	failpoint.Here(failpoint.SettleRecorded)
+	st.index(g, objs)
+	failpoint.Here(failpoint.SettleIndexed)
 	return nil
 }
 
