@@ -159,7 +159,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 		case <-time.After(patience):
 			t.Errorf("a snapshot whose sync in %s takes long keeps another volume waiting", where)
 			close(free)
-			<-rest
+			must(t, <-rest)
 			return
 		}
 		select {

@@ -24,7 +24,7 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	}
 	r.write(a, randomBytes(1, 4096), 8<<20)
 	var p Plan
-	must(t, a.volume.Plan(8<<20, 4096, &p))
+	must(t, a.Plan(8<<20, 4096, &p))
 	settle(a, 10)
 	settle(b, 20)
 	if err := r.s.waitReclaimed(ctx, b.volume); err != nil {
@@ -54,7 +54,7 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	if string(buf) != string(randomBytes(1, 4096)) {
 		t.Error("a plan that is held reads something else")
 	}
-	a.volume.Release(&p)
+	a.Release(&p)
 	must(t, r.s.waitReclaimed(ctx, nil))
 	if g := a.log; g != nil && g.unsettled.Load() > 0 {
 		t.Errorf("%d bytes of a's log are not given back", g.unsettled.Load())
