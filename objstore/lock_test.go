@@ -38,7 +38,7 @@ func TestLockIsLent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	heir := InheritLock(os.NewFile(uintptr(fd), "lock"))
+	heir := InheritLock(dir, os.NewFile(uintptr(fd), "lock"))
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,7 @@ const (
 type Store struct {
 	dir    string
 	fs     vfs.FS
+	files  *vfs.Dir // the same, where it is the real one; nil: another
 	lock   io.Closer
 	opts   Options
 	log    *slog.Logger
@@ -117,10 +118,12 @@ func Init(dir string, o InitOptions) error {
 	if err := vfs.NoCOW(dir); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	if err := initFS(vfs.OS(dir), dir, o); err != nil {
+	files, above := vfs.OS(dir), vfs.OS(filepath.Dir(filepath.Clean(dir)))
+	defer func() { _ = errors.Join(files.Close(), above.Close()) }() // what was made is durable
+	if err := initFS(files, dir, o); err != nil {
 		return err
 	}
-	return vfs.OS(filepath.Dir(filepath.Clean(dir))).SyncDir(".")
+	return above.SyncDir(".")
 }
 
 func initFS(fs vfs.FS, dir string, o InitOptions) error {
@@ -207,10 +210,13 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 
 func (s *Store) open(ctx context.Context) (err error) {
 	if s.fs == nil {
-		if err := isStore(s.dir); err != nil {
+		if s.files = vfs.OS(s.dir); s.opts.Lock != nil {
+			s.files = s.opts.Lock.Dir()
+		}
+		if err := isStore(s.files); err != nil {
 			return err
 		}
-		s.fs = vfs.OS(s.dir)
+		s.fs = s.files
 	}
 	if s.opts.Lock == nil {
 		if s.lock, err = lock(s.fs); err != nil {
@@ -254,7 +260,15 @@ func (s *Store) openIndex() (err error) {
 	}
 	// It must have its room within what writes leave free, or a store that they filled would not open.
 	table := min(max(s.reserve.Load()/16, 1<<20), 4<<20)
-	s.index, err = index.Open(filepath.Join(s.dir, IndexDir), index.Options{Logger: s.log, MemTable: table})
+	o := index.Options{Logger: s.log, MemTable: table}
+	dir := s.dir
+	if s.files != nil {
+		if dir, err = s.files.Handle(); err != nil { // badger takes a path, and stays in it when the store is moved
+			return err
+		}
+		o.Made = func() error { return s.files.OwnAll(IndexDir) }
+	}
+	s.index, err = index.Open(filepath.Join(dir, IndexDir), o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
 	if errors.Is(outOfSpace(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
 		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
@@ -266,12 +280,12 @@ func (s *Store) openIndex() (err error) {
 }
 
 // isStore looks for a superblock.
-func isStore(dir string) error {
-	_, err := os.Stat(filepath.Join(dir, superblockFile))
+func isStore(files *vfs.Dir) error {
+	_, err := files.Used(superblockFile)
 	if err == nil {
 		return nil
 	}
-	if _, cerr := os.Stat(filepath.Join(dir, superblockCopy)); cerr == nil {
+	if _, cerr := files.Used(superblockCopy); cerr == nil {
 		return nil
 	}
 	if errors.Is(err, os.ErrNotExist) {
@@ -340,6 +354,9 @@ func (s *Store) closeFiles() error {
 	if s.lock != nil {
 		keep(s.lock.Close())
 	}
+	if s.files != nil && s.opts.Lock == nil {
+		keep(s.files.Close())
+	}
 	return first
 }
 
@@ -355,7 +372,7 @@ func (s *Store) findOrigin() (origin, error) {
 	}
 	if o.mount == "" && s.opts.FS == nil {
 		var err error
-		if o.mount, err = vfs.MountID(s.dir); err != nil {
+		if o.mount, err = s.files.MountID(); err != nil {
 			return o, err
 		}
 	}

@@ -32,7 +32,7 @@ var ErrNoSpace = errors.New("no space for the index")
 // ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.
 var ErrLocked = errors.New("index is in use by another process")
 
-// ErrUnusable says that an index could not be read, and not be made anew either.
+// ErrUnusable says that an index could not be opened, and not be made anew either.
 var ErrUnusable = errors.New("index can't be made anew")
 
 // Options of Open. The zero value is the default.
@@ -47,6 +47,9 @@ type Options struct {
 	// Rebuilt is called, before Open returns, if an unreadable index was deleted and made anew, with what
 	// was wrong with the old one.
 	Rebuilt func(cause error)
+	// Made is called when badger may have made files in the directory, to give them to whom they should belong.
+	// Default: nothing.
+	Made func() error
 	// Logger takes badger's warnings and errors. Default: none.
 	Logger *slog.Logger
 }
@@ -60,6 +63,9 @@ func (o *Options) ensureDefaults() {
 	}
 	if o.Waiting == 0 {
 		o.Waiting = 256 << 10
+	}
+	if o.Made == nil {
+		o.Made = func() error { return nil }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -108,8 +114,11 @@ func Open(dir string, o Options) (Index, error) {
 	if strings.Contains(cause.Error(), unix.EWOULDBLOCK.Error()) {
 		return nil, fmt.Errorf("open index %s: %w: %w", dir, ErrLocked, cause)
 	}
-	if !ownFault(cause) {
+	if errors.Is(cause, ErrNoSpace) {
 		return nil, fmt.Errorf("open index %s: %w", dir, cause)
+	}
+	if !ownFault(cause) {
+		return nil, fmt.Errorf("%w: open index %s: %w", ErrUnusable, dir, cause)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("%w: delete unreadable one (%w): %w", ErrUnusable, cause, err)
@@ -123,10 +132,11 @@ func Open(dir string, o Options) (Index, error) {
 	return d, nil
 }
 
-// ownFault tells whether deleting the index could help. badger passes most errors on as text only.
+// ownFault tells whether deleting the index could help: it does where its files are somebody else's and the directory is
+// ours. badger passes most errors on as text only.
 func ownFault(err error) bool {
 	for _, no := range []unix.Errno{
-		unix.EWOULDBLOCK, unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS, unix.EACCES, unix.EPERM,
+		unix.EWOULDBLOCK, unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS,
 	} {
 		if errors.Is(err, no) || strings.Contains(err.Error(), no.Error()) {
 			return false
@@ -163,7 +173,15 @@ func (d *disk) open() (err error) {
 	}
 	d.faults = busfault.Absorbed()
 	d.db, err = badger.Open(d.badgerOptions())
+	d.made()
 	return err
+}
+
+// made gives what badger has made to the store's owner. Where that fails, the owner's next index is a new one.
+func (d *disk) made() {
+	if err := d.opts.Made(); err != nil {
+		d.opts.Logger.Warn("files of the index stay this user's", "error", err)
+	}
 }
 
 func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
@@ -393,6 +411,7 @@ func (d *disk) Sync() error {
 			return fmt.Errorf("sync index: %w", err)
 		}
 	}
+	d.made()
 	return d.usable()
 }
 
@@ -484,6 +503,7 @@ func (d *disk) Close() error {
 			if d.faulted() || d.suspect.Load() {
 				return nil // it begins anew, whatever badger thought of it
 			}
+			d.made()
 			if err == nil {
 				err = os.Remove(d.path(uncleanFile))
 			}

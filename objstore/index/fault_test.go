@@ -2,6 +2,7 @@ package index
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -135,14 +136,48 @@ func TestDiskFillsUnderBadger(t *testing.T) {
 	wantAnew(t, x, dir)
 }
 
-// An index whose note can't be written leaves nothing open: the next try may find a disk that takes it.
+// An index whose note can't be written, for it is somebody else's file, is made anew: the directory is ours.
 func TestNoteCantBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	note := filepath.Join(dir, uncleanFile)
 	must(t, os.Symlink("/sys/varve-test", note)) // a file system that takes no files
-	if _, err := Open(dir, small); err == nil {
-		t.Fatal("the note was written")
+	rebuilt := false
+	o := small
+	o.Rebuilt = func(error) { rebuilt = true }
+	x := openDisk(t, dir, o)
+	if fi, err := os.Lstat(note); err != nil || !fi.Mode().IsRegular() || !rebuilt {
+		t.Errorf("the note is %v (%v), made anew: %v", fi, err, rebuilt)
 	}
-	must(t, os.Remove(note))
-	must(t, openDisk(t, dir, small).Close())
+	must(t, x.Close())
+}
+
+// No files and no memory left say nothing about the index: it stays, and opens the next time.
+func TestPassingErrorKeepsIndex(t *testing.T) {
+	dir := t.TempDir()
+	x := openDisk(t, dir, small)
+	must(t, x.Put(entries(0, 100)))
+	must(t, x.Close())
+	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if ownFault(fmt.Errorf("badger: open 000001.sst: %v", errno)) {
+			t.Errorf("%v: the index would be deleted", errno)
+		}
+	}
+	var lim unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &lim))
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for few := range uint64(6) {
+		must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(fds)) + few, Max: lim.Max}))
+		x, err := Open(dir, small)
+		must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &lim))
+		if err == nil {
+			wantEntries(t, x, 0, 100)
+			must(t, x.Close())
+		} else if !errors.Is(err, ErrUnusable) {
+			t.Errorf("%d descriptors left: %v", few, err)
+		}
+	}
+	x = openDisk(t, dir, small)
+	wantEntries(t, x, 0, 100)
+	must(t, x.Close())
 }

@@ -7,14 +7,10 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
-
-type osFS struct{ dir string }
-
-// OS gives the files below dir, which must exist. Errors are *fs.PathError and the like, and name the path.
-func OS(dir string) FS { return &osFS{dir: dir} }
 
 // fsNoCOW is FS_NOCOW_FL of Linux's uapi/linux/fs.h, what chattr +C sets.
 const fsNoCOW = 0x00800000
@@ -47,113 +43,125 @@ func NoCOW(dir string) error {
 	return nil
 }
 
-// path refuses names that leave the directory.
-func (o *osFS) path(op, name string) (string, error) {
-	if !filepath.IsLocal(name) {
-		return "", &iofs.PathError{Op: op, Path: name, Err: iofs.ErrInvalid}
-	}
-	return filepath.Join(o.dir, name), nil
+// Create makes a file.
+func (d *Dir) Create(name string) (File, error) {
+	return d.file(d.openFile("create", name, os.O_RDWR|os.O_CREATE|os.O_EXCL))
 }
 
-func (o *osFS) Create(name string) (File, error) {
-	return o.open("create", name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
-}
+// Open opens a file.
+func (d *Dir) Open(name string) (File, error) { return d.file(d.openFile("open", name, os.O_RDWR)) }
 
-func (o *osFS) Open(name string) (File, error) { return o.open("open", name, os.O_RDWR) }
-
-func (o *osFS) open(op, name string, flags int) (File, error) {
-	p, err := o.path(op, name)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(p, flags, 0o600)
+func (d *Dir) file(f *os.File, err error) (File, error) {
 	if err != nil {
 		return nil, err
 	}
 	return newOSFile(f), nil
 }
 
-func (o *osFS) Remove(name string) error {
-	p, err := o.path("remove", name)
-	if err != nil {
+// Remove removes a file, or an empty directory.
+func (d *Dir) Remove(name string) error {
+	return d.at("remove", name, func(dir int) error {
+		err := unix.Unlinkat(dir, name, 0)
+		if errors.Is(err, unix.EISDIR) {
+			err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+		}
 		return err
-	}
-	return os.Remove(p)
+	})
 }
 
-func (o *osFS) Rename(oldname, newname string) error {
-	from, err := o.path("rename", oldname)
-	if err != nil {
-		return err
+// Rename renames a file.
+func (d *Dir) Rename(oldname, newname string) error {
+	if !filepath.IsLocal(newname) {
+		return &iofs.PathError{Op: "rename", Path: newname, Err: iofs.ErrInvalid}
 	}
-	to, err := o.path("rename", newname)
-	if err != nil {
-		return err
-	}
-	return os.Rename(from, to)
+	return d.at("rename", oldname, func(dir int) error { return unix.Renameat(dir, oldname, dir, newname) })
 }
 
-func (o *osFS) Mkdir(name string) error {
-	p, err := o.path("mkdir", name)
+// Mkdir makes a directory, and those above it.
+func (d *Dir) Mkdir(name string) error {
+	if up := filepath.Dir(name); up != "." && filepath.IsLocal(name) {
+		if err := d.Mkdir(up); err != nil {
+			return err
+		}
+	}
+	err := d.at("mkdir", name, func(dir int) error { return unix.Mkdirat(dir, name, 0o700) })
+	if errors.Is(err, iofs.ErrExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	return os.MkdirAll(p, 0o700)
+	return d.Own(name)
 }
 
-func (o *osFS) List(name string) ([]string, error) {
-	p, err := o.path("list", name)
+// List gives the names in a directory, sorted.
+func (d *Dir) List(name string) ([]string, error) {
+	f, err := d.openFile("list", name, os.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(p) // sorted
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.Name()
-	}
-	return names, nil
+	defer func() { _ = f.Close() }() // nothing was written
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
 }
 
-func (o *osFS) SyncDir(name string) error {
-	p, err := o.path("sync", name)
+// SyncDir makes the names in a directory durable.
+func (d *Dir) SyncDir(name string) error {
+	f, err := d.openFile("sync", name, os.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	d, err := os.Open(p)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Lock uses flock: the lock belongs to the open file, so it is refused to a second opener in the same
 // process too, and goes with the process however that ends. It is an *os.File, which may be handed to another process.
-func (o *osFS) Lock(name string) (io.Closer, error) {
-	p, err := o.path("lock", name)
+func (d *Dir) Lock(name string) (io.Closer, error) {
+	f, err := d.OpenFile(name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o600)
+	if err := flock(f, unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// LockShared is Lock for those who only look: any number of them have it at once, and none together with an owner of
+// Lock. It changes nothing, and the file must be there.
+func (d *Dir) LockShared(name string) (io.Closer, error) {
+	f, err := d.OpenFile(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
-	err = retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err := flock(f, unix.LOCK_SH); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// flock locks a file, or closes it.
+func flock(f *os.File, how int) error {
+	err := retry(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
 	if err == nil {
-		return f, nil
+		return nil
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrLocked
 	}
-	return nil, errors.Join(&iofs.PathError{Op: "lock", Path: p, Err: err}, f.Close())
+	return errors.Join(&iofs.PathError{Op: "lock", Path: f.Name(), Err: err}, f.Close())
 }
 
-func (o *osFS) Space() (total, free int64, err error) {
+// Space says how large the file system is, and how much of it is free.
+func (d *Dir) Space() (total, free int64, err error) {
+	fd, err := d.open()
+	if err != nil {
+		return 0, 0, err
+	}
 	var st unix.Statfs_t
-	if err := retry(func() error { return unix.Statfs(o.dir, &st) }); err != nil {
-		return 0, 0, &iofs.PathError{Op: "statfs", Path: o.dir, Err: err}
+	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return 0, 0, &iofs.PathError{Op: "statfs", Path: d.path, Err: err}
 	}
 	unit := st.Frsize
 	if unit == 0 {
@@ -162,16 +170,35 @@ func (o *osFS) Space() (total, free int64, err error) {
 	return int64(st.Blocks) * unit, int64(st.Bavail) * unit, nil
 }
 
-func (o *osFS) Used(name string) (int64, error) {
-	p, err := o.path("stat", name)
-	if err != nil {
-		return 0, err
-	}
+// Used says what a file occupies.
+func (d *Dir) Used(name string) (int64, error) {
 	var st unix.Stat_t
-	if err := retry(func() error { return unix.Stat(p, &st) }); err != nil {
-		return 0, &iofs.PathError{Op: "stat", Path: p, Err: err}
+	err := d.at("stat", name, func(dir int) error { return unix.Fstatat(dir, name, &st, 0) })
+	return st.Blocks * 512, err // stat(2): st_blocks is in 512-byte units on every file system
+}
+
+// ReadFile gives a whole file of at most limit bytes.
+func (d *Dir) ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := d.OpenFile(name, os.O_RDONLY)
+	if err != nil {
+		return nil, err
 	}
-	return st.Blocks * 512, nil // stat(2): st_blocks is in 512-byte units on every file system
+	defer func() { _ = f.Close() }() // nothing was written
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = &iofs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("more than %d bytes", limit)}
+	}
+	return data, err
+}
+
+// WriteFile replaces what a file holds, not durably.
+func (d *Dir) WriteFile(name string, data []byte) error {
+	f, err := d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 // retry repeats a system call that a signal interrupted: the runtime's preemption signal comes at any time.

@@ -15,9 +15,11 @@ import (
 
 // Check looks for damage in the whole store; progress is called now and then.
 func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
+	ctx, end := c.watched(ctx)
+	defer end()
 	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
 	if err != nil {
-		return nil, err
+		return nil, because(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ndjson" {
@@ -35,7 +37,7 @@ func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil, errGone
 		case err != nil:
-			return nil, fmt.Errorf("read the daemon's answer: %w", err)
+			return nil, because(ctx, fmt.Errorf("read the daemon's answer: %w", err))
 		case e.Error != nil:
 			return nil, e.Error
 		case e.Report != nil:

@@ -30,6 +30,8 @@ type Client struct {
 	http  *http.Client
 	close func() error
 	ping  *protocol.Ping // nil: in-process
+
+	aliveEvery, aliveTimeout time.Duration // of a daemon
 }
 
 // Local gives a client of a handler in this process. Close calls release.
@@ -145,12 +147,14 @@ func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, e
 
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var answer T
+	ctx, end := c.watched(ctx)
+	defer end()
 	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
-		return answer, err
+		return answer, because(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	return answer, decode(resp, &answer)
+	return answer, because(ctx, decode(resp, &answer))
 }
 
 // send asks the daemon; the caller closes the body of its answer.
@@ -216,5 +220,5 @@ func decode(resp *http.Response, answer any) error {
 	return nil
 }
 
-// pingTimeout bounds the first exchange with a daemon.
-const pingTimeout = 10 * time.Second
+// Patience bounds the first exchange with a daemon. It is not to be changed while clients are made.
+var Patience = 10 * time.Second

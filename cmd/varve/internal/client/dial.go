@@ -30,8 +30,10 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 	c := &Client{
 		http:  &http.Client{Transport: tr},
 		close: func() error { tr.CloseIdleConnections(); return nil },
+
+		aliveEvery: aliveEvery, aliveTimeout: aliveTimeout,
 	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	ping, err := c.Ping(ctx)
 	switch {
@@ -42,7 +44,7 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 		return nil, fmt.Errorf("the daemon's socket %s belongs to somebody else: %w; be its owner or root",
 			filepath.Join(store, protocol.SocketName), fs.ErrPermission)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("the daemon of %s took the connection and did not answer in %v", store, pingTimeout)
+		return nil, newSilent(store, 0, Patience)
 	case err != nil:
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/vfs"
 )
 
 // A command in the background is this program once more, without --background, in a session of its own. It says
@@ -28,14 +30,16 @@ const (
 var errNoReason = errors.New("ended without a reason")
 
 // openLog opens a log to write at its end, and makes it if need be.
-func openLog(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+func openLog(dir *vfs.Dir, name string) (*os.File, error) {
+	return dir.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
 }
 
 // startInBackground runs this program with a command line, its output going to the file, and returns when it is
 // ready, with what it has to say (Ready's text). An error is the reason why it ended.
 func startInBackground(args []string, output string) (string, error) {
-	out, err := openLog(output)
+	dir := vfs.OS(filepath.Dir(output))
+	defer func() { _ = dir.Close() }() // a handle only
+	out, err := openLog(dir, filepath.Base(output))
 	if err != nil {
 		return "", err
 	}

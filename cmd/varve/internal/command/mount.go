@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -69,6 +70,27 @@ func mountPoint(arg string) (string, error) {
 	if arg == "" {
 		return "", usagef("DIR is empty")
 	}
+	type result struct {
+		dir string
+		err error
+	}
+	found := make(chan result, 1)
+	go func() {
+		dir, err := resolve(arg)
+		found <- result{dir, err}
+	}()
+	select {
+	case r := <-found:
+		return r.dir, r.err
+	case <-time.After(lookLimit):
+		return "", fmt.Errorf("mount point %s: no answer in %v: it lies in a mount whose server hangs or is stopped", arg, lookLimit)
+	}
+}
+
+// lookLimit bounds the look at a path, which may lead through the mount of a daemon that does not answer.
+const lookLimit = 10 * time.Second
+
+func resolve(arg string) (string, error) {
 	dir, err := filepath.Abs(arg)
 	if err != nil {
 		return "", fmt.Errorf("mount point %q: %w", arg, err)

@@ -18,7 +18,10 @@ import (
 
 // lockPatience is how long a command waits for a store that is locked while nobody answers: a daemon that is
 // starting, or another command.
-const lockPatience = 10 * time.Second
+var lockPatience = 10 * time.Second
+
+// lockPoll is how often it looks.
+const lockPoll = 100 * time.Millisecond
 
 // open gives a client of the daemon, or of the store itself where none runs.
 func (a *app) open(ctx context.Context) (*client.Client, error) {
@@ -35,7 +38,7 @@ func (a *app) open(ctx context.Context) (*client.Client, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(lockPoll):
 		}
 	}
 }
@@ -53,14 +56,35 @@ func (a *app) openHere(ctx context.Context) (*client.Client, error) {
 
 // openDaemon gives a client of the daemon, for commands that need one.
 func (a *app) openDaemon(ctx context.Context) (*client.Client, error) {
-	c, err := client.Dial(ctx, a.store)
-	if errors.Is(err, client.ErrNoDaemon) {
+	for deadline := time.Now().Add(lockPatience); ; {
+		c, err := client.Dial(ctx, a.store)
+		if !errors.Is(err, client.ErrNoDaemon) {
+			return c, err
+		}
 		if err := a.isStore(); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w (store %s)", protocol.ErrNeedsDaemon, a.store)
+		pid, held := objstore.Holder(a.store)
+		switch {
+		case !held:
+			return nil, fmt.Errorf("%w (store %s)", protocol.ErrNeedsDaemon, a.store)
+		case time.Now().After(deadline):
+			return nil, a.openError(fmt.Errorf("store %s: %w%s", a.store, objstore.ErrStoreLocked, pidText(pid)))
+		}
+		// It may be a daemon that starts, or whose socket was removed, or another command.
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lockPoll):
+		}
 	}
-	return c, err
+}
+
+func pidText(pid int) string {
+	if pid == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", pid %d", pid)
 }
 
 // isStore tells a store without a daemon from no store at all.
@@ -77,7 +101,7 @@ func (a *app) openError(err error) error {
 	switch {
 	case errors.Is(err, objstore.ErrNotStore):
 		return fmt.Errorf("%s: %w; make one with `varve init`, or name another with --store", a.store, objstore.ErrNotStore)
-	case errors.Is(err, objstore.ErrStoreLocked):
+	case errors.Is(err, objstore.ErrStoreLocked) && !client.IsSilent(err):
 		return fmt.Errorf("%w, and no daemon answers on its socket", err)
 	}
 	return err

@@ -13,13 +13,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"varve/cmd/varve/internal/client"
 )
 
-// programEnv has the test's binary be varve.
+// programEnv has the test's binary be varve, with so much patience for a daemon.
 const programEnv = "VARVE_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(programEnv) != "" {
+	if limit := os.Getenv(programEnv); limit != "" {
+		d, err := time.ParseDuration(limit)
+		if err != nil {
+			panic(err)
+		}
+		client.Patience, lockPatience = d, d
 		os.Exit(Run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -33,6 +40,7 @@ type node struct {
 	t      *testing.T
 	dir    string // the store
 	uid    int    // whose commands; 0: the test's own
+	hurry  bool   // its commands give up soon
 	daemon *exec.Cmd
 	ended  chan struct{} // closed when it has
 	logs   string        // file
@@ -55,8 +63,18 @@ func (n *node) command(args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	n.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, exe, append([]string{"--store", n.dir}, args...)...)
-	cmd.Env = append(os.Environ(), programEnv+"=1")
+	limit := patience
+	if n.hurry {
+		limit = 3 * time.Second
+	}
+	cmd.Env = append(os.Environ(), programEnv+"="+limit.String())
 	if n.uid != 0 {
+		f, err := os.Open(exe)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		n.t.Cleanup(func() { _ = f.Close() })
+		cmd.Path, cmd.ExtraFiles = "/proc/self/fd/3", []*os.File{f} // go's own directory is not everybody's
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(n.uid), Gid: uint32(n.uid)}}
 	}
 	return cmd

@@ -187,12 +187,12 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	if err != nil {
 		return err
 	}
-	ctx, end := daemonSignals(cmd.Context(), log, standardError(openLog).reopen, cmd.ErrOrStderr())
+	ctx, end := daemonSignals(cmd.Context(), log, standardError().reopen, cmd.ErrOrStderr())
 	defer end()
 	ready, report := readiness()
 	err = a.run(ctx, cmd, o, ready)
 	if err != nil {
-		if errors.Is(err, objstore.ErrNotStore) {
+		if errors.Is(err, objstore.ErrNotStore) || errors.Is(err, objstore.ErrStoreLocked) {
 			err = a.openError(err)
 		}
 		report(err)
@@ -205,9 +205,17 @@ func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions)
 	if !o.takeover {
 		return nil, nil
 	}
+	if c, err := client.Dial(ctx, a.store); err == nil {
+		_ = c.Close() // it answers, which is all that was asked
+	} else if client.IsSilent(err) { // a daemon of another version may not be understood, and says so itself
+		return nil, fmt.Errorf("take over: %w", err)
+	}
 	p, err := daemon.Approach(ctx, a.store, version(), o.remount)
 	if errors.Is(err, client.ErrNoDaemon) {
 		return nil, nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = client.Silent(a.store, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take over: %w", err)
@@ -244,10 +252,10 @@ func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
 			return err
 		}
 		if c, derr := client.Dial(ctx, a.store); !errors.Is(derr, client.ErrNoDaemon) {
-			if derr == nil {
-				_ = c.Close() // it has said enough: there is a daemon
+			if derr != nil {
+				return fmt.Errorf("%w: %w", err, derr)
 			}
-			return err
+			return errors.Join(err, c.Close()) // it has said enough: there is a daemon
 		}
 		select {
 		case <-ctx.Done():

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs"
 )
 
 // ignored are signals that end or stop a process unless it does something about them, and that a terminal, a
@@ -93,13 +96,13 @@ func answerSignal(sig os.Signal, log *slog.Logger, reopen func() (string, error)
 
 // logFile is the file that standard error goes to.
 type logFile struct {
-	path   string
+	dir    *vfs.Dir // it may be in a store that is moved
+	name   string
 	stdout bool // standard output goes there too
-	create func(path string) (*os.File, error)
 }
 
-// standardError says which file standard error is; nil: none that could be opened anew. create opens or makes it.
-func standardError(create func(path string) (*os.File, error)) *logFile {
+// standardError says which file standard error is; nil: none that could be opened anew.
+func standardError() *logFile {
 	path, err := os.Readlink("/proc/self/fd/2")
 	if err != nil {
 		return nil
@@ -112,8 +115,12 @@ func standardError(create func(path string) (*os.File, error)) *logFile {
 	if err != nil || !os.SameFile(named, at2) {
 		return nil // removed, or of another root directory
 	}
+	dir := vfs.OS(filepath.Dir(path))
+	if _, err := dir.Handle(); err != nil { // from now on it leads there, wherever the directory goes
+		return nil
+	}
 	at1, err := os.Stdout.Stat()
-	return &logFile{path: path, stdout: err == nil && os.SameFile(at1, at2), create: create}
+	return &logFile{dir: dir, name: filepath.Base(path), stdout: err == nil && os.SameFile(at1, at2)}
 }
 
 // reopen opens the file's path anew, which may be another file by now, for all that writes to standard error: Go's own
@@ -122,9 +129,9 @@ func (l *logFile) reopen() (string, error) {
 	if l == nil {
 		return "", nil
 	}
-	f, err := l.create(l.path)
+	f, err := openLog(l.dir, l.name)
 	if err != nil {
-		return l.path, err
+		return "", err
 	}
 	defer func() { _ = f.Close() }() // nothing was written to it by this descriptor
 	fds := []int{unix.Stderr}
@@ -133,8 +140,8 @@ func (l *logFile) reopen() (string, error) {
 	}
 	for _, fd := range fds {
 		if err := unix.Dup3(int(f.Fd()), fd, 0); err != nil {
-			return l.path, os.NewSyscallError("dup3", err)
+			return "", os.NewSyscallError("dup3", err)
 		}
 	}
-	return l.path, nil
+	return f.Name(), nil
 }

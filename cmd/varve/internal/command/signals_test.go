@@ -11,6 +11,7 @@ import (
 
 // No signal that a terminal, a supervisor or logrotate sends ends the daemon, and the log says which came.
 func TestDaemonOutlivesSignals(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.serve()
 	for _, sig := range append([]os.Signal{unix.SIGQUIT}, ignored...) {
@@ -35,6 +36,7 @@ func TestDaemonOutlivesSignals(t *testing.T) {
 
 // SIGHUP opens the log anew: what was moved away stays as it is, and what comes is under the old name.
 func TestHangupOpensLogAnew(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.serve()
 	for range 2 {
@@ -65,6 +67,7 @@ func TestHangupOpensLogAnew(t *testing.T) {
 
 // A daemon whose log nobody reads any more goes on.
 func TestDaemonOutlivesItsLogReader(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -8,6 +8,7 @@ package daemon
 import (
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type Options struct {
 // Daemon answers the protocol for one open store.
 type Daemon struct {
 	dir        string // the store, absolute
+	files      string // a path to its files that leads there also when the store is moved
 	store      Store
 	log        *slog.Logger
 	version    string
@@ -86,6 +88,7 @@ type mount struct {
 func New(dir string, store Store, o Options) *Daemon {
 	d := &Daemon{
 		dir:        dir,
+		files:      dir,
 		store:      store,
 		log:        o.Logger,
 		version:    o.Version,
@@ -137,6 +140,14 @@ func (d *Daemon) ping() protocol.Ping {
 	}
 }
 
+// place is where the store is now.
+func (d *Daemon) place() string {
+	if at, err := os.Readlink(d.files); err == nil && strings.HasPrefix(d.files, "/proc/") {
+		return at
+	}
+	return d.dir
+}
+
 // isDaemon: a command's own handler has no transports and no mounts.
 func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounter != nil }
 
@@ -152,7 +163,7 @@ func (d *Daemon) save() {
 	if d.starting != "" {
 		s.Starting = []string{d.starting}
 	}
-	if err := withSpare(d.dir, func() error { return s.write(d.dir) }); err != nil {
+	if err := withSpare(d.files, func() error { return s.write(d.files) }); err != nil {
 		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
 	}
 }

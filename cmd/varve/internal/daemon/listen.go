@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/vfs"
 )
 
 // Listen makes the store's socket, which only its owner may open. The store's lock is held: a socket that is
@@ -38,6 +39,10 @@ func Listen(store string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // it knows the socket by a descriptor that is closed by then
+	files := vfs.OS(store)
+	if err := errors.Join(files.Own(protocol.SocketName), files.Close()); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	return l, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -92,6 +93,9 @@ func populateProgram() error {
 
 // unlockFiles unlocks the mappings of files below dir. One that has gone meanwhile is no error.
 func unlockFiles(dir string) error {
+	if real, err := filepath.EvalSymlinks(dir); err == nil { // the store may have been moved
+		dir = real
+	}
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 	return procmaps.Own(func(m procmaps.Mapping) error {
 		if !strings.HasPrefix(m.Path, prefix) {

@@ -15,9 +15,16 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 	if err := mayOpen(ctx, dir, blockstack.Below, blockdev.Info); err != nil {
 		return nil, err
 	}
+	files := dir
+	if o.Lock != nil {
+		var err error
+		if files, err = o.Lock.Dir().Handle(); err != nil {
+			return nil, err
+		}
+	}
 	o.Logger = log
 	o.TrustCache = func(volume string) bool {
-		for _, a := range waitingDevices(ctx, dir, log) {
+		for _, a := range waitingDevices(ctx, files, log) {
 			if a.Volume == volume {
 				return true
 			}

@@ -13,6 +13,7 @@ import (
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 	"varve/objstore/failpoint"
+	"varve/objstore/vfs"
 )
 
 // RunOptions of a daemon. The zero value is the default.
@@ -44,7 +45,11 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	if o.Ready == nil {
 		o.Ready = func(*protocol.Upgraded) {}
 	}
-	o.Process.Unlocked = filepath.Join(dir, objstore.IndexDir)
+	files := vfs.OS(dir)
+	defer func() { _ = files.Close() }() // a handle only
+	if at, err := files.Handle(); err == nil { // else the opening will say what is wrong with it
+		o.Process.Unlocked = filepath.Join(at, objstore.IndexDir)
+	}
 	defer PrepareProcess(o.Logger, o.Process)() // first of all: while we have the seat, I/O may be waiting
 	s, err := o.seat(dir)
 	if err != nil {
@@ -114,6 +119,9 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 		Logger: log, Version: o.Version, Flags: o.Flags,
 		ublk: newUblk(store, st.UUID, log), loop: newLoop(store, st.UUID, log), mounter: newMounter(store, log),
 	})
+	if d.files, err = s.files(); err != nil {
+		return nil, o.Predecessor.refuse(err)
+	}
 	defer func() {
 		if werr := d.awaitEnds(endsTimeout); werr != nil && h != nil {
 			h.fail(werr)
@@ -187,20 +195,38 @@ func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, e
 	srv.ErrorLog = slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
+	look := time.NewTicker(socketLook)
+	defer look.Stop()
 	d.log.Info("ready", "pid", os.Getpid(), "socket", s.path(), "version", d.version)
 	ready()
 	var h *handover
-	select {
-	case <-ctx.Done():
-		d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
-		s.silence()
-	case <-d.stop:
-		d.log.Info("stopping: was asked to")
-		s.silence()
-	case h = <-d.successors:
-		d.log.Info("a successor is ready", "pid", h.hello.PID, "version", h.hello.Version)
-	case err := <-failed:
-		return nil, fmt.Errorf("serve %s: %w", s.path(), err)
+	for serving := true; serving; {
+		serving = false
+		select {
+		case <-look.C:
+			serving = true
+			if s.reachable() {
+				continue
+			}
+			next, err := s.listenAnew()
+			if err != nil {
+				continue // it is said, and tried again
+			}
+			go func() { failed <- srv.Serve(next) }()
+			_ = l.Close() // nobody can have come by it
+			<-failed
+			l = next
+		case <-ctx.Done():
+			d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
+			s.silence()
+		case <-d.stop:
+			d.log.Info("stopping: was asked to")
+			s.silence()
+		case h = <-d.successors:
+			d.log.Info("a successor is ready", "pid", h.hello.PID, "version", h.hello.Version)
+		case err := <-failed:
+			return nil, fmt.Errorf("serve %s: %w", s.path(), err)
+		}
 	}
 	d.shutdown(srv)
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {

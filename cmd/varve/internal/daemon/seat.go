@@ -8,6 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -21,6 +24,8 @@ type seat struct {
 	lock   *objstore.Lock
 	socket *os.File // listens; nil: not yet
 	lent   bool     // a predecessor's, which goes on if we fail
+	inode  uint64   // of the socket's name, as it was first seen; 0: not yet
+	mute   bool     // it was said that the socket can't be made again
 	log    *slog.Logger
 }
 
@@ -37,12 +42,16 @@ func (s *seat) listen() error {
 	if s.socket != nil {
 		return nil
 	}
-	if err := keepSpare(s.dir); err != nil {
+	files, err := s.files()
+	if err != nil {
+		return err
+	}
+	if err := keepSpare(files); err != nil {
 		s.log.Warn("no room is kept for the day when the disk is full", "error", err)
 	}
 	var l net.Listener
-	err := withSpare(s.dir, func() (err error) {
-		l, err = Listen(s.dir)
+	err = withSpare(files, func() (err error) {
+		l, err = Listen(files)
 		return err
 	})
 	if err != nil {
@@ -54,6 +63,50 @@ func (s *seat) listen() error {
 		err = fmt.Errorf("%T is no unix socket", l)
 	}
 	return errors.Join(err, l.Close())
+}
+
+// socketLook is how often the daemon looks whether its socket is still there.
+const socketLook = time.Second
+
+// reachable says whether the socket's name still leads to the socket. Others may have removed or replaced it.
+func (s *seat) reachable() bool {
+	files, err := s.files()
+	if err != nil {
+		return true // it can't be known
+	}
+	var st unix.Stat_t
+	err = unix.Lstat(filepath.Join(files, protocol.SocketName), &st)
+	if err == nil && s.inode == 0 {
+		s.inode = st.Ino
+	}
+	gone := errors.Is(err, fs.ErrNotExist) || err == nil && (st.Ino != s.inode || st.Mode&unix.S_IFMT != unix.S_IFSOCK)
+	return !gone
+}
+
+// listenAnew makes the socket again where its name is gone.
+func (s *seat) listenAnew() (net.Listener, error) {
+	old := s.socket
+	s.socket, s.inode = nil, 0
+	err := s.listen()
+	var l net.Listener
+	if err == nil {
+		l, err = s.listener()
+	}
+	if err != nil {
+		if !s.mute {
+			s.log.Error("the socket was removed, and can't be made again", "socket", s.path(), "error", err)
+		}
+		s.mute = true
+		if s.socket != nil {
+			_ = s.socket.Close() // nothing was written to it
+		}
+		s.socket = old
+		return nil, err
+	}
+	_ = old.Close() // nothing was written to it
+	s.mute = false
+	s.log.Warn("the socket was removed; it was made again", "socket", s.path())
+	return l, nil
 }
 
 // listener gives the socket to one server; closing it leaves the socket listening.
@@ -68,6 +121,9 @@ func (s *seat) listener() (net.Listener, error) {
 	return &door{Listener: l}, nil
 }
 
+// files is a path to the store's directory, wherever it has been moved to.
+func (s *seat) files() (string, error) { return s.lock.Dir().Handle() }
+
 func (s *seat) path() string { return filepath.Join(s.dir, protocol.SocketName) }
 
 // silence ends the listening: a command that comes now finds no daemon.
@@ -75,7 +131,7 @@ func (s *seat) silence() {
 	if s.socket == nil || s.lent {
 		return
 	}
-	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.lock.Dir().Remove(protocol.SocketName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("socket is left over", "error", err)
 	}
 	_ = s.socket.Close() // nothing was written to it

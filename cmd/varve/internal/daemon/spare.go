@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs"
 )
 
 // spareName is a file in the store whose room the daemon gives up where others have left it none for its socket and
@@ -20,8 +22,7 @@ const (
 
 // keepSpare makes the file where there is room for it.
 func keepSpare(store string) error {
-	path := filepath.Join(store, spareName)
-	if fi, err := os.Stat(path); err == nil && fi.Size() == spareSize {
+	if fi, err := os.Stat(filepath.Join(store, spareName)); err == nil && fi.Size() == spareSize {
 		return nil
 	}
 	var st unix.Statfs_t
@@ -31,7 +32,9 @@ func keepSpare(store string) error {
 	if int64(st.Bavail)*st.Bsize < spareFrom {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	files := vfs.OS(store)
+	defer func() { _ = files.Close() }() // a handle only
+	f, err := files.OpenFile(spareName, os.O_CREATE|os.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -42,7 +45,7 @@ func keepSpare(store string) error {
 		}
 	}
 	if err != nil { // no fallocate there, or no room after all
-		err = os.Remove(path)
+		err = files.Remove(spareName)
 	}
 	return errors.Join(err, f.Close())
 }

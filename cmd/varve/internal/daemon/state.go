@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/vfs"
 )
 
 // stateName is the file, relative to the store, that tells the next daemon what this one served.
@@ -98,9 +99,10 @@ func (s *state) volumes() []string {
 
 // write replaces the state, whole or not at all. It is not synced: it need not outlive this boot.
 func (s state) write(store string) error {
-	path := filepath.Join(store, stateName)
+	files := vfs.OS(store)
+	defer func() { _ = files.Close() }() // a handle only
 	if len(s.Attached) == 0 && len(s.Mounts) == 0 && len(s.Starting) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := files.Remove(stateName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
@@ -110,10 +112,10 @@ func (s state) write(store string) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", stateName, err)
 	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+	if err := files.WriteFile(stateName+".new", append(data, '\n')); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return files.Rename(stateName+".new", stateName)
 }
 
 // bootID tells one boot from another; empty if the kernel doesn't say.

@@ -115,7 +115,7 @@ func (p *Predecessor) receive(dir string, log *slog.Logger) (*seat, error) {
 		return nil, fmt.Errorf("the daemon handed over %d files; the lock and the socket make 2", n)
 	}
 	s := &seat{
-		dir: dir, lock: objstore.InheritLock(p.link.files[0]), socket: p.link.files[1], log: log, lent: true,
+		dir: dir, lock: objstore.InheritLock(dir, p.link.files[0]), socket: p.link.files[1], log: log, lent: true,
 	}
 	p.link.files = nil
 	failpoint.Here(failpoint.UpgradeReceived)
@@ -150,7 +150,7 @@ func (p *Predecessor) thank() error {
 // takeFrom takes all devices that the predecessor has let go of, or fails; and mounts what it had mounted. Nothing is
 // thrown away, and the list on disk stays as it is, for the predecessor may have to go on.
 func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgraded, error) {
-	s, err := readState(d.dir)
+	s, err := readState(d.files)
 	if err != nil {
 		return nil, err
 	}

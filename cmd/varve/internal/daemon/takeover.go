@@ -12,7 +12,7 @@ import (
 // Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
 // is left of those that are gone is reported and removed, mounts that died are mounted again.
 func (d *Daemon) Takeover(ctx context.Context) {
-	s, err := readState(d.dir)
+	s, err := readState(d.files)
 	if err != nil {
 		d.log.Error("the list of an earlier daemon's devices and mounts is lost", "error", err)
 		s = state{}
@@ -129,7 +129,7 @@ func (d *Daemon) takeMount(m protocol.Mount) error {
 	if d.mounter == nil {
 		return nil
 	}
-	err = checkMountPoint(d.dir, m.Dir)
+	err = checkMountPoint(d.place(), m.Dir)
 	if err == nil {
 		err = d.mount(m)
 	}
