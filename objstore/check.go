@@ -246,7 +246,7 @@ func (c *checker) journals() error {
 // journal reads one that may be written meanwhile, up to the records that it had before.
 func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
 	j.headerMu.Lock()
-	rp, err := readJournal(c.s.fs, j.name, c.s.sb.id, v.ref.id, gen, func(bool, bool) bool { return true }, c.s.origin)
+	rp, err := readJournal(c.s.fs, j.name, c.s.sb.id, v.ref.id, gen, func(bool, bool) cacheTrust { return cacheTrust{cache: true, moved: true} }, c.s.origin)
 	j.headerMu.Unlock()
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !v.has(gen):

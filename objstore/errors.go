@@ -18,6 +18,8 @@ var (
 	ErrVersion = errors.New("unsupported format version")
 	// ErrCorrupt: a checksum or a hash did not match; see CorruptError for the place.
 	ErrCorrupt = errors.New("corrupt")
+	// ErrCopied: a journal was copied from a store that was in use; see Store.AcceptCopies.
+	ErrCopied = errors.New("a copy that can't be relied on")
 	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may need.
 	ErrNoSpace = errors.New("no space left in the store")
 	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.

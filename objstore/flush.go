@@ -225,8 +225,8 @@ func (v *volume) activateLater() {
 }
 
 // shut takes the volume out of service after a last commit. Its journals stay for the next opening, but for
-// an empty one.
-func (v *volume) shut() error {
+// an empty one, and are the ones that it gives.
+func (v *volume) shut() (left []string, err error) {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
 	v.commitMu.Lock() // to the end: another flush would find the journals closed
@@ -234,7 +234,7 @@ func (v *volume) shut() error {
 	v.mu.Lock()
 	target := v.appended
 	v.mu.Unlock()
-	err := v.commitTo(target)
+	err = v.commitTo(target)
 	failpoint.Here(failpoint.CloseCommitted)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -249,9 +249,11 @@ func (v *volume) shut() error {
 		l.journal.close()
 		if v.writable && i == len(v.layers)-1 && l.empty() && err == nil {
 			err = v.s.fs.Remove(l.journal.name)
+			continue
 		}
+		left = append(left, l.journal.name)
 	}
 	v.writable, v.closed = false, true
 	v.layers = nil
-	return err
+	return left, err
 }

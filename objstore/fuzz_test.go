@@ -233,7 +233,7 @@ func FuzzJournal(f *testing.F) {
 			data[i] ^= 1
 		}
 		fs := memWith(t, "journal/x", data)
-		rp, err := readJournal(fs, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) bool { return trusted }, origin{"boot", "mount"})
+		rp, err := readJournal(fs, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) cacheTrust { return cacheTrust{cache: trusted} }, origin{"boot", "mount"})
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Fatal(err)
@@ -249,7 +249,7 @@ func FuzzJournal(f *testing.F) {
 		// Once finished it reads the same, after a power cut too.
 		must(t, rp.finish(fs, goldenStore, goldenVolume))
 		cut := fs.PowerCut(newRand(uint64(len(b))))
-		again, err := readJournal(cut, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) bool { return false }, origin{"boot2", "mount2"})
+		again, err := readJournal(cut, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) cacheTrust { return cacheTrust{} }, origin{"boot2", "mount2"})
 		if errors.Is(err, vfs.ErrCut) || err != nil {
 			t.Fatalf("read again: %v", err)
 		}

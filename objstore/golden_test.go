@@ -44,12 +44,15 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	must(t, fs.Mkdir("refs"))
 	must(t, fs.Mkdir("segments"))
 	must(t, fs.Mkdir("journal"))
+	closed := goldenSegment()
+	closed.footer, closed.closing = 0, 0xf1
 	out := map[string][]byte{
-		"superblock": sb.encode(),
-		"root":       root.encode(),
-		"node":       leaf.encode(),
-		"objects":    encodeObjects(goldenObjects()),
-		"segment":    goldenSegment().header(goldenStore),
+		"superblock":     sb.encode(),
+		"root":           root.encode(),
+		"node":           leaf.encode(),
+		"objects":        encodeObjects(goldenObjects()),
+		"segment":        goldenSegment().header(goldenStore),
+		"segment-closed": closed.header(goldenStore),
 	}
 	log, err := createLog(fs, refsFile, logKindRefs, goldenStore, 0)
 	must(t, err)
@@ -73,6 +76,14 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	out["directory"] = fileBytes(t, dir.files[0].file)
 	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
 	must(t, err)
+	// As older versions write it, and as it is in a file of which nothing is known.
+	j.header = encodeJournalHeader(goldenStore, goldenVolume, 3, origin{"boot", "mount"})
+	_, err = j.file.WriteAt(j.header, 0)
+	must(t, err)
+	header := bytes.Clone(j.header)
+	setJournalWriter(header, vfs.Identity{Inode: 0xe1, Generation: 0xe2, Birth: 0xe3})
+	setJournalClosing(header, 0xe4)
+	out["journal-header"] = header
 	for _, r := range []record{
 		{kind: recordData, sector: 8, count: 16, segment: 7, block: 9},
 		{kind: recordHole, sector: 100, count: 1 << 30},
@@ -156,7 +167,7 @@ func TestGoldenDecode(t *testing.T) {
 		t.Errorf("refs %+v", r)
 	}
 	rp, err := readJournal(memWith(t, "journal/x", b["journal"]), "journal/x", goldenStore, goldenVolume, 3,
-		func(boot, mount bool) bool { return boot && mount }, origin{"boot", "mount"})
+		func(boot, mount bool) cacheTrust { return cacheTrust{cache: boot && mount} }, origin{"boot", "mount"})
 	must(t, err)
 	if len(rp.records) != 3 || !rp.final || !rp.trusted || rp.whole != 5 || rp.covered != 4 {
 		t.Errorf("journal %+v", rp)

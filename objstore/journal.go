@@ -37,7 +37,12 @@ import (
 //	 56  boot, CRC-32C of its name u32      24  segment u32
 //	 60  mount, CRC-32C of its name u32     28  block u32
 //	 64  records that were durable when the header was written u64
-//	 72  zeroes
+//	 72  inode of the file u64; 0: not known
+//	 80  birth of the file i64, nanoseconds of Unix time; 0: not known
+//	 88  generation of the inode u32; 0: not known
+//	 92  zeroes
+//	 96  closing u64: a number that the clean end of the store has given; 0: in use, or not ended cleanly
+//	104  zeroes
 //	508  CRC-32C of bytes 0 to 507
 const (
 	journalDir     = "journal"
@@ -130,6 +135,27 @@ func encodeJournalHeader(store, volume uuid.UUID, gen uint64, o origin) []byte {
 	return b
 }
 
+// journalWriter gives the identity of the file that a header was written to; unknown in those of older versions.
+func journalWriter(header []byte) vfs.Identity {
+	return vfs.Identity{
+		Inode: le.Uint64(header[72:]), Birth: int64(le.Uint64(header[80:])), Generation: le.Uint32(header[88:]),
+	}
+}
+
+func setJournalWriter(header []byte, id vfs.Identity) {
+	le.PutUint64(header[72:], id.Inode)
+	le.PutUint64(header[80:], uint64(id.Birth))
+	le.PutUint32(header[88:], id.Generation)
+	le.PutUint32(header[508:], crc(header[:508]))
+}
+
+func journalClosing(header []byte) uint64 { return le.Uint64(header[96:]) }
+
+func setJournalClosing(header []byte, closing uint64) {
+	le.PutUint64(header[96:], closing)
+	le.PutUint32(header[508:], crc(header[:508]))
+}
+
 // journalDraft is what a journal is called while it is made: one that has its own name was finished, and is damaged
 // if it is shorter than that.
 const journalDraft = ".new"
@@ -149,7 +175,11 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 	h := encodeJournalHeader(store, volume, gen, o)
 	j := &journal{name: name, file: f, header: h, seed: crc(h[:56]), max: maxRecords}
 	failpoint.Here(failpoint.JournalFile)
-	if _, err = f.WriteAt(h, 0); err == nil {
+	id, err := f.Identity()
+	if setJournalWriter(h, id); err == nil {
+		_, err = f.WriteAt(h, 0)
+	}
+	if err == nil {
 		err = j.extend()
 	}
 	if err == nil {
@@ -311,24 +341,27 @@ func (j *journal) close() {
 
 // replay is what a journal file holds for recovery.
 type replay struct {
-	name     string
-	gen      uint64
-	records  []record      // without the commits
-	final    bool          // the generation was complete
-	trusted  bool          // written through this kernel's page cache: every whole record counts
-	why      string        // it is not trusted
-	whole    int           // records read whole, commits too
-	covered  int           // records that the last commit covers
-	short    bool          // the file is shorter than it was made
-	last     int           // position behind the last record that is no commit
-	raw      []byte        // the file up to the last whole record
-	promised int           // records that the header says were durable
-	full     bool          // it ends without room for more
-	wasCut   bool          // records that were there are left out
-	blind    bool          // there may have been more of them, and nobody can say how many
-	mended   *CorruptError // a header that can be done without
-	at       []int         // the position of each of records
-	commits  []commit
+	name      string
+	gen       uint64
+	records   []record      // without the commits
+	final     bool          // the generation was complete
+	copied    bool          // the file is a copy of the one that was written
+	closing   uint64        // of the header
+	contested bool          // whether it is to be trusted is for somebody to say
+	trusted   bool          // written through this kernel's page cache: every whole record counts
+	why       string        // it is not trusted
+	whole     int           // records read whole, commits too
+	covered   int           // records that the last commit covers
+	short     bool          // the file is shorter than it was made
+	last      int           // position behind the last record that is no commit
+	raw       []byte        // the file up to the last whole record
+	promised  int           // records that the header says were durable
+	full      bool          // it ends without room for more
+	wasCut    bool          // records that were there are left out
+	blind     bool          // there may have been more of them, and nobody can say how many
+	mended    *CorruptError // a header that can be done without
+	at        []int         // the position of each of records
+	commits   []commit
 }
 
 type commit struct {
@@ -351,14 +384,28 @@ func (r *record) commitTime() time.Time {
 	return time.Unix(0, int64(r.count)).UTC()
 }
 
+// cacheTrust says how much of a journal counts: all whole records, or what was committed.
+type cacheTrust struct {
+	cache     bool // all of it
+	contested bool // not all of it, and that may be wrong
+	moved     bool // the same for a copy as for the file itself
+}
+
+// truster decides how much of a journal counts, by whether it was written in this boot and on this mount.
+type truster func(boot, mount bool) cacheTrust
+
 // readJournal reads a journal file and leaves it closed. With an error of damage comes what is good before it.
-func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, trust func(boot, mount bool) bool, o origin) (*replay, error) {
+func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, trust truster, o origin) (*replay, error) {
 	f, err := fs.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	c, err := readWhole(f)
+	if err != nil {
+		return nil, err
+	}
+	id, err := f.Identity()
 	if err != nil {
 		return nil, err
 	}
@@ -371,7 +418,7 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	seed := crc(want[:56])
 	if crc(data[:508]) == le.Uint32(data[508:]) && string(data[:56]) == string(want[:56]) {
 		boot, mount := le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:])
-		if rp.trusted = trust(boot, mount); !rp.trusted {
+		if rp.know(data[:512], id, trust(boot, mount)); !rp.trusted {
 			rp.why = whyDistrusted(data, boot)
 		}
 		err = rp.scan(&c, seed)
@@ -396,6 +443,16 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 		err = bad
 	}
 	return rp, err
+}
+
+// know notes what a good header, and the file that it was found in, say of the records.
+func (rp *replay) know(header []byte, file vfs.Identity, t cacheTrust) {
+	rp.closing = journalClosing(header)
+	if w := journalWriter(header); w.Known() && file.Known() && !t.moved {
+		rp.copied = !w.Same(file)
+	}
+	rp.trusted = t.cache && !rp.copied && string(header[56:64]) != distrustMark
+	rp.contested = t.contested && !rp.copied
 }
 
 func (rp *replay) scan(c *content, seed uint32) error {
@@ -537,6 +594,17 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	// process that wrote it was killed before it could sync, or its sync has failed.
 	// Not the zeroes between header and records: where the file system has smaller blocks they are a hole, and the disk
 	// may be full.
+	id, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
+	// built on that, and this one may know better.
+	finished := rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole)
+	if finished { // else the old header stays until the commit is there: another opening must know what this one did
+		setJournalWriter(rp.raw[:512], id)
+		setJournalClosing(rp.raw[:512], 0)
+	}
 	if _, err := f.WriteAt(rp.raw[:512], 0); err != nil {
 		return err
 	}
@@ -554,9 +622,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		}
 		size = least
 	}
-	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
-	// built on that, and this one may know better.
-	if rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole) {
+	if finished {
 		return f.Datasync()
 	}
 	if err := wipe(f, end, size); err != nil {
@@ -565,6 +631,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	failpoint.Here(failpoint.RecoverWiped)
 	h := encodeJournalHeader(store, volume, rp.gen, origin{boot: "finished", mount: "finished"})
 	setDurable(h, rp.whole+1)
+	setJournalWriter(h, id)
 	covers := rp.covered
 	if rp.trusted {
 		covers = rp.whole

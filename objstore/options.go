@@ -39,6 +39,9 @@ type Options struct {
 	// did whoever relies on its unflushed writes survive (a ublk device that waits for its server)? nil
 	// means no.
 	TrustCache func(volume string) bool
+	// Contested is asked for the same volume when TrustCache says no: may there be somebody who relies on its unflushed
+	// writes all the same? Then a volume that has any is refused until AcceptCopies decides it. nil means no.
+	Contested func(volume string) bool
 	// Boot and Mount say which kernel's page cache the files are written through. Default: the boot ID, and
 	// the ID of the mount under the store.
 	Boot, Mount string

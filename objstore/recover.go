@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -486,6 +487,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 			}
 		}
 	}
+	s.stampSegments(slices.Collect(maps.Keys(used)), 0)
 	failpoint.Here(failpoint.RecoverReplayed)
 	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {
 		return nil, err

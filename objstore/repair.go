@@ -76,9 +76,16 @@ type history struct {
 
 // readHistory reads the journals of a volume, in order, and looks at every record.
 func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
-	trust := func(boot, mount bool) bool {
-		return boot && (mount || s.opts.TrustCache != nil && s.opts.TrustCache(v.ref.name))
-	}
+	return s.readHistoryAs(v, gens, func(boot, mount bool) cacheTrust {
+		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.name) }
+		t := cacheTrust{cache: boot && mount || relied(s.opts.TrustCache)}
+		t.contested = !t.cache && relied(s.opts.Contested)
+		return t
+	})
+}
+
+// readHistoryAs is readHistory for what somebody has decided.
+func (s *Store) readHistoryAs(v *volume, gens []uint64, trust truster) (*history, error) {
 	h := &history{}
 	for _, gen := range gens {
 		h.files = append(h.files, journalName(v.ref.id, gen))
@@ -92,6 +99,10 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 		}
 		if rp == nil {
 			rp = &replay{name: h.files[i], gen: gen, blind: true}
+		}
+		if cerr := s.checkCopy(rp); cerr != nil {
+			rp.cut(0)
+			err = cerr
 		}
 		if err == nil {
 			err = s.checkReplay(v, rp)
@@ -425,12 +436,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 		v.damage.Store(h.damage)
 		return h.damage, nil
 	}
-	for _, name := range slices.Backward(h.drop) {
-		if err := s.removeJournal(name); err != nil {
-			return d, err
-		}
-	}
-	if err := s.replayLayers(v, h.replays); err != nil {
+	if err := s.takeHistory(v, h); err != nil {
 		return d, err
 	}
 	v.mu.Lock()
@@ -439,6 +445,16 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	s.healed(v)
 	s.log.Info("a volume that could not be read is there again", "volume", v.ref.name)
 	return nil, nil
+}
+
+// takeHistory makes layers of the journals of a volume that was refused, and drops those that hold nothing.
+func (s *Store) takeHistory(v *volume, h *history) error {
+	for _, name := range slices.Backward(h.drop) {
+		if err := s.removeJournal(name); err != nil {
+			return err
+		}
+	}
+	return s.replayLayers(v, h.replays)
 }
 
 // healed takes a volume back into service.

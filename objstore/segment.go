@@ -33,7 +33,8 @@ import (
 //	 32  capacity u64, bytes               20  CRC-32C of the objects u32
 //	 40  footer length u64, bytes;         24  chunk bytes u64
 //	     0 until the segment is sealed     32  other objects' bytes u64
-//	 48  zeroes                            40  zeroes
+//	 48  closing u64: as of a journal      40  zeroes
+//	 56  zeroes
 //	508  CRC-32C of bytes 0 to 507         60  CRC-32C of bytes 0 to 59
 //
 //	object, 48 bytes, in order of block
@@ -113,6 +114,8 @@ type segment struct {
 	next int64 // bytes, where the next slot begins
 	full bool  // nothing more is handed out
 
+	closing uint64 // of the header; changes while the store opens and closes
+
 	unsettled atomic.Int64 // bytes handed out whose layers have not settled
 	used      atomic.Int64 // bytes that the sealed segment occupies; 0: not asked yet
 	dirty     bool         // in its volume's list of segments to sync; under the volume's lock
@@ -150,6 +153,7 @@ func (g *segment) header(store uuid.UUID) []byte {
 	copy(b[16:], store[:])
 	le.PutUint64(b[32:], uint64(g.capacity))
 	le.PutUint64(b[40:], uint64(g.footer))
+	le.PutUint64(b[48:], g.closing)
 	le.PutUint32(b[508:], crc(b[:508]))
 	return b
 }
@@ -215,6 +219,9 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 	if err == nil || errors.Is(err, io.EOF) {
 		g.capacity, g.footer, err = decodeSegmentHeader(b[:n], id, store)
 	}
+	if err == nil {
+		g.closing = le.Uint64(b[48:])
+	}
 	if err != nil {
 		bad := &CorruptError{File: name, Object: "segment header", Err: err}
 		if errors.Is(err, ErrVersion) {
@@ -241,6 +248,19 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 		g.damaged = g.readTrailer()
 	}
 	return g, nil
+}
+
+// stamp notes in the header that the store was closed; 0: that it is open. One that tells of damage stays as it is.
+func (g *segment) stamp(store uuid.UUID, closing uint64) error {
+	g.mu.Lock()
+	fixed := g.footer > 0 || g.damaged != nil || g.mended != nil
+	g.mu.Unlock()
+	if fixed || g.closing == closing {
+		return nil
+	}
+	g.closing = closing
+	_, err := g.file.WriteAt(g.header(store), 0)
+	return err
 }
 
 var errNeverMade = errors.New("the file is empty")

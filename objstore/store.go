@@ -320,9 +320,14 @@ func (s *Store) Close() error {
 			first = err
 		}
 	}
+	var left []string
 	for _, v := range s.allVolumes() {
-		keep(v.shut())
+		journals, err := v.shut()
+		if keep(err); err == nil {
+			left = append(left, journals...)
+		}
 	}
+	s.stampClosing(left)
 	for _, queue := range s.reclaims { // settled, and not given back: the next opening removes them
 		for _, st := range queue {
 			st.l.journal.close()

@@ -113,6 +113,16 @@ func (f *memFile) Size() (int64, error) {
 	return f.node.size, nil
 }
 
+// Identity is of the inode, which a crash keeps and a copy does not have.
+func (f *memFile) Identity() (Identity, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.enter("identify", false); err != nil {
+		return Identity{}, err
+	}
+	return Identity{Inode: uint64(f.node.id), Generation: 1, Birth: int64(f.node.id)}, nil
+}
+
 func (f *memFile) Truncate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()

@@ -45,6 +45,11 @@ func (o *osFile) Size() (int64, error) {
 	return st.Size, nil
 }
 
+func (o *osFile) Identity() (Identity, error) {
+	id, _, err := identify(o.fd)
+	return id, o.wrap("identify", err)
+}
+
 func (o *osFile) Datasync() error {
 	return o.wrap("fdatasync", retry(func() error { return unix.Fdatasync(o.fd) }))
 }

@@ -47,6 +47,8 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Size() (int64, error)
+	// Identity tells the file from all others, and from its copies. It is the zero Identity where that is not known.
+	Identity() (Identity, error)
 	Truncate(size int64) error
 	// Allocate reserves room for the range, which reads as zeroes where nothing was written, and extends
 	// the file to its end. Later writes and stores to a mapping of the range do not fail for lack of space.

@@ -1,0 +1,150 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"varve/objstore/vfs"
+)
+
+// A store that was copied file by file while it was in use is of no moment: a journal that was copied after the segments
+// speaks of bytes that were not there yet when those were copied, and nothing tells them from zeroes. So a journal says
+// which file it was written to (vfs.Identity), and one that is found in another file counts in two cases only:
+//
+//   - the store had been closed cleanly. Closing writes one number into the journals and into the segments that they
+//     speak of, and opening takes it out of them: files that have the same number were copied while nobody had the store
+//     open;
+//   - somebody who knows says what was copied (AcceptCopies).
+//
+// Else the volume is refused like a damaged one. A snapshot of the disk below has the same inodes, and is no copy here:
+// it is what a power cut leaves.
+
+// CopiedFrom says of what moment the files of a copied store are.
+type CopiedFrom string
+
+const (
+	// CopiedStopped: nobody had the store open while its files were copied, or its disk was moved. Its daemon may have been
+	// killed before. All that was acknowledged counts.
+	CopiedStopped CopiedFrom = "stopped"
+	// CopiedSnapshot: they were copied from a snapshot of the disk below. All that was flushed counts.
+	CopiedSnapshot CopiedFrom = "snapshot"
+)
+
+// newClosing gives the number of a clean end; never 0.
+func newClosing() uint64 { return rand.Uint64() | 1 }
+
+// checkCopy says why a journal can't count although its records may be whole.
+func (s *Store) checkCopy(rp *replay) error {
+	refuse := func(why string) error {
+		return &CorruptError{File: rp.name, Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
+	}
+	switch {
+	case rp.contested && rp.covered < rp.last:
+		return refuse("a device waits for a server with writes that were not flushed, and whether this is its store, " +
+			"on a disk that was mounted anew, or a snapshot of it, can't be told")
+	case !rp.copied || rp.last == 0: // one that says nothing can't be wrong
+		return nil
+	case rp.closing == 0:
+		return refuse("it was copied while the store was in use, or after its daemon was killed, " +
+			"and may speak of data that the copies of the segments do not have")
+	}
+	for i := range rp.records {
+		r := &rp.records[i]
+		if g := s.segments.get(r.segment); r.kind == recordData && g != nil && g.closing != rp.closing {
+			return refuse(fmt.Sprintf("%s was copied at another time, while the store was in use", segmentName(g.id)))
+		}
+	}
+	return nil
+}
+
+// stampJournals notes in the journals that a volume leaves behind that they are all there is. Best effort: without it
+// a copy of them is refused.
+func (s *Store) stampJournals(names []string, closing uint64) {
+	for _, name := range names {
+		if err := stampJournal(s.fs, name, closing); err != nil {
+			s.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
+		}
+	}
+}
+
+func stampJournal(fs vfs.FS, name string, closing uint64) error {
+	f, err := fs.Open(name)
+	if err != nil {
+		return err
+	}
+	h := make([]byte, 512)
+	if _, err = f.ReadAt(h, 0); err == nil && crc(h[:508]) == le.Uint32(h[508:]) {
+		setJournalClosing(h, closing)
+		_, err = f.WriteAt(h, 0)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// stampSegments does the same in the segments that journals speak of; 0 takes it back.
+func (s *Store) stampSegments(list []*segment, closing uint64) {
+	for _, g := range list {
+		if err := g.stamp(s.sb.id, closing); err != nil {
+			s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.id, "error", err)
+		}
+	}
+}
+
+// AcceptCopies takes the volumes into service that are refused as copies, on the word of somebody who knows what was
+// copied, and gives their names. A journal that is damaged beside that stays refused, with an error.
+func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, error) {
+	if from != CopiedStopped && from != CopiedSnapshot {
+		return nil, fmt.Errorf("copied from %q: %w: want %s or %s", from, ErrInvalid, CopiedStopped, CopiedSnapshot)
+	}
+	s.mu.Lock()
+	var list []*volume
+	for _, ref := range s.refs.sorted() {
+		list = append(list, s.volumes[ref.id])
+	}
+	s.mu.Unlock()
+	var names []string
+	var errs []error
+	for _, v := range list {
+		if err := ctx.Err(); err != nil {
+			return names, errors.Join(append(errs, err)...)
+		}
+		done, err := s.acceptCopy(v, from)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("volume %s: %w", v.ref.name, err))
+		}
+		if done {
+			names = append(names, v.ref.name)
+		}
+	}
+	return names, errors.Join(errs...)
+}
+
+func (s *Store) acceptCopy(v *volume, from CopiedFrom) (bool, error) {
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
+	d := v.damage.Load()
+	if d == nil || d.root || !errors.Is(d.err, ErrCopied) {
+		return false, nil
+	}
+	if err := s.writeError(); err != nil {
+		return false, err
+	}
+	h, err := s.readHistoryAs(v, d.gens, func(bool, bool) cacheTrust {
+		return cacheTrust{cache: from == CopiedStopped, moved: true}
+	})
+	if err != nil {
+		return false, err
+	}
+	if h.damage != nil {
+		h.damage.gens = d.gens
+		v.damage.Store(h.damage)
+		return false, h.damage.err
+	}
+	if err := s.takeHistory(v, h); err != nil {
+		return false, err
+	}
+	s.healed(v)
+	s.log.Warn("the copied journals of a volume count, as it was said", "volume", v.ref.name, "copied_from", string(from))
+	return true, nil
+}

@@ -1,0 +1,335 @@
+package objstore
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/index"
+)
+
+// copyFiles copies the files of a store of which want says so, as cp does, over what is there.
+func copyFiles(t *testing.T, from, to string, want func(name string) bool) {
+	t.Helper()
+	must(t, filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		name, rerr := filepath.Rel(from, path)
+		if err = errors.Join(err, rerr); err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return os.MkdirAll(filepath.Join(to, name), 0o700)
+		}
+		if !want(name) {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, name), b, 0o600)
+	}))
+}
+
+func everyFile(string) bool { return true }
+
+func segmentFiles(name string) bool { return strings.HasPrefix(name, segmentDir+"/") }
+
+func otherFiles(name string) bool { return !segmentFiles(name) }
+
+// copiedWorld is a store with a volume "a" that has a settled block of ones, and "b", which has settled whole.
+type copiedWorld struct {
+	dir  string
+	s    *Store
+	a, b *Volume
+}
+
+func copiedOptions() Options {
+	return Options{SegmentSize: smallestSegment, SettleDelay: -1, JournalRecords: 4 * commitHeadroom, Index: index.NewMem()}
+}
+
+func fill(b byte) []byte { return bytes.Repeat([]byte{b}, 16384) }
+
+func newCopiedWorld(t *testing.T) *copiedWorld {
+	t.Helper()
+	w := &copiedWorld{dir: t.TempDir() + "/store"}
+	must(t, Init(w.dir, InitOptions{}))
+	w.open(t)
+	for _, v := range []*Volume{w.a, w.b} {
+		_, err := v.WriteAt(fill(1), 0)
+		must(t, err)
+	}
+	must(t, w.s.Settle(t.Context()))
+	return w
+}
+
+func (w *copiedWorld) open(t *testing.T) {
+	t.Helper()
+	w.s = openTest(t, w.dir, copiedOptions())
+	t.Cleanup(func() { _ = w.s.Close() })
+	for name, v := range map[string]**Volume{"a": &w.a, "b": &w.b} {
+		if _, err := w.s.VolumeInfo(name); err != nil {
+			_, err := w.s.CreateVolume(t.Context(), name, VolumeOptions{Size: 1 << 20})
+			must(t, err)
+		}
+		var err error
+		*v, err = w.s.OpenVolume(name, "test")
+		must(t, err)
+	}
+}
+
+// write puts block number i into a, flushed or not.
+func (w *copiedWorld) write(t *testing.T, i int, b byte, flush bool) {
+	t.Helper()
+	_, err := w.a.WriteAt(fill(b), int64(i)*16384)
+	must(t, err)
+	if flush {
+		must(t, w.a.Flush())
+	}
+}
+
+// openCopy opens what was copied.
+func openCopy(t *testing.T, dir string) *Store {
+	t.Helper()
+	s := openTest(t, dir, copiedOptions())
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// wantRefused wants volume a refused as a copy, and b to be as it was.
+func wantRefused(t *testing.T, s *Store) {
+	t.Helper()
+	if v, err := s.OpenVolume("a", "test"); !errors.Is(err, ErrCopied) {
+		if err == nil {
+			b := make([]byte, 16384)
+			_, err = v.ReadAt(b, 16384)
+			t.Fatalf("a copy of a volume in use is opened; its block reads %#x, %v", b[0], err)
+		}
+		t.Fatalf("open a copied volume: %v, want %v", err, ErrCopied)
+	}
+	b, err := s.OpenVolume("b", "test")
+	must(t, err)
+	wantRead(t, b, 0, fill(1))
+	must(t, b.Close())
+}
+
+func wantBlocks(t *testing.T, s *Store, want ...byte) {
+	t.Helper()
+	a, err := s.OpenVolume("a", "test")
+	must(t, err)
+	for i, b := range want {
+		wantRead(t, a, int64(i)*16384, fill(b))
+	}
+	must(t, a.Close())
+}
+
+// A store that is copied while it is in use, the segments before the journals: what was written in between is in the
+// copied journal, and its bytes are nowhere. The volume is refused, and goes back to what had settled.
+func TestCopyOfStoreInUse(t *testing.T) {
+	w := newCopiedWorld(t)
+	w.write(t, 2, 2, true)
+	dir := t.TempDir()
+	copyFiles(t, w.dir, dir, segmentFiles)
+	w.write(t, 1, 3, true)
+	copyFiles(t, w.dir, dir, otherFiles)
+	s := openCopy(t, dir)
+	wantRefused(t, s)
+	r, err := s.RepairVolume(t.Context(), "a", false)
+	must(t, err)
+	if r.BackTo != "generation 1" || !slices.Equal(r.Lost, []Range{{16384, 2 * 16384}}) || !strings.Contains(r.Damage, "copied while the store was in use") {
+		t.Errorf("repair would do %+v", r)
+	}
+	_, err = s.RepairVolume(t.Context(), "a", true)
+	must(t, err)
+	wantBlocks(t, s, 1, 0, 0)
+	report, err := s.Check(t.Context(), nil)
+	must(t, err)
+	if len(report.Damage) > 0 {
+		t.Errorf("check of the repaired copy finds %+v", report.Damage)
+	}
+	must(t, s.Close())
+	s = openCopy(t, dir)
+	wantBlocks(t, s, 1, 0, 0)
+	wantBlocks(t, w.s, 1, 3, 2) // the original never knew
+}
+
+// A generation that is complete is not yet one whose data the copies of the segments have.
+func TestCopyOfFrozenGeneration(t *testing.T) {
+	w := newCopiedWorld(t)
+	w.write(t, 2, 2, true)
+	dir := t.TempDir()
+	copyFiles(t, w.dir, dir, segmentFiles)
+	w.write(t, 1, 3, true)
+	_, err := w.s.CreateSnapshot(t.Context(), "a", "s")
+	must(t, err)
+	copyFiles(t, w.dir, dir, otherFiles)
+	// It may have settled meanwhile: then it is the root that is not there.
+	if _, err := openCopy(t, dir).OpenVolume("a", "test"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("open a copied volume: %v", err)
+	}
+}
+
+// A store that was closed cleanly is copied with all that had not settled; also one that was opened meanwhile, from
+// which a second copy is made.
+func TestCopyOfClosedStore(t *testing.T) {
+	w := newCopiedWorld(t)
+	w.write(t, 1, 2, false)
+	w.write(t, 2, 3, true)
+	_, err := w.s.CreateSnapshot(t.Context(), "a", "s")
+	must(t, err)
+	w.write(t, 2, 4, false)
+	must(t, w.s.Close())
+	first, second := t.TempDir(), t.TempDir()
+	copyFiles(t, w.dir, first, everyFile)
+	s := openCopy(t, first)
+	wantBlocks(t, s, 1, 2, 4)
+	must(t, s.Close()) // it has not settled, and nobody has written
+	copyFiles(t, first, second, everyFile)
+	s = openCopy(t, second)
+	wantBlocks(t, s, 1, 2, 4)
+	must(t, s.Settle(t.Context()))
+	view, err := s.OpenSnapshot("a", "s")
+	must(t, err)
+	wantRead(t, view, 2*16384, fill(3))
+	must(t, view.Close())
+}
+
+// A copy that begins before the store is closed, or ends after it is opened again, is of no moment.
+func TestCopyAcrossCloseAndOpen(t *testing.T) {
+	t.Run("close", func(t *testing.T) {
+		w := newCopiedWorld(t)
+		w.write(t, 2, 2, true)
+		dir := t.TempDir()
+		copyFiles(t, w.dir, dir, segmentFiles)
+		w.write(t, 1, 3, true)
+		must(t, w.s.Close())
+		copyFiles(t, w.dir, dir, otherFiles)
+		wantRefused(t, openCopy(t, dir))
+	})
+	t.Run("open", func(t *testing.T) {
+		w := newCopiedWorld(t)
+		w.write(t, 1, 3, true)
+		must(t, w.s.Close())
+		dir := t.TempDir()
+		copyFiles(t, w.dir, dir, otherFiles)
+		w.open(t)
+		must(t, w.s.Settle(t.Context())) // and the log's room is given back
+		w.write(t, 2, 2, true)
+		copyFiles(t, w.dir, dir, segmentFiles)
+		wantRefused(t, openCopy(t, dir))
+	})
+	t.Run("two closes", func(t *testing.T) {
+		w := newCopiedWorld(t)
+		w.write(t, 2, 2, true)
+		must(t, w.s.Close())
+		dir := t.TempDir()
+		copyFiles(t, w.dir, dir, segmentFiles)
+		w.open(t)
+		w.write(t, 1, 3, true)
+		must(t, w.s.Close())
+		copyFiles(t, w.dir, dir, otherFiles)
+		s := openCopy(t, dir)
+		if _, err := s.OpenVolume("a", "test"); !errors.Is(err, ErrCopied) && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("files of two closings: %v", err)
+		}
+	})
+}
+
+// Whoever knows that nobody had the store open says so, and all that was acknowledged counts; of a snapshot what was
+// flushed does.
+func TestAcceptCopies(t *testing.T) {
+	for from, want := range map[CopiedFrom][]byte{CopiedStopped: {1, 2, 3}, CopiedSnapshot: {1, 2, 0}} {
+		t.Run(string(from), func(t *testing.T) {
+			w := newCopiedWorld(t)
+			w.write(t, 1, 2, true)
+			w.write(t, 2, 3, false)
+			dir := t.TempDir()
+			copyFiles(t, w.dir, dir, everyFile) // as a killed daemon leaves it: nothing is closed
+			s := openCopy(t, dir)
+			wantRefused(t, s)
+			names, err := s.AcceptCopies(t.Context(), from)
+			must(t, err)
+			if !slices.Equal(names, []string{"a"}) {
+				t.Errorf("accepted %q", names)
+			}
+			wantBlocks(t, s, want...)
+			must(t, s.Close())
+			s = openCopy(t, dir)
+			wantBlocks(t, s, want...)
+			must(t, s.Settle(t.Context()))
+			wantBlocks(t, s, want...)
+			if names, err := s.AcceptCopies(t.Context(), from); err != nil || len(names) > 0 {
+				t.Errorf("the second time: %q, %v", names, err)
+			}
+		})
+	}
+	w := newCopiedWorld(t)
+	if _, err := w.s.AcceptCopies(t.Context(), "elsewhere"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("copied from elsewhere: %v", err)
+	}
+}
+
+// The disk was mounted anew in the same boot, or is a snapshot of the one that was: a device that waits for a server
+// may rely on what was not flushed, or not.
+func TestContestedJournal(t *testing.T) {
+	yes := func(string) bool { return true }
+	for _, c := range []struct {
+		name  string
+		flush bool
+		from  CopiedFrom
+		want  []byte
+	}{
+		{"remounted", false, CopiedStopped, []byte{1, 2, 3}},
+		{"snapshot", false, CopiedSnapshot, []byte{1, 2, 0}},
+		{"all flushed", true, "", []byte{1, 2, 3}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			v := r.volume("a", 1<<20)
+			r.write(r.volume("b", 1<<20), fill(1), 0)
+			r.write(v, fill(1), 0)
+			must(t, r.s.Settle(t.Context()))
+			r.write(v, fill(2), 16384)
+			must(t, v.Flush())
+			r.write(v, fill(3), 2*16384)
+			if c.flush {
+				must(t, v.Flush())
+			}
+			r.o.Mount, r.o.Contested = "another", yes
+			must(t, r.reopened(r.mem.Kill(), "boot"))
+			if c.from != "" {
+				wantRefused(t, r.s)
+				_, err := r.s.AcceptCopies(t.Context(), c.from)
+				must(t, err)
+			}
+			wantBlocks(t, r.s, c.want...)
+		})
+	}
+}
+
+// A journal of an older version does not say which file it was written to, and counts as it did.
+func TestJournalOfOlderVersion(t *testing.T) {
+	w := newCopiedWorld(t)
+	w.write(t, 1, 2, true)
+	dir := t.TempDir()
+	copyFiles(t, w.dir, dir, everyFile)
+	list, err := filepath.Glob(filepath.Join(dir, journalDir, "*"))
+	must(t, err)
+	for _, name := range list {
+		volume := uuid.MustParse(filepath.Base(name)[:36])
+		h := encodeJournalHeader(w.s.sb.id, volume, 2, w.s.origin)
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		must(t, err)
+		_, err = f.WriteAt(h, 0)
+		must(t, err)
+		must(t, f.Close())
+	}
+	s := openCopy(t, dir)
+	wantBlocks(t, s, 1, 2)
+}
