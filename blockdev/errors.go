@@ -17,6 +17,8 @@ var (
 	ErrUnsupported = errors.New("not supported by this kernel")
 	// ErrBusy: the block device is open, mounted or held by another device.
 	ErrBusy = errors.New("device is in use")
+	// ErrServed: another process serves the device, and is not about to end.
+	ErrServed = errors.New("another process serves the device")
 	// ErrTimeout: the kernel did not answer a command in time.
 	ErrTimeout = errors.New("timed out")
 	// ErrNoDevice: no ublk device of that number.

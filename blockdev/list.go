@@ -1,18 +1,13 @@
 package blockdev
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // State is what the driver says of a device.
@@ -149,18 +144,4 @@ func deviceIDs() ([]int, error) {
 	}
 	sort.Ints(ids)
 	return ids, nil
-}
-
-// alive says whether there is such a process, and it is not a zombie.
-func alive(pid int) bool {
-	if pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-		return false
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist) // without /proc the signal has to do
-	}
-	// pid (command) state ...: the command may hold anything.
-	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }

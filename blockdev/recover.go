@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -17,7 +18,7 @@ const dyingLimit = 2 * time.Second
 
 // Recover takes over a device whose server has died or has called Quiesce: requests that were under way and those
 // that waited are served by the target. Number, queues, depth and largest request are the device's own, those of
-// the options do not count; CopyMode must fit what the device was made with. ErrBusy: a living process serves it.
+// the options do not count; CopyMode must fit what the device was made with. ErrServed: another living process serves it.
 // ErrMismatch: the device is not of the target's size, or not of Options.Owner, if that is set. After any error the
 // device waits on as before.
 func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) {
@@ -94,11 +95,21 @@ func startRecovery(ctx context.Context, c *control, id int, owner uint64) error 
 		case info.state == _UBLK_S_DEV_DEAD:
 			return false, fmt.Errorf("%w: it was never started, or has been stopped", ErrNoDevice)
 		case info.state == _UBLK_S_DEV_LIVE && alive(int(info.ublksrv_pid)):
-			// A process that is being killed is alive until the last of its memory is gone.
-			dying := time.Since(began) < dyingLimit
-			return dying, fmt.Errorf("%w: served by process %d", ErrBusy, info.ublksrv_pid)
+			return stillServed(int(info.ublksrv_pid), time.Since(began))
 		}
 		err = c.startRecovery(ctx, id)
 		return errors.Is(err, ErrBusy), err
 	})
+}
+
+// stillServed says whether to wait for the end of a device's server, and what else is the matter with it. A process that
+// is being killed is alive until the last of its memory is gone.
+func stillServed(pid int, since time.Duration) (wait bool, err error) {
+	if pid == os.Getpid() { // our own, which the kernel has not seen the end of
+		return since < dyingLimit, fmt.Errorf("%w: this process serves it", ErrBusy)
+	}
+	if dying(pid) {
+		return since < dyingLimit, fmt.Errorf("%w: process %d, which serves it, is about to end", ErrBusy, pid)
+	}
+	return since < dyingLimit, fmt.Errorf("%w: process %d", ErrServed, pid)
 }

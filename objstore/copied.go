@@ -59,12 +59,21 @@ func (s *Store) checkCopy(rp *replay) error {
 	return nil
 }
 
-// stampJournals notes in the journals that a volume leaves behind that they are all there is. Best effort: without it
-// a copy of them is refused.
-func (s *Store) stampJournals(names []string, closing uint64) {
-	for _, name := range names {
+// stampClosing notes in the journals that a clean end leaves, and in the segments that they speak of, that they belong
+// together and are all there is. Best effort: without it a copy of them is refused.
+func (s *Store) stampClosing(journals []string) {
+	if len(journals) == 0 {
+		return
+	}
+	closing := newClosing()
+	for _, name := range journals {
 		if err := stampJournal(s.fs, name, closing); err != nil {
 			s.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
+		}
+	}
+	for _, g := range s.segments.all() {
+		if g.unsettled.Load() > 0 {
+			s.stampSegment(g, closing)
 		}
 	}
 }
@@ -82,12 +91,10 @@ func stampJournal(fs vfs.FS, name string, closing uint64) error {
 	return errors.Join(err, f.Close())
 }
 
-// stampSegments does the same in the segments that journals speak of; 0 takes it back.
-func (s *Store) stampSegments(list []*segment, closing uint64) {
-	for _, g := range list {
-		if err := g.stamp(s.sb.id, closing); err != nil {
-			s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.id, "error", err)
-		}
+// stampSegment does it in one segment; 0 takes it back.
+func (s *Store) stampSegment(g *segment, closing uint64) {
+	if err := g.stamp(s.sb.id, closing); err != nil {
+		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.id, "error", err)
 	}
 }
 

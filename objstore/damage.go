@@ -106,11 +106,6 @@ func (s *Store) damagedSegments() []*segment {
 	return slices.DeleteFunc(s.segments.all(), func(g *segment) bool { return !g.isDamaged() })
 }
 
-// unsettledSegments are those that journals speak of.
-func (s *Store) unsettledSegments() []*segment {
-	return slices.DeleteFunc(s.segments.all(), func(g *segment) bool { return g.unsettled.Load() == 0 })
-}
-
 // damageBook is what a store knows of its damage.
 type damageBook struct {
 	hold atomic.Bool // a volume is damaged: no segment of a former process is given back

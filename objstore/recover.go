@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -487,7 +486,9 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 			}
 		}
 	}
-	s.stampSegments(slices.Collect(maps.Keys(used)), 0)
+	for g := range used {
+		s.stampSegment(g, 0)
+	}
 	failpoint.Here(failpoint.RecoverReplayed)
 	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ func (s *Store) countObject(o object) {
 // Stat gives the store in figures.
 func (s *Store) Stat() (Stat, error) {
 	st := Stat{
-		UUID: s.sb.id.String(), Path: s.dir, ChunkSize: s.sb.chunkSize,
+		UUID: *s.uuid.Load(), Path: s.dir, ChunkSize: s.sb.chunkSize,
 		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
 		PerVolume: s.Volumes(), Segments: len(s.segments.all()),
 	}

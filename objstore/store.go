@@ -43,6 +43,8 @@ type Store struct {
 	opts   Options
 	log    *slog.Logger
 	sb     *superblock
+	uuid   atomic.Pointer[string] // that the store is known by
+	naming sync.Mutex             // one NewUUID at a time
 	origin origin
 	index  index.Index
 	began  time.Time     // of the opening: what uptime counts from
@@ -230,6 +232,8 @@ func (s *Store) open(ctx context.Context) (err error) {
 	for _, d := range mended {
 		s.mended(d)
 	}
+	known := s.sb.known().String()
+	s.uuid.Store(&known)
 	if s.origin, err = s.findOrigin(); err != nil {
 		return err
 	}

@@ -30,7 +30,8 @@ func crc(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 //	 32  hash u32: 1 is BLAKE3-256
 //	 36  fan-out u32: hashes in a tree node
 //	 40  created i64, nanoseconds of Unix time
-//	 48  zeroes
+//	 48  UUID to be known by, 16 bytes; zeroes: the store UUID, which all of the files carry
+//	 64  zeroes
 //	508  CRC-32C of bytes 0 to 507
 const (
 	superblockSize    = 512
@@ -47,7 +48,8 @@ const (
 
 type superblock struct {
 	chunkSize int
-	id        uuid.UUID
+	id        uuid.UUID // in all files
+	name      uuid.UUID // that the store is known by; zero: id
 	created   time.Time
 }
 
@@ -60,6 +62,7 @@ func (sb *superblock) encode() []byte {
 	le.PutUint32(b[32:], hashBlake3)
 	le.PutUint32(b[36:], fanOut)
 	le.PutUint64(b[40:], uint64(sb.created.UnixNano()))
+	copy(b[48:], sb.name[:])
 	le.PutUint32(b[superblockCRC:], crc(b[:superblockCRC]))
 	return b
 }
@@ -80,6 +83,7 @@ func decodeSuperblock(b []byte) (*superblock, error) {
 	sb := &superblock{
 		chunkSize: int(le.Uint32(b[12:])),
 		id:        uuid.UUID(b[16:32]),
+		name:      uuid.UUID(b[48:64]),
 		created:   time.Unix(0, int64(le.Uint64(b[40:]))),
 	}
 	if err := checkChunkSize(sb.chunkSize); err != nil {
@@ -110,6 +114,8 @@ func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 		switch {
 		case err == nil && found == nil:
 			found = sb
+		case err == nil && *sb != *found: // a new name that came to the first alone
+			bad = append(bad, name)
 		case err == nil:
 		case errors.Is(err, ErrVersion):
 			return nil, nil, err
@@ -158,6 +164,36 @@ func readSuperblockFile(fs vfs.FS, name string) (*superblock, error) {
 		return nil, &CorruptError{File: name, Object: "superblock", Err: err}
 	}
 	return sb, nil
+}
+
+// known is the UUID that people see.
+func (sb *superblock) known() uuid.UUID {
+	if sb.name == uuid.Nil {
+		return sb.id
+	}
+	return sb.name
+}
+
+// FilesUUID is the UUID that the store's files carry, and those of its copies.
+func (s *Store) FilesUUID() string { return s.sb.id.String() }
+
+// NewUUID gives the store another UUID to be known by, and returns it. Its files keep the one that they carry.
+func (s *Store) NewUUID() (string, error) {
+	if err := s.writeError(); err != nil {
+		return "", err
+	}
+	s.naming.Lock()
+	defer s.naming.Unlock()
+	sb := *s.sb
+	sb.name = uuid.New()
+	for _, name := range []string{superblockFile, superblockCopy} { // in between the first one counts
+		if err := writeWhole(s.fs, name, sb.encode()); err != nil {
+			return "", fmt.Errorf("write %s: %w", name, s.spaceError(err))
+		}
+	}
+	id := sb.name.String()
+	s.uuid.Store(&id)
+	return id, nil
 }
 
 // writeWhole replaces a small file by way of a new one, durably.

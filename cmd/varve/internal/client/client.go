@@ -60,6 +60,11 @@ func (c *Client) SetMaxSize(ctx context.Context, r protocol.MaxSize) (protocol.S
 	return call[protocol.Stat](ctx, c, http.MethodPut, "/v1/max-size", r)
 }
 
+// SetIdentity says what the store is that was copied or moved.
+func (c *Client) SetIdentity(ctx context.Context, r protocol.Identity) (protocol.Identified, error) {
+	return call[protocol.Identified](ctx, c, http.MethodPut, "/v1/identity", r)
+}
+
 // Volumes in order of name.
 func (c *Client) Volumes(ctx context.Context) ([]protocol.Volume, error) {
 	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)

@@ -117,6 +117,9 @@ func writeStat(w io.Writer, s protocol.Stat) {
 			fields = append(fields, [2]string{"snapshot", snapshotDevice(at)})
 		}
 	}
+	for _, at := range s.Foreign {
+		fields = append(fields, [2]string{"left alone", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, at.Error)})
+	}
 	for _, m := range s.Mounts {
 		fields = append(fields, [2]string{"mount", m.Dir})
 	}

@@ -33,6 +33,18 @@ func (d *Daemon) shown() []protocol.Attachment {
 	for _, w := range d.waiting {
 		list = append(list, w.shown())
 	}
+	for i := range list {
+		list[i].Mark = 0
+	}
+	return inOrder(list)
+}
+
+// shownForeign lists the devices that are left alone; mu is held.
+func (d *Daemon) shownForeign() []protocol.Attachment {
+	list := slices.Clone(d.foreign)
+	for i := range list {
+		list[i].Mark = 0
+	}
 	return inOrder(list)
 }
 
@@ -84,7 +96,8 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
 		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
-	return protocol.Attached{Attachment: a, Notes: notes}, nil
+	a.Mark = 0
+	return protocol.Attached{Attachment: a, Notes: append(notes, d.foreignNotes(a.Volume)...)}, nil
 }
 
 func (d *Daemon) mayAttach(volume string) error {
@@ -224,6 +237,9 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	k := d.find(target, node)
 	if a, waits := d.findWaiting(target, node); k == nil && waits {
 		return a, d.detachWaiting(ctx, a, r.Force)
+	}
+	if err := d.foreignTo(r.Target, node); k == nil && err != nil {
+		return protocol.Attachment{}, err
 	}
 	if k == nil {
 		return protocol.Attachment{}, protocol.As(objstore.ErrNotFound,

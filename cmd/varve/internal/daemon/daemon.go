@@ -27,6 +27,7 @@ type Options struct {
 	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
 
 	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
+	inst  instance                                     // of the store
 }
 
 // Daemon answers the protocol for one open store.
@@ -37,7 +38,8 @@ type Daemon struct {
 	log        *slog.Logger
 	version    string
 	flags      map[string]string
-	uuid       string // of the store
+	inst       instance // of the store
+	uuid       string   // that it is known by
 	started    time.Time
 	transports map[string]transport // "ublk", "loop"
 	mounter    mounter
@@ -50,6 +52,7 @@ type Daemon struct {
 	mu       sync.Mutex
 	attached map[string]*attachment // by volume
 	waiting  map[string]*waiter     // by volume
+	foreign  []protocol.Attachment  // devices that are not ours although our list had them
 	starting string                 // the volume whose device is being made
 	mounts   map[string]*mount      // by directory
 	stopping bool
@@ -97,6 +100,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		transports: map[string]transport{},
 		mounter:    o.mounter,
 		below:      o.below,
+		inst:       o.inst,
 		attached:   map[string]*attachment{},
 		waiting:    map[string]*waiter{},
 		mounts:     map[string]*mount{},
@@ -156,7 +160,9 @@ func (d *Daemon) save() {
 	if !d.isDaemon() || d.stateFrozen {
 		return
 	}
-	s := state{Store: d.uuid, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList()}
+	s := state{
+		Store: d.inst.uuid, Instance: d.inst.id, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList(), Foreign: d.foreign,
+	}
 	for _, w := range d.waiting {
 		s.Attached = append(s.Attached, w.Attachment)
 	}

@@ -19,6 +19,7 @@ type world struct {
 	store      *fakeStore
 	ublk, loop *fakeTransport
 	mounter    *fakeMounter
+	inst       instance
 	d          *Daemon
 	c          *client.Client
 }
@@ -37,7 +38,7 @@ func newWorld(t *testing.T, volumes ...string) *world {
 func (w *world) start(t *testing.T) {
 	t.Helper()
 	// The fakes' kinds name their nodes; the daemon knows them as ublk and loop.
-	d := New(w.dir, w.store, Options{ublk: kind{w.ublk, "ublk"}, loop: kind{w.loop, "loop"}, mounter: w.mounter})
+	d := New(w.dir, w.store, Options{ublk: kind{w.ublk, "ublk"}, loop: kind{w.loop, "loop"}, mounter: w.mounter, inst: w.inst})
 	w.d, w.c = d, client.Local(d.Handler(), func() error { return nil })
 	t.Cleanup(func() {
 		d.Release(context.Background(), true)

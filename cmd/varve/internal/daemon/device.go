@@ -12,11 +12,14 @@ type transport interface {
 	// Attach starts a device; its node is usable when Attach returns, without its partitions. The answer holds what was chosen
 	// for the options that r left open. protocol.ErrNoTransport: not on this machine.
 	Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error)
-	// Find lists the devices of the store's volumes, and of others by their names, whether their I/O waits, or they were
+	// Find lists the devices of the store's volumes, and others that are claimed, whether their I/O waits, or they were
 	// never started, or are half removed; those that this daemon serves may be among them. With an error some may be
 	// missing.
-	Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error)
-	// Recover takes over a device that Find has found. errUnfit: nobody ever will; after any other error it waits on.
+	Find(ctx context.Context, c claims) ([]protocol.Attachment, error)
+	// Foreign lists which of the noted devices are still there and not claimed, and why they are left alone.
+	Foreign(ctx context.Context, noted []protocol.Attachment, c claims) []protocol.Attachment
+	// Recover takes over a device that Find has found. errUnfit: nobody ever will; errForeign: another daemon serves it;
+	// after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)
 	// Discard removes a device that nobody serves, if it is still there; protocol.ErrBusy if it is open, unless force.
 	Discard(ctx context.Context, a protocol.Attachment, force bool) error
@@ -46,6 +49,7 @@ var (
 	errCannotLeave = errors.New("it can not outlive its daemon")
 	errUnquiet     = errors.New("it did not quiesce, and waits as after a crash")
 	errUnfit       = errors.New("no device that can be served")
+	errForeign     = errors.New("another daemon's")
 )
 
 // mounter mounts the store at a directory.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +47,12 @@ func (s *fakeStore) CreateVolume(_ context.Context, name string, o objstore.Volu
 	v := objstore.VolumeInfo{Name: name, Size: o.Size, BlockSize: max(o.BlockSize, 512)}
 	s.volumes[name] = v
 	return v, nil
+}
+
+func (s *fakeStore) NewUUID() (string, error) { return "new", nil }
+
+func (s *fakeStore) AcceptCopies(context.Context, objstore.CopiedFrom) ([]string, error) {
+	return nil, nil
 }
 
 func (s *fakeStore) SetVerify(_ context.Context, name string, on bool) (objstore.VolumeInfo, error) {
@@ -207,18 +214,27 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, pr
 	if t.absent != nil {
 		return nil, protocol.Attachment{}, protocol.As(protocol.ErrNoTransport, t.absent)
 	}
-	a := protocol.Attachment{Device: fmt.Sprintf("/dev/%s%d", t.kind, t.next), Transport: t.kind, ID: t.next, ReadOnly: r.ReadOnly}
+	a := protocol.Attachment{Device: fmt.Sprintf("/dev/%s%d", t.kind, t.next), Transport: t.kind, ID: t.next, ReadOnly: r.ReadOnly, Mark: uint64(1000 + t.next)}
 	t.next++
 	d := &fakeDevice{canLeave: t.canLeave, scanned: t.scanned, done: make(chan struct{})}
 	t.devices[r.Volume] = d
 	return d, a, nil
 }
 
-func (t *fakeTransport) Find(_ context.Context, volumes []string) ([]protocol.Attachment, error) {
+func (t *fakeTransport) Find(_ context.Context, c claims) ([]protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.asked = volumes
+	t.asked = c.volumes
 	return slices.Clone(t.waiting), t.unlisted
+}
+
+// Foreign: all of them are there.
+func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, _ claims) []protocol.Attachment {
+	found := slices.DeleteFunc(slices.Clone(noted), func(a protocol.Attachment) bool { return !strings.HasPrefix(a.Device, "/dev/"+t.kind) })
+	for i := range found {
+		found[i].State, found[i].Error = protocol.StateForeign, "another's"
+	}
+	return found
 }
 
 func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {

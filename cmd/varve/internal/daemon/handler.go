@@ -29,6 +29,7 @@ func (d *Daemon) Handler() http.Handler {
 	}))
 	mux.Handle("GET /v1/stat", handle(d.serveStat))
 	mux.Handle("PUT /v1/max-size", handle(d.serveMaxSize))
+	mux.Handle("PUT /v1/identity", handle(d.serveIdentity))
 	mux.Handle("GET /v1/volumes", handle(d.serveVolumes))
 	mux.Handle("POST /v1/volumes", handle(d.serveCreateVolume))
 	mux.Handle("GET /v1/volumes/{name}", handle(d.serveVolume))

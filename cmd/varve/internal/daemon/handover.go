@@ -142,6 +142,10 @@ func (d *Daemon) mayHandOver(h *handover) error {
 		return protocol.ErrStopping
 	}
 	for _, k := range d.attached {
+		if k.Mark != 0 && k.Mark != d.inst.oldMark(k.Volume) && !h.hello.Marks {
+			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) was attached by version %s, and version %s can't take "+
+				"it over; detach it first", k.Device, k.Volume, d.version, h.hello.Version))
+		}
 		if k.Transport != "ublk" {
 			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) is a %s device, and %w; detach it first",
 				k.Device, k.Volume, k.Transport, errCannotLeave))

@@ -19,7 +19,7 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 	}
 	w.mounter.mounts[dirs[1]].sudden = true
 	for range 4 { // the others are unmounted before it, or not, in the order of a map
-		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1}
+		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Marks: true}}
 		if err := w.d.mayHandOver(h); err != nil {
 			t.Fatal(err)
 		}
@@ -43,4 +43,16 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 	}
 	wantNodes(t, w.attachedNodes(t), a.Device)
 	w.attach(t, "b")
+}
+
+// A version that knows devices by the store's UUID alone could not take over those that are bound to its instance.
+func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.attach(t, "a")
+	h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Version: "1.0"}}
+	wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, "1.0", "detach")
+	w.d.attached["a"].Mark = w.d.inst.oldMark("a") // it was handed over by an older version
+	if err := w.d.mayHandOver(h); err != nil {
+		t.Error(err)
+	}
 }

@@ -24,7 +24,8 @@ import (
 // volume: taking a device away by force aborts its mount, and no other's.
 type loopTransport struct {
 	store *objstore.Store
-	dir   string // of the mounts: /run/varve/UUID
+	inst  instance
+	dir   string // of the mounts: /run/varve/UUID-INSTANCE
 	log   *slog.Logger
 }
 
@@ -32,17 +33,18 @@ type loopTransport struct {
 // walk into its own volumes.
 const runDir = "/run/varve"
 
-func newLoop(store *objstore.Store, uuid string, log *slog.Logger) transport {
-	return &loopTransport{store: store, dir: filepath.Join(runDir, uuid), log: log}
+func newLoop(store *objstore.Store, inst instance, log *slog.Logger) transport {
+	return &loopTransport{store: store, inst: inst, dir: inst.runDir(), log: log}
 }
+
+// runDir holds the private mounts of an instance.
+func (in instance) runDir() string { return filepath.Join(runDir, in.uuid+"-"+in.id) }
 
 // mountDir is where a volume's private mount is.
 func (t *loopTransport) mountDir(volume string) string { return filepath.Join(t.dir, volume) }
 
-// liveFile is the file under a volume's loop device.
-func (t *loopTransport) liveFile(volume string) string {
-	return filepath.Join(t.mountDir(volume), "volumes", volume, "live")
-}
+// liveFile is the file under a volume's loop device, whose private mount is at dir.
+func liveFile(dir, volume string) string { return filepath.Join(dir, "volumes", volume, "live") }
 
 func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
 	var none protocol.Attachment
@@ -62,7 +64,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 		}
 		return nil, none, err
 	}
-	loop, err := loopdev.Attach(ctx, t.liveFile(r.Volume), loopdev.Options{ReadOnly: r.ReadOnly, BlockSize: v.BlockSize})
+	loop, err := loopdev.Attach(ctx, liveFile(dir, r.Volume), loopdev.Options{ReadOnly: r.ReadOnly, BlockSize: v.BlockSize})
 	if err != nil {
 		err = errors.Join(err, server.ForceUnmount(), removeMountPoint(dir))
 		if errors.Is(err, loopdev.ErrNoLoop) || errors.Is(err, loopdev.ErrPermission) {
@@ -73,12 +75,17 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	d := &loopDevice{node: loop.Path, file: loop.File, server: server, dir: dir, done: make(chan struct{}), quit: make(chan struct{})}
 	go d.watch()
 	id, _ := strconv.Atoi(strings.TrimPrefix(loop.Path, "/dev/loop"))
-	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly}, nil
+	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly, Mark: t.inst.mark(r.Volume)}, nil
 }
 
 // Find: a loop device dies with the server of its file.
-func (t *loopTransport) Find(context.Context, []string) ([]protocol.Attachment, error) {
+func (t *loopTransport) Find(context.Context, claims) ([]protocol.Attachment, error) {
 	return nil, nil
+}
+
+// Foreign: see Find.
+func (t *loopTransport) Foreign(context.Context, []protocol.Attachment, claims) []protocol.Attachment {
+	return nil
 }
 
 // Recover has nothing to recover.
@@ -88,11 +95,14 @@ func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, e
 
 // Discard detaches the loop devices over a volume's dead live file, and removes its dead mount.
 func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment, _ bool) error {
-	list, err := loopdev.Find(t.liveFile(a.Volume))
+	dir := t.mountDir(a.Volume)
+	if a.Mark == t.inst.oldMark(a.Volume) { // an older version's
+		dir = filepath.Join(runDir, t.inst.uuid, a.Volume)
+	}
+	list, err := loopdev.Find(liveFile(dir, a.Volume))
 	for _, l := range list {
 		err = errors.Join(err, loopdev.Detach(ctx, l.Path, true))
 	}
-	dir := t.mountDir(a.Volume)
 	if _, serr := dropStaleMount(dir); serr != nil {
 		return errors.Join(err, serr)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/blockstack"
@@ -23,22 +24,23 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 		}
 	}
 	o.Logger = log
-	o.TrustCache = func(volume string) bool {
-		for _, a := range waitingDevices(ctx, files, log) {
-			if a.Volume == volume {
-				return true
-			}
-		}
-		return false
-	}
+	waiting := sync.OnceValue(func() orphans { return waitingDevices(ctx, files, log) })
+	o.TrustCache = func(volume string) bool { return ofVolume(waiting().own, volume) }
+	o.Contested = func(volume string) bool { return ofVolume(waiting().foreign, volume) }
 	return objstore.Open(ctx, dir, o)
 }
 
 // Local gives a handler for a command that runs without a daemon. It knows of devices that wait for one.
-func Local(ctx context.Context, dir string, store Store, version string) *Daemon {
-	d := New(dir, store, Options{Version: version})
-	for _, a := range waitingDevices(ctx, dir, d.log) {
+func Local(ctx context.Context, dir string, store *objstore.Store, version string) *Daemon {
+	inst, err := instanceAt(dir, store.FilesUUID())
+	d := New(dir, store, Options{Version: version, inst: inst})
+	if err != nil {
+		d.log.Error("which of its copies the store is can't be told", "error", err)
+	}
+	o := waitingDevices(ctx, dir, d.log)
+	for _, a := range o.own {
 		d.waiting[a.Volume] = &waiter{Attachment: a}
 	}
+	d.foreign = o.foreign
 	return d
 }

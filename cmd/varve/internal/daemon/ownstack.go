@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -29,7 +28,7 @@ func (d *Daemon) mayLieOn(volume string) error {
 	own := d.ownNodes()
 	for _, l := range layers {
 		what, ours := own[l.Path]
-		if !ours && strings.HasPrefix(l.Path, filepath.Join(runDir, d.uuid)+"/") {
+		if !ours && strings.HasPrefix(l.Path, d.inst.runDir()+"/") {
 			what, ours = "a mount of its own", true
 		}
 		if ours {

@@ -115,13 +115,19 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
 		}
 	}()
-	d := New(s.dir, store, Options{
-		Logger: log, Version: o.Version, Flags: o.Flags,
-		ublk: newUblk(store, st.UUID, log), loop: newLoop(store, st.UUID, log), mounter: newMounter(store, log),
-	})
-	if d.files, err = s.files(); err != nil {
+	files, err := s.files()
+	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}
+	inst, err := instanceAt(files, store.FilesUUID())
+	if err != nil {
+		return nil, o.Predecessor.refuse(err)
+	}
+	d := New(s.dir, store, Options{
+		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst,
+		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, log),
+	})
+	d.files = files
 	defer func() {
 		if werr := d.awaitEnds(endsTimeout); werr != nil && h != nil {
 			h.fail(werr)

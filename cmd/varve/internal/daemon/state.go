@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/vfs"
@@ -27,12 +28,19 @@ const (
 // there is asked of the kernel. A lost state loses no data.
 type state struct {
 	Version  int                   `json:"version"`
-	Store    string                `json:"store"` // UUID
-	Boot     string                `json:"boot"`  // device numbers and mounts mean nothing in another boot
+	Store    string                `json:"store"`              // UUID of its files
+	Instance string                `json:"instance,omitempty"` // whose devices they are; older versions don't say
+	Boot     string                `json:"boot"`               // device numbers and mounts mean nothing in another boot
 	Attached []protocol.Attachment `json:"attached"`
 	Mounts   []protocol.Mount      `json:"mounts"`
 	// Starting are volumes whose devices were being made: what there is of them was never used.
 	Starting []string `json:"starting,omitempty"`
+	// Foreign are devices of the store that this one is a copy of, or that was here before it was moved, until somebody says
+	// which it is.
+	Foreign []protocol.Attachment `json:"foreign,omitempty"`
+
+	written time.Time // as the file system has it; zero: not read from a file
+	old     bool      // Starting is of an older version
 }
 
 // readState gives an empty state if there is none.
@@ -65,12 +73,13 @@ func readState(store string) (state, error) {
 	if err := s.check(); err != nil {
 		return state{}, fmt.Errorf("read %s: %w", path, err)
 	}
+	s.written = fi.ModTime()
 	return s, nil
 }
 
 // check refuses what no daemon has written: names and directories end up in paths.
 func (s *state) check() error {
-	for _, a := range s.Attached {
+	for _, a := range slices.Concat(s.Attached, s.Foreign) {
 		if err := protocol.CheckName(a.Volume); err != nil {
 			return fmt.Errorf("device %q of volume %q: %w", a.Device, a.Volume, err)
 		}
@@ -88,20 +97,64 @@ func (s *state) check() error {
 	return nil
 }
 
-// volumes are the names that devices of the state have in their owners' marks.
-func (s *state) volumes() []string {
-	names := slices.Clone(s.Starting)
-	for _, a := range s.Attached {
-		names = append(names, a.Volume)
+// bind leaves in the state what is the instance's, and in this boot. What was copied with a store is foreign.
+func (s *state) bind(in instance, boot string) {
+	if s.Boot != boot {
+		*s = state{}
+		return
 	}
-	return names
+	if s.Instance == "" && in.id != "" {
+		s.markOld(in)
+		s.old = s.writtenHere(in)
+	}
+	if s.Instance == in.id || s.old {
+		return
+	}
+	for _, a := range s.Attached {
+		if a.Transport == "ublk" {
+			s.Foreign = append(s.Foreign, a)
+		}
+	}
+	s.Attached, s.Mounts, s.Starting = nil, nil, nil
+}
+
+// markOld notes the marks that a version has given which does not note them.
+func (s *state) markOld(in instance) {
+	for i := range s.Attached {
+		s.Attached[i].Mark = in.oldMark(s.Attached[i].Volume)
+	}
+}
+
+// writtenHere tells a list that an older version has written from a copy of it. A store was there before its devices,
+// and before its list was written; a copy that has them in its list was made later.
+func (s *state) writtenHere(in instance) bool {
+	if in.born.IsZero() || s.written.IsZero() || s.written.Before(in.born) {
+		return false
+	}
+	return !slices.ContainsFunc(s.Attached, func(a protocol.Attachment) bool {
+		return a.Since.Add(time.Second).Before(in.born) // Since is in whole seconds
+	})
+}
+
+// claims are what the state says of devices, beside the volumes that the store has.
+func (s *state) claims() claims {
+	c := claims{volumes: slices.Clone(s.Starting), noted: slices.Clone(s.Attached)}
+	for _, a := range s.Attached {
+		c.volumes = append(c.volumes, a.Volume)
+	}
+	if s.old {
+		for _, v := range s.Starting {
+			c.noted = append(c.noted, protocol.Attachment{Volume: v, ID: anyNumber, Mark: ownerOf(s.Store, v)})
+		}
+	}
+	return c
 }
 
 // write replaces the state, whole or not at all. It is not synced: it need not outlive this boot.
 func (s state) write(store string) error {
 	files := vfs.OS(store)
 	defer func() { _ = files.Close() }() // a handle only
-	if len(s.Attached) == 0 && len(s.Mounts) == 0 && len(s.Starting) == 0 {
+	if len(s.Attached)+len(s.Mounts)+len(s.Starting)+len(s.Foreign) == 0 {
 		if err := files.Remove(stateName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -15,6 +15,8 @@ type Store interface {
 	Quiet() error
 	Resume()
 	SetMaxSize(bytes int64) error
+	NewUUID() (string, error)
+	AcceptCopies(ctx context.Context, from objstore.CopiedFrom) ([]string, error)
 	Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error)
 	Close() error
 }

@@ -46,7 +46,7 @@ func Approach(ctx context.Context, dir, version string, remount bool) (*Predeces
 	p := &Predecessor{link: &link{conn: uc}, version: version}
 	err = p.upgradeConn()
 	if err == nil {
-		err = p.link.send(helloLimit, protocol.Hello{Version: version, PID: os.Getpid(), Remount: remount})
+		err = p.link.send(helloLimit, protocol.Hello{Version: version, PID: os.Getpid(), Remount: remount, Marks: true})
 	}
 	if err == nil {
 		err = p.link.receive(helloLimit, &p.offer)
@@ -154,6 +154,11 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 	if err != nil {
 		return nil, err
 	}
+	if s.Instance == "" { // of an older version; that it is not a copy, we have from who wrote it
+		s.markOld(d.inst)
+		s.Instance, s.old = d.inst.id, true
+	}
+	s.bind(d.inst, bootID())
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.freezeState(true)
@@ -177,6 +182,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 	for _, h := range p.given.Devices {
 		handed[h.Device] = true
 	}
+	d.leaveForeign(ctx, &s)
 	there := d.takeWaiting(ctx, &s) // what the predecessor could not serve either
 	maps.Copy(there, handed)
 	d.discardGone(ctx, s.Attached, there)
@@ -197,6 +203,9 @@ func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.Up
 	t := d.transports[h.Transport]
 	if t == nil {
 		return u, fmt.Errorf("%s (volume %q): unknown transport %q", h.Device, h.Volume, h.Transport)
+	}
+	if h.Mark == 0 && h.Transport == "ublk" { // of an older version, which knows no others
+		h.Mark = d.inst.oldMark(h.Volume)
 	}
 	dev, err := t.Recover(ctx, h.Attachment)
 	if err != nil {

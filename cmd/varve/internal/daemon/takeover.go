@@ -21,16 +21,21 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		for _, a := range s.Attached {
 			d.log.Info("was attached before the machine started; attach it again", "volume", a.Volume)
 		}
-		s = state{}
 	}
+	s.bind(d.inst, bootID())
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
 	defer d.change.Unlock()
+	d.leaveForeign(ctx, &s)
 	waits := d.takeWaiting(ctx, &s)
 	d.discardGone(ctx, s.Attached, waits)
 	for _, v := range s.Starting {
 		// Its ublk device was found, if there was one; a loop device is known by the volume.
-		d.discard(ctx, protocol.Attachment{Volume: v, Transport: "loop"})
+		left := protocol.Attachment{Volume: v, Transport: "loop"}
+		if s.old {
+			left.Mark = d.inst.oldMark(v)
+		}
+		d.discard(ctx, left)
 	}
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
@@ -46,7 +51,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	found := map[string]bool{}
 	for name, t := range d.transports {
-		list, err := t.Find(ctx, s.volumes())
+		list, err := t.Find(ctx, s.claims())
 		if err != nil {
 			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
 			list = andNoted(list, s.Attached, name)

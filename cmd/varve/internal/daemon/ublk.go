@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"slices"
 	"time"
@@ -18,23 +17,21 @@ import (
 // ublkTransport serves volumes as ublk devices.
 type ublkTransport struct {
 	store *objstore.Store
-	uuid  string
+	inst  instance
 	log   *slog.Logger
 }
 
-func newUblk(store *objstore.Store, uuid string, log *slog.Logger) transport {
-	return &ublkTransport{store: store, uuid: uuid, log: log}
+func newUblk(store *objstore.Store, inst instance, log *slog.Logger) transport {
+	return &ublkTransport{store: store, inst: inst, log: log}
 }
 
-// ownerOf is what the kernel keeps with a device to say whose it is: a volume of a store.
-func ownerOf(uuid, volume string) uint64 {
-	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "varve\x00%s\x00%s", uuid, volume) // a hash takes everything
-	return h.Sum64()
+// mark is that of a device of this store.
+func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
+	if a.Mark != 0 {
+		return a.Mark
+	}
+	return t.inst.mark(a.Volume)
 }
-
-// Owner is what the kernel keeps with devices of `varve ublk`, which belong to no store.
-var Owner = ownerOf("", "")
 
 func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
 	var none protocol.Attachment
@@ -45,7 +42,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	failpoint.Here(failpoint.AttachOpened)
 	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
-		Owner: ownerOf(t.uuid, r.Volume), Logger: t.log,
+		Owner: t.inst.mark(r.Volume), Logger: t.log,
 	})
 	if err != nil {
 		if errors.Is(err, blockdev.ErrNoUblk) {
@@ -56,6 +53,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	return t.serve(dev, vol), protocol.Attachment{
 		Device: dev.Path(), Transport: "ublk", ID: dev.ID(), CopyMode: string(dev.Mode()),
 		Queues: dev.Queues(), Depth: dev.Depth(), ReadOnly: r.ReadOnly,
+		Mark: t.inst.mark(r.Volume),
 	}, nil
 }
 
@@ -74,31 +72,23 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 	return d
 }
 
-func (t *ublkTransport) Find(ctx context.Context, volumes []string) ([]protocol.Attachment, error) {
+func (t *ublkTransport) Find(ctx context.Context, c claims) ([]protocol.Attachment, error) {
 	for _, v := range slices.Concat(t.store.Volumes(), t.store.ScratchVolumes()) {
-		volumes = append(volumes, v.Name)
+		c.volumes = append(c.volumes, v.Name)
 	}
 	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
 	// end the kernel has not heard yet.
-	return findUnserved(ctx, t.uuid, volumes, func(*blockdev.DeviceInfo) bool { return true })
+	return findOwn(ctx, t.inst, c, func(*blockdev.DeviceInfo) bool { return true })
 }
 
-// findUnserved lists the devices of a store's volumes that are as asked. They are known by the mark that they were
-// made with, which no other store's and no other program's have. With an error some may be missing.
-func findUnserved(ctx context.Context, uuid string, volumes []string, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
-	list, err := blockdev.List(ctx)
-	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
-		return nil, nil // then there are none, or none of ours
-	}
-	owners := map[uint64]string{}
-	for _, v := range volumes {
-		owners[ownerOf(uuid, v)] = v
-	}
+// findOwn lists the devices of a store that are as asked. With an error some may be missing.
+func findOwn(ctx context.Context, in instance, c claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
+	list, err := listUblk(ctx)
 	var found []protocol.Attachment
 	for _, i := range list {
-		if volume, ours := owners[i.Owner]; ours && which(&i) {
+		if volume, ours := c.has(in, &i); ours && which(&i) {
 			found = append(found, protocol.Attachment{
-				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode),
+				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode), Mark: i.Owner,
 				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),
 			})
 		}
@@ -111,18 +101,73 @@ func findUnserved(ctx context.Context, uuid string, volumes []string, which func
 func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	names := map[string]string{}
 	s, err := readState(dir)
-	if err != nil || s.Boot != bootID() {
+	if err != nil {
 		return names
 	}
-	for _, a := range s.Attached {
-		for _, i := range list {
-			if i.Path == a.Device && i.Owner == ownerOf(s.Store, a.Volume) {
-				names[a.Device] = a.Volume
-			}
+	in, err := instanceAt(dir, s.Store)
+	if err != nil {
+		return names
+	}
+	s.bind(in, bootID())
+	c := s.claims()
+	for _, i := range list {
+		if volume, ours := c.has(in, &i); ours {
+			names[i.Path] = volume
 		}
 	}
 	return names
 }
+
+// listUblk lists the machine's ublk devices; none where there can be none, or none of ours.
+func listUblk(ctx context.Context) ([]blockdev.DeviceInfo, error) {
+	list, err := blockdev.List(ctx)
+	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
+		return nil, nil
+	}
+	return list, err
+}
+
+// Foreign implements transport: those devices that are still there, and those with a mark of an older version that
+// nobody has noted.
+func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment, c claims) []protocol.Attachment {
+	list, err := listUblk(ctx)
+	if err != nil {
+		t.log.Warn("not all devices are known", "error", err)
+	}
+	for _, v := range t.store.Volumes() {
+		noted = append(noted, protocol.Attachment{Volume: v.Name, ID: anyNumber, Mark: t.inst.oldMark(v.Name)})
+	}
+	var found []protocol.Attachment
+	for _, i := range list {
+		if _, ours := c.has(t.inst, &i); ours {
+			continue
+		}
+		for _, a := range noted {
+			if a.Mark == i.Owner && (a.ID == i.ID || a.ID == anyNumber) {
+				found = append(found, foreignDevice(&i, a))
+				break
+			}
+		}
+	}
+	return found
+}
+
+const anyNumber = -1 // the ID of an Attachment whose device is known by its mark alone
+
+func foreignDevice(i *blockdev.DeviceInfo, a protocol.Attachment) protocol.Attachment {
+	a.Device, a.ID, a.Transport, a.State = i.Path, i.ID, "ublk", protocol.StateForeign
+	a.Error = foreignWaits
+	if i.ServerAlive {
+		a.Error = fmt.Sprintf("%s; process %d serves it", foreignReason, i.ServerPID)
+	}
+	return a
+}
+
+const (
+	foreignReason = "another store has attached it, of which this one is a copy or a snapshot, or which was here before " +
+		"it was moved to another disk, or its disk mounted anew"
+	foreignWaits = foreignReason + "; its I/O waits for that store's daemon"
+)
 
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
 	vol, err := t.store.OpenVolume(a.Volume, "ublk")
@@ -133,10 +178,13 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 		return nil, err
 	}
 	dev, err := blockdev.Recover(ctx, a.ID, blockdev.NewVolume(vol), blockdev.Options{
-		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: ownerOf(t.uuid, a.Volume), Logger: t.log,
+		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: t.mark(&a), Logger: t.log,
 	})
 	if err != nil {
-		if errors.Is(err, blockdev.ErrMismatch) || errors.Is(err, blockdev.ErrNoDevice) {
+		switch {
+		case errors.Is(err, blockdev.ErrServed):
+			err = protocol.As(errForeign, err)
+		case errors.Is(err, blockdev.ErrMismatch), errors.Is(err, blockdev.ErrNoDevice):
 			err = protocol.As(errUnfit, err)
 		}
 		return nil, errors.Join(err, vol.Close())
@@ -152,7 +200,7 @@ func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, forc
 	if err != nil {
 		return err
 	}
-	if i.Owner != ownerOf(t.uuid, a.Volume) {
+	if i.Owner != t.mark(&a) {
 		return nil // the number is somebody else's by now
 	}
 	if i.ServerAlive {
@@ -207,25 +255,38 @@ func (d *ublkDevice) Leave(ctx context.Context) error {
 	return nil
 }
 
-// waitingDevices lists, by the state that the last daemon wrote, the devices that wait for the next one. It is for
-// those who can't ask the store: it is not open yet.
-func waitingDevices(ctx context.Context, dir string, log *slog.Logger) []protocol.Attachment {
+// orphans are the devices that wait for a server.
+type orphans struct {
+	own     []protocol.Attachment // of the store, by the list that its last daemon wrote
+	foreign []protocol.Attachment // of the store that it may be a copy of
+}
+
+// waitingDevices is for those who can't ask the store: it is not open yet.
+func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphans) {
 	s, err := readState(dir)
 	if err != nil {
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
-		return nil
+		return o
 	}
-	if s.Boot != bootID() || len(s.Attached) == 0 {
-		return nil
+	in, err := instanceAt(dir, s.Store)
+	if err != nil {
+		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+		return o
 	}
-	volumes := make([]string, 0, len(s.Attached))
-	for _, a := range s.Attached {
-		volumes = append(volumes, a.Volume)
+	if s.bind(in, bootID()); len(s.Attached)+len(s.Foreign) == 0 {
+		return o
 	}
-	list, err := findUnserved(ctx, s.Store, volumes, (*blockdev.DeviceInfo).Orphan)
+	o.own, err = findOwn(ctx, in, s.claims(), (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
-		list = andNoted(list, s.Attached, "ublk")
+		o.own = andNoted(o.own, s.Attached, "ublk")
 	}
-	return list
+	o.foreign, err = findOwn(ctx, in, claims{noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
+	if err != nil {
+		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
+	}
+	for i := range o.foreign {
+		o.foreign[i].State, o.foreign[i].Error = protocol.StateForeign, foreignWaits
+	}
+	return o
 }

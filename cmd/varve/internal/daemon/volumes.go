@@ -19,7 +19,7 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol
 	}
 	s := protocol.Stat{Stat: st}
 	d.mu.Lock()
-	s.Attached, s.Mounts = d.shown(), d.mountList()
+	s.Attached, s.Mounts, s.Foreign = d.shown(), d.mountList(), d.shownForeign()
 	d.mu.Unlock()
 	if d.isDaemon() {
 		p := d.ping()

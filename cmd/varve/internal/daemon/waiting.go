@@ -12,6 +12,7 @@ import (
 
 // A device that nobody serves has its I/O wait. What becomes of it:
 //
+//	another daemon serves it (errForeign)    left to that for good
 //	nobody will ever serve it (errUnfit)     removed: whoever waits gets an error, and not nothing for ever
 //	it failed, and nobody has it open        removed; attaching the volume again tells its user why
 //	it failed, and is open                   kept, and tried again after retryFirst, then twice as long each time
@@ -48,6 +49,11 @@ func (w *waiter) shown() protocol.Attachment {
 // decide settles what becomes of a device that can't be served; change is held.
 func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
+	if errors.Is(reason, errForeign) {
+		log.Error("device is served by another daemon, whose it stays", "error", reason)
+		d.forget(a)
+		return
+	}
 	if errors.Is(reason, errUnfit) {
 		log.Error("device can't be served, now or later: removing it, and its I/O fails", "error", reason)
 		d.discard(ctx, a)
@@ -177,7 +183,7 @@ func (d *Daemon) revive(k *attachment, w *waiter) {
 	if !still {
 		return // detached meanwhile
 	}
-	list, err := d.transports[k.Transport].Find(ctx, []string{k.Volume})
+	list, err := d.transports[k.Transport].Find(ctx, claims{volumes: []string{k.Volume}, noted: []protocol.Attachment{k.Attachment}})
 	there := slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device })
 	if !there && err == nil {
 		d.forget(k.Attachment) // gone for good

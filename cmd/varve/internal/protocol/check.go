@@ -73,6 +73,24 @@ func (m MaxSize) Check() error {
 	return nil
 }
 
+// CopiedFroms that Identity takes.
+var CopiedFroms = []string{string(objstore.CopiedStopped), string(objstore.CopiedSnapshot)}
+
+// Check refuses what says nothing, or two things at once.
+func (i Identity) Check() error {
+	switch {
+	case i == Identity{}:
+		return errors.New("nothing is said of the store")
+	case i.Moved && i.NewUUID:
+		return errors.New("a store is either moved or a copy")
+	case i.Moved && i.CopiedFrom != "":
+		return errors.New("a moved store was copied while nobody served it")
+	case i.CopiedFrom != "" && !slices.Contains(CopiedFroms, i.CopiedFrom):
+		return fmt.Errorf("copied from %q; use one of %s", i.CopiedFrom, strings.Join(CopiedFroms, ", "))
+	}
+	return nil
+}
+
 // Check refuses a volume that no store could hold.
 func (c CreateVolume) Check() error {
 	if err := CheckName(c.Name); err != nil {

@@ -32,6 +32,8 @@ type Hello struct {
 	PID     int    `json:"pid"`
 	// Remount: a FUSE mount that is in use goes away, and comes back without what was open. Else it is refused.
 	Remount bool `json:"remount"`
+	// Marks: it takes devices by the mark that comes with them. Else it knows those of older versions alone.
+	Marks bool `json:"marks"`
 }
 
 // Offer is what there is to take over, or why it is not given.

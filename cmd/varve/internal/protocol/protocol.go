@@ -4,6 +4,7 @@
 //	GET    /v1/ping                       Ping
 //	GET    /v1/stat                       Stat
 //	PUT    /v1/max-size                   MaxSize        -> Stat
+//	PUT    /v1/identity                   Identity       -> Identified
 //	GET    /v1/volumes                    []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
 //	GET    /v1/volumes/NAME               Volume
@@ -55,6 +56,23 @@ type Ping struct {
 // MaxSize asks to bound what the store takes on disk.
 type MaxSize struct {
 	Bytes int64 `json:"bytes"` // 0: no maximum
+}
+
+// Identity is what somebody says of a store that was copied or moved.
+type Identity struct {
+	// Moved: it is the store that has attached the devices in its list, at another place.
+	Moved bool `json:"moved"`
+	// CopiedFrom is one of CopiedFroms; empty: nothing is said of it.
+	CopiedFrom string `json:"copied_from"`
+	// NewUUID: it is a copy, and gets a UUID of its own.
+	NewUUID bool `json:"new_uuid"`
+}
+
+// Identified is what came of it.
+type Identified struct {
+	UUID    string       `json:"uuid"`
+	Volumes []string     `json:"volumes,omitempty"` // taken into service
+	Devices []Attachment `json:"devices,omitempty"` // the next daemon takes them
 }
 
 // CreateVolume asks for a volume.
@@ -124,6 +142,8 @@ type Attachment struct {
 	Snapshot string `json:"snapshot,omitempty"`
 	// MountedAt is the directory at which AutoDetach says that the device was mounted.
 	MountedAt string `json:"mounted_at,omitempty"`
+	// Mark is what the driver keeps with the device to say whose it is; between daemons alone.
+	Mark uint64 `json:"mark,omitempty"`
 
 	// In lists alone.
 	State   string    `json:"state,omitempty"`
@@ -135,6 +155,7 @@ type Attachment struct {
 const (
 	StateServed  = "served"
 	StateWaiting = "waiting" // nobody serves it, and its I/O waits
+	StateForeign = "foreign" // another store's, which this one may be a copy of; see Stat.Foreign
 )
 
 // Attached is an Attachment that was just made, with what the user should know about it.
@@ -185,5 +206,8 @@ type Stat struct {
 	objstore.Stat
 	Daemon   *Ping        `json:"daemon"` // null: none runs
 	Attached []Attachment `json:"attached"`
-	Mounts   []Mount      `json:"mounts"`
+	// Foreign are devices that this store does not touch although its list has them: it is a copy of the one that they
+	// belong to, or was moved.
+	Foreign []Attachment `json:"foreign,omitempty"`
+	Mounts  []Mount      `json:"mounts"`
 }
