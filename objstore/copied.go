@@ -25,10 +25,10 @@ import (
 type CopiedFrom string
 
 const (
-	// CopiedStopped: nobody had the store open while its files were copied, or its disk was moved. Its daemon may have been
+	// CopiedStopped says that nobody had the store open while its files were copied, or its disk was moved. Its daemon may have been
 	// killed before. All that was acknowledged counts.
 	CopiedStopped CopiedFrom = "stopped"
-	// CopiedSnapshot: they were copied from a snapshot of the disk below. All that was flushed counts.
+	// CopiedSnapshot says that they were copied from a snapshot of the disk below. All that was flushed counts.
 	CopiedSnapshot CopiedFrom = "snapshot"
 )
 
