@@ -127,6 +127,9 @@ func TestCopyLeavesDevices(t *testing.T) {
 // somebody says so; one that was renamed, without a word. Nothing that was acknowledged is lost.
 func TestMovedStore(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
+	other := t.TempDir()
+	must(ctx, t, "mount", "-t", "tmpfs", "none", other)
+	t.Cleanup(func() { run(context.Background(), "umount", "-l", other) })
 	n := newNode(ctx, t)
 	n.serve(ctx)
 	dev := n.volume(ctx, "a", "64M")
@@ -156,9 +159,6 @@ func TestMovedStore(t *testing.T) {
 	same()
 	copyIn()
 	n.kill(ctx)
-	other := t.TempDir()
-	must(ctx, t, "mount", "-t", "tmpfs", "none", other)
-	t.Cleanup(func() { run(context.Background(), "umount", "-l", other) })
 	moved := filepath.Join(other, "store")
 	must(ctx, t, "mv", n.store, moved) // to another filesystem
 	n.store = moved
