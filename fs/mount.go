@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"varve/fs/loopdev"
@@ -198,25 +199,9 @@ func detachLoops(devices []loopdev.Device, log *slog.Logger) {
 
 // varveMountedAt says whether the uppermost mount at dir is of this program's type.
 func varveMountedAt(dir string) (bool, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err != nil {
 		return false, fmt.Errorf("read the mount table: %w", err)
 	}
-	return topMountType(string(info), dir) == fsType, nil
-}
-
-// topMountType gives the type of the last mount at dir in the text of a mountinfo file, whose lines are
-//
-//	36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/root rw
-func topMountType(mountinfo, dir string) string {
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	found := ""
-	for line := range strings.Lines(mountinfo) {
-		before, after, ok := strings.Cut(line, " - ")
-		at, kind := strings.Fields(before), strings.Fields(after)
-		if ok && len(at) >= 5 && len(kind) > 0 && unescape.Replace(at[4]) == dir {
-			found = kind[0]
-		}
-	}
-	return found
+	return len(list) > 0 && list[len(list)-1].FSType == fsType, nil
 }

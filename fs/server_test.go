@@ -219,19 +219,3 @@ func asNobody(path string) error {
 	}
 	return nil
 }
-
-func TestMountinfo(t *testing.T) {
-	const table = `22 1 254:0 / / rw - ext4 /dev/root rw
-40 22 0:30 / /mnt/a\040b rw,nosuid shared:7 - fuse.varve varve rw,user_id=0
-41 22 0:31 / /mnt/c rw - fuse.varve varve rw
-42 22 0:32 / /mnt/c rw - tmpfs tmpfs rw
-43 broken
-`
-	for dir, want := range map[string]string{
-		"/": "ext4", "/mnt/a b": "fuse.varve", "/mnt/c": "tmpfs", "/mnt": "", "/mnt/d": "",
-	} {
-		if got := topMountType(table, dir); got != want {
-			t.Errorf("%s: %q, want %q", dir, got, want)
-		}
-	}
-}

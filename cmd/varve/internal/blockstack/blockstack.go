@@ -13,7 +13,6 @@
 package blockstack
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +20,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // Layer is one thing that a directory lies on.
@@ -65,13 +66,10 @@ func below(root, path string) ([]Layer, error) {
 
 type walk struct {
 	root   string
-	mounts []mountPoint
+	mounts []*mountinfo.Info
 	seen   map[string]bool
 	layers []Layer
 }
-
-// mountPoint is a line of mountinfo.
-type mountPoint struct{ dir, device, kind, source, options string }
 
 func (w *walk) readMounts() error {
 	f, err := os.Open(w.root + "/proc/self/mountinfo")
@@ -79,33 +77,19 @@ func (w *walk) readMounts() error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20) // overlayfs has long lines
-	for sc.Scan() {
-		// ID parent major:minor root MOUNTPOINT options [optional…] - TYPE source options
-		head, tail, ok := strings.Cut(sc.Text(), " - ")
-		h, t := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(h) < 5 || len(t) < 2 {
-			continue
-		}
-		m := mountPoint{dir: unescape.Replace(h[4]), device: h[2], kind: t[0], source: unescape.Replace(t[1])}
-		if len(t) > 2 {
-			m.options = unescape.Replace(t[2])
-		}
-		w.mounts = append(w.mounts, m)
-	}
-	return sc.Err()
+	w.mounts, err = mountinfo.GetMountsFromReader(f, nil)
+	return err
 }
 
-// unescape undoes the kernel's octal escapes.
+// unescape undoes the kernel's octal escapes in options, which the library leaves as they are.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // path goes on with the mount that a path is in: the longest mount point above it, and of equal ones the last.
 func (w *walk) path(path string, over []string) error {
-	var in *mountPoint
-	for i := range w.mounts {
-		m := &w.mounts[i]
-		if (path == m.dir || strings.HasPrefix(path, strings.TrimSuffix(m.dir, "/")+"/")) && (in == nil || len(m.dir) >= len(in.dir)) {
+	var in *mountinfo.Info
+	for _, m := range w.mounts {
+		at := m.Mountpoint
+		if (path == at || strings.HasPrefix(path, strings.TrimSuffix(at, "/")+"/")) && (in == nil || len(at) >= len(in.Mountpoint)) {
 			in = m
 		}
 	}
@@ -113,18 +97,18 @@ func (w *walk) path(path string, over []string) error {
 		return nil // not in our namespace
 	}
 	switch {
-	case !strings.HasPrefix(in.device, "0:"):
-		return w.device(w.root+"/sys/dev/block/"+in.device, over)
-	case in.kind == "fuse" || strings.HasPrefix(in.kind, "fuse."):
-		w.add(in.dir, over)
+	case in.Major != 0:
+		return w.device(fmt.Sprintf("%s/sys/dev/block/%d:%d", w.root, in.Major, in.Minor), over)
+	case in.FSType == "fuse" || strings.HasPrefix(in.FSType, "fuse."):
+		w.add(in.Mountpoint, over)
 		return nil
-	case in.kind == "overlay":
+	case in.FSType == "overlay":
 		return w.overlay(in, over)
 	}
 	var errs []error
-	for _, source := range strings.Split(in.source, ":") {
+	for _, source := range strings.Split(in.Source, ":") {
 		if node, err := filepath.EvalSymlinks(w.root + source); err == nil && strings.HasPrefix(source, "/dev/") {
-			errs = append(errs, w.multi(in.kind, filepath.Base(node), over))
+			errs = append(errs, w.multi(in.FSType, filepath.Base(node), over))
 		}
 	}
 	return errors.Join(errs...)
@@ -147,9 +131,9 @@ func (w *walk) multi(kind, name string, over []string) error {
 	return errors.Join(errs...)
 }
 
-func (w *walk) overlay(m *mountPoint, over []string) error {
+func (w *walk) overlay(m *mountinfo.Info, over []string) error {
 	var errs []error
-	for _, o := range strings.Split(m.options, ",") {
+	for _, o := range strings.Split(unescape.Replace(m.VFSOptions), ",") {
 		key, dirs, _ := strings.Cut(o, "=")
 		if key != "upperdir" && key != "lowerdir" && key != "lowerdir+" && key != "datadir+" {
 			continue

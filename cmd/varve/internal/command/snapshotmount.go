@@ -13,6 +13,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/diskfs"
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -147,7 +148,7 @@ func umountSnapshot(ctx context.Context, c *client.Client, dir string) error {
 	}
 	if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w; close what is open below it first", protocol.ErrBusy)
+			return fmt.Errorf("%w: %s; close what is open below it first", protocol.ErrBusy, holders.OfMount(dir))
 		}
 		return err
 	}
@@ -163,7 +164,7 @@ func umountSnapshot(ctx context.Context, c *client.Client, dir string) error {
 
 // mountedDevice is the source of the uppermost mount at dir.
 func mountedDevice(dir string) (string, error) {
-	list, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err == nil && len(list) == 0 {
 		err = errors.New("nothing is mounted there")
 	}

@@ -14,6 +14,7 @@ import (
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -197,8 +198,8 @@ func awaitDevice(ctx context.Context, dev *blockdev.Device) error {
 	defer cancel()
 	err := dev.Stop(ctx, false)
 	if errors.Is(err, blockdev.ErrBusy) {
-		err = errors.Join(fmt.Errorf("%s is in use: its I/O waits for `varve ublk recover %d`, or `varve ublk del %d --force`",
-			dev.Path(), dev.ID(), dev.ID()), dev.Quiesce(ctx))
+		err = errors.Join(fmt.Errorf("%s is in use (%s): its I/O waits for `varve ublk recover %d`, or `varve ublk del %d --force`",
+			dev.Path(), holders.OfDevice(dev.Path()), dev.ID(), dev.ID()), dev.Quiesce(ctx))
 	}
 	return err
 }

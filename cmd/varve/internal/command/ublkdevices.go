@@ -12,6 +12,7 @@ import (
 	"varve/blockdev"
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -125,7 +126,8 @@ It refuses while the device is open, unless --force.`,
 			}
 			err = blockdev.Delete(cmd.Context(), id, force)
 			if errors.Is(err, blockdev.ErrBusy) {
-				err = fmt.Errorf("%w; unmount or close it first, or use --force", protocol.ErrBusy)
+				err = fmt.Errorf("%w: %s; unmount or close it first, or use --force",
+					protocol.ErrBusy, holders.OfDevice(fmt.Sprintf("/dev/ublkb%d", id)))
 			}
 			return doing(fmt.Sprintf("delete ublk device %d", id), err)
 		},

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 	"varve/objstore/failpoint"
@@ -245,7 +246,12 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		return protocol.Attachment{}, protocol.As(objstore.ErrNotFound,
 			fmt.Errorf("%q is neither an attached volume nor the device of one", r.Target))
 	}
-	return k.Attachment, d.detach(ctx, k, r.Force)
+	err = d.detach(ctx, k, r.Force)
+	if errors.Is(err, protocol.ErrBusy) {
+		err = fmt.Errorf("%s (volume %q): %w: %s; unmount or close it first, or use --force",
+			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
+	}
+	return k.Attachment, err
 }
 
 // resolveNode follows symbolic links to a device node.
@@ -280,9 +286,6 @@ func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
 	if err := k.dev.Stop(ctx, force); err != nil {
 		d.setLeaving(k, false)
 		d.seeEnd(k)
-		if errors.Is(err, protocol.ErrBusy) {
-			return fmt.Errorf("%s (volume %q): %w; unmount or close it first, or use --force", k.Device, k.Volume, err)
-		}
 		return fmt.Errorf("detach %s (volume %q): %w", k.Device, k.Volume, err)
 	}
 	d.drop(k)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/failpoint"
 )
@@ -137,11 +138,13 @@ func (d *Daemon) mayHandOver(h *handover) error {
 			"devices' users believe; unmount them, then varve stop", st.ReadOnly)
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stopping {
+	stopping := d.stopping
+	devices, mounts := d.held()
+	d.mu.Unlock()
+	if stopping {
 		return protocol.ErrStopping
 	}
-	for _, k := range d.attached {
+	for _, k := range devices {
 		if k.Mark != 0 && k.Mark != d.inst.oldMark(k.Volume) && !h.hello.Marks {
 			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) was attached by version %s, and version %s can't take "+
 				"it over; detach it first", k.Device, k.Volume, d.version, h.hello.Version))
@@ -151,7 +154,7 @@ func (d *Daemon) mayHandOver(h *handover) error {
 				k.Device, k.Volume, k.Transport, errCannotLeave))
 		}
 	}
-	for _, m := range d.mounts {
+	for _, m := range mounts {
 		if !h.hello.Remount && m.m.Busy() {
 			return mountBusy(m.Dir)
 		}
@@ -160,8 +163,8 @@ func (d *Daemon) mayHandOver(h *handover) error {
 }
 
 func mountBusy(dir string) error {
-	return fmt.Errorf("%s: %w, and what is open below a mount can not be handed over; close it first, or use --remount "+
-		"and it fails", dir, protocol.ErrBusy)
+	return fmt.Errorf("%s: %w: %s; what is open below a mount can not be handed over: close it first, or use --remount "+
+		"and it fails", dir, protocol.ErrBusy, holders.OfMount(dir))
 }
 
 // prepare does what can be done while I/O goes on. After an error everything is as before.
@@ -230,7 +233,7 @@ func (d *Daemon) letGoMount(k *mount, h *handover) error {
 		if !h.hello.Remount {
 			return mountBusy(k.Dir) // since it was looked at
 		}
-		h.given.Notes = append(h.given.Notes, fmt.Sprintf("%s was in use: what was open below it fails", k.Dir))
+		h.given.Notes = append(h.given.Notes, fmt.Sprintf("%s was in use (%s): what was open below it fails", k.Dir, holders.OfMount(k.Dir)))
 		err = d.unmount(k, true)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -99,7 +100,7 @@ func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unm
 	}
 	if err := d.unmount(k, false); err != nil {
 		if errors.Is(err, protocol.ErrBusy) {
-			return none{}, fmt.Errorf("%s: %w; close what is open below it first", r.Dir, err)
+			return none{}, fmt.Errorf("%s: %w: %s; close what is open below it first", r.Dir, err, holders.OfMount(r.Dir))
 		}
 		return none{}, err
 	}

@@ -1,12 +1,11 @@
 package daemon
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"varve/fs"
@@ -39,24 +38,9 @@ func mountInUse(dir string) bool {
 
 // mountedAt gives the type of the file system mounted last at dir, "" if none is.
 func mountedAt(dir string) (string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
+	if err != nil || len(list) == 0 {
 		return "", err
 	}
-	defer func() { _ = f.Close() }()
-	kind := ""
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		// ID parent major:minor root MOUNTPOINT options [optional…] - TYPE source options
-		head, tail, ok := strings.Cut(sc.Text(), " - ")
-		fields := strings.Fields(head)
-		if !ok || len(fields) < 5 || unescapeMount(fields[4]) != dir {
-			continue
-		}
-		kind, _, _ = strings.Cut(tail, " ")
-	}
-	return kind, sc.Err()
+	return list[len(list)-1].FSType, nil
 }
-
-// unescapeMount undoes the kernel's octal escapes of space, tab, newline and backslash.
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace

@@ -55,12 +55,6 @@ func TestState(t *testing.T) {
 	}
 }
 
-func TestUnescapeMount(t *testing.T) {
-	if got := unescapeMount(`/a\040b\134c`); got != `/a b\c` {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestWithin(t *testing.T) {
 	for _, c := range []struct {
 		dir, path string

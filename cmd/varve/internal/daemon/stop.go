@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -40,11 +41,12 @@ func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
 // mayStop refuses while a device is open that can't wait for the next daemon.
 func (d *Daemon) mayStop() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, k := range d.attached {
+	devices, _ := d.held()
+	d.mu.Unlock()
+	for _, k := range devices {
 		if k.Transport == "loop" && k.dev.Claimed() {
-			return fmt.Errorf("%s (volume %q): %w, and %w: unmount it first, or stop with --detach and its I/O fails",
-				k.Device, k.Volume, protocol.ErrBusy, errCannotLeave)
+			return fmt.Errorf("%s (volume %q): %w: %s, and %w: unmount it first, or stop with --detach and its I/O fails",
+				k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device), errCannotLeave)
 		}
 	}
 	return nil
@@ -68,7 +70,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	for _, k := range mounts {
 		err := d.unmount(k, false)
 		if errors.Is(err, protocol.ErrBusy) {
-			s.note(fmt.Sprintf("%s was in use: what is open below it fails from now on", k.Dir))
+			s.note(fmt.Sprintf("%s was in use (%s): what is open below it fails from now on", k.Dir, holders.OfMount(k.Dir)))
 			err = d.unmount(k, true)
 		}
 		if err != nil {
@@ -102,8 +104,12 @@ func (d *Daemon) held() ([]*attachment, []*mount) {
 // parting collects what to tell of a stop.
 type parting struct {
 	protocol.Stopped
-	log *slog.Logger
+	log   *slog.Logger
+	looks int // for holders of devices
 }
+
+// maxLooks is how many devices' holders are looked for at a stop: it has to end soon, with any number of devices.
+const maxLooks = 8
 
 func (p *parting) note(text string) {
 	p.log.Warn("stopping: " + text)
@@ -115,7 +121,12 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 	defer cancel()
 	err := d.detach(ctx, k, detach)
 	why := "is open"
-	if err != nil && !errors.Is(err, protocol.ErrBusy) {
+	switch {
+	case errors.Is(err, protocol.ErrBusy):
+		if s.looks++; s.looks <= maxLooks {
+			why = fmt.Sprintf("is open (%s)", holders.OfDevice(k.Device))
+		}
+	case err != nil:
 		why = fmt.Sprintf("was not detached (%v)", err)
 	}
 	if err != nil {

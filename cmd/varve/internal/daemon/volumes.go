@@ -2,9 +2,14 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -123,10 +128,30 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none)
 		return none{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
 	}
 	if err := d.store.DeleteVolume(ctx, name); err != nil {
-		return none{}, err
+		return none{}, d.whoHas(name, err)
 	}
 	d.log.Info("volume deleted", "volume", name)
 	return none{}, nil
+}
+
+// whoHas adds who has a volume's files open in the mounts, where that is why it is in use.
+func (d *Daemon) whoHas(volume string, err error) error {
+	v, verr := d.store.VolumeInfo(volume)
+	if !errors.Is(err, objstore.ErrInUse) || verr != nil || !slices.Contains(v.Users, "fuse") {
+		return err
+	}
+	d.mu.Lock()
+	_, mounts := d.held()
+	d.mu.Unlock()
+	var who []string
+	for _, m := range mounts {
+		path := filepath.Join(m.Dir, "volumes", volume)
+		who = append(who, path+": "+holders.OfPath(m.Dir, path))
+	}
+	if who == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%s); close that first", err, strings.Join(who, "; "))
 }
 
 func (d *Daemon) serveSnapshots(_ context.Context, r *http.Request, _ none) ([]objstore.SnapshotInfo, error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -229,8 +230,8 @@ func (d *Daemon) findWaiting(target, node string) (protocol.Attachment, bool) {
 func (d *Daemon) detachWaiting(ctx context.Context, a protocol.Attachment, force bool) error {
 	err := d.transports[a.Transport].Discard(ctx, a, force)
 	if errors.Is(err, protocol.ErrBusy) {
-		return fmt.Errorf("%s (volume %q): %w: its I/O waits for a server; start the daemon again, or use --force",
-			a.Device, a.Volume, err)
+		return fmt.Errorf("%s (volume %q): %w: %s; its I/O waits for a server: start the daemon again, or use --force",
+			a.Device, a.Volume, err, holders.OfDevice(a.Device))
 	}
 	if err != nil {
 		return err
