@@ -63,6 +63,7 @@ kernel: ## build the test kernel (once; cached) and print its path as the last l
 # make itself says only 0 or 2; integration/vm/run returns the command's own status.
 vm: ## run CMD='...' in the test kernel; fails as it does ("Error 3" for exit status 3)
 	@[ -n "$$VARVE_VM_CMD" ] || { echo "usage: make vm CMD='command line'" >&2; exit 2; }
+	@$(MAKE) -s build
 	@integration/vm/run $(VMFLAGS) -- "$$VARVE_VM_CMD"
 export VARVE_VM_CMD := $(value CMD)
 

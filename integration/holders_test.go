@@ -67,7 +67,7 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	<-apart.done
 
 	// The device mapper over it, and what is mounted from there.
-	must(ctx, t, "dmsetup", "create", "over-"+transport, "--table", fmt.Sprintf("0 %d linear %s 0", 256<<11, dev))
+	must(ctx, t, "dmsetup", "--noudevsync", "--noudevrules", "create", "over-"+transport, "--table", fmt.Sprintf("0 %d linear %s 0", 256<<11, dev))
 	dm := filepath.Join("/dev/mapper", "over-"+transport)
 	over := mount(ctx, t, dm, "")
 	node, err := filepath.EvalSymlinks(dm)
@@ -80,7 +80,7 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	}
 	refuse(node+" (over-"+transport+") on top of "+dev, node+" mounted at "+over.dir)
 	over.unmount(ctx)
-	must(ctx, t, "dmsetup", "remove", "over-"+transport)
+	must(ctx, t, "dmsetup", "--noudevsync", "--noudevrules", "remove", "over-"+transport)
 
 	if transport == "ublk" {
 		again := mount(ctx, t, dev, "")

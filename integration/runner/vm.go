@@ -22,9 +22,9 @@ import (
 const vmUsage = `integration/vm/run [--mem SIZE] [--tmp SIZE] [--timeout SECONDS] [--disk FILE]... [--share DIR]... -- CMD...
 Runs one command in the test kernel, with this machine's root as its root, and returns its exit status.
 
-CMD is one bash command line, run in the caller's directory with PATH, HOME, GO* and VARVE_* kept and nothing on its
-standard input. /tmp, /run and /dev/shm are new and empty and die with the machine; VARVE_VM_DIR is a directory that
-outlives it until this program ends. SIGUSR1 to this program is a power cut: the machine is killed where it is, status
+CMD is one bash command line, run in the caller's directory with PATH, HOME, GO* and VARVE_* kept, bin of the checkout
+first in PATH, and nothing on its standard input. /tmp, /run and /dev/shm are new and empty and die with the machine;
+VARVE_VM_DIR is a directory that outlives it until this program ends. SIGUSR1 to this program is a power cut: the machine is killed where it is, status
 137. A CMD that can't end, since a process of it waits in the kernel, makes the file stuck in VARVE_VM_DIR: the machine is
 killed a second later, status 125. An oops or a panic is a failure, status 125, whatever CMD said; kernel warnings are shown.
 
@@ -160,7 +160,7 @@ func (m *vm) prepare() (err error) {
 	if err := os.WriteFile(m.file("shares"), []byte(hidden(append([]string{checkout, cwd}, m.shares...))), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(m.file("cmd"), []byte(script(os.Environ(), m.dir, cache, cwd, m.command)), 0o600)
+	return os.WriteFile(m.file("cmd"), []byte(script(os.Environ(), checkout, m.dir, cache, cwd, m.command)), 0o600)
 }
 
 func (m *vm) file(name string) string { return filepath.Join(m.dir, name) }
@@ -199,8 +199,8 @@ func hidden(dirs []string) string {
 	return strings.Join(slices.Compact(lines), "")
 }
 
-// script is what bash runs in the machine.
-func script(environ []string, dir, cache, cwd, command string) string {
+// script is what bash runs in the machine. The programs that were built in the checkout are found first.
+func script(environ []string, checkout, dir, cache, cwd, command string) string {
 	var b strings.Builder
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
@@ -210,6 +210,7 @@ func script(environ []string, dir, cache, cwd, command string) string {
 			fmt.Fprintf(&b, "export %s=%s\n", name, quote(value))
 		}
 	}
+	fmt.Fprintf(&b, "export PATH=%s:$PATH\n", quote(filepath.Join(checkout, "bin")))
 	fmt.Fprintf(&b, "export VARVE_VM=1 VARVE_VM_DIR=%s VARVE_CACHE=%s\ncd %s\n%s\n", quote(dir), quote(cache), quote(cwd), command)
 	return b.String()
 }

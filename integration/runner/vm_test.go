@@ -59,8 +59,27 @@ func TestVMEnvironment(t *testing.T) {
 	if want := dir + "|a 'b' $c\nd|1|" + m.dir + "|"; out.String() != want {
 		t.Errorf("the command saw %q, want %q", out, want)
 	}
-	if s := script([]string{"UNRELATED=x", "GOFLAGS=-v"}, "d", "c", "w", "true"); strings.Contains(s, "UNRELATED") || !strings.Contains(s, "GOFLAGS='-v'") {
+	if s := script([]string{"UNRELATED=x", "GOFLAGS=-v"}, "o", "d", "c", "w", "true"); strings.Contains(s, "UNRELATED") || !strings.Contains(s, "GOFLAGS='-v'") {
 		t.Errorf("script is %q", s)
+	}
+}
+
+// A program that was built in the checkout is found by its name, before one of that name elsewhere.
+func TestVMFindsPrograms(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{"bin/varve": "#!/bin/sh\necho built\n", "varve": "#!/bin/sh\necho another\n"} {
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Chdir(dir)
+	m, out, _ := newFakeVM(t, "varve")
+	if status, err := m.run(nil); err != nil || status != 0 || out.String() != "built\n" {
+		t.Errorf("status %d, %v: %q", status, err, out.String())
 	}
 }
 
