@@ -56,7 +56,7 @@ var jsonNames = map[string]reflect.Type{
 	"Stopped": reflect.TypeFor[protocol.Stopped](), "Upgraded": reflect.TypeFor[protocol.Upgraded](),
 	"Process": reflect.TypeFor[protocol.Process](), "UpgradedDevice": reflect.TypeFor[protocol.UpgradedDevice](),
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
-	"Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
+	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
 }
 
 // jsonField is a field as it is written.
@@ -83,6 +83,9 @@ func fieldsOf(t reflect.Type) []jsonField {
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if t == reflect.TypeFor[protocol.Attachment]() && name == "mark" {
+			continue // between daemons alone: Attachment.Shown takes it out
+		}
 		own = append(own, jsonField{name, strings.Contains(options, "omit"), f.Type})
 	}
 	for _, f := range inherited {

@@ -35,7 +35,7 @@ func (d *Daemon) shown() []protocol.Attachment {
 		list = append(list, w.shown())
 	}
 	for i := range list {
-		list[i].Mark = 0
+		list[i] = list[i].Shown()
 	}
 	return inOrder(list)
 }
@@ -44,7 +44,7 @@ func (d *Daemon) shown() []protocol.Attachment {
 func (d *Daemon) shownForeign() []protocol.Attachment {
 	list := slices.Clone(d.foreign)
 	for i := range list {
-		list[i].Mark = 0
+		list[i] = list[i].Shown()
 	}
 	return inOrder(list)
 }
@@ -97,8 +97,7 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
 		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
-	a.Mark = 0
-	return protocol.Attached{Attachment: a, Notes: append(notes, d.foreignNotes(a.Volume)...)}, nil
+	return protocol.Attached{Attachment: a.Shown(), Notes: append(notes, d.foreignNotes(a.Volume)...)}, nil
 }
 
 func (d *Daemon) mayAttach(volume string) error {
@@ -237,7 +236,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	defer d.sweepScratch(ctx)
 	k := d.find(target, node)
 	if a, waits := d.findWaiting(target, node); k == nil && waits {
-		return a, d.detachWaiting(ctx, a, r.Force)
+		return a.Shown(), d.detachWaiting(ctx, a, r.Force)
 	}
 	if err := d.foreignTo(r.Target, node); k == nil && err != nil {
 		return protocol.Attachment{}, err
@@ -251,7 +250,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		err = fmt.Errorf("%s (volume %q): %w: %s; unmount or close it first, or use --force",
 			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
 	}
-	return k.Attachment, err
+	return k.Attachment.Shown(), err
 }
 
 // resolveNode follows symbolic links to a device node.

@@ -196,9 +196,19 @@ func TestReleaseLeavesOpenDevices(t *testing.T) {
 	w.attach(t, "idle")
 	w.attach(t, "open")
 	w.ublk.device("open").set(true)
+	w.d.mu.Lock()
+	for _, k := range w.d.attached {
+		k.Mark = 1<<63 | 1
+	}
+	w.d.mu.Unlock()
 	s, err := w.c.Stop(t.Context(), protocol.Stop{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, a := range append(s.Left, s.Detached...) {
+		if a.Mark != 0 {
+			t.Errorf("%s is told with its mark", a.Device)
+		}
 	}
 	if len(s.Left) != 1 || s.Left[0].Volume != "open" || len(s.Detached) != 1 || s.Detached[0].Volume != "idle" || len(s.Notes) != 1 {
 		t.Errorf("stopped: %+v", s)

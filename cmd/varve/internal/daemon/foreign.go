@@ -88,7 +88,7 @@ func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.
 	defer d.mu.Unlock()
 	ans.UUID = d.uuid
 	for i := range ans.Devices {
-		ans.Devices[i].Mark = 0
+		ans.Devices[i] = ans.Devices[i].Shown()
 	}
 	return ans, nil
 }

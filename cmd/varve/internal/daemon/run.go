@@ -46,7 +46,7 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 		o.Ready = func(*protocol.Upgraded) {}
 	}
 	files := vfs.OS(dir)
-	defer func() { _ = files.Close() }() // a handle only
+	defer func() { _ = files.Close() }()       // a handle only
 	if at, err := files.Handle(); err == nil { // else the opening will say what is wrong with it
 		o.Process.Unlocked = filepath.Join(at, objstore.IndexDir)
 	}

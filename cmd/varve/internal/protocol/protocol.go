@@ -151,6 +151,12 @@ type Attachment struct {
 	RetryAt time.Time `json:"retry_at,omitzero"` // when serving it is tried again
 }
 
+// Shown is the attachment as users see it.
+func (a Attachment) Shown() Attachment {
+	a.Mark = 0
+	return a
+}
+
 // States of an Attachment.
 const (
 	StateServed  = "served"
