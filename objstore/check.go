@@ -45,6 +45,7 @@ type CheckReport struct {
 	Images   int      `json:"images"`
 	Tail     int64    `json:"tail"` // bytes that have not settled, and were only read
 	Damage   []Damage `json:"damage"`
+	Strays   []string `json:"strays,omitempty"` // files among the store's that are none of them, and were left alone
 }
 
 // Damaged counts what was found and not mended.
@@ -127,6 +128,7 @@ func (c *checker) known() {
 	s := c.s
 	s.badMu.Lock()
 	repairs, losses := slices.Clone(s.repairs), slices.Clone(s.losses)
+	c.report.Strays = slices.Clone(s.strays)
 	s.badMu.Unlock()
 	for _, d := range repairs {
 		c.report.Damage[c.found(d)].Mended = true

@@ -663,7 +663,7 @@ func TestIndexThatCantBeDeleted(t *testing.T) {
 	s := openTest(t, dir, Options{})
 	must(t, s.Close())
 	must(t, os.WriteFile(filepath.Join(dir, IndexDir, "MANIFEST"), []byte("nothing that badger knows"), 0o600))
-	stuck := filepath.Join(dir, IndexDir, "stuck") // as a directory whose inode is lost
+	stuck := filepath.Join(dir, IndexDir, "000001.sst") // as a file whose inode is lost
 	must(t, os.Mkdir(stuck, 0o700))
 	if err := unix.Mount("varve-test", stuck, "tmpfs", 0, ""); err != nil {
 		t.Skip("no tmpfs can be mounted: ", err)

@@ -114,6 +114,7 @@ type damageBook struct {
 	bad     map[place]bool  // where an object can't be read, or (true) is another one and nobody is let read it
 	repairs []*CorruptError // damage that opening has mended
 	losses  []*CorruptError // damage that opening has found and could not mend
+	strays  []string        // files that opening has found, and that are none of the store's
 	anyBad  atomic.Bool     // for a look without the lock
 	heals   atomic.Int64    // how often something that was lost has come back
 }

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -167,25 +167,44 @@ func (s *Store) openSegments() error {
 		return err
 	}
 	dirs := map[uint32]bool{}
-	var ids []uint32
+	var files []*segmentFile
 	for _, n := range names {
-		var id uint32
-		if _, err := fmt.Sscanf(n, "%08x.", &id); err != nil || id == 0 || len(n) != 12 {
-			s.log.Warn("a file that is none of the store's", "file", segmentDir+"/"+n)
-			continue
-		}
-		if strings.HasSuffix(n, ".dir") {
+		switch id, dir, ok := parseSegmentName(n); {
+		case !ok:
+			s.stray(segmentDir + "/" + n)
+		case dir:
 			dirs[id] = true
-		} else {
-			ids = append(ids, id)
+		default:
+			files = append(files, &segmentFile{id: id})
 		}
 	}
-	closed := map[uint32]bool{} // those that their disk doesn't let us open
-	for _, id := range ids {
-		g, err := openSegment(s.fs, id, s.sb.id, dirs[id])
-		if unreadable(err) { // it may be better the second time
-			g, err = openSegment(s.fs, id, s.sb.id, dirs[id])
+	_ = together(files, func(f *segmentFile) error { // each has its own error
+		f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
+		if unreadable(f.err) { // it may be better the second time
+			f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
 		}
+		return nil
+	})
+	if err := s.takeSegments(files, dirs); err != nil {
+		return err
+	}
+	// The process that made a directory may have been killed before it could sync its name.
+	return s.fs.SyncDir(segmentDir)
+}
+
+// segmentFile is a file of segmentDir that was opened, or why it was not.
+type segmentFile struct {
+	id  uint32
+	seg *segment
+	err error
+}
+
+// takeSegments takes over what was opened. dirs are the segments that have a directory.
+func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
+	closed := map[uint32]bool{} // those that their disk doesn't let us open
+	var first error
+	for _, f := range files {
+		id, g, err := f.id, f.seg, f.err
 		if unreadable(err) {
 			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: err})
 			closed[id] = true
@@ -196,13 +215,16 @@ func (s *Store) openSegments() error {
 			// A power cut before the segment's header was durable: nothing refers to it.
 			s.log.Info("an unfinished segment is removed", "segment", id)
 			err = s.fs.Remove(segmentName(id))
-			if err != nil {
-				return err
+			if first == nil {
+				first = err
 			}
 			continue
 		}
 		if err != nil {
-			return err
+			if first == nil {
+				first = err
+			}
+			continue // the others are closed with the store
 		}
 		s.checkDir(g)
 		if g.mended != nil {
@@ -217,14 +239,13 @@ func (s *Store) openSegments() error {
 		s.nodeBytes.Add(g.nodes)
 		s.nextSegment = max(s.nextSegment, uint64(id)+1)
 	}
+	if first != nil {
+		return first
+	}
 	for id := range s.refs.dirs {
 		if s.segments.get(id) == nil && !dirs[id] && !closed[id] {
 			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
-	}
-	// The process that made a directory may have been killed before it could sync its name.
-	if err := s.fs.SyncDir(segmentDir); err != nil {
-		return err
 	}
 	for id := range dirs {
 		s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")})
@@ -346,20 +367,15 @@ func (s *Store) replayJournals() error {
 	}
 	gens := map[uuid.UUID][]uint64{}
 	for _, n := range names {
-		if strings.HasSuffix(n, journalDraft) {
+		id, gen, draft, ok := parseJournalName(n)
+		if !ok {
+			s.stray(journalDir + "/" + n)
+			continue
+		}
+		if draft {
 			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
 				return err
 			}
-			continue
-		}
-		var gen uint64
-		id, err := uuid.Parse(n[:min(len(n), 36)])
-		if err != nil || len(n) != 36+17 {
-			s.log.Warn("a file that is none of the store's", "file", journalDir+"/"+n)
-			continue
-		}
-		if _, err := fmt.Sscanf(n[36:], "-%016x", &gen); err != nil {
-			s.log.Warn("a file that is none of the store's", "file", journalDir+"/"+n)
 			continue
 		}
 		v := s.volumes[id]
@@ -372,11 +388,16 @@ func (s *Store) replayJournals() error {
 		}
 		gens[id] = append(gens[id], gen)
 	}
-	for id, v := range s.volumes {
-		slices.Sort(gens[id])
-		if err := s.replayVolume(v, gens[id]); err != nil {
+	err = together(slices.Collect(maps.Values(s.volumes)), func(v *volume) error {
+		gens := gens[v.ref.id]
+		slices.Sort(gens)
+		if err := s.replayVolume(v, gens); err != nil {
 			return fmt.Errorf("volume %s: %w", v.ref.name, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return s.fs.SyncDir(journalDir)
 }
@@ -501,34 +522,34 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 
 // sweepSegments ends the segments that a former process left open: nothing is appended to them any more.
 func (s *Store) sweepSegments() error {
-	for _, g := range s.segments.all() {
-		if g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g) {
-			continue
-		}
-		if len(g.objects) == 0 {
-			if g.dir != nil {
-				if err := g.dir.close(); err != nil {
-					return err
-				}
-				g.dir = nil
-				if err := s.fs.Remove(dirName(g.id)); err != nil {
-					return err
-				}
-				// Before the segment goes: a directory without one is damage.
-				if err := s.fs.SyncDir(segmentDir); err != nil {
-					return err
-				}
-			}
-			failpoint.Here(failpoint.RecoverEmptied)
-			if err := s.retire(g); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := s.sealSegment(g); err != nil {
-			return err
-		}
+	left := slices.DeleteFunc(s.segments.all(), func(g *segment) bool {
+		return g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g)
+	})
+	if err := together(left, s.sweepSegment); err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.RecoverSwept)
 	return nil
+}
+
+// sweepSegment seals a segment, or removes it if it holds nothing.
+func (s *Store) sweepSegment(g *segment) error {
+	if len(g.objects) > 0 {
+		return s.sealSegment(g)
+	}
+	if g.dir != nil {
+		if err := g.dir.close(); err != nil {
+			return err
+		}
+		g.dir = nil
+		if err := s.fs.Remove(dirName(g.id)); err != nil {
+			return err
+		}
+		// Before the segment goes: a directory without one is damage.
+		if err := s.fs.SyncDir(segmentDir); err != nil {
+			return err
+		}
+	}
+	failpoint.Here(failpoint.RecoverEmptied)
+	return s.retire(g)
 }

@@ -107,6 +107,9 @@ func Open(dir string, o Options) (Index, error) {
 		o.Logger.Info("a disk that fails or is full under the index can end this process", "error", err)
 	}
 	d := &disk{dir: dir, opts: o}
+	if err := lookForStrays(dir, o.Logger); err != nil {
+		return nil, fmt.Errorf("open index %s: %w", dir, err)
+	}
 	cause := d.open()
 	if cause == nil {
 		return d, nil
@@ -120,7 +123,7 @@ func Open(dir string, o Options) (Index, error) {
 	if !ownFault(cause) {
 		return nil, fmt.Errorf("%w: open index %s: %w", ErrUnusable, dir, cause)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeOwn(dir); err != nil {
 		return nil, fmt.Errorf("%w: delete unreadable one (%w): %w", ErrUnusable, cause, err)
 	}
 	if err := d.open(); err != nil {

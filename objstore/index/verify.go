@@ -24,6 +24,9 @@ func verifyTables(dir string, full bool) error {
 		return err
 	}
 	for _, name := range names {
+		if !ownName(filepath.Base(name)) {
+			continue
+		}
 		if err := verifyTable(name, full); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

@@ -58,6 +58,9 @@ func writeCheck(w io.Writer, r *objstore.CheckReport) {
 	}
 	fmt.Fprintf(w, "%s, %s of %s read and hashed, %s complete or listed; %s not settled\n",
 		counted(r.Segments, "segment"), counted(int(r.Objects), "object"), formatSize(r.Bytes), images, formatSize(r.Tail))
+	for _, name := range r.Strays {
+		fmt.Fprintf(w, "%s is none of the store's files; it is left alone\n", name)
+	}
 	if len(r.Damage) == 0 {
 		fmt.Fprintln(w, "no damage")
 		return
