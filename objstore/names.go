@@ -115,6 +115,7 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	if v.log != nil {
 		v.log.full = true
 	}
+	v.unstick()
 	for _, l := range layers {
 		s.pay(l)
 	}
@@ -251,15 +252,16 @@ func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
 
 // DeleteSnapshot removes the name; views that are open stay.
 func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
-	err := s.updateRefs(func() ([]refRecord, error) {
-		v, _, err := s.snapshot(volume, snap)
-		if err != nil {
+	var v *volume
+	err := s.updateRefs(func() (_ []refRecord, err error) {
+		if v, _, err = s.snapshot(volume, snap); err != nil {
 			return nil, err
 		}
 		return []refRecord{{Op: opSnapDelete, ID: v.ref.id, Name: snap}}, nil
 	}, nil)
 	if err == nil {
 		failpoint.Here(failpoint.SnapshotDeleted)
+		v.mayHelp()
 	}
 	return err
 }

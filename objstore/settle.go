@@ -70,6 +70,9 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	v.mu.Unlock()
 	st.view[0] = st.l
 	start := time.Now()
+	if err := st.lookAhead(); err != nil {
+		return err
+	}
 	root, err := st.tree()
 	if err == nil {
 		failpoint.Here(failpoint.SettleTree)
@@ -245,6 +248,7 @@ func (st *settling) runs(from, to uint64, n *node, out *leaf) error {
 	var old *oldError
 	err := st.run(from, to, n, out)
 	if !errors.As(err, &old) {
+		st.met(from, to, err)
 		return err
 	}
 	for chunk := uint64(st.old.chunkSize) / SectorSize; from < to; from += chunk {
@@ -254,6 +258,7 @@ func (st *settling) runs(from, to uint64, n *node, out *leaf) error {
 			err = st.keep(from, end, old.err)
 		}
 		if err != nil {
+			st.met(from, end, err)
 			return err
 		}
 	}
@@ -581,8 +586,9 @@ func (st *settling) install(root *rootObject, id Hash, logical int64) {
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
 	s.noteReclaim(1) // before its bytes are off the account: a write must not find that there is nothing to wait for
-	s.pay(st.l)
 	v.settleFails.Store(0)
+	v.unstick()
+	s.pay(st.l)
 	if k := v.kept.Load(); k != nil && st.kept == nil && st.l.gen >= k.gen {
 		v.kept.Store(nil)
 	}

@@ -14,10 +14,7 @@ const (
 	pacePause    = 10 * time.Millisecond  // and gives way to it for so long
 	paceLongest  = 200 * time.Millisecond // but goes on after this
 	settlerTick  = 250 * time.Millisecond
-	settleRetry  = 250 * time.Millisecond // after a failure, then four times as long each time,
-	longestRetry = 5 * time.Second        // and at most this
-	frozenLayers = 32                     // above it, a snapshot waits for settling
-	settleTries  = 3                      // failed settlings in a row, after which no write waits for the next one
+	frozenLayers = 32 // above it, a snapshot waits for settling
 )
 
 // settler is the goroutine that settles, one layer at a time.
@@ -25,7 +22,6 @@ func (s *Store) settler(ctx context.Context) {
 	defer s.housekeepers.Done()
 	tick := time.NewTicker(settlerTick)
 	defer tick.Stop()
-	var notBefore time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,18 +31,7 @@ func (s *Store) settler(ctx context.Context) {
 			s.lookForRoom()
 		case <-s.kick:
 		}
-		if time.Now().Before(notBefore) && s.wanted.Load() == 0 {
-			continue
-		}
-		err := s.settleDue(ctx)
-		if err == nil {
-			s.settleFails.Store(0)
-		} else if ctx.Err() == nil {
-			wait := min(settleRetry<<(2*min(s.settleFails.Add(1)-1, 8)), longestRetry)
-			notBefore = time.Now().Add(wait)
-			s.leaveRoom()
-			s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
-		}
+		s.settleDue(ctx)
 	}
 }
 
@@ -58,8 +43,10 @@ func (s *Store) lookForRoom() {
 	if err != nil {
 		return
 	}
+	s.roomSeen.Store(room)
 	s.watchRoom(room, time.Now())
-	if s.tails.Load() == 0 && !s.returning() {
+	s.countStuck()
+	if s.tails.Load() <= s.stuckTails.Load() && !s.returning() {
 		s.leaveRoom()
 	}
 }
@@ -73,27 +60,29 @@ func (s *Store) allVolumes() []*volume {
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
 // settle doesn't keep the others from it.
-func (s *Store) settleDue(ctx context.Context) error {
-	var errs []error
+func (s *Store) settleDue(ctx context.Context) {
+	if s.writeError() != nil {
+		return // who waits is told so
+	}
 	for _, v := range s.allVolumes() {
+		if !s.retryDue(v) {
+			continue
+		}
+		try := s.beginTry(v)
 		err := s.settleVolume(ctx, v)
 		if ctx.Err() != nil {
-			return err
+			return
 		}
-		if err != nil && s.gone(v) {
-			err = nil // deleted meanwhile
-		}
-		if err != nil {
-			err = fmt.Errorf("volume %s: %w", v.ref.name, err)
-			v.settleErr.Store(&err)
-			v.settleFails.Add(1)
+		switch {
+		case err == nil:
+			v.settleFails.Store(0)
 			v.mu.Lock()
-			v.room.Broadcast()
+			v.unstick()
 			v.mu.Unlock()
-			errs = append(errs, err)
+		case !s.gone(v): // else it was deleted meanwhile
+			s.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.name, err))
 		}
 	}
-	return errors.Join(errs...)
 }
 
 func (s *Store) settleVolume(ctx context.Context, v *volume) error {
@@ -239,6 +228,8 @@ func (s *Store) Settle(ctx context.Context) error {
 func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 	s.wanted.Add(1)
 	defer s.wanted.Add(-1)
+	v.wanted.Add(1)
+	defer v.wanted.Add(-1)
 	v.settleErr.Store(nil)
 	for {
 		v.mu.Lock()

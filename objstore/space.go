@@ -24,7 +24,12 @@ type account struct {
 	tails   atomic.Int64 // bytes of writes in layers that have not settled
 	crowded atomic.Bool  // writes wait for room that settling may give back, or need
 	tight   atomic.Bool  // the tails take more than the room that is left
-	total   int64        // of the file system, when the store was opened
+
+	stuckTails atomic.Int64 // of tails, bytes in volumes whose settling fails again and again
+	stuckDebt  atomic.Int64 // of debt, the same
+	roomSeen   atomic.Int64 // bytes that writes could take at the settler's last look
+
+	total   int64 // of the file system, when the store was opened
 	reserve atomic.Int64
 	maxSize atomic.Int64 // of the store; 0: none
 	gained  atomic.Int64 // how often settling has given room or debts back
@@ -80,8 +85,10 @@ func (s *Store) takeSpace(n int64, hole bool) error {
 // mayGain reports whether a request that finds no room should wait: settling may give room back, or, where only
 // debts are in the way (owing), pay these. gained is what the count was when the room was looked at.
 func (s *Store) mayGain(gained int64, owing bool) bool {
-	pending := func() bool { return s.tails.Load() > 0 || owing && s.debt.Load() > 0 || s.returning() }
-	if s.settleFails.Load() >= settleTries || s.failed.Load() != nil || !pending() {
+	pending := func() bool {
+		return s.tails.Load() > s.stuckTails.Load() || owing && s.debt.Load() > s.stuckDebt.Load() || s.returning()
+	}
+	if s.failed.Load() != nil || !pending() {
 		return false
 	}
 	// Whoever gives something back looks at crowded after that, and here it is the other way round.

@@ -84,7 +84,6 @@ type Store struct {
 	depth       atomic.Int64          // the level of the highest node that a volume can have
 	clock       atomic.Int64          // uptime in nanoseconds, to a settler's tick; never 0
 	wanted      atomic.Int64          // who waits for settling
-	settleFails atomic.Int64          // how often in a row settling has failed
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects

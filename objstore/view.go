@@ -143,6 +143,9 @@ func (w *View) Close() error {
 	if w.base != nil {
 		w.base.drop()
 	}
+	if w.v != nil {
+		w.v.mayHelp() // its settling may have had to wait for this reader
+	}
 	return nil
 }
 

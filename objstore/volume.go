@@ -46,6 +46,10 @@ type volume struct {
 
 	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
 	settleFails atomic.Int64          // how often in a row
+	wanted      atomic.Int64          // who waits for its settling
+	changes     atomic.Int64          // what may have helped a settling that fails
+	obstacle    obstacle              // under settleMu
+	nextTry     retry                 // after a failure
 	kept        atomic.Pointer[keptChunks]
 
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
@@ -75,6 +79,8 @@ type volume struct {
 	ops      uint64    // requests, to tell a busy volume
 	partial  partial
 	since    time.Duration // the uptime at which the active layer became non-empty; 0: empty
+
+	stuckTail, stuckDebt int64 // bytes that the account of stuck ones has of this volume
 }
 
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {

@@ -1,0 +1,96 @@
+package objstore
+
+import "errors"
+
+// Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
+// the disk more than the writes that it is of. What can fail for long is a tree node that is lost, and a chunk that was
+// written in part, is damaged, and may not be kept in the tail. The nodes are few, and stay in the cache for the settling
+// itself. The old chunks are as many as the copies; so only the one is looked at that the last try has failed for.
+
+// obstacle is what the last try to settle a layer has failed for. The zero value is none.
+type obstacle struct {
+	gen      uint64
+	from, to uint64 // sectors
+}
+
+// met notes for what the settling fails.
+func (st *settling) met(from, to uint64, err error) {
+	if st.ctx.Err() == nil && !errors.Is(err, ErrNoSpace) {
+		st.v.obstacle = obstacle{st.l.gen, from, to}
+	}
+}
+
+// lookAhead fails as the settling would, as far as that can be told by reading.
+func (st *settling) lookAhead() error {
+	if err := st.stillThere(); err != nil {
+		return err
+	}
+	again := st.v.settleFails.Load() > 0
+	ahead := nodeCache / 2
+	if again {
+		ahead = -1 // no bound
+	}
+	if _, touched := st.l.next(0); !touched {
+		return nil
+	}
+	return st.readable(st.old.depth, 0, st.old.top, again, &ahead)
+}
+
+// stillThere looks again at what the last try has met.
+func (st *settling) stillThere() error {
+	o := st.v.obstacle
+	if o.gen != st.l.gen || o.to == 0 {
+		return nil
+	}
+	size := int64(st.old.chunkSize)
+	err := st.read(alignedBuffer(int(roundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
+	var old *oldError
+	if !errors.As(err, &old) {
+		return err
+	}
+	if int64(o.to-o.from)*SectorSize > size {
+		return nil // it has to be taken apart
+	}
+	st.kept = &keptChunks{err: old.err}
+	st.s.mu.Lock()
+	err = st.mayKeep(extent{end: o.to, n: o.to - o.from})
+	st.s.mu.Unlock()
+	st.kept = nil
+	return err
+}
+
+// readable reads the nodes that update will read below node i of a level, up to *ahead of them; where holes cover whole
+// nodes, which nothing is copied for, only if holes says so.
+func (st *settling) readable(level int, i int64, h Hash, holes bool, ahead *int) error {
+	if h.IsZero() || *ahead == 0 {
+		return nil
+	}
+	span := uint64(levelChunks(level)) * uint64(st.old.chunkSize) / SectorSize
+	from := uint64(i) * span
+	at, touched := st.l.next(from)
+	if !touched || at >= from+span {
+		return nil
+	}
+	end := min(from+span, uint64(st.old.size)/SectorSize)
+	if !holes && st.l.hole(from, end) {
+		return nil
+	}
+	if err := st.ctx.Err(); err != nil {
+		return err
+	}
+	*ahead--
+	n, err := st.s.node(h, level)
+	if err != nil || level == 1 {
+		return err
+	}
+	for child := span / fanOut; at < end; {
+		c := (at - from) / child
+		if err := st.readable(level-1, i*fanOut+int64(c), n[c], holes, ahead); err != nil {
+			return err
+		}
+		if at, touched = st.l.next(from + (c+1)*child); !touched {
+			break
+		}
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package objstore
+
+import (
+	"errors"
+	"time"
+)
+
+// A settling that fails is tried again, by volume: what is wrong with one must not keep the others waiting. Tries cost
+// what they read and copy, so they become rare, unless something has happened that may let the next one succeed.
+
+const (
+	firstRetry   = 250 * time.Millisecond // after a failure, then four times as long each time,
+	longestRetry = 5 * time.Minute        // and at most this,
+	fullRetry    = time.Minute            // or this where it was room that it lacked
+	settleTries  = 3                      // failed settlings in a row, after which no write waits for the next one
+
+	// retryRoom is how many bytes of new room are enough for another try, where settling may need more.
+	retryRoom = 1 << 20
+)
+
+// retry is when a volume's settling is tried again. The settler's own.
+type retry struct {
+	at   time.Time
+	try  settleTry
+	full bool  // it lacked room
+	room int64 // bytes that there were
+	need int64 // bytes more that let it be tried again
+}
+
+// settleTry is what a try began with.
+type settleTry struct {
+	heals   int64 // of the store
+	changes int64 // of the volume
+}
+
+// beginTry notes what the outcome may depend on, before the try looks at it.
+func (s *Store) beginTry(v *volume) settleTry {
+	return settleTry{s.heals.Load(), v.changes.Load()}
+}
+
+// retryDue reports whether the volume may settle now: it has not failed, or waited long enough since, or somebody waits
+// for it, or what it failed for may be over.
+func (s *Store) retryDue(v *volume) bool {
+	r := &v.nextTry
+	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
+		r.try != s.beginTry(v) || r.full && s.roomSeen.Load()-r.room >= r.need
+}
+
+// settleFailed notes that a try has failed, for those who wait for it, and says when the next one is.
+func (s *Store) settleFailed(v *volume, try settleTry, err error) {
+	fails := v.settleFails.Add(1)
+	wait, longest := firstRetry<<(2*min(fails-1, 8)), longestRetry
+	r := &v.nextTry
+	r.try, r.full = try, false
+	if errors.Is(err, ErrNoSpace) {
+		longest = fullRetry
+		if room, rerr := s.room(); rerr == nil {
+			v.mu.Lock()
+			_, owed := v.tailDebt()
+			v.mu.Unlock()
+			s.roomSeen.Store(room)
+			r.full, r.room, r.need = true, room, max(min(owed, retryRoom), blockSize)
+		}
+	}
+	wait = min(wait, longest)
+	r.at = time.Now().Add(wait)
+	v.settleErr.Store(&err)
+	s.countStuck()
+	v.mu.Lock()
+	v.room.Broadcast()
+	v.mu.Unlock()
+	s.leaveRoom()
+	s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
+}
+
+// mayHelp notes a change of the volume that may let its settling succeed.
+func (v *volume) mayHelp() {
+	v.changes.Add(1)
+	v.s.kickSettler()
+}
+
+// tailDebt sums what the volume has not settled, and what settling it may have to write, in bytes. Under v.mu.
+func (v *volume) tailDebt() (tail, owed int64) {
+	for _, l := range v.layers {
+		owed += l.debt.bytes
+	}
+	return v.tail, owed
+}
+
+// countStuck counts what volumes have in their tails that settling does not come through with: no write waits for that.
+func (s *Store) countStuck() {
+	for _, v := range s.allVolumes() {
+		if v.settleFails.Load() < settleTries {
+			continue
+		}
+		v.mu.Lock()
+		v.unstick()
+		if v.settleFails.Load() >= settleTries { // else it has settled just now
+			v.stuckTail, v.stuckDebt = v.tailDebt()
+			s.stuckTails.Add(v.stuckTail)
+			s.stuckDebt.Add(v.stuckDebt)
+		}
+		v.mu.Unlock()
+	}
+}
+
+// unstick takes back what countStuck has counted for the volume. Under v.mu.
+func (v *volume) unstick() {
+	v.s.stuckTails.Add(-v.stuckTail)
+	v.s.stuckDebt.Add(-v.stuckDebt)
+	v.stuckTail, v.stuckDebt = 0, 0
+}

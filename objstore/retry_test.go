@@ -1,0 +1,242 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs"
+)
+
+// leafNode says where the node of leaf i of a volume's settled tree lies.
+func (r *rig) leafNode(v *Volume, i int64) place {
+	r.t.Helper()
+	root := v.base.root
+	h := root.top
+	for level := root.depth; level > 1; level-- {
+		n, err := r.s.node(h, level)
+		must(r.t, err)
+		h = n[i/levelChunks(level-2)%fanOut]
+	}
+	pl, _, err := r.s.locate(&h, kindNode+1)
+	must(r.t, err)
+	return pl
+}
+
+// flipAt changes, or changes back, a byte of what lies there.
+func (r *rig) flipAt(pl place) { flip(r.t, r.mem, segmentName(pl.segment()), pl.offset()+65) }
+
+// sickVolume has a settled volume of 1 MiB leaves, and opens its store anew when the node of the last leaf is damaged.
+func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node place) {
+	t.Helper()
+	r = newRig(t, Options{TailSoft: 1 << 30, TailHard: 2 << 30})
+	v = r.volume("sick", int64(leaves)<<20)
+	r.write(v, randomBytes(1, leaves<<20), 0)
+	must(t, r.s.Settle(t.Context()))
+	node = r.leafNode(v, int64(leaves)-1)
+	r.flipAt(node)
+	must(t, v.Close())
+	must(t, r.s.Close())
+	r.o.SettleDelay = time.Second
+	r.open(hook)
+	return r, r.volume("sick", 0), node
+}
+
+// segmentWrites counts the bytes that settling writes to segments, of objects that it copies.
+func segmentWrites(n *atomic.Int64) func(vfs.Op) error {
+	return func(op vfs.Op) error {
+		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len >= blockSize {
+			n.Add(op.Len)
+		}
+		return nil
+	}
+}
+
+func (v *Volume) hasSettled(gen uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.baseGen >= gen
+}
+
+// A settling that meets a lost tree node writes none of its copies, and is tried seldom; but at once when the node is
+// good again.
+func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const leaves = 8
+		var copied, reads atomic.Int64
+		count := segmentWrites(&copied)
+		r, v, node := sickVolume(t, leaves, func(op vfs.Op) error {
+			if op.Kind == vfs.OpRead {
+				reads.Add(op.Len)
+			}
+			return count(op)
+		})
+		copied.Store(0)
+		for i := range leaves - 1 { // parts of chunks, which have to be copied
+			for j := range 100 {
+				r.write(v, randomBytes(uint64(i*200+j), 512), int64(i)<<20+int64(j)*4096)
+			}
+		}
+		r.write(v, randomBytes(9, 512), (leaves-1)<<20) // below the node
+		gen := v.active().gen
+		time.Sleep(time.Minute)
+		fails, before := v.settleFails.Load(), reads.Load()
+		if fails < settleTries {
+			t.Fatalf("%d tries in a minute: is it tried at all?", fails)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := v.settleFails.Load() - fails; n < 200 || n > 300 {
+			t.Errorf("%d tries in a day, want one in %v", n, longestRetry)
+		}
+		if n := copied.Load(); n > 0 {
+			t.Errorf("a settling that can't end has written %d bytes of copies", n)
+		}
+		if n := reads.Load() - before; n > 100<<20 {
+			t.Errorf("a settling that can't end has read %d MiB in a day", n>>20)
+		}
+		r.flipAt(node)
+		report, err := r.s.Check(t.Context(), nil)
+		if err != nil || report.Damaged() > 0 {
+			t.Fatalf("check of what is good again: %v, %+v", err, report.Damage)
+		}
+		time.Sleep(2 * time.Second)
+		if !v.hasSettled(gen) {
+			t.Error("the node is good again, and nothing has settled 2 s later")
+		}
+		must(t, v.Close())
+		must(t, r.s.Close())
+	})
+}
+
+// The same where a snapshot needs a chunk that is damaged and was written in part: the first try copies what comes before
+// it, those after it nothing; and where the snapshot is deleted, all settles at once.
+func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var copied atomic.Int64
+		r := newRig(t, Options{SettleDelay: time.Second, TailSoft: 1 << 30, TailHard: 2 << 30})
+		v := r.volume("v", 4<<20)
+		r.write(v, randomBytes(1, 4<<20), 0)
+		must(t, r.s.Settle(t.Context()))
+		must(t, v.Close())
+		must(t, r.s.Close())
+		r.open(segmentWrites(&copied))
+		v = r.volume("v", 0)
+		copied.Store(0)
+		last := int64(4<<20 - 4096)
+		seg, off := placeOf(t, v, last)
+		flip(t, r.mem, segmentName(seg), off+100)
+		for j := range int64(200) {
+			r.write(v, randomBytes(uint64(j), 512), j*4096)
+		}
+		r.write(v, randomBytes(9, 512), last)
+		_, err := r.s.CreateSnapshot(t.Context(), "v", "s")
+		must(t, err)
+		gen := v.active().gen - 1
+		time.Sleep(time.Minute)
+		fails, first := v.settleFails.Load(), copied.Load()
+		if fails < settleTries {
+			t.Fatalf("%d tries in a minute: is it tried at all?", fails)
+		}
+		if want := int64(2 * 200 * 4096); first > want {
+			t.Errorf("the tries of a minute have written %d bytes of copies, want at most %d: those of one try", first, want)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := copied.Load() - first; n > 0 {
+			t.Errorf("later tries have written %d bytes of copies", n)
+		}
+		must(t, r.s.DeleteSnapshot(t.Context(), "v", "s"))
+		time.Sleep(2 * time.Second)
+		if !v.hasSettled(gen) {
+			t.Error("the snapshot is gone, and nothing has settled 2 s later")
+		}
+		must(t, v.Close())
+		must(t, r.s.Close())
+	})
+}
+
+// A full disk: settling is tried again when there is room, not a minute later.
+func TestSettlingWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var full atomic.Bool
+		r := newRig(t, Options{})
+		v := r.volume("v", 4<<20)
+		r.write(v, randomBytes(1, 4<<20), 0)
+		must(t, r.s.Settle(t.Context()))
+		must(t, v.Close())
+		must(t, r.s.Close())
+		r.o.SettleDelay = time.Second
+		var tries atomic.Int64
+		r.open(func(op vfs.Op) error {
+			if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len == blockSize {
+				tries.Add(1)
+				return unix.ENOSPC
+			}
+			return nil
+		})
+		v = r.volume("v", 0)
+		r.write(v, randomBytes(2, 512), 0)
+		gen := v.active().gen
+		full.Store(true)
+		r.mem.SetSpace(100 << 20)
+		time.Sleep(24 * time.Hour)
+		if n := tries.Load(); n < 1000 || n > 2000 {
+			t.Errorf("%d tries on a disk that is full for a day, want one in %v", n, fullRetry)
+		}
+		full.Store(false)
+		r.mem.SetSpace(200 << 20)
+		time.Sleep(2 * time.Second)
+		if !v.hasSettled(gen) {
+			t.Error("there is room again, and nothing has settled 2 s later")
+		}
+		must(t, v.Close())
+		must(t, r.s.Close())
+	})
+}
+
+// A volume that can't settle fails for itself: another one, in a store at its maximum, goes on to overwrite itself, which
+// takes no more room than settling gives back.
+func TestOneSickVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, sick, _ := sickVolume(t, 2, nil)
+		must(t, r.s.SetMaxSize(SmallestMaxSize))
+		other := r.volume("other", 8<<20)
+		r.write(sick, randomBytes(2, 4096), 1<<20+8192)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		if err := r.s.waitSettled(ctx, sick.volume, sick.active().gen); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("settling below a lost node: %v", err)
+		}
+		cancel()
+		time.Sleep(time.Minute)
+		if n := sick.settleFails.Load(); n < settleTries {
+			t.Fatalf("%d tries in a minute", n)
+		}
+		for n := range int64(300) {
+			if _, err := other.WriteAt(randomBytes(uint64(n)%7, 1<<20), n<<20%(8<<20)); err != nil {
+				t.Fatalf("a write of another volume, after %d MiB: %v", n, err)
+			}
+		}
+		// It is settled in time, too, whatever the next try of the sick one waits for.
+		gen := other.active().gen
+		time.Sleep(3 * time.Second)
+		if !other.hasSettled(gen) {
+			t.Error("the other volume does not settle")
+		}
+		// Where nothing but the sick one's tail is left, nobody waits for it.
+		if r.s.tails.Load() == 0 || r.s.stuckTails.Load() != r.s.tails.Load() {
+			t.Errorf("tails of %d bytes, of which %d are stuck", r.s.tails.Load(), r.s.stuckTails.Load())
+		}
+		must(t, sick.Close())
+		must(t, other.Close())
+		must(t, r.s.DeleteVolume(t.Context(), "sick"))
+		if n, m := r.s.stuckTails.Load(), r.s.stuckDebt.Load(); n != 0 || m != 0 {
+			t.Errorf("a deleted volume leaves %d and %d bytes on the account", n, m)
+		}
+		must(t, r.s.Close())
+	})
+}
