@@ -58,7 +58,7 @@ func TestPlanHeldOverDeletion(t *testing.T) {
 	must(t, err)
 	r.write(v, data, 8192)
 	var p Plan // as a check makes it, which looks at the tail of a volume that nobody has open
-	must(t, v.volume.Plan(8192, 4096, &p))
+	must(t, v.Plan(8192, 4096, &p))
 	must(t, r.s.waitSettled(ctx, v.volume, gen))
 	for replaced := false; !replaced; time.Sleep(time.Millisecond) { // reclaiming the settled layer waits for the plan
 		v.mu.Lock()
@@ -76,5 +76,5 @@ func TestPlanHeldOverDeletion(t *testing.T) {
 	if string(got) != string(data) {
 		t.Errorf("a plan that is held reads something else: zeroes %v", allZero(got))
 	}
-	v.volume.Release(&p)
+	v.Release(&p)
 }

@@ -522,6 +522,13 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 
 // sweepSegments ends the segments that a former process left open: nothing is appended to them any more.
 func (s *Store) sweepSegments() error {
+	for _, g := range s.segments.all() {
+		if g.outlived {
+			if err := s.dropOutlived(g); err != nil {
+				return err
+			}
+		}
+	}
 	left := slices.DeleteFunc(s.segments.all(), func(g *segment) bool {
 		return g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g)
 	})

@@ -122,14 +122,15 @@ type segment struct {
 	inherited bool         // made by a former process
 	ended     bool         // being sealed or retired; under the volume's lock
 
-	mu      sync.Mutex
-	dir     *recordLog        // nil once sealed, or while there are no objects
-	objects map[uint32]object // by block; while open
-	footer  int64             // footer length in bytes; 0 while open
-	damaged error             // header, footer or directory unreadable: objects are told by their content
-	mended  *CorruptError     // the header, when the segment was opened
-	chunks  int64             // bytes of chunk objects
-	nodes   int64             // bytes of other objects
+	mu       sync.Mutex
+	dir      *recordLog        // nil once sealed, or while there are no objects
+	objects  map[uint32]object // by block; while open
+	footer   int64             // footer length in bytes; 0 while open
+	damaged  error             // header, footer or directory unreadable: objects are told by their content
+	mended   *CorruptError     // the header or the directory, when the segment was opened
+	outlived bool              // its directory is still there, and does not count any more: the footer names all
+	chunks   int64             // bytes of chunk objects
+	nodes    int64             // bytes of other objects
 
 	scanned   sync.Once
 	byContent map[uint64]uint32 // of a damaged segment: the beginning of a hash, and the block that may have it
@@ -234,18 +235,18 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 		}
 	}
 	g.next = g.capacity
-	if hasDir {
-		g.footer = 0
-		if err := g.openDir(fs, store); err != nil && !damaged(err) {
-			f.Close()
-			return nil, err
-		} else if err != nil {
-			g.damaged, g.dir = asCorrupt(err, dirName(id), 0, "log"), nil
-		}
+	if g.footer > 0 && !hasDir {
+		g.damaged = g.readTrailer()
 		return g, nil
 	}
-	if g.footer > 0 {
-		g.damaged = g.readTrailer()
+	guessed := g.mended != nil
+	err = g.openRecord(fs, store, hasDir)
+	if err == nil && guessed && g.damaged == nil {
+		err = g.rewriteHeader(store)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	return g, nil
 }
@@ -277,7 +278,7 @@ func (g *segment) deduce(store uuid.UUID, hasDir bool, bad *CorruptError) error 
 	if !hasDir {
 		t := make([]byte, trailerSize)
 		n, _ := g.file.ReadAt(t, max(size-trailerSize, 0)) // short, or an error: no trailer
-		g.footer = roundUp(int64(le.Uint32(t[16:]))*entrySize+trailerSize, blockSize)
+		g.footer = footerLength(int(le.Uint32(t[16:])))
 		if _, _, err := g.decodeTrailer(t); n < len(t) || err != nil || g.footer > size-blockSize || size%blockSize != 0 {
 			g.footer, g.damaged = 0, bad
 			if g.empty(size) {
@@ -288,13 +289,10 @@ func (g *segment) deduce(store uuid.UUID, hasDir bool, bad *CorruptError) error 
 		g.capacity = size - g.footer
 	}
 	g.mended = bad
-	if _, err = g.file.WriteAt(g.header(store), 0); err == nil {
-		err = g.file.Datasync()
+	if hasDir {
+		return nil // the header is made anew when the directory is known
 	}
-	if errors.Is(outOfSpace(err), ErrNoSpace) || unreadable(err) {
-		err = nil // it is found out again at the next opening
-	}
-	return err
+	return g.rewriteHeader(store)
 }
 
 // empty reports a file of zeroes, or of none.
@@ -384,7 +382,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 		return nil
 	}
 	entries := encodeObjects(g.sorted())
-	b := make([]byte, roundUp(int64(len(entries)+trailerSize), blockSize))
+	b := make([]byte, footerLength(len(g.objects)))
 	copy(b, entries)
 	t := b[len(b)-trailerSize:]
 	copy(t, trailerMagic)

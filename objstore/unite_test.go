@@ -1,0 +1,242 @@
+package objstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
+// directory was, unless they were compacted since it went (forgotten).
+func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, objs []object) {
+	t.Helper()
+	r = newRig(t, Options{})
+	v := r.volume("a", 4<<20)
+	data = randomBytes(1, 1<<20)
+	r.write(v, data, 0)
+	must(t, r.s.Settle(t.Context()))
+	must(t, v.Close())
+	must(t, r.s.Close())
+	r.open(nil) // seals
+	for _, g := range r.s.segments.all() {
+		if g.footer > 0 && g.chunks > 0 {
+			id = g.id
+			var err error
+			objs, err = r.s.objectsOf(g)
+			must(t, err)
+		}
+	}
+	must(t, r.s.Close())
+	if forgotten {
+		r.open(nil)
+		r.s.mu.Lock()
+		for range 8 {
+			must(t, r.s.appendRefs(slices.Repeat([]refRecord{{Op: opSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 200)...))
+		}
+		r.s.mu.Unlock()
+		must(t, r.s.Close())
+	}
+	if id == 0 || len(objs) < 256 {
+		t.Fatalf("segment %d is sealed, and has %d objects", id, len(objs))
+	}
+	return r, data, id, objs
+}
+
+// directory makes the segment's directory of the objects, in frames of 64.
+func (r *rig) directory(id, number uint32, objs []object) {
+	r.t.Helper()
+	l, err := createLog(r.mem, dirName(id), logKindDir, r.s.sb.id, uint64(number))
+	must(r.t, err)
+	for len(objs) > 0 {
+		n := min(64, len(objs))
+		must(r.t, l.append(encodeObjects(objs[:n])))
+		objs = objs[n:]
+	}
+	must(r.t, l.close())
+}
+
+// header has the segment's header say how long its footer is.
+func (r *rig) header(id uint32, footer func(was int64) int64) {
+	r.t.Helper()
+	f, err := r.mem.Open(segmentName(id))
+	must(r.t, err)
+	b := make([]byte, segmentHeaderSize)
+	_, err = f.ReadAt(b, 0)
+	must(r.t, err)
+	g := segment{id: id}
+	g.capacity, g.footer, err = decodeSegmentHeader(b, id, r.s.sb.id)
+	must(r.t, err)
+	g.footer = footer(g.footer)
+	_, err = f.WriteAt(g.header(r.s.sb.id), 0)
+	must(r.t, err)
+	must(r.t, f.Datasync())
+	must(r.t, f.Close())
+}
+
+// footer writes another footer to the segment, which names the objects, and its header.
+func (r *rig) footer(id uint32, objs []object) {
+	r.t.Helper()
+	f, err := r.mem.Open(segmentName(id))
+	must(r.t, err)
+	g := segment{id: id, file: f, capacity: r.o.SegmentSize, objects: map[uint32]object{}}
+	must(r.t, f.Truncate(g.capacity))
+	for _, o := range objs {
+		g.note(o)
+	}
+	must(r.t, g.seal(r.mem, r.s.sb.id))
+	must(r.t, f.Close())
+}
+
+// wholeAgain opens the store, which has to have all that it had, again and again.
+func (r *rig) wholeAgain(data []byte, id uint32) {
+	r.t.Helper()
+	for _, how := range []string{"as it is", "closed", "killed", "power cut"} {
+		switch how {
+		case "closed":
+			must(r.t, r.s.Close())
+		case "killed":
+			r.mem = r.mem.Kill()
+			_ = r.s.Close()
+		case "power cut":
+			r.mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+			_ = r.s.Close()
+			r.o.Boot += "."
+		}
+		r.open(nil)
+		if r.s.segments.get(id) == nil {
+			r.t.Fatalf("%s: segment %08x is gone; lost %v", how, id, r.s.losses)
+		}
+		v := r.volume("a", 0)
+		wantRead(r.t, v, 0, data)
+		report, err := r.s.Check(r.t.Context(), nil)
+		if err != nil || report.Damaged() > 0 {
+			r.t.Fatalf("%s: check: %v, %+v", how, err, report.Damage)
+		}
+		if how != "as it is" && len(report.Damage) > 0 {
+			r.t.Errorf("%s: what was mended is found again: %+v", how, report.Damage)
+		}
+		must(r.t, v.Close())
+	}
+	if _, err := r.mem.Open(dirName(id)); err == nil {
+		r.t.Error("the directory of a sealed segment is left")
+	}
+	must(r.t, r.s.Close())
+}
+
+// Whatever becomes of a sealed segment's directory, or of its header, nothing of it goes that its footer names.
+func TestDirectoryBesideSealedSegment(t *testing.T) {
+	raw := func(b []byte) func(*rig, uint32, []object) {
+		return func(r *rig, id uint32, _ []object) {
+			f, err := createWith(r.mem, dirName(id), b)
+			must(r.t, err)
+			must(r.t, f.Close())
+		}
+	}
+	cases := map[string]func(r *rig, id uint32, objs []object){
+		"no directory":                    func(*rig, uint32, []object) {},
+		"a begun directory":               func(r *rig, id uint32, _ []object) { r.directory(id, id, nil) },
+		"a file of nothing":               raw(nil),
+		"a file of zeroes":                raw(make([]byte, logHeaderSize)),
+		"noise":                           raw(randomBytes(5, 4096)),
+		"the directory of another":        func(r *rig, id uint32, objs []object) { r.directory(id, id+1, objs) },
+		"half a directory":                func(r *rig, id uint32, objs []object) { r.directory(id, id, objs[:128]) },
+		"a whole directory":               func(r *rig, id uint32, objs []object) { r.directory(id, id, objs) },
+		"a directory with a spoilt frame": func(r *rig, id uint32, objs []object) { r.directory(id, id, objs); flip(r.t, r.mem, dirName(id), 5000) },
+		"a draft of a directory": func(r *rig, id uint32, _ []object) {
+			raw(nil)(r, id, nil)
+			must(r.t, r.mem.Rename(dirName(id), dirName(id)+".new"))
+		},
+		"a header that knows no footer": func(r *rig, id uint32, _ []object) { r.header(id, func(int64) int64 { return 0 }) },
+		"such a header, a begun directory": func(r *rig, id uint32, _ []object) {
+			r.header(id, func(int64) int64 { return 0 })
+			r.directory(id, id, nil)
+		},
+		"such a header, a whole directory": func(r *rig, id uint32, objs []object) {
+			r.header(id, func(int64) int64 { return 0 })
+			r.directory(id, id, objs)
+		},
+		"a footer and a directory of halves": func(r *rig, id uint32, objs []object) { r.footer(id, objs[:150]); r.directory(id, id, objs[100:]) },
+		"half a footer, a whole directory":   func(r *rig, id uint32, objs []object) { r.footer(id, objs[:150]); r.directory(id, id, objs) },
+	}
+	for name, harm := range cases {
+		for _, forgotten := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, forgotten %v", name, forgotten), func(t *testing.T) {
+				r, data, id, objs := sealedRig(t, forgotten)
+				harm(r, id, objs)
+				must(t, r.mem.SyncDir(segmentDir))
+				r.wholeAgain(data, id)
+			})
+		}
+	}
+}
+
+// Where the header is damaged too, a footer may be what somebody has written to a volume: the segment stays, and its
+// objects are told by their content.
+func TestDirectoryAndHeaderDamaged(t *testing.T) {
+	r, data, id, _ := sealedRig(t, true)
+	flip(t, r.mem, segmentName(id), 20)
+	r.directory(id, id, nil)
+	must(t, r.mem.SyncDir(segmentDir))
+	for range 3 {
+		r.open(nil)
+		if g := r.s.segments.get(id); g == nil || !g.isDamaged() {
+			t.Fatalf("segment %08x: %+v; lost %v", id, g, r.s.losses)
+		}
+		v := r.volume("a", 0)
+		wantRead(t, v, 0, data)
+		report, err := r.s.Check(t.Context(), nil)
+		must(t, err)
+		if report.Damaged() == 0 {
+			t.Error("check names no damage")
+		}
+		must(t, v.Close())
+		must(t, r.s.Close())
+	}
+}
+
+// A crash at any operation of an opening that unites the two loses nothing either.
+func TestEveryCutOfUniting(t *testing.T) {
+	for _, how := range []string{"begun", "halves"} {
+		for n := int64(0); ; n++ {
+			r, data, id, objs := sealedRig(t, true)
+			if how == "begun" {
+				r.directory(id, id, nil)
+			} else {
+				r.footer(id, objs[:150])
+				r.directory(id, id, objs[100:])
+			}
+			must(t, r.mem.SyncDir(segmentDir))
+			r.mem.CutAt(r.mem.Ops() + n/2)
+			r.o.FS = r.mem
+			s, err := Open(t.Context(), "mem", r.o)
+			cut := r.mem.WasCut()
+			if err == nil {
+				_ = s.Close() // it may have been cut
+			} else if !cut {
+				t.Fatal(err)
+			}
+			if n%2 == 0 {
+				r.mem = r.mem.Kill()
+			} else {
+				r.mem = r.mem.PowerCut(newRand(uint64(n)))
+				r.o.Boot += "."
+			}
+			r.open(nil)
+			v := r.volume("a", 0)
+			wantRead(t, v, 0, data)
+			must(t, v.Close())
+			must(t, r.s.Close())
+			if t.Failed() {
+				t.Fatalf("%s: crash at operation %d of opening", how, n)
+			}
+			if !cut {
+				if n < 20 {
+					t.Fatalf("%s: %d operations", how, n)
+				}
+				break
+			}
+		}
+	}
+}
