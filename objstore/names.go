@@ -252,16 +252,18 @@ func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
 
 // DeleteSnapshot removes the name; views that are open stay.
 func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
-	var v *volume
-	err := s.updateRefs(func() (_ []refRecord, err error) {
-		if v, _, err = s.snapshot(volume, snap); err != nil {
+	var helped func() // its settling may have failed for what the snapshot needs
+	err := s.updateRefs(func() ([]refRecord, error) {
+		v, _, err := s.snapshot(volume, snap)
+		if err != nil {
 			return nil, err
 		}
+		helped = v.mayHelp
 		return []refRecord{{Op: opSnapDelete, ID: v.ref.id, Name: snap}}, nil
 	}, nil)
 	if err == nil {
 		failpoint.Here(failpoint.SnapshotDeleted)
-		v.mayHelp()
+		helped()
 	}
 	return err
 }
