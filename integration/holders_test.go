@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -63,24 +64,17 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	dir := m.dir
 	m.unmount(ctx)
 	refuse(fmt.Sprintf("mounted at %s in the mount namespace of process %d (sh)", dir, apart.cmd.Process.Pid))
-	must(ctx, t, "kill", "-KILL", fmt.Sprintf("-%d", apart.cmd.Process.Pid))
-	<-apart.done
+	apart.stop(ctx, t, syscall.SIGKILL)
 
 	// The device mapper over it, and what is mounted from there.
-	must(ctx, t, "dmsetup", "--noudevsync", "--noudevrules", "create", "over-"+transport, "--table", fmt.Sprintf("0 %d linear %s 0", 256<<11, dev))
-	dm := filepath.Join("/dev/mapper", "over-"+transport)
-	over := mount(ctx, t, dm, "")
-	node, err := filepath.EvalSymlinks(dm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	real := strings.TrimSpace(must(ctx, t, "sh", "-c", "ls /sys/class/block/"+filepath.Base(dev)+"/holders"))
-	if node == dm {
-		node = "/dev/" + real // without udev the node is no link
-	}
-	refuse(node+" (over-"+transport+") on top of "+dev, node+" mounted at "+over.dir)
+	name := "over-" + transport
+	must(ctx, t, "dmsetup", "create", name, "--noudevsync", "--table", fmt.Sprintf("0 %d linear %s 0", 256<<11, dev))
+	t.Cleanup(func() { run(context.Background(), "dmsetup", "remove", "--force", "--noudevsync", name) })
+	node := "/dev/dm-" + must(ctx, t, "dmsetup", "info", "-c", "--noheadings", "-o", "minor", name)
+	over := mount(ctx, t, node, "")
+	refuse(node+" ("+name+") on top of "+dev, node+" mounted at "+over.dir)
 	over.unmount(ctx)
-	must(ctx, t, "dmsetup", "--noudevsync", "--noudevrules", "remove", "over-"+transport)
+	must(ctx, t, "dmsetup", "remove", "--noudevsync", name)
 
 	if transport == "ublk" {
 		again := mount(ctx, t, dev, "")
