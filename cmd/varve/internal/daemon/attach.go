@@ -250,7 +250,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		err = fmt.Errorf("%s (volume %q): %w: %s; unmount or close it first, or use --force",
 			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
 	}
-	return k.Attachment.Shown(), err
+	return k.Shown(), err
 }
 
 // resolveNode follows symbolic links to a device node.

@@ -135,7 +135,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 			err = nil
 		}
 		if err == nil {
-			s.Left = append(s.Left, k.Attachment.Shown())
+			s.Left = append(s.Left, k.Shown())
 			s.note(fmt.Sprintf("%s (volume %q) %s: its I/O waits for the next daemon", k.Device, k.Volume, why))
 			return
 		}
@@ -148,7 +148,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 		s.note(err.Error())
 		return
 	}
-	s.Detached = append(s.Detached, k.Attachment.Shown())
+	s.Detached = append(s.Detached, k.Shown())
 }
 
 // awaitEnds returns when nothing watches a device or mount any more. What could not be ended, and was said by Release,

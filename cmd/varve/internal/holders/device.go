@@ -25,8 +25,8 @@ func newLook(root string) *look {
 }
 
 func (l *look) device(node string) {
-	if real, err := filepath.EvalSymlinks(l.root + node); err == nil {
-		node = strings.TrimPrefix(real, l.root)
+	if at, err := filepath.EvalSymlinks(l.root + node); err == nil {
+		node = strings.TrimPrefix(at, l.root)
 	}
 	l.stack(filepath.Base(node), "")
 	l.swaps()
