@@ -22,6 +22,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // Layer is one thing that a directory lies on.
@@ -42,9 +43,27 @@ func (l Layer) String() string {
 	return l.Path + ", below " + strings.Join(over, ", below ")
 }
 
-// Below gives everything that the directory or file lies on, each once, from the top. Symbolic links in path are
-// followed.
-func Below(path string) ([]Layer, error) { return below("", path) }
+// Below gives everything that the directory or file lies on, each once, from the top; a block device is the first of
+// its layers. Symbolic links in path are followed.
+func Below(path string) ([]Layer, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return belowDevice("", fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	}
+	return below("", path)
+}
+
+// belowDevice is below for a block device, by its number.
+func belowDevice(root, number string) ([]Layer, error) {
+	w := walk{root: root, seen: map[string]bool{}}
+	if err := w.readMounts(); err != nil {
+		return nil, fmt.Errorf("find out what device %s lies on: %w", number, err)
+	}
+	if err := w.device(root+"/sys/dev/block/"+number, nil); err != nil {
+		return nil, fmt.Errorf("find out what device %s lies on: %w", number, err)
+	}
+	return w.layers, nil
+}
 
 // below is for a system whose /proc, /sys and /dev are below root.
 func below(root, path string) ([]Layer, error) {
@@ -80,6 +99,9 @@ func (w *walk) readMounts() error {
 	w.mounts, err = mountinfo.GetMountsFromReader(f, nil)
 	return err
 }
+
+// Unescape undoes the octal escapes of the kernel's lists of paths.
+func Unescape(path string) string { return unescape.Replace(path) }
 
 // unescape undoes the kernel's octal escapes in options, which the library leaves as they are.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

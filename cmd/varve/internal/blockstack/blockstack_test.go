@@ -112,6 +112,34 @@ func TestBelow(t *testing.T) {
 	}
 }
 
+// A block device is the first of its own layers.
+func TestBelowDevice(t *testing.T) {
+	m := machine{t, t.TempDir()}
+	m.disk("ublkb0", "259:0")
+	m.disk("dm-0", "253:0", "ublkb0")
+	m.file("/sys/devices/virtual/block/ublkb0/ublkb0p2/partition", "2\n")
+	m.link("/sys/dev/block/259:2", "/sys/devices/virtual/block/ublkb0/ublkb0p2")
+	m.file("/proc/self/mountinfo", "")
+	for number, want := range map[string][]string{
+		"259:0": {"/dev/ublkb0"},
+		"259:2": {"/dev/ublkb0p2", "/dev/ublkb0, below /dev/ublkb0p2"},
+		"253:0": {"/dev/dm-0", "/dev/ublkb0, below /dev/dm-0"},
+		"8:16":  nil, // gone
+	} {
+		layers, err := belowDevice(m.root, number)
+		if err != nil {
+			t.Errorf("%s: %v", number, err)
+		}
+		var got []string
+		for _, l := range layers {
+			got = append(got, l.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("device %s lies on %q, want %q", number, got, want)
+		}
+	}
+}
+
 // TestBelowCycle: a loop device over a file in its own file system ends the walk.
 func TestBelowCycle(t *testing.T) {
 	m := machine{t, t.TempDir()}

@@ -21,6 +21,8 @@ notes go to standard error.
 The device of a snapshot is read-only. With --writable it can be written to, and what is written is gone when it is
 detached; the snapshot stays as it is. varve snapshot mount mounts its file system as well.
 
+Do not swap to the device: when memory runs out, the machine may stop for good.
+
 The transport is ublk where the kernel has it, or else a loop device over the volume's file in a private FUSE mount,
 which does the same and is slower. The copy mode is how ublk moves data: zero (the request's own pages are read and
 written), user (pread and pwrite per request) or plain; auto takes the first that the kernel has.`,

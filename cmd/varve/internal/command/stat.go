@@ -25,7 +25,9 @@ deleted, which is not given back yet: where that is more than duplicates save, t
 
 SPACE is ok; low, when the room for writes is below a tenth of what there is (16GiB at most); or full, when it is below
 4MiB: writes then wait for settling, or get "no space left on device", and all else goes on. The daemon's log says so
-when it changes.`,
+when it changes.
+
+SWAP names swap of this machine that lies on a device of the store: when memory runs out, the machine may stop for good.`,
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,6 +61,16 @@ func snapshotDevice(at protocol.Attachment) string {
 		text += ", mounted at " + at.MountedAt
 	}
 	return text
+}
+
+// swapText says where the danger is.
+func swapText(w protocol.Swap) string {
+	on := w.Device
+	if w.Volume != "" {
+		on += ", volume " + w.Volume
+	}
+	return fmt.Sprintf("DANGER: %s, with %s in use, lies on %s: the machine may stop for good when memory runs out",
+		w.Area, formatSize(w.Used), on)
 }
 
 // dedupText explains a ratio that looks as if dedup cost space: it counts what no volume holds any more.
@@ -107,22 +119,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 			fields = append(fields, [2]string{"damaged", "volume " + v.Name + ": " + v.Damage})
 		}
 	}
-	for _, at := range s.Attached {
-		if at.State == protocol.StateWaiting {
-			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, waitingText(at))})
-		}
-	}
-	for _, at := range s.Attached {
-		if at.Snapshot != "" {
-			fields = append(fields, [2]string{"snapshot", snapshotDevice(at)})
-		}
-	}
-	for _, at := range s.Foreign {
-		fields = append(fields, [2]string{"left alone", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, at.Error)})
-	}
-	for _, m := range s.Mounts {
-		fields = append(fields, [2]string{"mount", m.Dir})
-	}
+	fields = append(fields, machineFields(&s)...)
 	writeFields(w, fields)
 	if len(s.PerVolume) == 0 {
 		return
@@ -142,4 +139,29 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	writeTable(w, []column{
 		{name: "volume"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"},
 	}, rows)
+}
+
+// machineFields are what the store has to do with on its machine: devices and mounts, where there is something to say.
+func machineFields(s *protocol.Stat) [][2]string {
+	var fields [][2]string
+	for _, at := range s.Attached {
+		if at.State == protocol.StateWaiting {
+			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, waitingText(at))})
+		}
+	}
+	for _, at := range s.Attached {
+		if at.Snapshot != "" {
+			fields = append(fields, [2]string{"snapshot", snapshotDevice(at)})
+		}
+	}
+	for _, at := range s.Foreign {
+		fields = append(fields, [2]string{"left alone", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, at.Error)})
+	}
+	for _, w := range s.Swap {
+		fields = append(fields, [2]string{"swap", swapText(w)})
+	}
+	for _, m := range s.Mounts {
+		fields = append(fields, [2]string{"mount", m.Dir})
+	}
+	return fields
 }

@@ -92,7 +92,7 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 		return protocol.Attached{}, err
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
-	notes = append(notes, d.scanPartitions(ctx, a, dev)...)
+	notes = slices.Concat(notes, d.scanPartitions(ctx, a, dev), d.swapNotes(a.Volume))
 	a = d.keep(a, dev)
 	failpoint.Here(failpoint.AttachListed)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,

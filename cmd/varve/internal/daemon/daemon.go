@@ -6,6 +6,7 @@
 package daemon
 
 import (
+	"cmp"
 	"log/slog"
 	"os"
 	"strings"
@@ -28,6 +29,9 @@ type Options struct {
 
 	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
 	inst  instance                                     // of the store
+	// readAt reads a volume; nil: attach does not look at what a volume holds.
+	readAt func(volume string, p []byte, off int64) error
+	swaps  string // the list of swap areas; "": swapsFile
 }
 
 // Daemon answers the protocol for one open store.
@@ -43,7 +47,9 @@ type Daemon struct {
 	started    time.Time
 	transports map[string]transport // "ublk", "loop"
 	mounter    mounter
-	below      func(dir string) ([]blockstack.Layer, error) // what a directory lies on
+	below      func(path string) ([]blockstack.Layer, error) // what a directory, file or device lies on
+	readAt     func(volume string, p []byte, off int64) error
+	swapsFile  string
 
 	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
 	// change is taken first.
@@ -101,6 +107,8 @@ func New(dir string, store Store, o Options) *Daemon {
 		mounter:    o.mounter,
 		below:      o.below,
 		inst:       o.inst,
+		readAt:     o.readAt,
+		swapsFile:  cmp.Or(o.swaps, swapsFile),
 		attached:   map[string]*attachment{},
 		waiting:    map[string]*waiter{},
 		mounts:     map[string]*mount{},

@@ -25,36 +25,52 @@ func (d *Daemon) mayLieOn(volume string) error {
 		d.log.Warn("what the store lies on is unknown; it must not lie on its own devices", "error", err)
 		return nil
 	}
-	own := d.ownNodes()
+	nodes := d.ownNodes()
 	for _, l := range layers {
-		what, ours := own[l.Path]
-		if !ours && strings.HasPrefix(l.Path, d.inst.runDir()+"/") {
-			what, ours = "a mount of its own", true
+		own, ours := nodes.holds(l)
+		if !ours {
+			continue
 		}
-		if ours {
-			return protocol.As(objstore.ErrInvalid, fmt.Errorf(
-				"volume %q: the store %s lies on %s: that is %s, and its I/O would wait for itself; move the store to another disk",
-				volume, d.dir, l, what))
+		what := "a mount of its own"
+		if own != "" {
+			what = fmt.Sprintf("its own volume %q", own)
 		}
+		return protocol.As(objstore.ErrInvalid, fmt.Errorf(
+			"volume %q: the store %s lies on %s: that is %s, and its I/O would wait for itself; move the store to another disk",
+			volume, d.dir, l, what))
 	}
 	return nil
 }
 
-// ownNodes are the device nodes and mount points of this daemon, and what each is.
-func (d *Daemon) ownNodes() map[string]string {
+// ownNodes are the device nodes and mount points of a daemon.
+type ownNodes struct {
+	volumes map[string]string // by node, "" for a mount point
+	private string            // the directory of the private mounts, by volume
+}
+
+func (d *Daemon) ownNodes() ownNodes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	own := map[string]string{}
+	own := ownNodes{map[string]string{}, d.inst.runDir() + "/"}
 	for _, a := range d.attached {
-		own[a.Device] = fmt.Sprintf("its own volume %q", a.Volume)
+		own.volumes[a.Device] = a.Volume
 	}
 	for _, a := range d.waiting {
-		own[a.Device] = fmt.Sprintf("its own volume %q", a.Volume)
+		own.volumes[a.Device] = a.Volume
 	}
 	for dir := range d.mounts {
-		own[dir] = "a mount of its own"
+		own.volumes[dir] = ""
 	}
 	return own
+}
+
+// holds says whether a layer is one of the nodes, and the volume behind it; "" for a mount.
+func (o ownNodes) holds(l blockstack.Layer) (volume string, ours bool) {
+	if volume, ours = strings.CutPrefix(l.Path, o.private); ours {
+		return volume, true
+	}
+	volume, ours = o.volumes[l.Path]
+	return volume, ours
 }
 
 // mayOpen refuses a store that lies on a ublk device without a server: opening it would wait for ever, and where the

@@ -126,6 +126,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 	d := New(s.dir, store, Options{
 		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst,
 		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, log),
+		readAt: readerOf(store),
 	})
 	d.files = files
 	defer func() {
@@ -134,6 +135,18 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 		}
 	}()
 	return d.run(ctx, s, o)
+}
+
+// readerOf reads volumes of a store.
+func readerOf(store *objstore.Store) func(volume string, p []byte, off int64) error {
+	return func(volume string, p []byte, off int64) error {
+		v, err := store.OpenVolume(volume, "attach")
+		if err != nil {
+			return err
+		}
+		_, err = v.ReadAt(p, off)
+		return errors.Join(err, v.Close())
+	}
 }
 
 // run takes over what an earlier daemon has left or handed over, and serves; when it returns, devices and mounts are
@@ -167,6 +180,7 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 		d.Takeover(ctx)
 		failpoint.Here(failpoint.TakeoverDone)
 	}
+	defer d.watchSwap(swapInterval)()
 	if err := s.listen(); err != nil {
 		return nil, err
 	}

@@ -22,13 +22,15 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol
 	if st.PerVolume == nil {
 		st.PerVolume = []objstore.VolumeInfo{}
 	}
-	s := protocol.Stat{Stat: st}
+	s := protocol.Stat{Stat: st, Swap: []protocol.Swap{}}
 	d.mu.Lock()
 	s.Attached, s.Mounts, s.Foreign = d.shown(), d.mountList(), d.shownForeign()
 	d.mu.Unlock()
 	if d.isDaemon() {
 		p := d.ping()
 		s.Daemon = &p
+		swap, _ := d.ownSwaps() // what can't be found out is in the log
+		s.Swap = append(s.Swap, swap...)
 	}
 	return s, nil
 }

@@ -216,4 +216,13 @@ type Stat struct {
 	// belong to, or was moved.
 	Foreign []Attachment `json:"foreign,omitempty"`
 	Mounts  []Mount      `json:"mounts"`
+	Swap    []Swap       `json:"swap"` // on devices of the daemon: a danger
+}
+
+// Swap is a swap area of this machine that lies on a device of the daemon, or in one of its mounts.
+type Swap struct {
+	Area   string `json:"area"`   // as in /proc/swaps
+	Device string `json:"device"` // "/dev/ublkb0", or the directory of a mount
+	Volume string `json:"volume"` // "": it lies in a mount
+	Used   int64  `json:"used"`   // bytes
 }
