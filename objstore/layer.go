@@ -39,6 +39,7 @@ type layer struct {
 	journal *journal
 	bytes   int64 // bytes written, overwritten ones too
 	fresh   bool  // it has something that is not carried: it settles by itself
+	holes   bool  // it has had one
 	debt    debt
 	handed  []slots // what these writes occupy, dead once the layer has settled, but for adopted objects
 
@@ -75,6 +76,7 @@ func (l *layer) collect(from, to uint64) []extent {
 // becomes one with it.
 func (l *layer) insert(e extent) {
 	from, end := e.start(), e.end
+	l.holes = l.holes || e.seg == 0
 	l.found, l.limit = l.found[:0], end
 	l.extents.Ascend(extent{end: from}, l.visit)
 	for _, old := range l.found {
@@ -132,8 +134,14 @@ func (l *layer) at(from uint64) (e extent, ok bool) {
 	return e, ok
 }
 
-// hole reports whether one hole covers [from, to).
+// hole reports whether holes cover [from, to).
 func (l *layer) hole(from, to uint64) bool {
-	e, ok := l.at(from)
-	return ok && e.seg == 0 && e.start() <= from && e.end >= to
+	for from < to {
+		e, ok := l.at(from)
+		if !ok || e.seg != 0 || e.start() > from {
+			return false
+		}
+		from = e.end
+	}
+	return true
 }

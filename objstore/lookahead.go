@@ -25,15 +25,14 @@ func (st *settling) lookAhead() error {
 	if err := st.stillThere(); err != nil {
 		return err
 	}
-	again := st.v.settleFails.Load() > 0
 	ahead := nodeCache / 2
-	if again {
+	if st.v.settleFails.Load() > 0 {
 		ahead = -1 // no bound
 	}
 	if _, touched := st.l.next(0); !touched {
 		return nil
 	}
-	return st.readable(st.old.depth, 0, st.old.top, again, &ahead)
+	return st.readable(st.old.depth, 0, st.old.top, &ahead)
 }
 
 // stillThere looks again at what the last try has met.
@@ -59,9 +58,9 @@ func (st *settling) stillThere() error {
 	return err
 }
 
-// readable reads the nodes that update will read below node i of a level, up to *ahead of them; where holes cover whole
-// nodes, which nothing is copied for, only if holes says so.
-func (st *settling) readable(level int, i int64, h Hash, holes bool, ahead *int) error {
+// readable reads the nodes that update will read below node i of a level, up to *ahead of them. What holes cover whole is
+// not read.
+func (st *settling) readable(level int, i int64, h Hash, ahead *int) error {
 	if h.IsZero() || *ahead == 0 {
 		return nil
 	}
@@ -72,7 +71,7 @@ func (st *settling) readable(level int, i int64, h Hash, holes bool, ahead *int)
 		return nil
 	}
 	end := min(from+span, uint64(st.old.size)/SectorSize)
-	if !holes && st.l.hole(from, end) {
+	if st.l.hole(from, end) {
 		return nil
 	}
 	if err := st.ctx.Err(); err != nil {
@@ -85,7 +84,7 @@ func (st *settling) readable(level int, i int64, h Hash, holes bool, ahead *int)
 	}
 	for child := span / fanOut; at < end; {
 		c := (at - from) / child
-		if err := st.readable(level-1, i*fanOut+int64(c), n[c], holes, ahead); err != nil {
+		if err := st.readable(level-1, i*fanOut+int64(c), n[c], ahead); err != nil {
 			return err
 		}
 		if at, touched = st.l.next(from + (c+1)*child); !touched {

@@ -35,6 +35,7 @@ type settling struct {
 	copied  []slots // where those of them lie that were written to the store's own segments
 	leaves  map[int64]*leaf
 	logical int64 // change in bytes that are not holes
+	erased  erasures
 	buf     []byte
 	plan    Plan
 	view    [1]*layer
@@ -73,6 +74,9 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err := st.lookAhead(); err != nil {
 		return err
 	}
+	if err := st.surveyErasures(); err != nil {
+		return err
+	}
 	root, err := st.tree()
 	if err == nil {
 		failpoint.Here(failpoint.SettleTree)
@@ -88,6 +92,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err := st.publish(root); err != nil {
 		return err
 	}
+	v.counted = nil
 	s.log.Debug("settled", "volume", v.ref.name, "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
 	s.reclaimLater(st)
@@ -122,7 +127,7 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 	}
 	end := min(from+span, uint64(st.old.size)/SectorSize)
 	if st.l.hole(from, end) {
-		return Hash{}, st.erase(level, i, h)
+		return Hash{}, nil
 	}
 	n := new(node)
 	if !h.IsZero() {
@@ -161,31 +166,6 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 	return h, err
 }
 
-// erase takes a subtree that has become one hole out of the account, without reading its chunks.
-func (st *settling) erase(level int, i int64, h Hash) error {
-	if h.IsZero() {
-		return nil
-	}
-	if err := st.ctx.Err(); err != nil {
-		return err
-	}
-	n, err := st.s.node(h, level)
-	if err != nil {
-		return err
-	}
-	if level == 1 {
-		st.logical -= int64(n.count()) * int64(st.old.chunkSize)
-		st.leaves[i] = emptyLeaf
-		return nil
-	}
-	for c := range n {
-		if err := st.erase(level-1, i*fanOut+int64(c), n[c]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // leaf brings the chunks of leaf i that the layer touches, from sector at on, up to date in n.
 func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 	before := n.count()
@@ -221,6 +201,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 		at = next
 	}
 	st.logical += int64(n.count()-before) * int64(st.old.chunkSize)
+	st.erased.data += int64(n.count()) * int64(st.old.chunkSize)
 	return nil
 }
 
@@ -544,7 +525,7 @@ func (st *settling) publish(root *rootObject) error {
 				return nil, err
 			}
 		}
-		logical = v.ref.logical + st.logical
+		logical = st.account()
 		recs := []refRecord{{
 			Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs, Time: time.Now().UTC().Truncate(time.Second),
 		}}
@@ -575,6 +556,9 @@ func (st *settling) install(root *rootObject, id Hash, logical int64) {
 	v.base.root, v.base.id = *root, id
 	v.base.version++
 	v.baseGen, v.baseData = st.l.gen, logical
+	for _, t := range st.erased.trees {
+		v.base.forget(t)
+	}
 	for i, l := range st.leaves {
 		v.base.setLeaf(i, l)
 	}

@@ -97,6 +97,10 @@ func (s *Store) settleVolume(ctx context.Context, v *volume) error {
 		if serr := s.sealFilled(); err == nil {
 			err = serr
 		}
+		if errors.Is(err, errCounting) { // the other volumes first
+			s.kickSettler()
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -52,6 +52,8 @@ type volume struct {
 	nextTry     retry                 // after a failure
 	kept        atomic.Pointer[keptChunks]
 
+	counted map[Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
+
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
 	commitMu sync.Mutex // one commit at a time; taken before mu

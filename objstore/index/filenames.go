@@ -51,7 +51,7 @@ func mistaken(name string) bool {
 func lookForStrays(dir string, log *slog.Logger) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return err
+		return fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
 	for _, e := range entries {
 		name := e.Name()

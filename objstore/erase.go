@@ -1,0 +1,165 @@
+package objstore
+
+import "errors"
+
+// A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only the account of bytes
+// that are not holes has to know what was in it. If the layer leaves nothing of the image but what it writes itself (a
+// discard of the whole device, with or without a new file system on it), the account begins anew and nothing is read.
+// Else the leaves are counted before the settling begins: paced, and so many at a time, that the settler sees to the
+// other volumes in between.
+
+// countAtOnce is how many tree nodes are read to be counted before the settler looks at the other volumes.
+const countAtOnce = 512
+
+// errCounting says that a settling goes on with the counting when it comes round again.
+var errCounting = errors.New("what was discarded is being counted")
+
+// subtree is node i of a level.
+type subtree struct {
+	level int
+	i     int64
+	hash  Hash
+}
+
+// erasures is what a settling discards whole.
+type erasures struct {
+	trees   []subtree
+	remains bool  // the layer leaves something of the image as it was
+	reads   int   // nodes read in this round
+	data    int64 // bytes that are not holes in the leaves that the layer writes to
+}
+
+// surveyErasures finds what the layer discards whole, and takes it out of the account.
+func (st *settling) surveyErasures() error {
+	st.erased.remains = true
+	if !st.l.holes {
+		return nil
+	}
+	st.erased.remains = false
+	if err := st.survey(subtree{st.old.depth, 0, st.old.top}); err != nil {
+		return err
+	}
+	if !st.erased.remains {
+		return nil
+	}
+	for _, t := range st.erased.trees {
+		n, err := st.countChunks(t)
+		if err != nil {
+			return err
+		}
+		st.logical -= n * int64(st.old.chunkSize)
+	}
+	return nil
+}
+
+// survey looks for erasures below a node, along the nodes that settling changes.
+func (st *settling) survey(t subtree) error {
+	if t.hash.IsZero() {
+		return nil
+	}
+	from, end := st.sectors(t)
+	switch at, touched := st.l.next(from); {
+	case !touched || at >= end:
+		st.erased.remains = true
+		return nil
+	case st.l.hole(from, end):
+		st.erased.trees = append(st.erased.trees, t)
+		return nil
+	case t.level == 1:
+		return nil // leaf counts what is left of it
+	}
+	n, err := st.s.node(t.hash, t.level)
+	if err != nil {
+		return err
+	}
+	for c := range n {
+		if err := st.survey(subtree{t.level - 1, t.i*fanOut + int64(c), n[c]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sectors are those of the image that a node reaches over.
+func (st *settling) sectors(t subtree) (from, end uint64) {
+	span := uint64(levelChunks(t.level)) * uint64(st.old.chunkSize) / SectorSize
+	from = uint64(t.i) * span
+	return from, min(from+span, uint64(st.old.size)/SectorSize)
+}
+
+// countChunks counts the chunks below a node that are not holes. What it has counted is kept for the next round, in
+// subtrees of the second level and above. errCounting: it has read enough for this one.
+func (st *settling) countChunks(t subtree) (int64, error) {
+	if t.hash.IsZero() {
+		return 0, nil
+	}
+	if n, ok := st.v.counted[t.hash]; ok {
+		return n, nil
+	}
+	if t.level > 1 && st.erased.reads >= countAtOnce {
+		return 0, errCounting
+	}
+	if err := st.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := st.pace(len(t.hash) * fanOut); err != nil {
+		return 0, err
+	}
+	st.erased.reads++
+	n, err := st.s.passingNode(t.hash, t.level)
+	if damaged(err) {
+		return 0, nil // it goes, and nobody knows what was in it: it stays in the account
+	}
+	if err != nil {
+		return 0, err
+	}
+	if t.level == 1 {
+		return int64(n.count()), nil
+	}
+	var sum int64
+	for c := range n {
+		m, err := st.countChunks(subtree{t.level - 1, t.i*fanOut + int64(c), n[c]})
+		if err != nil {
+			return 0, err
+		}
+		sum += m
+	}
+	if st.v.counted == nil {
+		st.v.counted = map[Hash]int64{}
+	}
+	st.v.counted[t.hash] = sum
+	return sum, nil
+}
+
+// passingNode is node for one that is not read again: the cache stays as it is.
+func (s *Store) passingNode(h Hash, level int) (*node, error) {
+	s.nodesMu.Lock()
+	n, ok := s.nodes.Peek(h)
+	s.nodesMu.Unlock()
+	if ok {
+		return n, nil
+	}
+	return s.freshNode(h, level)
+}
+
+// account gives the bytes of the new root that are not holes. Under Store.mu.
+func (st *settling) account() int64 {
+	if !st.erased.remains {
+		return st.erased.data
+	}
+	return st.v.ref.logical + st.logical
+}
+
+// forget drops the leaves of a subtree that is a hole now. Under its owner's lock.
+func (b *base) forget(t subtree) {
+	per := levelChunks(t.level) / fanOut // leaves
+	leaves := (b.root.size + b.leafSpan() - 1) / b.leafSpan()
+	for i, end := t.i*per, min((t.i+1)*per, leaves); i < end; {
+		if b.runs[i/leavesPerRun] == nil {
+			i = (i/leavesPerRun + 1) * leavesPerRun
+			continue
+		}
+		b.setLeaf(i, nil)
+		i++
+	}
+}
