@@ -291,7 +291,7 @@ func TestUpgradeToBrokenProgram(t *testing.T) {
 			$s->autoflush(1);
 			print $s "POST /handover HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: varve-handover/1\r\nContent-Length: 0\r\n\r\n";
 			while (<$s>) { last if /^\r$/ }
-			print $s "{\"version\":\"x\",\"some_day\":1}\n";
+			print $s "{\"version\":\"x\",\"marks\":true,\"some_day\":1}\n";
 			<$s> =~ /"devices":\[\{/ or die "no offer";
 			exit 0 if $how eq "silent";
 			print $s "{\"ready\":true}\n";

@@ -62,7 +62,7 @@ func (s *Store) checkCopy(rp *replay) error {
 // stampClosing notes in the journals that a clean end leaves, and in the segments that they speak of, that they belong
 // together and are all there is. Best effort: without it a copy of them is refused.
 func (s *Store) stampClosing(journals []string) {
-	if len(journals) == 0 {
+	if len(journals) == 0 || s.writeError() != nil {
 		return
 	}
 	closing := newClosing()
