@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"varve/devnode"
 )
 
 // Device is a ublk device that this process serves.
@@ -27,9 +27,10 @@ type Device struct {
 	size     atomic.Int64 // bytes
 
 	ctl    *control
-	char   *os.File // /dev/ublkcN
-	charFD int      // of char, for the paths that can't afford to ask
-	zero   *os.File // /dev/zero
+	char   *os.File       // /dev/ublkcN
+	charFD int            // of char, for the paths that can't afford to ask
+	zero   *os.File       // /dev/zero
+	made   []devnode.Node // that go with the device; while it starts
 
 	queues []*queue
 	work   chan job
@@ -190,13 +191,7 @@ func (d *Device) endQueues() {
 }
 
 func (d *Device) openFiles(ctx context.Context) error {
-	path := charPath(d.id)
-	err := retry(ctx, quickCommand, func() (bool, error) {
-		var err error
-		d.char, err = os.OpenFile(path, os.O_RDWR, 0)
-		// The node may not be there yet, and the predecessor's file may still be closing.
-		return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO), err
-	})
+	err := d.openChar(ctx)
 	if err != nil {
 		return fmt.Errorf("open character device: %w", err)
 	}
@@ -233,9 +228,6 @@ func retry(ctx context.Context, limit time.Duration, f func() (again bool, err e
 		}
 	}
 }
-
-func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }
-func charPath(id int) string  { return fmt.Sprintf("/dev/ublkc%d", id) }
 
 // logError tells of a failed request, at most once a second for each queue.
 func (d *Device) logError(q *queue, s *slot, err error) {

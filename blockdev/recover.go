@@ -77,6 +77,9 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 		return nil, err
 	}
 	failpoint.Here(failpoint.TakeoverEnded)
+	if err := d.awaitDisk(ctx); err != nil { // whoever has it open is served all the same
+		d.log.Error("the path of a device that was taken over leads to something else", "id", id, "err", err)
+	}
 	return d, nil
 }
 

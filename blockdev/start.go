@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"varve/objstore/failpoint"
 )
 
@@ -40,7 +38,7 @@ func Start(ctx context.Context, t Target, o Options) (*Device, error) {
 	}
 	if err == nil {
 		failpoint.Here(failpoint.AttachStarted)
-		err = waitNode(ctx, d.Path())
+		err = d.awaitDisk(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start device: %w", err), d.undo())
@@ -163,6 +161,7 @@ func (d *Device) undo() error {
 	ctx, cancel := context.WithTimeout(context.Background(), slowCommand)
 	defer cancel()
 	err := errors.Join(d.ctl.stopDev(ctx, d.id), d.ctl.delDev(ctx, d.id))
+	d.removeNodes()
 	d.ctl.close()
 	return err
 }
@@ -177,15 +176,4 @@ func (d *Device) end() {
 	}
 	d.endQueues()
 	<-d.done
-}
-
-// waitNode returns when the block device's node is there: devtmpfs makes it at once, udev may take its time.
-func waitNode(ctx context.Context, path string) error {
-	return retry(ctx, quickCommand, func() (bool, error) {
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			return errors.Is(err, unix.ENOENT), fmt.Errorf("block device: %w", err)
-		}
-		return false, nil
-	})
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"varve/devnode"
 	"varve/objstore/failpoint"
 )
 
@@ -36,6 +39,7 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 	}
 	err := deleteDisk(context.WithoutCancel(ctx), d.ctl, d.id, force)
 	failpoint.Here(failpoint.DetachDeleted)
+	d.removeNodes()
 	d.ctl.close()
 	if err == nil {
 		d.scanners.Wait() // their reads have failed, if they had not ended before
@@ -155,7 +159,7 @@ func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool)
 			if errors.Is(err, unix.ENODEV) {
 				err = c.stopDev(ctx, id) // no disk: it was never started
 			}
-		} else if err = unused(id); err == nil {
+		} else if err = unused(ctx, id); err == nil {
 			err = c.stopDev(ctx, id)
 		}
 		return errors.Is(err, ErrBusy), err
@@ -163,15 +167,25 @@ func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool)
 }
 
 // unused asks for the block device for itself alone, which mounts, holders and other exclusive openers refuse.
-func unused(id int) error {
+func unused(ctx context.Context, id int) error {
 	if held, err := os.ReadDir(fmt.Sprintf("/sys/block/ublkb%d/holders", id)); err == nil && len(held) > 0 {
 		return fmt.Errorf("%w: %s is held by %s", ErrBusy, blockPath(id), held[0].Name())
 	}
-	fd, err := unix.Open(blockPath(id), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	n, err := devnode.Block(filepath.Base(blockPath(id)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no disk: it was never started
+	}
+	if err == nil {
+		_, err = n.Await(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("whether the device is in use can't be told: %w", err)
+	}
+	fd, err := n.Open(unix.O_RDONLY | unix.O_EXCL)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("%w: %s", ErrBusy, blockPath(id))
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%w: %s", ErrBusy, n.Path)
+	case errors.Is(err, unix.ENXIO):
 		return nil
 	case err != nil:
 		return err

@@ -114,6 +114,7 @@ const (
 
 	_UBLK_PARAM_TYPE_BASIC     = 1 << 0
 	_UBLK_PARAM_TYPE_DISCARD   = 1 << 1
+	_UBLK_PARAM_TYPE_DEVT      = 1 << 2
 	_UBLK_PARAM_TYPE_DMA_ALIGN = 1 << 4
 )
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/devnode"
 )
 
 // What a caller may test for with errors.Is.
@@ -89,7 +91,7 @@ func attach(ctx context.Context, file string, o Options) (string, error) {
 			return "", fmt.Errorf("find a free loop device: %w", permission(err))
 		}
 		path := "/dev/loop" + strconv.Itoa(n)
-		err = configure(ctx, path, n, backing, o)
+		err = configure(ctx, path, backing, o)
 		if err == nil {
 			return path, nil
 		}
@@ -100,8 +102,8 @@ func attach(ctx context.Context, file string, o Options) (string, error) {
 	}
 }
 
-func configure(ctx context.Context, path string, number, backing int, o Options) error {
-	fd, err := openNode(ctx, path, number)
+func configure(ctx context.Context, path string, backing int, o Options) error {
+	fd, err := openNode(ctx, path, unix.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -131,20 +133,16 @@ func configure(ctx context.Context, path string, number, backing int, o Options)
 	}
 }
 
-// openNode opens /dev/loopN, whose node may appear a moment after the device.
-func openNode(ctx context.Context, path string, number int) (int, error) {
-	for try := 0; ; try++ {
-		fd, err := open(path, unix.O_RDWR)
-		if !errors.Is(err, unix.ENOENT) {
-			return fd, err
-		}
-		if try == 100 {
-			return -1, fmt.Errorf("%w: the kernel has loop device %d, but nothing made its node", err, number)
-		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return -1, err
-		}
+// openNode opens a loop device, whose node may appear a moment after it, and nothing else that is at its path.
+func openNode(ctx context.Context, path string, flags int) (int, error) {
+	n, err := devnode.Block(filepath.Base(path))
+	if err != nil {
+		return -1, err
 	}
+	if _, err := n.Await(ctx); err != nil {
+		return -1, err
+	}
+	return n.Open(flags)
 }
 
 // Detach takes the backing file from a loop device and returns when it is free. A device that is open or mounted is
@@ -167,7 +165,7 @@ func detach(ctx context.Context, device string, force bool) error {
 	// A program that looks at every new device, as udev does, holds it for a moment only.
 	const tries = 20
 	for try := 1; ; try++ {
-		err := clearDevice(device, force)
+		err := clearDevice(ctx, device, force)
 		if err == nil || !errors.Is(err, ErrBusy) || try == tries {
 			if err == nil && !force {
 				return waitFree(ctx, device)
@@ -180,12 +178,12 @@ func detach(ctx context.Context, device string, force bool) error {
 	}
 }
 
-func clearDevice(device string, force bool) error {
+func clearDevice(ctx context.Context, device string, force bool) error {
 	flags := unix.O_RDONLY
 	if !force {
 		flags |= unix.O_EXCL // refused while a file system or the device mapper claims the device
 	}
-	fd, err := open(device, flags)
+	fd, err := openNode(ctx, device, flags)
 	if errors.Is(err, unix.EBUSY) {
 		return ErrBusy
 	}

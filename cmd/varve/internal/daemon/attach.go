@@ -12,6 +12,7 @@ import (
 
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/devnode"
 	"varve/objstore"
 	"varve/objstore/failpoint"
 )
@@ -235,7 +236,14 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	}
 	defer d.sweepScratch(ctx)
 	k := d.find(target, node)
-	if a, waits := d.findWaiting(target, node); k == nil && waits {
+	a, waits := d.findWaiting(target, node)
+	if k != nil {
+		a = k.Attachment
+	}
+	if err := d.checkTarget(target, node, a.Device); err != nil {
+		return protocol.Attachment{}, err
+	}
+	if k == nil && waits {
 		return a.Shown(), d.detachWaiting(ctx, a, r.Force)
 	}
 	if err := d.foreignTo(r.Target, node); k == nil && err != nil {
@@ -251,6 +259,22 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
 	}
 	return k.Shown(), err
+}
+
+// checkTarget refuses a path that has a device's name and is not that device. One that is not there may be its name all
+// the same.
+func (d *Daemon) checkTarget(target, path, device string) error {
+	if path != device || !filepath.IsAbs(target) {
+		return nil
+	}
+	n, err := devnode.Block(filepath.Base(device))
+	if err != nil {
+		return nil //nolint:nilerr // the device has gone, and what is left of it goes by its name
+	}
+	if err = n.Check(); errors.Is(err, devnode.ErrNotDevice) {
+		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%w, or name the volume", err))
+	}
+	return nil
 }
 
 // resolveNode follows symbolic links to a device node.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/devnode"
 	"varve/fs"
 	"varve/fs/loopdev"
 	"varve/objstore"
@@ -227,11 +228,16 @@ func (d *loopDevice) Claimed() bool { return claimed(d.node) }
 // Leave: a loop device's file dies with this process.
 func (d *loopDevice) Leave(context.Context) error { return errCannotLeave }
 
-// claimed asks for the block device for itself alone, as mount(8) does.
+// claimed asks for the block device for itself alone, as mount(8) does. One that can't be asked, for something else is
+// at its path, counts as claimed.
 func claimed(node string) bool {
-	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	n, err := devnode.Block(filepath.Base(node))
 	if err != nil {
-		return errors.Is(err, unix.EBUSY)
+		return false // there is no such device
+	}
+	fd, err := n.Open(unix.O_RDONLY | unix.O_EXCL)
+	if err != nil {
+		return errors.Is(err, unix.EBUSY) || errors.Is(err, devnode.ErrNotDevice)
 	}
 	_ = unix.Close(fd)
 	return false
