@@ -17,8 +17,8 @@ import (
 
 const checkUsage = `make check [ALL=1]
 Builds, vets and lints, and runs the unit tests of what has changed, and of what imports it: against where the branch left
-main, with what is not committed. If nothing has, or with -all, all of them. Tests of the engine that take long try less
-(go test -short). make test is what counts.`
+main, with what is not committed. If nothing has, or with ALL=1, all of them. The exhaustive tests of the engine are left to
+make test.`
 
 // checkCommand is make check.
 func checkCommand(ctx context.Context, args []string) error {
@@ -68,7 +68,7 @@ func checkSteps(tested []string) []*step {
 	}
 	if len(tested) > 0 {
 		steps = append(steps, &step{name: "unit", needs: []string{"build"}, expected: time.Minute, events: true, run: func(ctx context.Context, j *job) error {
-			return j.command(ctx, nil, "go", slices.Concat([]string{"test", "-json", "-short", "-timeout=" + patience(10*time.Minute).String()}, tested)...)
+			return j.command(ctx, nil, "go", slices.Concat([]string{"test", "-json", "-skip", exhaustiveTests, "-timeout=" + patience(10*time.Minute).String()}, tested)...)
 		}})
 	}
 	return steps

@@ -76,7 +76,8 @@ func fuzzTargets(top, run string) ([]fuzzTarget, error) {
 	return targets, err
 }
 
-// fuzzBlindly tries each target for a while, without instrumentation: instrumented programs take minutes to build.
+// fuzzBlindly tries each target for a while, in one worker, since another step runs beside it, and without
+// instrumentation: instrumented programs take minutes to build.
 func fuzzBlindly(ctx context.Context, j *job, each time.Duration) error {
 	targets, err := fuzzTargets(".", "")
 	if err != nil {
@@ -100,7 +101,7 @@ func fuzzBlindly(ctx context.Context, j *job, each time.Duration) error {
 		fmt.Fprintln(j.log, t.dir, t.name)
 		var out bytes.Buffer
 		cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.fuzz", "^"+t.name+"$", "-test.fuzztime", each.String(),
-			"-test.fuzzminimizetime", "1s", "-test.fuzzcachedir", filepath.Join(programs, "cache"), "-test.timeout", patience(5*time.Minute).String())
+			"-test.fuzzminimizetime", "1s", "-test.parallel", "1", "-test.fuzzcachedir", filepath.Join(programs, "cache"), "-test.timeout", patience(5*time.Minute).String())
 		cmd.Dir = t.dir
 		cmd.Stdout = io.MultiWriter(j.log, &out)
 		cmd.Stderr = cmd.Stdout
