@@ -116,9 +116,13 @@ func (p *program) command(ctx context.Context, dir string, memory int, disks []s
 	for i := range test {
 		test[i] = quote(test[i])
 	}
+	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output() // tests copy the Go source
+	if err != nil {
+		return nil, fmt.Errorf("go env GOROOT: %w", err)
+	}
 	cmd := exec.CommandContext(ctx, self, append(args, "--", "cd "+quote(filepath.Join(top, p.pkg))+" && "+strings.Join(test, " "))...)
 	cmd.Env = append(os.Environ(), "VARVE_BIN="+filepath.Join(top, "bin/varve"), "VARVE_BIN_FAILPOINT="+filepath.Join(dir, "bin/varve-failpoint"),
-		"VARVE_REQUIRE_UBLK=1", "VARVE_VM_CONSOLE="+filepath.Join(dir, p.name+".console"))
+		"VARVE_REQUIRE_UBLK=1", "GOROOT="+strings.TrimSpace(string(goroot)), "VARVE_VM_CONSOLE="+filepath.Join(dir, p.name+".console"))
 	return cmd, nil
 }
 
