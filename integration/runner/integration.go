@@ -7,7 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
+
+// bootTime is what a machine takes beside its tests, about.
+const bootTime = 8 * time.Second
 
 // integrationPackages have tests that need devices or mounts.
 var integrationPackages = []string{
@@ -63,6 +67,9 @@ func integrationCommand(ctx context.Context, args []string) error {
 	}
 	s := &schedule{jobs: jobs, machines: jobs, dir: *dir, say: os.Stdout}
 	for _, p := range programs {
+		if *run != "" {
+			p.expected = 0 // who knows
+		}
 		s.steps = append(s.steps, p.step(*dir, memory, os.Stdout))
 	}
 	for _, r := range s.run(ctx) {
@@ -93,7 +100,7 @@ func planPrograms(packages []string, run, skip string, shards int) ([]*program, 
 			programs = append(programs, planIntegration(tests, run, skip, shards)...)
 			continue
 		}
-		programs = append(programs, &program{name: filepath.Base(pkg), pkg: pkg, run: run, skip: skip})
+		programs = append(programs, &program{name: filepath.Base(pkg), pkg: pkg, run: run, skip: skip, expected: bootTime + 12*time.Second})
 	}
 	if len(programs) == 0 {
 		what := "'" + run + "'"
@@ -120,7 +127,10 @@ func planIntegration(tests []string, run, skip string, shards int) []*program {
 		if len(list) == 0 {
 			return
 		}
-		p := &program{name: name, pkg: "./integration", skip: skip, pressure: pressure}
+		p := &program{name: name, pkg: "./integration", skip: skip, pressure: pressure, expected: bootTime}
+		for _, t := range list {
+			p.expected += time.Duration(secondsOf(t)) * time.Second
+		}
 		p.run = onlyThese(list)
 		if _, whole, err := topLevel(run); err == nil && !whole {
 			p.run = run // with its subtests

@@ -163,27 +163,34 @@ func availableMemory() (int, error) {
 	return 0, fmt.Errorf("no MemAvailable in /proc/meminfo")
 }
 
-// testSeconds are the tests of ./integration that take long, of two machines side by side on two processors. The
-// others take ordinarySeconds, about. It balances machines, and no more: a test that it does not know is no mistake.
-var testSeconds = map[string]int{}
+// testSeconds are the tests of ./integration that take long, about, on two idle processors. The others take
+// ordinarySeconds. It balances machines, and no more: a test that it does not know is no mistake.
+var testSeconds = map[string]int{
+	"TestFilesystemOnDevice": 130, "TestKillAtPoints": 90, "TestFioVerify": 60, "TestPowerCut": 60, "TestDamagedFiles": 60,
+	"TestTwoCopiesTakeTheSpaceOfOne": 45, "TestFilesystemOnDiskStore": 40, "TestKillUnderFioVerify": 40,
+	"TestKillUnderMountedExt4": 40, "TestLinearizableUnderKills": 40, "TestLoopTransport": 30, "TestFioVerifyWithDiscards": 30,
+	"TestSnapshotUnderMountedFilesystem": 30, "TestFullDisk": 30, "TestNothingLeaks": 30, "TestFailedQueueIsServedAgain": 25,
+	"TestUpgradeUnderLoad": 25, "TestSnapshotUnderFio": 20, "TestDeviceAgainstModel": 20, "TestVerifiedFio": 20, "TestFullStore": 20,
+}
 
-const ordinarySeconds = 6
+const ordinarySeconds = 7
+
+func secondsOf(test string) int {
+	if s, ok := testSeconds[test]; ok {
+		return s
+	}
+	return ordinarySeconds
+}
 
 // spread gives each test to one of n lists, so that they take about as long.
 func spread(tests []string, n int) [][]string {
-	seconds := func(t string) int {
-		if s, ok := testSeconds[t]; ok {
-			return s
-		}
-		return ordinarySeconds
-	}
 	tests = slices.Clone(tests)
-	slices.SortStableFunc(tests, func(a, b string) int { return cmp.Compare(seconds(b), seconds(a)) })
+	slices.SortStableFunc(tests, func(a, b string) int { return cmp.Compare(secondsOf(b), secondsOf(a)) })
 	lists, sums := make([][]string, n), make([]int, n)
 	for _, t := range tests {
 		i := slices.Index(sums, slices.Min(sums))
 		lists[i] = append(lists[i], t)
-		sums[i] += seconds(t)
+		sums[i] += secondsOf(t)
 	}
 	return lists
 }

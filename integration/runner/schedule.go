@@ -126,14 +126,14 @@ func (s *schedule) failUnmet(ctx context.Context) {
 	}
 }
 
-// estimate is how long the run takes if the jobs share the steps well.
+// estimate is how long the run takes if the processors, or two of them, share the steps well.
 func (s *schedule) estimate() time.Duration {
 	var sum, longest time.Duration
 	for _, x := range s.steps {
 		sum += x.expected
 		longest = max(longest, s.way(x))
 	}
-	return max(sum/time.Duration(s.jobs), longest)
+	return max(sum/time.Duration(min(s.jobs, 2)), longest)
 }
 
 func (s *schedule) end(r result) {
