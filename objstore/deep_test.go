@@ -3,6 +3,7 @@ package objstore
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -80,14 +81,19 @@ func TestFaultForever(t *testing.T) {
 				for range 20 {
 					w.step()
 				}
+				var unsynced atomic.Bool
 				w.setHook(func(op vfs.Op) error {
-					if op.Kind == kind {
-						return errno
+					if op.Kind != kind {
+						return nil
 					}
-					return nil
+					if failsFlush(op) {
+						unsynced.Store(true)
+					}
+					return errno
 				})
 				for range 12 {
-					if w.step(); w.s == nil {
+					w.step()
+					if w.unsynced = unsynced.Load(); w.s == nil {
 						break
 					}
 				}

@@ -28,6 +28,11 @@ var faults = map[string]fault{
 	"ENOSPC":        {err: syscall.ENOSPC, short: true},
 }
 
+// failsFlush says whether the failure of op is one of a flush: the next opening may go back to what was flushed before.
+func failsFlush(op vfs.Op) bool {
+	return op.Kind == vfs.OpDatasync || op.Kind == vfs.OpSyncDir && op.Name == journalDir
+}
+
 // failing gives a hook that lets operation n of those that want picks fail, and says what that was.
 func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.Op) error, met func() string) {
 	var mu sync.Mutex
@@ -43,7 +48,7 @@ func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.O
 			return nil
 		}
 		what = fmt.Sprintf("%v %s %d+%d", op.Kind, op.Name, op.Off, op.Len)
-		if op.Kind == vfs.OpDatasync {
+		if failsFlush(op) {
 			w.unsynced = true
 		}
 		if f.drop && op.Kind == vfs.OpDatasync {
