@@ -28,8 +28,8 @@ check: ## while you work: build, vet, lint, and unit tests of what changed; ALL=
 	@$(RUNNER) check $(if $(ALL),-all)
 
 .PHONY: test
-test: ## everything: lint, unit, race, property, fuzz seeds, and the tests on devices in the test kernel
-	@$(RUNNER) test
+test: ## everything: lint, unit, race, property, fuzz seeds, and the tests on devices in the test kernel; ONLY='race|vm/fs' picks steps
+	@$(RUNNER) test $(if $(ONLY),-only '$(ONLY)')
 
 .PHONY: lint
 lint: ## golangci-lint alone, as make test runs it

@@ -156,3 +156,20 @@ func TestStepOutput(t *testing.T) {
 		t.Errorf("it reports\n%s", b.String())
 	}
 }
+
+func TestOnlySteps(t *testing.T) {
+	steps := []*step{{name: "packages"}, {name: "unit", needs: []string{"packages"}}, {name: "kernel"}, {name: "vm/fs", needs: []string{"kernel", "programs"}}, {name: "programs", needs: []string{"packages"}}}
+	for pattern, want := range map[string]string{"unit": "packages unit", "^vm": "packages kernel vm/fs programs", "kernel|unit": "packages unit kernel"} {
+		picked, err := onlySteps(steps, pattern)
+		var names []string
+		for _, x := range picked {
+			names = append(names, x.name)
+		}
+		if got := strings.Join(names, " "); err != nil || got != want {
+			t.Errorf("steps of %q: %s, %v; want %s", pattern, got, err, want)
+		}
+	}
+	if _, err := onlySteps(steps, "nosuch"); err == nil {
+		t.Error("a pattern that matches no step is no error")
+	}
+}

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +36,8 @@ const slowest = 12
 func testCommand(ctx context.Context, args []string) error {
 	f := newFlags("test")
 	list := f.Bool("list", false, "say what would be run, and end")
+	only := f.String("only", "", "`regexp` of steps to run alone, with those that they need; a test that skips in them has passed nowhere else, "+
+		"and is a failure")
 	if err := parseNoArguments(f, testUsage, args); err != nil {
 		return err
 	}
@@ -46,6 +50,9 @@ func testCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	steps, err := testSteps(dir, jobs, os.Stdout)
+	if err == nil && *only != "" {
+		steps, err = onlySteps(steps, *only)
+	}
 	if err != nil {
 		return err
 	}
@@ -73,6 +80,30 @@ func testCommand(ctx context.Context, args []string) error {
 		return errFailed
 	}
 	return nil
+}
+
+// onlySteps are the steps whose names match, and those that they need.
+func onlySteps(steps []*step, pattern string) ([]*step, error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]bool{}
+	for i := len(steps); i > 0; i-- { // one pass for each step that may need another
+		for _, x := range steps {
+			if wanted[x.name] || re.MatchString(x.name) {
+				wanted[x.name] = true
+				for _, n := range x.needs {
+					wanted[n] = true
+				}
+			}
+		}
+	}
+	picked := slices.DeleteFunc(slices.Clone(steps), func(x *step) bool { return !wanted[x.name] })
+	if len(picked) == 0 {
+		return nil, fmt.Errorf("no step matches '%s'; -list lists them", pattern)
+	}
+	return picked, nil
 }
 
 func processorTime(results []result) (sum time.Duration) {
