@@ -392,6 +392,7 @@ func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
 		}
 		if err == nil {
 			c.s.well(pl)
+			c.s.good.add(pl)
 			continue
 		}
 		err = &CorruptError{File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", o.kind, o.hash), Err: err}

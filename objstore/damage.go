@@ -116,7 +116,8 @@ type damageBook struct {
 	losses  []*CorruptError // damage that opening has found and could not mend
 	strays  []string        // files that opening has found, and that are none of the store's
 	anyBad  atomic.Bool     // for a look without the lock
-	heals   atomic.Int64    // how often something that was lost has come back
+	good    goodPlaces
+	heals   atomic.Int64 // how often something that was lost has come back
 }
 
 // mended notes damage that opening has found and made good.
@@ -156,6 +157,7 @@ func (s *Store) noteBad(pl place, wrong bool) bool {
 		s.bad[pl] = was || wrong
 		s.anyBad.Store(true)
 	}
+	s.good.forget(pl)
 	return !known
 }
 

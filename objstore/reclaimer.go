@@ -9,7 +9,7 @@ import "context"
 
 // reclaimLater queues step F of a settling. The settler calls it, whose context ends the goroutine too.
 func (s *Store) reclaimLater(st *settling) {
-	st.fresh, st.leaves, st.buf = nil, nil, nil
+	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil
 	s.reclaimMu.Lock()
 	defer s.reclaimMu.Unlock()
 	s.reclaims[st.v] = append(s.reclaims[st.v], st)

@@ -44,6 +44,10 @@ type settling struct {
 	pinned  *pin        // what reclaiming waits for
 	heals   bool        // a damaged chunk was written again
 
+	hits    []hit          // of the run that settles now
+	own     map[place]bool // where fresh objects lie
+	copyBuf []byte         // what confirming has read
+
 	oldChunk []byte // the chunk that readOld has read last
 	oldPlace place
 }
@@ -66,7 +70,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	}
 	st := &settling{
 		ctx: ctx, s: s, v: v, l: v.layers[0], old: v.base.root, base: v.base,
-		fresh: map[Hash]place{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
+		fresh: map[Hash]place{}, own: map[place]bool{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
 	}
 	v.mu.Unlock()
 	st.view[0] = st.l
@@ -259,8 +263,13 @@ func (st *settling) run(from, to uint64, n *node, out *leaf) error {
 	if err := st.read(buf, from, to); err != nil {
 		return err
 	}
-	for o := 0; o < len(buf); o += int(size) {
-		if err := st.chunk(buf[o:o+int(size)], o, length, (from/chunk+uint64(o)/size)%fanOut, n, out); err != nil {
+	slot := from / chunk % fanOut
+	if err := st.lookUp(buf, slot, n, out); err != nil {
+		return err
+	}
+	for i, h := range st.hits {
+		o := i * int(size)
+		if err := st.chunk(h, buf[o:o+int(size)], o, length, slot+uint64(i), n, out); err != nil {
 			return err
 		}
 	}
@@ -331,6 +340,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 				return err
 			}
 			st.oldPlace = pl
+			st.s.good.add(pl)
 		}
 		n := copy(b, st.oldChunk[at-first:])
 		b, at = b[n:], at+int64(n)
@@ -338,19 +348,22 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	return nil
 }
 
-// chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes.
-func (st *settling) chunk(data []byte, o, length int, slot uint64, n *node, out *leaf) error {
-	if allZero(data) {
+// chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes, and what is known of them.
+func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *node, out *leaf) error {
+	h, pl := known.hash, known.pl
+	if h.IsZero() {
 		n[slot], out.places[slot] = Hash{}, 0
 		return nil
 	}
-	h := sum(KindChunk, data)
-	if pl := out.places[slot]; h == n[slot] && pl != lostPlace && !st.s.isSick(pl) {
+	if h == n[slot] && pl != 0 && pl == out.places[slot] {
 		return nil
 	}
 	st.heals = st.heals || h == n[slot]
 	n[slot] = h
-	pl, ok := st.find(&h, KindChunk)
+	if pl == 0 {
+		pl = st.fresh[h] // of a chunk before it in the run
+	}
+	ok := pl != 0
 	if !ok && o+len(data) <= length {
 		pl, ok = st.adopt(h, o, len(data))
 	}
@@ -392,7 +405,7 @@ func (st *settling) adopt(h Hash, o, size int) (place, bool) {
 
 func (st *settling) record(g *segment, o object) place {
 	pl := makePlace(g.id, o.block)
-	st.fresh[o.hash] = pl
+	st.fresh[o.hash], st.own[pl] = pl, true
 	st.added[g] = append(st.added[g], o)
 	return pl
 }
@@ -400,7 +413,15 @@ func (st *settling) record(g *segment, o object) place {
 // store puts an object into the store unless it is there.
 func (st *settling) store(k Kind, h Hash, data []byte) (place, error) {
 	if pl, ok := st.find(&h, k); ok {
-		return pl, nil
+		if ok = st.trusts(pl); !ok {
+			var err error
+			if ok, err = st.confirm(k, &h, pl, data); err != nil {
+				return 0, err
+			}
+		}
+		if ok {
+			return pl, nil
+		}
 	}
 	return st.append(k, h, data)
 }

@@ -1,0 +1,188 @@
+package objstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
+// copy is read first, and compared: one that has rotted would replace good bytes. On volumes with verify that is done each
+// time, on others unless the place was found good within the last hour (goodPlaces). Copies that lie one after the other,
+// as those of a file that was written twice do, are read at once. A copy that is wrong is quarantined, and what was
+// written stored anew.
+
+const (
+	// goodBytes bounds the memory of goodPlaces: at a bit for each block of 4 KiB, the places of 512 GiB of segments.
+	goodBytes = 16 << 20
+	goodFor   = time.Hour
+)
+
+// goodPlaces are places whose bytes were read and were right, not long ago: those in the segments that were asked for last.
+type goodPlaces struct {
+	mu    sync.Mutex
+	since time.Time
+	bits  *simplelru.LRU[uint32, []uint64] // by segment, a bit for each block
+	bytes int64
+}
+
+// fresh begins anew where the last beginning is long ago. Under p.mu.
+func (p *goodPlaces) fresh() {
+	if p.bits == nil || time.Since(p.since) > goodFor {
+		p.bits, _ = simplelru.NewLRU(1<<20, func(_ uint32, b []uint64) { p.bytes -= int64(len(b)) * 8 }) // fails for size 0 only
+		p.bytes, p.since = 0, time.Now()
+	}
+}
+
+func (p *goodPlaces) has(pl place) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fresh()
+	b, _ := p.bits.Get(pl.segment())
+	word := int(pl.block() / 64)
+	return word < len(b) && b[word]>>(pl.block()%64)&1 == 1
+}
+
+func (p *goodPlaces) add(pl place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fresh()
+	b, _ := p.bits.Get(pl.segment())
+	if word := int(pl.block() / 64); word >= len(b) {
+		grown := make([]uint64, roundUp(int64(word)+1, 64)) // 512 bytes: 16 MiB of the segment
+		p.bytes += int64(len(grown)-copy(grown, b)) * 8
+		b = grown
+		p.bits.Add(pl.segment(), b)
+	}
+	b[pl.block()/64] |= 1 << (pl.block() % 64)
+	for p.bytes > goodBytes && p.bits.Len() > 1 {
+		p.bits.RemoveOldest()
+	}
+}
+
+func (p *goodPlaces) forget(pl place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bits == nil {
+		return
+	}
+	b, _ := p.bits.Peek(pl.segment())
+	if word := int(pl.block() / 64); word < len(b) {
+		b[word] &^= 1 << (pl.block() % 64)
+	}
+}
+
+// hit is a chunk of a run that settles, and where the store has it.
+type hit struct {
+	hash Hash
+	pl   place // 0: nowhere
+}
+
+// lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds. slot is the first one's in
+// its leaf, of which n and out are the old hashes and places.
+func (st *settling) lookUp(buf []byte, slot uint64, n *node, out *leaf) error {
+	size := st.old.chunkSize
+	st.hits = st.hits[:0]
+	for o := 0; o < len(buf); o += size {
+		var h hit
+		if data := buf[o : o+size]; !allZero(data) {
+			h.hash = sum(KindChunk, data)
+			i := slot + uint64(o/size)
+			if pl := out.places[i]; h.hash == n[i] && pl != lostPlace && !st.s.isSick(pl) {
+				h.pl = pl
+			} else if pl, ok := st.find(&h.hash, KindChunk); ok {
+				h.pl = pl
+			}
+		}
+		st.hits = append(st.hits, h)
+	}
+	blocks := place(size / blockSize)
+	for i := 0; i < len(st.hits); {
+		end := i + 1
+		if st.trusts(st.hits[i].pl) {
+			i++
+			continue
+		}
+		for end < len(st.hits) && st.hits[end].pl == st.hits[end-1].pl+blocks && !st.trusts(st.hits[end].pl) {
+			end++
+		}
+		if err := st.confirmRun(buf[i*size:end*size], st.hits[i:end]); err != nil {
+			return err
+		}
+		i = end
+	}
+	return nil
+}
+
+// trusts reports a place that need not be read: none, one of this settling's own objects, or one that was good not long ago.
+func (st *settling) trusts(pl place) bool {
+	if pl == 0 || st.own[pl] {
+		return true
+	}
+	return !st.v.verify.Load() && st.s.good.has(pl)
+}
+
+// confirmRun compares the chunks in data with what lies at their places, one after the other.
+func (st *settling) confirmRun(data []byte, hits []hit) error {
+	if len(hits) > 1 && st.same(data, hits[0].pl) == nil {
+		for i := range hits {
+			st.s.good.add(hits[i].pl)
+		}
+		return nil
+	}
+	size := st.old.chunkSize
+	for i := range hits { // each for itself
+		ok, err := st.confirm(KindChunk, &hits[i].hash, hits[i].pl, data[i*size:(i+1)*size])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			hits[i].pl = 0
+		}
+	}
+	return nil
+}
+
+// confirm reports whether the object lies at pl as it should. If not, the place is quarantined.
+func (st *settling) confirm(k Kind, h *Hash, pl place, data []byte) (bool, error) {
+	err := st.same(data, pl)
+	if err == nil {
+		st.s.good.add(pl)
+		return true, nil
+	}
+	if !damaged(err) {
+		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segmentName(pl.segment()), pl.offset(), err)
+	}
+	st.s.markBad(pl, &CorruptError{File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
+	st.heals = true // it is stored anew
+	return false, nil
+}
+
+// errOtherBytes is an error of damage.
+var errOtherBytes = fmt.Errorf("%w: %w", ErrCorrupt, errOtherHash)
+
+// same compares data with the bytes that lie at pl, past the page cache.
+func (st *settling) same(data []byte, pl place) error {
+	g := st.s.segments.get(pl.segment())
+	if g == nil {
+		return errOtherBytes
+	}
+	n := int(roundUp(int64(len(data)), blockSize))
+	if cap(st.copyBuf) < n {
+		st.copyBuf = alignedBuffer(n)
+	}
+	b := st.copyBuf[:n]
+	err := readAligned(g.file, b, pl.offset())
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return errOtherBytes
+	case err == nil && !bytes.Equal(b[:len(data)], data):
+		return errOtherBytes
+	}
+	return err
+}
