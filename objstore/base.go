@@ -223,7 +223,7 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 			continue
 		}
 		pl, _, err := s.locate(&n[i], KindChunk)
-		if errors.Is(err, ErrCorrupt) {
+		if corrupt(err) {
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
 			s.log.Error("a chunk is lost", "error", err)
 			pl, err = lostPlace, nil

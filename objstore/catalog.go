@@ -52,7 +52,7 @@ func (s *Store) logRefs(recs []refRecord) error {
 		return err
 	}
 	if err := s.refsLog.append(b); err != nil {
-		if errors.Is(err, ErrNoSpace) {
+		if errors.Is(err, ErrNoSpace) || passing(err) {
 			return s.spaceError(err)
 		}
 		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))

@@ -25,7 +25,11 @@ func unreadable(err error) bool {
 }
 
 // damaged reports an error that concerns the bytes of a file, and so what lies in them, not the whole store.
-func damaged(err error) bool { return errors.Is(err, ErrCorrupt) || unreadable(err) }
+func damaged(err error) bool { return corrupt(err) || unreadable(err) }
+
+// corrupt reports bytes that are not what they should be, as far as that is known: what could not be read for want of
+// memory or descriptors may be.
+func corrupt(err error) bool { return errors.Is(err, ErrCorrupt) && !passing(err) }
 
 // content is a file in memory. Blocks that can't be read are zeroes.
 type content struct {
@@ -163,7 +167,10 @@ func (s *Store) noteBad(pl place, wrong bool) bool {
 
 // markBad notes a bad place, and tells of it. That the disk gave no answer may pass.
 func (s *Store) markBad(pl place, err error) {
-	if s.noteBad(pl, errors.Is(err, ErrCorrupt) && !unreadable(err)) {
+	if passing(err) {
+		return
+	}
+	if s.noteBad(pl, corrupt(err) && !unreadable(err)) {
 		s.log.Error("an object is damaged", "error", err)
 	}
 }

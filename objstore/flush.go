@@ -74,7 +74,9 @@ func (v *volume) commitTo(target uint64) error {
 			return v.failSync(c.j.name, err)
 		}
 		failpoint.Here(failpoint.FlushCommit)
-		if err := c.j.link(v.s.fs); err != nil {
+		if err := c.j.link(v.s.fs); passing(err) {
+			return err // the data is durable; the next flush commits it
+		} else if err != nil {
 			return v.failSync(journalDir, err)
 		}
 		if err := c.j.file.Datasync(); err != nil {
@@ -118,7 +120,9 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		return gen, nil
 	}
 	// Without the name of its journal, the next generation would look like one that has lost a former one.
-	if err := active.link(v.s.fs); err != nil {
+	if err := active.link(v.s.fs); passing(err) {
+		return 0, err
+	} else if err != nil {
 		return 0, v.failSync(journalDir, err)
 	}
 	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)

@@ -170,7 +170,7 @@ func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
 		if err == nil {
 			return b, nil
 		}
-		if !errors.Is(err, ErrCorrupt) {
+		if !corrupt(err) {
 			return nil, cmp.Or(first, err)
 		}
 		first = cmp.Or(first, err)

@@ -151,7 +151,7 @@ func (s *Store) sealSegment(g *segment) error {
 		s.punchBetween(g, blockSize, g.capacity, objs)
 	}
 	err := g.seal(s.fs, s.sb.id)
-	if errors.Is(outOfSpace(err), ErrNoSpace) {
+	if errors.Is(outOfSpace(err), ErrNoSpace) || passing(err) {
 		// Its directory goes on to say what is in it; the next opening tries again.
 		s.log.Warn("a segment can't be sealed", "segment", g.id, "error", err)
 		return nil
@@ -177,7 +177,12 @@ func (s *Store) retire(g *segment) error {
 		return fmt.Errorf("retire segment: %w", err)
 	}
 	failpoint.Here(failpoint.RetireRemoved)
-	if err := s.fs.SyncDir(segmentDir); err != nil {
+	err := s.fs.SyncDir(segmentDir)
+	if passing(err) {
+		s.log.Warn("a segment that holds nothing may come back after a power cut", "segment", g.id, "error", err)
+		return nil
+	}
+	if err != nil {
 		return s.fail(fmt.Errorf("sync %s: %w", segmentDir, err))
 	}
 	return nil

@@ -48,6 +48,8 @@ type recordLog struct {
 	end    int64           // where the next one will
 	damage []*CorruptError // what was found, and mended, when it was opened
 
+	uncut bool // there may be a frame behind the end that was answered with an error
+
 	ahead    int64 // bytes behind the end that are kept allocated, so that a full disk takes a record; 0: none
 	reserved int64 // up to here they are
 }
@@ -407,11 +409,29 @@ func (l *recordLog) putMark() {
 	}
 }
 
-// append writes one frame and makes it durable. After ErrNoSpace the log is what it was before; after any
-// other error nobody knows what it holds.
+// errUnsynced: nobody knows what is durable, whatever has kept the sync from it; no other try makes that good.
+var errUnsynced = errors.New("not synced")
+
+func syncFailed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUnsynced, err)
+}
+
+// passing reports an error after which all is as before: see vfs.Passing.
+func passing(err error) bool { return vfs.Passing(err) && !errors.Is(err, errUnsynced) }
+
+// append writes one frame and makes it durable. After ErrNoSpace and passing errors the log is what it was
+// before; after any other error nobody knows what it holds.
 func (l *recordLog) append(payload []byte) error {
 	if len(payload) > maxFrame {
 		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), ErrInvalid, maxFrame)
+	}
+	if l.uncut {
+		if err := l.cut(); err != nil {
+			return err
+		}
 	}
 	b := frameBytes(payload, l.sum, l.end)
 	err := together(l.files, func(f logFile) error {
@@ -419,7 +439,7 @@ func (l *recordLog) append(payload []byte) error {
 			return err
 		}
 		failpoint.Here(failpoint.LogWritten)
-		if err := f.file.Datasync(); err != nil {
+		if err := syncFailed(f.file.Datasync()); err != nil {
 			return err
 		}
 		failpoint.Here(failpoint.LogSynced)
@@ -433,20 +453,30 @@ func (l *recordLog) append(payload []byte) error {
 	}
 	l.reserved = 0 // truncating gives it back
 	full := outOfSpace(err)
-	if !errors.Is(full, ErrNoSpace) {
+	if !passing(err) && !errors.Is(full, ErrNoSpace) {
 		return err
 	}
-	// Durably: a power cut must not bring back what was answered with an error.
+	if cerr := l.cut(); passing(cerr) {
+		l.uncut = true // the next frame begins with that
+	} else if cerr != nil {
+		return fmt.Errorf("%w: %w; then %w", errUnsynced, err, cerr)
+	}
+	return full
+}
+
+// cut takes what is behind the end away, durably: a power cut must not bring back what was answered with an error.
+func (l *recordLog) cut() error {
 	for _, f := range l.files {
-		if terr := f.file.Truncate(l.end); terr != nil {
-			return fmt.Errorf("%w; then %w", err, terr)
+		if err := f.file.Truncate(l.end); err != nil {
+			return err
 		}
-		if terr := f.file.Datasync(); terr != nil {
-			return fmt.Errorf("%w; then %w", err, terr)
+		if err := syncFailed(f.file.Datasync()); err != nil {
+			return err
 		}
 	}
+	l.uncut = false
 	l.putMark()
-	return full
+	return nil
 }
 
 // reserve keeps room behind the end, in every file. Where there is none, the next append tries again.

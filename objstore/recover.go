@@ -107,7 +107,7 @@ func (s *Store) completeRefs() error {
 	if err == nil {
 		s.log.Info("refs had one copy only; they have two again", "file", name)
 	}
-	if errors.Is(err, ErrNoSpace) || unreadable(err) {
+	if errors.Is(err, ErrNoSpace) || unreadable(err) || passing(err) {
 		s.log.Warn("refs have one copy only until the store opens again", "file", l.name(), "error", err)
 		return nil
 	}
@@ -137,6 +137,10 @@ func (s *Store) compactRefs() error {
 	err = s.fs.Remove(refsCopy)
 	if err == nil {
 		err = s.fs.SyncDir(filepath.Dir(refsFile))
+	}
+	if passing(err) { // the log is as it was; its copy may lack a name until the store opens again
+		s.log.Warn("the refs log stays long", "error", err)
+		return errors.Join(n.close(), s.removeRefsDraft())
 	}
 	if err != nil {
 		return errors.Join(err, n.close())

@@ -155,7 +155,7 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 	must(t, CheckName("volume", info.Name))
 	must(t, s.Close())
 	r := newRefs()
-	l, err := openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, func(payload []byte) error {
+	l, err := openLogs(vfs.OS(dir), []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, func(payload []byte) error {
 		var before []struct {
 			Op            string
 			ID            uuid.UUID

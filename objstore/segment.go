@@ -277,7 +277,10 @@ func (g *segment) deduce(store uuid.UUID, hasDir bool, bad *CorruptError) error 
 	g.capacity, g.footer = max(size/blockSize*blockSize, blockSize), 0
 	if !hasDir {
 		t := make([]byte, trailerSize)
-		n, _ := g.file.ReadAt(t, max(size-trailerSize, 0)) // short, or an error: no trailer
+		n, err := g.file.ReadAt(t, max(size-trailerSize, 0)) // short, or an error: no trailer
+		if passing(err) {
+			return err
+		}
 		g.footer = footerLength(int(le.Uint32(t[16:])))
 		if _, _, err := g.decodeTrailer(t); n < len(t) || err != nil || g.footer > size-blockSize || size%blockSize != 0 {
 			g.footer, g.damaged = 0, bad
@@ -343,11 +346,11 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 		if err != nil {
 			return err
 		}
-		g.dir = d
 		failpoint.Here(failpoint.DirMade)
 		if err := fs.SyncDir(segmentDir); err != nil {
-			return err
+			return errors.Join(err, d.close(), fs.Remove(dirName(g.id))) // nothing is in it yet
 		}
+		g.dir = d
 	}
 	if g.objects == nil {
 		g.objects = make(map[uint32]object, len(objs))
@@ -400,7 +403,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	g.footer = int64(len(b))
 	_, err := g.file.WriteAt(g.header(store), 0)
 	if err == nil {
-		err = g.file.Datasync()
+		err = syncFailed(g.file.Datasync())
 	}
 	if err != nil {
 		g.footer = 0

@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -95,6 +96,9 @@ func (s *Store) makeSegment() (*segment, error) {
 	failpoint.Here(failpoint.SegmentMade)
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		g.file.Close()
+		if passing(err) {
+			return nil, errors.Join(err, s.fs.Remove(segmentName(id)))
+		}
 		return nil, s.fail(err)
 	}
 	s.segments.add(g)

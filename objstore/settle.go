@@ -491,7 +491,7 @@ func (st *settling) durable() error {
 func (st *settling) recordIn(g *segment) error {
 	objs := st.added[g]
 	err := g.addObjects(st.s.fs, st.s.sb.id, objs)
-	if errors.Is(err, ErrNoSpace) {
+	if errors.Is(err, ErrNoSpace) || passing(err) {
 		return st.s.spaceError(err)
 	}
 	if err != nil {

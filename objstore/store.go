@@ -219,6 +219,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		}
 		s.fs = s.files
 	}
+	s.fs = vfs.Patient(s.fs)
 	if s.opts.Lock == nil {
 		if s.lock, err = lock(s.fs); err != nil {
 			return err
