@@ -12,7 +12,7 @@ import (
 // damage: what was asked for fails at most, and when it is over everything works, without another opening.
 func TestEveryPassingFault(t *testing.T) {
 	const forAWhile = 40 // operations that fail in a row: more than one that is tried again
-	stride := 9
+	stride := 17
 	if crashCuts(t, 0) > 0 {
 		stride = 1
 	}

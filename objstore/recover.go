@@ -125,6 +125,10 @@ func (s *Store) compactRefs() error {
 	if err != nil || l.end < refsLong+4*int64(len(b)) || len(b) > maxFrame {
 		return err
 	}
+	if err := s.removeRefsDraft(); err != nil { // of a time before that could not be taken back
+		s.log.Warn("the refs log stays long", "error", err)
+		return nil
+	}
 	n, err := createLog(s.fs, refsFile+".new", logKindRefs, s.sb.id, 0)
 	if err != nil {
 		s.log.Warn("the refs log stays long", "error", err)

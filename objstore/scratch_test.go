@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"varve/objstore/vfs"
 )
 
 // scratchWorld is a store with a volume "a" that holds data, and has a snapshot of that before other data.
@@ -149,7 +151,7 @@ func TestScratchVolumeRefused(t *testing.T) {
 // Of a scratch volume refs say nothing that a varve from before it would not take: the frame decodes by the fields of
 // then, and the name is one that its lists of devices take.
 func TestScratchVolumeInOldRefs(t *testing.T) {
-	s, _, _, _ := scratchWorld(t)
+	s, dir, _, _ := scratchWorld(t)
 	info, err := s.CreateScratch(t.Context(), "a", "one")
 	must(t, err)
 	must(t, CheckName("volume", info.Name))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sort"
 	"sync"
@@ -342,6 +343,10 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.dir == nil {
+		// One that failed before, and could not be taken back, holds nothing.
+		if err := fs.Remove(dirName(g.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		d, err := createLog(fs, dirName(g.id), logKindDir, store, uint64(g.id))
 		if err != nil {
 			return err

@@ -105,7 +105,7 @@ func (s *Store) settleVolume(ctx context.Context, v *volume) error {
 			return err
 		}
 	}
-	return nil
+	return v.rest()
 }
 
 func (s *Store) gone(v *volume) bool {

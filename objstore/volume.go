@@ -80,6 +80,7 @@ type volume struct {
 	tail     int64     // bytes in layers
 	ops      uint64    // requests, to tell a busy volume
 	partial  partial
+	idleAt   time.Duration // the uptime from which on nobody uses it and nothing waits to settle; 0: that is not so
 	since    time.Duration // the uptime at which the active layer became non-empty; 0: empty
 
 	stuckTail, stuckDebt int64 // bytes that the account of stuck ones has of this volume

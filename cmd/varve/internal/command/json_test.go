@@ -47,7 +47,8 @@ var jsonOf = map[string]any{
 // jsonNames are the sections of the page, and what each is in the program.
 var jsonNames = map[string]reflect.Type{
 	"Version": reflect.TypeFor[versionReport](), "Stat": reflect.TypeFor[protocol.Stat](), "Daemon": reflect.TypeFor[protocol.Ping](),
-	"Mount": reflect.TypeFor[protocol.Mount](), "Swap": reflect.TypeFor[protocol.Swap](), "VolumeInfo": reflect.TypeFor[objstore.VolumeInfo](),
+	"OpenFiles": reflect.TypeFor[protocol.OpenFiles](),
+	"Mount":     reflect.TypeFor[protocol.Mount](), "Swap": reflect.TypeFor[protocol.Swap](), "VolumeInfo": reflect.TypeFor[objstore.VolumeInfo](),
 	"Volume": reflect.TypeFor[protocol.Volume](), "Snapshot": reflect.TypeFor[objstore.SnapshotInfo](),
 	"Attachment": reflect.TypeFor[protocol.Attachment](), "Attached": reflect.TypeFor[protocol.Attached](),
 	"SnapshotMount": reflect.TypeFor[snapshotMount](), "Repair": reflect.TypeFor[objstore.Repair](),

@@ -113,7 +113,7 @@ func (d *Daemon) mayAttach(volume string) error {
 	if _, err := d.store.VolumeInfo(volume); err != nil {
 		return err
 	}
-	return nil
+	return d.open.mayTake(deviceDescriptors, 0)
 }
 
 // taken says where a volume is attached, served or not; mu is held.

@@ -31,7 +31,8 @@ type Options struct {
 	inst  instance                                     // of the store
 	// readAt reads a volume; nil: attach does not look at what a volume holds.
 	readAt func(volume string, p []byte, off int64) error
-	swaps  string // the list of swap areas; "": swapsFile
+	swaps  string       // the list of swap areas; "": swapsFile
+	open   *descriptors // of the process; nil: counted from now on
 }
 
 // Daemon answers the protocol for one open store.
@@ -50,6 +51,8 @@ type Daemon struct {
 	below      func(path string) ([]blockstack.Layer, error) // what a directory, file or device lies on
 	readAt     func(volume string, p []byte, off int64) error
 	swapsFile  string
+
+	open *descriptors // of the process
 
 	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
 	// change is taken first.
@@ -119,6 +122,9 @@ func New(dir string, store Store, o Options) *Daemon {
 		retryFirst:    retryFirst,
 		answerTimeout: answerTimeout,
 		waits:         make(chan struct{}, maxWaits),
+	}
+	if d.open = o.open; d.open == nil {
+		d.open = &descriptors{}
 	}
 	if d.below == nil {
 		d.below = blockstack.Below

@@ -11,14 +11,16 @@ import (
 
 // fuseMounter mounts a store through FUSE.
 type fuseMounter struct {
-	store *objstore.Store
+	store fs.Source
 	log   *slog.Logger
 }
 
-func newMounter(store *objstore.Store, log *slog.Logger) mounter { return fuseMounter{store, log} }
+func newMounter(store *objstore.Store, files *descriptors, log *slog.Logger) mounter {
+	return fuseMounter{newSparing(store, files), log}
+}
 
 func (f fuseMounter) Mount(dir string, allowOther bool) (mounted, error) {
-	s, err := fs.Mount(dir, fs.Store(f.store), fs.Options{AllowOther: allowOther, Logger: f.log})
+	s, err := fs.Mount(dir, f.store, fs.Options{AllowOther: allowOther, Logger: f.log})
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func (d *Daemon) mayMount(dir string) error {
 	if d.mounts[dir] != nil {
 		return protocol.As(objstore.ErrExists, fmt.Errorf("%s: the store is mounted there", dir))
 	}
-	return nil
+	return d.open.mayTake(deviceDescriptors, 0)
 }
 
 // mount mounts; change is held.

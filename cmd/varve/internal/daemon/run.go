@@ -123,9 +123,10 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}
+	open := &descriptors{}
 	d := New(s.dir, store, Options{
 		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst,
-		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, log),
+		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, open, log), open: open,
 		readAt: readerOf(store),
 	})
 	d.files = files

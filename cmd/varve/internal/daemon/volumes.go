@@ -31,6 +31,9 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol
 		s.Daemon = &p
 		swap, _ := d.ownSwaps() // what can't be found out is in the log
 		s.Swap = append(s.Swap, swap...)
+		if use, err := d.open.use(0); err == nil {
+			s.OpenFiles = &use
+		}
 	}
 	return s, nil
 }

@@ -207,11 +207,19 @@ type Stopped struct {
 	Notes     []string     `json:"notes,omitempty"`
 }
 
+// OpenFiles are the daemon's descriptors.
+type OpenFiles struct {
+	Open  int   `json:"open"`
+	Limit int64 `json:"limit"` // of the process
+}
+
 // Stat is the store in figures, and what the daemon does with it.
 type Stat struct {
 	objstore.Stat
-	Daemon   *Ping        `json:"daemon"` // null: none runs
-	Attached []Attachment `json:"attached"`
+	Daemon *Ping `json:"daemon"` // null: none runs
+	// OpenFiles is left out without a daemon.
+	OpenFiles *OpenFiles   `json:"open_files,omitempty"`
+	Attached  []Attachment `json:"attached"`
 	// Foreign are devices that this store does not touch although its list has them: it is a copy of the one that they
 	// belong to, or was moved.
 	Foreign []Attachment `json:"foreign,omitempty"`

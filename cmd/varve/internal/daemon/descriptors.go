@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/fs"
+	"varve/objstore"
+)
+
+// A daemon without descriptors can serve its devices no longer: writes need new files of data now and then, and every
+// snapshot a journal. So what adds to them, a device, a mount, an open file of a mount, is refused while only a reserve
+// remains, which is for those that are served.
+const (
+	// descriptorReserve is the part of the limit, one in so many, that is kept back, and leastReserve the least.
+	descriptorReserve = 8
+	leastReserve      = 32
+	// deviceDescriptors is about what a device takes: its char device and rings, the volume's segment and journals.
+	deviceDescriptors = 16
+	// descriptorsAge is how long a count is good enough for the next open of a file: counting reads a directory.
+	descriptorsAge = 100 * time.Millisecond
+)
+
+// descriptors counts the process's open files.
+type descriptors struct {
+	mu    sync.Mutex
+	at    time.Time // when it was counted
+	count protocol.OpenFiles
+}
+
+// use says how many files are open and may be. A count is as old as age.
+func (d *descriptors) use(age time.Duration) (protocol.OpenFiles, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.at.IsZero() && time.Since(d.at) < age {
+		return d.count, nil
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return d.count, fmt.Errorf("limit of open files: %w", err)
+	}
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return d.count, err
+	}
+	defer func() { _ = dir.Close() }() // nothing was written
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return d.count, err
+	}
+	d.at = time.Now()
+	d.count = protocol.OpenFiles{Open: len(names) - 1, Limit: int64(min(lim.Cur, 1<<62))} // one is the directory
+	return d.count, nil
+}
+
+// mayTake refuses what takes n more descriptors and leaves less than the reserve.
+func (d *descriptors) mayTake(n int, age time.Duration) error {
+	c, err := d.use(age)
+	if err == nil && int64(c.Open+n) <= c.Limit-max(c.Limit/descriptorReserve, leastReserve) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%d files are open of %d that it may have, and the rest is kept for what is served: "+
+			"detach or unmount something, or start the daemon with a higher limit (ulimit -n, LimitNOFILE=)", c.Open, c.Limit)
+	}
+	return fmt.Errorf("%w: %w", protocol.ErrOverloaded, err)
+}
+
+// sparing is the store to a mount, which opens no more of it while only the reserve of descriptors remains.
+type sparing struct {
+	fs.Source
+	files *descriptors
+}
+
+func newSparing(store *objstore.Store, files *descriptors) fs.Source {
+	return sparing{fs.Store(store), files}
+}
+
+// mayOpen is mayTake for one open file, as an errno for whoever opens it.
+func (s sparing) mayOpen() error {
+	if err := s.files.mayTake(deviceDescriptors/2, descriptorsAge); err != nil {
+		return fmt.Errorf("%w: %w", unix.ENFILE, err)
+	}
+	return nil
+}
+
+// OpenVolume implements fs.Source.
+func (s sparing) OpenVolume(name, user string) (fs.Volume, error) {
+	if err := s.mayOpen(); err != nil {
+		return nil, err
+	}
+	return s.Source.OpenVolume(name, user)
+}
+
+// OpenSnapshot implements fs.Source.
+func (s sparing) OpenSnapshot(volume, snap string) (fs.Image, error) {
+	if err := s.mayOpen(); err != nil {
+		return nil, err
+	}
+	return s.Source.OpenSnapshot(volume, snap)
+}
