@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -121,9 +124,20 @@ func (s *schedule) failUnmet(ctx context.Context) {
 			}
 		}
 		if err != nil {
-			s.end(result{step: x, err: err})
+			r := result{step: x, err: err, file: filepath.Join(s.dir, x.name+".log")}
+			if e := writeFile(r.file, err.Error()+"\n"); e != nil {
+				r.err = errors.Join(err, e)
+			}
+			s.end(r)
 		}
 	}
+}
+
+func writeFile(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(text), 0o644)
 }
 
 // estimate is how long the run takes if the processors, or two of them, share the steps well.

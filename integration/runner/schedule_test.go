@@ -102,6 +102,9 @@ func TestScheduleFailure(t *testing.T) {
 				t.Errorf("step %s: error %q, want %q", name, failed[name], want)
 			}
 		}
+		if b, err := os.ReadFile(filepath.Join(dir, "c.log")); err != nil || !strings.Contains(string(b), "it needs b") {
+			t.Errorf("the log of a step that was not run has %q, %v", b, err)
+		}
 		if out := said.String(); !strings.Contains(out, "no room") || strings.Count(out, "FAILED") != 3 {
 			t.Errorf("it says\n%s", out)
 		}
