@@ -163,11 +163,11 @@ func testSteps(dir string, jobs int, say io.Writer) ([]*step, error) {
 	return append(steps,
 		// The machine is killed under load, once for each filesystem under the store; make crash has the other hours of it.
 		&step{
-			name: "kills", needs: []string{"kernel", "test programs"}, expected: 90 * time.Second, machine: true,
+			name: "kills", needs: []string{"kernel", "test programs"}, expected: time.Minute, machine: true,
 			run: command("integration/crash/run", "-only", "^machine: kills$", "-rounds", "2", "-o", filepath.Join(dir, "crash")),
 		},
 		// Devices with two queues: they skip in the test kernel, which has one processor.
-		&step{name: "smp", needs: []string{"packages"}, expected: 2 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
+		&step{name: "smp", needs: []string{"packages"}, expected: 90 * time.Second, events: true, run: func(ctx context.Context, j *job) error {
 			return runSMP(ctx, j, filepath.Join(dir, "smp.d"))
 		}}), nil
 }

@@ -23,7 +23,7 @@ const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|
 func unitSteps() []*step {
 	limit := func(d time.Duration) string { return "-timeout=" + patience(d).String() }
 	return []*step{
-		{name: "unit", needs: []string{"packages"}, expected: 3 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
+		{name: "unit", needs: []string{"packages"}, expected: 200 * time.Second, events: true, run: func(ctx context.Context, j *job) error {
 			plain, property, err := testPackages(ctx)
 			if err != nil {
 				return err
@@ -32,7 +32,7 @@ func unitSteps() []*step {
 			return errors.Join(j.command(ctx, nil, "go", slices.Concat(args, plain)...),
 				j.command(ctx, nil, "go", slices.Concat(args, []string{"-skip", propertyTests}, property)...))
 		}},
-		{name: "property", needs: []string{"packages"}, expected: time.Minute, events: true, run: func(ctx context.Context, j *job) error {
+		{name: "property", needs: []string{"packages"}, expected: 45 * time.Second, events: true, run: func(ctx context.Context, j *job) error {
 			_, property, err := testPackages(ctx)
 			if err != nil {
 				return err
