@@ -89,7 +89,7 @@ func (a *app) detachCmd() *cobra.Command {
 		Use:   "detach NAME[@SNAPSHOT]|DEVICE",
 		Short: "Take a device node away",
 		Long: `detach ends the device of a volume or snapshot, named by that or by the device node. It refuses while the device is
-mounted or open; with --force it goes, and I/O of its users fails. What was written is kept.`,
+mounted or open, and says by whom; with --force it goes, and I/O of its users fails. What was written is kept.`,
 		Example:           "  varve detach data\n  varve detach /dev/ublkb0",
 		Args:              args("NAME|DEVICE"),
 		ValidArgsFunction: a.completeAttached,

@@ -27,7 +27,7 @@ ones need less memory and fewer lookups. --max-size bounds what the store takes 
 			switch chunk {
 			case 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10:
 			default:
-				return usagef("chunk size %s; use 4K, 8K, 16K, 32K or 64K", chunk.String())
+				return usagef("chunk size %s; use 4KiB, 8KiB, 16KiB, 32KiB or 64KiB", chunk.String())
 			}
 			limit := protocol.MaxSize{Bytes: int64(maxSize)}
 			if err := limit.Check(); err != nil {
@@ -41,7 +41,7 @@ ones need less memory and fewer lookups. --max-size bounds what the store takes 
 			return nil
 		},
 	}
-	cmd.Flags().Var(&chunk, "chunk-size", "4K, 8K, 16K, 32K or 64K")
+	cmd.Flags().Var(&chunk, "chunk-size", "4KiB, 8KiB, 16KiB, 32KiB or 64KiB")
 	cmd.Flags().Var(&maxSize, "max-size", "what the store may take on disk, like 200G (default what the file system has)")
 	return cmd
 }

@@ -19,8 +19,8 @@ func (a *app) volumeRepairCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair NAME",
 		Short: "Take a damaged volume back to its last good state",
-		Long: `repair says what is damaged in a volume that is refused, to which state it can go back, and what would be lost.
-Nothing is done without --accept-loss.
+		Long: `repair says what is damaged in a volume that is refused, to which state of what time it can go back, and what would be
+lost. Nothing is done without --accept-loss.
 
 A volume whose journal is damaged goes back to the last record before the damage: what was written later is lost,
 flushed or not. One whose root is lost goes back to its newest snapshot. Snapshots that had not settled and need what

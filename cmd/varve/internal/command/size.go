@@ -61,7 +61,7 @@ func (s *size) String() string {
 		name  string
 	}{{40, "T"}, {30, "G"}, {20, "M"}, {10, "K"}} {
 		if *s != 0 && *s%(1<<u.shift) == 0 {
-			return strconv.FormatInt(int64(*s)>>u.shift, 10) + u.name
+			return strconv.FormatInt(int64(*s)>>u.shift, 10) + u.name + "iB"
 		}
 	}
 	if *s == 0 {
