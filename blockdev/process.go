@@ -35,14 +35,23 @@ const (
 // dying says whether a living process is on its way out: it has begun to exit, or was sent SIGKILL.
 func dying(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // no such process: nothing is read
-	// pid (command) state ppid pgrp session tty tpgid flags ...
-	if f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(f) > 6 {
-		if flags, err := strconv.ParseUint(f[6], 10, 64); err == nil && flags&pfExiting != 0 {
-			return true
-		}
-	}
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	for line := range strings.Lines(string(status)) {
+	return exiting(stat) || killed(string(status))
+}
+
+// exiting looks at the flags of a process: pid (command) state ppid pgrp session tty tpgid flags ...
+func exiting(stat []byte) bool {
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(f[6], 10, 64)
+	return err == nil && flags&pfExiting != 0
+}
+
+// killed looks for SIGKILL among the signals that wait for a process.
+func killed(status string) bool {
+	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
 		if name != "SigPnd" && name != "ShdPnd" {
 			continue

@@ -68,6 +68,7 @@ func TestCopyLeavesDevices(t *testing.T) {
 	n := newNode(ctx, t)
 	n.serve(ctx)
 	dev := n.volume(ctx, "a", "64M")
+	loop := n.volume(ctx, "looped", "1M", "--transport", "loop")
 	fsNamed("ext4").make(ctx, t, dev)
 	m := mount(ctx, t, dev, "")
 	file := filepath.Join(m.dir, "file")
@@ -87,6 +88,8 @@ func TestCopyLeavesDevices(t *testing.T) {
 	}
 	wantLog(t, c, "left alone", "--new-uuid")
 	write("served")
+	must(ctx, t, "dd", "if="+loop, "of=/dev/null", "bs=1M", "count=1", "iflag=direct", "status=none")
+	n.varve(ctx, "detach", loop)
 	for _, target := range []string{"a", dev} {
 		c.refuse(ctx, []string{dev, "not this store's", "--moved", "--new-uuid"}, "detach", target, "--force")
 	}

@@ -140,6 +140,13 @@ func TestCopyOfStoreInUse(t *testing.T) {
 	copyFiles(t, w.dir, dir, otherFiles)
 	s := openCopy(t, dir)
 	wantRefused(t, s)
+	report, err := s.Check(t.Context(), nil)
+	must(t, err)
+	if !slices.ContainsFunc(report.Damage, func(d Damage) bool {
+		return strings.Contains(d.Error, ErrCopied.Error()) && len(d.Affects) == 1 && d.Affects[0].Volume == "a"
+	}) {
+		t.Errorf("check of the copy finds %+v", report.Damage)
+	}
 	r, err := s.RepairVolume(t.Context(), "a", false)
 	must(t, err)
 	if r.BackTo != "generation 1" || !slices.Equal(r.Lost, []Range{{16384, 2 * 16384}}) || !strings.Contains(r.Damage, "copied while the store was in use") {
@@ -148,7 +155,7 @@ func TestCopyOfStoreInUse(t *testing.T) {
 	_, err = s.RepairVolume(t.Context(), "a", true)
 	must(t, err)
 	wantBlocks(t, s, 1, 0, 0)
-	report, err := s.Check(t.Context(), nil)
+	report, err = s.Check(t.Context(), nil)
 	must(t, err)
 	if len(report.Damage) > 0 {
 		t.Errorf("check of the repaired copy finds %+v", report.Damage)

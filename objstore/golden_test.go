@@ -44,15 +44,18 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	must(t, fs.Mkdir("refs"))
 	must(t, fs.Mkdir("segments"))
 	must(t, fs.Mkdir("journal"))
+	named := sb
+	named.name = goldenVolume
 	closed := goldenSegment()
 	closed.footer, closed.closing = 0, 0xf1
 	out := map[string][]byte{
-		"superblock":     sb.encode(),
-		"root":           root.encode(),
-		"node":           leaf.encode(),
-		"objects":        encodeObjects(goldenObjects()),
-		"segment":        goldenSegment().header(goldenStore),
-		"segment-closed": closed.header(goldenStore),
+		"superblock-named": named.encode(),
+		"superblock":       sb.encode(),
+		"root":             root.encode(),
+		"node":             leaf.encode(),
+		"objects":          encodeObjects(goldenObjects()),
+		"segment":          goldenSegment().header(goldenStore),
+		"segment-closed":   closed.header(goldenStore),
 	}
 	log, err := createLog(fs, refsFile, logKindRefs, goldenStore, 0)
 	must(t, err)
