@@ -51,6 +51,10 @@ func (s *Store) logRefs(recs []refRecord) error {
 	if err != nil {
 		return err
 	}
+	if op := recs[0].Op; s.refsLog.end+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
+		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
+			ErrNoSpace, refsFile, s.refsLog.end, refsFull)
+	}
 	if err := s.refsLog.append(b); err != nil {
 		if errors.Is(err, ErrNoSpace) || passing(err) {
 			return s.spaceError(err)

@@ -208,7 +208,7 @@ func TestRefsOfOlderVersion(t *testing.T) {
 		l, err := openLog(r.mem, refsFile, logKindRefs, r.s.sb.id, 0, false, old.applyFrame)
 		must(t, err)
 		if compact {
-			b, err := json.Marshal(old.records())
+			b, err := json.Marshal(slices.Collect(old.records))
 			must(t, err)
 			n, err := createLog(r.mem, refsFile+".new", logKindRefs, r.s.sb.id, 0)
 			must(t, err)

@@ -167,7 +167,7 @@ func FuzzRefs(f *testing.F) {
 		}
 		// What it leads to can be written down and read again.
 		again := newRefs()
-		for _, rec := range r.records() {
+		for rec := range r.records {
 			if err := again.apply(&rec); err != nil {
 				t.Fatalf("%+v: %v", rec, err)
 			}

@@ -107,13 +107,17 @@ func (l *recordLog) addCopy(fs vfs.FS, name string) error {
 			return err
 		}
 	}
-	data := make([]byte, l.end)
-	if n, err := l.files[0].file.ReadAt(data, 0); n < len(data) {
-		return err
-	}
-	f, err := createWith(fs, draft, append(data, l.mark()...))
+	f, err := fs.Create(draft)
 	if err != nil {
-		return err
+		return outOfSpace(err)
+	}
+	if err = l.copyTo(f); err == nil {
+		err = f.Datasync()
+	}
+	if err != nil {
+		f.Close()
+		_ = fs.Remove(draft) // so that it can be made when there is room again
+		return outOfSpace(err)
 	}
 	if err := fs.Rename(draft, name); err != nil {
 		f.Close()
@@ -121,6 +125,22 @@ func (l *recordLog) addCopy(fs vfs.FS, name string) error {
 	}
 	l.files = append(l.files, logFile{name, f})
 	return nil
+}
+
+// copyTo writes the log to another file, with its end mark.
+func (l *recordLog) copyTo(f vfs.File) error {
+	b := make([]byte, min(l.end, 1<<20))
+	for off := int64(0); off < l.end; off += int64(len(b)) {
+		b = b[:min(int64(len(b)), l.end-off)]
+		if n, err := l.files[0].file.ReadAt(b, off); n < len(b) {
+			return err
+		}
+		if _, err := f.WriteAt(b, off); err != nil {
+			return err
+		}
+	}
+	_, err := f.WriteAt(l.mark(), l.end)
+	return err
 }
 
 // openLog reads every frame and leaves the log ready for more. A spoilt last frame is cut off: it was never
@@ -339,15 +359,20 @@ func (l *recordLog) resyncIn(contents []content, off int64) int64 {
 }
 
 func (l *recordLog) frame(data []byte, off int64) (payload []byte, next int64, err error) {
-	if off+logFrameHeader > int64(len(data)) {
+	return l.frameAt(data[min(off, int64(len(data))):], off)
+}
+
+// frameAt takes the beginning of b for the frame that the log has at off.
+func (l *recordLog) frameAt(b []byte, off int64) (payload []byte, next int64, err error) {
+	if len(b) < logFrameHeader {
 		return nil, 0, errors.New("truncated frame header")
 	}
-	n := int64(le.Uint32(data[off+4:]))
-	if n == 0 || n > maxFrame || off+logFrameHeader+n > int64(len(data)) {
+	n := int64(le.Uint32(b[4:]))
+	if n == 0 || n > maxFrame || logFrameHeader+n > int64(len(b)) {
 		return nil, 0, fmt.Errorf("frame length %d bytes", n)
 	}
-	body := data[off+4 : off+logFrameHeader+n]
-	if got, want := l.sum(off, body), le.Uint32(data[off:]); got != want {
+	body := b[4 : logFrameHeader+n]
+	if got, want := l.sum(off, body), le.Uint32(b); got != want {
 		return nil, 0, fmt.Errorf("checksum %08x, want %08x", got, want)
 	}
 	return body[4:], off + roundUp(logFrameHeader+n, 8), nil
@@ -407,6 +432,25 @@ func (l *recordLog) putMark() {
 	for _, f := range l.files {
 		_, _ = f.file.WriteAt(l.mark(), l.end)
 	}
+}
+
+// draft writes one frame to a log of one file that nobody reads yet; sync makes it durable with those before it.
+func (l *recordLog) draft(payload []byte) error {
+	b := frameBytes(payload, l.sum, l.end)
+	if _, err := l.files[0].file.WriteAt(b, l.end); err != nil {
+		return outOfSpace(err)
+	}
+	l.last, l.end = l.end, l.end+int64(len(b))
+	return nil
+}
+
+// sync makes a draft durable.
+func (l *recordLog) sync() error {
+	if err := l.files[0].file.Datasync(); err != nil {
+		return outOfSpace(err)
+	}
+	l.putMark()
+	return nil
 }
 
 // errUnsynced: nobody knows what is durable, whatever has kept the sync from it; no other try makes that good.

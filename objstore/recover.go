@@ -2,7 +2,6 @@ package objstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -49,7 +48,10 @@ func (s *Store) openRefs() error {
 	if err := s.removeRefsDraft(); err != nil {
 		return err
 	}
-	l, err := openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
+	l, err := s.streamedRefs(s.sb.id)
+	if l == nil && err == nil {
+		l, err = openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
+	}
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (s *Store) tidyRefs() error {
 	}
 	s.refsLog.ahead = refsAhead
 	s.refsLog.reserve()
-	s.refsLook = 2*s.refsLog.end + refsLong
+	s.refsLook = min(2*s.refsLog.end+refsLong, s.refsLog.end+refsFull/8)
 	return nil
 }
 
@@ -114,15 +116,30 @@ func (s *Store) completeRefs() error {
 	return err
 }
 
-// compactRefs rewrites the refs log when it has grown long for what it says. The copy goes first: two files of
-// different bytes would be damage.
+// longFor reports whether the log is long for a state that takes live bytes: as long as there is plenty of room, it may be
+// several times that.
+func (l *recordLog) longFor(live int64) bool {
+	return l.end >= refsLong+4*live || l.end >= refsFull/2 && l.end >= refsLong+live+live/4
+}
+
+// compactRefs rewrites the refs log when it has grown long for what it says, however long that is. The copy goes first:
+// two files of different bytes would be damage.
 func (s *Store) compactRefs() error {
+	files := len(s.refsLog.files)
+	err := s.completeRefs() // there may be room for it by now
+	if err == nil && len(s.refsLog.files) != files {
+		err = s.fs.SyncDir(filepath.Dir(refsFile))
+	}
+	if err != nil {
+		return err
+	}
 	l := s.refsLog
-	if len(l.files) != 2 {
+	if len(l.files) != 2 || l.end < refsLong {
 		return nil
 	}
-	b, err := json.Marshal(s.refs.records())
-	if err != nil || l.end < refsLong+4*int64(len(b)) || len(b) > maxFrame {
+	live := int64(0)
+	err = s.refs.frames(func(b []byte) error { live += int64(len(b)); return nil })
+	if err != nil || !l.longFor(live) {
 		return err
 	}
 	if err := s.removeRefsDraft(); err != nil { // of a time before that could not be taken back
@@ -134,7 +151,10 @@ func (s *Store) compactRefs() error {
 		s.log.Warn("the refs log stays long", "error", err)
 		return nil
 	}
-	if err := n.append(b); err != nil {
+	if err = s.refs.frames(n.draft); err == nil {
+		err = n.sync()
+	}
+	if err != nil {
 		s.log.Warn("the refs log stays long", "error", err)
 		return errors.Join(n.close(), s.removeRefsDraft())
 	}

@@ -28,6 +28,10 @@ const refsAhead = 64 << 10
 // refsLong is the length in bytes that no log is too long for.
 const refsLong = 1 << 20
 
+// refsFull is the length in bytes above which the log takes no new names: some four million snapshots. Settling and
+// deleting go on.
+var refsFull int64 = 1 << 30
+
 // The operations of a refRecord.
 const (
 	opVolume       = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of
@@ -239,24 +243,48 @@ func withoutSnap(list []*snapRef, s *snapRef) []*snapRef {
 	return list
 }
 
-// records gives the shortest log that leads to the same state.
-func (r *refs) records() []refRecord {
-	out := []refRecord{{Op: opSegments, Gen: r.segments, Dirs: r.dirs}}
-	if r.maxSize > 0 {
-		out = append(out, refRecord{Op: opMaxSize, Size: r.maxSize})
+// records are the shortest log that leads to the same state.
+func (r *refs) records(yield func(refRecord) bool) {
+	ok := yield(refRecord{Op: opSegments, Gen: r.segments, Dirs: r.dirs})
+	if ok && r.maxSize > 0 {
+		ok = yield(refRecord{Op: opMaxSize, Size: r.maxSize})
 	}
 	for _, v := range r.sorted() {
-		out = append(out, refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created, Of: v.of},
-			refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical, Time: v.settled})
+		ok = ok && yield(refRecord{Op: opVolume, ID: v.id, Name: v.name, Size: v.size, BlockSize: v.blockSize, Verify: v.verify, Time: v.created, Of: v.of}) &&
+			yield(refRecord{Op: opHead, ID: v.id, Gen: v.gen, Root: v.root.String(), Logical: v.logical, Time: v.settled})
 		for _, s := range v.order {
 			rec := refRecord{Op: opSnap, ID: v.id, Name: s.name, Gen: s.gen, Time: s.created}
 			if s.settled {
 				rec.Root, rec.Logical = s.root.String(), s.logical
 			}
-			out = append(out, rec)
+			ok = ok && yield(rec)
 		}
 	}
-	return out
+}
+
+// compactFrame is how many records a frame of a compacted log has at most.
+const compactFrame = 1024
+
+// frames are records as the payloads of a log that nobody reads until it is whole.
+func (r *refs) frames(yield func(payload []byte) error) error {
+	recs := make([]refRecord, 0, compactFrame)
+	var err error
+	flush := func() bool {
+		var b []byte
+		if b, err = json.Marshal(recs); err == nil {
+			err = yield(b)
+		}
+		recs = recs[:0]
+		return err == nil
+	}
+	r.records(func(rec refRecord) bool {
+		recs = append(recs, rec)
+		return len(recs) < compactFrame || flush()
+	})
+	if err == nil && len(recs) > 0 {
+		flush()
+	}
+	return err
 }
 
 func (r *refs) sorted() []*volumeRef {

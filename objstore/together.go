@@ -11,7 +11,7 @@ const togetherAtMost = 16
 
 // together runs f for every item, several at a time, and returns when all have ended. What a file system is asked to sync
 // at the same time it commits at once: it takes about as long as one. After an error no further one is begun; of several
-// errors it returns one that is not about room, if there is one.
+// errors it returns one that neither is about room nor passes, if there is one.
 func together[T any](items []T, f func(T) error) error {
 	if len(items) == 1 {
 		return f(items[0])
@@ -35,7 +35,7 @@ func together[T any](items []T, f func(T) error) error {
 	workers.Wait()
 	var worst error
 	for _, err := range errs {
-		if worst == nil || err != nil && errors.Is(outOfSpace(worst), ErrNoSpace) {
+		if worst == nil || err != nil && (errors.Is(outOfSpace(worst), ErrNoSpace) || passing(worst)) {
 			worst = err
 		}
 	}

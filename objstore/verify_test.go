@@ -247,7 +247,7 @@ func TestRefsKeepVerify(t *testing.T) {
 		must(t, r.apply(&rec))
 	}
 	again := newRefs()
-	for _, rec := range r.records() {
+	for rec := range r.records {
 		must(t, again.apply(&rec))
 	}
 	if !again.byID[id].verify {
