@@ -277,8 +277,9 @@ func (s *Store) openIndex() (err error) {
 	if errors.Is(outOfSpace(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
 		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
 		// it. An index can be made anew at any time, so this one is for now.
-		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again", "error", err)
-		s.index, err = index.NewMem(), nil
+		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+
+			"duplicates are not found", "entries", index.MemEntries, "error", err)
+		s.index, err = index.NewBoundedMem(index.MemEntries), nil
 	}
 	return err
 }

@@ -2,7 +2,13 @@ package index
 
 import "sync"
 
+// MemEntries is how many entries an index in memory has at most where a store can't open the one on its disk: some 200 MiB,
+// which reach over 32 GiB of 16 KiB chunks. What it has let go is found in the records of the segments.
+const MemEntries = 2 << 20
+
 type mem struct {
+	limit int // entries; 0: any number
+
 	mu     sync.RWMutex
 	places map[[32]byte]Place
 	marks  map[uint32]bool
@@ -10,8 +16,11 @@ type mem struct {
 
 // NewMem gives an index in memory, for tests and for stores that live in memory. It outlasts Close, so that
 // a test can open a store with it again.
-func NewMem() Index {
-	return &mem{places: map[[32]byte]Place{}, marks: map[uint32]bool{}}
+func NewMem() Index { return NewBoundedMem(0) }
+
+// NewBoundedMem is NewMem with a bound: for each entry above it, another one is let go, whichever. 0: there is none.
+func NewBoundedMem(entries int) Index {
+	return &mem{limit: entries, places: map[[32]byte]Place{}, marks: map[uint32]bool{}}
 }
 
 func (m *mem) Get(hash *[32]byte) (Place, bool) {
@@ -26,8 +35,21 @@ func (m *mem) Put(entries []Entry) error {
 	defer m.mu.Unlock()
 	for _, e := range entries {
 		m.places[e.Hash] = e.Place
+		if m.limit > 0 && len(m.places) > m.limit {
+			m.letGo(e.Hash)
+		}
 	}
 	return nil
+}
+
+// letGo drops an entry, but for one. Under mu.
+func (m *mem) letGo(keep [32]byte) {
+	for h := range m.places {
+		if h != keep {
+			delete(m.places, h)
+			return
+		}
+	}
 }
 
 func (m *mem) Sync() error { return nil }
