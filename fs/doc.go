@@ -18,15 +18,23 @@
 // provided that the kernel keeps no copy in between. Hence the two ways in which files are opened:
 //
 //   - live is opened with FOPEN_DIRECT_IO: the kernel's page cache is not used, every read and write comes here.
-//     The block device over the volume still has a cache of its own; whoever mixes the two opens the device with
-//     O_DIRECT or flushes it. mmap of live works where the kernel has FUSE_DIRECT_IO_ALLOW_MMAP (6.6 and later);
-//     a mapping reads what was there when its pages were first touched.
+//     The block device over the volume still has a cache of its own, so that only one of the two is written at a
+//     time, unless both are asked to share: sharedlive.go. mmap of live works where the kernel has
+//     FUSE_DIRECT_IO_ALLOW_MMAP (6.6 and later); a mapping reads what was there when its pages were first touched, or
+//     when the volume was last attached or detached.
 //   - disk.img never changes, so the kernel may keep its pages for as long as it likes (FOPEN_KEEP_CACHE). That is
 //     right only because an inode number stands for one content: it is a hash of the snapshot's identity including
 //     its time of creation, so that a snapshot deleted and made anew under its old name is another inode.
 //
 // Directories are never cached: an entry or attribute is valid for zero seconds, so what is deleted from the store
 // is ENOENT on the next look.
+//
+// # File handles
+//
+// A mount can't be exported by NFS. A file handle outlives what the kernel knows of a file, and has to be resolved by
+// the server then, from a node's number alone; go-fuse forgets a node when the kernel does, and gives its number to no
+// other. So name_to_handle_at(2) is refused, with EOPNOTSUPP (FUSE_NO_EXPORT_SUPPORT, Linux 6.9), where it would
+// otherwise give a handle that is ESTALE later. Older kernels give such handles.
 //
 // # Layers
 //

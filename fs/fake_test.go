@@ -193,6 +193,28 @@ type fakeVolume struct {
 	users    []string // guarded by mu
 	flushes  int      // guarded by mu
 	failWith error    // of writes and flushes, guarded by mu
+	changes  uint64   // guarded by mu
+	claims   [2]int   // by objstore.Side, guarded by mu
+}
+
+func (v *fakeVolume) Claim(side objstore.Side) (func(), error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.claims[1-side] > 0 {
+		return nil, objstore.ErrInUse
+	}
+	v.claims[side]++
+	return func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.claims[side]--
+	}, nil
+}
+
+func (v *fakeVolume) Changes() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.changes
 }
 
 func (v *fakeVolume) info() objstore.VolumeInfo {
@@ -229,6 +251,7 @@ func (v *fakeVolume) WriteAt(p []byte, off int64) (int, error) {
 	if v.failWith != nil {
 		return 0, v.failWith
 	}
+	v.changes++
 	return v.write(p, off)
 }
 

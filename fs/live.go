@@ -2,8 +2,10 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +24,9 @@ type liveFile struct {
 	base
 	volumeListing
 	vol shared[Volume] // open while a handle is
+
+	wrote atomic.Bool   // since it was told
+	shown atomic.Uint64 // the volume's Changes when the kernel last had no pages of it
 
 	mu      sync.Mutex
 	seen    objstore.VolumeInfo // guarded by mu
@@ -87,11 +92,25 @@ func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 	if flags&unix.O_TRUNC != 0 {
 		return nil, 0, unix.EPERM
 	}
+	t := f.base.t
 	vol, err := f.vol.acquire(f.openVolume)
 	if err != nil {
-		return nil, 0, f.base.t.fail("open", f.path(), err)
+		return nil, 0, t.fail("open", f.path(), err)
 	}
-	h := &liveHandle{handle: f.base.t.newHandle(f.path(), f.vol.release), vol: vol}
+	unclaim, err := t.claim(vol, flags&unix.O_ACCMODE != unix.O_RDONLY)
+	if err != nil {
+		return nil, 0, t.fail("open", f.path(), errors.Join(err, f.vol.release()))
+	}
+	f.shown.Store(vol.Changes()) // an open drops the pages that there are
+	h := &liveHandle{file: f, vol: vol}
+	h.handle = t.newHandle(f.path(), func() error {
+		err := f.vol.release()
+		unclaim() // what it wrote is flushed
+		return err
+	})
+	t.mu.Lock()
+	h.live = h
+	t.mu.Unlock()
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES | fuse.FOPEN_NOFLUSH, 0
 }
 
@@ -112,7 +131,8 @@ func (f *liveFile) openVolume() (Volume, error) {
 // liveHandle is an open live file.
 type liveHandle struct {
 	*handle
-	vol Volume
+	file *liveFile
+	vol  Volume
 }
 
 // Read reads.
@@ -132,6 +152,7 @@ func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, s
 		return 0, unix.ENOSPC
 	}
 	n, err := h.vol.WriteAt(data[:min(int64(len(data)), room)], off)
+	h.file.wrote.Store(true)
 	if err != nil {
 		err = fmt.Errorf("write %d bytes at %d: %w", len(data), off, err)
 		if e := h.t.fail("write", h.path, err); n == 0 {
@@ -143,7 +164,9 @@ func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, s
 
 // Fsync makes durable what was written.
 func (h *liveHandle) Fsync(context.Context, uint32) syscall.Errno {
-	return h.t.fail("fsync", h.path, h.vol.Flush())
+	err := h.vol.Flush()
+	h.file.tellWritten()
+	return h.t.fail("fsync", h.path, err)
 }
 
 // Lseek answers SEEK_HOLE and SEEK_DATA.
@@ -169,6 +192,7 @@ func (h *liveHandle) Allocate(ctx context.Context, off, length uint64, mode uint
 	if mode&zeroing == 0 || off >= end {
 		return 0
 	}
+	defer h.file.wrote.Store(true)
 	return h.t.fail("fallocate", h.path, zero(ctx, h.vol, int64(off), int64(end)))
 }
 

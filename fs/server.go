@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,13 @@ type Options struct {
 	// AllowOther lets users other than the one who mounts look at the tree: everybody reads the images then, the
 	// live files stay their owner's alone.
 	AllowOther bool
+	// SharedLive lets live files be opened for writing while their volumes have devices: see sharedlive.go.
+	SharedLive bool
+	// Written is called when a shared live file was written: the kernel may keep old pages of the volume's device. It may
+	// be called for several files at once, and may block. May be nil.
+	Written func(volume string)
+	// ForDevice says that the mount is there for a block device over its live files: they count as the device.
+	ForDevice bool
 	// MaxBackground bounds the requests that the kernel sends without waiting for each: read-ahead and asynchronous
 	// direct I/O, which is all of a loop device's. 0 means 64.
 	MaxBackground int
@@ -48,6 +56,7 @@ type Server struct {
 	patience  time.Duration
 	privately bool // mounted by this process, and not by fusermount3
 	fuse      *fuse.Server
+	tree      *tree
 	done      chan struct{} // closed when the last request and handle are gone
 	unmounted atomic.Bool
 }
@@ -69,12 +78,19 @@ func Mount(dir string, src Source, o Options) (*Server, error) {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	tree, raw := newTree(src, o)
-	s := &Server{dir: dir, log: o.Logger, patience: stopTime, done: make(chan struct{})}
+	s := &Server{dir: dir, log: o.Logger, patience: stopTime, tree: tree, done: make(chan struct{})}
 	if err := s.start(raw, o); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
+	var sharing sync.WaitGroup
+	quit := make(chan struct{})
+	if o.SharedLive {
+		sharing.Go(func() { tree.share(quit) })
+	}
 	go func() {
 		s.fuse.Serve()
+		close(quit)
+		sharing.Wait()
 		tree.closeHandles()
 		close(s.done)
 	}()
@@ -132,8 +148,9 @@ func mountOptions(o Options) *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		// ASYNC_DIO: a loop device's direct I/O in parallel. DIRECT_IO_ALLOW_MMAP: mmap of live. KILLPRIV_V2: no
 		// look at xattrs before each write. ATOMIC_O_TRUNC: see O_TRUNC at open, where it can be refused.
+		// NO_EXPORT_SUPPORT: see "File handles" in the package comment.
 		ExtraCapabilities: fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2 |
-			fuse.CAP_ATOMIC_O_TRUNC,
+			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_NO_EXPORT_SUPPORT,
 		PanicHandler: func(p any) fuse.Status {
 			o.Logger.Error("panic in a request", "panic", p, "stack", string(debug.Stack()))
 			return fuse.EIO

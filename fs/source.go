@@ -28,6 +28,10 @@ type Volume interface {
 	Zero(off, length int64) error
 	// Flush makes everything written before the call durable.
 	Flush() error
+	// Claim keeps the volume's other side out until release; objstore.ErrInUse if that has it.
+	Claim(side objstore.Side) (release func(), err error)
+	// Changes is another number after every change of the volume.
+	Changes() uint64
 }
 
 // Source is what a mount shows. Its errors are objstore's sentinels; Store gives one over a store.

@@ -23,6 +23,10 @@ type tree struct {
 	owner     fuse.Owner
 	imageMode uint32
 
+	forDevice  bool                // Options.ForDevice
+	sharedLive bool                // Options.SharedLive
+	written    func(volume string) // Options.Written; may be nil
+
 	mu      sync.Mutex
 	handles map[*handle]struct{} // open handles, guarded by mu
 }
@@ -31,7 +35,8 @@ type tree struct {
 func newTree(src Source, o Options) (*tree, fuse.RawFileSystem) {
 	t := &tree{
 		src: src, log: o.Logger, started: time.Now(), imageMode: 0o400,
-		owner:   fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())},
+		owner:     fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())},
+		forDevice: o.ForDevice, sharedLive: o.SharedLive, written: o.Written,
 		handles: make(map[*handle]struct{}),
 	}
 	if o.AllowOther {
@@ -62,6 +67,7 @@ type handle struct {
 	t       *tree
 	path    string // for messages
 	release func() error
+	live    *liveHandle // of a live file; set under tree.mu
 }
 
 // newHandle registers a claim that release gives up. The handle's close is called once: by the kernel's RELEASE, or

@@ -55,7 +55,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 		n.serve(ctx, "--settle-delay", "5ms", "--tail-soft", "1M", "--tail-hard", "4M", "--leaf-cache", "16K")
 	}
 	serve()
-	w := &linearWorld{t: t, n: n, h: lincheck.NewHistory(), dev: n.volume(ctx, "disk", "16M", "--copy-mode", mode), mnt: n.fuse(ctx)}
+	w := &linearWorld{t: t, n: n, h: lincheck.NewHistory(), dev: n.volume(ctx, "disk", "16M", "--copy-mode", mode), mnt: n.fuse(ctx, "--shared-live")}
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	for i := range 7 {

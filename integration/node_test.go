@@ -255,10 +255,10 @@ func (n *node) attach(ctx context.Context, name string, args ...string) string {
 }
 
 // fuse mounts the store and gives the directory.
-func (n *node) fuse(ctx context.Context) string {
+func (n *node) fuse(ctx context.Context, args ...string) string {
 	n.t.Helper()
 	dir := n.t.TempDir()
-	n.varve(ctx, "mount", dir)
+	n.varve(ctx, append([]string{"mount", dir}, args...)...)
 	return dir
 }
 

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -236,49 +235,6 @@ func writeAt(t *testing.T, dev string, head, rest []byte, off int64) {
 	copy(buf[len(head):], rest)
 	if _, err := f.WriteAt(buf, off); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestLiveFileAndDeviceAgree writes by the device and reads by the live file, and the other way round, sector by
-// sector: no page cache between them keeps what is old.
-func TestLiveFileAndDeviceAgree(t *testing.T) {
-	ctx := limit(t, 2*time.Minute)
-	n := newNode(ctx, t)
-	n.serve(ctx)
-	dev := n.volume(ctx, "disk", "64M")
-	dir := n.fuse(ctx)
-	live := filepath.Join(dir, "volumes", "disk", "live")
-	device := openDirect(t, dev, os.O_RDWR)
-	file, err := os.OpenFile(live, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	buf, back := aligned(t, 64<<10), aligned(t, 64<<10)
-	random := rand.New(rand.NewPCG(3, 4))
-	for i := range 400 {
-		length := 512 * (1 + random.IntN(128))
-		off := 512 * random.Int64N((64<<20-64<<10)/512)
-		for j := range buf[:length] {
-			buf[j] = byte(i + j>>9)
-		}
-		write, read := device, file
-		if i%2 == 1 {
-			write, read = file, device
-		}
-		// What is there now is read first, so that it may be in a cache.
-		if _, err := read.ReadAt(back[:length], off); err != nil {
-			t.Fatalf("step %d: read: %v", i, err)
-		}
-		if _, err := write.WriteAt(buf[:length], off); err != nil {
-			t.Fatalf("step %d: write: %v", i, err)
-		}
-		if _, err := read.ReadAt(back[:length], off); err != nil {
-			t.Fatalf("step %d: read: %v", i, err)
-		}
-		if !bytes.Equal(buf[:length], back[:length]) {
-			t.Fatalf("step %d: %d bytes at %d written by %s are not read by %s", i, length, off, write.Name(), read.Name())
-		}
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 // through one is read through the others at once. Safe for concurrent use.
 type Volume struct {
 	*volume
-	user   string
-	closed atomic.Bool
+	user    string
+	closed  atomic.Bool
+	claimed [sides]int // of volume.claims; guarded by Store.mu
 }
 
 // Close gives the volume up, after a Flush.
@@ -27,6 +28,7 @@ func (v *Volume) Close() error {
 	}
 	err := v.Flush()
 	v.s.mu.Lock()
+	v.unclaim()
 	v.users = slices.Delete(v.users, slices.Index(v.users, v.user), slices.Index(v.users, v.user)+1)
 	v.s.mu.Unlock()
 	return err
@@ -39,6 +41,7 @@ type volume struct {
 
 	users    []string // guarded by Store.mu
 	deleting bool     // its deletion is being recorded: nobody may open it; guarded by Store.mu
+	claims   [sides]int // guarded by Store.mu
 
 	dropped atomic.Bool // deleted: settling stops
 	verify  atomic.Bool // ref.verify, for readers

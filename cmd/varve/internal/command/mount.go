@@ -21,7 +21,12 @@ func (a *app) mountCmd() *cobra.Command {
   volumes/NAME/live              a volume, to read and write
   snapshots/NAME/SNAP/disk.img   a snapshot, read-only and sparse
   by-id/ROOT/disk.img            the same by its root
-  info.json beside each          size, root, users`,
+  info.json beside each          size, root, users
+
+A live file can be opened for writing while the volume is not attached, and the volume be attached while nobody has it
+open for writing: the kernel keeps pages of both, and one would write over what the other has written. --shared-live
+allows it all the same, for programs that agree on who writes what; each side then sees what the other has written
+after an fsync, or within a second.`,
 		Example: `  varve mount /mnt/varve
   cp --sparse=always /mnt/varve/snapshots/data/monday/disk.img monday.img
   varve snapshot mount data@monday /mnt/monday`,
@@ -39,6 +44,7 @@ func (a *app) mountCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&r.AllowOther, "allow-other", false, "let other users than the daemon's look at it")
+	cmd.Flags().BoolVar(&r.SharedLive, "shared-live", false, "let live files be written while their volumes are attached")
 	return cmd
 }
 

@@ -96,6 +96,7 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	notes = slices.Concat(notes, d.scanPartitions(ctx, a, dev), d.swapNotes(a.Volume))
 	a = d.keep(a, dev)
 	failpoint.Here(failpoint.AttachListed)
+	d.refreshLive(a.Volume)
 	d.log.Info("attached", "volume", a.Volume, "device", a.Device, "transport", a.Transport,
 		"copy_mode", a.CopyMode, "queues", a.Queues, "depth", a.Depth, "read_only", a.ReadOnly)
 	return protocol.Attached{Attachment: a.Shown(), Notes: append(notes, d.foreignNotes(a.Volume)...)}, nil
@@ -313,6 +314,7 @@ func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
 	}
 	d.drop(k)
 	failpoint.Here(failpoint.DetachListed)
+	d.refreshLive(k.Volume)
 	d.log.Info("detached", "volume", k.Volume, "device", k.Device, "force", force)
 	return nil
 }

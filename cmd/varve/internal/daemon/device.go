@@ -54,7 +54,15 @@ var (
 
 // mounter mounts the store at a directory.
 type mounter interface {
-	Mount(dir string, allowOther bool) (mounted, error)
+	Mount(r protocol.Mount, d devices) (mounted, error)
+}
+
+// devices is what a mount has to know of the devices of volumes.
+type devices interface {
+	// mayWriteLive says why a volume's live file can't be written: it has a device, even if nobody serves that now.
+	mayWriteLive(volume string) error
+	// dropDevicePages is called when a volume was written by its live file while it may have a device.
+	dropDevicePages(volume string)
 }
 
 // mounted is one mount.
@@ -63,6 +71,8 @@ type mounted interface {
 	Unmount(force bool) error
 	// Busy says whether something below it is open, as far as that can be told.
 	Busy() bool
+	// Refresh has the kernel forget what it keeps of a volume's live file.
+	Refresh(volume string)
 	// Done is closed when the mount is gone, for whatever reason.
 	Done() <-chan struct{}
 }

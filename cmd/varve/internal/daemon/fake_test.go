@@ -377,14 +377,14 @@ type fakeMounter struct {
 	mounts map[string]*fakeMount
 }
 
-func (m *fakeMounter) Mount(dir string, _ bool) (mounted, error) {
+func (m *fakeMounter) Mount(r protocol.Mount, _ devices) (mounted, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mounts == nil {
 		m.mounts = map[string]*fakeMount{}
 	}
 	k := &fakeMount{done: make(chan struct{})}
-	m.mounts[dir] = k
+	m.mounts[r.Dir] = k
 	return k, nil
 }
 
@@ -393,6 +393,24 @@ type fakeMount struct {
 	sudden bool // busy, and nobody knew
 	forced bool
 	done   chan struct{}
+
+	mu        sync.Mutex
+	refreshed []string // volumes
+}
+
+func (m *fakeMount) Refresh(volume string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refreshed = append(m.refreshed, volume)
+}
+
+// refreshes are the volumes that were refreshed since it was asked last.
+func (m *fakeMount) refreshes() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := m.refreshed
+	m.refreshed = nil
+	return list
 }
 
 func (m *fakeMount) Unmount(force bool) error {

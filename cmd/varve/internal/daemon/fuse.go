@@ -19,12 +19,44 @@ func newMounter(store *objstore.Store, files *descriptors, log *slog.Logger) mou
 	return fuseMounter{newSparing(store, files), log}
 }
 
-func (f fuseMounter) Mount(dir string, allowOther bool) (mounted, error) {
-	s, err := fs.Mount(dir, f.store, fs.Options{AllowOther: allowOther, Logger: f.log})
+func (f fuseMounter) Mount(r protocol.Mount, d devices) (mounted, error) {
+	s, err := fs.Mount(r.Dir, liveSource{f.store, d}, fs.Options{
+		AllowOther: r.AllowOther, SharedLive: r.SharedLive, Written: d.dropDevicePages, Logger: f.log,
+	})
 	if err != nil {
 		return nil, err
 	}
-	return newFuseMount(s, dir), nil
+	return newFuseMount(s, r.Dir), nil
+}
+
+// liveSource knows of devices that wait for a server, of which the store knows nothing.
+type liveSource struct {
+	fs.Source
+	devices devices
+}
+
+func (s liveSource) OpenVolume(name, user string) (fs.Volume, error) {
+	v, err := s.Source.OpenVolume(name, user)
+	if err != nil {
+		return nil, err
+	}
+	return liveVolume{v, name, s.devices}, nil
+}
+
+type liveVolume struct {
+	fs.Volume
+	name    string
+	devices devices
+}
+
+// Claim implements fs.Volume.
+func (v liveVolume) Claim(side objstore.Side) (release func(), err error) {
+	if side == objstore.SideLive {
+		if err := v.devices.mayWriteLive(v.name); err != nil {
+			return nil, err
+		}
+	}
+	return v.Volume.Claim(side)
 }
 
 type fuseMount struct {
@@ -46,6 +78,9 @@ func (m *fuseMount) Done() <-chan struct{} { return m.done }
 
 // Busy implements mounted.
 func (m *fuseMount) Busy() bool { return mountInUse(m.dir) }
+
+// Refresh implements mounted.
+func (m *fuseMount) Refresh(volume string) { m.server.Refresh(volume) }
 
 func (m *fuseMount) Unmount(force bool) error {
 	if force {

@@ -57,7 +57,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err := makeMountPoint(dir); err != nil {
 		return nil, none, fmt.Errorf("make the private mount point: %w", err)
 	}
-	server, err := fs.Mount(dir, fs.Store(t.store), fs.Options{Logger: t.log})
+	server, err := fs.Mount(dir, fs.Store(t.store), fs.Options{ForDevice: true, Logger: t.log})
 	if err != nil {
 		_ = removeMountPoint(dir)
 		if errors.Is(err, fs.ErrNoFUSE) || errors.Is(err, fs.ErrPermission) {

@@ -59,7 +59,7 @@ func (d *Daemon) mayMount(dir string) error {
 
 // mount mounts; change is held.
 func (d *Daemon) mount(r protocol.Mount) error {
-	m, err := d.mounter.Mount(r.Dir, r.AllowOther)
+	m, err := d.mounter.Mount(r, d)
 	if err != nil {
 		return err
 	}

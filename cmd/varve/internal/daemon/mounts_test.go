@@ -86,3 +86,44 @@ func TestHungPathHoldsUpNobody(t *testing.T) {
 		t.Error("an attach waits for somebody else's path")
 	}
 }
+
+// A volume's live file is not to be written while the volume has a device, served or waiting, and the mounts forget what
+// they show of it when it gets or loses one.
+func TestLiveOfAttachedVolume(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	dir := t.TempDir()
+	if err := w.c.Mount(t.Context(), protocol.Mount{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	m := w.mounter.mounts[dir]
+	if err := w.d.mayWriteLive("a"); err != nil {
+		t.Error(err)
+	}
+	a := w.attach(t, "a")
+	wantNodes(t, m.refreshes(), "a")
+	wantError(t, w.d.mayWriteLive("a"), objstore.ErrInUse, a.Device, "--shared-live")
+	if err := w.d.mayWriteLive("b"); err != nil {
+		t.Error(err)
+	}
+	w.d.reviveAfter = 0
+	w.ublk.set(fmt.Errorf("broken"), true, a.Attachment)
+	w.ublk.device("a").end("failed")
+	eventually(t, "the device waits", func() bool {
+		w.d.mu.Lock()
+		defer w.d.mu.Unlock()
+		return w.d.waiting["a"] != nil && w.d.waiting["a"].quit != nil
+	})
+	wantError(t, w.d.mayWriteLive("a"), objstore.ErrInUse, a.Device)
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.d.mayWriteLive("a"); err != nil {
+		t.Error(err)
+	}
+	w.attach(t, "b")
+	m.refreshes()
+	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	wantNodes(t, m.refreshes(), "b")
+}

@@ -33,9 +33,21 @@ func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	return t.inst.mark(a.Volume)
 }
 
+// open opens a volume for a device, which keeps writers of its live file out until it is closed.
+func (t *ublkTransport) open(volume string) (*objstore.Volume, error) {
+	vol, err := t.store.OpenVolume(volume, "ublk")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := vol.Claim(objstore.SideDevice); err != nil {
+		return nil, errors.Join(err, vol.Close())
+	}
+	return vol, nil
+}
+
 func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
 	var none protocol.Attachment
-	vol, err := t.store.OpenVolume(r.Volume, "ublk")
+	vol, err := t.open(r.Volume)
 	if err != nil {
 		return nil, none, err
 	}
@@ -170,7 +182,7 @@ const (
 )
 
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
-	vol, err := t.store.OpenVolume(a.Volume, "ublk")
+	vol, err := t.open(a.Volume)
 	if errors.Is(err, objstore.ErrNotFound) {
 		return nil, protocol.As(errUnfit, err)
 	}

@@ -237,6 +237,7 @@ func (d *Daemon) detachWaiting(ctx context.Context, a protocol.Attachment, force
 		return err
 	}
 	d.forget(a)
+	d.refreshLive(a.Volume)
 	d.log.Info("detached", "volume", a.Volume, "device", a.Device, "force", force)
 	return nil
 }

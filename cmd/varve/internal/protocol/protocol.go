@@ -186,6 +186,8 @@ type AutoDetach struct {
 type Mount struct {
 	Dir        string `json:"dir"` // absolute
 	AllowOther bool   `json:"allow_other"`
+	// SharedLive lets live files be written while their volumes have devices.
+	SharedLive bool `json:"shared_live,omitempty"`
 }
 
 // Unmount names a Mount.

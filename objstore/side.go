@@ -1,0 +1,58 @@
+package objstore
+
+import (
+	"fmt"
+	"sync"
+)
+
+// Side is a way into a volume whose users the kernel lets believe that nobody else writes it: it keeps pages for each
+// of them, and knows nothing of what comes by the other.
+type Side int
+
+// The sides of a volume.
+const (
+	SideDevice Side = iota // a block device
+	SideLive               // its live file in mounts, open for writing
+	sides
+)
+
+// taken says what keeps the other side out.
+func (s Side) taken() string {
+	return [sides]string{"it is attached to a device", "its live file is open for writing in a mount"}[s]
+}
+
+// Claim keeps the other side from claiming the volume, until release or Close. ErrInUse if the other side has it already. Any
+// number of users can claim one side; a user that claims none keeps nobody out, and is kept out by nobody.
+func (v *Volume) Claim(side Side) (release func(), err error) {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	if other := sides - 1 - side; v.claims[other] > 0 {
+		return nil, fmt.Errorf("volume %s: %w: %s", v.ref.name, ErrInUse, other.taken())
+	}
+	v.claims[side]++
+	v.claimed[side]++
+	return sync.OnceFunc(func() {
+		v.s.mu.Lock()
+		defer v.s.mu.Unlock()
+		if v.claimed[side] > 0 { // not given up by Close
+			v.claimed[side]--
+			v.claims[side]--
+		}
+	}), nil
+}
+
+// unclaim gives up what this user has claimed. Under s.mu.
+func (v *Volume) unclaim() {
+	for side, n := range v.claimed {
+		v.claims[side] -= n
+	}
+	v.claimed = [sides]int{}
+}
+
+// Changes counts the writes and discards of the volume since the store was opened: a reader that keeps a copy can tell
+// by it whether that may be old.
+func (v *volume) Changes() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.appended
+}
