@@ -210,7 +210,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	still("after a kill on the full disk")
 	n.stop(ctx) // takes the device away that nobody has open
 	n.serve(ctx)
-	raw = n.attach(ctx, "other")
+	raw = n.attachAgain(ctx, "other")
 	still("after a stop on the full disk")
 
 	n.varve(ctx, "snapshot", "delete", "disk@early")
@@ -312,7 +312,7 @@ func lastByte(ctx context.Context, t *testing.T, n *node, d *smallDisk, raw, wan
 	still("after a kill")
 	n.stop(ctx)
 	n.serve(ctx)
-	raw = n.attach(ctx, "other")
+	raw = n.attachAgain(ctx, "other")
 	still("after a stop")
 	n.varve(ctx, "detach", "other")
 	n.varve(ctx, "volume", "delete", "other")

@@ -327,7 +327,7 @@ func TestFullStore(t *testing.T) {
 	n.varve(ctx, "detach", "disk")
 	n.stop(ctx)
 	n.serve(ctx)
-	dev = n.attach(ctx, "disk")
+	n.attachAgain(ctx, "disk")
 	n.varve(ctx, "detach", "disk")
 	n.varve(ctx, "volume", "delete", "disk")
 }

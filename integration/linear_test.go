@@ -83,9 +83,6 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 			time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
 		}
 		serve()
-		if stopped {
-			n.varve(ctx, "mount", w.mnt) // a daemon that was killed has left word of its mounts
-		}
 	}
 	time.Sleep(300 * time.Millisecond)
 	close(stop)

@@ -49,6 +49,71 @@ func TestStopAndStart(t *testing.T) {
 	}
 }
 
+// TestRestart: a restart of the service gives back devices and mounts, those that were in use too.
+func TestRestart(t *testing.T) {
+	for _, how := range []string{"stop", "SIGTERM"} {
+		t.Run(how, func(t *testing.T) {
+			ctx := limit(t, 2*time.Minute)
+			n := newNode(ctx, t)
+			n.serve(ctx)
+			ext4 := fsNamed("ext4")
+			used, idle := n.volume(ctx, "used", "64M"), n.volume(ctx, "idle", "64M", "--read-only")
+			looped := n.volume(ctx, "looped", "64M", "--transport", "loop")
+			must(ctx, t, "dd", "if=/dev/urandom", "of="+looped, "bs=1M", "count=4", "oflag=direct", "status=none")
+			want := sum(t, looped)
+			ext4.make(ctx, t, used)
+			m := mount(ctx, t, used, "")
+			dir := n.fuse(ctx)
+			held, err := os.Open(filepath.Join(dir, "volumes", "idle", "live")) // the mount is in use
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Close()
+			if how == "stop" {
+				n.stop(ctx)
+			} else {
+				if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				n.awaitEnd(ctx)
+			}
+			if _, err := os.Stat(idle); err == nil {
+				t.Errorf("%s is there without a daemon, and nobody had it open", idle)
+			}
+			n.serve(ctx, "--remount")
+			at := map[string]string{}
+			for _, a := range query[struct{ Attached attachedNow }](ctx, n, "stat").Attached {
+				at[a.Volume] = a.Device
+				if a.ReadOnly != (a.Volume == "idle") {
+					t.Errorf("after the restart %+v", a)
+				}
+			}
+			if at["used"] != used || at["idle"] != idle || at["looped"] == "" {
+				t.Errorf("after the restart devices are %v, before %s and %s", at, used, idle)
+			}
+			must(ctx, t, "cp", "/etc/passwd", m.dir)
+			if got := sum(t, at["looped"]); got != want {
+				t.Error("the loop device's content changed over the restart")
+			}
+			if _, err := os.Stat(filepath.Join(dir, "volumes", "idle", "live")); err != nil {
+				t.Errorf("the mount is not back: %v", err)
+			}
+			m.unmount(ctx)
+			ext4.fsck(ctx, t, used)
+
+			// For good.
+			n.stop(ctx, "--detach")
+			n.serve(ctx)
+			if a := query[struct{ Attached attachedNow }](ctx, n, "stat").Attached; len(a) > 0 {
+				t.Errorf("after stop --detach there are %+v", a)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "volumes")); err == nil {
+				t.Error("after stop --detach the mount is back")
+			}
+		})
+	}
+}
+
 // TestServeInBackground uses the daemon as a user does who has no supervisor, and SIGTERM.
 func TestServeInBackground(t *testing.T) {
 	ctx := limit(t, time.Minute)

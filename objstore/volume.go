@@ -39,8 +39,8 @@ type volume struct {
 	s   *Store
 	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by Store.mu
 
-	users    []string // guarded by Store.mu
-	deleting bool     // its deletion is being recorded: nobody may open it; guarded by Store.mu
+	users    []string   // guarded by Store.mu
+	deleting bool       // its deletion is being recorded: nobody may open it; guarded by Store.mu
 	claims   [sides]int // guarded by Store.mu
 
 	dropped atomic.Bool // deleted: settling stops

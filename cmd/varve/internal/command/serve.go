@@ -90,7 +90,9 @@ func (a *app) serveCmd() *cobra.Command {
 varve stop. With --background it runs on its own, logs to varve.log in the store, and serve returns when it answers;
 or fails with the reason. SIGHUP opens the log anew, SIGQUIT writes to it what runs; no other signal ends the daemon.
 
-Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause.
+Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause. What was
+attached or mounted when it was stopped, by varve stop or by a signal, is attached and mounted again, if the machine has
+not been started anew since.
 The limits bound what the daemon takes: its caches in memory, and each volume's tail, which is what was written and
 has not settled. --memory-limit makes it give memory back more eagerly above that size.
 
@@ -100,11 +102,13 @@ memory: what waits for its devices would wait for ever. Both need root; what the
   varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.remount && !o.takeover {
-				return usagef("--remount goes with --%s", takeoverFlag)
-			}
 			if _, err := o.runOptions(cmd); err != nil {
 				return err
+			}
+			if o.remount && !o.takeover {
+				if err := a.nothingToRemount(cmd.Context()); err != nil {
+					return err
+				}
 			}
 			if o.background {
 				return a.serveInBackground(cmd, o.takeover)
@@ -118,6 +122,18 @@ memory: what waits for its devices would wait for ever. Both need root; what the
 	f.BoolVar(&o.remount, remountFlag, false, remountUsage)
 	o.flags(cmd)
 	return cmd
+}
+
+// nothingToRemount refuses --remount without --takeover where it would be for something: while a daemon runs, whose
+// mounts are in the way. Otherwise what was mounted is mounted again in any case.
+func (a *app) nothingToRemount(ctx context.Context) error {
+	c, err := client.Dial(ctx, a.store)
+	if err != nil {
+		return nil //nolint:nilerr // none answers: what is wrong shows when this one starts
+	}
+	pid := c.Daemon().PID
+	_ = c.Close() // it has said enough
+	return usagef("--%s is for taking over from a daemon, and one runs, pid %d; give --%s as well", remountFlag, pid, takeoverFlag)
 }
 
 // runOptions are the options as the daemon takes them.
@@ -289,9 +305,10 @@ func (a *app) stopCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the store's daemon",
-		Long: `stop ends the daemon and returns when it is gone. Devices that nobody has open are detached, mounts are unmounted.
+		Long: `stop ends the daemon and returns when it is gone. Devices that nobody has open are detached, mounts are unmounted,
+and the next daemon brings them back, so that stop and serve are a restart. What is open below a mount fails.
 A ublk device that is open stays: its I/O waits for the next daemon. A loop device can't wait: stop refuses while one
-is in use. --detach takes all devices away, and I/O of their users fails.`,
+is in use. --detach takes everything away for good, and I/O of the users of devices fails.`,
 		Example: "  varve stop\n  varve stop --detach",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -300,7 +317,7 @@ is in use. --detach takes all devices away, and I/O of their users fails.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&r.Detach, "detach", false, "take devices away that are in use")
+	cmd.Flags().BoolVar(&r.Detach, "detach", false, "take all devices and mounts away, used or not, and have the next daemon bring nothing back")
 	return a.jsonFlag(cmd)
 }
 

@@ -196,6 +196,7 @@ func (d *Daemon) keep(a protocol.Attachment, dev device) protocol.Attachment {
 	d.mu.Lock()
 	d.attached[a.Volume] = k
 	d.unwait(a.Volume)
+	d.restore.dropDevice(a.Volume)
 	if d.starting == a.Volume {
 		d.starting = ""
 	}

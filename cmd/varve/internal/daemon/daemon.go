@@ -64,6 +64,7 @@ type Daemon struct {
 	foreign  []protocol.Attachment  // devices that are not ours although our list had them
 	starting string                 // the volume whose device is being made
 	mounts   map[string]*mount      // by directory
+	restore  restoration            // what the next daemon brings back, or this one has not yet
 	stopping bool
 	// stateFrozen keeps the list on disk as it is, while what is on it goes from one daemon to the next.
 	stateFrozen bool
@@ -176,7 +177,9 @@ func (d *Daemon) save() {
 	}
 	s := state{
 		Store: d.inst.uuid, Instance: d.inst.id, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList(), Foreign: d.foreign,
+		Restore: d.restore.devices,
 	}
+	s.Mounts = append(s.Mounts, d.restore.mounts...)
 	for _, w := range d.waiting {
 		s.Attached = append(s.Attached, w.Attachment)
 	}

@@ -66,6 +66,7 @@ func (d *Daemon) mount(r protocol.Mount) error {
 	k := &mount{Mount: r, m: m}
 	d.mu.Lock()
 	d.mounts[r.Dir] = k
+	d.restore.dropMount(r.Dir)
 	d.save()
 	d.mu.Unlock()
 	d.log.Info("mounted", "dir", r.Dir, "allow_other", r.AllowOther)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,7 @@ func (d *Daemon) sweepScratch(ctx context.Context) {
 	for _, v := range d.store.ScratchVolumes() {
 		d.mu.Lock()
 		_, taken := d.taken(v.Name)
+		taken = taken || slices.ContainsFunc(d.foreign, func(a protocol.Attachment) bool { return a.Volume == v.Name })
 		d.mu.Unlock()
 		if taken {
 			continue

@@ -33,6 +33,8 @@ type state struct {
 	Boot     string                `json:"boot"`               // device numbers and mounts mean nothing in another boot
 	Attached []protocol.Attachment `json:"attached"`
 	Mounts   []protocol.Mount      `json:"mounts"`
+	// Restore are devices that were detached because the daemon was stopped: the next one attaches them again.
+	Restore []protocol.Attachment `json:"restore,omitempty"`
 	// Starting are volumes whose devices were being made: what there is of them was never used.
 	Starting []string `json:"starting,omitempty"`
 	// Foreign are devices of the store that this one is a copy of, or that was here before it was moved, until somebody says
@@ -79,7 +81,7 @@ func readState(store string) (state, error) {
 
 // check refuses what no daemon has written: names and directories end up in paths.
 func (s *state) check() error {
-	for _, a := range slices.Concat(s.Attached, s.Foreign) {
+	for _, a := range slices.Concat(s.Attached, s.Foreign, s.Restore) {
 		if err := protocol.CheckName(a.Volume); err != nil {
 			return fmt.Errorf("device %q of volume %q: %w", a.Device, a.Volume, err)
 		}
@@ -115,7 +117,7 @@ func (s *state) bind(in instance, boot string) {
 			s.Foreign = append(s.Foreign, a)
 		}
 	}
-	s.Attached, s.Mounts, s.Starting = nil, nil, nil
+	s.Attached, s.Mounts, s.Starting, s.Restore = nil, nil, nil, nil
 }
 
 // markOld notes the marks that a version has given which does not note them.
@@ -154,7 +156,7 @@ func (s *state) claims() claims {
 func (s state) write(store string) error {
 	files := vfs.OS(store)
 	defer func() { _ = files.Close() }() // a handle only
-	if len(s.Attached)+len(s.Mounts)+len(s.Starting)+len(s.Foreign) == 0 {
+	if len(s.Attached)+len(s.Mounts)+len(s.Starting)+len(s.Foreign)+len(s.Restore) == 0 {
 		if err := files.Remove(stateName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

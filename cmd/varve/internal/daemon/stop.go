@@ -53,7 +53,8 @@ func (d *Daemon) mayStop() error {
 }
 
 // Release lets go of devices and mounts before the store is closed: devices that nobody has open are detached,
-// the others are left for the next daemon where they can be, or detached by force. It can be called again.
+// the others are left for the next daemon where they can be, or detached by force. Unless detach, the next daemon
+// attaches again what was detached, and mounts again what was mounted. It can be called again.
 func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -63,6 +64,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.mu.Unlock()
 	d.stopRetries()
 
+	d.restoreLater(devices, mounts, detach)
 	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
 	for _, k := range devices {
 		d.releaseDevice(ctx, k, detach, &s)

@@ -18,11 +18,14 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		s = state{}
 	}
 	if s.Boot != bootID() {
-		for _, a := range s.Attached {
+		for _, a := range slices.Concat(s.Attached, s.Restore) {
 			d.log.Info("was attached before the machine started; attach it again", "volume", a.Volume)
 		}
 	}
 	s.bind(d.inst, bootID())
+	d.mu.Lock()
+	d.restore = restoration{devices: s.Restore, mounts: s.Mounts} // in the list until it is done: this daemon may die
+	d.mu.Unlock()
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -37,12 +40,14 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		}
 		d.discard(ctx, left)
 	}
+	d.sweepScratch(ctx)
+	d.attachRestored(ctx, s.Restore)
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
 	}
-	d.sweepScratch(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.restore = restoration{} // what could not be brought back is in the log
 	d.save()
 }
 

@@ -52,10 +52,18 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 		return nil, none, err
 	}
 	failpoint.Here(failpoint.AttachOpened)
-	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), blockdev.Options{
+	o := blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
 		Owner: t.inst.mark(r.Volume), Logger: t.log,
-	})
+	}
+	if r.Number != nil {
+		o.ID = *r.Number
+	}
+	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), o)
+	if r.Number != nil && errors.Is(err, blockdev.ErrExists) {
+		o.ID = -1
+		dev, err = blockdev.Start(ctx, blockdev.NewVolume(vol), o)
+	}
 	if err != nil {
 		if errors.Is(err, blockdev.ErrNoUblk) {
 			err = protocol.As(protocol.ErrNoTransport, err)

@@ -125,6 +125,8 @@ type Attach struct {
 	// when the device is detached.
 	Snapshot string `json:"snapshot,omitempty"`
 	Writable bool   `json:"writable,omitempty"`
+	// Number is the device's, if it is free. The daemon's own.
+	Number *int `json:"-"`
 }
 
 // Attachment is a volume on a device node.
