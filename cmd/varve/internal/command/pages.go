@@ -9,13 +9,13 @@ import (
 // dropPagesCmd is for the daemon to run.
 func (a *app) dropPagesCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:     daemon.DropPagesCommand + " DEVICE",
-		Short:   "Have the kernel write and forget the pages that it keeps of a device",
-		Example: "  varve " + daemon.DropPagesCommand + " /dev/ublkb0",
+		Use:     daemon.DropPagesCommand,
+		Short:   "Have the kernel write and forget the pages of the devices that standard input names",
+		Example: "  echo /dev/ublkb0 | varve " + daemon.DropPagesCommand,
 		Hidden:  true,
-		Args:    args("DEVICE"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return daemon.DropPages(args[0])
+		Args:    args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return daemon.DropPages(cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

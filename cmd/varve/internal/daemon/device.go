@@ -61,8 +61,8 @@ type mounter interface {
 type devices interface {
 	// mayWriteLive says why a volume's live file can't be written: it has a device, even if nobody serves that now.
 	mayWriteLive(volume string) error
-	// dropDevicePages is called when a volume was written by its live file while it may have a device.
-	dropDevicePages(volume string)
+	// deviceOf is the node of a volume's device; empty: none is served.
+	deviceOf(volume string) string
 }
 
 // mounted is one mount.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"varve/cmd/varve/internal/protocol"
@@ -20,13 +21,34 @@ func newMounter(store *objstore.Store, files *descriptors, log *slog.Logger) mou
 }
 
 func (f fuseMounter) Mount(r protocol.Mount, d devices) (mounted, error) {
-	s, err := fs.Mount(r.Dir, liveSource{f.store, d}, fs.Options{
-		AllowOther: r.AllowOther, SharedLive: r.SharedLive, Written: d.dropDevicePages, Logger: f.log,
-	})
+	o := fs.Options{AllowOther: r.AllowOther, SharedLive: r.SharedLive, Logger: f.log}
+	var pages *pageDropper
+	if r.SharedLive {
+		var err error
+		if pages, err = startPageDropper(); err != nil {
+			return nil, fmt.Errorf("start the process that drops the pages of devices: %w", err)
+		}
+		o.Written = func(volume string) { f.dropPages(pages, volume, d.deviceOf(volume)) }
+	}
+	s, err := fs.Mount(r.Dir, liveSource{f.store, d}, o)
 	if err != nil {
+		if pages != nil {
+			err = errors.Join(err, pages.close())
+		}
 		return nil, err
 	}
-	return newFuseMount(s, r.Dir), nil
+	return newFuseMount(s, r.Dir, pages), nil
+}
+
+// dropPages has the kernel forget what it keeps of a volume's device, if it has one: the volume was written by its live
+// file.
+func (f fuseMounter) dropPages(pages *pageDropper, volume, node string) {
+	if node == "" {
+		return
+	}
+	if err := pages.drop(node); err != nil {
+		f.log.Warn("buffered reads of the device may show what is old", "volume", volume, "device", node, "error", err)
+	}
 }
 
 // liveSource knows of devices that wait for a server, of which the store knows nothing.
@@ -65,10 +87,14 @@ type fuseMount struct {
 	done   chan struct{}
 }
 
-func newFuseMount(s *fs.Server, dir string) *fuseMount {
+// newFuseMount watches a mount; pages, if there is one, ends with it.
+func newFuseMount(s *fs.Server, dir string, pages *pageDropper) *fuseMount {
 	m := &fuseMount{server: s, dir: dir, done: make(chan struct{})}
 	go func() {
 		s.Wait()
+		if pages != nil {
+			_ = pages.close() // a process that ends by itself
+		}
 		close(m.done)
 	}()
 	return m

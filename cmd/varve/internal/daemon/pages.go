@@ -1,10 +1,14 @@
 package daemon
 
 import (
-	"context"
+	"bufio"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,14 +16,30 @@ import (
 	"varve/objstore"
 )
 
-// DropPagesCommand is the hidden command with which a daemon runs DropPages in a process of its own.
+// DropPagesCommand is the hidden command that runs DropPages.
 const DropPagesCommand = "drop-pages"
 
 // pagesTimeout bounds the wait for the kernel to write and forget the pages of a device, or of live files.
 const pagesTimeout = 30 * time.Second
 
-// DropPages has the kernel write what it keeps of a block device in its page cache, and forget it.
-func DropPages(node string) error {
+// DropPages reads names of block devices from in, one a line, has the kernel write what it keeps of each in its page
+// cache and forget it, and writes a line to out for each: empty, or what went wrong.
+func DropPages(in io.Reader, out io.Writer) error {
+	for lines := bufio.NewScanner(in); ; {
+		if !lines.Scan() {
+			return lines.Err()
+		}
+		text := ""
+		if err := dropPages(lines.Text()); err != nil {
+			text = err.Error()
+		}
+		if _, err := fmt.Fprintln(out, text); err != nil {
+			return err
+		}
+	}
+}
+
+func dropPages(node string) error {
 	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", node, err)
@@ -31,23 +51,83 @@ func DropPages(node string) error {
 	return nil
 }
 
-// dropDevicePages has the kernel forget what it keeps of a volume's device, if that has one: the volume was written by
-// its live file. A process of its own waits for the device then: this one could not be killed while it waits for itself.
-func (d *Daemon) dropDevicePages(volume string) {
+// pageDropper is a process that runs DropPages. It waits for devices that this process serves, and so it must be
+// another: this one could not be killed while it waits for itself. It is started once, and not for each device, because
+// a daemon that is killed while it starts a process has everything open for a moment longer.
+type pageDropper struct {
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	in  *os.File // ours, as is out; nil: it is not to be used any more
+	out *os.File
+}
+
+func startPageDropper() (_ *pageDropper, err error) {
+	var theirs [2]*os.File
+	p := &pageDropper{cmd: exec.Command("/proc/self/exe", DropPagesCommand)}
+	if theirs[0], p.in, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	if p.out, theirs[1], err = os.Pipe(); err != nil {
+		return nil, errors.Join(err, theirs[0].Close(), p.in.Close())
+	}
+	p.cmd.Stdin, p.cmd.Stdout = theirs[0], theirs[1]
+	err = p.cmd.Start()
+	_, _ = theirs[0].Close(), theirs[1].Close() // nothing was written to them
+	if err != nil {
+		return nil, errors.Join(err, p.in.Close(), p.out.Close())
+	}
+	return p, nil
+}
+
+// drop has the pages of a device dropped. After an error in which the process did not answer it is not used any more.
+func (p *pageDropper) drop(node string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.in == nil {
+		return errors.New("the process that drops pages has ended")
+	}
+	if err := p.out.SetReadDeadline(time.Now().Add(pagesTimeout)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(p.in, node)
+	var answer string
+	if err == nil {
+		answer, err = bufio.NewReader(p.out).ReadString('\n') // one line an order: nothing is read ahead
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("ask the process that drops pages: %w", err), p.end())
+	}
+	if answer = strings.TrimSpace(answer); answer != "" {
+		return errors.New(answer)
+	}
+	return nil
+}
+
+// end lets go of the process, which ends when it has read all. Under p.mu.
+func (p *pageDropper) end() error {
+	if p.in == nil {
+		return nil
+	}
+	err := errors.Join(p.in.Close(), p.out.Close())
+	p.in = nil
+	go func() { _ = p.cmd.Wait() }() // it may wait for a device that nobody serves
+	return err
+}
+
+func (p *pageDropper) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end()
+}
+
+// deviceOf implements devices.
+func (d *Daemon) deviceOf(volume string) string {
 	d.mu.Lock()
-	k := d.attached[volume]
-	d.mu.Unlock()
-	if k == nil {
-		return
+	defer d.mu.Unlock()
+	if k := d.attached[volume]; k != nil {
+		return k.Device
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), pagesTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", DropPagesCommand, k.Device)
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		d.log.Warn("buffered reads of the device may show what is old", "volume", volume, "device", k.Device, "error", err,
-			"output", strings.TrimSpace(string(out)))
-	}
+	return ""
 }
 
 // mayWriteLive implements devices.
