@@ -136,6 +136,10 @@ func (d *Daemon) begin(volume string) {
 	d.save()
 }
 
+// loopNote is what whoever gets a loop device has to know.
+const loopNote = "a loop device does not outlive its daemon: if that dies, I/O fails, and what was not synced is lost; " +
+	"varve upgrade refuses while it is attached"
+
 // start picks the transport. auto means ublk, and loop where there is none.
 func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, []string, error) {
 	if r.Transport == "loop" {
@@ -144,7 +148,7 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 				errors.New("a loop device has no copy mode, queues and depth; they are options of ublk"))
 		}
 		dev, a, err := d.transports["loop"].Attach(ctx, r)
-		return dev, a, nil, err
+		return dev, a, []string{loopNote}, err
 	}
 	dev, a, err := d.transports["ublk"].Attach(ctx, r)
 	if err == nil {
@@ -153,7 +157,7 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 	if r.Transport == "ublk" || !errors.Is(err, protocol.ErrNoTransport) {
 		return dev, a, nil, err
 	}
-	notes := []string{fmt.Sprintf("using a loop device, which is slower: %v", err)}
+	notes := []string{fmt.Sprintf("using a loop device, which is slower: %v", err), loopNote}
 	if r.CopyMode != "" && r.CopyMode != "auto" {
 		return nil, a, nil, fmt.Errorf("copy mode %q: %w", r.CopyMode, err)
 	}

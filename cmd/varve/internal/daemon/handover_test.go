@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"varve/cmd/varve/internal/protocol"
@@ -54,5 +56,34 @@ func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	w.d.attached["a"].Mark = w.d.inst.oldMark("a") // it was handed over by an older version
 	if err := w.d.mayHandOver(h); err != nil {
 		t.Error(err)
+	}
+}
+
+// A loop device dies with its daemon: attach says so, asked for or not, and no successor gets to the point at which it
+// would.
+func TestLoopDeviceAndItsDaemon(t *testing.T) {
+	for _, transport := range []string{"loop", "auto"} {
+		w := newWorld(t, "a")
+		w.ublk.absent = errors.New("no ublk here")
+		a, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: transport})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(a.Notes, loopNote) {
+			t.Errorf("transport %s: the notes are %q", transport, a.Notes)
+		}
+		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1}
+		wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, `"a"`, "loop device", "detach it first")
+		wantNodes(t, w.attachedNodes(t), a.Device)
+		if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.d.mayHandOver(h); err != nil {
+			t.Error(err)
+		}
+	}
+	w := newWorld(t, "a")
+	if a := w.attach(t, "a"); len(a.Notes) > 0 {
+		t.Errorf("a ublk device has the notes %q", a.Notes)
 	}
 }
