@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,19 +17,20 @@ import (
 )
 
 // mapLive maps a volume's live file to read.
-func mapLive(t *testing.T, live string) []byte {
+func mapLive(t *testing.T, live string) (m []byte, unmap func()) {
 	t.Helper()
 	f, err := os.Open(live)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	m, err := unix.Mmap(int(f.Fd()), 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
+	m, err = unix.Mmap(int(f.Fd()), 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Munmap(m) })
-	return m
+	unmap = sync.OnceFunc(func() { _ = unix.Munmap(m) })
+	t.Cleanup(unmap)
+	return m, unmap
 }
 
 // fill is 4 KiB of one letter.
@@ -62,7 +64,7 @@ func TestOneSideWrites(t *testing.T) {
 			if f, err := os.OpenFile(live, os.O_RDWR, 0); !errors.Is(err, unix.EBUSY) {
 				t.Errorf("live of an attached volume opened for writing: %v, %v", f, err)
 			}
-			mapped := mapLive(t, live)
+			mapped, unmap := mapLive(t, live)
 			if mapped[5000] != 0 {
 				t.Fatal("a new volume is not all zeroes")
 			}
@@ -115,6 +117,7 @@ func TestOneSideWrites(t *testing.T) {
 			}
 			wantByte(t, "written by the device", live, 5000, 'E')
 			n.varve(ctx, "detach", "disk")
+			unmap()
 			n.varve(ctx, "umount", dir)
 		})
 	}
@@ -156,7 +159,7 @@ func TestSharedLive(t *testing.T) {
 		return err == nil && got[0] == 'M'
 	})
 
-	mapped := mapLive(t, live)
+	mapped, _ := mapLive(t, live)
 	if mapped[5000] != 'M' {
 		t.Errorf("a mapping of live has %q, want what was written to live", mapped[5000])
 	}

@@ -53,6 +53,12 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if err != nil {
 		return nil, none, err
 	}
+	// The loop device's own open of the file claims the volume, and would say no more than EBUSY.
+	vol, err := openForDevice(t.store, r.Volume, "loop")
+	if err != nil {
+		return nil, none, err
+	}
+	defer func() { _ = vol.Close() }() // nothing was written through it
 	dir := t.mountDir(r.Volume)
 	if err := makeMountPoint(dir); err != nil {
 		return nil, none, fmt.Errorf("make the private mount point: %w", err)

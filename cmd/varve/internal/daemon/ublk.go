@@ -33,9 +33,9 @@ func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	return t.inst.mark(a.Volume)
 }
 
-// open opens a volume for a device, which keeps writers of its live file out until it is closed.
-func (t *ublkTransport) open(volume string) (*objstore.Volume, error) {
-	vol, err := t.store.OpenVolume(volume, "ublk")
+// openForDevice opens a volume for a device, which keeps writers of its live file out until it is closed.
+func openForDevice(store *objstore.Store, volume, user string) (*objstore.Volume, error) {
+	vol, err := store.OpenVolume(volume, user)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (t *ublkTransport) open(volume string) (*objstore.Volume, error) {
 
 func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
 	var none protocol.Attachment
-	vol, err := t.open(r.Volume)
+	vol, err := openForDevice(t.store, r.Volume, "ublk")
 	if err != nil {
 		return nil, none, err
 	}
@@ -190,7 +190,7 @@ const (
 )
 
 func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
-	vol, err := t.open(a.Volume)
+	vol, err := openForDevice(t.store, a.Volume, "ublk")
 	if errors.Is(err, objstore.ErrNotFound) {
 		return nil, protocol.As(errUnfit, err)
 	}
