@@ -33,8 +33,8 @@ func mapLive(t *testing.T, live string) (m []byte, unmap func()) {
 	return m, unmap
 }
 
-// fill is 4 KiB of one letter.
-func fill(letter byte) []byte { return bytes.Repeat([]byte{letter}, 4096) }
+// letters is 4 KiB of one letter.
+func letters(letter byte) []byte { return bytes.Repeat([]byte{letter}, 4096) }
 
 // wantByte reads one byte through the page cache.
 func wantByte(t *testing.T, what, path string, off int64, want byte) {
@@ -75,7 +75,7 @@ func TestOneSideWrites(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer f.Close()
-				if _, err := f.WriteAt(fill(letter), off); err != nil {
+				if _, err := f.WriteAt(letters(letter), off); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -91,7 +91,7 @@ func TestOneSideWrites(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.refuse(ctx, []string{"disk", "in use", "open for writing"}, "attach", "disk", "--transport", transport)
-			if _, err := f.WriteAt(fill('L'), 4096); err != nil {
+			if _, err := f.WriteAt(letters('L'), 4096); err != nil {
 				t.Fatal(err)
 			}
 			_ = f.Close()
@@ -143,14 +143,14 @@ func TestSharedLive(t *testing.T) {
 	}
 	defer held.Close()
 	wantByte(t, "at first", dev, 5000, 0)
-	if _, err := f.WriteAt(fill('L'), 4096); err != nil {
+	if _, err := f.WriteAt(letters('L'), 4096); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	wantByte(t, "written by live and synced", dev, 5000, 'L')
-	if _, err := f.WriteAt(fill('M'), 4096); err != nil {
+	if _, err := f.WriteAt(letters('M'), 4096); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "the device's cache shows what live wrote", func() bool {
@@ -163,7 +163,7 @@ func TestSharedLive(t *testing.T) {
 	if mapped[5000] != 'M' {
 		t.Errorf("a mapping of live has %q, want what was written to live", mapped[5000])
 	}
-	writeAt(t, dev, fill('D')[:512], fill('D')[512:], 4096)
+	writeAt(t, dev, letters('D')[:512], letters('D')[512:], 4096)
 	eventually(t, time.Minute, "a mapping of live shows what the device wrote", func() bool { return mapped[5000] == 'D' })
 	n.attachedRefused(ctx, dev)
 }

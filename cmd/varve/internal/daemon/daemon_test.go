@@ -167,7 +167,7 @@ func TestAttachChoosesTransport(t *testing.T) {
 	_, err = w.c.Attach(t.Context(), protocol.Attach{Volume: "a", Transport: "loop", Queues: 2})
 	wantError(t, err, objstore.ErrInvalid, "queues")
 	a := w.attach(t, "a")
-	if a.Device != "/dev/loop0" || len(a.Notes) != 1 || !strings.Contains(a.Notes[0], "/dev/ublk-control") {
+	if a.Device != "/dev/loop0" || len(a.Notes) != 2 || !strings.Contains(a.Notes[0], "/dev/ublk-control") {
 		t.Errorf("attached as %+v, want a loop device and a note why", a)
 	}
 }

@@ -72,7 +72,7 @@ func TestLoopDeviceAndItsDaemon(t *testing.T) {
 		if !slices.Contains(a.Notes, loopNote) {
 			t.Errorf("transport %s: the notes are %q", transport, a.Notes)
 		}
-		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1}
+		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Marks: true}}
 		wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, `"a"`, "loop device", "detach it first")
 		wantNodes(t, w.attachedNodes(t), a.Device)
 		if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a"}); err != nil {
