@@ -55,7 +55,22 @@ func addCompletion(root *cobra.Command, line []string) {
 		newGroup(c)
 		for _, sub := range c.Commands() {
 			sub.Args = args()
+			if sub.Name() == "bash" {
+				writeFirst(sub, bashWords)
+			}
 		}
+	}
+}
+
+// bashWords keeps bash from taking VOLUME@SNAPSHOT for two words, of which only the second would be completed.
+const bashWords = "COMP_WORDBREAKS=${COMP_WORDBREAKS//@}\n"
+
+// writeFirst has a command write a text before its own.
+func writeFirst(c *cobra.Command, text string) {
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, line []string) error {
+		fmt.Fprint(c.OutOrStdout(), text)
+		return run(c, line)
 	}
 }
 
