@@ -88,7 +88,7 @@ func (c *Client) watched(ctx context.Context) (_ context.Context, end func()) {
 			case <-time.After(c.aliveEvery):
 			}
 			asked, stop := context.WithTimeout(ctx, c.aliveTimeout)
-			_, err := call[protocol.Ping](asked, &Client{http: c.http}, http.MethodGet, "/v1/ping", nil)
+			_, err := callOnce[protocol.Ping](asked, &Client{http: c.http}, http.MethodGet, "/v1/ping", nil)
 			stop()
 			if errors.Is(err, context.DeadlineExceeded) {
 				cancel(newSilent(c.ping.Store, c.ping.PID, c.aliveTimeout))

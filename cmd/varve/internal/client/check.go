@@ -17,18 +17,15 @@ import (
 func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
 	ctx, end := c.watched(ctx)
 	defer end()
-	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
+	var resp *http.Response
+	err := patiently(ctx, func() (err error) {
+		resp, err = c.beginCheck(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, because(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ndjson" {
-		var nothing struct{}
-		if err := decode(resp, &nothing); err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("the daemon answered %s", resp.Status)
-	}
 	events := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
 	for {
 		var e protocol.CheckEvent
@@ -46,6 +43,20 @@ func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress
 			progress(*e.Progress)
 		}
 	}
+}
+
+// beginCheck gives an answer with the events of a check.
+func (c *Client) beginCheck(ctx context.Context) (*http.Response, error) {
+	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
+	if err != nil || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == "application/x-ndjson" {
+		return resp, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var nothing struct{}
+	if err := decode(resp, &nothing); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("the daemon answered %s", resp.Status)
 }
 
 // RepairVolume says what a repair of a damaged volume would cost, or does it.

@@ -150,16 +150,24 @@ func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, e
 	return call[protocol.Stopped](ctx, c, http.MethodPost, "/v1/stop", r)
 }
 
-func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
-	var answer T
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (answer T, err error) {
 	ctx, end := c.watched(ctx)
 	defer end()
+	err = patiently(ctx, func() (err error) {
+		answer, err = callOnce[T](ctx, c, method, path, body)
+		return err
+	})
+	return answer, because(ctx, err)
+}
+
+// callOnce is call, of a daemon that may have no time.
+func callOnce[T any](ctx context.Context, c *Client, method, path string, body any) (answer T, err error) {
 	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
-		return answer, because(ctx, err)
+		return answer, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	return answer, because(ctx, decode(resp, &answer))
+	return answer, decode(resp, &answer)
 }
 
 // send asks the daemon; the caller closes the body of its answer.

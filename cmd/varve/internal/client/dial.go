@@ -33,9 +33,13 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 
 		aliveEvery: aliveEvery, aliveTimeout: aliveTimeout,
 	}
-	ctx, cancel := context.WithTimeout(ctx, Patience)
-	defer cancel()
-	ping, err := c.Ping(ctx)
+	var ping protocol.Ping
+	err := patiently(ctx, func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, Patience)
+		defer cancel()
+		ping, err = callOnce[protocol.Ping](ctx, c, http.MethodGet, "/v1/ping", nil)
+		return err
+	})
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR),
 		errors.Is(err, errGone): // it is on its way out

@@ -16,7 +16,7 @@ import (
 const (
 	// maxConnections are served at once, each with one request at a time.
 	maxConnections = 64
-	// maxLate is how many more are told that there are too many. What comes beyond is closed at once.
+	// maxLate is how many more are told that there are too many. What comes beyond waits in the socket's own queue.
 	maxLate = 64
 	// maxWaits is how many requests may wait for a snapshot to settle: the only ones that no time limit ends.
 	maxWaits = 32
@@ -37,35 +37,59 @@ type (
 type door struct {
 	net.Listener
 	mu           sync.Mutex
-	served, late int // guarded by mu
+	served, late int           // guarded by mu
+	left         chan struct{} // closed when somebody leaves; guarded by mu, nil if nobody waits for it
+
+	once sync.Once
+	shut chan struct{} // closed by Close
 }
 
-// Accept gives connections, the late ones too.
+func newDoor(l net.Listener) *door { return &door{Listener: l, shut: make(chan struct{})} }
+
+// Close ends Accept too.
+func (d *door) Close() error {
+	d.once.Do(func() { close(d.shut) })
+	return d.Listener.Close()
+}
+
+// Accept gives connections, the late ones too, as long as there is room for them. It has one caller.
 func (d *door) Accept() (net.Conn, error) {
-	for {
-		c, err := d.Listener.Accept()
-		if err != nil {
-			return nil, err
+	for left := d.full(); left != nil; left = d.full() {
+		select {
+		case <-left:
+		case <-d.shut:
+			return nil, net.ErrClosed
 		}
-		if v := d.enter(c); v != nil {
-			return v, nil
-		}
-		_ = c.Close() // nobody is told
 	}
+	c, err := d.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return d.enter(c), nil
+}
+
+// full gives a channel that is closed when somebody leaves; nil: there is room.
+func (d *door) full() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.served < maxConnections || d.late < maxLate {
+		return nil
+	}
+	if d.left == nil {
+		d.left = make(chan struct{})
+	}
+	return d.left
 }
 
 func (d *door) enter(c net.Conn) *visitor {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case d.served < maxConnections:
+	if d.served < maxConnections {
 		d.served++
 		return &visitor{Conn: c, door: d}
-	case d.late < maxLate:
-		d.late++
-		return &visitor{Conn: c, door: d, late: true}
 	}
-	return nil
+	d.late++
+	return &visitor{Conn: c, door: d, late: true}
 }
 
 func (d *door) leave(v *visitor) {
@@ -75,6 +99,10 @@ func (d *door) leave(v *visitor) {
 		d.late--
 	} else {
 		d.served--
+	}
+	if d.left != nil {
+		close(d.left)
+		d.left = nil
 	}
 }
 
@@ -98,7 +126,7 @@ func (v *visitor) leave() net.Conn {
 // mayEnter refuses a late one.
 func mayEnter(ctx context.Context) error {
 	if late, _ := ctx.Value(lateKey{}).(bool); late {
-		return fmt.Errorf("%w: it has %d connections, and serves no more at once; try again", protocol.ErrOverloaded, maxConnections)
+		return fmt.Errorf("%w: it has %d connections, and serves no more at once; try again", protocol.ErrCrowded, maxConnections)
 	}
 	return nil
 }
@@ -110,7 +138,7 @@ func (d *Daemon) wait() (leave func(), err error) {
 		return func() { <-d.waits }, nil
 	default:
 		return nil, fmt.Errorf("%w: %d requests wait for snapshots to settle, and no more may; try again, or without waiting",
-			protocol.ErrOverloaded, maxWaits)
+			protocol.ErrCrowded, maxWaits)
 	}
 }
 

@@ -23,7 +23,7 @@ func (w *world) listen(t *testing.T, change func(*http.Server)) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &door{Listener: u}
+	l := newDoor(u)
 	srv := w.d.NewServer()
 	if change != nil {
 		change(srv)
@@ -67,9 +67,17 @@ func cutOff(t *testing.T, c net.Conn, d time.Duration) bool {
 	return !errors.As(err, &timeout) || !timeout.Timeout()
 }
 
-// 64 connections are served, 64 more are told that there are too many, and what comes beyond is closed. When the
-// first are gone, all is as before.
+// brieflyPatient has clients ask for as long as d when the daemon is crowded.
+func brieflyPatient(t *testing.T, d time.Duration) {
+	was := client.CrowdPatience
+	client.CrowdPatience = d
+	t.Cleanup(func() { client.CrowdPatience = was })
+}
+
+// 64 connections are served, 64 more are told that there are too many, and what comes beyond waits to be accepted. A
+// client asks again, for so long, and says in the end what it has met. When the first are gone, all is as before.
 func TestTooManyConnections(t *testing.T) {
+	brieflyPatient(t, 200*time.Millisecond)
 	w := newWorld(t, "a")
 	l := w.listen(t, nil)
 	var held []net.Conn
@@ -79,30 +87,69 @@ func TestTooManyConnections(t *testing.T) {
 	eventually(t, "all are served", func() bool { n, _ := l.count(); return n == maxConnections })
 	for range 3 { // and again: those who were told are gone
 		_, err := client.Dial(t.Context(), w.dir)
-		wantError(t, err, protocol.ErrOverloaded, fmt.Sprint(maxConnections), "try again")
+		wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxConnections), "200ms")
 	}
 	eventually(t, "those who were told are gone", func() bool { _, n := l.count(); return n == 0 })
 	for range maxLate {
 		held = append(held, w.raw(t))
 	}
 	eventually(t, "all are late", func() bool { _, n := l.count(); return n == maxLate })
-	if c := w.raw(t); !cutOff(t, c, 10*time.Second) {
-		t.Error("a connection beyond the limit stays open")
+	c := w.raw(t)
+	if cutOff(t, c, 100*time.Millisecond) {
+		t.Error("a connection beyond the limit is closed")
 	}
 	if served, late := l.count(); served != maxConnections || late != maxLate {
 		t.Errorf("%d served, %d late", served, late)
 	}
-	for _, c := range held {
+	for _, c := range append(held, c) {
 		_ = c.Close()
 	}
 	eventually(t, "all are gone", func() bool { served, late := l.count(); return served+late == 0 })
-	c, err := client.Dial(t.Context(), w.dir)
+	k, err := client.Dial(t.Context(), w.dir)
 	if err != nil {
 		t.Fatalf("after the crowd: %v", err)
 	}
-	if err := c.Close(); err != nil {
+	if err := k.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// Hundreds of clients at once all get their answer, while others keep most connections for themselves.
+func TestCrowdIsServed(t *testing.T) {
+	brieflyPatient(t, 2*time.Minute)
+	w := newWorld(t, "a")
+	l := w.listen(t, nil)
+	for range maxConnections - 4 {
+		w.raw(t)
+	}
+	eventually(t, "most are taken", func() bool { n, _ := l.count(); return n == maxConnections-4 })
+	const clients = 300
+	errs := make(chan error, clients)
+	for range clients {
+		go func() {
+			c, err := client.Dial(t.Context(), w.dir)
+			if err == nil {
+				_, err = c.Volumes(t.Context())
+				err = errors.Join(err, c.Close())
+			}
+			errs <- err
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A door that is full does not keep the daemon from ending.
+func TestFullDoorCloses(t *testing.T) {
+	w := newWorld(t)
+	l := w.listen(t, nil)
+	for range maxConnections + maxLate + 1 {
+		w.raw(t)
+	}
+	eventually(t, "it is full", func() bool { served, late := l.count(); return served+late == maxConnections+maxLate })
 }
 
 // A connection that asks for a handover counts until it is ready for it, so that they are as few as all others.
@@ -121,8 +168,9 @@ func TestTooManyHandovers(t *testing.T) {
 		}
 		held = append(held, c)
 	}
+	brieflyPatient(t, 50*time.Millisecond)
 	_, err := client.Dial(t.Context(), w.dir)
-	wantError(t, err, protocol.ErrOverloaded, fmt.Sprint(maxConnections))
+	wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxConnections))
 	for _, c := range held {
 		_ = c.Close()
 	}
@@ -200,8 +248,9 @@ func TestTooManyWaits(t *testing.T) {
 		}
 		wg.Go(func() { <-stop; leave() })
 	}
+	brieflyPatient(t, 50*time.Millisecond)
 	_, err := w.c.CreateSnapshot(ctx, protocol.CreateSnapshot{Volume: "a", Name: "one", Wait: true})
-	wantError(t, err, protocol.ErrOverloaded, fmt.Sprint(maxWaits))
+	wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxWaits))
 	if list, err := w.c.Snapshots(ctx, ""); err != nil || len(list) != 0 {
 		t.Errorf("snapshots: %v, %v", list, err)
 	}

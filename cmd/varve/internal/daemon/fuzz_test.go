@@ -239,7 +239,7 @@ func FuzzSocket(f *testing.F) {
 	srv := s.d.NewServer()
 	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(&door{Listener: l}) }()
+	go func() { served <- srv.Serve(newDoor(l)) }()
 	f.Cleanup(func() {
 		_ = srv.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {

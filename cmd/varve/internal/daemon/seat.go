@@ -118,7 +118,7 @@ func (s *seat) listener() (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
 	}
-	return &door{Listener: l}, nil
+	return newDoor(l), nil
 }
 
 // files is a path to the store's directory, wherever it has been moved to.

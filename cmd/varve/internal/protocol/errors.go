@@ -13,8 +13,10 @@ var (
 	ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
 	// ErrStopping: the daemon is on its way out.
 	ErrStopping = errors.New("the daemon is stopping")
-	// ErrOverloaded: the daemon has more connections or requests than it serves at once.
+	// ErrOverloaded: the daemon has no room for what takes more of it.
 	ErrOverloaded = errors.New("the daemon is overloaded")
+	// ErrCrowded: the daemon has as many connections or requests as it serves at once, and has done nothing: ask again.
+	ErrCrowded = errors.New("the daemon is busy with others")
 	// ErrForbidden: the client is neither the daemon's user nor root.
 	ErrForbidden = errors.New("permission denied: this daemon answers only its own user and root")
 	// ErrBusy: the device or mount is open.
@@ -40,6 +42,7 @@ var kinds = []struct {
 	{"needs_daemon", ErrNeedsDaemon, http.StatusServiceUnavailable},
 	{"no_transport", ErrNoTransport, http.StatusServiceUnavailable},
 	{"overloaded", ErrOverloaded, http.StatusServiceUnavailable},
+	{"crowded", ErrCrowded, http.StatusServiceUnavailable},
 	{"forbidden", ErrForbidden, http.StatusForbidden},
 	{"stopping", ErrStopping, http.StatusServiceUnavailable},
 	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},
