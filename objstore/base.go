@@ -218,20 +218,27 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 		return emptyLeaf, nil
 	}
 	l := &leaf{used: true, heals: s.heals.Load()}
+	found, damage, err := s.locateAll(n[:], KindChunk)
+	if err != nil {
+		return nil, err
+	}
+	lost := 0
 	for i := range n {
-		if n[i].IsZero() {
-			continue
-		}
-		pl, _, err := s.locate(&n[i], KindChunk)
-		if corrupt(err) {
+		at, ok := found[n[i]]
+		switch {
+		case n[i].IsZero():
+		case ok:
+			l.places[i] = at.place
+		default:
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
-			s.log.Error("a chunk is lost", "error", err)
-			pl, err = lostPlace, nil
+			l.places[i] = lostPlace
+			if lost++; lost == 1 {
+				err = nowhere(&n[i], KindChunk, damage)
+			}
 		}
-		if err != nil {
-			return nil, err
-		}
-		l.places[i] = pl
+	}
+	if lost > 0 {
+		s.log.Error("chunks are lost", "chunks", lost, "first", err)
 	}
 	return l, nil
 }

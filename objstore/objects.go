@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
-	"varve/objstore/index"
 )
 
 // lookup asks the index where an object lies, and checks the answer against the segment's own record.
@@ -18,23 +16,6 @@ func (s *Store) lookup(h *Hash, k Kind) (place, bool) {
 	pl := makePlace(p.Segment, p.Block)
 	_, err := s.check(pl, h, k)
 	return pl, err == nil && !s.isSick(pl)
-}
-
-// locate finds an object that the store refers to, through the index, or, where the index doesn't know it,
-// by going through every segment's record.
-func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
-	if p, ok := s.index.Get((*[32]byte)(h)); ok {
-		pl := makePlace(p.Segment, p.Block)
-		if n, err := s.check(pl, h, k); err == nil {
-			return pl, n, nil
-		}
-	}
-	pl, n, err := s.search(h, k)
-	if err != nil {
-		return 0, 0, err
-	}
-	_ = s.index.Put([]index.Entry{{Hash: *h, Place: pl.indexed()}}) // a hint that the next look-up can do without
-	return pl, n, nil
 }
 
 var (
@@ -111,36 +92,6 @@ func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error)
 	return 0, errNoSuchObject
 }
 
-// search goes through the record of every segment: the way of last resort.
-func (s *Store) search(h *Hash, k Kind) (place, int, error) {
-	var damage error
-	for _, g := range s.segments.all() {
-		objs, err := s.objectsOf(g)
-		if err != nil {
-			damage = err
-			continue
-		}
-		for _, o := range objs {
-			if pl := makePlace(g.id, o.block); o.hash == *h && o.kind == k && !s.isBad(pl) {
-				return pl, int(o.length), nil
-			}
-		}
-	}
-	for _, g := range s.damagedSegments() {
-		g.mu.Lock()
-		damage = g.damaged
-		g.mu.Unlock()
-		if pl, n, ok := s.salvage(g, h, k); ok {
-			return pl, n, nil
-		}
-	}
-	err := errors.New("no segment has it")
-	if damage != nil {
-		err = fmt.Errorf("no readable segment has it; %w", damage)
-	}
-	return 0, 0, &CorruptError{File: segmentDir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
-}
-
 // objectsOf gives a segment's record, in order of block.
 func (s *Store) objectsOf(g *segment) ([]object, error) {
 	g.mu.Lock()
@@ -184,8 +135,12 @@ func (s *Store) readPlace(pl place, n int, h *Hash, k Kind) ([]byte, error) {
 	bad := func(err error) error {
 		return &CorruptError{File: name, Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
 	}
+	g := s.segments.get(pl.segment())
+	if g == nil {
+		return nil, bad(errNoSuchObject)
+	}
 	b := make([]byte, n)
-	got, err := s.segments.get(pl.segment()).file.ReadAt(b, pl.offset())
+	got, err := g.file.ReadAt(b, pl.offset())
 	switch {
 	case got == n:
 	case errors.Is(err, io.EOF):

@@ -514,6 +514,9 @@ func (st *settling) index(g *segment, objs []object) {
 		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
 		st.s.missed.Add(int64(len(entries)))
 	}
+	if st.s.absent.storedNow(objs) {
+		st.s.heals.Add(1)
+	}
 }
 
 // dirLengths says how long the directories are: those that this settling has written to, and those whose objects one

@@ -68,13 +68,16 @@ type Store struct {
 	views       map[*View]struct{}
 	nextSegment uint64
 
-	segments segmentTable
-	footers  *footerCache
-	nodesMu  sync.Mutex
-	nodes    *simplelru.LRU[Hash, *node]
-	leaves   atomic.Int64 // leaves in memory, of all images
-	spare    chan made
-	maker    sync.Once // starts makeSegments
+	segments  segmentTable
+	footers   *footerCache
+	absent    absentees
+	lastChunk atomic.Uint32 // the segment in which a search has found a chunk last
+	lastNode  atomic.Uint32 // and a node or a root
+	nodesMu   sync.Mutex
+	nodes     *simplelru.LRU[Hash, *node]
+	leaves    atomic.Int64 // leaves in memory, of all images
+	spare     chan made
+	maker     sync.Once // starts makeSegments
 
 	spaceMu sync.Mutex // one at a time asks what is free
 	account

@@ -1,0 +1,246 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"varve/objstore/index"
+)
+
+// The index is a hint: what it does not know may be in any segment. Looking there costs a read of every record, 48 bytes an
+// object, so that it is done once for all the objects that are wanted together (a leaf has 256 chunks), begins where the
+// last one was found, ends when all are found, and what is nowhere is remembered (absentees).
+
+// wanted are objects of one kind that are looked for, and where they were found.
+type wanted struct {
+	kind  Kind
+	left  map[Hash]bool // not found yet
+	found map[Hash]located
+}
+
+type located struct {
+	place place
+	bytes int
+}
+
+func (w *wanted) take(h Hash, pl place, n int) {
+	delete(w.left, h)
+	w.found[h] = located{pl, n}
+}
+
+// locateAll finds objects that the store refers to. Those that are missing in the result are in no segment; damage is the
+// error of a segment that is damaged, and may have them, or nil.
+func (s *Store) locateAll(hashes []Hash, k Kind) (found map[Hash]located, damage, err error) {
+	w := &wanted{kind: k, left: map[Hash]bool{}, found: make(map[Hash]located, len(hashes))}
+	gen := s.absent.begin(s.heals.Load())
+	for i := range hashes {
+		h := &hashes[i]
+		if _, known := w.found[*h]; known || h.IsZero() {
+			continue
+		}
+		if p, ok := s.index.Get((*[32]byte)(h)); ok {
+			pl := makePlace(p.Segment, p.Block)
+			if n, err := s.check(pl, h, k); err == nil {
+				w.found[*h] = located{pl, n}
+				continue
+			}
+		}
+		if err, absent := s.absent.has(*h); absent {
+			damage = err
+			continue
+		}
+		w.left[*h] = true
+	}
+	if len(w.left) == 0 {
+		return w.found, damage, nil
+	}
+	found, w.found = w.found, map[Hash]located{}
+	damage, err = s.search(w)
+	if err != nil {
+		return nil, nil, err
+	}
+	entries := make([]index.Entry, 0, len(w.found))
+	for h, l := range w.found {
+		found[h] = l
+		entries = append(entries, index.Entry{Hash: h, Place: l.place.indexed()})
+	}
+	if len(entries) > 0 {
+		_ = s.index.Put(entries) // a hint that the next look-up can do without
+	}
+	s.absent.add(w.left, damage, gen)
+	return found, damage, nil
+}
+
+// locate is locateAll for one object; one that is nowhere is a CorruptError.
+func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
+	found, damage, err := s.locateAll([]Hash{*h}, k)
+	if err != nil {
+		return 0, 0, err
+	}
+	if l, ok := found[*h]; ok {
+		return l.place, l.bytes, nil
+	}
+	return 0, 0, nowhere(h, k, damage)
+}
+
+func nowhere(h *Hash, k Kind, damage error) error {
+	err := errors.New("no segment has it")
+	if damage != nil {
+		err = fmt.Errorf("no readable segment has it; %w", damage)
+	}
+	return &CorruptError{File: segmentDir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
+}
+
+// search goes through the records of all segments, outwards from where something was found last: what was written
+// together is found together. Damaged ones come last, by their content. err says that a segment could not be read for a
+// reason that says nothing about it.
+func (s *Store) search(w *wanted) (damage, err error) {
+	all := s.segments.all()
+	low, high := splitAt(all, s.foundLast(w.kind).Load())
+	for len(low)+len(high) > 0 && len(w.left) > 0 {
+		for _, side := range []*[]*segment{&low, &high} {
+			if len(*side) == 0 || len(w.left) == 0 {
+				continue
+			}
+			g := (*side)[0]
+			*side = (*side)[1:]
+			if rerr := s.searchRecord(g, w); damaged(rerr) {
+				damage = rerr
+			} else if rerr != nil {
+				err = rerr
+			}
+		}
+	}
+	for _, g := range s.damagedSegments() {
+		g.mu.Lock()
+		damage = g.damaged
+		g.mu.Unlock()
+		for h := range w.left {
+			if pl, n, ok := s.salvage(g, &h, w.kind); ok {
+				w.take(h, pl, n)
+			}
+		}
+	}
+	if len(w.left) == 0 {
+		err = nil
+	}
+	return damage, err
+}
+
+// foundLast is where an object like those of the kind was found last: chunks and nodes lie apart.
+func (s *Store) foundLast(k Kind) *atomic.Uint32 {
+	if k == KindChunk {
+		return &s.lastChunk
+	}
+	return &s.lastNode
+}
+
+// splitAt gives the segments up to an ID, the nearest first, and those behind it.
+func splitAt(all []*segment, id uint32) (low, high []*segment) {
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].id <= id {
+			low = append(low, all[i])
+		}
+	}
+	return low, all[len(low):]
+}
+
+// searchRecord looks for what is wanted in one segment's record. Footers come from the cache, as far as they are there.
+func (s *Store) searchRecord(g *segment, w *wanted) error {
+	before := len(w.left)
+	look := func(o object) {
+		if pl := makePlace(g.id, o.block); o.kind == w.kind && w.left[o.hash] && !s.isBad(pl) {
+			w.take(o.hash, pl, int(o.length))
+		}
+	}
+	g.mu.Lock()
+	open, known := g.footer == 0, g.damaged
+	for _, o := range g.objects { // none once it is sealed
+		look(o)
+	}
+	g.mu.Unlock()
+	if !open {
+		if known != nil {
+			return known // its objects are told by their content
+		}
+		entries, err := s.footers.get(g)
+		if err != nil {
+			if damaged(err) {
+				s.noteDamage(g, err)
+			}
+			return err
+		}
+		for ; len(entries) >= entrySize; entries = entries[entrySize:] {
+			if !w.left[Hash(entries[:len(Hash{})])] {
+				continue
+			}
+			if o, err := decodeObject(entries); err == nil {
+				look(o)
+			}
+		}
+	}
+	if len(w.left) < before {
+		s.foundLast(w.kind).Store(g.id)
+	}
+	return nil
+}
+
+// absentLimit bounds how many objects are remembered as absent: some 100 bytes each.
+const absentLimit = 64 << 10
+
+// absentees are objects that no segment has, so that they are not looked for again and again. They are forgotten when
+// something is healed: it may be what they were looked for in. One that is stored is taken out.
+type absentees struct {
+	mu     sync.Mutex
+	heals  int64                       // of the store, when the first of them was looked for
+	stored int64                       // how often objects were taken out
+	hashes *simplelru.LRU[Hash, error] // and a damaged segment that may have it, or nil
+}
+
+// begin says what add has to be told: objects may be stored while they are looked for.
+func (a *absentees) begin(heals int64) (gen int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.hashes == nil || a.heals != heals {
+		a.hashes, _ = simplelru.NewLRU[Hash, error](absentLimit, nil) // fails for size 0 only
+		a.heals = heals
+		a.stored++
+	}
+	return a.stored
+}
+
+func (a *absentees) has(h Hash) (damage error, absent bool) { //nolint:revive // the error is a value here
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hashes.Get(h)
+}
+
+// add notes what was looked for in vain since begin said gen.
+func (a *absentees) add(hashes map[Hash]bool, damage error, gen int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stored != gen {
+		return // one of them may have come meanwhile
+	}
+	for h := range hashes {
+		a.hashes.Add(h, damage)
+	}
+}
+
+// storedNow takes out what has been recorded. It reports whether any of it was looked for: who could not find it may try again.
+func (a *absentees) storedNow(objs []object) (missed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stored++
+	if a.hashes == nil {
+		return false
+	}
+	for i := range objs {
+		missed = a.hashes.Remove(objs[i].hash) || missed
+	}
+	return missed
+}
