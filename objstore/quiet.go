@@ -5,13 +5,14 @@ import (
 	"errors"
 )
 
-// startHousework starts the settler, and the reclaimers of what has settled.
+// startHousework starts the settler, the indexer, and the reclaimers of what has settled.
 func (s *Store) startHousework() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.endHousework = cancel
-	s.housekeepers.Add(1)
+	s.housekeepers.Add(2)
 	s.resumeReclaiming(ctx)
 	go s.settler(ctx)
+	go s.indexer(ctx)
 }
 
 // Quiet leaves Close little to do: it ends settling and the giving back of room, and makes everything written so far

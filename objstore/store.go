@@ -36,19 +36,20 @@ const (
 // volume.mu, segment.mu. Those from Store.mu to volume.mu are not held over I/O, but for the end of a volume; what that
 // costs a request is in volume.go.
 type Store struct {
-	dir    string
-	fs     vfs.FS
-	files  *vfs.Dir // the same, where it is the real one; nil: another
-	lock   io.Closer
-	opts   Options
-	log    *slog.Logger
-	sb     *superblock
-	uuid   atomic.Pointer[string] // that the store is known by
-	naming sync.Mutex             // one NewUUID at a time
-	origin origin
-	index  index.Index
-	began  time.Time     // of the opening: what uptime counts from
-	took   time.Duration // to open
+	dir         string
+	fs          vfs.FS
+	files       *vfs.Dir // the same, where it is the real one; nil: another
+	lock        io.Closer
+	opts        Options
+	log         *slog.Logger
+	sb          *superblock
+	uuid        atomic.Pointer[string] // that the store is known by
+	naming      sync.Mutex             // one NewUUID at a time
+	origin      origin
+	index       *currentIndex
+	indexFilled bool          // the index made anew has all objects; the indexer's own
+	began       time.Time     // of the opening: what uptime counts from
+	took        time.Duration // to open
 
 	ctx     context.Context //nolint:containedctx // the life of the workers, ended by Close
 	cancel  context.CancelFunc
@@ -262,7 +263,8 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 
 func (s *Store) openIndex() (err error) {
-	if s.index = s.opts.Index; s.index != nil {
+	if s.opts.Index != nil {
+		s.index = newCurrentIndex(s.opts.Index)
 		return nil
 	}
 	// It must have its room within what writes leave free, or a store that they filled would not open.
@@ -275,16 +277,20 @@ func (s *Store) openIndex() (err error) {
 		}
 		o.Made = func() error { return s.files.OwnAll(IndexDir) }
 	}
-	s.index, err = index.Open(filepath.Join(dir, IndexDir), o)
+	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
 	if errors.Is(outOfSpace(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
 		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
 		// it. An index can be made anew at any time, so this one is for now.
 		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+
 			"duplicates are not found", "entries", index.MemEntries, "error", err)
-		s.index, err = index.NewBoundedMem(index.MemEntries), nil
+		ix, err = index.NewBoundedMem(index.MemEntries), nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	s.index = newCurrentIndex(ix)
+	return nil
 }
 
 // isStore looks for a superblock.

@@ -110,6 +110,9 @@ func Open(dir string, o Options) (Index, error) {
 	if err := lookForStrays(dir, o.Logger); err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
+	if err := removeSecond(dir); err != nil {
+		o.Logger.Warn("an index made anew stays behind", "error", err)
+	}
 	cause := d.open()
 	if cause == nil {
 		return d, nil
@@ -387,10 +390,10 @@ func (d *disk) writable() error {
 	return nil
 }
 
-// giveUp leaves badger alone until the store opens again.
+// giveUp leaves badger alone: the index is made anew beside it, or when the store opens again.
 func (d *disk) giveUp(cause error) {
 	if !d.broken.Swap(true) {
-		d.opts.Logger.Error("the index is not used until the store opens again: look-ups are slow, and duplicates are not found", "error", cause)
+		d.opts.Logger.Error("the index is not used any more, and is made anew; until then look-ups are slow, and duplicates are not found", "error", cause)
 	}
 }
 

@@ -56,7 +56,7 @@ func lookForStrays(dir string, log *slog.Logger) error {
 	for _, e := range entries {
 		name := e.Name()
 		switch {
-		case ownName(name):
+		case ownName(name), name == secondDir:
 		case mistaken(name):
 			return fmt.Errorf("%w: %s is none of its files, and has a name like one; move it away", ErrUnusable, filepath.Join(dir, name))
 		default:
