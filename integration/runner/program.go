@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -73,6 +74,7 @@ func (p *program) start(ctx context.Context, j *job, dir string, memory int, say
 	watch.stop()
 	count, eventsErr := events.close()
 	j.note = count.note()
+	var said bool // the events have a failure for it
 	switch {
 	case stuck.Load():
 		err = fmt.Errorf("the tests said that they were stuck; the machine was killed; see %s", j.log.Name())
@@ -81,15 +83,15 @@ func (p *program) start(ctx context.Context, j *job, dir string, memory int, say
 	case err == nil && eventsErr == nil && count.tests() == 0:
 		err = fmt.Errorf("no test ran; see %s", j.log.Name())
 	case err != nil:
+		said = cmd.ProcessState.ExitCode() < statusTimeout // the tests', not the machine's
 		err = fmt.Errorf("%d of %d tests failed; see %s: %w", count.failed, count.tests(), j.log.Name(), err)
 	default:
 		return eventsErr
 	}
-	// Every failure has an event, so that no reader of the stream takes it for a success.
-	if e := writeFailure(j.out, pkg, "the test kernel", err.Error()); e != nil {
-		return e
+	if said {
+		return err
 	}
-	return err
+	return errors.Join(err, writeFailure(j.out, pkg, "the test kernel", err.Error()))
 }
 
 // command is integration/vm/run of the program. Time limits of the machine are integration/vm/run's.

@@ -68,6 +68,14 @@ type vm struct {
 
 // vmCommand is integration/vm/run.
 func vmCommand(args []string) int {
+	if os.Getuid() != 0 && !slices.Contains(args, "-h") {
+		fmt.Fprintln(os.Stderr, "vm: not root: the test kernel has this machine's root as its root and is root there")
+		return statusUsage
+	}
+	return runVM(args)
+}
+
+func runVM(args []string) int {
 	o, err := parseVM(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -109,8 +117,6 @@ func parseVM(args []string) (vmOptions, error) {
 	switch {
 	case o.command == "":
 		return o, errors.New("no command after --")
-	case os.Getuid() != 0:
-		return o, errors.New("not root: the test kernel has this machine's root as its root and is root there")
 	case len(o.disks) > 8:
 		return o, fmt.Errorf("%d disks; a machine has 8 at most", len(o.disks))
 	}
