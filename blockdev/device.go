@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"varve/devnode"
+	"varve/blockdev/devnode"
 )
 
 // Device is a ublk device that this process serves.

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"varve/devnode"
+	"varve/blockdev/devnode"
 )
 
 func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"varve/devnode"
+	"varve/blockdev/devnode"
 	"varve/objstore/failpoint"
 )
 

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"varve/devnode"
+	"varve/blockdev/devnode"
 )
 
 // What a caller may test for with errors.Is.

@@ -10,9 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"varve/blockdev/devnode"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
-	"varve/devnode"
 	"varve/objstore"
 	"varve/objstore/failpoint"
 )

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/devnode"
 	"varve/cmd/varve/internal/protocol"
-	"varve/devnode"
 	"varve/fs"
 	"varve/fs/loopdev"
 	"varve/objstore"
