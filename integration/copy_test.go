@@ -101,7 +101,7 @@ func TestCopyLeavesDevices(t *testing.T) {
 	c.refuse(ctx, []string{dev, "not this store's"}, "detach", dev, "--force")
 
 	// What it has of the volume was copied in use, and goes back to what had settled.
-	c.refuse(ctx, []string{"a copy", "in use"}, "attach", "a")
+	c.refuse(ctx, []string{"a copy", "in use", "varve set --copied-from", "varve volume repair"}, "attach", "a")
 	c.varve(ctx, "volume", "repair", "a", "--accept-loss")
 	own := c.attach(ctx, "a")
 	c.wantForeign(ctx, dev, own)
@@ -264,7 +264,7 @@ func remountElsewhere(ctx context.Context, t *testing.T, n *node, disk *diskImag
 	disk.mount(ctx, t)
 	n.serve(ctx, "--reserve", "32M")
 	n.wantForeign(ctx, dev)
-	n.refuse(ctx, []string{"a snapshot of it", "mounted anew"}, "attach", "a")
+	n.refuse(ctx, []string{"a snapshot of it", "mounted anew", "varve set"}, "attach", "a")
 	n.stop(ctx)
 	n.varve(ctx, "set", "--moved")
 	n.serve(ctx, "--reserve", "32M")

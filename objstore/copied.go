@@ -43,12 +43,14 @@ func (s *Store) checkCopy(rp *replay) error {
 	switch {
 	case rp.contested && rp.covered < rp.last:
 		return refuse("a device waits for a server with writes that were not flushed, and whether this is its store, " +
-			"on a disk that was mounted anew, or a snapshot of it, can't be told")
+			"on a disk that was mounted anew, or a snapshot of it, can't be told; varve set says which, by --moved or " +
+			"--copied-from snapshot")
 	case !rp.copied || rp.last == 0: // one that says nothing can't be wrong
 		return nil
 	case rp.closing == 0:
 		return refuse("it was copied while the store was in use, or after its daemon was killed, " +
-			"and may speak of data that the copies of the segments do not have")
+			"and may speak of data that the copies of the segments do not have; varve set --copied-from is for those who know " +
+			"that it was of one moment, varve volume repair goes back to what had settled")
 	}
 	for i := range rp.records {
 		r := &rp.records[i]
