@@ -53,6 +53,10 @@ type Options struct {
 	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing else. Default: time.Now.
 	Now func() time.Time
 
+	// LookOnly opens the store without a change to any of its files: what opening has to do is done in memory. It takes
+	// no writes, and others may look at the same time.
+	LookOnly bool
+
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS     vfs.FS
 	Index  index.Index

@@ -305,6 +305,9 @@ func (s *Store) checkDir(g *segment) {
 
 // fillIndex puts the objects of segments into the index that it may not have yet.
 func (s *Store) fillIndex(ctx context.Context) error {
+	if s.opts.LookOnly {
+		return nil
+	}
 	var done []uint32
 	for _, g := range s.segments.all() {
 		if g.footer > 0 && s.index.Done(g.id) {

@@ -60,7 +60,9 @@ func (s *Store) Stat() (Stat, error) {
 		st.DedupRatio = float64(st.Logical) / float64(st.Stored)
 	}
 	if p := s.failed.Load(); p != nil {
-		st.ReadOnly = (*p).Error()
+		if st.ReadOnly = (*p).Error(); s.opts.LookOnly {
+			st.ReadOnly = s.whyReadOnly()
+		}
 	}
 	// A disk that does not say how much is on it must not keep the rest from being told.
 	err := s.statSpace(&st)
@@ -74,4 +76,15 @@ func (s *Store) Stat() (Stat, error) {
 	st.Metadata = s.nodeBytes.Load() + other
 	st.Used = segs + other
 	return st, nil
+}
+
+// whyReadOnly says why nothing could be written to a store that is only looked at; "": it could.
+func (s *Store) whyReadOnly() string {
+	switch on, err := s.files.OnReadOnly(); {
+	case err != nil:
+		return err.Error()
+	case on:
+		return "its file system is read-only"
+	}
+	return ""
 }

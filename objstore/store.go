@@ -209,6 +209,10 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s.took = time.Since(start)
+	if o.LookOnly {
+		s.failed.Store(&errLookOnly)
+		return s, nil
+	}
 	s.startHousework()
 	return s, nil
 }
@@ -223,7 +227,9 @@ func (s *Store) open(ctx context.Context) (err error) {
 		}
 		s.fs = s.files
 	}
-	s.fs = vfs.Patient(s.fs)
+	if s.fs = vfs.Patient(s.fs); s.opts.LookOnly {
+		s.fs = vfs.Patient(vfs.Overlay(s.files))
+	}
 	if s.opts.Lock == nil {
 		if s.lock, err = lock(s.fs); err != nil {
 			return err
@@ -265,6 +271,11 @@ func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 func (s *Store) openIndex() (err error) {
 	if s.opts.Index != nil {
 		s.index = newCurrentIndex(s.opts.Index)
+		return nil
+	}
+	if s.opts.LookOnly { // filling one in memory would take longer than looking a few objects up without
+		s.index = index.NewMem()
+		s.missed.Add(1)
 		return nil
 	}
 	// It must have its room within what writes leave free, or a store that they filled would not open.
@@ -318,6 +329,9 @@ func (s *Store) openSpace() error {
 	return nil
 }
 
+// errLookOnly is why a store takes no writes that was opened so.
+var errLookOnly = errors.New("it was opened to be looked at")
+
 // Close commits the journals and closes; it settles nothing. No plan may be in use.
 func (s *Store) Close() error {
 	s.cancel()
@@ -337,11 +351,16 @@ func (s *Store) Close() error {
 	var left []string
 	for _, v := range s.allVolumes() {
 		journals, err := v.shut()
+		if s.opts.LookOnly { // there is nothing to commit to
+			continue
+		}
 		if keep(err); err == nil {
 			left = append(left, journals...)
 		}
 	}
-	s.stampClosing(left)
+	if !s.opts.LookOnly {
+		s.stampClosing(left)
+	}
 	for _, queue := range s.reclaims { // settled, and not given back: the next opening removes them
 		for _, st := range queue {
 			st.l.journal.close()

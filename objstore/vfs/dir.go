@@ -80,6 +80,19 @@ func (d *Dir) Close() error {
 	return unix.Close(fd)
 }
 
+// OnReadOnly says whether the directory's file system takes no writes.
+func (d *Dir) OnReadOnly() (bool, error) {
+	fd, err := d.open()
+	if err != nil {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return false, &iofs.PathError{Op: "statfs", Path: d.path, Err: err}
+	}
+	return st.Flags&unix.ST_RDONLY != 0, nil
+}
+
 // at does something with a name below the directory. It refuses names that leave it.
 func (d *Dir) at(op, name string, call func(dir int) error) error {
 	if !filepath.IsLocal(name) {

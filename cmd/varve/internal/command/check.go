@@ -29,7 +29,7 @@ It changes nothing. The exit status is 1 if there is damage that was not mended.
 		Example: "  varve check\n  varve check --json | jq '.damage[].affects[].volume'",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
 				bar := newBar(cmd.ErrOrStderr())
 				report, err := c.Check(cmd.Context(), bar.update)
 				bar.end()

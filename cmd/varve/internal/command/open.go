@@ -25,13 +25,23 @@ const lockPoll = 100 * time.Millisecond
 
 // open gives a client of the daemon, or of the store itself where none runs.
 func (a *app) open(ctx context.Context) (*client.Client, error) {
+	return a.openAs(ctx, objstore.Options{})
+}
+
+// openLook is open for commands that only look: without a daemon they change nothing in the store, and need not be
+// able to.
+func (a *app) openLook(ctx context.Context) (*client.Client, error) {
+	return a.openAs(ctx, objstore.Options{LookOnly: true})
+}
+
+func (a *app) openAs(ctx context.Context, o objstore.Options) (*client.Client, error) {
 	deadline := time.Now().Add(lockPatience)
 	for {
 		c, err := client.Dial(ctx, a.store)
 		if !errors.Is(err, client.ErrNoDaemon) {
 			return c, err
 		}
-		c, err = a.openHere(ctx)
+		c, err = a.openHere(ctx, o)
 		if !errors.Is(err, objstore.ErrStoreLocked) || time.Now().After(deadline) {
 			return c, err
 		}
@@ -44,9 +54,9 @@ func (a *app) open(ctx context.Context) (*client.Client, error) {
 }
 
 // openHere opens the store in this process.
-func (a *app) openHere(ctx context.Context) (*client.Client, error) {
+func (a *app) openHere(ctx context.Context, o objstore.Options) (*client.Client, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	store, err := daemon.OpenStore(ctx, a.store, log, objstore.Options{})
+	store, err := daemon.OpenStore(ctx, a.store, log, o)
 	if err != nil {
 		return nil, a.openError(err)
 	}

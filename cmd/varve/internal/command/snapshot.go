@@ -71,7 +71,7 @@ func (a *app) snapshotListCmd() *cobra.Command {
 					return usagef("list snapshots of %q: %w", volume, err)
 				}
 			}
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
 				list, err := c.Snapshots(cmd.Context(), volume)
 				if err != nil {
 					return doing("list snapshots", err)

@@ -31,7 +31,7 @@ SWAP names swap of this machine that lies on a device of the store: when memory 
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
 				s, err := c.Stat(cmd.Context())
 				if err != nil {
 					return doing("stat", err)

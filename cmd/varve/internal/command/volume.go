@@ -79,7 +79,7 @@ DEVICE where the volume is attached.`,
 		Example: "  varve volume list\n  varve volume list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
 				list, err := c.Volumes(cmd.Context())
 				if err != nil {
 					return doing("list volumes", err)
@@ -138,7 +138,7 @@ func (a *app) volumeShowCmd() *cobra.Command {
 			if err := protocol.CheckName(args[0]); err != nil {
 				return usagef("%s: %w", what, err)
 			}
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
 				v, err := c.Volume(cmd.Context(), args[0])
 				if err != nil {
 					return doing(what, err)
