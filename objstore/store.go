@@ -274,7 +274,7 @@ func (s *Store) openIndex() (err error) {
 		return nil
 	}
 	if s.opts.LookOnly { // filling one in memory would take longer than looking a few objects up without
-		s.index = index.NewMem()
+		s.index = newCurrentIndex(index.NewMem())
 		s.missed.Add(1)
 		return nil
 	}

@@ -1,18 +1,25 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore/vfs"
 )
 
 func (a *app) mountCmd() *cobra.Command {
 	r := protocol.Mount{}
+	look := false
 	cmd := &cobra.Command{
 		Use:   "mount DIR",
 		Short: "Show volumes and snapshots as files",
@@ -26,7 +33,10 @@ func (a *app) mountCmd() *cobra.Command {
 A live file can be opened for writing while the volume is not attached, and the volume be attached while nobody has it
 open for writing: the kernel keeps pages of both, and one would write over what the other has written. --shared-live
 allows it all the same, for programs that agree on who writes what; each side then sees what the other has written
-after an fsync, or within a second.`,
+after an fsync, or within a second.
+
+Where the store's file system is read-only, no daemon can run: a process of the mount's own serves it then, with
+nothing in it to write, until the directory is unmounted.`,
 		Example: `  varve mount /mnt/varve
   cp --sparse=always /mnt/varve/snapshots/data/monday/disk.img monday.img
   varve snapshot mount data@monday /mnt/monday`,
@@ -38,14 +48,45 @@ after an fsync, or within a second.`,
 				return err
 			}
 			r.Dir = dir
-			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
+			if look {
+				return a.mountLook(cmd, r)
+			}
+			err = a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
 				return doing("mount "+dir, c.Mount(cmd.Context(), r))
 			})
+			if errors.Is(err, protocol.ErrNeedsDaemon) && a.onReadOnly() {
+				_, err = startInBackground(append([]string{"mount", "--" + lookFlag}, append(givenFlags(cmd, lookFlag), dir)...), os.DevNull)
+			}
+			return err
 		},
 	}
+	cmd.Flags().BoolVar(&look, lookFlag, false, "serve the mount of a store that can't be written, until it is unmounted")
+	_ = cmd.Flags().MarkHidden(lookFlag) // it is there: mount runs itself with it
 	cmd.Flags().BoolVar(&r.AllowOther, "allow-other", false, "let other users than the daemon's look at it")
 	cmd.Flags().BoolVar(&r.SharedLive, "shared-live", false, "let live files be written while their volumes are attached")
 	return cmd
+}
+
+// lookFlag is of mount's own process, where there can't be a daemon.
+const lookFlag = "look"
+
+// onReadOnly says whether the store's file system takes no writes.
+func (a *app) onReadOnly() bool {
+	files := vfs.OS(a.store)
+	defer func() { _ = files.Close() }() // a handle only
+	on, err := files.OnReadOnly()
+	return err == nil && on
+}
+
+// mountLook serves the mount in this process.
+func (a *app) mountLook(cmd *cobra.Command, r protocol.Mount) error {
+	ready, report := readiness()
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	err := daemon.MountLook(cmd.Context(), a.store, r.Dir, r.AllowOther, log, func() { ready(nil) })
+	if err != nil {
+		report(err)
+	}
+	return err
 }
 
 func (a *app) umountCmd() *cobra.Command {
@@ -63,9 +104,15 @@ func (a *app) umountCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
+			err = a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
 				return doing("unmount "+dir, c.Unmount(cmd.Context(), protocol.Unmount{Dir: dir}))
 			})
+			if errors.Is(err, protocol.ErrNeedsDaemon) && a.onReadOnly() { // its process ends with it
+				if err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
+					err = &os.PathError{Op: "unmount", Path: dir, Err: err}
+				}
+			}
+			return err
 		},
 	}
 }
