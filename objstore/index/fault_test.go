@@ -2,7 +2,6 @@ package index
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -158,7 +157,7 @@ func TestPassingErrorKeepsIndex(t *testing.T) {
 	must(t, x.Put(entries(0, 100)))
 	must(t, x.Close())
 	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
-		if ownFault(fmt.Errorf("badger: open 000001.sst: %v", errno)) {
+		if ownFault(errors.New("badger: open 000001.sst: " + errno.Error())) {
 			t.Errorf("%v: the index would be deleted", errno)
 		}
 	}

@@ -212,7 +212,7 @@ func (f *overlayFile) Close() error {
 		if f.users--; f.users > 0 || f.changed && !f.removed {
 			return
 		}
-		f.overlayNode.close()
+		f.close()
 		if f.fs.nodes[f.name] == f.overlayNode {
 			delete(f.fs.nodes, f.name) // as it was; the next one opens it anew
 		}

@@ -93,8 +93,8 @@ func populateProgram() error {
 
 // unlockFiles unlocks the mappings of files below dir. One that has gone meanwhile is no error.
 func unlockFiles(dir string) error {
-	if real, err := filepath.EvalSymlinks(dir); err == nil { // the store may have been moved
-		dir = real
+	if now, err := filepath.EvalSymlinks(dir); err == nil { // the store may have been moved
+		dir = now
 	}
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 	return procmaps.Own(func(m procmaps.Mapping) error {

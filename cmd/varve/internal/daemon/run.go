@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -235,7 +236,9 @@ func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, e
 			}
 			go func() { failed <- srv.Serve(next) }()
 			_ = l.Close() // nobody can have come by it
-			<-failed
+			if err := <-failed; !errors.Is(err, net.ErrClosed) {
+				d.log.Warn("the old socket was not closed", "error", err)
+			}
 			l = next
 		case <-ctx.Done():
 			d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
