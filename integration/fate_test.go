@@ -243,7 +243,7 @@ func TestUpgradeThatFails(t *testing.T) {
 			print $s "POST /handover HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: varve-handover/$v\r\nContent-Length: 0\r\n\r\n";
 			if ($how eq "other") { sysread $s, my $b, 4096; print $b; exit 0 }
 			while (<$s>) { last if /^\r$/ }
-			print $s "{\"version\":\"x\"}\n";
+			print $s "{\"version\":\"x\",\"marks\":true}\n";
 			<$s> =~ /"devices":\[\{/ or die "no offer";
 			if ($how eq "late") { print $s "{\"ready\":true}\n"; <$s> =~ /"quiesced"/ or die "nothing given" }
 			sleep 600;
