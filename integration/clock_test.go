@@ -49,14 +49,14 @@ func TestClockSteps(t *testing.T) {
 	n := newNode(ctx, t)
 	n.serve(ctx)
 	dev := n.volume(ctx, "disk", "64M")
-	began, real := time.Now(), time.Now()
-	t.Cleanup(func() { setClock(t, real.Add(time.Since(began))) }) // by the monotonic clock
+	began, wall := time.Now(), time.Now()
+	t.Cleanup(func() { setClock(t, wall.Add(time.Since(began))) }) // by the monotonic clock
 	var want []string
 	for i, to := range []time.Time{
-		real.Add(-time.Hour),
+		wall.Add(-time.Hour),
 		time.Date(1970, 1, 2, 0, 0, 0, 0, time.UTC),
 		time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
-		real.Add(-time.Hour),
+		wall.Add(-time.Hour),
 	} {
 		must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=64k", "count=3", fmt.Sprint("seek=", 16*i), "oflag=direct", "conv=notrunc", "status=none")
 		setClock(t, to)
