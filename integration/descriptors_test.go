@@ -54,7 +54,7 @@ func TestFewDescriptors(t *testing.T) {
 	if u := query[use](ctx, n, "stat"); u.Why != "" {
 		t.Errorf("the store is read-only: %s", u.Why)
 	}
-	for i := range 3 {
+	for i := range len(devs) - 1 {
 		n.varve(ctx, "detach", fmt.Sprint("v", i))
 	}
 	n.attach(ctx, fmt.Sprint("v", len(devs)))

@@ -114,7 +114,7 @@ func (d *Daemon) mayAttach(volume string) error {
 	if _, err := d.store.VolumeInfo(volume); err != nil {
 		return err
 	}
-	return d.open.mayTake(deviceDescriptors, 0)
+	return d.open.mayTake(deviceDescriptors+laterDescriptors*len(d.attached), 0)
 }
 
 // taken says where a volume is attached, served or not; mu is held.

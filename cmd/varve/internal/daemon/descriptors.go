@@ -22,6 +22,8 @@ const (
 	leastReserve      = 32
 	// deviceDescriptors is about what a device takes: its char device and rings, the volume's segment and journals.
 	deviceDescriptors = 16
+	// laterDescriptors is what a device may come to take that has not been written to yet.
+	laterDescriptors = 6
 	// descriptorsAge is how long a count is good enough for the next open of a file: counting reads a directory.
 	descriptorsAge = 100 * time.Millisecond
 )
