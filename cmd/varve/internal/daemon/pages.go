@@ -148,7 +148,11 @@ func (d *Daemon) refreshLive(volume string) {
 	for _, k := range d.mounts {
 		mounts = append(mounts, k.m)
 	}
+	stopping := d.stopping
 	d.mu.Unlock()
+	if stopping || len(mounts) == 0 {
+		return
+	}
 	done := make(chan struct{})
 	d.watchers.Go(func() {
 		defer close(done)
