@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/index"
+	"varve/objstore/vfs"
 )
 
 // copyFiles copies the files of a store of which want says so, as cp does, over what is there.
@@ -339,4 +340,84 @@ func TestJournalOfOlderVersion(t *testing.T) {
 	}
 	s := openCopy(t, dir)
 	wantBlocks(t, s, 1, 2)
+}
+
+// What an opening has decided stays so in a copy: writes that were not flushed, and that it has left out, do not come
+// back because somebody says that the store was copied when nobody had it open.
+func TestCopyOfRecoveredStore(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	r.write(v, fill(1), 0)
+	must(t, v.Flush())
+	r.write(v, fill(2), 0)
+	r.mem, r.o.Mount = r.mem.Kill(), "mounted anew"
+	r.open(nil)
+	v = r.volume("a", 0)
+	wantRead(t, v, 0, fill(1))
+	r.write(v, fill(3), 32<<10)
+	r.mem = r.mem.Kill()
+	r.mem.Move()
+	r.open(nil)
+	names, err := r.s.AcceptCopies(t.Context(), CopiedStopped)
+	must(t, err)
+	if !slices.Equal(names, []string{"a"}) {
+		t.Fatalf("accepted %v, want a", names)
+	}
+	v = r.volume("a", 0)
+	wantRead(t, v, 0, fill(1))
+	wantRead(t, v, 32<<10, fill(3))
+}
+
+// The files of a store that was closed are copied, or moved to another disk, and its first opening there ends too early,
+// at any operation: the next one comes to the same.
+func TestEveryCutOfOpeningOfCopy(t *testing.T) {
+	r := newRig(t, Options{})
+	want := map[string][]byte{}
+	for i, name := range []string{"a", "b"} {
+		v := r.volume(name, 1<<20)
+		want[name] = randomBytes(uint64(i), 64<<10)
+		r.write(v, want[name][:32<<10], 0)
+		must(t, r.s.Quiet()) // two generations wait to settle, in one segment
+		_, err := v.freeze()
+		must(t, err)
+		r.write(v, want[name][32<<10:], 32<<10)
+		must(t, v.Close())
+		r.s.Resume()
+	}
+	must(t, r.s.Quiet())
+	must(t, r.s.Close())
+	closed := r.mem.Kill()
+	closed.Move()
+	for n := int64(0); ; n++ {
+		mem := closed.Kill()
+		mem.CutAt(n)
+		o := r.o
+		o.FS, o.Index, o.Boot = mem, index.NewMem(), "boot there"
+		if s, err := Open(t.Context(), "mem", o); err == nil {
+			_ = s.Close()
+		}
+		met := mem.WasCut()
+		for kind, mem := range map[string]*vfs.Mem{"kill": mem.Kill(), "power cut": mem.PowerCut(newRand(uint64(n)))} {
+			if kind == "power cut" {
+				o.Boot = "next boot"
+			}
+			o.FS, o.Index = mem, index.NewMem()
+			s, err := Open(t.Context(), "mem", o)
+			if err != nil {
+				t.Fatalf("%s at operation %d: %v", kind, n, err)
+			}
+			for name, p := range want {
+				v, err := s.OpenVolume(name, "test")
+				if err != nil {
+					t.Fatalf("%s at operation %d: %v", kind, n, err)
+				}
+				wantRead(t, v, 0, p)
+				must(t, v.Close())
+			}
+			must(t, s.Close())
+		}
+		if !met {
+			break
+		}
+	}
 }

@@ -273,6 +273,15 @@ func (j *journal) distrust() {
 
 const distrustMark = "distrust" // in the place of boot and mount
 
+// finished is the origin of a journal that a recovery has made complete.
+var finished = origin{boot: "finished", mount: "finished"}
+
+// recovered reports a journal whose last commit says what a recovery has decided that counts: what others were served
+// since is built on that, so nobody may decide it anew.
+func recovered(header []byte) bool {
+	return le.Uint32(header[56:]) == crc([]byte(finished.boot)) && le.Uint32(header[60:]) == crc([]byte(finished.mount))
+}
+
 // whyDistrusted says why the records of a journal behind its last commit don't count.
 func whyDistrusted(header []byte, boot bool) string {
 	switch {
@@ -451,7 +460,7 @@ func (rp *replay) know(header []byte, file vfs.Identity, t cacheTrust) {
 	if w := journalWriter(header); w.Known() && file.Known() && !t.moved {
 		rp.copied = !w.Same(file)
 	}
-	rp.trusted = t.cache && !rp.copied && string(header[56:64]) != distrustMark
+	rp.trusted = t.cache && !rp.copied && string(header[56:64]) != distrustMark && !recovered(header)
 	rp.contested = t.contested && !rp.copied
 }
 
@@ -600,8 +609,8 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	}
 	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was
 	// built on that, and this one may know better.
-	finished := rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole)
-	if finished { // else the old header stays until the commit is there: another opening must know what this one did
+	complete := rp.final && (rp.trusted && rp.covered >= rp.last || rp.covered+1 >= rp.whole)
+	if complete { // else the old header stays until the commit is there: another opening must know what this one did
 		setJournalWriter(rp.raw[:512], id)
 		setJournalClosing(rp.raw[:512], 0)
 	}
@@ -622,14 +631,14 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		}
 		size = least
 	}
-	if finished {
+	if complete {
 		return f.Datasync()
 	}
 	if err := wipe(f, end, size); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverWiped)
-	h := encodeJournalHeader(store, volume, rp.gen, origin{boot: "finished", mount: "finished"})
+	h := encodeJournalHeader(store, volume, rp.gen, finished)
 	setDurable(h, rp.whole+1)
 	setJournalWriter(h, id)
 	covers := rp.covered

@@ -473,6 +473,13 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 		}
 		layers = append(layers, l)
 	}
+	// Not before all of the volume's journals have been finished: of one that was copied, and was not, the segments say
+	// that it counts, to the next opening too.
+	for _, l := range layers {
+		for _, h := range l.handed {
+			s.stampSegment(s.segments.get(h.seg), 0)
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, l := range layers { // all or none: what fails here may be tried again
@@ -537,9 +544,6 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
 			}
 		}
-	}
-	for g := range used {
-		s.stampSegment(g, 0)
 	}
 	failpoint.Here(failpoint.RecoverReplayed)
 	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {

@@ -255,3 +255,18 @@ func (m *Mem) DropDirty(name string) {
 		n.drop()
 	}
 }
+
+// Move makes every file durable and gives it another identity, as a copy of all of them on another disk has once that
+// is synced. Nobody may have a file open.
+func (m *Mem) Move() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.state
+	s.syncNames(func(int) bool { return true })
+	for _, name := range sortedNames(s.cached) {
+		n := s.cached[name]
+		n.sync()
+		n.id = s.nextID
+		s.nextID++
+	}
+}
