@@ -26,7 +26,7 @@ type writerWrite struct {
 // opConcurrent has writers, readers, settling and a snapshot at work on one volume at once.
 func (w *world) opConcurrent() {
 	v := w.anyVolume()
-	if v == nil || len(v.cur) < 64 {
+	if v == nil || len(v.cur) < 64 || len(v.unsure) > 0 {
 		return
 	}
 	vol := w.volume(v.name)
@@ -36,7 +36,7 @@ func (w *world) opConcurrent() {
 	work := w.planWriters(v, 2+w.pick(3, "writers"))
 	w.names++
 	snap := fmt.Sprintf("s%d", w.names)
-	withSnap := w.pick(2, "snapshot") == 0 && len(v.snaps) < 6
+	withSnap := w.pick(2, "snapshot") == 0 && len(v.snaps) < 6 && !v.scratch
 	allowed := possible(v, work)
 	var wg sync.WaitGroup
 	for _, ww := range work {

@@ -34,6 +34,8 @@ type modelVolume struct {
 
 	// A request to make or delete it was not answered.
 	maybeGone bool
+
+	scratch bool // a scratch volume
 }
 
 type modelSnap struct {

@@ -34,18 +34,37 @@ var operations = []operation{
 	{"close", 2, (*world).opCloseVolume},
 	{"reopen", 2, (*world).reopen},
 	{"roots", 1, (*world).opRoots},
+	{"hold", 3, (*world).opHold},
 }
 
+// rareOperations are those of opRare.
+var rareOperations = []operation{
+	{"scratch", 3, (*world).opScratch},
+	{"verify", 2, (*world).opVerify},
+	{"quiet", 1, (*world).opQuiet},
+	{"passing", 2, (*world).opPassing},
+}
+
+func init() { operations = append(operations, operation{"rare", 6, (*world).opRare}) }
+
+// opRare does one of the operations that are for the store as a whole.
+func (w *world) opRare() { w.oneOf(rareOperations) }
+
 // step does one operation.
-func (w *world) step() {
+func (w *world) step() { w.oneOf(operations) }
+
+func (w *world) oneOf(list []operation) {
 	total := 0
-	for _, op := range operations {
+	for _, op := range list {
 		total += op.weight
 	}
 	n := w.pick(total, "operation")
-	for _, op := range operations {
+	for _, op := range list {
 		if n -= op.weight; n < 0 {
 			w.counts[op.name]++
+			if !slices.Contains(underPlans, op.name) {
+				w.readAllHeld()
+			}
 			defer watch(op.name)()
 			defer w.unstick()()
 			op.do(w)
@@ -220,7 +239,7 @@ func (w *world) opRead() {
 // opPlan reads by a plan that is held while the store settles.
 func (w *world) opPlan() {
 	v := w.anyVolume()
-	if v == nil {
+	if v == nil || len(v.unsure) > 0 {
 		return
 	}
 	vol := w.volume(v.name)
@@ -307,7 +326,7 @@ func (w *world) opExtents() {
 
 func (w *world) opSnapshot() {
 	v := w.anyVolume()
-	if v == nil || len(v.snaps) > 6 {
+	if v == nil || len(v.snaps) > 6 || v.scratch || len(v.unsure) > 0 {
 		return
 	}
 	w.names++
@@ -391,6 +410,7 @@ func (w *world) opDeleteSnapshot() {
 }
 
 func (w *world) opSettle() {
+	w.readAllHeld()
 	ctx, cancel := ctxTimeout()
 	defer cancel()
 	err := w.s.Settle(ctx)
@@ -400,7 +420,7 @@ func (w *world) opSettle() {
 	}
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
-		if v.maybeGone {
+		if v.maybeGone || len(v.unsure) > 0 {
 			continue
 		}
 		i, err := w.s.VolumeInfo(name)
@@ -476,8 +496,11 @@ type heldPlan struct {
 	want []string
 }
 
-// holdPlan makes a plan; nil if the cut was met.
+// holdPlan makes a plan; nil if the cut was met, or if it is not known what it would have to read.
 func (w *world) holdPlan(v *modelVolume, im Image) *heldPlan {
+	if len(v.unsure) > 0 {
+		return nil
+	}
 	off, n := w.extent(v, true)
 	h := &heldPlan{off: off, want: slices.Clone(v.cur[off/SectorSize : (int(off)+n)/SectorSize])}
 	if err := planLoaded(context.Background(), im, off, n, &h.p); !w.answered(err, "plan") {

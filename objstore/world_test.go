@@ -44,11 +44,15 @@ type world struct {
 	closed   *Store // the last one that was closed, and how
 	closeErr error
 
-	others  int // how many other disks of the same power cut are looked at
-	names   int
-	log     []string
-	counts  map[string]int
-	palette [][]byte
+	others int // how many other disks of the same power cut are looked at
+	names  int
+	log    []string
+
+	held           []heldOn
+	unknownScratch [][]string // what the scratch volumes hold that were asked for, and may be there
+	copied         CopiedFrom // what is to be said of the store, which was copied
+	counts         map[string]int
+	palette        [][]byte
 }
 
 // tester is what *testing.T and *rapid.T have in common.
@@ -168,10 +172,18 @@ func (w *world) start() error {
 	}
 	o.Boot, o.Mount = fmt.Sprint("boot", w.boot), fmt.Sprint("mount", w.mount)
 	s, err := Open(context.Background(), "mem", o)
-	if err == nil {
-		w.s = s
+	if err != nil {
+		return err
 	}
-	return err
+	w.s = s
+	if w.copied != "" {
+		names, err := s.AcceptCopies(context.Background(), w.copied)
+		if w.note("copied: %s; accept %v: %v", w.copied, names, err); err != nil {
+			return err
+		}
+		w.copied = ""
+	}
+	return nil
 }
 
 // stop closes the store; after a crash only to end its goroutines.
@@ -180,6 +192,7 @@ func (w *world) stop() error {
 		return nil
 	}
 	defer watch("close")()
+	w.readAllHeld()
 	err := w.close(w.s)
 	w.s = nil
 	clear(w.open)
@@ -287,6 +300,7 @@ func (w *world) clone() *world {
 	c := &world{
 		t: w.t, rng: newRand(w.rng.Uint64()), mem: w.mem, idx: w.idx, lying: w.lying, boot: w.boot, mount: w.mount,
 		opts: w.opts, chunkSize: w.chunkSize, space: w.space, vols: map[string]*modelVolume{}, open: map[string]*Volume{},
+		unknownScratch: w.unknownScratch, copied: w.copied,
 		cut: w.cut, unsynced: w.unsynced, log: slices.Clone(w.log), counts: map[string]int{}, palette: w.palette,
 	}
 	r := newRand(w.rng.Uint64())
@@ -302,6 +316,10 @@ func (w *world) goDown(kind int) {
 	w.counts[crashNames[kind]]++
 	w.note("-- %s at operation %d", crashNames[kind], w.mem.Ops())
 	mem := w.mem
+	for _, h := range w.held { // their reader dies too
+		h.im.Release(&h.p)
+	}
+	w.held = nil
 	if kind != kill { // who waits for the device goes on waiting if its server dies once more
 		w.trust = kind == killTrusted
 	}
@@ -327,6 +345,14 @@ func (w *world) goDown(kind int) {
 	}
 	w.must2(w.stop())
 	w.unsynced = false
+	if w.copied == "" && w.pick(8, "copied") == 0 && (kind == powerCut || kind == killTrusted) {
+		w.mem.Move() // when its process was dead
+		w.copied = CopiedStopped
+		w.note("the files are copied")
+	}
+	if w.copied != "" && kind == powerCut {
+		w.copied = CopiedSnapshot
+	}
 	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
 	w.mem.SetSpace(w.spaceOrPlenty())
 }
@@ -408,6 +434,10 @@ func (w *world) reopen() {
 	if w.mem.WasCut() {
 		return
 	}
+	if w.hook.Load() == nil && w.space == 0 && !w.unsynced && w.pick(4, "move") == 0 {
+		w.note("the store is copied while it is closed")
+		w.mem.Move()
+	}
 	w.cut, w.unsynced = w.cut || w.unsynced, false
 	err := w.start()
 	if err != nil && w.hook.Load() != nil && !w.mem.WasCut() {
@@ -428,7 +458,8 @@ func (w *world) checkAll() {
 	defer watch("check")()
 	defer w.noFaults()()
 	infos := map[string]VolumeInfo{}
-	for _, i := range w.s.Volumes() {
+	w.checkScratch()
+	for _, i := range slices.Concat(w.s.Volumes(), w.s.ScratchVolumes()) {
 		infos[i.Name] = i
 		if w.vols[i.Name] == nil {
 			w.failf("volume %s is there again", i.Name)
