@@ -62,6 +62,13 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
+		// Before there is a commit record: one that is not the end of a flush would vouch, to whoever finds another behind
+		// it, for records that are not durable.
+		if err := c.j.link(v.s.fs); passing(err) {
+			return err // the data is durable; the next flush commits it
+		} else if err != nil {
+			return v.failSync(journalDir, err)
+		}
 		r := newCommit(c.upto, time.Now())
 		if c.final {
 			r.flags = flagFinal
@@ -74,11 +81,6 @@ func (v *volume) commitTo(target uint64) error {
 			return v.failSync(c.j.name, err)
 		}
 		failpoint.Here(failpoint.FlushCommit)
-		if err := c.j.link(v.s.fs); passing(err) {
-			return err // the data is durable; the next flush commits it
-		} else if err != nil {
-			return v.failSync(journalDir, err)
-		}
 		if err := c.j.file.Datasync(); err != nil {
 			return v.failSync(c.j.name, err)
 		}

@@ -1,6 +1,8 @@
 package objstore
 
 import (
+	"errors"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -75,4 +77,71 @@ func TestEveryPassingFault(t *testing.T) {
 // takesDescriptor says whether an operation needs a descriptor.
 func takesDescriptor(k vfs.Kind) bool {
 	return k == vfs.OpOpen || k == vfs.OpCreate || k == vfs.OpList || k == vfs.OpLock
+}
+
+// A flush that finds no descriptor to make its journal's name durable leaves no commit record behind: with the next
+// flush's there would be two, and the power may go before either vouches for anything.
+func TestFlushThatCantNameItsJournal(t *testing.T) {
+	fails, cuts := false, false
+	r := newRig(t, Options{})
+	must(t, r.s.Close())
+	r.open(func(op vfs.Op) error {
+		switch {
+		case fails && op.Kind == vfs.OpSyncDir && op.Name == journalDir:
+			return syscall.EMFILE
+		case cuts && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, journalDir):
+			r.mem.CutAt(r.mem.Ops())
+		}
+		return nil
+	})
+	v := r.volume("a", 1<<20)
+	must(t, r.s.Quiet())
+	for i := range int64(40) { // more than one sector of records
+		r.write(v, randomBytes(1, 4096), i<<12)
+	}
+	fails = true
+	if err := v.Flush(); !errors.Is(err, syscall.EMFILE) {
+		t.Fatalf("flush without descriptors: %v", err)
+	}
+	fails, cuts = false, true
+	if err := v.Flush(); !errors.Is(err, vfs.ErrCut) {
+		t.Fatalf("flush as the power goes: %v", err)
+	}
+	cut := r.mem
+	for disk := range uint64(100) {
+		must(t, r.reopened(cut.PowerCut(newRand(disk)), "next boot"))
+		if _, err := r.s.OpenVolume("a", "test"); err != nil {
+			t.Fatalf("disk %d: %v", disk, err)
+		}
+	}
+}
+
+// Refs whose copy was removed, and could not be made anew for want of descriptors, are compacted the next time.
+func TestCompactionAfterPassingFault(t *testing.T) {
+	fails, removed := false, false
+	r := newRig(t, Options{})
+	must(t, r.s.Close())
+	r.open(func(op vfs.Op) error {
+		removed = removed || fails && op.Kind == vfs.OpRemove && op.Name == refsCopy
+		if removed && fails && op.Kind == vfs.OpSyncDir {
+			return syscall.EMFILE
+		}
+		return nil
+	})
+	must(t, r.s.Quiet())
+	fails = true
+	for range 8 {
+		must(t, r.s.appendRefs(padded(1<<18)))
+	}
+	fails = false
+	if !removed {
+		t.Fatal("refs were not compacted")
+	}
+	for range 32 {
+		must(t, r.s.appendRefs(padded(1<<18)))
+	}
+	if end := r.s.refsLog.end; end > 4<<20 {
+		t.Errorf("the refs log has %d bytes", end)
+	}
+	must(t, r.reopened(r.mem.PowerCut(newRand(1)), "next boot"))
 }

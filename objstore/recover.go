@@ -159,7 +159,7 @@ func (s *Store) compactRefs() error {
 		return errors.Join(n.close(), s.removeRefsDraft())
 	}
 	err = s.fs.Remove(refsCopy)
-	if err == nil {
+	if err == nil || errors.Is(err, os.ErrNotExist) { // an attempt before this one, which could not sync, has removed it
 		err = s.fs.SyncDir(filepath.Dir(refsFile))
 	}
 	if passing(err) { // the log is as it was; its copy may lack a name until the store opens again

@@ -140,3 +140,24 @@ func TestTogether(t *testing.T) {
 		t.Errorf("%q", err)
 	}
 }
+
+// Of several errors the worst counts: that one file had no room, or no memory, must not hide that another was not synced.
+func TestWorstOfErrors(t *testing.T) {
+	for _, mild := range []error{unix.ENOSPC, unix.ENOMEM, unix.EMFILE} {
+		for _, first := range []int{0, 1} {
+			var both sync.WaitGroup
+			both.Add(2)
+			err := together([]int{0, 1}, func(i int) error {
+				both.Done()
+				both.Wait()
+				if i == first {
+					return mild
+				}
+				return syncFailed(unix.EIO)
+			})
+			if !errors.Is(err, unix.EIO) {
+				t.Errorf("%v and EIO: %v", mild, err)
+			}
+		}
+	}
+}
