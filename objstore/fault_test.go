@@ -342,7 +342,8 @@ func (w *world) checkFull(before int64) {
 	// With the reserve whole, a step stays below the maximum. A maximum that was set below that leaves settling less.
 	bound := limit
 	if before+w.opts.Reserve > limit {
-		bound = max(limit, before) + w.opts.Reserve/2
+		// Opening makes a journal for each volume, whatever the maximum is.
+		bound = max(limit, before) + max(w.opts.Reserve/2, int64(len(w.vols))*(windowSize+2*journalHeader)+1<<20)
 	}
 	if used > bound {
 		w.failf("the store takes %d bytes, its maximum is %d, and before the step it took %d", used, limit, before)
