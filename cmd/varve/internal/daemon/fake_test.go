@@ -195,6 +195,7 @@ type fakeTransport struct {
 	recovered []string               // nodes
 	broken    error                  // what Recover says
 	unlisted  error                  // what Find says
+	stuck     error                  // what Discard says
 	open      bool                   // what waits is in use
 	asked     []string               // the names that Find was given
 	tries     int                    // of Recover
@@ -256,6 +257,9 @@ func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment, force 
 	defer t.mu.Unlock()
 	if t.open && !force {
 		return protocol.ErrBusy
+	}
+	if t.stuck != nil {
+		return t.stuck
 	}
 	t.waiting = slices.DeleteFunc(t.waiting, func(w protocol.Attachment) bool { return w.Device == a.Device })
 	t.discarded = append(t.discarded, cmp.Or(a.Device, a.Volume))

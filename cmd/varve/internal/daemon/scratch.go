@@ -37,7 +37,8 @@ func (d *Daemon) attachSnapshot(ctx context.Context, r protocol.Attach) (protoco
 	return at, err
 }
 
-// sweepScratch deletes the scratch volumes that are on no device, served or waiting; change is held.
+// sweepScratch deletes the scratch volumes that are on no device, served, waiting, foreign as long as nobody has said
+// whose it is, or left over; change is held.
 func (d *Daemon) sweepScratch(ctx context.Context) {
 	if d.unlisted {
 		return // one may be under a device that we do not know of
@@ -45,7 +46,7 @@ func (d *Daemon) sweepScratch(ctx context.Context) {
 	for _, v := range d.store.ScratchVolumes() {
 		d.mu.Lock()
 		_, taken := d.taken(v.Name)
-		taken = taken || slices.ContainsFunc(d.foreign, func(a protocol.Attachment) bool { return a.Volume == v.Name })
+		taken = taken || ofVolume(d.foreign, v.Name) || slices.Contains(d.left, v.Name)
 		d.mu.Unlock()
 		if taken {
 			continue

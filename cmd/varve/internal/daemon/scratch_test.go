@@ -90,6 +90,31 @@ func TestScratchVolumesOfADeadDaemon(t *testing.T) {
 	}
 }
 
+// What is under a device that the daemon may not look at, or that was listed in another place of the store, stays: the
+// device may be in use, and somebody may say yet that it is this store's.
+func TestScratchVolumesOfUncertainDevices(t *testing.T) {
+	w := newWorld(t, "data")
+	w.attachSnapshot(t, true)
+	w.ublk.stuck = errors.New("ublk devices need CAP_SYS_ADMIN")
+	w.start(t)
+	w.d.Takeover(t.Context())
+	w.wantScratch(t, 1)
+
+	w = newWorld(t, "data")
+	w.attachSnapshot(t, true)
+	s, err := readState(w.d.files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Instance = "another place"
+	if err := s.write(w.d.files); err != nil {
+		t.Fatal(err)
+	}
+	w.start(t)
+	w.d.Takeover(t.Context())
+	w.wantScratch(t, 1)
+}
+
 // A device that a client has mounted goes when it is unmounted, under the next daemon too.
 func TestAutoDetach(t *testing.T) {
 	w := newWorld(t, "data")

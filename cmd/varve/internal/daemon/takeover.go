@@ -116,7 +116,7 @@ func (d *Daemon) discardGone(ctx context.Context, list []protocol.Attachment, th
 	}
 }
 
-// discard removes what is left of a device that nobody can serve any more.
+// discard removes what is left of a device that nobody can serve any more; change is held.
 func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	t := d.transports[a.Transport]
@@ -126,6 +126,7 @@ func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	}
 	if err := t.Discard(ctx, a, true); err != nil {
 		log.Error("device is left over", "error", err)
+		d.left = append(d.left, a.Volume)
 	}
 }
 
