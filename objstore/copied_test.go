@@ -368,6 +368,27 @@ func TestCopyOfRecoveredStore(t *testing.T) {
 	wantRead(t, v, 32<<10, fill(3))
 }
 
+// A journal that is dropped on somebody's word does not come back with a power cut, and with it the question.
+func TestDroppedJournalOfCopy(t *testing.T) {
+	r := newRig(t, Options{})
+	r.write(r.volume("a", 1<<20), fill(1), 0) // and no flush
+	r.mem = r.mem.Kill()
+	r.mem.Move()
+	r.open(nil)
+	_, err := r.s.AcceptCopies(t.Context(), CopiedSnapshot)
+	must(t, err)
+	r.write(r.volume("a", 0), fill(2), 32<<10)
+	cut := r.mem
+	for disk := range uint64(20) {
+		must(t, r.reopened(cut.PowerCut(newRand(disk)), "next boot"))
+		v, err := r.s.OpenVolume("a", "test")
+		if err != nil {
+			t.Fatalf("disk %d: %v", disk, err)
+		}
+		wantRead(t, v, 0, make([]byte, 16384))
+	}
+}
+
 // The files of a store that was closed are copied, or moved to another disk, and its first opening there ends too early,
 // at any operation: the next one comes to the same.
 func TestEveryCutOfOpeningOfCopy(t *testing.T) {

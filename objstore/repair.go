@@ -454,7 +454,11 @@ func (s *Store) takeHistory(v *volume, h *history) error {
 			return err
 		}
 	}
-	return s.replayLayers(v, h.replays)
+	if err := s.replayLayers(v, h.replays); err != nil || len(h.drop) == 0 {
+		return err
+	}
+	// Before the volume takes writes: what a power cut brings back would be looked at as if nobody had decided about it.
+	return s.fs.SyncDir(journalDir)
 }
 
 // healed takes a volume back into service.
