@@ -32,6 +32,7 @@ var operations = []operation{
 	{"create", 2, (*world).opCreate},
 	{"delete", 1, (*world).opDelete},
 	{"close", 2, (*world).opCloseVolume},
+	{"rest", 3, (*world).opRest},
 	{"reopen", 2, (*world).reopen},
 	{"roots", 1, (*world).opRoots},
 	{"hold", 3, (*world).opHold},
@@ -581,6 +582,22 @@ func (w *world) opCloseVolume() {
 	w.note("close %s: %v", v.name, err)
 	if w.answered(err, "close volume") {
 		v.flushed()
+	}
+}
+
+// opRest lets volumes that nobody uses rest, as after minutes without a user.
+func (w *world) opRest() {
+	w.opSettle()
+	if w.mem.WasCut() {
+		return
+	}
+	w.opCloseVolume()
+	for _, v := range w.s.allVolumes() {
+		err := v.lieDown()
+		w.note("rest %s: %v", v.ref.name, err)
+		if !w.answered(err, "rest") {
+			return
+		}
 	}
 }
 

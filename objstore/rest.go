@@ -1,37 +1,38 @@
 package objstore
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // restAfter is how many settle delays a volume that nobody uses stays ready for writes.
 const restAfter = 5
 
-// rest gives back what a volume without users keeps open to take writes: its journal, which is empty, and its log
-// segment if nothing lies in that. One that holds something stays, to be filled: sealed each time, it would make as many
-// files as the volume is opened. Opening the volume makes anew what is missing. The settler calls it at its ticks.
+// rest gives back what a volume that nobody has used for a while keeps open to take writes. The settler calls it at its
+// ticks.
 func (v *volume) rest() error {
+	if !v.restDue() {
+		return nil
+	}
+	return v.lieDown()
+}
+
+// restDue says that nobody has used the volume for long enough.
+func (v *volume) restDue() bool {
 	s := v.s
 	s.mu.Lock()
 	used := len(v.users) > 0
 	s.mu.Unlock()
 	v.mu.Lock()
-	idle := !used && v.writable && v.atRest()
-	switch {
-	case !idle:
+	defer v.mu.Unlock()
+	if used || !v.writable || !v.atRest() {
 		v.idleAt = 0
-	case v.idleAt == 0:
+		return false
+	}
+	if v.idleAt == 0 {
 		v.idleAt = s.uptime()
 	}
-	idle = idle && s.opts.SettleDelay >= 0 && s.uptime()-v.idleAt >= restAfter*min(s.opts.SettleDelay, time.Minute)
-	v.mu.Unlock()
-	if !idle {
-		return nil
-	}
-	v.settleMu.Lock()
-	defer v.settleMu.Unlock()
-	if g := v.layDown(); g != nil {
-		return s.retireOrSeal(v, g)
-	}
-	return nil
+	return s.opts.SettleDelay >= 0 && s.uptime()-v.idleAt >= restAfter*min(s.opts.SettleDelay, time.Minute)
 }
 
 // atRest says that nothing is under way and nothing waits to settle. Under mu.
@@ -39,9 +40,22 @@ func (v *volume) atRest() bool {
 	return v.inflight == 0 && len(v.layers) == 1 && v.active().empty() && !v.partial.exclusive
 }
 
-// layDown ends the volume's being writable, if still nobody uses it, and gives its log segment
-// if that is to go. Whoever opens it
-// meanwhile waits in activate for freezeMu, and makes it writable again.
+// lieDown gives back the journal of a volume without users, which is empty, and its log segment: to the pool, if objects
+// lie in it and it has room. Opening the volume makes anew what is missing.
+func (v *volume) lieDown() error {
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
+	if v.s.reclaimsLeft(v) != nil { // a settled layer still gives back room in the segment
+		return nil
+	}
+	if g := v.layDown(); g != nil {
+		return v.s.retireOrSeal(v, g)
+	}
+	return nil
+}
+
+// layDown ends the volume's being writable, if still nobody uses it, and gives its log segment if that is to end. Whoever
+// opens the volume meanwhile waits in activate for freezeMu, and makes it writable again. Under settleMu.
 func (v *volume) layDown() *segment {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
@@ -53,15 +67,9 @@ func (v *volume) layDown() *segment {
 	v.mu.Lock()
 	ok := len(v.users) == 0 && !v.closed && v.writable && v.atRest()
 	var j *journal
-	g := v.log
 	if ok {
 		j = v.active().journal
 		v.layers, v.writable, v.idleAt = nil, false, 0
-		if g != nil && g.unsettled.Load() == 0 && g.blank() {
-			g.full = true
-		} else {
-			g = nil
-		}
 	}
 	v.mu.Unlock()
 	v.s.mu.Unlock()
@@ -73,7 +81,30 @@ func (v *volume) layDown() *segment {
 	if err := v.s.removeJournal(name); err != nil {
 		v.s.log.Warn("an empty journal stays behind; the next opening removes it", "file", name, "error", err)
 	}
-	return g
+	return v.leaveLog()
+}
+
+// leaveLog takes the log segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
+// end. Under settleMu, freezeMu and commitMu.
+func (v *volume) leaveLog() *segment {
+	v.mu.Lock()
+	g := v.log
+	if g == nil || g.ended || g.unsettled.Load() != 0 {
+		v.mu.Unlock()
+		return nil
+	}
+	v.log = nil
+	if g.dirty { // what it holds has settled, and was synced then
+		v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })
+		g.dirty = false
+	}
+	v.mu.Unlock()
+	if g.next+MaxRequest > g.capacity || g.blank() || g.isDamaged() {
+		g.full = true // nobody else knows the segment now
+		return g
+	}
+	v.s.logs.put(g)
+	return nil
 }
 
 // blank says that the segment holds no object.

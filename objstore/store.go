@@ -79,6 +79,7 @@ type Store struct {
 	leaves    atomic.Int64 // leaves in memory, of all images
 	spare     chan made
 	maker     sync.Once // starts makeSegments
+	logs      logPool
 
 	spaceMu sync.Mutex // one at a time asks what is free
 	account

@@ -244,9 +244,13 @@ func (v *volume) openError() error {
 
 func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
 
-// nextSegment replaces the log segment by the spare one; nil if that is still being made. Under v.mu.
+// nextSegment replaces the log segment by one from the pool or by the spare one; nil if that is still being made. Under
+// v.mu.
 func (v *volume) nextSegment() *segment {
-	g := v.s.trySegment()
+	g := v.s.logs.take()
+	if g == nil {
+		g = v.s.trySegment()
+	}
 	if g != nil {
 		v.useSegment(g)
 	}
@@ -293,6 +297,10 @@ func (v *volume) Wait(ctx context.Context) error {
 // waitSegment blocks until there is a segment to write to. Under v.mu, which it gives up meanwhile.
 func (v *volume) waitSegment() error {
 	if v.log != nil && v.log.next+MaxRequest <= v.log.capacity {
+		return nil
+	}
+	if g := v.s.logs.take(); g != nil {
+		v.useSegment(g)
 		return nil
 	}
 	v.mu.Unlock()

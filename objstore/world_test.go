@@ -77,7 +77,7 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 	w.idx = index.NewMem()
 	w.chunkSize = 4096 << w.pick(3, "chunk size")
 	w.opts = Options{
-		SegmentSize:    smallestSegment + int64(w.pick(3, "segment size"))<<18,
+		SegmentSize:    smallestSegment + []int64{0, 1 << 18, MaxRequest}[w.pick(3, "segment size")], // of the last, the pool keeps some
 		TailSoft:       1 << 20,
 		TailHard:       3 << 20,
 		JournalRecords: 4 * commitHeadroom,
