@@ -57,6 +57,12 @@ func control(f *os.File, use func(fd int) error) error {
 	return errors.Join(err, uerr)
 }
 
+// numbersAnew reports a file system that gives its files other inode numbers each time it is mounted, for it keeps none:
+// FAT and exFAT. There a file has no identity that lasts.
+func numbersAnew(st *unix.Statfs_t) bool {
+	return st.Type == unix.MSDOS_SUPER_MAGIC || st.Type == unix.EXFAT_SUPER_MAGIC
+}
+
 // fsGetVersion is FS_IOC_GETVERSION of Linux's uapi/linux/fs.h, which file systems answer with an int.
 const fsGetVersion = 0x80087601
 

@@ -92,3 +92,22 @@ func TestRetry(t *testing.T) {
 		t.Fatalf("%d calls, %v", n, err)
 	}
 }
+
+// Where inode numbers do not outlast a mount, a file that has another one is not taken for a copy.
+func TestFileSystemsThatNumberAnew(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		st   unix.Statfs_t
+		want bool
+	}{
+		{"FAT", unix.Statfs_t{Type: unix.MSDOS_SUPER_MAGIC}, true},
+		{"exFAT", unix.Statfs_t{Type: unix.EXFAT_SUPER_MAGIC}, true},
+		{"ext4", unix.Statfs_t{Type: unix.EXT4_SUPER_MAGIC}, false},
+		{"xfs", unix.Statfs_t{Type: unix.XFS_SUPER_MAGIC}, false},
+		{"btrfs", unix.Statfs_t{Type: unix.BTRFS_SUPER_MAGIC}, false},
+	} {
+		if numbersAnew(&c.st) != c.want {
+			t.Errorf("%s numbers its files anew: %v, want %v", c.name, !c.want, c.want)
+		}
+	}
+}

@@ -46,6 +46,13 @@ func (o *osFile) Size() (int64, error) {
 }
 
 func (o *osFile) Identity() (Identity, error) {
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(o.fd, &st) }); err != nil {
+		return Identity{}, o.wrap("statfs", err)
+	}
+	if numbersAnew(&st) {
+		return Identity{}, nil
+	}
 	id, _, err := identify(o.fd)
 	return id, o.wrap("identify", err)
 }
