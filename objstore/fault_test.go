@@ -271,6 +271,7 @@ func TestFullLong(t *testing.T) {
 			if w.mem.CutAt(-1); w.mem.WasCut() {
 				w.crash(kill, true)
 			}
+			w.readAllHeld()
 			if w.pick(2, "delete or go on") == 0 {
 				w.deleteAll()
 			} else {
