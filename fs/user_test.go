@@ -25,7 +25,7 @@ func users(t *testing.T, name string, args ...string) *exec.Cmd {
 // A user's mount, which fusermount3 makes, goes like root's: not while it is in use, and by force at once; what a dead
 // server leaves goes at the next mount.
 func TestUsersMount(t *testing.T) {
-	need.These(t, need.FUSE, need.Root, need.Program("fusermount3"))
+	need.These(t, need.FUSE, need.UserFUSE, need.Root, need.Program("fusermount3"))
 	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err == nil {
 		t.Cleanup(func() { _ = unix.Unmount("/sys/fs/fuse/connections", unix.MNT_DETACH) })
 	}

@@ -35,14 +35,20 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 		}
 		return []refRecord{rec}, nil
 	}, func() {
-		failpoint.Here(failpoint.VolumeCreated)
-		v = newVolume(s, s.refs.byID[rec.ID], newBase(s, s.emptyRoot(o.Size)))
-		s.volumes[rec.ID] = v
+		v = s.addVolume(rec.ID, s.emptyRoot(o.Size))
 	})
 	if err != nil {
 		return VolumeInfo{}, err
 	}
 	return s.infoOf(v), nil
+}
+
+// addVolume adds a volume that refs name now, with a root. Under s.mu.
+func (s *Store) addVolume(id uuid.UUID, root rootObject) *volume {
+	failpoint.Here(failpoint.VolumeCreated)
+	v := newVolume(s, s.refs.byID[id], newBase(s, root))
+	s.volumes[id] = v
+	return v
 }
 
 // volume finds a volume by name. Under s.mu.

@@ -84,7 +84,7 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 			}
 		}
 		r.write(v, randomBytes(9, 512), (leaves-1)<<20) // below the node
-		gen := v.active().gen
+		gen := v.activeGen()
 		time.Sleep(time.Minute)
 		fails, before := v.settleFails.Load(), reads.Load()
 		if fails < settleTries {
@@ -137,7 +137,7 @@ func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 		r.write(v, randomBytes(9, 512), last)
 		_, err := r.s.CreateSnapshot(t.Context(), "v", "s")
 		must(t, err)
-		gen := v.active().gen - 1
+		gen := v.activeGen() - 1
 		time.Sleep(time.Minute)
 		fails, first := v.settleFails.Load(), copied.Load()
 		if fails < settleTries {
@@ -181,7 +181,7 @@ func TestSettlingWaitsForRoom(t *testing.T) {
 		})
 		v = r.volume("v", 0)
 		r.write(v, randomBytes(2, 512), 0)
-		gen := v.active().gen
+		gen := v.activeGen()
 		full.Store(true)
 		r.mem.SetSpace(100 << 20)
 		time.Sleep(24 * time.Hour)
@@ -208,7 +208,7 @@ func TestOneSickVolume(t *testing.T) {
 		other := r.volume("other", 8<<20)
 		r.write(sick, randomBytes(2, 4096), 1<<20+8192)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		if err := r.s.waitSettled(ctx, sick.volume, sick.active().gen); !errors.Is(err, ErrCorrupt) {
+		if err := r.s.waitSettled(ctx, sick.volume, sick.activeGen()); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("settling below a lost node: %v", err)
 		}
 		cancel()
@@ -222,7 +222,7 @@ func TestOneSickVolume(t *testing.T) {
 			}
 		}
 		// It is settled in time, too, whatever the next try of the sick one waits for.
-		gen := other.active().gen
+		gen := other.activeGen()
 		time.Sleep(3 * time.Second)
 		if !other.hasSettled(gen) {
 			t.Error("the other volume does not settle")
@@ -239,4 +239,11 @@ func TestOneSickVolume(t *testing.T) {
 		}
 		must(t, r.s.Close())
 	})
+}
+
+// activeGen is the generation that takes writes.
+func (v *volume) activeGen() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.active().gen
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
-
-	"varve/objstore/failpoint"
 )
 
 // A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its journal finds a disk to
@@ -70,10 +68,8 @@ func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (Vo
 			{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical},
 		}, nil
 	}, func() {
-		failpoint.Here(failpoint.VolumeCreated)
-		w = newVolume(s, s.refs.byID[id], newBase(s, *r))
+		w = s.addVolume(id, *r)
 		w.baseData = sn.logical
-		s.volumes[id] = w
 	})
 	if err != nil {
 		return VolumeInfo{}, err

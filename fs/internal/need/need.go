@@ -15,8 +15,10 @@ type Feature string
 // What tests need.
 const (
 	FUSE Feature = "/dev/fuse (kernel: CONFIG_FUSE_FS)"
-	Loop Feature = "/dev/loop-control (kernel: CONFIG_BLK_DEV_LOOP)"
-	Root Feature = "root"
+	// UserFUSE is FUSE for users that are not root: udev makes the node so.
+	UserFUSE Feature = "/dev/fuse that everybody may open (mode 666)"
+	Loop     Feature = "/dev/loop-control (kernel: CONFIG_BLK_DEV_LOOP)"
+	Root     Feature = "root"
 )
 
 // Program is a program that a test runs.
@@ -26,6 +28,9 @@ func (f Feature) present() bool {
 	switch f {
 	case FUSE:
 		return opens("/dev/fuse")
+	case UserFUSE:
+		fi, err := os.Stat("/dev/fuse")
+		return err == nil && fi.Mode().Perm()&0o006 == 0o006
 	case Loop:
 		return opens("/dev/loop-control")
 	case Root:

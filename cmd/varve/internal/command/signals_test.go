@@ -24,6 +24,7 @@ func TestDaemonOutlivesSignals(t *testing.T) {
 			return strings.Contains(n.log(), "signal="+name)
 		})
 	}
+	n.signal(unix.SIGQUIT) // the first one may have come before the daemon served
 	n.await("SIGQUIT writes stacks", func() bool { return strings.Contains(n.log(), "daemon.(*Daemon).serve") })
 	if out := n.must("stat"); !strings.Contains(out, "pid") {
 		t.Errorf("no daemon answers: %s", out)
