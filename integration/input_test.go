@@ -120,6 +120,7 @@ func TestNotAStore(t *testing.T) {
 func TestDamagedSuperblock(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n, want := storeWithData(ctx, t, 16)
+	n.sayStopped(ctx)
 	path := filepath.Join(n.store, "superblock")
 	good, err := os.ReadFile(path)
 	if err != nil {
@@ -185,6 +186,7 @@ func TestDamagedFiles(t *testing.T) {
 	if sealed == 0 {
 		t.Error("no segment was sealed: no footer was damaged")
 	}
+	n.sayStopped(ctx)
 	checkData(ctx, t, n, want)
 }
 
@@ -218,6 +220,7 @@ func damagedFile(ctx context.Context, t *testing.T, n *node, rel, how, want stri
 	}
 	d := &node{t: t, store: dir, logs: filepath.Join(t.TempDir(), "log")}
 	t.Cleanup(d.takeDown)
+	d.sayStopped(ctx)
 	if !d.serveOrRefuse(ctx, rel) {
 		return
 	}
@@ -237,6 +240,21 @@ func damagedFile(ctx context.Context, t *testing.T, n *node, rel, how, want stri
 		t.Log("an older content, and the log names the file")
 	default:
 		t.Errorf("other data is served, and nothing says so\n%s", d.logTail())
+	}
+}
+
+// sayStopped says that the store is a copy of one whose daemon was killed: its journal counts then. What it says of damage
+// on the way is added to the daemon's log.
+func (n *node) sayStopped(ctx context.Context) {
+	n.t.Helper()
+	r := n.try(ctx, "set", "--copied-from", "stopped")
+	f, err := os.OpenFile(n.logs, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(r.stderr); err != nil {
+		n.t.Fatal(err)
 	}
 }
 

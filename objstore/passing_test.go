@@ -118,23 +118,25 @@ func TestFlushThatCantNameItsJournal(t *testing.T) {
 
 // Refs whose copy was removed, and could not be made anew for want of descriptors, are compacted the next time.
 func TestCompactionAfterPassingFault(t *testing.T) {
-	fails, removed := false, false
+	var fails, removed atomic.Bool // both files of refs are written at once
 	r := newRig(t, Options{})
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
-		removed = removed || fails && op.Kind == vfs.OpRemove && op.Name == refsCopy
-		if removed && fails && op.Kind == vfs.OpSyncDir {
+		if fails.Load() && op.Kind == vfs.OpRemove && op.Name == refsCopy {
+			removed.Store(true)
+		}
+		if removed.Load() && fails.Load() && op.Kind == vfs.OpSyncDir {
 			return syscall.EMFILE
 		}
 		return nil
 	})
 	must(t, r.s.Quiet())
-	fails = true
+	fails.Store(true)
 	for range 8 {
 		must(t, r.s.appendRefs(padded(1<<18)))
 	}
-	fails = false
-	if !removed {
+	fails.Store(false)
+	if !removed.Load() {
 		t.Fatal("refs were not compacted")
 	}
 	for range 32 {
