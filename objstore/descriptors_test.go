@@ -87,7 +87,7 @@ func TestRestingVolumesShareLogSegment(t *testing.T) {
 		must(t, v.Flush())
 		must(t, v.Close())
 		must(t, s.Settle(t.Context()))
-		must(t, v.volume.lieDown())
+		must(t, v.lieDown())
 		if n := openFiles(t); i == 0 {
 			after = n
 		} else if n > after {
@@ -113,12 +113,12 @@ func TestSegmentOfPoolIsSynced(t *testing.T) {
 		a := r.volume("a", 1<<20)
 		r.write(a, randomBytes(1, 8192), 0)
 		must(t, r.s.Settle(t.Context())) // without a flush of a's
-		g := a.volume.log
+		g := a.log
 		must(t, a.Close())
-		must(t, a.volume.lieDown())
+		must(t, a.lieDown())
 		b := r.volume("b", 1<<20)
 		r.write(b, randomBytes(3, 8192), 0)
-		if b.volume.log != g {
+		if b.log != g {
 			t.Fatal("the segment of a resting volume is not used again: this proves nothing")
 		}
 		must(t, b.Flush())
