@@ -25,6 +25,10 @@ func TestMain(m *testing.M) {
 		writeMapped(file)
 		return
 	}
+	if file := os.Getenv(peekEnv); file != "" {
+		peek(file)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
