@@ -130,12 +130,14 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 	must(t, other.Close())
 	must(t, r.s.Close())
 	for try, where := range []string{segmentDir, journalDir, path.Dir(refsFile)} {
-		var mine atomic.Bool // what the snapshot syncs
+		var mine atomic.Pointer[string] // what the snapshot syncs: a file, or what is below a directory
 		held, free := make(chan struct{}), make(chan struct{})
-		var once sync.Once
+		release := sync.OnceFunc(func() { close(free) })
+		t.Cleanup(release)
 		r.open(func(op vfs.Op) error {
-			if op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, where) && mine.CompareAndSwap(true, false) {
-				once.Do(func() { close(held) })
+			name := mine.Load()
+			if op.Kind == vfs.OpDatasync && name != nil && strings.HasPrefix(op.Name, *name) && mine.CompareAndSwap(name, nil) {
+				close(held)
 				<-free
 			}
 			return nil
@@ -144,7 +146,11 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 		must(t, other.Flush())
 		r.write(slow, randomBytes(2, 8192), 0)
 		r.write(other, randomBytes(3, 8192), 0) // it has its segment
-		mine.Store(true)
+		name := where
+		if where == segmentDir { // the spare segment may be made at this moment
+			name = segmentName(slow.log.id)
+		}
+		mine.Store(&name)
 		made := make(chan error, 1)
 		go func() {
 			_, err := r.s.CreateSnapshot(ctx, "slow", fmt.Sprintf("s%d", try))
@@ -158,7 +164,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 			must(t, err)
 		case <-time.After(patience):
 			t.Errorf("a snapshot whose sync in %s takes long keeps another volume waiting", where)
-			close(free)
+			release()
 			must(t, <-rest)
 			return
 		}
@@ -167,7 +173,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 			t.Fatalf("the snapshot was made before its sync in %s had ended: %v", where, err)
 		default:
 		}
-		close(free)
+		release()
 		must(t, <-made)
 		must(t, slow.Close())
 		must(t, other.Close())
