@@ -247,15 +247,15 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 func (s *Store) trimLeaves() {
 	limit := s.opts.LeafCache / leafBytes
 	for round := 0; s.leaves.Load() > limit && round < 2; round++ {
-		s.mu.Lock()
-		images := make([]sweeper, 0, len(s.volumes)+len(s.views))
-		for _, v := range s.volumes {
+		s.catalog.mu.Lock()
+		images := make([]sweeper, 0, len(s.catalog.volumes)+len(s.catalog.views))
+		for _, v := range s.catalog.volumes {
 			images = append(images, v)
 		}
-		for w := range s.views {
+		for w := range s.catalog.views {
 			images = append(images, w)
 		}
-		s.mu.Unlock()
+		s.catalog.mu.Unlock()
 		for _, im := range images {
 			if over := s.leaves.Load() - limit*7/8; over > 0 {
 				im.sweep(over)

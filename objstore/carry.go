@@ -32,9 +32,9 @@ func (st *settling) keep(from, to uint64, cause error) error {
 		st.kept = &keptChunks{err: cause}
 	}
 	v, chunk := st.v, extent{end: to, n: to - from}
-	st.s.mu.Lock()
+	st.s.catalog.mu.Lock()
 	err := st.mayKeep(chunk)
-	st.s.mu.Unlock()
+	st.s.catalog.mu.Unlock()
 	if err == nil {
 		err = v.carry(st.l, from, to)
 	}
@@ -52,7 +52,7 @@ func (st *settling) keep(from, to uint64, cause error) error {
 	return nil
 }
 
-// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one. Under Store.mu.
+// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one. Under catalog.mu.
 func (st *settling) mayKeep(chunks ...extent) error {
 	v := st.v
 	v.mu.Lock()
@@ -67,7 +67,7 @@ func (st *settling) mayKeep(chunks ...extent) error {
 			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.name, st.kept.err)
 		}
 	}
-	for w := range st.s.views {
+	for w := range st.s.catalog.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
 			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.name, st.kept.err)
 		}

@@ -136,10 +136,10 @@ func (c *checker) known() {
 	for _, d := range losses {
 		c.found(d)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, ref := range s.refs.sorted() {
-		v := s.volumes[ref.id]
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	for _, ref := range s.catalog.refs.sorted() {
+		v := s.catalog.volumes[ref.id]
 		d := v.damage.Load()
 		if d == nil {
 			continue
@@ -176,9 +176,9 @@ func asCorrupt(err error, file string, off int64, object string) *CorruptError {
 // refs reads both logs, each for itself, up to where the store has written them.
 func (c *checker) refs() error {
 	s := c.s
-	s.refsMu.Lock()
-	defer s.refsMu.Unlock()
-	l := s.refsLog
+	s.catalog.logMu.Lock()
+	defer s.catalog.logMu.Unlock()
+	l := s.catalog.log
 	for _, f := range l.files {
 		c.there(f.name, "log", always)
 		data, err := readWhole(f.file)
@@ -286,11 +286,11 @@ func (v *volume) has(gen uint64) bool {
 
 // volumes in order of name, without those that are refused.
 func (c *checker) volumes() []*volume {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
+	c.s.catalog.mu.Lock()
+	defer c.s.catalog.mu.Unlock()
 	var out []*volume
-	for _, ref := range c.s.refs.sorted() {
-		if v := c.s.volumes[ref.id]; v.damage.Load() == nil {
+	for _, ref := range c.s.catalog.refs.sorted() {
+		if v := c.s.catalog.volumes[ref.id]; v.damage.Load() == nil {
 			out = append(out, v)
 		}
 	}
@@ -411,11 +411,11 @@ type image struct {
 
 func (c *checker) images() []image {
 	s := c.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	var out []image
-	for _, ref := range s.refs.sorted() {
-		v := s.volumes[ref.id]
+	for _, ref := range s.catalog.refs.sorted() {
+		v := s.catalog.volumes[ref.id]
 		v.mu.Lock()
 		id := v.base.id
 		v.mu.Unlock()

@@ -131,7 +131,7 @@ func TestRefsStayShort(t *testing.T) {
 		must(t, r.s.appendRefs(padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
-	for _, f := range r.s.refsLog.files {
+	for _, f := range r.s.catalog.log.files {
 		n, err := f.file.Size()
 		must(t, err)
 		if n > 4*refsLong {
@@ -178,7 +178,7 @@ func TestEveryCutOfCompaction(t *testing.T) {
 			} else {
 				done = left.Load() >= 0
 			}
-			compacted := r.s.refsLog.end < 3<<19
+			compacted := r.s.catalog.log.end < 3<<19
 			if done && !compacted {
 				t.Fatal("it was not compacted")
 			}

@@ -106,12 +106,12 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 	if from != CopiedStopped && from != CopiedSnapshot {
 		return nil, fmt.Errorf("copied from %q: %w: want %s or %s", from, ErrInvalid, CopiedStopped, CopiedSnapshot)
 	}
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	var list []*volume
-	for _, ref := range s.refs.sorted() {
-		list = append(list, s.volumes[ref.id])
+	for _, ref := range s.catalog.refs.sorted() {
+		list = append(list, s.catalog.volumes[ref.id])
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	var names []string
 	var errs []error
 	for _, v := range list {

@@ -142,7 +142,7 @@ func (s *Store) passingNode(h Hash, level int) (*node, error) {
 	return s.freshNode(h, level)
 }
 
-// account gives the bytes of the new root that are not holes. Under Store.mu.
+// account gives the bytes of the new root that are not holes. Under catalog.mu.
 func (st *settling) account() int64 {
 	if !st.erased.remains {
 		return st.erased.data

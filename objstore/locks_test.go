@@ -34,8 +34,8 @@ func (p *lockProbe) hook(op vfs.Op) error {
 	}
 	p.ops.Add(1)
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Microsecond) {
-		if s.mu.TryLock() {
-			s.mu.Unlock()
+		if s.catalog.mu.TryLock() {
+			s.catalog.mu.Unlock()
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -51,7 +51,7 @@ func (p *lockProbe) hook(op vfs.Op) error {
 	}
 }
 
-// No file operation runs while Store.mu is held: in none of what is done with names, in no step of settling, and in no
+// No file operation runs while catalog.mu is held: in none of what is done with names, in no step of settling, and in no
 // leaf miss, while lists are asked for.
 func TestStoreLockIsNotHeldOverFileOperations(t *testing.T) {
 	ctx := context.Background()
@@ -111,7 +111,7 @@ func TestStoreLockIsNotHeldOverFileOperations(t *testing.T) {
 	lists.Wait()
 	probe.s.Store(nil)
 	if len(probe.found) > 0 {
-		t.Fatalf("Store.mu is held over %v", sortedKeys(probe.found))
+		t.Fatalf("catalog.mu is held over %v", sortedKeys(probe.found))
 	}
 	if n := probe.ops.Load(); n < 500 {
 		t.Fatalf("only %d file operations were looked at", n)

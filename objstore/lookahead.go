@@ -51,9 +51,9 @@ func (st *settling) stillThere() error {
 		return nil // it has to be taken apart
 	}
 	st.kept = &keptChunks{err: old.err}
-	st.s.mu.Lock()
+	st.s.catalog.mu.Lock()
 	err = st.mayKeep(extent{end: o.to, n: o.to - o.from})
-	st.s.mu.Unlock()
+	st.s.catalog.mu.Unlock()
 	st.kept = nil
 	return err
 }

@@ -30,7 +30,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
 	var v *volume
 	err := s.updateRefs(func() ([]refRecord, error) {
-		if s.refs.volumes[name] != nil {
+		if s.catalog.refs.volumes[name] != nil {
 			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
 		}
 		return []refRecord{rec}, nil
@@ -43,18 +43,18 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	return s.infoOf(v), nil
 }
 
-// addVolume adds a volume that refs name now, with a root. Under s.mu.
+// addVolume adds a volume that refs name now, with a root. Under s.catalog.mu.
 func (s *Store) addVolume(id uuid.UUID, root rootObject) *volume {
 	failpoint.Here(failpoint.VolumeCreated)
-	v := newVolume(s, s.refs.byID[id], newBase(s, root))
-	s.volumes[id] = v
+	v := newVolume(s, s.catalog.refs.byID[id], newBase(s, root))
+	s.catalog.volumes[id] = v
 	return v
 }
 
-// volume finds a volume by name. Under s.mu.
+// volume finds a volume by name. Under s.catalog.mu.
 func (s *Store) volume(name string) (*volume, error) {
-	if ref := s.refs.volumes[name]; ref != nil {
-		return s.volumes[ref.id], nil
+	if ref := s.catalog.refs.volumes[name]; ref != nil {
+		return s.catalog.volumes[ref.id], nil
 	}
 	return nil, fmt.Errorf("volume %s: %w", name, ErrNotFound)
 }
@@ -74,13 +74,13 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 		return []refRecord{{Op: opVolumeDelete, ID: v.ref.id}}, nil
 	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
-		delete(s.volumes, v.ref.id)
+		delete(s.catalog.volumes, v.ref.id)
 		s.lookForHold()
 	})
 	if err != nil && v != nil {
-		s.mu.Lock()
+		s.catalog.mu.Lock()
 		v.deleting = false
-		s.mu.Unlock()
+		s.catalog.mu.Unlock()
 	}
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	return s.dropVolume(ctx, v)
 }
 
-// mayDelete says what keeps a volume from being deleted. Under s.mu.
+// mayDelete says what keeps a volume from being deleted. Under s.catalog.mu.
 func (s *Store) mayDelete(v *volume) error {
 	if len(v.users) > 0 {
 		return fmt.Errorf("volume %s: %w by %s", v.ref.name, ErrInUse, strings.Join(v.users, ", "))
@@ -100,7 +100,7 @@ func (s *Store) mayDelete(v *volume) error {
 		}
 		return fmt.Errorf("volume %s: %w: it has %s", v.ref.name, ErrInUse, has)
 	}
-	for w := range s.views {
+	for w := range s.catalog.views {
 		if w.v == v && w.Root() == "" {
 			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.ref.name, ErrInUse)
 		}
@@ -179,9 +179,9 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 // OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0", "fuse"), for
 // the lists. Close it when done.
 func (s *Store) OpenVolume(name, user string) (*Volume, error) {
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, err := s.volume(name)
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -190,11 +190,11 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 		_, err = s.lookAgain(v)
 		v.settleMu.Unlock()
 	}
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	if err == nil {
 		err = v.damageError()
 	}
-	if err == nil && s.volumes[v.ref.id] != v {
+	if err == nil && s.catalog.volumes[v.ref.id] != v {
 		err = fmt.Errorf("volume %s: %w", name, ErrNotFound)
 	}
 	if err == nil && v.deleting {
@@ -203,15 +203,15 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	if err == nil {
 		v.users = append(v.users, user)
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	// A full disk has no room for a journal, but what is in the volume can be read.
 	if err := v.activate(); err != nil && !errors.Is(err, ErrNoSpace) {
-		s.mu.Lock()
+		s.catalog.mu.Lock()
 		v.users = slices.Delete(v.users, slices.Index(v.users, user), slices.Index(v.users, user)+1)
-		s.mu.Unlock()
+		s.catalog.mu.Unlock()
 		return nil, err
 	}
 	return &Volume{volume: v, user: user}, nil
@@ -222,9 +222,9 @@ const reclaimPatience = time.Second
 
 // WaitSnapshot returns when the snapshot has settled and its root is durable.
 func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, sn, err := s.snapshot(volume, snap)
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -235,15 +235,15 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	brief, cancel := context.WithTimeout(ctx, reclaimPatience)
 	_ = s.waitReclaimed(brief, v)
 	cancel()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	if !sn.settled {
 		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w: deleted meanwhile", volume, snap, ErrNotFound)
 	}
 	return snapInfo(v.ref, sn), nil
 }
 
-// snapshot finds a snapshot by its names. Under s.mu.
+// snapshot finds a snapshot by its names. Under s.catalog.mu.
 func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
 	v, err := s.volume(volume)
 	if err != nil {
@@ -276,24 +276,24 @@ func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
 
 // OpenSnapshot opens a snapshot for reading, settled or not.
 func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, sn, err := s.snapshot(volume, snap)
 	if err != nil {
-		s.mu.Unlock()
+		s.catalog.mu.Unlock()
 		return nil, err
 	}
 	if err := v.damageError(); err != nil && !sn.settled {
-		s.mu.Unlock()
+		s.catalog.mu.Unlock()
 		return nil, err
 	}
 	if !sn.settled {
 		w := &View{s: s, size: v.ref.size, v: v, gen: sn.gen, of: v}
-		s.views[w] = struct{}{}
-		s.mu.Unlock()
+		s.catalog.views[w] = struct{}{}
+		s.catalog.mu.Unlock()
 		return w, nil
 	}
 	root, size := sn.root, v.ref.size
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	return s.openRoot(root, size, v)
 }
 
@@ -304,9 +304,9 @@ func (s *Store) openRoot(id Hash, size int64, of *volume) (*View, error) {
 		return nil, err
 	}
 	w := &View{s: s, size: r.size, base: newBase(s, *r), of: of}
-	s.mu.Lock()
-	s.views[w] = struct{}{}
-	s.mu.Unlock()
+	s.catalog.mu.Lock()
+	s.catalog.views[w] = struct{}{}
+	s.catalog.mu.Unlock()
 	return w, nil
 }
 
@@ -317,12 +317,12 @@ func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
 		snap snapRef
 	}
 	var all []entry
-	s.mu.Lock() // for the copies alone: there may be very many
-	refs := s.refs.sorted()
+	s.catalog.mu.Lock() // for the copies alone: there may be very many
+	refs := s.catalog.refs.sorted()
 	if volume != "" {
 		v, err := s.volume(volume)
 		if err != nil {
-			s.mu.Unlock()
+			s.catalog.mu.Unlock()
 			return nil, err
 		}
 		refs = []*volumeRef{v.ref}
@@ -332,7 +332,7 @@ func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
 			all = append(all, entry{ref, *sn})
 		}
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	out := make([]SnapshotInfo, len(all))
 	for i := range all {
 		out[i] = snapInfo(all[i].ref, &all[i].snap)
@@ -342,8 +342,8 @@ func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
 
 // SnapshotInfo describes one snapshot.
 func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	v, sn, err := s.snapshot(volume, snap)
 	if err != nil {
 		return SnapshotInfo{}, err

@@ -528,7 +528,7 @@ func (w *world) readHeld(v *modelVolume, im Image, h *heldPlan) {
 // deleteUnderPlans deletes a volume while plans of it are held, as a check's are that looks at the tail: from before and
 // after its writes were frozen, so that they count on several pins.
 func (w *world) deleteUnderPlans(v *modelVolume) error {
-	w.s.mu.Lock()
+	w.s.catalog.mu.Lock()
 	vol, err := w.s.volume(v.name)
 	writable := false
 	if err == nil {
@@ -536,7 +536,7 @@ func (w *world) deleteUnderPlans(v *modelVolume) error {
 		writable = vol.writable
 		vol.mu.Unlock()
 	}
-	w.s.mu.Unlock()
+	w.s.catalog.mu.Unlock()
 	if !writable || w.pick(2, "hold plans") == 0 { // nobody has opened it yet
 		return w.s.DeleteVolume(context.Background(), v.name)
 	}

@@ -435,11 +435,11 @@ func (c *pointWorker) names() {
 func (c *pointWorker) grow() {
 	recs := make([]refRecord, 5000)
 	for i := range recs {
-		recs[i] = refRecord{Op: opVerify, ID: c.s.refs.volumes["v"].id, Time: time.Now()}
+		recs[i] = refRecord{Op: opVerify, ID: c.s.catalog.refs.volumes["v"].id, Time: time.Now()}
 	}
-	c.s.refsMu.Lock()
-	c.s.refsLook = 1 << 40 // or it would be written anew at once
-	c.s.refsMu.Unlock()
+	c.s.catalog.logMu.Lock()
+	c.s.catalog.compactAt = 1 << 40 // or it would be written anew at once
+	c.s.catalog.logMu.Unlock()
 	for range 3 {
 		c.must(c.s.appendRefs(recs...))
 	}

@@ -25,16 +25,16 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.fillIndex(ctx); err != nil {
 		return err
 	}
-	for _, ref := range s.refs.byID { // before anything is looked for by its content
+	for _, ref := range s.catalog.refs.byID { // before anything is looked for by its content
 		s.depth.Store(max(s.depth.Load(), int64(treeDepth(ref.size, s.sb.chunkSize))))
 	}
 	failpoint.Here(failpoint.RecoverIndexed)
-	for _, ref := range s.refs.sorted() {
+	for _, ref := range s.catalog.refs.sorted() {
 		v, err := s.openVolume(ref)
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", ref.name, err)
 		}
-		s.volumes[ref.id] = v
+		s.catalog.volumes[ref.id] = v
 	}
 	if err := s.replayJournals(); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (s *Store) openRefs() error {
 	}
 	l, err := s.streamedRefs(s.sb.id)
 	if l == nil && err == nil {
-		l, err = openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.refs.applyFrame)
+		l, err = openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.catalog.refs.applyFrame)
 	}
 	if err != nil {
 		return err
@@ -58,8 +58,8 @@ func (s *Store) openRefs() error {
 	for _, d := range l.damage {
 		s.mended(d)
 	}
-	s.refsLog = l
-	s.nextSegment = s.refs.segments
+	s.catalog.log = l
+	s.catalog.nextSegment = s.catalog.refs.segments
 	if err := s.completeRefs(); err != nil {
 		return err
 	}
@@ -74,9 +74,9 @@ func (s *Store) tidyRefs() error {
 	if err := s.compactRefs(); err != nil {
 		return err
 	}
-	s.refsLog.ahead = refsAhead
-	s.refsLog.reserve()
-	s.refsLook = min(2*s.refsLog.end+refsLong, s.refsLog.end+refsFull/8)
+	s.catalog.log.ahead = refsAhead
+	s.catalog.log.reserve()
+	s.catalog.compactAt = min(2*s.catalog.log.end+refsLong, s.catalog.log.end+refsFull/8)
 	return nil
 }
 
@@ -97,7 +97,7 @@ func (s *Store) removeLeftover(name string) error {
 
 // completeRefs makes the file that is missing of the two that refs are kept in. Without room for it, one must do.
 func (s *Store) completeRefs() error {
-	l := s.refsLog
+	l := s.catalog.log
 	if len(l.files) == 2 {
 		return nil
 	}
@@ -125,20 +125,20 @@ func (l *recordLog) longFor(live int64) bool {
 // compactRefs rewrites the refs log when it has grown long for what it says, however long that is. The copy goes first:
 // two files of different bytes would be damage.
 func (s *Store) compactRefs() error {
-	files := len(s.refsLog.files)
+	files := len(s.catalog.log.files)
 	err := s.completeRefs() // there may be room for it by now
-	if err == nil && len(s.refsLog.files) != files {
+	if err == nil && len(s.catalog.log.files) != files {
 		err = s.fs.SyncDir(filepath.Dir(refsFile))
 	}
 	if err != nil {
 		return err
 	}
-	l := s.refsLog
+	l := s.catalog.log
 	if len(l.files) != 2 || l.end < refsLong {
 		return nil
 	}
 	live := int64(0)
-	err = s.refs.frames(func(b []byte) error { live += int64(len(b)); return nil })
+	err = s.catalog.refs.frames(func(b []byte) error { live += int64(len(b)); return nil })
 	if err != nil || !l.longFor(live) {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *Store) compactRefs() error {
 		s.log.Warn("the refs log stays long", "error", err)
 		return nil
 	}
-	if err = s.refs.frames(n.draft); err == nil {
+	if err = s.catalog.refs.frames(n.draft); err == nil {
 		err = n.sync()
 	}
 	if err != nil {
@@ -170,7 +170,7 @@ func (s *Store) compactRefs() error {
 		return errors.Join(err, n.close())
 	}
 	n.files[0].name = refsFile
-	s.refsLog = n
+	s.catalog.log = n
 	if err := l.close(); err != nil {
 		return err
 	}
@@ -265,12 +265,12 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 		s.segments.add(g)
 		s.chunkBytes.Add(g.chunks)
 		s.nodeBytes.Add(g.nodes)
-		s.nextSegment = max(s.nextSegment, uint64(id)+1)
+		s.catalog.nextSegment = max(s.catalog.nextSegment, uint64(id)+1)
 	}
 	if first != nil {
 		return first
 	}
-	for id := range s.refs.dirs {
+	for id := range s.catalog.refs.dirs {
 		if s.segments.get(id) == nil && !dirs[id] && !closed[id] {
 			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
@@ -283,12 +283,12 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 
 // checkDir holds a directory against what refs know of it.
 func (s *Store) checkDir(g *segment) {
-	want := s.refs.dirs[g.id]
+	want := s.catalog.refs.dirs[g.id]
 	if want == 0 || g.damaged != nil {
 		return
 	}
 	if g.footer > 0 {
-		delete(s.refs.dirs, g.id)
+		delete(s.catalog.refs.dirs, g.id)
 		return
 	}
 	bad := &CorruptError{File: dirName(g.id), Object: "log"}
@@ -409,7 +409,7 @@ func (s *Store) replayJournals() error {
 			}
 			continue
 		}
-		v := s.volumes[id]
+		v := s.catalog.volumes[id]
 		if v == nil || gen <= v.baseGen {
 			// Its volume is gone, or has settled past it.
 			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
@@ -419,7 +419,7 @@ func (s *Store) replayJournals() error {
 		}
 		gens[id] = append(gens[id], gen)
 	}
-	err = together(slices.Collect(maps.Values(s.volumes)), func(v *volume) error {
+	err = together(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
 		gens := gens[v.ref.id]
 		slices.Sort(gens)
 		if err := s.replayVolume(v, gens); err != nil {

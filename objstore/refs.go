@@ -89,7 +89,7 @@ type snapRef struct {
 	done    chan struct{} // closed when it has settled or is gone; nil in the refs log's own replay
 }
 
-// refs is the state that the log describes. Guarded by Store.mu.
+// refs is the state that the log describes. Guarded by catalog.mu.
 type refs struct {
 	volumes  map[string]*volumeRef
 	byID     map[uuid.UUID]*volumeRef

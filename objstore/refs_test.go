@@ -14,7 +14,7 @@ import (
 // logSize is how long the refs log is, in bytes.
 func logSize(t *testing.T, r *rig) int64 {
 	t.Helper()
-	n, err := r.s.refsLog.files[0].file.Size()
+	n, err := r.s.catalog.log.files[0].file.Size()
 	must(t, err)
 	return n
 }
@@ -67,7 +67,7 @@ func TestCompactionOfManyNames(t *testing.T) {
 		dropSnapshots(t, r, live, live)
 	}
 	frames, largest := 0, 0
-	l := r.s.refsLog
+	l := r.s.catalog.log
 	must(t, l.close())
 	l, err := openLogs(r.mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, func(p []byte) error {
 		frames++
@@ -75,7 +75,7 @@ func TestCompactionOfManyNames(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	r.s.refsLog = l
+	r.s.catalog.log = l
 	one := int64(260) * live
 	if n := logSize(t, r); n > refsLong+12*one {
 		t.Errorf("the log has %d bytes for %d snapshots", n, live)
@@ -97,7 +97,7 @@ func TestRefsThatAreFull(t *testing.T) {
 	v := r.volume("a", 1<<20)
 	refsFull = 3 << 20
 	made := 0
-	for ; r.s.refsLog.end < refsFull-64<<10; made += 100 {
+	for ; r.s.catalog.log.end < refsFull-64<<10; made += 100 {
 		recordSnapshots(t, r, made, 100)
 	}
 	var err error
@@ -173,7 +173,7 @@ func TestLongRefsAreStreamed(t *testing.T) {
 	reopen(true, 1)
 	reopen(false, 0)
 	for _, name := range []string{refsFile, refsCopy} { // a frame that a power cut has torn
-		change(name, r.s.refsLog.end, []byte("torn, and never answered"))
+		change(name, r.s.catalog.log.end, []byte("torn, and never answered"))
 	}
 	reopen(true, 0)
 	reopen(false, 0)

@@ -244,10 +244,10 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 	return d
 }
 
-// snapshots of the volume, for work that does not hold Store.mu. Those of a damaged one do not settle.
+// snapshots of the volume, for work that does not hold catalog.mu. Those of a damaged one do not settle.
 func (v *volume) snapshots() []*snapRef {
-	v.s.mu.Lock()
-	defer v.s.mu.Unlock()
+	v.s.catalog.mu.Lock()
+	defer v.s.catalog.mu.Unlock()
 	return slices.Clone(v.ref.order)
 }
 
@@ -295,9 +295,9 @@ func mergeRanges(in []extent, size int64) []Range {
 // RepairVolume takes a damaged volume back to the last state that is known, if accept says so; else it says what
 // that would be and what would be lost.
 func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Repair, error) {
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, err := s.volume(name)
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return Repair{}, err
 	}
@@ -352,8 +352,8 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 			}
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	if v.ref.gen == 0 {
 		return v.ref.created // nothing has settled yet: it is all zeroes
 	}
@@ -463,17 +463,17 @@ func (s *Store) takeHistory(v *volume, h *history) error {
 
 // healed takes a volume back into service.
 func (s *Store) healed(v *volume) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	v.damage.Store(nil)
 	s.lookForHold()
 	s.kickSettler()
 }
 
-// lookForHold notes whether a volume is damaged. Under s.mu.
+// lookForHold notes whether a volume is damaged. Under s.catalog.mu.
 func (s *Store) lookForHold() {
 	held := false
-	for _, w := range s.volumes {
+	for _, w := range s.catalog.volumes {
 		held = held || w.damage.Load() != nil
 	}
 	s.hold.Store(held)
@@ -490,7 +490,7 @@ func (s *Store) removeJournal(name string) error {
 // forget takes out of refs what is lost.
 func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
 	return s.updateRefs(func() ([]refRecord, error) {
-		if s.refs.byID[v.ref.id] == nil {
+		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, ErrNotFound
 		}
 		var recs []refRecord

@@ -64,7 +64,7 @@ func TestRepairSaysTime(t *testing.T) {
 		if settled.Before(began) || settled.After(time.Now()) {
 			t.Errorf("%s: settled at %v, and it is %v", c.name, settled, time.Now())
 		}
-		for rec := range r.s.refs.records { // the log, when it is made anew
+		for rec := range r.s.catalog.refs.records { // the log, when it is made anew
 			if rec.Op == opHead && !rec.Time.Equal(settled) {
 				t.Errorf("%s: the log made anew has %v, want %v", c.name, rec.Time, settled)
 			}

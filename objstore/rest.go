@@ -20,9 +20,9 @@ func (v *volume) rest() error {
 // restDue says that nobody has used the volume for long enough.
 func (v *volume) restDue() bool {
 	s := v.s
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	used := len(v.users) > 0
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if used || !v.writable || !v.atRest() {
@@ -61,7 +61,7 @@ func (v *volume) layDown() *segment {
 	defer v.freezeMu.Unlock()
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
-	if !v.s.mu.TryLock() { // out of order: whoever has it may wait for freezeMu. The next tick tries again
+	if !v.s.catalog.mu.TryLock() { // out of order: whoever has it may wait for freezeMu. The next tick tries again
 		return nil
 	}
 	v.mu.Lock()
@@ -72,7 +72,7 @@ func (v *volume) layDown() *segment {
 		v.layers, v.writable, v.idleAt = nil, false, 0
 	}
 	v.mu.Unlock()
-	v.s.mu.Unlock()
+	v.s.catalog.mu.Unlock()
 	if !ok {
 		return nil
 	}

@@ -71,12 +71,12 @@ func (s *Store) RootInfo(id string) (RootInfo, error) {
 
 // Roots lists the settled roots that snapshots and volumes refer to, hex, each once, sorted.
 func (s *Store) Roots() []string {
-	s.mu.Lock()
-	all := make([]Hash, 0, len(s.refs.roots))
-	for h := range s.refs.roots {
+	s.catalog.mu.Lock()
+	all := make([]Hash, 0, len(s.catalog.refs.roots))
+	for h := range s.catalog.refs.roots {
 		all = append(all, h)
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	out := make([]string, len(all))
 	for i, h := range all {
 		out[i] = h.String()
@@ -106,16 +106,16 @@ type foundRoot struct {
 
 // rootUse looks a root up.
 func (s *Store) rootUse(h Hash) (foundRoot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := s.refs.roots[h]
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	u := s.catalog.refs.roots[h]
 	if u == nil {
 		return foundRoot{}, fmt.Errorf("root %v: %w", h, ErrNotFound)
 	}
 	out := foundRoot{size: u.size, logical: u.logical}
 	for _, holder := range u.holders {
 		if holder.ref.verify {
-			out.verified = s.volumes[holder.ref.id]
+			out.verified = s.catalog.volumes[holder.ref.id]
 		}
 	}
 	return out, nil

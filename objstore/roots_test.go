@@ -19,10 +19,10 @@ func manySnapshots(t *testing.T, r *rig, v *Volume, n int) {
 			Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i), Root: root.String(), Logical: int64(i), Time: time.Unix(int64(i), 0),
 		})
 	}
-	r.s.mu.Lock()
-	defer r.s.mu.Unlock()
+	r.s.catalog.mu.Lock()
+	defer r.s.catalog.mu.Unlock()
 	for i := range recs {
-		must(t, r.s.refs.apply(&recs[i]))
+		must(t, r.s.catalog.refs.apply(&recs[i]))
 	}
 }
 

@@ -26,9 +26,9 @@ func (v *volumeRef) scratch() bool { return v.name == scratchName(v.id) }
 // leave it out; all that takes the name of a volume takes its name too, but for CreateSnapshot.
 func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeInfo, error) {
 	of := volume + "@" + snap
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, sn, err := s.snapshot(volume, snap)
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return VolumeInfo{}, err
 	}
@@ -38,9 +38,9 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s does not settle: %w", of, err)
 	}
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	root, settled := sn.root, sn.settled
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if !settled {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 	}
@@ -56,7 +56,7 @@ func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (Vo
 	id := uuid.New()
 	var w *volume
 	err := s.updateRefs(func() ([]refRecord, error) {
-		if s.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
+		if s.catalog.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
 			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 		}
 		// Both in one frame: a volume without its head would be one of zeroes.
@@ -83,13 +83,13 @@ func (s *Store) ScratchVolumes() []VolumeInfo { return s.listVolumes(true) }
 // listVolumes lists the scratch volumes, or all others, in order of name.
 func (s *Store) listVolumes(scratch bool) []VolumeInfo {
 	var all []*volume
-	s.mu.Lock()
-	for _, ref := range s.refs.sorted() {
+	s.catalog.mu.Lock()
+	for _, ref := range s.catalog.refs.sorted() {
 		if ref.scratch() == scratch {
-			all = append(all, s.volumes[ref.id])
+			all = append(all, s.catalog.volumes[ref.id])
 		}
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	out := make([]VolumeInfo, len(all))
 	for i, v := range all {
 		out[i] = s.infoOf(v)

@@ -112,10 +112,10 @@ func (s *Store) newSegmentID() (uint32, error) {
 			return id, nil
 		}
 		err := s.updateRefs(func() ([]refRecord, error) {
-			if s.nextSegment < s.refs.segments {
+			if s.catalog.nextSegment < s.catalog.refs.segments {
 				return nil, nil // somebody else has done it
 			}
-			return []refRecord{{Op: opSegments, Gen: s.nextSegment + segmentIDs}}, nil
+			return []refRecord{{Op: opSegments, Gen: s.catalog.nextSegment + segmentIDs}}, nil
 		}, nil)
 		if err != nil {
 			return 0, err
@@ -124,13 +124,13 @@ func (s *Store) newSegmentID() (uint32, error) {
 }
 
 func (s *Store) reservedID() (uint32, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.nextSegment >= s.refs.segments {
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	if s.catalog.nextSegment >= s.catalog.refs.segments {
 		return 0, false
 	}
-	s.nextSegment++
-	return uint32(s.nextSegment - 1), true
+	s.catalog.nextSegment++
+	return uint32(s.catalog.nextSegment - 1), true
 }
 
 // startMaker begins to keep a spare segment: a store that is only looked at makes none.

@@ -537,11 +537,11 @@ func (s *Store) dirLengths() map[uint32]int64 {
 func (st *settling) publish(root *rootObject) error {
 	s, v := st.s, st.v
 	id := sum(KindRoot, root.encode())
-	dirs := s.dirLengths() // without s.mu: a segment's lock may be held over I/O
+	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
 	return s.updateRefs(func() ([]refRecord, error) {
-		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.refs.dirs[g] })
-		if s.refs.byID[v.ref.id] == nil {
+		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.dirs[g] })
+		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 		}
 		if st.kept != nil {
@@ -561,7 +561,7 @@ func (st *settling) publish(root *rootObject) error {
 		return recs, nil
 	}, func() {
 		failpoint.Here(failpoint.SettleRefs)
-		for w := range s.views {
+		for w := range s.catalog.views {
 			if w.v == v && w.gen == st.l.gen {
 				w.settled(newBase(s, *root))
 			}
@@ -572,7 +572,7 @@ func (st *settling) publish(root *rootObject) error {
 }
 
 // install does step E: the root becomes the volume's base, and the layer goes. A commit that is under way may still use
-// its journal, which stays open until reclaiming. Under Store.mu.
+// its journal, which stays open until reclaiming. Under catalog.mu.
 func (st *settling) install(root *rootObject, id Hash, logical int64) {
 	s, v := st.s, st.v
 	v.mu.Lock()

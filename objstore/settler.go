@@ -51,11 +51,11 @@ func (s *Store) lookForRoom() {
 	}
 }
 
-// allVolumes are those that there are now, for work that does not hold s.mu.
+// allVolumes are those that there are now, for work that does not hold s.catalog.mu.
 func (s *Store) allVolumes() []*volume {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Values(s.volumes))
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	return slices.Collect(maps.Values(s.catalog.volumes))
 }
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
@@ -109,9 +109,9 @@ func (s *Store) settleVolume(ctx context.Context, v *volume) error {
 }
 
 func (s *Store) gone(v *volume) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.refs.byID[v.ref.id] == nil
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	return s.catalog.refs.byID[v.ref.id] == nil
 }
 
 // frozen counts the layers that wait to settle.

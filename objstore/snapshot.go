@@ -18,17 +18,17 @@ type naming struct {
 }
 
 // CreateSnapshot freezes the volume; the snapshot is durable when it returns, and settles later. Of the store it holds no
-// lock meanwhile but refsMu, for the record of the name: it is in nobody's way.
+// lock meanwhile but catalog.logMu, for the record of the name: it is in nobody's way.
 func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", snap); err != nil {
 		return SnapshotInfo{}, err
 	}
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, err := s.volume(volume)
 	if err == nil && v.ref.snaps[snap] != nil {
 		err = fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrExists)
 	}
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err == nil {
 		err = v.damageError()
 	}
@@ -71,7 +71,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 func (s *Store) nameSnapshot(v *volume, snap string, n *naming) (info SnapshotInfo, err error) {
 	volume := v.ref.name
 	err = s.updateRefs(func() ([]refRecord, error) {
-		if s.refs.byID[v.ref.id] == nil {
+		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
 		}
 		if v.ref.snaps[snap] != nil {

@@ -7,9 +7,9 @@ func (s *Store) Volumes() []VolumeInfo { return s.listVolumes(false) }
 
 // VolumeInfo describes one volume.
 func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
-	s.mu.Lock()
+	s.catalog.mu.Lock()
 	v, err := s.volume(name)
-	s.mu.Unlock()
+	s.catalog.mu.Unlock()
 	if err != nil {
 		return VolumeInfo{}, err
 	}
@@ -25,11 +25,11 @@ func (s *Store) infoOf(v *volume) VolumeInfo {
 	if d := v.damage.Load(); d != nil {
 		damage = d.err.Error()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
 	return VolumeInfo{
 		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
-		Root: s.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
+		Root: s.catalog.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
 		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
 	}
 }

@@ -32,8 +32,8 @@ const (
 
 // Store is an open store. Safe for concurrent use.
 //
-// Locks are taken in this order: volume.settleMu, Store.refsMu, volume.freezeMu, volume.commitMu, Store.mu, View.mu,
-// volume.mu, segment.mu. Those from Store.mu to volume.mu are not held over I/O, but for the end of a volume; what that
+// Locks are taken in this order: volume.settleMu, catalog.logMu, volume.freezeMu, volume.commitMu, catalog.mu, View.mu,
+// volume.mu, segment.mu. Those from catalog.mu to volume.mu are not held over I/O, but for the end of a volume; what that
 // costs a request is in volume.go.
 type Store struct {
 	dir         string
@@ -59,15 +59,7 @@ type Store struct {
 	endHousework context.CancelFunc
 	checking     sync.Mutex // held by Check
 
-	refsMu   sync.Mutex // held over the append of records: see catalog.go
-	refsLog  *recordLog
-	refsLook int64 // the length in bytes at which it is looked whether the log can be shorter
-
-	mu          sync.Mutex // never held over I/O
-	refs        *refs      // changes under refsMu and mu
-	volumes     map[uuid.UUID]*volume
-	views       map[*View]struct{}
-	nextSegment uint64
+	catalog *catalog
 
 	segments  segmentTable
 	footers   *footerCache
@@ -196,8 +188,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, refs: newRefs(), nextSegment: 1,
-		volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{},
+		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
 		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
 		reclaims: map[*volume][]*settling{},
 	}
@@ -251,14 +242,14 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openSpace(); err != nil {
 		return err
 	}
-	s.refs.emptyRoot = func(size int64) Hash {
+	s.catalog.refs.emptyRoot = func(size int64) Hash {
 		r := s.emptyRoot(size)
 		return sum(KindRoot, r.encode())
 	}
 	if err := s.openRefs(); err != nil {
 		return err
 	}
-	s.setLimits(s.refs.maxSize)
+	s.setLimits(s.catalog.refs.maxSize)
 	if err := s.openIndex(); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
@@ -341,8 +332,8 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()
-	s.refsMu.Lock() // no record is being appended any more
-	defer s.refsMu.Unlock()
+	s.catalog.logMu.Lock() // no record is being appended any more
+	defer s.catalog.logMu.Unlock()
 	var first error
 	keep := func(err error) {
 		if first == nil {
@@ -387,8 +378,8 @@ func (s *Store) closeFiles() error {
 		}
 		keep(g.file.Close())
 	}
-	if s.refsLog != nil {
-		keep(s.refsLog.close())
+	if s.catalog.log != nil {
+		keep(s.catalog.log.close())
 	}
 	if s.lock != nil {
 		keep(s.lock.Close())

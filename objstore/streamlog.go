@@ -136,10 +136,10 @@ func (l *recordLog) ends(readers []*bufio.Reader) bool {
 // streamedRefs opens a long refs log that is good. nil: it is not.
 func (s *Store) streamedRefs(store uuid.UUID) (*recordLog, error) {
 	r := newRefs()
-	r.emptyRoot = s.refs.emptyRoot
+	r.emptyRoot = s.catalog.refs.emptyRoot
 	l, err := openStreamed(s.fs, []string{refsFile, refsCopy}, logHeader(logKindRefs, store, 0), r.applyFrame)
 	if l != nil {
-		s.refs = r
+		s.catalog.refs = r
 	}
 	return l, err
 }

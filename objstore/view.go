@@ -131,9 +131,9 @@ func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, 
 
 // Close gives the view up; no plan of it may be in use.
 func (w *View) Close() error {
-	w.s.mu.Lock()
-	delete(w.s.views, w)
-	w.s.mu.Unlock()
+	w.s.catalog.mu.Lock()
+	delete(w.s.catalog.views, w)
+	w.s.catalog.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {

@@ -18,7 +18,7 @@ type Volume struct {
 	*volume
 	user    string
 	closed  atomic.Bool
-	claimed [sides]int // of volume.claims; guarded by Store.mu
+	claimed [sides]int // of volume.claims; guarded by catalog.mu
 }
 
 // Close gives the volume up, after a Flush.
@@ -27,21 +27,21 @@ func (v *Volume) Close() error {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
 	}
 	err := v.Flush()
-	v.s.mu.Lock()
+	v.s.catalog.mu.Lock()
 	v.unclaim()
 	v.users = slices.Delete(v.users, slices.Index(v.users, v.user), slices.Index(v.users, v.user)+1)
-	v.s.mu.Unlock()
+	v.s.catalog.mu.Unlock()
 	return err
 }
 
 // volume is the engine object of a volume.
 type volume struct {
 	s   *Store
-	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by Store.mu
+	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by catalog.mu
 
-	users    []string   // guarded by Store.mu
-	deleting bool       // its deletion is being recorded: nobody may open it; guarded by Store.mu
-	claims   [sides]int // guarded by Store.mu
+	users    []string   // guarded by catalog.mu
+	deleting bool       // its deletion is being recorded: nobody may open it; guarded by catalog.mu
+	claims   [sides]int // guarded by catalog.mu
 
 	dropped atomic.Bool // deleted: settling stops
 	verify  atomic.Bool // ref.verify, for readers
@@ -93,7 +93,7 @@ func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.room.L = &v.mu
 	v.verify.Store(ref.verify)
-	s.depth.Store(max(s.depth.Load(), int64(b.root.depth))) // under s.mu, or while the store opens
+	s.depth.Store(max(s.depth.Load(), int64(b.root.depth))) // under s.catalog.mu, or while the store opens
 	return v
 }
 
