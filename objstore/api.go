@@ -3,11 +3,13 @@ package objstore
 import (
 	"context"
 	"time"
+
+	"varve/objstore/internal/disk"
 )
 
 // SectorSize is the unit of lengths and offsets inside a volume: every off and length that a Volume or View
 // takes in Plan, Reserve and Zero is in bytes and a multiple of it.
-const SectorSize = 512
+const SectorSize = disk.SectorSize
 
 // MaxRequest is the largest range in bytes that Plan and Reserve take.
 const MaxRequest = 4 << 20
@@ -31,7 +33,7 @@ type VolumeOptions struct {
 }
 
 // MaxVolumeSize in bytes.
-const MaxVolumeSize = 1 << 46
+const MaxVolumeSize = disk.MaxVolumeSize
 
 // VolumeInfo describes a volume.
 type VolumeInfo struct {

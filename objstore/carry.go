@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"varve/objstore/internal/disk"
 )
 
 // A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would
@@ -195,8 +197,8 @@ func (v *volume) carryData(l *layer, e extent) error {
 	if g == nil {
 		return fmt.Errorf("segment %08x: %w", e.seg, ErrNotFound)
 	}
-	buf := alignedBuffer(int(e.n) * SectorSize)
-	if err := readAligned(g.file, buf, int64(e.file)*SectorSize); err != nil {
+	buf := disk.AlignedBuffer(int(e.n) * SectorSize)
+	if err := disk.ReadAligned(g.file, buf, int64(e.file)*SectorSize); err != nil {
 		return fmt.Errorf("read %s: %w", segmentName(e.seg), err)
 	}
 	off := int64(e.start()) * SectorSize
@@ -216,7 +218,7 @@ func (v *volume) carryData(l *layer, e extent) error {
 	if err != nil {
 		return err
 	}
-	err = writeAligned(w.seg.file, buf, w.FileOff)
+	err = disk.WriteAligned(w.seg.file, buf, w.FileOff)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"varve/objstore/internal/disk"
+
 	"github.com/google/uuid"
 )
 
@@ -82,7 +84,7 @@ func (s *Store) logRefs(recs []refRecord) error {
 			ErrNoSpace, refsFile, s.catalog.log.end, refsFull)
 	}
 	if err := s.catalog.log.append(b); err != nil {
-		if errors.Is(err, ErrNoSpace) || passing(err) {
+		if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
 			return s.spaceError(err)
 		}
 		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))

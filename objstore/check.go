@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"varve/objstore/internal/disk"
 )
 
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
@@ -159,18 +161,9 @@ func (c *checker) known() {
 func (c *checker) superblocks() {
 	for _, name := range []string{superblockFile, superblockCopy} {
 		if _, err := readSuperblockFile(c.s.fs, name); err != nil {
-			c.found(asCorrupt(err, name, 0, "superblock"))
+			c.found(disk.AsCorrupt(err, name, 0, "superblock"))
 		}
 	}
-}
-
-// asCorrupt gives err a place, if it has none.
-func asCorrupt(err error, file string, off int64, object string) *CorruptError {
-	var c *CorruptError
-	if errors.As(err, &c) {
-		return c
-	}
-	return &CorruptError{File: file, Offset: off, Object: object, Err: err}
 }
 
 // refs reads both logs, each for itself, up to where the store has written them.
@@ -181,9 +174,9 @@ func (c *checker) refs() error {
 	l := s.catalog.log
 	for _, f := range l.files {
 		c.there(f.name, "log", always)
-		data, err := readWhole(f.file)
+		data, err := disk.ReadContent(f.file)
 		if err != nil {
-			c.found(asCorrupt(err, f.name, 0, "log"))
+			c.found(disk.AsCorrupt(err, f.name, 0, "log"))
 			continue
 		}
 		c.log(f.name, data, logHeader(logKindRefs, s.sb.id, 0), l.end)
@@ -204,15 +197,15 @@ func (c *checker) there(name, object string, held func() bool) {
 }
 
 // log reads a record log up to end.
-func (c *checker) log(name string, data content, header []byte, end int64) {
-	l := &recordLog{files: []logFile{{name: name}}, seed: crc(header), last: logHeaderSize, end: logHeaderSize}
-	if n := min(int64(len(data.data)), logHeaderSize); !slices.Equal(data.data[:n], header[:n]) || n < logHeaderSize {
-		c.found(&CorruptError{File: name, Object: "log header", Err: data.cause("not the header of this store's file")})
+func (c *checker) log(name string, data disk.Content, header []byte, end int64) {
+	l := &recordLog{files: []logFile{{name: name}}, seed: disk.Checksum(header), last: logHeaderSize, end: logHeaderSize}
+	if n := min(int64(len(data.Data)), logHeaderSize); !slices.Equal(data.Data[:n], header[:n]) || n < logHeaderSize {
+		c.found(&CorruptError{File: name, Object: "log header", Err: data.Cause("not the header of this store's file")})
 		return
 	}
-	_, err := l.scan([]content{data}, header, func([]byte) error { return nil })
+	_, err := l.scan([]content{{Content: data}}, header, func([]byte) error { return nil })
 	if err == nil && l.end < end {
-		err = &CorruptError{File: name, Offset: l.end, Object: "log frame", Err: data.cause("it is not what was written there")}
+		err = &CorruptError{File: name, Offset: l.end, Object: "log frame", Err: data.Cause("it is not what was written there")}
 	}
 	if err != nil {
 		c.found(err)
@@ -274,7 +267,7 @@ func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
 			a.Ranges = mergeRanges(ranges, v.ref.size)
 		}
 	}
-	c.found(asCorrupt(err, j.name, 0, "journal"), a)
+	c.found(disk.AsCorrupt(err, j.name, 0, "journal"), a)
 }
 
 // has reports a generation that has not settled.
@@ -350,7 +343,7 @@ func (c *checker) record(g *segment) {
 		return // it was retired meanwhile
 	}
 	if err != nil {
-		c.found(asCorrupt(err, name, 0, "segment header"))
+		c.found(disk.AsCorrupt(err, name, 0, "segment header"))
 	}
 	switch {
 	case g.footer > 0:
@@ -358,9 +351,9 @@ func (c *checker) record(g *segment) {
 			c.found(err)
 		}
 	case g.dir != nil:
-		data, err := readWhole(g.dir.files[0].file)
+		data, err := disk.ReadContent(g.dir.files[0].file)
 		if err != nil {
-			c.found(asCorrupt(err, dirName(g.id), 0, "log"))
+			c.found(disk.AsCorrupt(err, dirName(g.id), 0, "log"))
 			return
 		}
 		c.log(dirName(g.id), data, logHeader(logKindDir, c.s.sb.id, uint64(g.id)), g.dir.end)
@@ -374,14 +367,14 @@ func (c *checker) named(file string) bool {
 
 // hash reads the objects of a segment, and notes those that are not what their hash says.
 func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
-	buf := alignedBuffer(largestChunkSize)
+	buf := disk.AlignedBuffer(disk.MaxChunkSize)
 	for _, o := range objs {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
 		b := buf[:o.length]
 		pl := makePlace(g.id, o.block)
-		err := readAligned(g.file, b, pl.offset())
+		err := disk.ReadAligned(g.file, b, pl.offset())
 		if err == nil && sum(o.kind, b) != o.hash {
 			err = errOtherHash
 		}
@@ -440,11 +433,11 @@ func (c *checker) trees() error {
 	roots := make([]*rootObject, len(images))
 	for i, im := range images {
 		r, err := c.s.readRoot(im.root, im.size)
-		if err != nil && !damaged(err) {
+		if err != nil && !disk.Damaged(err) {
 			return err
 		}
 		if err != nil {
-			c.found(asCorrupt(err, segmentDir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
+			c.found(disk.AsCorrupt(err, segmentDir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
 			continue
 		}
 		roots[i] = r
@@ -475,14 +468,14 @@ func (c *checker) walk(h Hash, level int) error {
 		return err
 	}
 	n, err := c.s.freshNode(h, level)
-	if err != nil && !damaged(err) {
+	if err != nil && !disk.Damaged(err) {
 		return err
 	}
 	if err != nil {
 		c.clean[h] = false
 		id := objectID{h, kindNode + Kind(level)}
 		if _, known := c.objects[id]; !known {
-			c.objects[id] = c.found(asCorrupt(err, segmentDir, 0, fmt.Sprintf("%v %v", id.kind, h)))
+			c.objects[id] = c.found(disk.AsCorrupt(err, segmentDir, 0, fmt.Sprintf("%v %v", id.kind, h)))
 		}
 		return nil
 	}
@@ -622,20 +615,20 @@ func (c *checker) tail(v *volume, off int64, length int) error {
 	}
 	var p Plan
 	if err := planLoaded(c.ctx, v, off, length, &p); err != nil {
-		if damaged(err) || errors.Is(err, ErrClosed) {
+		if disk.Damaged(err) || errors.Is(err, ErrClosed) {
 			return nil // the trees have said so; or it was deleted
 		}
 		return err
 	}
 	defer v.Release(&p)
-	buf := alignedBuffer(length)
+	buf := disk.AlignedBuffer(length)
 	for i := range p.Pieces {
 		e := &p.Pieces[i]
 		if e.Hole || e.settled {
 			continue
 		}
 		c.report.Tail += int64(e.Len)
-		if err := readAligned(e.seg.file, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
+		if err := disk.ReadAligned(e.seg.file, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
 			c.found(&CorruptError{File: segmentName(e.seg.id), Offset: e.FileOff, Object: "data that has not settled", Err: err},
 				Affected{Volume: v.ref.name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"varve/objstore/internal/disk"
 )
 
 // A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
@@ -54,7 +56,7 @@ func (p *goodPlaces) add(pl place) {
 	p.fresh()
 	b, _ := p.bits.Get(pl.segment())
 	if word := int(pl.block() / 64); word >= len(b) {
-		grown := make([]uint64, roundUp(int64(word)+1, 64)) // 512 bytes: 16 MiB of the segment
+		grown := make([]uint64, disk.RoundUp(int64(word)+1, 64)) // 512 bytes: 16 MiB of the segment
 		p.bytes += int64(len(grown)-copy(grown, b)) * 8
 		b = grown
 		p.bits.Add(pl.segment(), b)
@@ -90,7 +92,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *node, out *leaf) error {
 	st.hits = st.hits[:0]
 	for o := 0; o < len(buf); o += size {
 		var h hit
-		if data := buf[o : o+size]; !allZero(data) {
+		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = sum(KindChunk, data)
 			i := slot + uint64(o/size)
 			if pl := out.places[i]; h.hash == n[i] && pl != lostPlace && !st.s.isSick(pl) {
@@ -101,7 +103,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *node, out *leaf) error {
 		}
 		st.hits = append(st.hits, h)
 	}
-	blocks := place(size / blockSize)
+	blocks := place(size / disk.BlockSize)
 	for i := 0; i < len(st.hits); {
 		end := i + 1
 		if st.trusts(st.hits[i].pl) {
@@ -155,7 +157,7 @@ func (st *settling) confirm(k Kind, h *Hash, pl place, data []byte) (bool, error
 		st.s.good.add(pl)
 		return true, nil
 	}
-	if !damaged(err) {
+	if !disk.Damaged(err) {
 		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segmentName(pl.segment()), pl.offset(), err)
 	}
 	st.s.markBad(pl, &CorruptError{File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
@@ -172,12 +174,12 @@ func (st *settling) same(data []byte, pl place) error {
 	if g == nil {
 		return errOtherBytes
 	}
-	n := int(roundUp(int64(len(data)), blockSize))
+	n := int(disk.RoundUp(int64(len(data)), disk.BlockSize))
 	if cap(st.copyBuf) < n {
-		st.copyBuf = alignedBuffer(n)
+		st.copyBuf = disk.AlignedBuffer(n)
 	}
 	b := st.copyBuf[:n]
-	err := readAligned(g.file, b, pl.offset())
+	err := disk.ReadAligned(g.file, b, pl.offset())
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return errOtherBytes

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -136,7 +137,7 @@ func TestConfirmingIsCheap(t *testing.T) {
 		must(t, r.s.Close())
 		var logs string // what is written now lies in a segment that is not there yet
 		r.open(func(op vfs.Op) error {
-			if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Name < logs && op.Len >= blockSize {
+			if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Name < logs && op.Len >= disk.BlockSize {
 				reads.Add(1)
 				readBytes.Add(op.Len)
 			}
@@ -224,7 +225,7 @@ func (w *rotWorld) rotOne(v, c int) {
 		if len(p.Pieces) != 1 || !p.Pieces[0].settled || p.Pieces[0].Hole {
 			return 0
 		}
-		return makePlace(p.Pieces[0].seg.id, uint32(p.Pieces[0].FileOff/blockSize))
+		return makePlace(p.Pieces[0].seg.id, uint32(p.Pieces[0].FileOff/disk.BlockSize))
 	}
 	if w.excused[v][c] {
 		return // it may not even be planned

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -501,7 +502,7 @@ func TestSalvageBehindZeroes(t *testing.T) {
 	w := newCarryWorld(t)
 	v := w.volume("a", 64<<20)
 	data := randomBytes(9, 3*carryChunk)
-	clear(data[carryChunk : carryChunk+blockSize])
+	clear(data[carryChunk : carryChunk+disk.BlockSize])
 	const at = 200 * carryChunk
 	w.write(v, data, at)
 	must(t, w.s.Settle(t.Context()))

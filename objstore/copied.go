@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -86,7 +87,7 @@ func stampJournal(fs vfs.FS, name string, closing uint64) error {
 		return err
 	}
 	h := make([]byte, 512)
-	if _, err = f.ReadAt(h, 0); err == nil && crc(h[:508]) == le.Uint32(h[508:]) {
+	if _, err = f.ReadAt(h, 0); err == nil && disk.Checksum(h[:508]) == le.Uint32(h[508:]) {
 		setJournalClosing(h, closing)
 		_, err = f.WriteAt(h, 0)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"varve/objstore/internal/disk"
 )
 
 // crashCuts is how many crashes the long tests try: VARVE_CRASH_CUTS.
@@ -53,9 +55,9 @@ func (w *world) checkSpace() {
 	for _, g := range w.s.segments.all() {
 		objs, err := w.s.objectsOf(g)
 		w.must(err)
-		want := int64(blockSize) + roundUp(g.footer, blockSize)
+		want := int64(disk.BlockSize) + disk.RoundUp(g.footer, disk.BlockSize)
 		for _, o := range objs {
-			want += roundUp(int64(o.length), blockSize)
+			want += disk.RoundUp(int64(o.length), disk.BlockSize)
 		}
 		used, err := w.mem.Used(segmentName(g.id))
 		w.must(err)

@@ -2,108 +2,12 @@ package objstore
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
-	"varve/objstore/vfs"
+	"varve/objstore/internal/disk"
 )
-
-// unreadable reports an error that says no more than that the disk, or the file system on it, has lost some bytes:
-// what a damaged file is to be treated like. Anything else (no memory, too many files) says nothing about the file.
-func unreadable(err error) bool {
-	for _, e := range []unix.Errno{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EILSEQ, unix.ENODATA, unix.EREMOTEIO} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// damaged reports an error that concerns the bytes of a file, and so what lies in them, not the whole store.
-func damaged(err error) bool { return corrupt(err) || unreadable(err) }
-
-// corrupt reports bytes that are not what they should be, as far as that is known: what could not be read for want of
-// memory or descriptors may be.
-func corrupt(err error) bool { return errors.Is(err, ErrCorrupt) && !passing(err) }
-
-// content is a file in memory. Blocks that can't be read are zeroes.
-type content struct {
-	data []byte
-	bad  []int64 // offsets of the blocks that can't be read
-	err  error   // why the first of them can't
-
-	stale bool // of a file of refs: it is not what the other one has become
-}
-
-// cause gives why, or what the disk said.
-func (c *content) cause(why string) error {
-	if c.err != nil {
-		return c.err
-	}
-	return errors.New(why)
-}
-
-// badFrom gives the first unreadable block that has a byte at or after off; -1 if there is none.
-func (c *content) badFrom(off int64) int64 {
-	for _, at := range c.bad {
-		if at+blockSize > off {
-			return at
-		}
-	}
-	return -1
-}
-
-// largestWhole is more bytes than any file has that is read whole.
-const largestWhole = 4 << 30
-
-// readWhole reads a file as far as its disk lets it be read.
-func readWhole(f vfs.File) (content, error) {
-	size, err := f.Size()
-	if err != nil {
-		return content{}, err
-	}
-	if size > largestWhole {
-		return content{}, fmt.Errorf("%w: it has %d bytes, at most %d would make sense", ErrCorrupt, size, int64(largestWhole))
-	}
-	b := make([]byte, size)
-	n, err := f.ReadAt(b, 0)
-	if err == nil || errors.Is(err, io.EOF) {
-		return content{data: b[:n]}, nil
-	}
-	if !unreadable(err) {
-		return content{}, err
-	}
-	c := content{data: b, err: err}
-	for off := int64(0); off < size; off += blockSize {
-		part := b[off:min(off+blockSize, size)]
-		switch _, err := f.ReadAt(part, off); {
-		case err == nil || errors.Is(err, io.EOF):
-		case unreadable(err):
-			clear(part)
-			c.bad = append(c.bad, off)
-		default:
-			return content{}, err
-		}
-	}
-	if len(c.bad) == 0 { // it was better the second time
-		c.err = nil
-	}
-	return c, nil
-}
-
-// readAll reads a file that must be readable.
-func readAll(f vfs.File) ([]byte, error) {
-	c, err := readWhole(f)
-	if err == nil && c.err != nil {
-		err = fmt.Errorf("%d blocks can't be read, the first at byte %d: %w", len(c.bad), c.bad[0], c.err)
-	}
-	return c.data, err
-}
 
 // damagedSegments are those of which nobody knows all that is in them.
 func (s *Store) damagedSegments() []*segment {
@@ -167,10 +71,10 @@ func (s *Store) noteBad(pl place, wrong bool) bool {
 
 // markBad notes a bad place, and tells of it. That the disk gave no answer may pass.
 func (s *Store) markBad(pl place, err error) {
-	if passing(err) {
+	if disk.Transient(err) {
 		return
 	}
-	if s.noteBad(pl, corrupt(err) && !unreadable(err)) {
+	if s.noteBad(pl, disk.Corrupt(err) && !disk.Unreadable(err)) {
 		s.log.Error("an object is damaged", "error", err)
 	}
 }

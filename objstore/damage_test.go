@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 )
 
 // damageWorld is a store with all that a store can have: sealed and open segments, volumes that have settled and
@@ -95,7 +96,7 @@ func (w *world) boundaries(name string, b []byte) []int64 {
 	}
 	switch {
 	case strings.HasSuffix(name, ".dir") || strings.HasPrefix(name, "refs/"):
-		l := recordLog{seed: crc(b[:logHeaderSize])}
+		l := recordLog{seed: disk.Checksum(b[:logHeaderSize])}
 		for off := int64(logHeaderSize); off < size; {
 			_, next, err := l.frame(b, off)
 			if err != nil {
@@ -111,8 +112,8 @@ func (w *world) boundaries(name string, b []byte) []int64 {
 		}
 		add(journalHeader+128*recordSize, journalHeader+windowSize)
 	case strings.HasSuffix(name, ".seg"):
-		add(blockSize, 2*blockSize, 5*blockSize, w.opts.SegmentSize-blockSize, w.opts.SegmentSize, w.opts.SegmentSize+entrySize, size-trailerSize)
-		for off := int64(blockSize); off < min(size, w.opts.SegmentSize); off += 37 * blockSize {
+		add(disk.BlockSize, 2*disk.BlockSize, 5*disk.BlockSize, w.opts.SegmentSize-disk.BlockSize, w.opts.SegmentSize, w.opts.SegmentSize+entrySize, size-trailerSize)
+		for off := int64(disk.BlockSize); off < min(size, w.opts.SegmentSize); off += 37 * disk.BlockSize {
 			add(off)
 		}
 	}

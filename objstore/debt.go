@@ -1,5 +1,7 @@
 package objstore
 
+import "varve/objstore/internal/disk"
+
 // debt is what settling a layer may have to write: a copy of each chunk that was written in part, and the tree
 // nodes above. It is many times what small writes occupy themselves, so that they could fill a disk for good:
 // with no room left to settle them, and no other way to get rid of them. Writes leave room for it.
@@ -26,7 +28,7 @@ func (d *debt) owe(off, end, chunkSize int64, hole bool) int64 {
 		d.touch(i)
 	}
 	d.touch(last)
-	if !hole && off%blockSize != 0 { // nothing of it lies where it could be adopted
+	if !hole && off%disk.BlockSize != 0 { // nothing of it lies where it could be adopted
 		for i := first; i <= last; i++ {
 			d.copies(i, chunkSize)
 		}
@@ -76,14 +78,14 @@ func holeDebt(chunkSize int64) int64 { return 2 * (nodesPerLeaf + chunkSize) }
 
 // largestWrite bounds what a write may take: its slot, and what it can owe.
 func largestWrite(off int64, length, chunkSize int) int64 {
-	return roundUp(int64(length), blockSize) + largestDebt(off, off+int64(length), int64(chunkSize))
+	return disk.RoundUp(int64(length), disk.BlockSize) + largestDebt(off, off+int64(length), int64(chunkSize))
 }
 
 // largestDebt bounds what a write of the bytes [off, end) can owe.
 func largestDebt(off, end, chunkSize int64) int64 {
 	first, last := off/chunkSize, (end-1)/chunkSize
 	nodes := (last/fanOut - first/fanOut + 1) * nodesPerLeaf
-	if off%blockSize != 0 {
+	if off%disk.BlockSize != 0 {
 		return nodes + (last-first+1)*chunkSize
 	}
 	return nodes + min(last-first+1, 2)*chunkSize

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -113,13 +114,14 @@ func (w *world) tearRecords() {
 	for _, name := range names {
 		f, err := w.mem.Open(journalDir + "/" + name)
 		w.must(err)
-		data, err := readAll(f)
+		c, err := disk.ReadContent(f)
 		w.must(err)
-		if len(data) <= journalHeader || allZero(data[:512]) {
+		data := c.Data
+		if len(data) <= journalHeader || disk.AllZero(data[:512]) {
 			w.must(f.Close())
 			continue
 		}
-		seed, at, final := crc(data[:56]), 0, false
+		seed, at, final := disk.Checksum(data[:56]), 0, false
 		for journalHeader+(at+1)*recordSize <= len(data) {
 			r, err := decodeRecord(data[journalHeader+at*recordSize:], seed+uint32(at))
 			if errors.Is(err, errTorn) {
@@ -129,7 +131,7 @@ func (w *world) tearRecords() {
 			at++
 		}
 		off := journalHeader + at*recordSize
-		if !final && off+recordSize <= len(data) && allZero(data[off:off+recordSize]) {
+		if !final && off+recordSize <= len(data) && disk.AllZero(data[off:off+recordSize]) {
 			r := record{kind: recordData, sector: 1, count: 1, segment: uint32(1 + w.pick(300, "segment")), block: 0x03030303}
 			b := make([]byte, recordSize)
 			r.encode(b, seed+uint32(at))

@@ -1,6 +1,10 @@
 package objstore
 
-import "errors"
+import (
+	"errors"
+
+	"varve/objstore/internal/disk"
+)
 
 // A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only the account of bytes
 // that are not holes has to know what was in it. If the layer leaves nothing of the image but what it writes itself (a
@@ -107,7 +111,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	}
 	st.erased.reads++
 	n, err := st.s.passingNode(t.hash, t.level)
-	if damaged(err) {
+	if disk.Damaged(err) {
 		return 0, nil // it goes, and nobody knows what was in it: it stays in the account
 	}
 	if err != nil {

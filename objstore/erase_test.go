@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -55,7 +56,7 @@ func isZero(t *testing.T, v *Volume, off int64) bool {
 	b := make([]byte, 4096)
 	_, err := v.ReadAt(b, off)
 	must(t, err)
-	return allZero(b)
+	return disk.AllZero(b)
 }
 
 // A discard of a whole volume reads no leaf, nor does one with a new file system on it.

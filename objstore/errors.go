@@ -2,7 +2,8 @@ package objstore
 
 import (
 	"errors"
-	"fmt"
+
+	"varve/objstore/internal/disk"
 )
 
 // What a caller may test for with errors.Is. blockdev translates them to the result of a ublk request,
@@ -15,13 +16,13 @@ var (
 	// ErrStoreLocked: another process has the store open.
 	ErrStoreLocked = errors.New("store is in use by another process")
 	// ErrVersion: the store was written by a newer varve.
-	ErrVersion = errors.New("unsupported format version")
+	ErrVersion = disk.ErrVersion
 	// ErrCorrupt: a checksum or a hash did not match; see CorruptError for the place.
-	ErrCorrupt = errors.New("corrupt")
+	ErrCorrupt = disk.ErrCorrupt
 	// ErrCopied: a journal was copied from a store that was in use; see Store.AcceptCopies.
 	ErrCopied = errors.New("a copy that can't be relied on")
 	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may need.
-	ErrNoSpace = errors.New("no space left in the store")
+	ErrNoSpace = disk.ErrNoSpace
 	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.
 	ErrReadOnly = errors.New("read-only")
 	// ErrClosed: the store, volume or view was closed.
@@ -33,7 +34,7 @@ var (
 	// ErrInUse: the volume is attached or open.
 	ErrInUse = errors.New("in use")
 	// ErrInvalid: a name, size or range that no store could take.
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid = disk.ErrInvalid
 	// ErrBusy: the tail is at its limit, settling may need the room that is left, or the next segment is still
 	// being made. Call Wait, then try again.
 	ErrBusy = errors.New("waiting for settling")
@@ -41,17 +42,5 @@ var (
 	ErrNotLoaded = errors.New("tree nodes not in memory")
 )
 
-// CorruptError names the file and place where stored bytes were not what they should be.
-type CorruptError struct {
-	File   string // path, relative to the store
-	Offset int64  // bytes
-	Object string // what was expected there
-	Err    error
-}
-
-func (e *CorruptError) Error() string {
-	return fmt.Sprintf("corrupt %s in %s at byte %d: %v", e.Object, e.File, e.Offset, e.Err)
-}
-
-// Unwrap gives ErrCorrupt and the cause.
-func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
+// CorruptError names the file and the offset at which stored bytes were not what they should be.
+type CorruptError = disk.CorruptError

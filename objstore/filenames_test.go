@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -40,10 +41,10 @@ func TestStraysAreLeftAlone(t *testing.T) {
 		t.Helper()
 		from, err := r.mem.Open(like)
 		must(t, err)
-		c, err := readWhole(from)
+		c, err := disk.ReadContent(from)
 		must(t, err)
 		must(t, from.Close())
-		f, err := createWith(r.mem, name, c.data)
+		f, err := disk.CreateFile(r.mem, name, c.Data)
 		must(t, err)
 		must(t, f.Close())
 		strays = append(strays, name)

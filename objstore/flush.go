@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 )
 
 // Flush makes everything committed before the call durable. It blocks; concurrent calls share one commit.
@@ -51,7 +52,7 @@ func (v *volume) commitTo(target uint64) error {
 		}
 	}
 	v.mu.Unlock()
-	err := together(dirty, func(g *segment) error {
+	err := disk.Parallel(dirty, func(g *segment) error {
 		if err := g.file.Datasync(); err != nil {
 			return v.failSync(segmentName(g.id), err)
 		}
@@ -64,7 +65,7 @@ func (v *volume) commitTo(target uint64) error {
 	for _, c := range todo {
 		// Before there is a commit record: one that is not the end of a flush would vouch, to whoever finds another behind
 		// it, for records that are not durable.
-		if err := c.j.link(v.s.fs); passing(err) {
+		if err := c.j.link(v.s.fs); disk.Transient(err) {
 			return err // the data is durable; the next flush commits it
 		} else if err != nil {
 			return v.failSync(journalDir, err)
@@ -122,7 +123,7 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		return gen, nil
 	}
 	// Without the name of its journal, the next generation would look like one that has lost a former one.
-	if err := active.link(v.s.fs); passing(err) {
+	if err := active.link(v.s.fs); disk.Transient(err) {
 		return 0, err
 	} else if err != nil {
 		return 0, v.failSync(journalDir, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -14,7 +15,7 @@ import (
 func sealSum(b []byte, at int) []byte {
 	b = bytes.Clone(b)
 	if len(b) >= at+4 {
-		le.PutUint32(b[at:], crc(b[:at]))
+		le.PutUint32(b[at:], disk.Checksum(b[:at]))
 	}
 	return b
 }
@@ -41,7 +42,7 @@ func FuzzSegmentHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, b := range [][]byte{b, sealSum(b, 508)} {
 			capacity, footer, err := decodeSegmentHeader(b, 7, goldenStore)
-			if err == nil && (capacity < blockSize || capacity%blockSize != 0 || footer < 0) {
+			if err == nil && (capacity < disk.BlockSize || capacity%disk.BlockSize != 0 || footer < 0) {
 				t.Fatalf("capacity %d, footer %d", capacity, footer)
 			}
 		}
@@ -58,13 +59,13 @@ func FuzzSegmentFooter(f *testing.F) {
 			return
 		}
 		b = bytes.Clone(b)
-		g := &segment{id: 7, capacity: 2 * blockSize, footer: int64(len(b))}
+		g := &segment{id: 7, capacity: 2 * disk.BlockSize, footer: int64(len(b))}
 		if trailer := b[len(b)-trailerSize:]; mend {
 			copy(trailer, trailerMagic)
-			le.PutUint32(trailer[8:], formatVersion)
+			le.PutUint32(trailer[8:], disk.Version)
 			le.PutUint32(trailer[12:], g.id)
 			if n := int(le.Uint32(trailer[16:])) * entrySize; n >= 0 && n <= len(b)-trailerSize {
-				le.PutUint32(trailer[20:], crc(b[:n]))
+				le.PutUint32(trailer[20:], disk.Checksum(b[:n]))
 			}
 			copy(trailer, sealSum(trailer, 60))
 		}
@@ -103,7 +104,7 @@ func zeroTails(entries []byte) []byte {
 
 // logWith is a record log of any bytes, whose frames are mended as far as their lengths make sense.
 func logWith(header, b []byte) []byte {
-	l := &recordLog{seed: crc(header)}
+	l := &recordLog{seed: disk.Checksum(header)}
 	data := append(bytes.Clone(header), b...)
 	for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
 		n := int64(le.Uint32(data[off+4:]))
@@ -111,7 +112,7 @@ func logWith(header, b []byte) []byte {
 			break
 		}
 		le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
-		off += roundUp(logFrameHeader+n, 8)
+		off += disk.RoundUp(logFrameHeader+n, 8)
 	}
 	return data
 }
@@ -187,7 +188,7 @@ func FuzzDirectory(f *testing.F) {
 			return
 		}
 		data := logWith(logHeader(logKindDir, goldenStore, 7), b)
-		g := &segment{id: 7, capacity: 2 * blockSize}
+		g := &segment{id: 7, capacity: 2 * disk.BlockSize}
 		fs := memWith(t, segmentName(7), g.header(goldenStore))
 		dir, err := fs.Create(dirName(7))
 		must(t, err)
@@ -201,7 +202,7 @@ func FuzzDirectory(f *testing.F) {
 			return
 		}
 		for block, obj := range o.objects {
-			if obj.block != block || !obj.kind.valid() || obj.length == 0 || obj.length > largestChunkSize {
+			if obj.block != block || !obj.kind.valid() || obj.length == 0 || obj.length > disk.MaxChunkSize {
 				t.Fatalf("block %d holds %+v", block, obj)
 			}
 		}
@@ -219,7 +220,7 @@ func FuzzJournal(f *testing.F) {
 		header := encodeJournalHeader(goldenStore, goldenVolume, 3, origin{"boot", "mount"})
 		data := append(header, make([]byte, journalHeader-len(header))...)
 		data = append(data, b...)
-		seed := crc(header[:56])
+		seed := disk.Checksum(header[:56])
 		for i := 0; journalHeader+(i+1)*recordSize <= len(data); i++ { // mend what has a valid type
 			if r := data[journalHeader+i*recordSize:]; r[4] >= recordData && r[4] <= recordCommit {
 				rec := record{

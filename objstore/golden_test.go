@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -111,9 +112,10 @@ func goldenFormats(t testing.TB) map[string][]byte {
 
 func fileBytes(t testing.TB, f vfs.File) []byte {
 	t.Helper()
-	b, err := readAll(f)
+	c, err := disk.ReadContent(f)
 	must(t, err)
-	return b
+	must(t, c.Err)
+	return c.Data
 }
 
 // The formats are what the stores of users are made of: they do not change by accident. To change one on

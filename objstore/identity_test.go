@@ -2,6 +2,8 @@ package objstore
 
 import (
 	"testing"
+
+	"varve/objstore/internal/disk"
 )
 
 // A store can be known by another UUID. Its files keep theirs, and one of the two copies of the superblock is enough.
@@ -39,7 +41,7 @@ func TestNewUUID(t *testing.T) {
 	sb := *old
 	sb.name = goldenVolume
 	must(t, r.s.Close())
-	must(t, writeWhole(r.mem, superblockFile, sb.encode()))
+	must(t, disk.ReplaceFile(r.mem, superblockFile, sb.encode()))
 	must(t, r.reopened(r.mem.Kill(), "boot"))
 	r.undamaged("a UUID in one of two")
 	if copied, err := readSuperblockFile(r.mem, superblockCopy); err != nil || *copied != sb || known() != goldenVolume.String() {

@@ -5,22 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 
-	"golang.org/x/sys/unix"
-
-	"varve/objstore/vfs"
+	"varve/objstore/internal/disk"
 )
-
-// alignedBuffer gives n bytes that begin at a page, as direct I/O wants them.
-func alignedBuffer(n int) []byte {
-	b := make([]byte, n+blockSize)
-	skip := int(-bufferAddress(b) & (blockSize - 1))
-	return b[skip : skip+n : skip+n]
-}
-
-// bufferAddress is only ever looked at for its alignment.
-func bufferAddress(b []byte) int64 { return int64(reflect.ValueOf(b).Pointer()) }
 
 // readPieces fills buf with what the plan describes, and checks what the plan wants checked.
 func readPieces(p *Plan, buf []byte) error {
@@ -37,7 +24,7 @@ func readPieces(p *Plan, buf []byte) error {
 			}
 			continue
 		}
-		if err := readAligned(c.seg.file, b, c.FileOff); err != nil {
+		if err := disk.ReadAligned(c.seg.file, b, c.FileOff); err != nil {
 			return readError(c, err)
 		}
 	}
@@ -50,45 +37,6 @@ func readError(c *Piece, err error) error {
 		return &CorruptError{File: segmentName(c.seg.id), Offset: c.FileOff, Object: "data", Err: io.ErrUnexpectedEOF}
 	}
 	return fmt.Errorf("read %s at byte %d: %w", segmentName(c.seg.id), c.FileOff, err)
-}
-
-// readAligned reads past the page cache where the alignment of b and off allows it.
-func readAligned(f vfs.File, b []byte, off int64) error {
-	fd := f.FD(alignment(off | int64(len(b)) | bufferAddress(b)))
-	if fd < 0 {
-		n, err := f.ReadAt(b, off)
-		if n == len(b) {
-			return nil
-		}
-		return err
-	}
-	return transfer(b, off, func(b []byte, off int64) (int, error) { return unix.Pread(fd, b, off) })
-}
-
-// writeAligned writes past the page cache where the alignment of b and off allows it.
-func writeAligned(f vfs.File, b []byte, off int64) error {
-	fd := f.FD(alignment(off | int64(len(b)) | bufferAddress(b)))
-	if fd < 0 {
-		_, err := f.WriteAt(b, off)
-		return err
-	}
-	return transfer(b, off, func(b []byte, off int64) (int, error) { return unix.Pwrite(fd, b, off) })
-}
-
-func transfer(b []byte, off int64, op func([]byte, int64) (int, error)) error {
-	for len(b) > 0 {
-		n, err := op(b, off)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case n == 0:
-			return io.ErrUnexpectedEOF
-		}
-		b, off = b[n:], off+int64(n)
-	}
-	return nil
 }
 
 // readAt serves any range of an image, sector-aligned or not.
@@ -104,7 +52,7 @@ func readAt(im Image, p []byte, off int64) (int, error) {
 			return done, io.EOF
 		}
 		from := at / SectorSize * SectorSize
-		to := min(roundUp(off+int64(len(p)), SectorSize), im.Size(), from+MaxRequest/4)
+		to := min(disk.RoundUp(off+int64(len(p)), SectorSize), im.Size(), from+MaxRequest/4)
 		if err := planLoaded(context.Background(), im, from, int(to-from), &plan); err != nil {
 			return done, err
 		}
@@ -287,7 +235,7 @@ func (v *volume) writeSectors(p []byte, off int64) error {
 	if err := v.retry(func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
-	if err := writeAligned(w.seg.file, p, w.FileOff); err != nil {
+	if err := disk.WriteAligned(w.seg.file, p, w.FileOff); err != nil {
 		v.Abort(&w)
 		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
 	}

@@ -3,7 +3,6 @@ package objstore
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 	"os"
 	"runtime/debug"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -47,7 +47,7 @@ import (
 const (
 	journalDir     = "journal"
 	journalMagic   = "varveJNL"
-	journalHeader  = blockSize
+	journalHeader  = disk.BlockSize
 	recordSize     = 32
 	windowSize     = 1 << 20 // mapped at a time
 	windowRecords  = windowSize / recordSize
@@ -77,11 +77,11 @@ func (r *record) encode(b []byte, seed uint32) {
 	le.PutUint64(b[16:], r.count)
 	le.PutUint32(b[24:], r.segment)
 	le.PutUint32(b[28:], r.block)
-	le.PutUint32(b, crc32.Update(seed, castagnoli, b[4:recordSize]))
+	le.PutUint32(b, disk.UpdateChecksum(seed, b[4:recordSize]))
 }
 
 func decodeRecord(b []byte, seed uint32) (record, error) {
-	if crc32.Update(seed, castagnoli, b[4:recordSize]) != le.Uint32(b) {
+	if disk.UpdateChecksum(seed, b[4:recordSize]) != le.Uint32(b) {
 		return record{}, errTorn
 	}
 	r := record{
@@ -125,13 +125,13 @@ func journalName(volume uuid.UUID, gen uint64) string {
 func encodeJournalHeader(store, volume uuid.UUID, gen uint64, o origin) []byte {
 	b := make([]byte, 512)
 	copy(b, journalMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], disk.Version)
 	copy(b[16:], store[:])
 	copy(b[32:], volume[:])
 	le.PutUint64(b[48:], gen)
-	le.PutUint32(b[56:], crc([]byte(o.boot)))
-	le.PutUint32(b[60:], crc([]byte(o.mount)))
-	le.PutUint32(b[508:], crc(b[:508]))
+	le.PutUint32(b[56:], disk.Checksum([]byte(o.boot)))
+	le.PutUint32(b[60:], disk.Checksum([]byte(o.mount)))
+	le.PutUint32(b[508:], disk.Checksum(b[:508]))
 	return b
 }
 
@@ -146,14 +146,14 @@ func setJournalWriter(header []byte, id vfs.Identity) {
 	le.PutUint64(header[72:], id.Inode)
 	le.PutUint64(header[80:], uint64(id.Birth))
 	le.PutUint32(header[88:], id.Generation)
-	le.PutUint32(header[508:], crc(header[:508]))
+	le.PutUint32(header[508:], disk.Checksum(header[:508]))
 }
 
 func journalClosing(header []byte) uint64 { return le.Uint64(header[96:]) }
 
 func setJournalClosing(header []byte, closing uint64) {
 	le.PutUint64(header[96:], closing)
-	le.PutUint32(header[508:], crc(header[:508]))
+	le.PutUint32(header[508:], disk.Checksum(header[:508]))
 }
 
 // journalDraft is what a journal is called while it is made: one that has its own name was finished, and is damaged
@@ -173,7 +173,7 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		return nil, err
 	}
 	h := encodeJournalHeader(store, volume, gen, o)
-	j := &journal{name: name, file: f, header: h, seed: crc(h[:56]), max: maxRecords}
+	j := &journal{name: name, file: f, header: h, seed: disk.Checksum(h[:56]), max: maxRecords}
 	failpoint.Here(failpoint.JournalFile)
 	id, err := f.Identity()
 	if setJournalWriter(h, id); err == nil {
@@ -279,7 +279,7 @@ var finished = origin{boot: "finished", mount: "finished"}
 // recovered reports a journal whose last commit says what a recovery has decided that counts: what others were served
 // since is built on that, so nobody may decide it anew.
 func recovered(header []byte) bool {
-	return le.Uint32(header[56:]) == crc([]byte(finished.boot)) && le.Uint32(header[60:]) == crc([]byte(finished.mount))
+	return le.Uint32(header[56:]) == disk.Checksum([]byte(finished.boot)) && le.Uint32(header[60:]) == disk.Checksum([]byte(finished.mount))
 }
 
 // whyDistrusted says why the records of a journal behind its last commit don't count.
@@ -307,7 +307,7 @@ func (rp *replay) unflushed() string {
 func writeDistrust(f vfs.File, header []byte) {
 	h := append([]byte(nil), header...)
 	copy(h[56:64], distrustMark)
-	le.PutUint32(h[508:], crc(h[:508]))
+	le.PutUint32(h[508:], disk.Checksum(h[:508]))
 	_, _ = f.WriteAt(h, 0)
 }
 
@@ -333,7 +333,7 @@ func (j *journal) mark(n int, final bool) {
 
 func setDurable(header []byte, n int) {
 	le.PutUint64(header[64:], uint64(n))
-	le.PutUint32(header[508:], crc(header[:508]))
+	le.PutUint32(header[508:], disk.Checksum(header[:508]))
 }
 
 // close unmaps and closes; what was appended stays in the page cache.
@@ -410,7 +410,7 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 		return nil, err
 	}
 	defer f.Close()
-	c, err := readWhole(f)
+	c, err := disk.ReadContent(f)
 	if err != nil {
 		return nil, err
 	}
@@ -418,14 +418,14 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	if err != nil {
 		return nil, err
 	}
-	data := c.data
+	data := c.Data
 	rp := &replay{name: name, gen: gen, short: len(data) < journalHeader+windowSize}
 	if len(data) < journalHeader {
 		return rp, nil
 	}
 	want := encodeJournalHeader(store, volume, gen, o)
-	seed := crc(want[:56])
-	if crc(data[:508]) == le.Uint32(data[508:]) && string(data[:56]) == string(want[:56]) {
+	seed := disk.Checksum(want[:56])
+	if disk.Checksum(data[:508]) == le.Uint32(data[508:]) && string(data[:56]) == string(want[:56]) {
 		boot, mount := le.Uint32(data[56:]) == le.Uint32(want[56:]), le.Uint32(data[60:]) == le.Uint32(want[60:])
 		if rp.know(data[:512], id, trust(boot, mount)); !rp.trusted {
 			rp.why = whyDistrusted(data, boot)
@@ -444,7 +444,7 @@ func readJournal(fs vfs.FS, name string, store, volume uuid.UUID, gen uint64, tr
 	// Who wrote the file is known from its name, but not through which page cache: what is committed counts in any
 	// case. If that is all, nothing is lost.
 	rp.why = "its header is damaged"
-	bad := &CorruptError{File: name, Object: "journal header", Err: c.cause("checksum, or the header of another file")}
+	bad := &CorruptError{File: name, Object: "journal header", Err: c.Cause("checksum, or the header of another file")}
 	copy(data, encodeJournalHeader(store, volume, gen, origin{boot: "damaged", mount: "damaged"}))
 	err = rp.scan(&c, seed)
 	rp.raw = data[:journalHeader+rp.whole*recordSize]
@@ -464,21 +464,21 @@ func (rp *replay) know(header []byte, file vfs.Identity, t cacheTrust) {
 	rp.contested = t.contested && !rp.copied
 }
 
-func (rp *replay) scan(c *content, seed uint32) error {
+func (rp *replay) scan(c *disk.Content, seed uint32) error {
 	err := rp.read(c, seed)
 	rp.cut(rp.whole)
 	return err
 }
 
 // read takes the records up to the first that is not whole.
-func (rp *replay) read(c *content, seed uint32) error {
-	data := c.data
+func (rp *replay) read(c *disk.Content, seed uint32) error {
+	data := c.Data
 	for off := journalHeader; off+recordSize <= len(data); off += recordSize {
 		bad := &CorruptError{File: rp.name, Offset: int64(off), Object: "journal record"}
 		r, err := decodeRecord(data[off:], seed+uint32(rp.whole))
 		if errors.Is(err, errTorn) {
-			bad.Err = c.cause(errTorn.Error())
-			if at := c.badFrom(int64(off)); at >= 0 && at <= int64(off) || rp.damaged(data[off:], seed) {
+			bad.Err = c.Cause(errTorn.Error())
+			if at := c.BadFrom(int64(off)); at >= 0 && at <= int64(off) || rp.damaged(data[off:], seed) {
 				return bad
 			}
 			return nil
@@ -529,19 +529,19 @@ func (rp *replay) cut(n int) {
 
 // behind gives the sectors that the records of a journal speak of from position n on, as far as they can be read,
 // and how many can't. upto is how many there were at least.
-func (c *content) behind(n, upto int, seed uint32) (ranges []extent, unknown int) {
+func behind(c *disk.Content, n, upto int, seed uint32) (ranges []extent, unknown int) {
 	blank := 0
 	defer func() {
-		if last := (len(c.data) - journalHeader) / recordSize; upto > last { // cut off
+		if last := (len(c.Data) - journalHeader) / recordSize; upto > last { // cut off
 			unknown += upto - max(last, n)
 		}
 	}()
-	for i := n; journalHeader+(i+1)*recordSize <= len(c.data); i++ {
+	for i := n; journalHeader+(i+1)*recordSize <= len(c.Data); i++ {
 		off := journalHeader + i*recordSize
-		b := c.data[off : off+recordSize]
+		b := c.Data[off : off+recordSize]
 		r, err := decodeRecord(b, seed+uint32(i))
 		if err != nil {
-			if at := c.badFrom(int64(off)); i < upto || !allZero(b) || at >= 0 && at <= int64(off) {
+			if at := c.BadFrom(int64(off)); i < upto || !disk.AllZero(b) || at >= 0 && at <= int64(off) {
 				unknown, blank = unknown+1+blank, 0
 			} else {
 				blank++ // one that was wiped out if others follow, else never written
@@ -560,7 +560,7 @@ func (c *content) behind(n, upto int, seed uint32) (ranges []extent, unknown int
 // in rest, was written later. Without a power cut anything is damage. After one, two commits are: the second is only
 // written when the first, and all before it, are durable.
 func (rp *replay) damaged(rest []byte, seed uint32) bool {
-	if rp.trusted && !allZero(rest[recordSize:]) {
+	if rp.trusted && !disk.AllZero(rest[recordSize:]) {
 		return true
 	}
 	commits := 0
@@ -647,7 +647,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 	}
 	b := make([]byte, recordSize)
 	r := record{kind: recordCommit, flags: flagFinal, sector: uint64(covers)}
-	r.encode(b, crc(h[:56])+uint32(rp.whole))
+	r.encode(b, disk.Checksum(h[:56])+uint32(rp.whole))
 	// The commit goes first: without it, the next recovery must come to the same decision as this one.
 	if _, err := f.WriteAt(b, end); err != nil {
 		return err
@@ -687,13 +687,4 @@ func wipe(f vfs.File, from, to int64) error {
 		from += n
 	}
 	return f.Datasync()
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 	"varve/objstore/lincheck"
 	"varve/objstore/vfs"
 )
@@ -64,7 +65,7 @@ func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	d.r.pause()
-	if err := writeAligned(w.seg.file, p, w.FileOff); err != nil {
+	if err := disk.WriteAligned(w.seg.file, p, w.FileOff); err != nil {
 		d.v.Abort(&w)
 		return 0, err
 	}
@@ -330,7 +331,7 @@ type raggedDisk struct {
 }
 
 func (d raggedDisk) WriteAt(p []byte, off int64) (int, error) {
-	from, to := off/SectorSize*SectorSize, roundUp(off+int64(len(p)), SectorSize)
+	from, to := off/SectorSize*SectorSize, disk.RoundUp(off+int64(len(p)), SectorSize)
 	if off == from && off+int64(len(p)) == to {
 		return d.Disk.WriteAt(p, off)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/internal/disk"
 )
 
 // A lock outlives the openings that borrow it, and is shared with whoever has its file.
@@ -75,8 +77,8 @@ func TestCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	le.PutUint32(b[8:], formatVersion+1)
-	le.PutUint32(b[superblockCRC:], crc(b[:superblockCRC]))
+	le.PutUint32(b[8:], disk.Version+1)
+	le.PutUint32(b[superblockCRC:], disk.Checksum(b[:superblockCRC]))
 	if err := os.WriteFile(filepath.Join(dir, superblockFile), b, 0o600); err != nil {
 		t.Fatal(err)
 	}

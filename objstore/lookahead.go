@@ -1,6 +1,10 @@
 package objstore
 
-import "errors"
+import (
+	"errors"
+
+	"varve/objstore/internal/disk"
+)
 
 // Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
 // the disk more than the writes that it is of. What can fail for long is a tree node that is lost, and a chunk that was
@@ -42,7 +46,7 @@ func (st *settling) stillThere() error {
 		return nil
 	}
 	size := int64(st.old.chunkSize)
-	err := st.read(alignedBuffer(int(roundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
+	err := st.read(disk.AlignedBuffer(int(disk.RoundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
 	var old *oldError
 	if !errors.As(err, &old) {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 )
 
 // The index is a hint: what it does not know may be in any segment. Looking there costs a read of every record, 48 bytes an
@@ -108,7 +109,7 @@ func (s *Store) search(w *wanted) (damage, err error) {
 			}
 			g := (*side)[0]
 			*side = (*side)[1:]
-			if rerr := s.searchRecord(g, w); damaged(rerr) {
+			if rerr := s.searchRecord(g, w); disk.Damaged(rerr) {
 				damage = rerr
 			} else if rerr != nil {
 				err = rerr
@@ -169,7 +170,7 @@ func (s *Store) searchRecord(g *segment, w *wanted) error {
 		}
 		entries, err := s.footers.get(g)
 		if err != nil {
-			if damaged(err) {
+			if disk.Damaged(err) {
 				s.noteDamage(g, err)
 			}
 			return err

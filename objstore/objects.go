@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"varve/objstore/internal/disk"
 )
 
 // lookup asks the index where an object lies, and checks the answer against the segment's own record.
@@ -121,7 +123,7 @@ func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
 		if err == nil {
 			return b, nil
 		}
-		if !corrupt(err) {
+		if !disk.Corrupt(err) {
 			return nil, cmp.Or(first, err)
 		}
 		first = cmp.Or(first, err)
@@ -195,7 +197,7 @@ func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
 		return &empty, nil
 	}
 	b, err := s.readObject(&id, KindRoot)
-	if damaged(err) {
+	if disk.Damaged(err) {
 		return s.rebuildRoot(id, empty, err)
 	}
 	if err != nil {

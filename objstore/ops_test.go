@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"varve/objstore/internal/disk"
 )
 
 // The operations that a world does. Each notes in the model what was answered, and what may be.
@@ -160,7 +162,7 @@ func (w *world) opReserve() {
 			w.note("abort %s %d+%d", v.name, r.off, len(r.p))
 			continue
 		}
-		if err := writeAligned(r.w.seg.file, r.p, r.w.FileOff); err != nil {
+		if err := disk.WriteAligned(r.w.seg.file, r.p, r.w.FileOff); err != nil {
 			vol.Abort(&r.w)
 			w.note("data of %s %d+%d: %v", v.name, r.off, len(r.p), err)
 			if !w.mem.WasCut() && w.hook.Load() == nil && w.space == 0 {

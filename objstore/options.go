@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -64,7 +65,7 @@ type Options struct {
 }
 
 const (
-	smallestSegment = MaxRequest + blockSize
+	smallestSegment = MaxRequest + disk.BlockSize
 	largestReserve  = 1 << 30
 	smallestReserve = 32 << 20
 	smallestLeaves  = 8 * leafBytes // a request of MaxRequest needs 5 at once: with fewer it would never be planned
@@ -102,8 +103,8 @@ func (o *Options) EnsureDefaults() {
 // Validate says which option is out of range.
 func (o *Options) Validate() error {
 	switch {
-	case o.SegmentSize < smallestSegment || o.SegmentSize%blockSize != 0:
-		return fmt.Errorf("segment size %d bytes: %w: want a multiple of %d, at least %d", o.SegmentSize, ErrInvalid, blockSize, smallestSegment)
+	case o.SegmentSize < smallestSegment || o.SegmentSize%disk.BlockSize != 0:
+		return fmt.Errorf("segment size %d bytes: %w: want a multiple of %d, at least %d", o.SegmentSize, ErrInvalid, disk.BlockSize, smallestSegment)
 	case o.TailSoft < 0 || o.TailHard < o.TailSoft:
 		return fmt.Errorf("tail limits %d and %d bytes: %w: the hard one must not be below the soft one", o.TailSoft, o.TailHard, ErrInvalid)
 	case o.JournalRecords < 4*commitHeadroom:

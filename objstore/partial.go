@@ -1,6 +1,10 @@
 package objstore
 
-import "fmt"
+import (
+	"fmt"
+
+	"varve/objstore/internal/disk"
+)
 
 // partial is the write of a part of a sector that is under way. Devices write whole sectors; through the mount a
 // write may begin and end anywhere. Such a write reads the sector, changes a part of it and writes it back, and
@@ -43,7 +47,7 @@ func (v *volume) writePartial(p []byte, off int64, within int) error {
 			return err
 		}
 		copy(sector[within:], p)
-		if err := writeAligned(w.seg.file, sector[:], w.FileOff); err != nil {
+		if err := disk.WriteAligned(w.seg.file, sector[:], w.FileOff); err != nil {
 			v.Abort(&w)
 			return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"varve/objstore/internal/disk"
 )
 
 func pinDone(p *pin) bool {
@@ -74,7 +76,7 @@ func TestPlanHeldOverDeletion(t *testing.T) {
 	got := make([]byte, len(data))
 	must(t, readPieces(&p, got))
 	if string(got) != string(data) {
-		t.Errorf("a plan that is held reads something else: zeroes %v", allZero(got))
+		t.Errorf("a plan that is held reads something else: zeroes %v", disk.AllZero(got))
 	}
 	v.Release(&p)
 }

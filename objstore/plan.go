@@ -1,6 +1,10 @@
 package objstore
 
-import "fmt"
+import (
+	"fmt"
+
+	"varve/objstore/internal/disk"
+)
 
 // add appends a piece, or lengthens the last one. seg nil: a hole.
 func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {
@@ -22,15 +26,9 @@ func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {
 func (p *Plan) resolve() {
 	for i := range p.Pieces {
 		if c := &p.Pieces[i]; !c.Hole {
-			c.FD = c.seg.file.FD(alignment(c.FileOff | int64(c.Len) | int64(c.BufOff)))
+			c.FD = c.seg.file.FD(disk.Alignment(c.FileOff | int64(c.Len) | int64(c.BufOff)))
 		}
 	}
-}
-
-// alignment is the largest power of two that divides n, at most a block.
-func alignment(n int64) int64 {
-	n |= blockSize
-	return n & -n
 }
 
 // planLayers adds the sectors [from, to) as layers[:n] over b show them, newest layer first.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 )
 
 // enginePoints are the points of the store, and how often at most each is passed by in a history of the child.
@@ -136,7 +137,7 @@ type pointWorld struct {
 
 func newPointWorld(t *testing.T, program string, seed uint64) *pointWorld {
 	w := &pointWorld{
-		t: t, program: program, dir: t.TempDir() + "/store", r: newRand(seed ^ uint64(crc([]byte(t.Name())))),
+		t: t, program: program, dir: t.TempDir() + "/store", r: newRand(seed ^ uint64(disk.Checksum([]byte(t.Name())))),
 		vols: map[string]map[int]uint64{}, snaps: map[string]map[string]map[int]uint64{},
 	}
 	must(t, Init(w.dir, InitOptions{ChunkSize: 4096}))

@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 )
 
 // reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
@@ -93,12 +94,12 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 		return // nobody knows all objects
 	}
 	defer g.used.Store(0) // afterwards: what is asked for meanwhile may be from before
-	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*blockSize >= from })
+	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*disk.BlockSize >= from })
 	for ; from < to; i++ {
 		end, next := to, to
 		if i < len(objs) {
-			if at := int64(objs[i].block) * blockSize; at < to {
-				end, next = at, at+roundUp(int64(objs[i].length), blockSize)
+			if at := int64(objs[i].block) * disk.BlockSize; at < to {
+				end, next = at, at+disk.RoundUp(int64(objs[i].length), disk.BlockSize)
 			}
 		}
 		if end > from {
@@ -148,10 +149,10 @@ func (s *Store) sealSegment(g *segment) error {
 		g.mu.Lock()
 		objs := g.sorted()
 		g.mu.Unlock()
-		s.punchBetween(g, blockSize, g.capacity, objs)
+		s.punchBetween(g, disk.BlockSize, g.capacity, objs)
 	}
 	err := g.seal(s.fs, s.sb.id)
-	if errors.Is(outOfSpace(err), ErrNoSpace) || passing(err) {
+	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
 		// Its directory goes on to say what is in it; the next opening tries again.
 		s.log.Warn("a segment can't be sealed", "segment", g.id, "error", err)
 		return nil
@@ -178,7 +179,7 @@ func (s *Store) retire(g *segment) error {
 	}
 	failpoint.Here(failpoint.RetireRemoved)
 	err := s.fs.SyncDir(segmentDir)
-	if passing(err) {
+	if disk.Transient(err) {
 		s.log.Warn("a segment that holds nothing may come back after a power cut", "segment", g.id, "error", err)
 		return nil
 	}

@@ -5,12 +5,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -54,6 +54,12 @@ type recordLog struct {
 	reserved int64 // up to here they are
 }
 
+// content is what one file of a log holds.
+type content struct {
+	disk.Content
+	stale bool // an older version has written to the other file only: this one no longer counts
+}
+
 type logFile struct {
 	name string
 	file vfs.File
@@ -64,39 +70,22 @@ func (l *recordLog) name() string { return l.files[0].name }
 func logHeader(kind uint32, store uuid.UUID, number uint64) []byte {
 	b := make([]byte, logHeaderSize)
 	copy(b, logMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], disk.Version)
 	le.PutUint32(b[12:], kind)
 	copy(b[16:], store[:])
 	le.PutUint64(b[32:], number)
-	le.PutUint32(b[60:], crc(b[:60]))
+	le.PutUint32(b[60:], disk.Checksum(b[:60]))
 	return b
 }
 
 // createLog makes the file; its directory entry is durable only after SyncDir.
 func createLog(fs vfs.FS, name string, kind uint32, store uuid.UUID, number uint64) (*recordLog, error) {
 	h := logHeader(kind, store, number)
-	f, err := createWith(fs, name, h)
+	f, err := disk.CreateFile(fs, name, h)
 	if err != nil {
 		return nil, err
 	}
-	return &recordLog{files: []logFile{{name, f}}, seed: crc(h), last: logHeaderSize, end: logHeaderSize}, nil
-}
-
-// createWith makes a file of durable bytes.
-func createWith(fs vfs.FS, name string, data []byte) (vfs.File, error) {
-	f, err := fs.Create(name)
-	if err != nil {
-		return nil, outOfSpace(err)
-	}
-	if _, err = f.WriteAt(data, 0); err == nil {
-		err = f.Datasync()
-	}
-	if err != nil {
-		f.Close()
-		_ = fs.Remove(name) // so that it can be made when there is room again
-		return nil, outOfSpace(err)
-	}
-	return f, nil
+	return &recordLog{files: []logFile{{name, f}}, seed: disk.Checksum(h), last: logHeaderSize, end: logHeaderSize}, nil
 }
 
 // addCopy makes a second file of the same bytes; its directory entry is durable only after SyncDir.
@@ -109,7 +98,7 @@ func (l *recordLog) addCopy(fs vfs.FS, name string) error {
 	}
 	f, err := fs.Create(draft)
 	if err != nil {
-		return outOfSpace(err)
+		return disk.SpaceError(err)
 	}
 	if err = l.copyTo(f); err == nil {
 		err = f.Datasync()
@@ -117,11 +106,11 @@ func (l *recordLog) addCopy(fs vfs.FS, name string) error {
 	if err != nil {
 		f.Close()
 		_ = fs.Remove(draft) // so that it can be made when there is room again
-		return outOfSpace(err)
+		return disk.SpaceError(err)
 	}
 	if err := fs.Rename(draft, name); err != nil {
 		f.Close()
-		return outOfSpace(err)
+		return disk.SpaceError(err)
 	}
 	l.files = append(l.files, logFile{name, f})
 	return nil
@@ -164,13 +153,13 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		}
 		var c content
 		if err == nil {
-			if c, err = readWhole(f); err != nil {
+			if c.Content, err = disk.ReadContent(f); err != nil {
 				_ = f.Close() // it was only read
 			} else {
 				l.files = append(l.files, logFile{name, f})
 			}
 		}
-		if damaged(err) && len(names) > 1 {
+		if disk.Damaged(err) && len(names) > 1 {
 			l.damage = append(l.damage, &CorruptError{File: name, Object: "log", Err: err})
 			missing = err
 			continue
@@ -185,10 +174,10 @@ func openLogs(fs vfs.FS, names []string, kind uint32, store uuid.UUID, number ui
 		return nil, &CorruptError{File: names[0], Object: "log", Err: missing}
 	}
 	header := logHeader(kind, store, number)
-	l.seed, l.last, l.end = crc(header), logHeaderSize, logHeaderSize
-	if mayBeNew && l.neverUsed(contents[0].data) {
-		contents[0].data = header
-		if err := l.files[0].write(header, 0, false); err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) {
+	l.seed, l.last, l.end = disk.Checksum(header), logHeaderSize, logHeaderSize
+	if mayBeNew && l.neverUsed(contents[0].Data) {
+		contents[0].Data = header
+		if err := l.files[0].write(header, 0, false); err != nil && !errors.Is(disk.SpaceError(err), ErrNoSpace) {
 			_ = l.close() // the first error is the one to report
 			return nil, fmt.Errorf("mend %s: %w", l.name(), err)
 		}
@@ -216,26 +205,26 @@ func (l *recordLog) mend(contents []content, good []byte) error {
 			_ = f.file.Close() // it was only read
 			continue
 		}
-		data := contents[i].data
+		data := contents[i].Data
 		from := l.last
 		if !bytes.HasPrefix(data, good[:l.last]) {
 			from = 0
 			for from < int64(len(data)) && data[from] == good[from] {
 				from++
 			}
-			if c := &contents[i]; c.err != nil {
-				from = c.bad[0]
+			if c := &contents[i]; c.Err != nil {
+				from = c.Bad[0]
 			}
-			l.damage = append(l.damage, &CorruptError{File: f.name, Offset: from, Object: "log", Err: contents[i].cause("bytes that are not those of the log")})
+			l.damage = append(l.damage, &CorruptError{File: f.name, Offset: from, Object: "log", Err: contents[i].Cause("bytes that are not those of the log")})
 			from = 0
 		}
 		cut := int64(len(data)) > l.end && !l.marked(data)
 		err := f.write(good, from, cut)
-		if errors.Is(outOfSpace(err), ErrNoSpace) && bytes.HasPrefix(data, good) {
+		if errors.Is(disk.SpaceError(err), ErrNoSpace) && bytes.HasPrefix(data, good) {
 			err = f.write(good, int64(len(good)), cut) // it has them: a full disk that writes nothing in place
 		}
 		if err != nil && first == nil {
-			first = fmt.Errorf("mend %s: %w", f.name, outOfSpace(err))
+			first = fmt.Errorf("mend %s: %w", f.name, disk.SpaceError(err))
 		}
 		if err != nil {
 			_ = f.file.Close() // another one has the bytes, or the error is reported
@@ -266,16 +255,16 @@ func (f logFile) write(good []byte, from int64, cut bool) error {
 // neverUsed reports a file whose header was lost before any frame was written: they come after it is durable. An opening
 // that found no room for the header may have left the mark.
 func (l *recordLog) neverUsed(data []byte) bool {
-	return allZero(data[:min(len(data), logHeaderSize)]) && (len(data) <= logHeaderSize || l.marked(data))
+	return disk.AllZero(data[:min(len(data), logHeaderSize)]) && (len(data) <= logHeaderSize || l.marked(data))
 }
 
 // scan hands over the frames, each from whichever file has it whole, and gives the bytes of the log.
 func (l *recordLog) scan(contents []content, header []byte, each func([]byte) error) ([]byte, error) {
 	headers := 0
 	for i, c := range contents {
-		if bytes.HasPrefix(c.data, header) {
+		if bytes.HasPrefix(c.Data, header) {
 			headers++
-		} else if len(c.data) >= logHeaderSize && crc(c.data[:60]) == le.Uint32(c.data[60:]) {
+		} else if len(c.Data) >= logHeaderSize && disk.Checksum(c.Data[:60]) == le.Uint32(c.Data[60:]) {
 			return nil, &CorruptError{File: l.files[i].name, Object: "log header", Err: errors.New("not the header of this store's file")}
 		}
 	}
@@ -304,7 +293,7 @@ func (l *recordLog) scan(contents []content, header []byte, each func([]byte) er
 	}
 	// The header is known; that it is missing means nothing where frames are good for this log.
 	if damage == nil && headers == 0 && l.end == logHeaderSize {
-		damage = &CorruptError{File: l.name(), Object: "log header", Err: contents[0].cause("not the header of this store's file")}
+		damage = &CorruptError{File: l.name(), Object: "log header", Err: contents[0].Cause("not the header of this store's file")}
 	}
 	return good, damage
 }
@@ -313,7 +302,7 @@ func (l *recordLog) scan(contents []content, header []byte, each func([]byte) er
 // more: a version that knows the first one only has rewritten that.
 func (l *recordLog) frameIn(contents []content, off int64) (payload []byte, next int64, err error) {
 	for i := range contents {
-		p, n, ferr := l.frame(contents[i].data, off)
+		p, n, ferr := l.frame(contents[i].Data, off)
 		switch {
 		case ferr != nil && err == nil:
 			err = ferr
@@ -335,14 +324,14 @@ func (l *recordLog) beyond(contents []content, off int64) (at int64, why string)
 		return at, fmt.Sprintf("the frame at byte %d is good again", at)
 	}
 	for i := range contents {
-		data := contents[i].data
+		data := contents[i].Data
 		for at := off + logFrameHeader; at+logMarkSize <= int64(len(data)); at += 8 {
 			if l.isMark(data[at:], at) {
 				return at, fmt.Sprintf("the mark at byte %d says that it was complete", at)
 			}
 		}
-		if at := contents[i].badFrom(off); at >= 0 && int64(len(data)) > off+logMarkSize && !l.markedIn(contents) {
-			return off, fmt.Sprintf("byte %d can't be read: %v", at, contents[i].err)
+		if at := contents[i].BadFrom(off); at >= 0 && int64(len(data)) > off+logMarkSize && !l.markedIn(contents) {
+			return off, fmt.Sprintf("byte %d can't be read: %v", at, contents[i].Err)
 		}
 	}
 	return 0, ""
@@ -351,7 +340,7 @@ func (l *recordLog) beyond(contents []content, off int64) (at int64, why string)
 func (l *recordLog) resyncIn(contents []content, off int64) int64 {
 	first := int64(0)
 	for i := range contents {
-		if at := l.resync(contents[i].data, off); at > 0 && (first == 0 || at < first) {
+		if at := l.resync(contents[i].Data, off); at > 0 && (first == 0 || at < first) {
 			first = at
 		}
 	}
@@ -375,11 +364,11 @@ func (l *recordLog) frameAt(b []byte, off int64) (payload []byte, next int64, er
 	if got, want := l.sum(off, body), le.Uint32(b); got != want {
 		return nil, 0, fmt.Errorf("checksum %08x, want %08x", got, want)
 	}
-	return body[4:], off + roundUp(logFrameHeader+n, 8), nil
+	return body[4:], off + disk.RoundUp(logFrameHeader+n, 8), nil
 }
 
 func frameBytes(payload []byte, sum func(int64, []byte) uint32, off int64) []byte {
-	b := make([]byte, roundUp(int64(logFrameHeader+len(payload)), 8))
+	b := make([]byte, disk.RoundUp(int64(logFrameHeader+len(payload)), 8))
 	le.PutUint32(b[4:], uint32(len(payload)))
 	copy(b[logFrameHeader:], payload)
 	le.PutUint32(b, sum(off, b[4:logFrameHeader+len(payload)]))
@@ -399,7 +388,7 @@ func (l *recordLog) resync(data []byte, off int64) int64 {
 func (l *recordLog) sum(off int64, body []byte) uint32 {
 	var b [8]byte
 	le.PutUint64(b[:], uint64(off))
-	return crc32.Update(crc32.Update(l.seed, castagnoli, b[:]), castagnoli, body)
+	return disk.UpdateChecksum(disk.UpdateChecksum(l.seed, b[:]), body)
 }
 
 // mark is the end mark as it stands behind the last frame.
@@ -420,7 +409,7 @@ func (l *recordLog) marked(data []byte) bool {
 
 func (l *recordLog) markedIn(contents []content) bool {
 	for i := range contents {
-		if l.marked(contents[i].data) {
+		if l.marked(contents[i].Data) {
 			return true
 		}
 	}
@@ -438,7 +427,7 @@ func (l *recordLog) putMark() {
 func (l *recordLog) draft(payload []byte) error {
 	b := frameBytes(payload, l.sum, l.end)
 	if _, err := l.files[0].file.WriteAt(b, l.end); err != nil {
-		return outOfSpace(err)
+		return disk.SpaceError(err)
 	}
 	l.last, l.end = l.end, l.end+int64(len(b))
 	return nil
@@ -447,24 +436,11 @@ func (l *recordLog) draft(payload []byte) error {
 // sync makes a draft durable.
 func (l *recordLog) sync() error {
 	if err := l.files[0].file.Datasync(); err != nil {
-		return outOfSpace(err)
+		return disk.SpaceError(err)
 	}
 	l.putMark()
 	return nil
 }
-
-// errUnsynced: nobody knows what is durable, whatever has kept the sync from it; no other try makes that good.
-var errUnsynced = errors.New("not synced")
-
-func syncFailed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", errUnsynced, err)
-}
-
-// passing reports an error after which all is as before: see vfs.Passing.
-func passing(err error) bool { return vfs.Passing(err) && !errors.Is(err, errUnsynced) }
 
 // append writes one frame and makes it durable. After ErrNoSpace and passing errors the log is what it was
 // before; after any other error nobody knows what it holds.
@@ -478,12 +454,12 @@ func (l *recordLog) append(payload []byte) error {
 		}
 	}
 	b := frameBytes(payload, l.sum, l.end)
-	err := together(l.files, func(f logFile) error {
+	err := disk.Parallel(l.files, func(f logFile) error {
 		if _, err := f.file.WriteAt(b, l.end); err != nil {
 			return err
 		}
 		failpoint.Here(failpoint.LogWritten)
-		if err := syncFailed(f.file.Datasync()); err != nil {
+		if err := disk.SyncError(f.file.Datasync()); err != nil {
 			return err
 		}
 		failpoint.Here(failpoint.LogSynced)
@@ -496,14 +472,14 @@ func (l *recordLog) append(payload []byte) error {
 		return nil
 	}
 	l.reserved = 0 // truncating gives it back
-	full := outOfSpace(err)
-	if !passing(err) && !errors.Is(full, ErrNoSpace) {
+	full := disk.SpaceError(err)
+	if !disk.Transient(err) && !errors.Is(full, ErrNoSpace) {
 		return err
 	}
-	if cerr := l.cut(); passing(cerr) {
+	if cerr := l.cut(); disk.Transient(cerr) {
 		l.uncut = true // the next frame begins with that
 	} else if cerr != nil {
-		return fmt.Errorf("%w: %w; then %w", errUnsynced, err, cerr)
+		return fmt.Errorf("%w: %w; then %w", disk.ErrUnsynced, err, cerr)
 	}
 	return full
 }
@@ -514,7 +490,7 @@ func (l *recordLog) cut() error {
 		if err := f.file.Truncate(l.end); err != nil {
 			return err
 		}
-		if err := syncFailed(f.file.Datasync()); err != nil {
+		if err := disk.SyncError(f.file.Datasync()); err != nil {
 			return err
 		}
 	}
@@ -545,5 +521,3 @@ func (l *recordLog) close() error {
 	}
 	return first
 }
-
-func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

@@ -13,6 +13,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 )
 
 // recover brings the store to life: segments, index, journals, in this order. Refs are read.
@@ -88,7 +89,7 @@ func (s *Store) removeLeftover(name string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if unreadable(err) {
+	if disk.Unreadable(err) {
 		s.log.Warn("a file that counts no more can't be removed", "file", name, "error", err)
 		return nil
 	}
@@ -109,7 +110,7 @@ func (s *Store) completeRefs() error {
 	if err == nil {
 		s.log.Info("refs had one copy only; they have two again", "file", name)
 	}
-	if errors.Is(err, ErrNoSpace) || unreadable(err) || passing(err) {
+	if errors.Is(err, ErrNoSpace) || disk.Unreadable(err) || disk.Transient(err) {
 		s.log.Warn("refs have one copy only until the store opens again", "file", l.name(), "error", err)
 		return nil
 	}
@@ -162,7 +163,7 @@ func (s *Store) compactRefs() error {
 	if err == nil || errors.Is(err, os.ErrNotExist) { // an attempt before this one, which could not sync, has removed it
 		err = s.fs.SyncDir(filepath.Dir(refsFile))
 	}
-	if passing(err) { // the log is as it was; its copy may lack a name until the store opens again
+	if disk.Transient(err) { // the log is as it was; its copy may lack a name until the store opens again
 		s.log.Warn("the refs log stays long", "error", err)
 		return errors.Join(n.close(), s.removeRefsDraft())
 	}
@@ -206,9 +207,9 @@ func (s *Store) openSegments() error {
 			files = append(files, &segmentFile{id: id})
 		}
 	}
-	_ = together(files, func(f *segmentFile) error { // each has its own error
+	_ = disk.Parallel(files, func(f *segmentFile) error { // each has its own error
 		f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
-		if unreadable(f.err) { // it may be better the second time
+		if disk.Unreadable(f.err) { // it may be better the second time
 			f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
 		}
 		return nil
@@ -233,7 +234,7 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 	var first error
 	for _, f := range files {
 		id, g, err := f.id, f.seg, f.err
-		if unreadable(err) {
+		if disk.Unreadable(err) {
 			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: err})
 			closed[id] = true
 			delete(dirs, id)
@@ -375,7 +376,7 @@ func (s *Store) openVolume(ref *volumeRef) (*volume, error) {
 		switch {
 		case err == nil:
 			root = *r
-		case damaged(err):
+		case disk.Damaged(err):
 			damage = err
 		default:
 			return nil, err
@@ -419,7 +420,7 @@ func (s *Store) replayJournals() error {
 		}
 		gens[id] = append(gens[id], gen)
 	}
-	err = together(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
+	err = disk.Parallel(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
 		gens := gens[v.ref.id]
 		slices.Sort(gens)
 		if err := s.replayVolume(v, gens); err != nil {
@@ -507,8 +508,8 @@ func (s *Store) checkRecord(v *volume, r *record) error {
 	if g == nil {
 		return fmt.Errorf("segment %08x is not there", r.segment)
 	}
-	from := int64(r.block) * blockSize
-	to := from + roundUp(int64(r.count)*SectorSize, blockSize)
+	from := int64(r.block) * disk.BlockSize
+	to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
 	if r.block == 0 || to > g.capacity {
 		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.capacity)
 	}
@@ -526,8 +527,8 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 		e := extent{end: r.sector + r.count, n: r.count}
 		if r.kind == recordData {
 			g := s.segments.get(r.segment)
-			from := int64(r.block) * blockSize
-			to := from + roundUp(int64(r.count)*SectorSize, blockSize)
+			from := int64(r.block) * disk.BlockSize
+			to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
 			e.seg, e.file = g.id, uint64(from)/SectorSize
 			used[g] = true
 			l.hand(g.id, from, to)
@@ -567,7 +568,7 @@ func (s *Store) sweepSegments() error {
 	left := slices.DeleteFunc(s.segments.all(), func(g *segment) bool {
 		return g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g)
 	})
-	if err := together(left, s.sweepSegment); err != nil {
+	if err := disk.Parallel(left, s.sweepSegment); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSwept)

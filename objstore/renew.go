@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 )
 
 // An index that breaks while the store is open, for badger is not to be trusted after a fault, is made anew beside the I/O,
@@ -123,7 +124,7 @@ func (s *Store) refillIndex(ctx context.Context) error {
 		start := time.Now()
 		objs, err := s.objectsOf(g)
 		if err != nil {
-			if damaged(err) {
+			if disk.Damaged(err) {
 				s.noteDamage(g, err)
 				continue
 			}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"varve/objstore/internal/disk"
 )
 
 // A damaged volume is one whose journals, or whose root, can't be read to the end. Nobody can say what it held when
@@ -94,7 +96,7 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust truster) (*history
 	var torn *replay // the first that is incomplete; nil: none is
 	for i, gen := range gens {
 		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
-		if err != nil && !damaged(err) {
+		if err != nil && !disk.Damaged(err) {
 			return nil, err
 		}
 		if rp == nil {
@@ -270,11 +272,11 @@ func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]ext
 		return nil, 1
 	}
 	defer f.Close()
-	c, err := readWhole(f)
+	c, err := disk.ReadContent(f)
 	if err != nil {
 		return nil, 1
 	}
-	return c.behind(from, upto, crc(encodeJournalHeader(s.sb.id, volume, gen, s.origin)[:56]))
+	return behind(&c, from, upto, disk.Checksum(encodeJournalHeader(s.sb.id, volume, gen, s.origin)[:56]))
 }
 
 // mergeRanges gives sectors as ranges of bytes in order, each byte once, within size.
@@ -410,13 +412,13 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef
 // lookAgain reads a refused volume once more if its disk was what kept it from being read. Under v.settleMu.
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
-	if d == nil || !unreadable(d.err) || s.writeError() != nil {
+	if d == nil || !disk.Unreadable(d.err) || s.writeError() != nil {
 		return d, nil
 	}
 	root := v.base.root
 	if d.root {
 		r, err := s.readRoot(v.ref.root, v.ref.size)
-		if damaged(err) {
+		if disk.Damaged(err) {
 			return d, nil
 		}
 		if err != nil {

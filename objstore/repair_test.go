@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -352,7 +353,7 @@ func TestRefsEndUnreadable(t *testing.T) {
 		_ = r.s.Close()
 		r.mem = mem
 		r.o.FS = vfs.Inject(mem, func(op vfs.Op) error {
-			if op.Kind == vfs.OpRead && op.Name == bad && op.Off+op.Len > size/blockSize*blockSize {
+			if op.Kind == vfs.OpRead && op.Name == bad && op.Off+op.Len > size/disk.BlockSize*disk.BlockSize {
 				return unix.EIO
 			}
 			return nil

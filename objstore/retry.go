@@ -3,6 +3,8 @@ package objstore
 import (
 	"errors"
 	"time"
+
+	"varve/objstore/internal/disk"
 )
 
 // A settling that fails is tried again, by volume: what is wrong with one must not keep the others waiting. Tries cost
@@ -59,7 +61,7 @@ func (s *Store) settleFailed(v *volume, try settleTry, err error) {
 			_, owed := v.tailDebt()
 			v.mu.Unlock()
 			s.roomSeen.Store(room)
-			r.full, r.room, r.need = true, room, max(min(owed, retryRoom), blockSize)
+			r.full, r.room, r.need = true, room, max(min(owed, retryRoom), disk.BlockSize)
 		}
 	}
 	wait = min(wait, longest)

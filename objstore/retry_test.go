@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -51,7 +52,7 @@ func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *V
 // segmentWrites counts the bytes that settling writes to segments, of objects that it copies.
 func segmentWrites(n *atomic.Int64) func(vfs.Op) error {
 	return func(op vfs.Op) error {
-		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len >= blockSize {
+		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len >= disk.BlockSize {
 			n.Add(op.Len)
 		}
 		return nil
@@ -173,7 +174,7 @@ func TestSettlingWaitsForRoom(t *testing.T) {
 		r.o.SettleDelay = time.Second
 		var tries atomic.Int64
 		r.open(func(op vfs.Op) error {
-			if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len == blockSize {
+			if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len == disk.BlockSize {
 				tries.Add(1)
 				return unix.ENOSPC
 			}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -347,9 +348,8 @@ func TestSegmentWithoutHeader(t *testing.T) {
 		if n = segmentDir + "/" + n; strings.HasSuffix(n, ".seg") && !slices.Contains(names, strings.TrimSuffix(filepath.Base(n), ".seg")+".dir") {
 			f, err := r.mem.Open(n)
 			must(t, err)
-			b, err := readAll(f)
-			must(t, err)
-			if !allZero(b[segmentHeaderSize:]) {
+			b := fileBytes(t, f)
+			if !disk.AllZero(b[segmentHeaderSize:]) {
 				sealed = n
 			}
 			must(t, f.Close())
@@ -415,14 +415,13 @@ func TestLostChunk(t *testing.T) {
 	for _, n := range names {
 		f, err := r.mem.Open(segmentDir + "/" + n)
 		must(t, err)
-		b, err := readAll(f)
-		must(t, err)
+		b := fileBytes(t, f)
 		at := bytes.Index(b, lost[:])
 		if at < 0 || !strings.HasSuffix(n, ".dir") {
 			continue
 		}
 		// Its frame is made anew with another hash in its place.
-		l := &recordLog{files: []logFile{{n, f}}, seed: crc(b[:logHeaderSize]), end: logHeaderSize}
+		l := &recordLog{files: []logFile{{n, f}}, seed: disk.Checksum(b[:logHeaderSize]), end: logHeaderSize}
 		p, _, err := l.frame(b, l.end)
 		must(t, err)
 		p = bytes.Clone(p)

@@ -1,6 +1,10 @@
 package objstore
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"varve/objstore/internal/disk"
+)
 
 // Where a segment's record is damaged, its objects are still there, each at the beginning of a block, and a hash
 // tells each of them. What is looked for and in no other segment is looked for in these: all that could be an object
@@ -49,15 +53,15 @@ func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool 
 	if err != nil {
 		return true
 	}
-	buf := make([]byte, step+largestChunkSize)
-	for off := int64(blockSize); off < size; off += step {
+	buf := make([]byte, step+disk.MaxChunkSize)
+	for off := int64(disk.BlockSize); off < size; off += step {
 		n, _ := g.file.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
 		zeroes := 0                     // the end of those that begin at at
-		for at := 0; at < min(n, step); at += blockSize {
+		for at := 0; at < min(n, step); at += disk.BlockSize {
 			for zeroes = max(zeroes, at); zeroes < n && buf[zeroes] == 0; {
 				zeroes++
 			}
-			if zeroes < min(at+largest, n) && !f(uint32((off+int64(at))/blockSize), buf[at:n]) {
+			if zeroes < min(at+largest, n) && !f(uint32((off+int64(at))/disk.BlockSize), buf[at:n]) {
 				return false
 			}
 		}
@@ -75,7 +79,7 @@ func (s *Store) eachNode(g *segment, level int, f func(Hash) bool) bool {
 // last block: its length is that of its one or two blocks, less the zeroes at the end.
 func (s *Store) asNodes(b []byte, level int, f func(Hash) bool) bool {
 	last := 0
-	for _, n := range []int{blockSize, fanOut * len(Hash{})} {
+	for _, n := range []int{disk.BlockSize, fanOut * len(Hash{})} {
 		n = min(n, len(b)/len(Hash{})*len(Hash{}))
 		for n > 0 && Hash(b[n-len(Hash{}):n]).IsZero() {
 			n -= len(Hash{})

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -48,7 +49,6 @@ import (
 // Until a segment is sealed, its objects stand in its directory, a record log of the same entries; they
 // are written there after the bytes that they describe are durable.
 const (
-	blockSize         = 4096
 	segmentMagic      = "varveSEG"
 	trailerMagic      = "varveFTR"
 	segmentHeaderSize = 512
@@ -75,7 +75,7 @@ func (o *object) encode(b []byte) {
 
 func decodeObject(b []byte) (object, error) {
 	o := object{hash: Hash(b[:32]), block: le.Uint32(b[32:]), length: le.Uint32(b[36:]), kind: Kind(b[40])}
-	if !o.kind.valid() || o.block == 0 || o.length == 0 || o.length > largestChunkSize || o.hash.IsZero() {
+	if !o.kind.valid() || o.block == 0 || o.length == 0 || o.length > disk.MaxChunkSize || o.hash.IsZero() {
 		return o, fmt.Errorf("%v at block %d of %d bytes", o.kind, o.block, o.length)
 	}
 	return o, nil
@@ -150,13 +150,13 @@ func dirName(id uint32) string     { return fmt.Sprintf("%s/%08x.dir", segmentDi
 func (g *segment) header(store uuid.UUID) []byte {
 	b := make([]byte, segmentHeaderSize)
 	copy(b, segmentMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], disk.Version)
 	le.PutUint32(b[12:], g.id)
 	copy(b[16:], store[:])
 	le.PutUint64(b[32:], uint64(g.capacity))
 	le.PutUint64(b[40:], uint64(g.footer))
 	le.PutUint64(b[48:], g.closing)
-	le.PutUint32(b[508:], crc(b[:508]))
+	le.PutUint32(b[508:], disk.Checksum(b[:508]))
 	return b
 }
 
@@ -166,9 +166,9 @@ func decodeSegmentHeader(b []byte, id uint32, store uuid.UUID) (capacity, footer
 		return 0, 0, fmt.Errorf("truncated to %d bytes", len(b))
 	case string(b[:8]) != segmentMagic:
 		return 0, 0, errors.New("no segment magic")
-	case crc(b[:508]) != le.Uint32(b[508:]):
+	case disk.Checksum(b[:508]) != le.Uint32(b[508:]):
 		return 0, 0, errors.New("checksum of the header")
-	case le.Uint32(b[8:]) != formatVersion:
+	case le.Uint32(b[8:]) != disk.Version:
 		return 0, 0, fmt.Errorf("%w: segment version %d", ErrVersion, le.Uint32(b[8:]))
 	case le.Uint32(b[12:]) != id:
 		return 0, 0, fmt.Errorf("it is segment %08x", le.Uint32(b[12:]))
@@ -176,7 +176,7 @@ func decodeSegmentHeader(b []byte, id uint32, store uuid.UUID) (capacity, footer
 		return 0, 0, fmt.Errorf("it is of store %v", uuid.UUID(b[16:32]))
 	}
 	capacity, footer = int64(le.Uint64(b[32:])), int64(le.Uint64(b[40:]))
-	if capacity < blockSize || capacity%blockSize != 0 || capacity > blockSize<<32 || footer < 0 || footer > 1<<32 {
+	if capacity < disk.BlockSize || capacity%disk.BlockSize != 0 || capacity > disk.BlockSize<<32 || footer < 0 || footer > 1<<32 {
 		return 0, 0, fmt.Errorf("capacity %d and footer length %d bytes", capacity, footer)
 	}
 	return capacity, footer, nil
@@ -188,7 +188,7 @@ func createSegment(fs vfs.FS, id uint32, capacity int64, store uuid.UUID) (*segm
 	if err != nil {
 		return nil, err
 	}
-	g := &segment{id: id, file: f, capacity: capacity, next: blockSize}
+	g := &segment{id: id, file: f, capacity: capacity, next: disk.BlockSize}
 	if err = f.Truncate(capacity); err == nil {
 		if _, err = f.WriteAt(g.header(store), 0); err == nil {
 			err = f.Datasync()
@@ -213,7 +213,7 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 	}
 	b := make([]byte, segmentHeaderSize)
 	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) && !unreadable(err) {
+	if err != nil && !errors.Is(err, io.EOF) && !disk.Unreadable(err) {
 		f.Close()
 		return nil, err
 	}
@@ -275,15 +275,15 @@ func (g *segment) deduce(store uuid.UUID, hasDir bool, bad *CorruptError) error 
 	if err != nil {
 		return err
 	}
-	g.capacity, g.footer = max(size/blockSize*blockSize, blockSize), 0
+	g.capacity, g.footer = max(size/disk.BlockSize*disk.BlockSize, disk.BlockSize), 0
 	if !hasDir {
 		t := make([]byte, trailerSize)
 		n, err := g.file.ReadAt(t, max(size-trailerSize, 0)) // short, or an error: no trailer
-		if passing(err) {
+		if disk.Transient(err) {
 			return err
 		}
 		g.footer = footerLength(int(le.Uint32(t[16:])))
-		if _, _, err := g.decodeTrailer(t); n < len(t) || err != nil || g.footer > size-blockSize || size%blockSize != 0 {
+		if _, _, err := g.decodeTrailer(t); n < len(t) || err != nil || g.footer > size-disk.BlockSize || size%disk.BlockSize != 0 {
 			g.footer, g.damaged = 0, bad
 			if g.empty(size) {
 				return errNeverMade
@@ -304,7 +304,7 @@ func (g *segment) empty(size int64) bool {
 	b := make([]byte, 1<<20)
 	for off := int64(0); off < size; off += int64(len(b)) {
 		n, err := g.file.ReadAt(b[:min(int64(len(b)), size-off)], off)
-		if err != nil && !errors.Is(err, io.EOF) || !allZero(b[:n]) {
+		if err != nil && !errors.Is(err, io.EOF) || !disk.AllZero(b[:n]) {
 			return false // what can't be read may be anything
 		}
 	}
@@ -394,13 +394,13 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	copy(b, entries)
 	t := b[len(b)-trailerSize:]
 	copy(t, trailerMagic)
-	le.PutUint32(t[8:], formatVersion)
+	le.PutUint32(t[8:], disk.Version)
 	le.PutUint32(t[12:], g.id)
 	le.PutUint32(t[16:], uint32(len(g.objects)))
-	le.PutUint32(t[20:], crc(entries))
+	le.PutUint32(t[20:], disk.Checksum(entries))
 	le.PutUint64(t[24:], uint64(g.chunks))
 	le.PutUint64(t[32:], uint64(g.nodes))
-	le.PutUint32(t[60:], crc(t[:60]))
+	le.PutUint32(t[60:], disk.Checksum(t[:60]))
 	if _, err := g.file.WriteAt(b, g.capacity); err != nil {
 		return err
 	}
@@ -408,7 +408,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	g.footer = int64(len(b))
 	_, err := g.file.WriteAt(g.header(store), 0)
 	if err == nil {
-		err = syncFailed(g.file.Datasync())
+		err = disk.SyncError(g.file.Datasync())
 	}
 	if err != nil {
 		g.footer = 0
@@ -446,9 +446,9 @@ func (g *segment) decodeTrailer(t []byte) (count int, sum uint32, err error) {
 	switch {
 	case string(t[:8]) != trailerMagic:
 		err = errors.New("no trailer magic")
-	case crc(t[:60]) != le.Uint32(t[60:]):
+	case disk.Checksum(t[:60]) != le.Uint32(t[60:]):
 		err = errors.New("checksum of the trailer")
-	case le.Uint32(t[8:]) != formatVersion:
+	case le.Uint32(t[8:]) != disk.Version:
 		err = fmt.Errorf("%w: trailer version %d", ErrVersion, le.Uint32(t[8:]))
 	case le.Uint32(t[12:]) != g.id:
 		err = fmt.Errorf("it is of segment %08x", le.Uint32(t[12:]))
@@ -472,7 +472,7 @@ func (g *segment) readFooter() ([]byte, error) {
 		return nil, bad(err)
 	}
 	entries := b[:count*entrySize]
-	if got := crc(entries); got != want {
+	if got := disk.Checksum(entries); got != want {
 		return nil, bad(fmt.Errorf("checksum %08x, want %08x", got, want))
 	}
 	return entries, nil

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 )
 
 // segmentTable finds a segment by its ID, without a lock.
@@ -26,7 +27,7 @@ func (t *segmentTable) add(g *segment) {
 	defer t.mu.Unlock()
 	old := t.slots.Load()
 	if old == nil || int(g.id) >= len(*old) {
-		grown := make([]atomic.Pointer[segment], roundUp(int64(g.id)+1, 1024)*5/4)
+		grown := make([]atomic.Pointer[segment], disk.RoundUp(int64(g.id)+1, 1024)*5/4)
 		if old != nil {
 			for i := range *old {
 				grown[i].Store((*old)[i].Load())
@@ -96,7 +97,7 @@ func (s *Store) makeSegment() (*segment, error) {
 	failpoint.Here(failpoint.SegmentMade)
 	if err := s.fs.SyncDir(segmentDir); err != nil {
 		g.file.Close()
-		if passing(err) {
+		if disk.Transient(err) {
 			return nil, errors.Join(err, s.fs.Remove(segmentName(id)))
 		}
 		return nil, s.fail(err)
@@ -178,7 +179,7 @@ func (s *Store) giveSegmentBack(g *segment) {
 
 // objectSlot finds room for an object that settling writes. Only the settler calls it.
 func (s *Store) objectSlot(n int64) (*segment, int64, error) {
-	slot := roundUp(n, blockSize)
+	slot := disk.RoundUp(n, disk.BlockSize)
 	if s.objects != nil && s.objects.next+slot > s.objects.capacity {
 		s.objects.full = true
 		s.filled = append(s.filled, s.objects)

@@ -10,6 +10,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 )
 
 // settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
@@ -255,9 +256,9 @@ func (st *settling) run(from, to uint64, n *node, out *leaf) error {
 	size := uint64(st.old.chunkSize)
 	chunk := size / SectorSize
 	length := int(to-from) * SectorSize
-	full := roundUp(int64(length), int64(size))
+	full := disk.RoundUp(int64(length), int64(size))
 	if int64(cap(st.buf)) < full {
-		st.buf = alignedBuffer(int(full))
+		st.buf = disk.AlignedBuffer(int(full))
 	}
 	buf := st.buf[:full]
 	if err := st.read(buf, from, to); err != nil {
@@ -288,7 +289,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		if err == nil {
 			break
 		}
-		if damaged(err) {
+		if disk.Damaged(err) {
 			return &oldError{err}
 		}
 		if err != ErrNotLoaded { //nolint:errorlint // a plan gives it bare
@@ -309,7 +310,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		case c.settled:
 			err = st.readOld(c, off+int64(c.BufOff), b)
 		default:
-			if err = readAligned(c.seg.file, b, c.FileOff); err != nil {
+			if err = disk.ReadAligned(c.seg.file, b, c.FileOff); err != nil {
 				err = readError(c, err)
 			}
 		}
@@ -325,16 +326,16 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	size := int64(st.old.chunkSize)
 	if st.oldChunk == nil {
-		st.oldChunk = alignedBuffer(int(size))
+		st.oldChunk = disk.AlignedBuffer(int(size))
 	}
 	at := off
 	for len(b) > 0 {
 		first := at / size * size
 		from := c.FileOff + first - off
-		if pl := makePlace(c.seg.id, uint32(from/blockSize)); pl != st.oldPlace {
+		if pl := makePlace(c.seg.id, uint32(from/disk.BlockSize)); pl != st.oldPlace {
 			st.oldPlace = 0
 			k := check{s: st.s, root: st.old, image: st.v.ref.name}
-			if err := k.chunks(c.seg, from, first, st.oldChunk); damaged(err) {
+			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
 				return &oldError{err}
 			} else if err != nil {
 				return err
@@ -395,10 +396,10 @@ func (st *settling) adopt(h Hash, o, size int) (place, bool) {
 			continue
 		}
 		at := c.FileOff + int64(o-c.BufOff)
-		if c.Hole || c.settled || at%blockSize != 0 || c.seg.isDamaged() {
+		if c.Hole || c.settled || at%disk.BlockSize != 0 || c.seg.isDamaged() {
 			return 0, false
 		}
-		return st.record(c.seg, object{hash: h, block: uint32(at / blockSize), length: uint32(size), kind: KindChunk}), true
+		return st.record(c.seg, object{hash: h, block: uint32(at / disk.BlockSize), length: uint32(size), kind: KindChunk}), true
 	}
 	return 0, false
 }
@@ -432,12 +433,12 @@ func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := writeAligned(g.file, data, off); err != nil {
+	if err := disk.WriteAligned(g.file, data, off); err != nil {
 		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
 	}
-	st.copied = append(st.copied, slots{g.id, off, off + roundUp(int64(len(data)), blockSize)})
+	st.copied = append(st.copied, slots{g.id, off, off + disk.RoundUp(int64(len(data)), disk.BlockSize)})
 	failpoint.Here(failpoint.SettleCopied)
-	return st.record(g, object{hash: h, block: uint32(off / blockSize), length: uint32(len(data)), kind: k}), nil
+	return st.record(g, object{hash: h, block: uint32(off / disk.BlockSize), length: uint32(len(data)), kind: k}), nil
 }
 
 // undo gives back what a settling that failed has copied and not recorded: tried again and again, it would eat
@@ -449,7 +450,7 @@ func (st *settling) undo() {
 	for _, c := range st.copied {
 		g := st.s.segments.get(c.seg)
 		g.mu.Lock()
-		_, kept := g.objects[uint32(c.from/blockSize)]
+		_, kept := g.objects[uint32(c.from/disk.BlockSize)]
 		g.mu.Unlock()
 		if !kept {
 			st.s.punchBetween(g, c.from, c.to, nil)
@@ -468,7 +469,7 @@ func (st *settling) pace(n int) error {
 // durable does steps B and C.
 func (st *settling) durable() error {
 	segs := slices.Collect(maps.Keys(st.added))
-	err := together(segs, func(g *segment) error {
+	err := disk.Parallel(segs, func(g *segment) error {
 		if err := g.file.Datasync(); err != nil {
 			return st.v.failSync(segmentName(g.id), err)
 		}
@@ -478,7 +479,7 @@ func (st *settling) durable() error {
 		return err
 	}
 	failpoint.Here(failpoint.SettleSynced)
-	if err := together(segs, st.recordIn); err != nil {
+	if err := disk.Parallel(segs, st.recordIn); err != nil {
 		return err
 	}
 	if st.heals {
@@ -491,7 +492,7 @@ func (st *settling) durable() error {
 func (st *settling) recordIn(g *segment) error {
 	objs := st.added[g]
 	err := g.addObjects(st.s.fs, st.s.sb.id, objs)
-	if errors.Is(err, ErrNoSpace) || passing(err) {
+	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
 		return st.s.spaceError(err)
 	}
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"varve/objstore/internal/disk"
 )
 
 // spaceStep is how many bytes are handed out before it is asked again how much is free.
@@ -202,16 +202,9 @@ func checkMaxSize(n int64) error {
 
 // spaceError gives ErrNoSpace for the errnos that mean it, and has it asked what is free before the next write.
 func (s *Store) spaceError(err error) error {
-	err = outOfSpace(err)
+	err = disk.SpaceError(err)
 	if errors.Is(err, ErrNoSpace) {
 		s.budget.Store(-1)
-	}
-	return err
-}
-
-func outOfSpace(err error) error {
-	if !errors.Is(err, ErrNoSpace) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err
 }

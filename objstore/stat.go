@@ -1,6 +1,10 @@
 package objstore
 
-import "cmp"
+import (
+	"cmp"
+
+	"varve/objstore/internal/disk"
+)
 
 // Volumes in order of name, without scratch volumes.
 func (s *Store) Volumes() []VolumeInfo { return s.listVolumes(false) }
@@ -68,7 +72,7 @@ func (s *Store) Stat() (Stat, error) {
 	err := s.statSpace(&st)
 	s.usage.forget()
 	segs, other, uerr := s.usedParts()
-	if err = cmp.Or(err, uerr); err != nil && !unreadable(err) {
+	if err = cmp.Or(err, uerr); err != nil && !disk.Unreadable(err) {
 		return st, err
 	} else if err != nil {
 		st.DiskError = err.Error()

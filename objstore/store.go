@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -104,7 +105,7 @@ func Init(dir string, o InitOptions) error {
 	if o.ChunkSize == 0 {
 		o.ChunkSize = defaultChunkSize
 	}
-	if err := checkChunkSize(o.ChunkSize); err != nil {
+	if err := disk.CheckChunkSize(o.ChunkSize); err != nil {
 		return err
 	}
 	if err := checkMaxSize(o.MaxSize); err != nil {
@@ -173,7 +174,7 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 		return err
 	}
 	for _, name := range []string{superblockCopy, superblockFile} {
-		if err := writeWhole(fs, name, sb.encode()); err != nil {
+		if err := disk.ReplaceFile(fs, name, sb.encode()); err != nil {
 			return err
 		}
 	}
@@ -282,7 +283,7 @@ func (s *Store) openIndex() (err error) {
 	}
 	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
-	if errors.Is(outOfSpace(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
+	if errors.Is(disk.SpaceError(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
 		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
 		// it. An index can be made anew at any time, so this one is for now.
 		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -18,7 +19,7 @@ var wholeLog int64 = 64 << 20
 
 // openStreamed opens a long log all of whose files are good. nil: it is not long, or they are not.
 func openStreamed(fs vfs.FS, names []string, header []byte, each func(payload []byte) error) (*recordLog, error) {
-	l := &recordLog{seed: crc(header), last: logHeaderSize, end: logHeaderSize}
+	l := &recordLog{seed: disk.Checksum(header), last: logHeaderSize, end: logHeaderSize}
 	size := int64(0)
 	for _, name := range names {
 		f, err := fs.Open(name)
@@ -34,7 +35,7 @@ func openStreamed(fs vfs.FS, names []string, header []byte, each func(payload []
 	if err == nil {
 		_, err = l.stream(header, each)
 	}
-	if damaged(err) || errors.Is(err, errNotClean) {
+	if disk.Damaged(err) || errors.Is(err, errNotClean) {
 		return nil, l.close()
 	}
 	for _, f := range l.files {
@@ -83,7 +84,7 @@ func (l *recordLog) stream(header []byte, each func(payload []byte) error) (last
 		if n == 0 || n > maxFrame {
 			return nil, errNotClean
 		}
-		rest, err := readSame(readers, roundUp(logFrameHeader+n, 8)-logFrameHeader)
+		rest, err := readSame(readers, disk.RoundUp(logFrameHeader+n, 8)-logFrameHeader)
 		if err != nil {
 			return nil, errors.Join(err, errNotClean)
 		}

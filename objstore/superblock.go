@@ -4,22 +4,17 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"time"
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
-var (
-	le         = binary.LittleEndian
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
-
-func crc(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+var le = binary.LittleEndian
 
 // Superblock, one sector, in two files of the same bytes:
 //
@@ -34,16 +29,13 @@ func crc(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 //	 64  zeroes
 //	508  CRC-32C of bytes 0 to 507
 const (
-	superblockSize    = 512
-	superblockMagic   = "varveSB\x00"
-	formatVersion     = 1
-	hashBlake3        = 1
-	superblockFile    = "superblock"
-	superblockCopy    = "superblock.copy"
-	superblockCRC     = 508
-	defaultChunkSize  = 16 << 10
-	smallestChunkSize = 4 << 10
-	largestChunkSize  = 64 << 10
+	superblockSize   = 512
+	superblockMagic  = "varveSB\x00"
+	hashBlake3       = 1
+	superblockFile   = "superblock"
+	superblockCopy   = "superblock.copy"
+	superblockCRC    = 508
+	defaultChunkSize = 16 << 10
 )
 
 type superblock struct {
@@ -56,14 +48,14 @@ type superblock struct {
 func (sb *superblock) encode() []byte {
 	b := make([]byte, superblockSize)
 	copy(b, superblockMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], disk.Version)
 	le.PutUint32(b[12:], uint32(sb.chunkSize))
 	copy(b[16:], sb.id[:])
 	le.PutUint32(b[32:], hashBlake3)
 	le.PutUint32(b[36:], fanOut)
 	le.PutUint64(b[40:], uint64(sb.created.UnixNano()))
 	copy(b[48:], sb.name[:])
-	le.PutUint32(b[superblockCRC:], crc(b[:superblockCRC]))
+	le.PutUint32(b[superblockCRC:], disk.Checksum(b[:superblockCRC]))
 	return b
 }
 
@@ -74,11 +66,11 @@ func decodeSuperblock(b []byte) (*superblock, error) {
 	if string(b[:8]) != superblockMagic {
 		return nil, errors.New("no varve magic")
 	}
-	if got, want := crc(b[:superblockCRC]), le.Uint32(b[superblockCRC:]); got != want {
+	if got, want := disk.Checksum(b[:superblockCRC]), le.Uint32(b[superblockCRC:]); got != want {
 		return nil, fmt.Errorf("checksum %08x, want %08x", got, want)
 	}
-	if v := le.Uint32(b[8:]); v != formatVersion {
-		return nil, fmt.Errorf("%w: version %d, this varve reads version %d", ErrVersion, v, formatVersion)
+	if v := le.Uint32(b[8:]); v != disk.Version {
+		return nil, fmt.Errorf("%w: version %d, this varve reads version %d", ErrVersion, v, disk.Version)
 	}
 	sb := &superblock{
 		chunkSize: int(le.Uint32(b[12:])),
@@ -86,20 +78,13 @@ func decodeSuperblock(b []byte) (*superblock, error) {
 		name:      uuid.UUID(b[48:64]),
 		created:   time.Unix(0, int64(le.Uint64(b[40:]))),
 	}
-	if err := checkChunkSize(sb.chunkSize); err != nil {
+	if err := disk.CheckChunkSize(sb.chunkSize); err != nil {
 		return nil, err
 	}
 	if h, f := le.Uint32(b[32:]), le.Uint32(b[36:]); h != hashBlake3 || f != fanOut {
 		return nil, fmt.Errorf("%w: hash %d and fan-out %d, this varve knows %d and %d", ErrVersion, h, f, hashBlake3, fanOut)
 	}
 	return sb, nil
-}
-
-func checkChunkSize(n int) error {
-	if n < smallestChunkSize || n > largestChunkSize || n&(n-1) != 0 {
-		return fmt.Errorf("chunk size %d bytes: %w: want 4096, 8192, 16384, 32768 or 65536", n, ErrInvalid)
-	}
-	return nil
 }
 
 // readSuperblock takes the first good copy, mends the other one, and says what was wrong with it.
@@ -119,10 +104,10 @@ func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 		case err == nil:
 		case errors.Is(err, ErrVersion):
 			return nil, nil, err
-		case !damaged(err) && !errors.Is(err, os.ErrNotExist):
+		case !disk.Damaged(err) && !errors.Is(err, os.ErrNotExist):
 			return nil, nil, err
 		default:
-			damage = append(damage, asCorrupt(err, name, 0, "superblock"))
+			damage = append(damage, disk.AsCorrupt(err, name, 0, "superblock"))
 			if errors.Is(err, os.ErrNotExist) {
 				missing++
 			}
@@ -139,9 +124,9 @@ func readSuperblock(fs vfs.FS) (*superblock, []*CorruptError, error) {
 		return nil, nil, fmt.Errorf("both copies of the superblock are bad: %w", firstErr)
 	}
 	for _, name := range bad {
-		err := writeWhole(fs, name, found.encode())
+		err := disk.ReplaceFile(fs, name, found.encode())
 		// A full disk can wait for the next opening, and so can one that has lost the file's inode.
-		if err != nil && !errors.Is(outOfSpace(err), ErrNoSpace) && !unreadable(err) {
+		if err != nil && !errors.Is(disk.SpaceError(err), ErrNoSpace) && !disk.Unreadable(err) {
 			return nil, nil, fmt.Errorf("mend %s: %w", name, err)
 		}
 	}
@@ -187,37 +172,11 @@ func (s *Store) NewUUID() (string, error) {
 	sb := *s.sb
 	sb.name = uuid.New()
 	for _, name := range []string{superblockFile, superblockCopy} { // in between the first one counts
-		if err := writeWhole(s.fs, name, sb.encode()); err != nil {
+		if err := disk.ReplaceFile(s.fs, name, sb.encode()); err != nil {
 			return "", fmt.Errorf("write %s: %w", name, s.spaceError(err))
 		}
 	}
 	id := sb.name.String()
 	s.uuid.Store(&id)
 	return id, nil
-}
-
-// writeWhole replaces a small file by way of a new one, durably.
-func writeWhole(fs vfs.FS, name string, data []byte) error {
-	tmp := name + ".new"
-	if err := fs.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := fs.Create(tmp)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(data, 0)
-	if err == nil {
-		err = f.Datasync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := fs.Rename(tmp, name); err != nil {
-		return err
-	}
-	return fs.SyncDir(".")
 }

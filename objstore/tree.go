@@ -3,6 +3,8 @@ package objstore
 import (
 	"errors"
 	"fmt"
+
+	"varve/objstore/internal/disk"
 )
 
 // The tree of a volume: a radix tree of fixed fan-out over chunk numbers. A leaf (level 1) lists the hashes
@@ -36,7 +38,7 @@ type rootObject struct {
 func (r *rootObject) encode() []byte {
 	b := make([]byte, rootSize)
 	copy(b, rootMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], disk.Version)
 	le.PutUint32(b[12:], uint32(r.chunkSize))
 	le.PutUint64(b[16:], uint64(r.size))
 	le.PutUint32(b[24:], uint32(r.depth))
@@ -48,7 +50,7 @@ func decodeRoot(b []byte) (*rootObject, error) {
 	if len(b) != rootSize || string(b[:8]) != rootMagic {
 		return nil, errors.New("not a root object")
 	}
-	if v := le.Uint32(b[8:]); v != formatVersion {
+	if v := le.Uint32(b[8:]); v != disk.Version {
 		return nil, fmt.Errorf("%w: root version %d", ErrVersion, v)
 	}
 	r := &rootObject{
@@ -57,7 +59,7 @@ func decodeRoot(b []byte) (*rootObject, error) {
 		depth:     int(le.Uint32(b[24:])),
 		top:       Hash(b[32:64]),
 	}
-	if err := checkChunkSize(r.chunkSize); err != nil {
+	if err := disk.CheckChunkSize(r.chunkSize); err != nil {
 		return nil, err
 	}
 	if r.size <= 0 || r.size > MaxVolumeSize || r.depth != treeDepth(r.size, r.chunkSize) {

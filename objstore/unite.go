@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
 
@@ -33,10 +34,10 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 	g.footer = 0
 	var bad *CorruptError // of the directory
 	if hasDir {
-		if err := g.openDir(fs, store); err != nil && !damaged(err) {
+		if err := g.openDir(fs, store); err != nil && !disk.Damaged(err) {
 			return err
 		} else if err != nil {
-			bad, g.dir = asCorrupt(err, dirName(g.id), 0, "log"), nil
+			bad, g.dir = disk.AsCorrupt(err, dirName(g.id), 0, "log"), nil
 		}
 	}
 	lacks := missingFrom(g.objects, named)
@@ -64,7 +65,7 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 		if err := g.dir.append(encodeObjects(objs)); err == nil {
 			g.mended = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacked %d objects that the footer names", len(lacks))}
 			return nil
-		} else if !errors.Is(err, ErrNoSpace) && !unreadable(err) {
+		} else if !errors.Is(err, ErrNoSpace) && !disk.Unreadable(err) {
 			return err
 		}
 		bad = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", len(lacks))}
@@ -106,7 +107,7 @@ func (g *segment) rewriteHeader(store uuid.UUID) error {
 	if err == nil {
 		err = g.file.Datasync()
 	}
-	if errors.Is(outOfSpace(err), ErrNoSpace) || unreadable(err) {
+	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Unreadable(err) {
 		return nil
 	}
 	return err
@@ -131,7 +132,7 @@ func (g *segment) footerAtEnd(sure bool) (int64, map[uint32]object) {
 	case at.footer == 0:
 		at.footer = size - g.capacity
 	}
-	if at.footer < trailerSize || at.footer > 1<<32 || at.capacity < blockSize {
+	if at.footer < trailerSize || at.footer > 1<<32 || at.capacity < disk.BlockSize {
 		return 0, nil
 	}
 	entries, err := at.readFooter()
@@ -150,7 +151,9 @@ func (g *segment) footerAtEnd(sure bool) (int64, map[uint32]object) {
 }
 
 // footerLength is how many bytes a footer of so many objects has.
-func footerLength(objects int) int64 { return roundUp(int64(objects)*entrySize+trailerSize, blockSize) }
+func footerLength(objects int) int64 {
+	return disk.RoundUp(int64(objects)*entrySize+trailerSize, disk.BlockSize)
+}
 
 // missingFrom gives the objects of want that have does not name.
 func missingFrom(have, want map[uint32]object) map[uint32]object {

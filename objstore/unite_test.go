@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"varve/objstore/internal/disk"
 )
 
 // sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
@@ -124,7 +126,7 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 func TestDirectoryBesideSealedSegment(t *testing.T) {
 	raw := func(b []byte) func(*rig, uint32, []object) {
 		return func(r *rig, id uint32, _ []object) {
-			f, err := createWith(r.mem, dirName(id), b)
+			f, err := disk.CreateFile(r.mem, dirName(id), b)
 			must(r.t, err)
 			must(r.t, f.Close())
 		}

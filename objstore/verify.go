@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+
+	"varve/objstore/internal/disk"
 )
 
 // check has the settled pieces of a plan checked as they are read. The zero value checks nothing.
@@ -38,13 +40,13 @@ func (p *Plan) Checked() bool { return p.check.s != nil }
 func (p *Plan) Read(buf []byte) error { return readPieces(p, buf) }
 
 // NewBuffer gives n bytes that begin at a page.
-func NewBuffer(n int) []byte { return alignedBuffer(n) }
+func NewBuffer(n int) []byte { return disk.AlignedBuffer(n) }
 
 // checkedRun is how many bytes are read at once to be checked.
 const checkedRun = MaxRequest / 4
 
 // checkBuffers are for the pieces that begin or end inside a chunk.
-var checkBuffers = sync.Pool{New: func() any { b := alignedBuffer(checkedRun); return &b }}
+var checkBuffers = sync.Pool{New: func() any { b := disk.AlignedBuffer(checkedRun); return &b }}
 
 // read reads a settled piece into b: whole chunks, since nothing less has a hash.
 func (k *check) read(c *Piece, b []byte) error {
@@ -53,7 +55,7 @@ func (k *check) read(c *Piece, b []byte) error {
 	end := at + int64(c.Len)
 	for at < end {
 		first := at / size * size
-		last := min(roundUp(end, size), first+checkedRun)
+		last := min(disk.RoundUp(end, size), first+checkedRun)
 		to := min(end, last)
 		run := b[:to-at]
 		scratch := (*[]byte)(nil)
@@ -76,7 +78,7 @@ func (k *check) read(c *Piece, b []byte) error {
 
 // chunks reads whole chunks of the image from first on, which lie at fileOff one after the other, and checks them.
 func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
-	if err := readAligned(g.file, run, fileOff); err != nil {
+	if err := disk.ReadAligned(g.file, run, fileOff); err != nil {
 		return fmt.Errorf("read %s: %w", segmentName(g.id), err)
 	}
 	size := int64(k.root.chunkSize)
@@ -110,7 +112,7 @@ func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
 		Err: errors.New("its bytes do not have its hash"),
 	}
 	// Who wants chunks checked is not let read it, and others get the bytes as they are, as long as that is all.
-	if k.s.noteBad(makePlace(g.id, uint32(fileOff/blockSize)), false) {
+	if k.s.noteBad(makePlace(g.id, uint32(fileOff/disk.BlockSize)), false) {
 		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
 			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segmentName(g.id)),
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"varve/objstore/internal/disk"
 )
 
 // logBuffer is a log that goroutines write to.
@@ -270,7 +272,7 @@ func BenchmarkReadVerified(b *testing.B) {
 				_, err = v.WriteAt(randomBytes(1, 64<<20), 0)
 				must(b, err)
 				must(b, s.Settle(b.Context()))
-				buf := alignedBuffer(n)
+				buf := disk.AlignedBuffer(n)
 				var p Plan
 				b.SetBytes(int64(n))
 				b.ReportAllocs()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -190,7 +191,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 
 // reserve is Reserve for a write that was admitted. Under v.mu.
 func (v *volume) reserve(off int64, length int, w *Write) error {
-	slot := roundUp(int64(length), blockSize)
+	slot := disk.RoundUp(int64(length), disk.BlockSize)
 	g := v.log
 	if g == nil || g.next+slot > g.capacity {
 		if g = v.nextSegment(); g == nil {
@@ -198,7 +199,7 @@ func (v *volume) reserve(off int64, length int, w *Write) error {
 		}
 	}
 	*w = Write{FileOff: g.next, Off: off, Len: length, seg: g}
-	w.FD = g.file.FD(alignment(int64(length)))
+	w.FD = g.file.FD(disk.Alignment(int64(length)))
 	g.next += slot
 	g.unsettled.Add(slot)
 	v.s.flying.Add(slot)
@@ -359,14 +360,14 @@ func (v *volume) place(w *Write) (*layer, error) {
 	l := v.active()
 	// The journal and the live map in one critical section: replay must come to the same map.
 	if err := l.journal.append(&record{
-		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / blockSize),
+		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / disk.BlockSize),
 	}); err != nil {
 		return nil, v.s.fail(err)
 	}
 	failpoint.Here(failpoint.WriteJournaled)
 	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
 	v.partial.written(end-n, end)
-	l.hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
+	l.hand(w.seg.id, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
 	if !w.seg.dirty {
 		w.seg.dirty = true
 		v.dirty = append(v.dirty, w.seg)
@@ -388,7 +389,7 @@ func (v *volume) note(l *layer) {
 // land takes a write out of those under way. Under v.mu.
 func (v *volume) land(w *Write) {
 	v.inflight--
-	v.s.flying.Add(-roundUp(int64(w.Len), blockSize))
+	v.s.flying.Add(-disk.RoundUp(int64(w.Len), disk.BlockSize))
 }
 
 // Abort gives the place up. No I/O to it may be in flight any more.
@@ -404,7 +405,7 @@ func (v *volume) abort(w *Write) {
 	v.room.Broadcast()
 	v.s.budget.Store(0) // the disk may be full: the next write asks
 	if len(v.layers) > 0 {
-		v.active().hand(w.seg.id, w.FileOff, w.FileOff+roundUp(int64(w.Len), blockSize))
+		v.active().hand(w.seg.id, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
 	}
 }
 
