@@ -13,17 +13,17 @@ import (
 	"varve/objstore"
 )
 
-// listing is what a directory holds, asked of the source anew each time.
+// listing is the content of a directory. Every call asks the source again.
 type listing interface {
-	// find gives the node of that name, or ErrNotFound.
+	// find returns the node of that name, or ErrNotFound.
 	find(ctx context.Context, name string) (node, error)
-	// list gives every entry.
+	// list returns every entry.
 	list(ctx context.Context) ([]fuse.DirEntry, error)
-	// check says whether the directory itself still exists, and since when.
+	// check returns the directory's time of creation, or ErrNotFound if the directory is gone.
 	check() (time.Time, error)
 }
 
-// dir is a directory; nothing can be made or removed in one.
+// dir is a directory. Its entries cannot be created, removed or renamed through the mount.
 type dir struct {
 	base
 	listing
@@ -61,7 +61,7 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fus
 	}
 	n, err := d.find(ctx, name)
 	if errors.Is(err, objstore.ErrInvalid) {
-		return nil, unix.ENOENT // a name that nothing can have
+		return nil, unix.ENOENT // no volume or snapshot can have this name
 	}
 	if err == nil {
 		err = n.attr(ctx, &out.Attr)
@@ -81,15 +81,13 @@ func (d *dir) Readdir(ctx context.Context) (fusefs.DirStream, syscall.Errno) {
 	return fusefs.NewListDirStream(entries), 0
 }
 
-// Getattr is stat(2).
+// Getattr serves stat(2).
 func (d *dir) Getattr(ctx context.Context, _ fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return d.t.fail("getattr", "", d.attr(ctx, &out.Attr))
 }
 
-// Unlink and Rmdir refuse; without them go-fuse would report success.
-
-// Unlink refuses.
+// Unlink always returns EPERM: without the method go-fuse would report success.
 func (d *dir) Unlink(context.Context, string) syscall.Errno { return unix.EPERM }
 
-// Rmdir refuses.
+// Rmdir always returns EPERM, for the same reason as Unlink.
 func (d *dir) Rmdir(context.Context, string) syscall.Errno { return unix.EPERM }

@@ -10,8 +10,8 @@ import (
 	"varve/objstore"
 )
 
-// errno is the one door at which errors become errno values for the kernel. Errors of the mount's own rules are
-// errno values from the start and pass.
+// errno is the only place where errors become errno values for the kernel. An error that already is
+// an errno value passes unchanged.
 func errno(err error) unix.Errno {
 	var e unix.Errno
 	switch {
@@ -41,7 +41,7 @@ func errno(err error) unix.Errno {
 	return unix.EIO
 }
 
-// fail translates err and leaves a trace of what a user can't explain from the errno alone.
+// fail translates err, and logs errors that a user could not explain from the errno alone.
 func (t *tree) fail(op, path string, err error) unix.Errno {
 	e := errno(err)
 	switch e {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seek answers SEEK_DATA and SEEK_HOLE as lseek(2) has them: the end of the file is a hole.
+// seek implements SEEK_DATA and SEEK_HOLE of lseek(2): the end of the file is a hole.
 func seek(ctx context.Context, im Image, off int64, whence uint32) (int64, error) {
 	size := im.Size()
 	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
@@ -33,7 +33,7 @@ func seek(ctx context.Context, im Image, off int64, whence uint32) (int64, error
 	return 0, unix.ENXIO
 }
 
-// extent is im.Extent, stopped by ctx and never past the end.
+// extent is im.Extent that obeys ctx and never reaches past the end of the image.
 func extent(ctx context.Context, im Image, off int64) (hole bool, n int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, 0, err
@@ -48,14 +48,15 @@ func extent(ctx context.Context, im Image, off int64) (hole bool, n int64, err e
 	return hole, min(n, im.Size()-off), nil
 }
 
-// What one stat(2) may spend on counting: extents and time.
+// Limits of one stat(2)'s count: extents and time.
 const (
 	maxCounted   = 1 << 16
 	countingTime = 200 * time.Millisecond
 )
 
-// allocated counts the bytes that are not holes. What it doesn't get to counts as data, and exact is false then: too
-// many blocks are harmless, too few make tar and cp believe that a file is empty.
+// allocated counts the bytes that are not holes. When a limit ends the count early, the rest counts
+// as data and exact is false: too many blocks are harmless, too few would make tar and cp take a
+// file for empty.
 func allocated(ctx context.Context, im Image) (data int64, exact bool, err error) {
 	end := time.Now().Add(countingTime)
 	var off int64

@@ -10,7 +10,7 @@ import (
 	"varve/objstore"
 )
 
-// endless answers Extent with lengths beyond its end, or as told.
+// endless is a disk whose Extent returns a fixed length, even beyond the end, or an error.
 type endless struct {
 	*fakeDisk
 	length int64
@@ -45,8 +45,9 @@ func TestSeekIsInterrupted(t *testing.T) {
 	}
 }
 
-// What is not counted for want of time is data, so that nobody takes the file for empty.
-func TestAllocatedNeverTooLittle(t *testing.T) {
+// Extents that a limited count does not reach are reported as data, so that no program takes the
+// file for empty.
+func TestAllocatedNeverTooSmall(t *testing.T) {
 	d := newFakeDisk(4 * maxCounted * objstore.SectorSize)
 	sector := make([]byte, objstore.SectorSize)
 	for i := range int64(2 * maxCounted) {

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fallocate tries again when one of the runtime's signals has interrupted it: FUSE answers EINTR then.
+// fallocate retries when one of the Go runtime's signals has interrupted it, for which FUSE returns
+// EINTR.
 func fallocate(fd int, mode uint32, off, length int64) error {
 	for {
 		if err := unix.Fallocate(fd, mode, off, length); !errors.Is(err, unix.EINTR) {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// inode gives the inode number of the thing with this identity: the same on every mount, and another one for
-// another thing. The number's top bit is clear, because go-fuse counts its own numbers up from 1<<63, and it is
-// never 0 or 1, which are taken.
+// inode returns the inode number for an identity: the same on every mount, and a different one for
+// every identity. The top bit is clear, because go-fuse allocates numbers of its own from 1<<63 up;
+// 0 and 1 are reserved.
 func inode(kind string, id ...string) uint64 {
 	sum := sha256.Sum256([]byte(kind + "\x00" + strings.Join(id, "\x00")))
 	n := binary.LittleEndian.Uint64(sum[:]) &^ (1 << 63)
@@ -20,5 +20,5 @@ func inode(kind string, id ...string) uint64 {
 	return n
 }
 
-// instant is a time as a part of an identity.
+// instant formats a time as part of an identity.
 func instant(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }

@@ -16,11 +16,12 @@ import (
 	"varve/objstore"
 )
 
-// picture is an immutable image by its name: a snapshot, or a root.
-type picture interface {
+// imageSource names an immutable image: a snapshot, or a root.
+type imageSource interface {
 	open() (Image, error)
-	// figures gives the size, the bytes that are not holes (-1: not known yet) and the time of creation.
-	figures() (size, data int64, created time.Time, err error)
+	// stat returns the size, the number of bytes that are not holes (-1: not yet known) and the
+	// time of creation.
+	stat() (size, data int64, created time.Time, err error)
 	path() string
 }
 
@@ -31,7 +32,7 @@ func (l snapshotListing) open() (Image, error) {
 	return l.t.src.OpenSnapshot(l.volume, l.name)
 }
 
-func (l snapshotListing) figures() (int64, int64, time.Time, error) {
+func (l snapshotListing) stat() (int64, int64, time.Time, error) {
 	s, err := l.info()
 	data := s.Logical
 	if s.Root == "" {
@@ -42,7 +43,7 @@ func (l snapshotListing) figures() (int64, int64, time.Time, error) {
 
 func (l snapshotListing) path() string { return "snapshots/" + l.volume + "/" + l.name + "/disk.img" }
 
-// rootImage is an image by its root.
+// rootImage names an image by its root.
 type rootImage struct {
 	t    *tree
 	root string
@@ -52,27 +53,27 @@ func (r rootImage) open() (Image, error) { return r.t.src.OpenRoot(r.root) }
 
 func (r rootImage) path() string { return "by-id/" + r.root + "/disk.img" }
 
-func (r rootImage) figures() (int64, int64, time.Time, error) {
-	epoch := time.Unix(0, 0) // equal content, equal file, whoever made it and when
+func (r rootImage) stat() (int64, int64, time.Time, error) {
+	epoch := time.Unix(0, 0) // equal content is the same file, regardless of when it was created
 	i, err := r.t.src.RootInfo(r.root)
 	return i.Size, i.Logical, epoch, err
 }
 
 func (r rootImage) check() (time.Time, error) {
-	_, _, at, err := r.figures()
+	_, _, at, err := r.stat()
 	return at, err
 }
 
 // imageFile is a disk.img.
 type imageFile struct {
 	base
-	picture
-	im      shared[Image]
-	counted atomic.Int64 // bytes that are not holes plus 1, once they were counted
+	imageSource
+	im      refCounted[Image]
+	counted atomic.Int64 // 1 + the number of bytes that are not holes; 0 until they are counted
 }
 
-func newImage(t *tree, ino uint64, p picture) *imageFile {
-	return &imageFile{base: base{t: t, ino: ino}, picture: p}
+func newImage(t *tree, ino uint64, src imageSource) *imageFile {
+	return &imageFile{base: base{t: t, ino: ino}, imageSource: src}
 }
 
 func (f *imageFile) stable() fusefs.StableAttr {
@@ -80,7 +81,7 @@ func (f *imageFile) stable() fusefs.StableAttr {
 }
 
 func (f *imageFile) attr(ctx context.Context, a *fuse.Attr) error {
-	size, data, created, err := f.figures()
+	size, data, created, err := f.stat()
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (f *imageFile) attr(ctx context.Context, a *fuse.Attr) error {
 	return nil
 }
 
-// count walks the image once, if it gets through: it does not change.
+// count counts the bytes that are not holes. An exact result is kept, as the image never changes.
 func (f *imageFile) count(ctx context.Context) (int64, error) {
 	if n := f.counted.Load(); n > 0 {
 		return n - 1, nil
@@ -113,11 +114,11 @@ func (f *imageFile) count(ctx context.Context) (int64, error) {
 	return data, nil
 }
 
-// Getattr is stat(2).
+// Getattr serves stat(2).
 func (f *imageFile) Getattr(ctx context.Context, h fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	err := f.attr(ctx, &out.Attr)
 	if ih, ok := h.(*imageHandle); ok && errors.Is(err, objstore.ErrNotFound) {
-		// Deleted while it is open: still there for whoever holds it.
+		// Deleted while open: the open file stays readable.
 		f.fill(&out.Attr, f.t.imageMode, f.t.started)
 		setSize(&out.Attr, ih.im.Size(), ih.im.Size())
 		return 0
@@ -138,7 +139,7 @@ func (f *imageFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, ui
 	return h, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH, 0
 }
 
-// Setattr refuses.
+// Setattr always returns EROFS.
 func (f *imageFile) Setattr(context.Context, fusefs.FileHandle, *fuse.SetAttrIn, *fuse.AttrOut) syscall.Errno {
 	return unix.EROFS
 }
@@ -149,7 +150,7 @@ type imageHandle struct {
 	im Image
 }
 
-// Read reads.
+// Read serves read(2).
 func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n, err := readAt(h.im, dest, off)
 	if err != nil {
@@ -158,7 +159,7 @@ func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.Read
 	return fuse.ReadResultData(dest[:n]), 0
 }
 
-// Lseek answers SEEK_HOLE and SEEK_DATA.
+// Lseek serves SEEK_HOLE and SEEK_DATA.
 func (h *imageHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
 	n, err := seek(ctx, h.im, int64(off), whence)
 	return uint64(n), h.t.fail("lseek", h.path, err)
@@ -167,8 +168,8 @@ func (h *imageHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uin
 // Fsync has nothing to do.
 func (h *imageHandle) Fsync(context.Context, uint32) syscall.Errno { return 0 }
 
-// readAt fills p up to the end of the image. Anything shorter is an error: the kernel would take it for the end of
-// the file, and a loop device for zeroes.
+// readAt fills p up to the end of the image. A shorter read is an error: the kernel would take it
+// for the end of the file, and a loop device would read zeroes.
 func readAt(im Image, p []byte, off int64) (int, error) {
 	if off >= im.Size() {
 		return 0, nil

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sparse is a volume of 64 MiB with data in three places, and the bytes that are data.
+// sparse creates a volume of 64 MiB with three extents of data, and returns the number of bytes of
+// data.
 func sparse(t *testing.T, src *fakeSource) (*fakeVolume, int64) {
 	t.Helper()
 	v := src.create("vol", 64*mib)
@@ -110,8 +111,8 @@ func TestImageIsReadOnly(t *testing.T) {
 	}
 }
 
-// A snapshot that was deleted and made anew must not be read from the pages of the old one.
-func TestImageAnew(t *testing.T) {
+// A snapshot that was deleted and created again must not be read from the old one's cached pages.
+func TestImageRecreated(t *testing.T) {
 	src := newFakeSource()
 	v := src.create("vol", mib)
 	s := mountSource(t, src, Options{})
@@ -134,7 +135,7 @@ func TestImageAnew(t *testing.T) {
 		}
 		for _, ino := range inodes {
 			if ino == st.Ino {
-				t.Error("an inode number is used again")
+				t.Error("an inode number is reused")
 			}
 		}
 		inodes = append(inodes, st.Ino)
@@ -144,7 +145,7 @@ func TestImageAnew(t *testing.T) {
 	}
 }
 
-// What is open stays readable after the snapshot is deleted, and the kernel may cache what it has read.
+// An open image stays readable after its snapshot is deleted.
 func TestImageOutlivesItsName(t *testing.T) {
 	src := newFakeSource()
 	v, _ := sparse(t, src)
@@ -164,7 +165,7 @@ func TestImageOutlivesItsName(t *testing.T) {
 	}
 }
 
-func TestImageReadersAtOnce(t *testing.T) {
+func TestImageConcurrentReaders(t *testing.T) {
 	src := newFakeSource()
 	v, _ := sparse(t, src)
 	src.snapshot("vol", "s", true)
@@ -181,14 +182,14 @@ func TestImageReadersAtOnce(t *testing.T) {
 			defer f.Close()
 			h := sha256.New()
 			if _, err := io.Copy(h, f); err != nil || [32]byte(h.Sum(nil)) != want {
-				t.Errorf("a reader saw something else: %v", err)
+				t.Errorf("a reader saw other content: %v", err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// truncated is an image that ends before its size: what a bug below would look like.
+// truncated is an image that ends before its size, as a bug in a lower layer could cause.
 type truncated struct{ *fakeDisk }
 
 func (truncated) ReadAt(p []byte, _ int64) (int, error) { return len(p) / 2, io.EOF }
@@ -196,12 +197,12 @@ func (truncated) ReadAt(p []byte, _ int64) (int, error) { return len(p) / 2, io.
 func TestShortReadIsAnError(t *testing.T) {
 	im := truncated{newFakeDisk(mib)}
 	if n, err := readAt(im, make([]byte, 4096), 0); n != 0 || err == nil {
-		t.Errorf("a short read in the middle gave %d, %v", n, err)
+		t.Errorf("a short read in the middle returned %d, %v", n, err)
 	}
 	if n, err := readAt(newFakeDisk(mib), make([]byte, 4096), mib-10); n != 10 || err != nil {
-		t.Errorf("a read over the end gave %d, %v", n, err)
+		t.Errorf("a read across the end returned %d, %v", n, err)
 	}
 	if n, err := readAt(newFakeDisk(mib), make([]byte, 4096), 2*mib); n != 0 || err != nil {
-		t.Errorf("a read behind the end gave %d, %v", n, err)
+		t.Errorf("a read beyond the end returned %d, %v", n, err)
 	}
 }

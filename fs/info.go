@@ -17,11 +17,12 @@ import (
 // volumeJSON is volumes/NAME/info.json.
 type volumeJSON struct {
 	objstore.VolumeInfo
-	// Device that the volume is attached to, if any.
+	// Device is the path of the device that the volume is attached to, if any.
 	Device string `json:"device,omitempty"`
 }
 
-// attachedDevice is the device among a volume's users, which are written as "ublk /dev/ublkb0".
+// attachedDevice returns the path of the device among a volume's users, which look like "ublk
+// /dev/ublkb0".
 func attachedDevice(users []string) string {
 	for _, u := range users {
 		if _, dev, ok := strings.Cut(u, " /dev/"); ok {
@@ -31,7 +32,8 @@ func attachedDevice(users []string) string {
 	return ""
 }
 
-// infoFile is an info.json: rendered at each open, and read from the handle, so that one reader sees one text.
+// infoFile is an info.json. It is rendered at each open and read from the handle, so a reader sees
+// one consistent text.
 type infoFile struct {
 	base
 	describe func() (any, error)
@@ -64,7 +66,8 @@ func (f *infoFile) attr(_ context.Context, a *fuse.Attr) error {
 	return nil
 }
 
-// Getattr gives the size of the open handle's text, if there is one, and of the present text otherwise.
+// Getattr returns the size of the open handle's text, if there is one, and of a newly rendered text
+// otherwise.
 func (f *infoFile) Getattr(ctx context.Context, h fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	if text, ok := h.(infoText); ok {
 		f.fill(&out.Attr, 0o444, time.Now())
@@ -89,7 +92,7 @@ func (f *infoFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 // infoText is an open info.json.
 type infoText []byte
 
-// Read reads from the text as it was at open.
+// Read reads the text as it was rendered at open.
 func (t infoText) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	if off >= int64(len(t)) {
 		return fuse.ReadResultData(nil), 0

@@ -58,7 +58,8 @@ func (l volumesListing) list(context.Context) ([]fuse.DirEntry, error) {
 
 func (l volumesListing) check() (time.Time, error) { return l.t.started, nil }
 
-// volumeListing is MOUNT/volumes/NAME, of one volume: a later volume of the same name has another id.
+// volumeListing is MOUNT/volumes/NAME of one volume: a later volume of the same name has another
+// ID.
 type volumeListing struct {
 	t        *tree
 	name, id string
@@ -105,11 +106,12 @@ func (l volumeListing) check() (time.Time, error) {
 	return info.Created, err
 }
 
-// snapshotsListing is MOUNT/snapshots: a directory for every volume, and for every name that has snapshots.
+// snapshotsListing is MOUNT/snapshots: a directory for each volume, and for each deleted volume
+// that has snapshots.
 type snapshotsListing struct{ t *tree }
 
 func (l snapshotsListing) find(_ context.Context, name string) (node, error) {
-	v := snapshotsOfListing{l.t, name}
+	v := volumeSnapshotsListing{l.t, name}
 	if _, err := v.check(); err != nil {
 		return nil, err
 	}
@@ -138,13 +140,13 @@ func (l snapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
 
 func (l snapshotsListing) check() (time.Time, error) { return l.t.started, nil }
 
-// snapshotsOfListing is MOUNT/snapshots/NAME.
-type snapshotsOfListing struct {
+// volumeSnapshotsListing is MOUNT/snapshots/NAME.
+type volumeSnapshotsListing struct {
 	t      *tree
 	volume string
 }
 
-func (l snapshotsOfListing) find(_ context.Context, name string) (node, error) {
+func (l volumeSnapshotsListing) find(_ context.Context, name string) (node, error) {
 	s, err := l.t.src.SnapshotInfo(l.volume, name)
 	if err != nil {
 		return nil, err
@@ -152,7 +154,7 @@ func (l snapshotsOfListing) find(_ context.Context, name string) (node, error) {
 	return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, s.Volume, s.Name, s.Created}), nil
 }
 
-func (l snapshotsOfListing) list(context.Context) ([]fuse.DirEntry, error) {
+func (l volumeSnapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
 	snaps, err := l.t.src.Snapshots(l.volume)
 	if err != nil {
 		return nil, err
@@ -164,7 +166,7 @@ func (l snapshotsOfListing) list(context.Context) ([]fuse.DirEntry, error) {
 	return out, nil
 }
 
-func (l snapshotsOfListing) check() (time.Time, error) {
+func (l volumeSnapshotsListing) check() (time.Time, error) {
 	info, err := l.t.src.VolumeInfo(l.volume)
 	if err == nil {
 		return info.Created, nil
@@ -177,7 +179,8 @@ func (l snapshotsOfListing) check() (time.Time, error) {
 	return snaps[0].Created, nil
 }
 
-// snapshotInode tells snapshots of one name apart by their time of creation.
+// snapshotInode returns an inode number that includes the time of creation, which tells snapshots
+// of one name apart.
 func snapshotInode(kind string, s objstore.SnapshotInfo) uint64 {
 	return inode(kind, s.Volume, s.Name, instant(s.Created))
 }
@@ -191,7 +194,7 @@ type snapshotListing struct {
 
 func (l snapshotListing) info() (objstore.SnapshotInfo, error) {
 	s, err := l.t.src.SnapshotInfo(l.volume, l.name)
-	if err == nil && !s.Created.Equal(l.created) { // a later one of the same name
+	if err == nil && !s.Created.Equal(l.created) { // a later snapshot of the same name
 		err = objstore.ErrNotFound
 	}
 	return s, err
@@ -231,7 +234,7 @@ func (l snapshotListing) check() (time.Time, error) {
 type rootsListing struct{ t *tree }
 
 func (l rootsListing) find(_ context.Context, name string) (node, error) {
-	// One spelling for one thing: hex.DecodeString takes upper case too.
+	// A root has one spelling; hex.DecodeString accepts upper case too.
 	if b, err := hex.DecodeString(name); err != nil || len(b) == 0 || hex.EncodeToString(b) != name {
 		return nil, objstore.ErrNotFound
 	}

@@ -11,7 +11,7 @@ import (
 	"varve/objstore"
 )
 
-// countedSource counts the volumes, snapshots and roots that a mount asks for.
+// countedSource counts the volumes, snapshots and roots that it returns.
 type countedSource struct {
 	*fakeSource
 	visited int
@@ -50,7 +50,8 @@ func (s *countedSource) RootInfo(root string) (objstore.RootInfo, error) {
 	return s.fakeSource.RootInfo(root)
 }
 
-// listAll does what ls -lR does: lists each directory, looks each entry up, and asks for its attributes.
+// listAll does what ls -lR does: it lists each directory, and looks up each entry and its
+// attributes.
 func listAll(t *testing.T, l listing) (lines int) {
 	t.Helper()
 	ctx := context.Background()
@@ -75,8 +76,8 @@ func listAll(t *testing.T, l listing) (lines int) {
 	return lines
 }
 
-// A listing of the whole mount asks for each snapshot a few times, however many there are.
-func TestListingCostsWhatItShows(t *testing.T) {
+// The cost of listing the whole mount is linear in the number of snapshots.
+func TestListingCostIsLinear(t *testing.T) {
 	cost := func(snapshots int) (lines, visited int) {
 		src := newFakeSource()
 		for i := range snapshots {

@@ -16,17 +16,17 @@ import (
 	"varve/objstore"
 )
 
-// user is how the mount shows among a volume's users.
+// user is the mount's name among a volume's users.
 const user = "fuse"
 
 // liveFile is volumes/NAME/live.
 type liveFile struct {
 	base
 	volumeListing
-	vol shared[Volume] // open while a handle is
+	vol refCounted[Volume] // open while any handle is
 
-	wrote atomic.Bool   // since it was told
-	shown atomic.Uint64 // the volume's Changes when the kernel last had no pages of it
+	written atomic.Bool   // since Options.Written was last called
+	shown   atomic.Uint64 // the volume's Changes when the kernel last dropped its pages
 
 	mu      sync.Mutex
 	seen    objstore.VolumeInfo // guarded by mu
@@ -50,12 +50,13 @@ func (f *liveFile) attr(_ context.Context, a *fuse.Attr) error {
 
 func (f *liveFile) fillLive(a *fuse.Attr, info objstore.VolumeInfo) {
 	f.fill(a, 0o600, f.changedAt(info))
-	// Settled and unsettled bytes may overlap: st_blocks can be too large, never too small.
+	// Settled and unsettled bytes may overlap, so st_blocks can be too large but never too small.
 	setSize(a, info.Size, info.Logical+info.Tail)
 }
 
-// changedAt is the time of the last change, as far as it can be told: rsync and backup programs skip a file whose
-// size and time are the same, so a volume that someone has open counts as changing all the time.
+// changedAt returns the time of the last change as precisely as it is known. rsync and backup
+// programs skip a file whose size and time are unchanged, so an open volume counts as always
+// changing.
 func (f *liveFile) changedAt(info objstore.VolumeInfo) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,12 +68,12 @@ func (f *liveFile) changedAt(info objstore.VolumeInfo) time.Time {
 	return f.changed
 }
 
-// Getattr is stat(2).
+// Getattr serves stat(2).
 func (f *liveFile) Getattr(ctx context.Context, _ fusefs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return f.base.t.fail("getattr", f.path(), f.attr(ctx, &out.Attr))
 }
 
-// Setattr refuses every change, but for a truncation to the size that the volume has.
+// Setattr refuses every change except a truncation to the volume's own size.
 func (f *liveFile) Setattr(_ context.Context, _ fusefs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	info, err := f.info()
 	if err != nil {
@@ -87,7 +88,7 @@ func (f *liveFile) Setattr(_ context.Context, _ fusefs.FileHandle, in *fuse.SetA
 	return 0
 }
 
-// Open opens the volume, once for all handles. O_TRUNC is refused: a volume has one size.
+// Open opens the volume, once for all handles. O_TRUNC is refused, as a volume's size is fixed.
 func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uint32, syscall.Errno) {
 	if flags&unix.O_TRUNC != 0 {
 		return nil, 0, unix.EPERM
@@ -101,11 +102,11 @@ func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 	if err != nil {
 		return nil, 0, t.fail("open", f.path(), errors.Join(err, f.vol.release()))
 	}
-	f.shown.Store(vol.Changes()) // an open drops the pages that there are
+	f.shown.Store(vol.Changes()) // the kernel drops its pages at an open
 	h := &liveHandle{file: f, vol: vol}
 	h.handle = t.newHandle(f.path(), func() error {
 		err := f.vol.release()
-		unclaim() // what it wrote is flushed
+		unclaim() // only now: release has flushed its writes
 		return err
 	})
 	t.mu.Lock()
@@ -114,15 +115,15 @@ func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES | fuse.FOPEN_NOFLUSH, 0
 }
 
-// openVolume opens this volume, and not one that has taken its name: while a volume is open it keeps its name, so
-// the identity is checked after opening.
+// openVolume opens this volume and not a later one of the same name. An open volume keeps its name,
+// so the identity is checked after opening.
 func (f *liveFile) openVolume() (Volume, error) {
 	vol, err := f.base.t.src.OpenVolume(f.name, user)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := f.info(); err != nil {
-		_ = vol.Close() // the other volume's; nothing was done to it
+		_ = vol.Close() // another volume, still untouched
 		return nil, err
 	}
 	return vol, nil
@@ -135,7 +136,7 @@ type liveHandle struct {
 	vol  Volume
 }
 
-// Read reads.
+// Read serves read(2).
 func (h *liveHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n, err := readAt(h.vol, dest, off)
 	if err != nil {
@@ -144,15 +145,15 @@ func (h *liveHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 	return fuse.ReadResultData(dest[:n]), 0
 }
 
-// Write writes. As on a block device, nothing fits behind the end: what reaches over it is cut off, what begins
-// there is ENOSPC.
+// Write serves write(2). As on a block device, a write that crosses the end is cut short and a
+// write that begins at or after the end is ENOSPC.
 func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	room := h.vol.Size() - off
 	if room <= 0 && len(data) > 0 {
 		return 0, unix.ENOSPC
 	}
 	n, err := h.vol.WriteAt(data[:min(int64(len(data)), room)], off)
-	h.file.wrote.Store(true)
+	h.file.written.Store(true)
 	if err != nil {
 		err = fmt.Errorf("write %d bytes at %d: %w", len(data), off, err)
 		if e := h.t.fail("write", h.path, err); n == 0 {
@@ -162,20 +163,21 @@ func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, s
 	return uint32(n), 0
 }
 
-// Fsync makes durable what was written.
+// Fsync makes all earlier writes durable.
 func (h *liveHandle) Fsync(context.Context, uint32) syscall.Errno {
 	err := h.vol.Flush()
-	h.file.tellWritten()
+	h.file.notifyWritten()
 	return h.t.fail("fsync", h.path, err)
 }
 
-// Lseek answers SEEK_HOLE and SEEK_DATA.
+// Lseek serves SEEK_HOLE and SEEK_DATA.
 func (h *liveHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
 	n, err := seek(ctx, h.vol, int64(off), whence)
 	return uint64(n), h.t.fail("lseek", h.path, err)
 }
 
-// Allocate is fallocate(2). Nothing is ever allocated ahead in a log, so mode 0 only checks the range.
+// Allocate serves fallocate(2). A log-structured store preallocates nothing, so mode 0 only checks
+// the range.
 func (h *liveHandle) Allocate(ctx context.Context, off, length uint64, mode uint32) syscall.Errno {
 	const zeroing = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_ZERO_RANGE
 	if mode&^(zeroing|unix.FALLOC_FL_KEEP_SIZE) != 0 || mode&zeroing == zeroing {
@@ -192,11 +194,12 @@ func (h *liveHandle) Allocate(ctx context.Context, off, length uint64, mode uint
 	if mode&zeroing == 0 || off >= end {
 		return 0
 	}
-	defer h.file.wrote.Store(true)
+	defer h.file.written.Store(true)
 	return h.t.fail("fallocate", h.path, zero(ctx, h.vol, int64(off), int64(end)))
 }
 
-// zero makes [off, end) read as zeroes: a hole where it covers whole sectors, zeroes written at ragged ends.
+// zero makes [off, end) read as zeroes: a hole over the whole sectors, written zeroes over a
+// partial sector at either end.
 func zero(ctx context.Context, v Volume, off, end int64) error {
 	const sector = objstore.SectorSize
 	first := min((off+sector-1)/sector*sector, end)
@@ -212,7 +215,7 @@ func zero(ctx context.Context, v Volume, off, end int64) error {
 	return writeZeroes(ctx, v, last, end)
 }
 
-// writeZeroes writes a part of a sector, unless it is a hole anyway.
+// writeZeroes writes zeroes over a part of a sector that is not already a hole.
 func writeZeroes(ctx context.Context, v Volume, off, end int64) error {
 	if off >= end {
 		return nil

@@ -81,12 +81,12 @@ func TestLiveIsNotCached(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("round %d: a write past the mount was not seen: %v", round, err)
+			t.Fatalf("round %d: a write that bypassed the mount is not visible: %v", round, err)
 		}
 	}
 }
 
-func TestLiveHasAnEnd(t *testing.T) {
+func TestLiveWriteAcrossEnd(t *testing.T) {
 	_, f := liveMount(t, mib)
 	n, err := unix.Pwrite(int(f.Fd()), noise(4096), mib-100)
 	if n != 100 || err != nil {
@@ -247,8 +247,9 @@ func TestLiveSeeksHoles(t *testing.T) {
 	}
 }
 
-// The mapping is another process's: a page fault is no system call to Go's scheduler, which would wait for the thread
-// that waits for this process's server.
+// Another process maps the file. In this process a page fault would block a thread without Go's
+// scheduler knowing, and the scheduler could wait for that thread while the fault waits for this
+// process's FUSE server.
 func TestLiveIsMapped(t *testing.T) {
 	v, f := liveMount(t, mib)
 	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
@@ -264,7 +265,8 @@ func TestLiveIsMapped(t *testing.T) {
 	}
 }
 
-// mapEnv names the file to which the test's program writes mapText through a mapping, instead of testing.
+// mapEnv names the file to which the test program writes mapText through a mapping, instead of
+// running tests.
 const (
 	mapEnv  = "VARVE_FS_TEST_MAP"
 	mapText = "written through a mapping"
@@ -288,7 +290,7 @@ func writeMapped(path string) {
 	}
 }
 
-func TestLiveUsersAtOnce(t *testing.T) {
+func TestLiveConcurrentUsers(t *testing.T) {
 	const workers, part = 8, 512 * 1024
 	_, f := liveMount(t, workers*part)
 	var wg sync.WaitGroup
@@ -308,7 +310,7 @@ func TestLiveUsersAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := own.ReadAt(got, int64(w*part)); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("worker %d reads something else: %v", w, err)
+				t.Errorf("worker %d reads other content: %v", w, err)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 	"varve/fs/loopdev"
 )
 
-// attachLoop attaches until the end of the test.
+// attachLoop attaches a loop device until the end of the test.
 func attachLoop(t *testing.T, file string, o loopdev.Options) loopdev.Device {
 	t.Helper()
 	need.These(t, need.Loop, need.Root)
@@ -36,7 +36,7 @@ func attachLoop(t *testing.T, file string, o loopdev.Options) loopdev.Device {
 	return d
 }
 
-// mountDisk mounts a file system until the end of the test, and gives a way to end it before.
+// mountDisk mounts a file system until the end of the test, or until unmount is called.
 func mountDisk(t *testing.T, device, kind string, flags uintptr, data string) (dir string, unmount func()) {
 	t.Helper()
 	dir = t.TempDir()
@@ -56,8 +56,8 @@ func mountDisk(t *testing.T, device, kind string, flags uintptr, data string) (d
 	return dir, unmount
 }
 
-// The main job of the fallback: a real file system on a loop device over live.
-func TestLoopCarriesAFileSystem(t *testing.T) {
+// The fallback's main use: a real file system on a loop device over live.
+func TestLoopFileSystem(t *testing.T) {
 	for _, buffered := range []bool{false, true} {
 		t.Run(fmt.Sprintf("buffered=%v", buffered), func(t *testing.T) {
 			src := newFakeSource()
@@ -70,11 +70,11 @@ func TestLoopCarriesAFileSystem(t *testing.T) {
 			}
 			run(t, "mkfs.ext4", "-q", d.Path)
 			dir, unmount := mountDisk(t, d.Path, "ext4", 0, "discard")
-			want := copyTree(t, dir)
+			want := fillTree(t, dir)
 			run(t, "sync", "-f", dir)
 			flushes := v.flushed()
 			if flushes == 0 {
-				t.Error("the device passed no flush on")
+				t.Error("the device forwarded no flush")
 			}
 			before := v.data()
 			if err := os.RemoveAll(filepath.Join(dir, "big")); err != nil {
@@ -82,7 +82,7 @@ func TestLoopCarriesAFileSystem(t *testing.T) {
 			}
 			run(t, "sync", "-f", dir)
 			run(t, "fstrim", dir)
-			// ext4 initializes inode tables in the meantime, which takes some of it back.
+			// ext4 initializes inode tables in the meantime, which takes some of the space again.
 			if after := v.data(); after > before-8*mib {
 				t.Errorf("%d bytes before deleting 16 MiB, %d after: discards made no holes", before, after)
 			}
@@ -94,7 +94,7 @@ func TestLoopCarriesAFileSystem(t *testing.T) {
 			img := attachLoop(t, filepath.Join(s.Dir(), "snapshots/vol/s/disk.img"),
 				loopdev.Options{ReadOnly: true, Buffered: buffered})
 			if !img.ReadOnly {
-				t.Error("the image's device takes writes")
+				t.Error("the image's device accepts writes")
 			}
 			run(t, "fsck.ext4", "-fn", img.Path)
 			dir, unmount = mountDisk(t, img.Path, "ext4", unix.MS_RDONLY, "")
@@ -104,8 +104,8 @@ func TestLoopCarriesAFileSystem(t *testing.T) {
 	}
 }
 
-// copyTree fills dir, and gives what is to be found there after "big" is deleted.
-func copyTree(t *testing.T, dir string) map[string][]byte {
+// fillTree fills dir, and returns the content that is left after "big" is deleted.
+func fillTree(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	want := make(map[string][]byte)
 	for i := range 200 {
@@ -147,7 +147,7 @@ func TestLoopBlockSize(t *testing.T) {
 	}
 }
 
-// Writes through the device and through the file are seen by the other.
+// Writes through the device are visible in the file and the other way round.
 func TestLoopAndFileAgree(t *testing.T) {
 	v, f := liveMount(t, 4*mib)
 	d := attachLoop(t, f.Name(), loopdev.Options{})
@@ -169,19 +169,20 @@ func TestLoopAndFileAgree(t *testing.T) {
 			t.Fatal(n, err)
 		}
 		if _, err := f.ReadAt(got, off); err != nil || !bytes.Equal(got, page) {
-			t.Fatalf("the file has something else, %v", err)
+			t.Fatalf("the file has other content, %v", err)
 		}
 		if _, err := v.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 8192), off); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := unix.Pread(dev, page, off); err != nil || n != 8192 || page[0] != byte(i+1) || page[8191] != page[0] {
-			t.Fatalf("the device has something else, %v", err)
+			t.Fatalf("the device has other content, %v", err)
 		}
 	}
 }
 
-// A mount that dies under a loop device gives I/O errors, and the device goes with its last user.
-func TestLoopOverADeadMount(t *testing.T) {
+// A loop device whose mount is gone returns I/O errors, and is detached when its last user closes
+// it.
+func TestLoopOverDeadMount(t *testing.T) {
 	src := newFakeSource()
 	src.create("vol", 4*mib)
 	s := mountSource(t, src, Options{})

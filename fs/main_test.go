@@ -53,7 +53,7 @@ func mountSource(t *testing.T, src Source, o Options) *Server {
 	return s
 }
 
-// testLog writes the log to the test's.
+// testLog writes log records to a test's log.
 type testLog struct{ t *testing.T }
 
 func (l testLog) Write(p []byte) (int, error) {
@@ -64,7 +64,7 @@ func (l testLog) Write(p []byte) (int, error) {
 // commandTime bounds every program that a test runs.
 const commandTime = 60 * time.Second
 
-// run runs a program, fails the test if it fails, and gives its output.
+// run runs a program and returns its output. It fails the test if the program fails.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := try(t, name, args...)
@@ -74,7 +74,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-// try runs a program.
+// try runs a program and returns its output and error.
 func try(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	need.These(t, need.Program(name))
@@ -88,7 +88,7 @@ func try(t *testing.T, name string, args ...string) (string, error) {
 	return strings.TrimSpace(out.String()), errors.Join(err, ctx.Err())
 }
 
-// within fails the test if f takes longer, and leaves f behind then.
+// within fails the test if f takes longer than limit; f keeps running then.
 func within(t *testing.T, limit time.Duration, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})

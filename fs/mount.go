@@ -22,11 +22,11 @@ const (
 	fsType = "fuse." + fsName
 )
 
-// mount mounts s.dir and gives the name under which go-fuse finds the connection.
+// mount mounts s.dir and returns the name by which go-fuse finds the connection.
 //
-// With CAP_SYS_ADMIN the mount is made here. go-fuse would do it too, but it opens /dev/fuse without O_CLOEXEC, so
-// that a program started by the daemon would hold the connection: the daemon could die, and every user of the mount
-// would hang instead of getting an error.
+// With CAP_SYS_ADMIN the mount is made here. go-fuse could do so too, but it opens /dev/fuse
+// without O_CLOEXEC: a program started by the daemon would keep the connection open, and if the
+// daemon died, every user of the mount would hang instead of getting an error.
 func (s *Server) mount(o Options) (string, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
@@ -54,7 +54,7 @@ func (s *Server) mount(o Options) (string, error) {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 	err = unix.Mount(fsName, s.dir, fsType, flags, strings.Join(data, ","))
 	if err == nil {
-		s.privately = true
+		s.direct = true
 		return fmt.Sprintf("/dev/fd/%d", fd), nil // go-fuse owns the descriptor from here on
 	}
 	_ = unix.Close(fd)
@@ -67,7 +67,8 @@ func (s *Server) mount(o Options) (string, error) {
 	return s.dir, nil // go-fuse calls fusermount3
 }
 
-// fusermount gives the path of the program that mounts and unmounts for users, "" where it isn't installed.
+// fusermount returns the path of the program that mounts and unmounts for ordinary users, or "" if
+// it is missing.
 func fusermount() string {
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/bin") {
 		for _, name := range []string{"fusermount3", "fusermount"} {
@@ -79,7 +80,8 @@ func fusermount() string {
 	return ""
 }
 
-// unmount is umount2(2); to a user, who may not call that, fusermount3 gives the flag MNT_DETACH, and no MNT_FORCE.
+// unmount is umount2(2), or fusermount3 for a user who may not call that. fusermount3 knows
+// MNT_DETACH but not MNT_FORCE.
 func unmount(dir string, flags int) error {
 	err := unix.Unmount(dir, flags)
 	program := fusermount()
@@ -101,19 +103,20 @@ func unmount(dir string, flags int) error {
 	return fmt.Errorf("%s: %w: %s", program, err, text)
 }
 
-// refusePoll makes the kernel ask whether files here can be polled, and learn that they can't. Otherwise the first
-// os.Open in this process asks from inside the runtime's own epoll_ctl, and may wait for itself. go-fuse answers
-// for this name, and asks it too, but not for a mount that it did not make.
+// refusePoll makes the kernel learn that files of this mount cannot be polled. Otherwise the first
+// os.Open in this process sends the FUSE request from inside the runtime's own epoll_ctl and may
+// wait for itself. go-fuse serves this name, and polls it for mounts that it made itself.
 func refusePoll(dir string) error {
 	fd, err := unix.Open(filepath.Join(dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open the file that is not polled: %w", err)
+		return fmt.Errorf("open the file that refuses poll: %w", err)
 	}
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
 	return unix.Close(fd)
 }
 
-// unmountIdle tries for a moment: a file's release reaches the server after close(2) has returned.
+// unmountIdle retries for a moment while the mount is busy: a file's RELEASE may reach the server
+// after close(2) has returned.
 func unmountIdle(dir string) error {
 	var err error
 	for wait := 5 * time.Millisecond; wait < 400*time.Millisecond; wait *= 2 {
@@ -126,20 +129,21 @@ func unmountIdle(dir string) error {
 	return ErrBusy
 }
 
-// unmountForced aborts the connection (MNT_FORCE: fs/fuse/inode.c, fuse_umount_begin) and takes the mount out of the
-// tree.
+// unmountForced aborts the connection (MNT_FORCE: fs/fuse/inode.c, fuse_umount_begin) and detaches
+// the mount.
 func unmountForced(dir string) error {
 	return unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
 }
 
-// abortConnection aborts by the file system fusectl, which knows a connection by the minor number of its st_dev.
+// abortConnection aborts a connection through the fusectl file system, which names a connection by
+// the minor number of its st_dev.
 func abortConnection(device uint64) error {
 	abort := fmt.Sprintf("%d/abort", unix.Minor(device))
 	err := os.WriteFile(filepath.Join("/sys/fs/fuse/connections", abort), []byte("1"), 0)
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	// Not mounted on this machine.
+	// fusectl is not mounted on this machine.
 	dir, err := os.MkdirTemp("", "varve-fusectl-")
 	if err != nil {
 		return err
@@ -151,8 +155,8 @@ func abortConnection(device uint64) error {
 	return errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir))
 }
 
-// clearDeadMount removes mounts of servers that are gone from dir, and the loop devices that sit on them: nothing
-// could bring those back to life. ErrMounted: a living one is there.
+// clearDeadMount removes the mounts of dead servers from dir, and the loop devices over their
+// files, which nothing can revive. It returns ErrMounted if the server of a mount is alive.
 func clearDeadMount(dir string, log *slog.Logger) error {
 	for {
 		mounted, err := varveMountedAt(dir)
@@ -170,7 +174,7 @@ func clearDeadMount(dir string, log *slog.Logger) error {
 	}
 }
 
-// RemoveDead takes a mount whose server is gone out of the tree.
+// RemoveDead detaches a mount whose server is dead.
 func RemoveDead(dir string) error {
 	if err := unmount(dir, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("remove the mount of a dead server: %w", err)
@@ -178,18 +182,20 @@ func RemoveDead(dir string) error {
 	return nil
 }
 
-// loopsBelow gives the loop devices over a mount's files; they must be found while the mount still has its place.
+// loopsBelow returns the loop devices over a mount's files. Call it before unmounting: the devices
+// are found by path.
 func loopsBelow(dir string, log *slog.Logger) []loopdev.Device {
 	found, err := loopdev.Below(dir)
 	if err != nil {
-		log.Warn("loop devices over the mount are not known", "mount", dir, "error", err)
+		log.Warn("cannot list the loop devices over the mount", "mount", dir, "error", err)
 	}
 	return found
 }
 
-// detachLoops detaches loop devices whose files are dead. Who still has one open gets I/O errors.
+// detachLoops detaches loop devices whose files are dead. Programs that still have one open get I/O
+// errors.
 func detachLoops(devices []loopdev.Device, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	for _, d := range devices {
 		err := loopdev.Detach(ctx, d.Path, true)
@@ -197,7 +203,7 @@ func detachLoops(devices []loopdev.Device, log *slog.Logger) {
 	}
 }
 
-// varveMountedAt says whether the uppermost mount at dir is of this program's type.
+// varveMountedAt reports whether the topmost mount at dir is of type fuse.varve.
 func varveMountedAt(dir string) (bool, error) {
 	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err != nil {

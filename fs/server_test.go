@@ -55,7 +55,7 @@ func TestUnmountRefusesWhileBusy(t *testing.T) {
 	}
 }
 
-func TestForceUnmountClosesEverything(t *testing.T) {
+func TestForceUnmountClosesVolumes(t *testing.T) {
 	src := newFakeSource()
 	v := src.create("vol", mib)
 	s := mountSource(t, src, Options{})
@@ -79,8 +79,8 @@ func TestForceUnmountClosesEverything(t *testing.T) {
 	})
 }
 
-// A request that the store never answers must not keep its caller after the mount is gone.
-func TestForceUnmountUnderARequest(t *testing.T) {
+// ForceUnmount ends a request that the store does not answer.
+func TestForceUnmountDuringRequest(t *testing.T) {
 	src := newFakeSource()
 	v := src.create("vol", mib)
 	s := mountSource(t, src, Options{})
@@ -89,7 +89,7 @@ func TestForceUnmountUnderARequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	v.mu.Lock() // every request waits now
+	v.mu.Lock() // from now on every request waits
 	failed := make(chan error, 1)
 	go func() {
 		_, err := f.WriteAt([]byte("stuck"), 0)
@@ -113,11 +113,12 @@ func TestForceUnmountUnderARequest(t *testing.T) {
 	}
 }
 
-// Another mount namespace can hold a mount that is gone from ours. Unmount says so, ForceUnmount ends it.
-func TestUnmountWhileAnotherNamespaceHoldsIt(t *testing.T) {
+// Another mount namespace can hold a mount that is gone from this one. Unmount returns ErrBusy,
+// ForceUnmount ends it.
+func TestUnmountHeldByOtherNamespace(t *testing.T) {
 	need.These(t, need.Program("unshare"))
 	s := mountSource(t, newFakeSource(), Options{})
-	s.patience = 300 * time.Millisecond
+	s.timeout = 300 * time.Millisecond
 	holder := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "cat")
 	in, out := startPiped(t, holder)
 	if _, err := in.Write([]byte("x")); err != nil {
@@ -143,7 +144,7 @@ type broken struct{ *fakeSource }
 
 func (broken) Snapshots(string) ([]objstore.SnapshotInfo, error) { panic("a bug") }
 
-func TestPanicIsOneRequests(t *testing.T) {
+func TestPanicFailsOneRequest(t *testing.T) {
 	var log bytes.Buffer
 	s := mountSource(t, broken{newFakeSource()}, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	_, err := os.ReadDir(filepath.Join(s.Dir(), "snapshots"))
@@ -153,11 +154,11 @@ func TestPanicIsOneRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "a bug") || !strings.Contains(log.String(), "broken.Snapshots") {
-		t.Errorf("the log names neither the panic nor its place: %s", log.String())
+		t.Errorf("the log does not name the panic and its stack: %s", log.String())
 	}
 }
 
-func TestUnmountedByAnother(t *testing.T) {
+func TestUnmountedByAnotherProcess(t *testing.T) {
 	s := mountSource(t, newFakeSource(), Options{})
 	if err := unix.Unmount(s.Dir(), 0); err != nil {
 		t.Fatal(err)
@@ -182,15 +183,15 @@ func TestMountTwice(t *testing.T) {
 	}
 }
 
-func TestMountNowhere(t *testing.T) {
+func TestMountMissingDirectory(t *testing.T) {
 	s, err := Mount(filepath.Join(t.TempDir(), "missing"), newFakeSource(), Options{})
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v, %v; want it not to exist", s, err)
 	}
 }
 
-// Others see nothing of a mount, unless they are let in; and then nothing of the live files.
-func TestOthers(t *testing.T) {
+// Other users can open nothing of a mount, and with AllowOther everything except the live files.
+func TestAllowOther(t *testing.T) {
 	src := newFakeSource()
 	src.create("vol", mib)
 	src.snapshot("vol", "s", true)

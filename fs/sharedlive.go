@@ -8,20 +8,22 @@ import (
 	"varve/objstore"
 )
 
-// A volume's device and its live file are cached apart by the kernel. So only one of them writes: a live file is opened
-// for writing while the volume has no device, and the other way round (objstore.Side). A mount that is asked to share
-// claims nothing. Its live files and the device see each other's writes as soon as they are made where both go past
-// the page cache; what the kernel keeps all the same is given up
+// The kernel caches a volume's device and its live file separately. So only one of them may be
+// written: a live file can be opened for writing only while the volume has no device, and the other
+// way round (objstore.Side). A mount with Options.SharedLive claims neither side. Where both sides
+// bypass the page cache, each sees the other's writes at once; otherwise the kernel drops its
+// outdated pages
 //
-//   - of live, which are pages of mappings: within shareInterval of a change;
-//   - of the device: by Options.Written, at an fsync of live, or within shareInterval of a write.
+//   - of live, where they belong to mappings: within shareInterval of a change;
+//   - of the device: by Options.Written, at an fsync of live or within shareInterval of a write.
 //
-// A page that both sides change meanwhile is still written back whole by one of them. That is what it means to share.
+// A page that both sides change in the meantime is still written back as a whole by one of them,
+// and the other's change is lost.
 
-// shareInterval is how often a shared mount looks for changes of the volumes that are open in it.
+// shareInterval is how often a shared mount checks its open volumes for changes.
 const shareInterval = 250 * time.Millisecond
 
-// claim is what an open of the live file takes of its volume; nil: nothing.
+// claim claims the side of the volume that opening its live file needs, if any.
 func (t *tree) claim(vol Volume, writable bool) (release func(), err error) {
 	switch {
 	case t.forDevice:
@@ -32,7 +34,8 @@ func (t *tree) claim(vol Volume, writable bool) (release func(), err error) {
 	return func() {}, nil
 }
 
-// liveFiles are the live files that are open, all or those of one volume, with a handle of each.
+// liveFiles returns the open live files of one volume, or of all if volume is empty, each with one
+// of its handles.
 func (t *tree) liveFiles(volume string) map[*liveFile]*liveHandle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -45,22 +48,22 @@ func (t *tree) liveFiles(volume string) map[*liveFile]*liveHandle {
 	return open
 }
 
-// dropPages has the kernel forget the pages of a live file that it keeps for mappings.
+// dropPages makes the kernel drop the pages that it caches for mappings of a live file.
 func (f *liveFile) dropPages() {
 	if e := f.NotifyContent(0, 0); e != 0 && e != unix.ENOENT {
-		f.base.t.log.Warn("mappings may show what is old", "file", f.path(), "error", e)
+		f.base.t.log.Warn("mappings may show outdated data", "file", f.path(), "error", e)
 	}
 }
 
-// Refresh has the kernel forget what it keeps of a volume's live file: mappings read it anew. For the moments at which a
-// volume gets a device or loses it.
+// Refresh makes the kernel drop what it caches of a volume's live file, so that mappings read it
+// again. Call it after the volume is attached to a device or detached from one.
 func (s *Server) Refresh(volume string) {
 	for f := range s.tree.liveFiles(volume) {
 		f.dropPages()
 	}
 }
 
-// share keeps the caches of live files and devices together until quit is closed.
+// share keeps the kernel's caches of live files and devices coherent until quit is closed.
 func (t *tree) share(quit <-chan struct{}) {
 	for {
 		select {
@@ -72,14 +75,14 @@ func (t *tree) share(quit <-chan struct{}) {
 			if n := h.vol.Changes(); f.shown.Swap(n) != n {
 				f.dropPages()
 			}
-			f.tellWritten()
+			f.notifyWritten()
 		}
 	}
 }
 
-// tellWritten passes on that the file was written, if it was.
-func (f *liveFile) tellWritten() {
-	if t := f.base.t; t.written != nil && f.wrote.Swap(false) {
+// notifyWritten calls Options.Written if the file was written since the last call.
+func (f *liveFile) notifyWritten() {
+	if t := f.base.t; t.written != nil && f.written.Swap(false) {
 		t.written(f.name)
 	}
 }

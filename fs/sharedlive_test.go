@@ -25,8 +25,8 @@ func openLive(t *testing.T, s *Server, flags int) (*os.File, error) {
 	return f, err
 }
 
-// Only one of a volume's device and its live file is there to write, unless the mount shares.
-func TestLiveOrDevice(t *testing.T) {
+// Only one of a volume's device and its live file can be written, unless the mount shares.
+func TestLiveExcludesDevice(t *testing.T) {
 	src := newFakeSource()
 	v := src.create("vol", mib)
 	s := mountSource(t, src, Options{})
@@ -66,7 +66,7 @@ func TestLiveOrDevice(t *testing.T) {
 	})
 }
 
-// A mount under a device counts as one.
+// A mount that serves a device counts as the device.
 func TestMountForDevice(t *testing.T) {
 	src := newFakeSource()
 	src.create("vol", mib)
@@ -81,9 +81,10 @@ func TestMountForDevice(t *testing.T) {
 	wantErrno(t, "open for writing beside the mount under a device", err, unix.EBUSY)
 }
 
-// peekEnv names the file that the test's program maps, to say what is at byte 100 of it for each line that it gets, instead
-// of testing. A process that serves a mount must not touch a mapping of its files: while the kernel waits for the page no
-// garbage collection can begin, and whoever serves the page may wait for one.
+// peekEnv names the file that the test program maps, instead of running tests. It prints the byte
+// at offset 100 for each line of its input. The process that serves a mount must not touch a
+// mapping of the mount's files: no garbage collection can begin while the kernel waits for the
+// page, and the goroutine that serves the page may wait for one.
 const peekEnv = "VARVE_FS_TEST_PEEK"
 
 func peek(path string) {
@@ -100,7 +101,8 @@ func peek(path string) {
 	}
 }
 
-// mapped maps the first page of the live file in a process of its own, and gives what says the byte at 100.
+// mapped maps the first page of the live file in another process, and returns a function that reads
+// the byte at offset 100 through the mapping.
 func mapped(t *testing.T, s *Server) func() byte {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -125,8 +127,9 @@ func mapped(t *testing.T, s *Server) func() byte {
 	}
 }
 
-// What a device has written is in mappings of live after Refresh, and before long in a mount that shares.
-func TestMappingsSeeTheDevice(t *testing.T) {
+// A device's write is visible in mappings of live after Refresh, and within a moment in a mount
+// that shares.
+func TestMappingsShowDeviceWrites(t *testing.T) {
 	for _, share := range []bool{false, true} {
 		src := newFakeSource()
 		v := src.create("vol", mib)
@@ -145,7 +148,7 @@ func TestMappingsSeeTheDevice(t *testing.T) {
 			}
 			s.Refresh("vol")
 			if at100() != noise(4096)[100] {
-				t.Error("a mapping shows what is old after Refresh")
+				t.Error("a mapping shows outdated data after Refresh")
 			}
 			continue
 		}
@@ -153,8 +156,8 @@ func TestMappingsSeeTheDevice(t *testing.T) {
 	}
 }
 
-// A mount that shares says when it has written: at once at an fsync, and before long without one.
-func TestSharedLiveSaysWhatItWrote(t *testing.T) {
+// A mount that shares reports its writes: at once at an fsync, and within a moment without one.
+func TestSharedLiveReportsWrites(t *testing.T) {
 	src := newFakeSource()
 	src.create("vol", mib)
 	var told atomic.Int64
@@ -183,7 +186,7 @@ func TestSharedLiveSaysWhatItWrote(t *testing.T) {
 	eventually(t, "told of a write", func() bool { return told.Load() == 2 })
 }
 
-// A file handle would be ESTALE once the kernel has forgotten the file: there are none.
+// The mount has no file handles: one would be ESTALE once the kernel has forgotten the file.
 func TestNoFileHandles(t *testing.T) {
 	src := newFakeSource()
 	src.create("vol", mib)

@@ -2,10 +2,10 @@ package fs
 
 import "varve/objstore"
 
-// Store makes a Source of a store. The store must stay open until the mount has ended.
+// Store returns a Source that shows a store. The store must stay open until the mount has ended.
 func Store(s *objstore.Store) Source { return store{s} }
 
-// store is *objstore.Store with its concrete results as this package's interfaces.
+// store adapts *objstore.Store, whose methods return concrete types, to this package's interfaces.
 type store struct{ *objstore.Store }
 
 func (s store) OpenVolume(name, user string) (Volume, error) {

@@ -48,8 +48,9 @@ func openStore(t *testing.T, dir string) *objstore.Store {
 	return st
 }
 
-// Random requests through the mount and past it, against a plain byte slice, while the store settles.
-func TestStoreAgainstAModel(t *testing.T) {
+// Random requests, through the mount and directly to the volume, are compared with a byte slice
+// while the store settles.
+func TestStoreModel(t *testing.T) {
 	need.These(t, need.FUSE, need.Root)
 	const size = 8 * mib
 	st := realStore(t, size)
@@ -104,9 +105,9 @@ func TestStoreAgainstAModel(t *testing.T) {
 	}
 }
 
-// A file system on a loop device over the real store: snapshot it mounted, browse the snapshot, find it again after
-// the store was closed, by name and by root.
-func TestStoreCarriesAFileSystem(t *testing.T) {
+// A file system on a loop device over the real store: snapshot it while it is mounted, and read the
+// snapshot by name and by root.
+func TestStoreFileSystem(t *testing.T) {
 	need.These(t, need.FUSE, need.Root, need.Loop)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*commandTime)
 	defer cancel()
@@ -115,13 +116,13 @@ func TestStoreCarriesAFileSystem(t *testing.T) {
 	d := attachLoop(t, filepath.Join(s.Dir(), "volumes/vol/live"), loopdev.Options{})
 	run(t, "mkfs.ext4", "-q", d.Path)
 	dir, unmount := mountDisk(t, d.Path, "ext4", 0, "discard")
-	want := copyTree(t, dir)
+	want := fillTree(t, dir)
 	run(t, "sync", "-f", dir)
 	if _, err := st.CreateSnapshot(ctx, "vol", "s"); err != nil {
 		t.Fatal(err)
 	}
 	img := filepath.Join(s.Dir(), "snapshots/vol/s/disk.img")
-	frozen := sumFile(t, img) // settling or not
+	frozen := sumFile(t, img) // whether settled or not
 	for i := range 50 {
 		if err := os.WriteFile(filepath.Join(dir, "after"), noise(i*5000), 0o644); err != nil {
 			t.Fatal(err)
@@ -171,7 +172,8 @@ func TestStoreCarriesAFileSystem(t *testing.T) {
 	})
 }
 
-func TestStoreIsFoundAgain(t *testing.T) {
+// Volumes and snapshots, by name and by root, are there after the store is opened again.
+func TestStoreReopened(t *testing.T) {
 	need.These(t, need.FUSE, need.Root)
 	dir := filepath.Join(t.TempDir(), "store")
 	if err := objstore.Init(dir, objstore.InitOptions{}); err != nil {
@@ -228,7 +230,7 @@ func TestStoreIsFoundAgain(t *testing.T) {
 			}
 		}
 		if _, err := os.Stat(filepath.Join(s.Dir(), "by-id/beef")); !os.IsNotExist(err) {
-			t.Errorf("a root that can't be: %v", err)
+			t.Errorf("an impossible root: %v", err)
 		}
 	})
 }

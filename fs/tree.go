@@ -15,7 +15,7 @@ import (
 	"varve/objstore"
 )
 
-// tree is what all nodes of one mount share.
+// tree is the state that all nodes of one mount share.
 type tree struct {
 	src       Source
 	log       *slog.Logger
@@ -31,7 +31,8 @@ type tree struct {
 	handles map[*handle]struct{} // open handles, guarded by mu
 }
 
-// newTree makes the tree over src, for any transport to serve. Whoever serves it calls closeHandles afterwards.
+// newTree returns the tree over src, for any transport to serve. The transport calls closeHandles
+// at the end.
 func newTree(src Source, o Options) (*tree, fuse.RawFileSystem) {
 	t := &tree{
 		src: src, log: o.Logger, started: time.Now(), imageMode: 0o400,
@@ -43,13 +44,13 @@ func newTree(src Source, o Options) (*tree, fuse.RawFileSystem) {
 		t.imageMode = 0o444
 	}
 	root := newDir(t, inode("root"), rootListing{t})
-	// No timeouts: the kernel asks anew each time, so that what is gone is gone at once.
+	// No timeouts: the kernel looks every entry up again, so that a deletion is visible at once.
 	raw := fusefs.NewNodeFS(root, &fusefs.Options{Logger: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)})
 	return t, syncWrites{raw}
 }
 
-// closeHandles closes what an aborted connection left open: the kernel sends no RELEASE then. No request may be in
-// flight any more.
+// closeHandles closes the handles that an aborted connection left open, for which the kernel sends
+// no RELEASE. No request may be in flight.
 func (t *tree) closeHandles() {
 	t.mu.Lock()
 	left := make([]*handle, 0, len(t.handles))
@@ -62,16 +63,16 @@ func (t *tree) closeHandles() {
 	}
 }
 
-// handle is an open file's claim on what its node has open.
+// handle is an open file's reference to what its node has open.
 type handle struct {
 	t       *tree
-	path    string // for messages
+	path    string // for log messages
 	release func() error
-	live    *liveHandle // of a live file; set under tree.mu
+	live    *liveHandle // the handle of a live file, else nil; set under tree.mu
 }
 
-// newHandle registers a claim that release gives up. The handle's close is called once: by the kernel's RELEASE, or
-// by closeHandles when there will be none.
+// newHandle registers a handle. Its release is called once, by the kernel's RELEASE or else by
+// closeHandles.
 func (t *tree) newHandle(path string, release func() error) *handle {
 	h := &handle{t: t, path: path, release: release}
 	t.mu.Lock()
@@ -93,29 +94,30 @@ func (h *handle) close() {
 	}
 }
 
-// Release is the kernel's last word on the handle.
+// Release closes the handle; the kernel sends nothing for it afterwards.
 func (h *handle) Release(context.Context) syscall.Errno {
 	h.close()
 	return 0
 }
 
-// base is what every node has.
+// base is the state that every node has.
 type base struct {
 	fusefs.Inode
 	t   *tree
 	ino uint64
 }
 
-// node is a file or a directory as its parent hands it out.
+// node is a file or a directory as its parent returns it.
 type node interface {
 	fusefs.InodeEmbedder
-	// attr fills in the attributes, all but the inode number and the file type.
+	// attr fills in the attributes except the inode number and the file type.
 	attr(ctx context.Context, a *fuse.Attr) error
 	stable() fusefs.StableAttr
 }
 
-// blockSize is st_blksize, and the discard granularity of a loop device over a file (drivers/block/loop.c takes it
-// from statfs). Non-zero also keeps go-fuse from making up st_blocks.
+// blockSize is st_blksize, and the discard granularity of a loop device over a file
+// (drivers/block/loop.c takes it from statfs). A non-zero value also keeps go-fuse from inventing
+// st_blocks.
 const blockSize = 4096
 
 func (b *base) fill(a *fuse.Attr, mode uint32, changed time.Time) {
@@ -131,7 +133,8 @@ func setSize(a *fuse.Attr, size, data int64) {
 	a.Blocks = uint64((min(data, size) + objstore.SectorSize - 1) / objstore.SectorSize)
 }
 
-// Statfs gives the store's space, and the length of the longest name; the kernel asks it of the node that the path names.
+// Statfs returns the store's space and the longest possible name. The kernel sends it for the node
+// that the path names.
 func (b *base) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	used, free, err := b.t.src.Space()
 	if err != nil {
@@ -145,8 +148,9 @@ func (b *base) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	return 0
 }
 
-// syncWrites makes O_DSYNC, O_SYNC and RWF_DSYNC writes durable. The kernel leaves that to the server: it passes the
-// flags with each WRITE (fs/fuse/file.c, fuse_write_flags) and sends no FSYNC, and go-fuse's nodes don't see them.
+// syncWrites makes O_DSYNC, O_SYNC and RWF_DSYNC writes durable. The kernel leaves that to the
+// server: it sends the flags with each WRITE (fs/fuse/file.c, fuse_write_flags) and no FSYNC, and
+// go-fuse does not pass them to its nodes.
 type syncWrites struct{ fuse.RawFileSystem }
 
 func (s syncWrites) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {

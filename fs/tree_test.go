@@ -35,7 +35,7 @@ func wantNames(t *testing.T, path string, want ...string) {
 	}
 }
 
-func TestTreeShowsWhatThereIs(t *testing.T) {
+func TestTreeFollowsTheSource(t *testing.T) {
 	src := newFakeSource()
 	s := mountSource(t, src, Options{})
 	at := func(path string) string { return filepath.Join(s.Dir(), path) }
@@ -107,8 +107,9 @@ func TestTreeRefusesChanges(t *testing.T) {
 	wantNames(t, filepath.Join(s.Dir(), "volumes/a"), "info.json", "live")
 }
 
-// A volume that took the name of a deleted one is another one, also for who stands in the old one's directory.
-func TestTreeTellsNamesakesApart(t *testing.T) {
+// A volume that took the name of a deleted one does not appear in a directory that was opened
+// before.
+func TestTreeReusedName(t *testing.T) {
 	src := newFakeSource()
 	src.create("a", mib)
 	s := mountSource(t, src, Options{})
@@ -184,7 +185,7 @@ func TestInfo(t *testing.T) {
 			t.Errorf("%s: size %d, %v; the text has %d", path, st.Size(), err, len(text))
 		}
 		if cat := run(t, "cat", path); cat+"\n" != string(text) {
-			t.Errorf("cat %s gives %q", path, cat)
+			t.Errorf("cat %s prints %q", path, cat)
 		}
 	}
 	var vol struct {
@@ -232,7 +233,7 @@ func TestStatfs(t *testing.T) {
 	}
 }
 
-// The limit of names that statfs(2) tells is the true one.
+// The name limit that statfs(2) reports is the actual one.
 func TestNameLimit(t *testing.T) {
 	src := newFakeSource()
 	longest := "a:b+c" + strings.Repeat("x", objstore.MaxName-5)

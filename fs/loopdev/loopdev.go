@@ -1,7 +1,8 @@
-// Package loopdev puts a loop device over a file: the way to a block device where the kernel has no ublk.
+// Package loopdev attaches loop devices to files, for a block device where the kernel has no ublk.
 //
-// A device is found by its backing file's path, as the kernel shows it in /sys/block/loopN/loop/backing_file, and
-// never by asking the file itself: the server of a file in a FUSE mount may be dead or busy.
+// A device is found by its backing file's path, as the kernel shows it in
+// /sys/block/loopN/loop/backing_file. The file itself is never accessed for that: the server of a
+// file in a FUSE mount may be dead or busy.
 package loopdev
 
 import (
@@ -20,35 +21,37 @@ import (
 	"varve/blockdev/devnode"
 )
 
-// What a caller may test for with errors.Is.
+// Errors of this package, for errors.Is.
 var (
-	// ErrNoLoop: /dev/loop-control is missing. The kernel needs CONFIG_BLK_DEV_LOOP, or its module loop loaded.
+	// ErrNoLoop: /dev/loop-control is missing. The kernel needs CONFIG_BLK_DEV_LOOP, or its module
+	// loop loaded.
 	ErrNoLoop = errors.New("no /dev/loop-control: the kernel needs CONFIG_BLK_DEV_LOOP or the module loop")
 	// ErrPermission: loop devices need CAP_SYS_ADMIN.
 	ErrPermission = errors.New("loop devices need root")
-	// ErrBusy: somebody has the device open or mounted.
+	// ErrBusy: the device is open or mounted.
 	ErrBusy = errors.New("device is in use")
 	// ErrNotAttached: the device has no backing file.
 	ErrNotAttached = errors.New("loop device has no backing file")
 )
 
-// sysBlock is where the kernel shows block devices.
+// sysBlock is the directory where the kernel shows block devices.
 const sysBlock = "/sys/block"
 
 // Options of a loop device. The zero value is the default.
 type Options struct {
 	// ReadOnly refuses writes.
 	ReadOnly bool
-	// BlockSize is the logical block size in bytes: 512 (default), or a power of two up to the page size.
+	// BlockSize is the logical block size in bytes: 512 (default), or a power of two up to the page
+	// size.
 	BlockSize int
-	// Buffered reads and writes the file through the page cache, where it has one, and not with O_DIRECT.
+	// Buffered uses the file's page cache, where it has one, instead of O_DIRECT.
 	Buffered bool
 }
 
 // Device describes a loop device.
 type Device struct {
 	Path      string `json:"path"` // /dev/loopN
-	File      string `json:"file"` // the backing file's path as the kernel has it, "(deleted)" cut off
+	File      string `json:"file"` // the backing file's path as the kernel shows it, without "(deleted)"
 	Deleted   bool   `json:"deleted,omitempty"`
 	ReadOnly  bool   `json:"read_only"`
 	DirectIO  bool   `json:"direct_io"`
@@ -56,7 +59,8 @@ type Device struct {
 	Size      int64  `json:"size"`       // bytes
 }
 
-// Attach puts a loop device over file. It is usable when Attach returns; partitions are not looked for.
+// Attach attaches a loop device to file. The device is usable when Attach returns. Partitions are
+// not scanned for.
 func Attach(ctx context.Context, file string, o Options) (Device, error) {
 	path, err := attach(ctx, file, o)
 	if err != nil {
@@ -79,7 +83,8 @@ func attach(ctx context.Context, file string, o Options) (string, error) {
 	if o.ReadOnly {
 		flags = unix.O_RDONLY
 	}
-	// Not os.OpenFile: the file may be served by this process, which must not wait for itself inside its own poller.
+	// Not os.OpenFile: this process may serve the file, and must not wait for itself inside its own
+	// poller.
 	backing, err := open(file, flags)
 	if err != nil {
 		return "", err
@@ -95,7 +100,7 @@ func attach(ctx context.Context, file string, o Options) (string, error) {
 		if err == nil {
 			return path, nil
 		}
-		// Another program took this one between the two calls.
+		// Another program took this device between the two calls.
 		if !errors.Is(err, unix.EBUSY) || pause(ctx, 10*time.Millisecond) != nil {
 			return "", err
 		}
@@ -120,7 +125,8 @@ func configure(ctx context.Context, path string, backing int, o Options) error {
 	}
 	for {
 		err := unix.IoctlLoopConfigure(fd, &c)
-		// EAGAIN: pages of an earlier life of the device are still being written (drivers/block/loop.c).
+		// EAGAIN: pages from the device's previous use are still being written
+		// (drivers/block/loop.c).
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			if err != nil {
 				return fmt.Errorf("configure %s: %w", path, permission(err))
@@ -133,7 +139,8 @@ func configure(ctx context.Context, path string, backing int, o Options) error {
 	}
 }
 
-// openNode opens a loop device, whose node may appear a moment after it, and nothing else that is at its path.
+// openNode opens a loop device, whose node may appear a moment after the device. It opens nothing
+// else that may be at that path.
 func openNode(ctx context.Context, path string, flags int) (int, error) {
 	n, err := devnode.Block(filepath.Base(path))
 	if err != nil {
@@ -145,9 +152,9 @@ func openNode(ctx context.Context, path string, flags int) (int, error) {
 	return n.Open(flags)
 }
 
-// Detach takes the backing file from a loop device and returns when it is free. A device that is open or mounted is
-// ErrBusy and stays as it was; with force it is detached by the kernel when its last user closes it, and Detach
-// returns without waiting for that.
+// Detach removes the backing file from a loop device and returns when the device is free. For a
+// device that is open or mounted it returns ErrBusy and changes nothing. With force the kernel
+// detaches the device when its last user closes it, and Detach returns without waiting for that.
 func Detach(ctx context.Context, device string, force bool) error {
 	if err := detach(ctx, device, force); err != nil {
 		return fmt.Errorf("detach %s: %w", device, err)
@@ -162,7 +169,7 @@ func detach(ctx context.Context, device string, force bool) error {
 	if !attached(filepath.Base(device)) {
 		return ErrNotAttached
 	}
-	// A program that looks at every new device, as udev does, holds it for a moment only.
+	// A program that probes every new device, such as udev, keeps it open for a moment only.
 	const tries = 20
 	for try := 1; ; try++ {
 		err := clearDevice(ctx, device, force)
@@ -181,7 +188,7 @@ func detach(ctx context.Context, device string, force bool) error {
 func clearDevice(ctx context.Context, device string, force bool) error {
 	flags := unix.O_RDONLY
 	if !force {
-		flags |= unix.O_EXCL // refused while a file system or the device mapper claims the device
+		flags |= unix.O_EXCL // fails while a file system or the device mapper claims the device
 	}
 	fd, err := openNode(ctx, device, flags)
 	if errors.Is(err, unix.EBUSY) {
@@ -200,18 +207,19 @@ func clearDevice(ctx context.Context, device string, force bool) error {
 	if force {
 		return nil
 	}
-	// With other users the kernel only marks the device for clearing on the last close, and says nothing
-	// (drivers/block/loop.c, loop_clr_fd). As the only user we find it on its way out already: ENXIO.
+	// If there are other users, the kernel only marks the device for clearing on the last close,
+	// without an error (drivers/block/loop.c, loop_clr_fd). If there are none, the device is
+	// already going away: ENXIO.
 	info, err := unix.IoctlLoopGetStatus64(fd)
 	if errors.Is(err, unix.ENXIO) {
 		return nil
 	}
-	if err != nil { // the file's server is dead: the mark may stay
-		return fmt.Errorf("%w; ask for its state: %w", ErrBusy, err)
+	if err != nil { // the file's server is dead, and the mark may stay
+		return fmt.Errorf("%w; get its status: %w", ErrBusy, err)
 	}
 	info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
 	if err := unix.IoctlLoopSetStatus64(fd, info); err != nil {
-		return fmt.Errorf("%w; take the mark for clearing back: %w", ErrBusy, err)
+		return fmt.Errorf("%w; cancel its detaching: %w", ErrBusy, err)
 	}
 	return ErrBusy
 }
@@ -225,13 +233,13 @@ func waitFree(ctx context.Context, device string) error {
 	return nil
 }
 
-// Find gives the loop devices over file, an absolute path without symbolic links. A file whose file system is not
-// mounted any more has lost that path, and its devices are not found.
+// Find returns the loop devices over file, an absolute path without symbolic links. Devices over a
+// file whose file system has been unmounted are not found, as the file no longer has a path.
 func Find(file string) ([]Device, error) {
 	return filter(func(d Device) bool { return d.File == file })
 }
 
-// Below gives the loop devices over files below the directory dir; of both holds what Find says.
+// Below returns the loop devices over files below the directory dir, with the restrictions of Find.
 func Below(dir string) ([]Device, error) {
 	dir = strings.TrimSuffix(dir, "/") + "/"
 	return filter(func(d Device) bool { return strings.HasPrefix(d.File, dir) })
@@ -245,7 +253,7 @@ func filter(keep func(Device) bool) ([]Device, error) {
 	return slices.DeleteFunc(all, func(d Device) bool { return !keep(d) }), nil
 }
 
-// List gives all loop devices that have a backing file.
+// List returns all loop devices that have a backing file.
 func List() ([]Device, error) {
 	dirs, err := filepath.Glob(filepath.Join(sysBlock, "loop*", "loop", "backing_file"))
 	if err != nil {

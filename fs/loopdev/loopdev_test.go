@@ -85,7 +85,7 @@ func TestReadOnlyAndBlockSize(t *testing.T) {
 	}
 }
 
-// Somebody who has the device open keeps it, and nothing of the refused Detach sticks.
+// A refused Detach leaves an open device attached, even after its user closes it.
 func TestDetachRefusesWhileOpen(t *testing.T) {
 	for name, flags := range map[string]int{"open": unix.O_RDONLY, "claimed": unix.O_RDONLY | unix.O_EXCL} {
 		t.Run(name, func(t *testing.T) {

@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attached says whether loopN has a backing file: the kernel makes the directory loop for as long as it has.
+// attached reports whether loopN has a backing file: only then does its directory "loop" exist.
 func attached(name string) bool {
 	return unix.Access(filepath.Join(sysBlock, name, "loop", "backing_file"), unix.F_OK) == nil
 }
 
-// inspect reads what sysfs says of loopN.
+// inspect reads the description of loopN from sysfs.
 func inspect(name string) (Device, error) {
 	file, err := attribute(name, "loop/backing_file")
 	if err != nil {
@@ -36,7 +36,7 @@ func inspect(name string) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	sectors, err := number(name, "size") // of 512 bytes, always
+	sectors, err := number(name, "size") // always in units of 512 bytes
 	if err != nil {
 		return Device{}, err
 	}

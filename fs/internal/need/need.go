@@ -1,4 +1,5 @@
-// Package need decides what the tests below fs skip on this machine, and names what is missing.
+// Package need decides which tests below fs are skipped on this machine, and names the missing
+// feature.
 package need
 
 import (
@@ -9,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Feature is something that a test needs.
+// Feature is a prerequisite of a test.
 type Feature string
 
-// What tests need.
+// The features of a kernel or a machine.
 const (
 	FUSE Feature = "/dev/fuse (kernel: CONFIG_FUSE_FS)"
-	// UserFUSE is FUSE for users that are not root: udev makes the node so.
+	// UserFUSE is FUSE for users other than root: udev sets the mode of the node.
 	UserFUSE Feature = "/dev/fuse that everybody may open (mode 666)"
 	Loop     Feature = "/dev/loop-control (kernel: CONFIG_BLK_DEV_LOOP)"
 	Root     Feature = "root"
 )
 
-// Program is a program that a test runs.
+// Program returns the feature "this program is installed".
 func Program(name string) Feature { return Feature(name) }
 
 func (f Feature) present() bool {
@@ -48,7 +49,8 @@ func opens(path string) bool {
 	return unix.Close(fd) == nil
 }
 
-// These skips the test, unless every feature is there. With VARVE_REQUIRE_FUSE=1 what is missing is a failure.
+// These skips the test unless every feature is present. With VARVE_REQUIRE_FUSE=1 a missing feature
+// fails the test.
 func These(t testing.TB, features ...Feature) {
 	t.Helper()
 	for _, f := range features {

@@ -14,17 +14,17 @@ import (
 	"varve/fs/internal/need"
 )
 
-// users is a program that runs as a user who may not unmount by himself.
-func users(t *testing.T, name string, args ...string) *exec.Cmd {
+// asUser returns a command that runs as a user who may not call umount2(2).
+func asUser(t *testing.T, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	cmd.Stderr = os.Stderr
 	return cmd
 }
 
-// A user's mount, which fusermount3 makes, goes like root's: not while it is in use, and by force at once; what a dead
-// server leaves goes at the next mount.
-func TestUsersMount(t *testing.T) {
+// A mount that fusermount3 made for a user ends as one of root's does: not while in use, at once by
+// force, and at the next mount if its server was killed.
+func TestFusermount(t *testing.T) {
 	need.These(t, need.FUSE, need.UserFUSE, need.Root, need.Program("fusermount3"))
 	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err == nil {
 		t.Cleanup(func() { _ = unix.Unmount("/sys/fs/fuse/connections", unix.MNT_DETACH) })
@@ -43,7 +43,7 @@ func TestUsersMount(t *testing.T) {
 	}
 	defer program.Close()
 	for _, how := range []string{"killed", "forced"} {
-		server := users(t, "/proc/self/fd/3")
+		server := asUser(t, "/proc/self/fd/3")
 		server.ExtraFiles = []*os.File{program}
 		server.Env = append(os.Environ(), serveEnv+"="+dir)
 		in, lines := startServer(t, server)
@@ -52,7 +52,7 @@ func TestUsersMount(t *testing.T) {
 			_ = server.Wait() // "signal: killed"
 			continue
 		}
-		user := users(t, "sh", "-c", "exec 3<"+filepath.Join(dir, "volumes/vol/live")+"; echo open; read x; cat <&3 >/dev/null")
+		user := asUser(t, "sh", "-c", "exec 3<"+filepath.Join(dir, "volumes/vol/live")+"; echo open; read x; cat <&3 >/dev/null")
 		user.Stderr = nil
 		userIn, userOut := startPiped(t, user)
 		if line, err := userOut.ReadString('\n'); err != nil || line != "open\n" {
@@ -65,14 +65,14 @@ func TestUsersMount(t *testing.T) {
 			t.Errorf("Unmount of a mount in use: %q, %v", line, err)
 		}
 		_ = in.Close()
-		within(t, stopTime/2, "an unmount by force", func() {
+		within(t, stopTimeout/2, "an unmount by force", func() {
 			if err := server.Wait(); err != nil {
 				t.Errorf("the server that unmounts by force: %v", err)
 			}
 		})
 		_ = userIn.Close()
 		if err := user.Wait(); err == nil {
-			t.Error("what is open still reads")
+			t.Error("an open file can still be read")
 		}
 	}
 	if mounted, err := varveMountedAt(dir); err != nil || mounted {

@@ -5,15 +5,16 @@ import (
 	"sync"
 )
 
-// shared is something opened once for all the handles of a node, and closed with the last of them.
-type shared[T io.Closer] struct {
+// refCounted opens a value once for all the handles of a node, and closes it with the last of them.
+type refCounted[T io.Closer] struct {
 	mu    sync.Mutex
 	users int // guarded by mu
 	v     T   // guarded by mu; valid while users > 0
 }
 
-// acquire gives the open thing, opening it for the first user. Each success is paid back by one release.
-func (s *shared[T]) acquire(open func() (T, error)) (T, error) {
+// acquire returns the value, which it opens for the first user. Each successful acquire needs one
+// release.
+func (s *refCounted[T]) acquire(open func() (T, error)) (T, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users == 0 {
@@ -28,8 +29,8 @@ func (s *shared[T]) acquire(open func() (T, error)) (T, error) {
 	return s.v, nil
 }
 
-// release closes after the last user.
-func (s *shared[T]) release() error {
+// release closes the value when its last user is gone.
+func (s *refCounted[T]) release() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users--; s.users > 0 {

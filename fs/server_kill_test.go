@@ -18,11 +18,11 @@ import (
 	"varve/fs/loopdev"
 )
 
-// serveEnv names the directory on which the test's program mounts and serves, instead of testing.
+// serveEnv names the directory on which the test program serves a mount, instead of running tests.
 const serveEnv = "VARVE_FS_TEST_SERVE"
 
-// serveUntilKilled says "ready" and serves until its standard input ends or it is killed. It leaves a child running,
-// which must not keep the mount from dying with this process.
+// serveUntilKilled prints "ready" and serves until its standard input ends or it is killed. It
+// leaves a child running, which must not keep the mount alive after this process.
 func serveUntilKilled(dir string) {
 	src := newFakeSource()
 	v := src.create("vol", mib)
@@ -38,7 +38,7 @@ func serveUntilKilled(dir string) {
 	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	switch line {
 	case "hang\n":
-		v.mu.Lock() // no request is answered any more
+		v.mu.Lock() // from now on no request is answered
 		fmt.Println("hanging")
 	case "unmount\n":
 		fmt.Println(s.Unmount())
@@ -49,7 +49,7 @@ func serveUntilKilled(dir string) {
 	}
 }
 
-// startPiped starts a program and gives both ends of it.
+// startPiped starts a program and returns its standard input and output.
 func startPiped(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Reader) {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -66,20 +66,21 @@ func startPiped(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Read
 	return in, bufio.NewReader(stdout)
 }
 
-// startServer starts a program that is told by serveEnv to serve, and waits until it does.
+// startServer starts a program whose serveEnv is set, and waits until it serves.
 func startServer(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, lines *bufio.Reader) {
 	t.Helper()
 	in, lines = startPiped(t, cmd)
 	var child int
 	if _, err := fmt.Fscanf(lines, "ready %d\n", &child); err != nil {
-		t.Fatalf("the server does not begin: %v", err)
+		t.Fatalf("the server does not start: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Kill(child, unix.SIGKILL) })
 	return in, lines
 }
 
-// A killed server leaves errors behind, never a hang; and the next one mounts over what is left.
-func TestDeathOfTheServer(t *testing.T) {
+// After its server is killed, a mount returns errors and never hangs, and the next server replaces
+// it.
+func TestServerKilled(t *testing.T) {
 	need.These(t, need.FUSE, need.Root)
 	dir := t.TempDir()
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
@@ -114,13 +115,13 @@ func TestDeathOfTheServer(t *testing.T) {
 	_ = cmd.Wait() // "signal: killed"
 	select {
 	case err := <-failed:
-		wantErrno(t, "a read under way", err, unix.ECONNABORTED)
+		wantErrno(t, "a read in flight", err, unix.ECONNABORTED)
 	case <-time.After(5 * time.Second):
-		t.Fatal("a read under way hangs")
+		t.Fatal("a read in flight hangs")
 	}
-	within(t, 5*time.Second, "a look at the dead mount", func() {
+	within(t, 5*time.Second, "stat on the dead mount", func() {
 		_, err := os.Stat(filepath.Join(dir, "volumes"))
-		wantErrno(t, "a look at the dead mount", err, unix.ENOTCONN)
+		wantErrno(t, "stat on the dead mount", err, unix.ENOTCONN)
 	})
 	s, err := Mount(dir, newFakeSource(), Options{})
 	if err != nil {
