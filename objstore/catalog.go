@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
-	"varve/objstore/internal/disk"
-
 	"github.com/google/uuid"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/vfs"
 )
 
 // catalog holds what a store knows by name: the volumes, their snapshots, the roots of both, and the log that makes them
@@ -23,7 +25,14 @@ import (
 //
 // Hence refs change under both locks and may be read under either. What reads or writes a volume never takes logMu, so
 // that no request waits for a sync of the log.
+//
+// A file layer that fails an operation while mu is held shows it: TestStoreLockIsNotHeldOverFileOperations.
 type catalog struct {
+	fs     vfs.FS
+	store  uuid.UUID // that the log belongs to
+	logger *slog.Logger
+	gate   gate
+
 	logMu     sync.Mutex
 	log       *recordLog
 	compactAt int64 // length of the log, in bytes, at which to see whether it can be shorter
@@ -35,69 +44,81 @@ type catalog struct {
 	nextSegment uint64 // ID of the next segment
 }
 
+// gate decides whether anything may be written to the store, and is told what prevents it.
+type gate interface {
+	// writeError returns why the store takes no writes, or nil.
+	writeError() error
+	// fail makes the store read-only, and returns err as the reason.
+	fail(err error) error
+	// spaceError turns an errno for want of space into ErrNoSpace, and has the free space looked up again.
+	spaceError(err error) error
+}
+
 func newCatalog() *catalog {
 	return &catalog{refs: newRefs(), nextSegment: 1, volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{}}
 }
 
-// updateRefs makes records durable and lets them take effect, all or none. decide says which, with s.catalog.mu held; what it has
-// seen in refs stays so until they take effect. No records: there is nothing to do. took, which may be nil, runs with s.catalog.mu
-// held when they have taken effect. Neither may block. The caller holds neither lock of refs.
-func (s *Store) updateRefs(decide func() ([]refRecord, error), took func()) error {
-	s.catalog.logMu.Lock()
-	defer s.catalog.logMu.Unlock()
-	s.catalog.mu.Lock()
+// update makes records durable and lets them take effect, all or none. decide returns them and runs with mu held: what it
+// has seen in refs stays so until they take effect. No records: there is nothing to do. took, which may be nil, runs with
+// mu held when they have taken effect. Neither may block. The caller holds neither lock.
+func (c *catalog) update(decide func() ([]refRecord, error), took func()) error {
+	c.logMu.Lock()
+	defer c.logMu.Unlock()
+	c.mu.Lock()
 	recs, err := decide()
-	s.catalog.mu.Unlock()
+	c.mu.Unlock()
 	if err != nil || len(recs) == 0 {
 		return err
 	}
-	if err := s.logRefs(recs); err != nil {
+	if err := c.write(recs); err != nil {
 		return err
 	}
-	if err := s.applyRefs(recs, took); err != nil {
-		return s.fail(err)
+	if err := c.apply(recs, took); err != nil {
+		return c.gate.fail(err)
 	}
-	if s.catalog.log.end > s.catalog.compactAt {
-		if err := s.tidyRefs(); err != nil { // nobody knows which file counts; the records are in both
-			_ = s.fail(fmt.Errorf("compact %s: %w", refsFile, err))
+	if c.log.end > c.compactAt {
+		if err := c.tidyLog(); err != nil { // nobody knows which file counts; the records are in both
+			_ = c.gate.fail(fmt.Errorf("compact %s: %w", refsFile, err))
 		}
 	}
 	return nil
 }
 
-// appendRefs is updateRefs for records that depend on nothing.
-func (s *Store) appendRefs(recs ...refRecord) error {
-	return s.updateRefs(func() ([]refRecord, error) { return recs, nil }, nil)
+// append is update for records that depend on nothing.
+func (c *catalog) append(recs ...refRecord) error {
+	return c.update(func() ([]refRecord, error) { return recs, nil }, nil)
 }
 
-// logRefs appends records to the log, durably. Under catalog.logMu.
-func (s *Store) logRefs(recs []refRecord) error {
-	if err := s.writeError(); err != nil {
+// write appends records to the log, durably.
+// REQUIRES: logMu is held.
+func (c *catalog) write(recs []refRecord) error {
+	if err := c.gate.writeError(); err != nil {
 		return err
 	}
 	b, err := json.Marshal(recs)
 	if err != nil {
 		return err
 	}
-	if op := recs[0].Op; s.catalog.log.end+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
+	if op := recs[0].Op; c.log.end+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
 		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
-			ErrNoSpace, refsFile, s.catalog.log.end, refsFull)
+			ErrNoSpace, refsFile, c.log.end, refsFull)
 	}
-	if err := s.catalog.log.append(b); err != nil {
+	if err := c.log.append(b); err != nil {
 		if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
-			return s.spaceError(err)
+			return c.gate.spaceError(err)
 		}
-		return s.fail(fmt.Errorf("append to %s: %w", refsFile, err))
+		return c.gate.fail(fmt.Errorf("append to %s: %w", refsFile, err))
 	}
 	return nil
 }
 
-// applyRefs lets records that are durable take effect. Under catalog.logMu.
-func (s *Store) applyRefs(recs []refRecord, took func()) error {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
+// apply lets records that are durable take effect.
+// REQUIRES: logMu is held.
+func (c *catalog) apply(recs []refRecord, took func()) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i := range recs {
-		if err := s.catalog.refs.apply(&recs[i]); err != nil {
+		if err := c.refs.apply(&recs[i]); err != nil {
 			return fmt.Errorf("apply %s record: %w", recs[i].Op, err)
 		}
 	}
@@ -105,4 +126,13 @@ func (s *Store) applyRefs(recs []refRecord, took func()) error {
 		took()
 	}
 	return nil
+}
+
+// close closes the log.
+// REQUIRES: logMu is held, or the opening of the store has failed.
+func (c *catalog) close() error {
+	if c.log == nil {
+		return nil
+	}
+	return c.log.close()
 }

@@ -129,7 +129,7 @@ func TestRefsStayShort(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
 	for range 64 {
-		must(t, r.s.appendRefs(padded(1<<18)))
+		must(t, r.s.catalog.append(padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
 	for _, f := range r.s.catalog.log.files {
@@ -169,7 +169,7 @@ func TestEveryCutOfCompaction(t *testing.T) {
 			for i := range 3 {
 				name := string(rune('p' + i))
 				rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: 1 << 20, BlockSize: 512}
-				if err := r.s.appendRefs(rec, padded(700<<10)); err != nil {
+				if err := r.s.catalog.append(rec, padded(700<<10)); err != nil {
 					break
 				}
 				answered++

@@ -169,7 +169,7 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 	must(t, err)
 	r.write(v, randomBytes(9, 8192), 0)
 	r.s.catalog.compactAt = 1 << 40
-	must(t, r.s.appendRefs(padded(2<<20)))
+	must(t, r.s.catalog.append(padded(2<<20)))
 	for n, failed := int32(0), true; failed; n++ {
 		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}
 		var count atomic.Int32

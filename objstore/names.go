@@ -29,7 +29,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	}
 	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
 	var v *volume
-	err := s.updateRefs(func() ([]refRecord, error) {
+	err := s.catalog.update(func() ([]refRecord, error) {
 		if s.catalog.refs.volumes[name] != nil {
 			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
 		}
@@ -62,7 +62,7 @@ func (s *Store) volume(name string) (*volume, error) {
 // DeleteVolume removes a volume that nobody has open and that has no snapshots.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	var v *volume
-	err := s.updateRefs(func() (_ []refRecord, err error) {
+	err := s.catalog.update(func() (_ []refRecord, err error) {
 		if v, err = s.volume(name); err == nil {
 			err = s.mayDelete(v)
 		}
@@ -259,7 +259,7 @@ func (s *Store) snapshot(volume, snap string) (*volume, *snapRef, error) {
 // DeleteSnapshot removes the name; views that are open stay.
 func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
 	var helped func() // its settling may have failed for what the snapshot needs
-	err := s.updateRefs(func() ([]refRecord, error) {
+	err := s.catalog.update(func() ([]refRecord, error) {
 		v, _, err := s.snapshot(volume, snap)
 		if err != nil {
 			return nil, err

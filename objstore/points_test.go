@@ -442,7 +442,7 @@ func (c *pointWorker) grow() {
 	c.s.catalog.compactAt = 1 << 40 // or it would be written anew at once
 	c.s.catalog.logMu.Unlock()
 	for range 3 {
-		c.must(c.s.appendRefs(recs...))
+		c.must(c.s.catalog.append(recs...))
 	}
 }
 

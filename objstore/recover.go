@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
@@ -42,151 +40,6 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	failpoint.Here(failpoint.RecoverJournals)
 	return s.sweepSegments()
-}
-
-// openRefs reads the refs log, and rewrites it when it has grown long for what it says.
-func (s *Store) openRefs() error {
-	if err := s.removeRefsDraft(); err != nil {
-		return err
-	}
-	l, err := s.streamedRefs(s.sb.id)
-	if l == nil && err == nil {
-		l, err = openLogs(s.fs, []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, s.catalog.refs.applyFrame)
-	}
-	if err != nil {
-		return err
-	}
-	for _, d := range l.damage {
-		s.mended(d)
-	}
-	s.catalog.log = l
-	s.catalog.nextSegment = s.catalog.refs.segments
-	if err := s.completeRefs(); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil { // it may have been renamed just before a kill
-		return err
-	}
-	return s.tidyRefs()
-}
-
-// tidyRefs sees to it that the log is not long for what it says, and has room behind its end.
-func (s *Store) tidyRefs() error {
-	if err := s.compactRefs(); err != nil {
-		return err
-	}
-	s.catalog.log.ahead = refsAhead
-	s.catalog.log.reserve()
-	s.catalog.compactAt = min(2*s.catalog.log.end+refsLong, s.catalog.log.end+refsFull/8)
-	return nil
-}
-
-func (s *Store) removeRefsDraft() error { return s.removeLeftover(refsFile + ".new") }
-
-// removeLeftover removes a file that counts no more. One that its disk doesn't let go keeps nobody from anything.
-func (s *Store) removeLeftover(name string) error {
-	err := s.fs.Remove(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if disk.Unreadable(err) {
-		s.log.Warn("a file that counts no more can't be removed", "file", name, "error", err)
-		return nil
-	}
-	return err
-}
-
-// completeRefs makes the file that is missing of the two that refs are kept in. Without room for it, one must do.
-func (s *Store) completeRefs() error {
-	l := s.catalog.log
-	if len(l.files) == 2 {
-		return nil
-	}
-	name := refsCopy
-	if l.name() == refsCopy {
-		name = refsFile
-	}
-	err := l.addCopy(s.fs, name)
-	if err == nil {
-		s.log.Info("refs had one copy only; they have two again", "file", name)
-	}
-	if errors.Is(err, ErrNoSpace) || disk.Unreadable(err) || disk.Transient(err) {
-		s.log.Warn("refs have one copy only until the store opens again", "file", l.name(), "error", err)
-		return nil
-	}
-	return err
-}
-
-// longFor reports whether the log is long for a state that takes live bytes: as long as there is plenty of room, it may be
-// several times that.
-func (l *recordLog) longFor(live int64) bool {
-	return l.end >= refsLong+4*live || l.end >= refsFull/2 && l.end >= refsLong+live+live/4
-}
-
-// compactRefs rewrites the refs log when it has grown long for what it says, however long that is. The copy goes first:
-// two files of different bytes would be damage.
-func (s *Store) compactRefs() error {
-	files := len(s.catalog.log.files)
-	err := s.completeRefs() // there may be room for it by now
-	if err == nil && len(s.catalog.log.files) != files {
-		err = s.fs.SyncDir(filepath.Dir(refsFile))
-	}
-	if err != nil {
-		return err
-	}
-	l := s.catalog.log
-	if len(l.files) != 2 || l.end < refsLong {
-		return nil
-	}
-	live := int64(0)
-	err = s.catalog.refs.frames(func(b []byte) error { live += int64(len(b)); return nil })
-	if err != nil || !l.longFor(live) {
-		return err
-	}
-	if err := s.removeRefsDraft(); err != nil { // of a time before that could not be taken back
-		s.log.Warn("the refs log stays long", "error", err)
-		return nil
-	}
-	n, err := createLog(s.fs, refsFile+".new", logKindRefs, s.sb.id, 0)
-	if err != nil {
-		s.log.Warn("the refs log stays long", "error", err)
-		return nil
-	}
-	if err = s.catalog.refs.frames(n.draft); err == nil {
-		err = n.sync()
-	}
-	if err != nil {
-		s.log.Warn("the refs log stays long", "error", err)
-		return errors.Join(n.close(), s.removeRefsDraft())
-	}
-	err = s.fs.Remove(refsCopy)
-	if err == nil || errors.Is(err, os.ErrNotExist) { // an attempt before this one, which could not sync, has removed it
-		err = s.fs.SyncDir(filepath.Dir(refsFile))
-	}
-	if disk.Transient(err) { // the log is as it was; its copy may lack a name until the store opens again
-		s.log.Warn("the refs log stays long", "error", err)
-		return errors.Join(n.close(), s.removeRefsDraft())
-	}
-	if err != nil {
-		return errors.Join(err, n.close())
-	}
-	n.files[0].name = refsFile
-	s.catalog.log = n
-	if err := l.close(); err != nil {
-		return err
-	}
-	failpoint.Here(failpoint.RecoverCompact)
-	if err := s.fs.Rename(refsFile+".new", refsFile); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(filepath.Dir(refsFile)); err != nil {
-		return err
-	}
-	failpoint.Here(failpoint.RecoverCompacted)
-	if err := s.completeRefs(); err != nil {
-		return err
-	}
-	return s.fs.SyncDir(filepath.Dir(refsFile))
 }
 
 // openSegments opens every segment file.
@@ -405,7 +258,7 @@ func (s *Store) replayJournals() error {
 			continue
 		}
 		if draft {
-			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
+			if err := removeLeftover(s.fs, s.log, journalDir+"/"+n); err != nil {
 				return err
 			}
 			continue
@@ -413,7 +266,7 @@ func (s *Store) replayJournals() error {
 		v := s.catalog.volumes[id]
 		if v == nil || gen <= v.baseGen {
 			// Its volume is gone, or has settled past it.
-			if err := s.removeLeftover(journalDir + "/" + n); err != nil {
+			if err := removeLeftover(s.fs, s.log, journalDir+"/"+n); err != nil {
 				return err
 			}
 			continue

@@ -30,7 +30,7 @@ func recordSnapshots(t *testing.T, r *rig, from, n int) {
 			root := sum(KindRoot, fmt.Append(nil, i+j))
 			recs[j] = refRecord{Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i+j), Root: root.String(), Logical: 1}
 		}
-		must(t, r.s.appendRefs(append([]refRecord{{Op: opVerify, ID: v.ref.id}}, recs...)...))
+		must(t, r.s.catalog.append(append([]refRecord{{Op: opVerify, ID: v.ref.id}}, recs...)...))
 	}
 }
 
@@ -43,7 +43,7 @@ func dropSnapshots(t *testing.T, r *rig, from, n int) {
 		for j := range recs {
 			recs[j] = refRecord{Op: opSnapDelete, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i+j)}
 		}
-		must(t, r.s.appendRefs(recs...))
+		must(t, r.s.catalog.append(recs...))
 	}
 }
 

@@ -491,7 +491,7 @@ func (s *Store) removeJournal(name string) error {
 
 // forget takes out of refs what is lost.
 func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
-	return s.updateRefs(func() ([]refRecord, error) {
+	return s.catalog.update(func() ([]refRecord, error) {
 		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, ErrNotFound
 		}

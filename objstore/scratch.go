@@ -55,7 +55,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (VolumeInfo, error) {
 	id := uuid.New()
 	var w *volume
-	err := s.updateRefs(func() ([]refRecord, error) {
+	err := s.catalog.update(func() ([]refRecord, error) {
 		if s.catalog.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
 			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 		}

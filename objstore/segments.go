@@ -112,7 +112,7 @@ func (s *Store) newSegmentID() (uint32, error) {
 		if id, ok := s.reservedID(); ok {
 			return id, nil
 		}
-		err := s.updateRefs(func() ([]refRecord, error) {
+		err := s.catalog.update(func() ([]refRecord, error) {
 			if s.catalog.nextSegment < s.catalog.refs.segments {
 				return nil, nil // somebody else has done it
 			}

@@ -540,7 +540,7 @@ func (st *settling) publish(root *rootObject) error {
 	id := sum(KindRoot, root.encode())
 	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
-	return s.updateRefs(func() ([]refRecord, error) {
+	return s.catalog.update(func() ([]refRecord, error) {
 		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.dirs[g] })
 		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)

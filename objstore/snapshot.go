@@ -70,7 +70,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 // nameSnapshot gives a name to what is frozen and durable.
 func (s *Store) nameSnapshot(v *volume, snap string, n *naming) (info SnapshotInfo, err error) {
 	volume := v.ref.name
-	err = s.updateRefs(func() ([]refRecord, error) {
+	err = s.catalog.update(func() ([]refRecord, error) {
 		if s.catalog.refs.byID[v.ref.id] == nil {
 			return nil, fmt.Errorf("volume %s: %w", volume, ErrNotFound)
 		}

@@ -181,7 +181,7 @@ func (s *Store) SetMaxSize(bytes int64) error {
 }
 
 func (s *Store) setMaxSize(bytes int64) error {
-	if err := s.appendRefs(refRecord{Op: opMaxSize, Size: bytes}); err != nil {
+	if err := s.catalog.append(refRecord{Op: opMaxSize, Size: bytes}); err != nil {
 		return err
 	}
 	s.spaceMu.Lock()

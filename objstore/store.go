@@ -243,11 +243,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openSpace(); err != nil {
 		return err
 	}
-	s.catalog.refs.emptyRoot = func(size int64) Hash {
-		r := s.emptyRoot(size)
-		return sum(KindRoot, r.encode())
-	}
-	if err := s.openRefs(); err != nil {
+	if err := s.openCatalog(); err != nil {
 		return err
 	}
 	s.setLimits(s.catalog.refs.maxSize)
@@ -255,6 +251,21 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return fmt.Errorf("open index: %w", err)
 	}
 	return s.recover(ctx)
+}
+
+// openCatalog reads what the store knows by name.
+func (s *Store) openCatalog() error {
+	c := s.catalog
+	c.fs, c.store, c.logger, c.gate = s.fs, s.sb.id, s.log, s
+	c.refs.emptyRoot = func(size int64) Hash {
+		r := s.emptyRoot(size)
+		return sum(KindRoot, r.encode())
+	}
+	mended, err := c.open()
+	for _, d := range mended {
+		s.mended(d)
+	}
+	return err
 }
 
 // uptime is how long the store has been open. Durations are differences of it and never of wall clocks, which
@@ -379,9 +390,7 @@ func (s *Store) closeFiles() error {
 		}
 		keep(g.file.Close())
 	}
-	if s.catalog.log != nil {
-		keep(s.catalog.log.close())
-	}
+	keep(s.catalog.close())
 	if s.lock != nil {
 		keep(s.lock.Close())
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/google/uuid"
-
 	"varve/objstore/internal/disk"
 	"varve/objstore/vfs"
 )
@@ -132,15 +130,4 @@ func (l *recordLog) ends(readers []*bufio.Reader) bool {
 		}
 	}
 	return true
-}
-
-// streamedRefs opens a long refs log that is good. nil: it is not.
-func (s *Store) streamedRefs(store uuid.UUID) (*recordLog, error) {
-	r := newRefs()
-	r.emptyRoot = s.catalog.refs.emptyRoot
-	l, err := openStreamed(s.fs, []string{refsFile, refsCopy}, logHeader(logKindRefs, store, 0), r.applyFrame)
-	if l != nil {
-		s.catalog.refs = r
-	}
-	return l, err
 }

@@ -173,7 +173,7 @@ func (s *Store) dropOutlived(g *segment) error {
 		s.log.Warn("a directory that is not needed stays behind", "file", dirName(g.id), "error", err)
 		return nil
 	}
-	if err := s.removeLeftover(dirName(g.id)); err != nil {
+	if err := removeLeftover(s.fs, s.log, dirName(g.id)); err != nil {
 		return err
 	}
 	g.outlived = false

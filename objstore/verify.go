@@ -125,7 +125,7 @@ func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
 // must not differ in what they hand out. It takes effect at once, and is durable when it returns.
 func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
 	var v *volume
-	err := s.updateRefs(func() (_ []refRecord, err error) {
+	err := s.catalog.update(func() (_ []refRecord, err error) {
 		if v, err = s.volume(name); err != nil || v.ref.verify == on {
 			return nil, err
 		}
