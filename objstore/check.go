@@ -328,8 +328,8 @@ func (c *checker) segments() error {
 func (c *checker) record(g *segment) {
 	name := segmentName(g.id)
 	known := c.named(name)
-	g.mu.Lock() // the header is written under it
-	defer g.mu.Unlock()
+	g.recordMu.Lock() // header, footer and directory are written under it
+	defer g.recordMu.Unlock()
 	c.there(name, "segment", func() bool { return c.s.segments.get(g.id) == g }) // else it was retired meanwhile
 	if g.dir != nil {
 		c.there(dirName(g.id), "log", always)

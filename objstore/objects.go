@@ -97,10 +97,11 @@ func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error)
 // objectsOf gives a segment's record, in order of block.
 func (s *Store) objectsOf(g *segment) ([]object, error) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.footer == 0 {
+		defer g.mu.Unlock()
 		return g.sorted(), nil
 	}
+	g.mu.Unlock()
 	entries, err := g.readFooter()
 	if err != nil {
 		return nil, err

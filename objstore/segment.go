@@ -123,10 +123,12 @@ type segment struct {
 	inherited bool         // made by a former process
 	ended     bool         // being sealed or retired; under the volume's lock
 
-	mu       sync.Mutex
-	dir      *recordLog        // nil once sealed, or while there are no objects
-	objects  map[uint32]object // by block; while open
-	footer   int64             // footer length in bytes; 0 while open
+	recordMu sync.Mutex // one change of the header, the directory or the footer at a time; held over I/O, taken before mu
+	mu       sync.Mutex // never held over I/O
+
+	dir      *recordLog        // nil once sealed, or while there are no objects; changes under both locks
+	objects  map[uint32]object // by block; while open; changes under both locks
+	footer   int64             // footer length in bytes; 0 while open; changes under both locks
 	damaged  error             // header, footer or directory unreadable: objects are told by their content
 	mended   *CorruptError     // the header or the directory, when the segment was opened
 	outlived bool              // its directory is still there, and does not count any more: the footer names all
@@ -147,14 +149,17 @@ func (g *segment) isDamaged() bool {
 func segmentName(id uint32) string { return fmt.Sprintf("%s/%08x.seg", segmentDir, id) }
 func dirName(id uint32) string     { return fmt.Sprintf("%s/%08x.dir", segmentDir, id) }
 
-func (g *segment) header(store uuid.UUID) []byte {
+func (g *segment) header(store uuid.UUID) []byte { return g.headerWith(store, g.footer) }
+
+// headerWith encodes the header of a segment with a footer of so many bytes.
+func (g *segment) headerWith(store uuid.UUID, footer int64) []byte {
 	b := make([]byte, segmentHeaderSize)
 	copy(b, segmentMagic)
 	le.PutUint32(b[8:], disk.Version)
 	le.PutUint32(b[12:], g.id)
 	copy(b[16:], store[:])
 	le.PutUint64(b[32:], uint64(g.capacity))
-	le.PutUint64(b[40:], uint64(g.footer))
+	le.PutUint64(b[40:], uint64(footer))
 	le.PutUint64(b[48:], g.closing)
 	le.PutUint32(b[508:], disk.Checksum(b[:508]))
 	return b
@@ -254,6 +259,8 @@ func openSegment(fs vfs.FS, id uint32, store uuid.UUID, hasDir bool) (*segment, 
 
 // stamp notes in the header that the store was closed; 0: that it is open. One that tells of damage stays as it is.
 func (g *segment) stamp(store uuid.UUID, closing uint64) error {
+	g.recordMu.Lock()
+	defer g.recordMu.Unlock()
 	g.mu.Lock()
 	fixed := g.footer > 0 || g.damaged != nil || g.mended != nil
 	g.mu.Unlock()
@@ -340,8 +347,8 @@ func (g *segment) note(o object) {
 // addObjects records objects whose bytes are durable already; they are durable when it returns. After
 // ErrNoSpace those in g.objects are recorded, and no others.
 func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.recordMu.Lock()
+	defer g.recordMu.Unlock()
 	if g.dir == nil {
 		// One that failed before, and could not be taken back, holds nothing.
 		if err := fs.Remove(dirName(g.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -355,23 +362,32 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 		if err := fs.SyncDir(segmentDir); err != nil {
 			return errors.Join(err, d.close(), fs.Remove(dirName(g.id))) // nothing is in it yet
 		}
+		g.mu.Lock()
 		g.dir = d
-	}
-	if g.objects == nil {
-		g.objects = make(map[uint32]object, len(objs))
+		g.mu.Unlock()
 	}
 	for frame := range slices.Chunk(objs, maxFrame/entrySize) {
 		if err := g.dir.append(encodeObjects(frame)); err != nil {
 			return err
 		}
-		for _, o := range frame {
-			g.note(o)
-		}
+		g.noteAll(frame)
 	}
 	return nil
 }
 
-// sorted gives the open segment's objects in order of block.
+// noteAll takes objects into the open segment's record. Under recordMu.
+func (g *segment) noteAll(objs []object) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.objects == nil {
+		g.objects = make(map[uint32]object, len(objs))
+	}
+	for _, o := range objs {
+		g.note(o)
+	}
+}
+
+// sorted returns the open segment's objects in order of block. Under recordMu or mu.
 func (g *segment) sorted() []object {
 	objs := make([]object, 0, len(g.objects))
 	for _, o := range g.objects {
@@ -384,11 +400,46 @@ func (g *segment) sorted() []object {
 // seal writes the footer and makes the segment immutable. Its directory goes last: as long as it is there,
 // it counts, and a footer half written does not.
 func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.recordMu.Lock()
+	defer g.recordMu.Unlock()
 	if g.footer > 0 {
 		return nil
 	}
+	footer := g.encodeFooter()
+	if _, err := g.file.WriteAt(footer, g.capacity); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SealFooter)
+	length := int64(len(footer))
+	_, err := g.file.WriteAt(g.headerWith(store, length), 0)
+	if err == nil {
+		err = disk.SyncError(g.file.Datasync())
+	}
+	if err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SealHeader)
+	dir := g.dir
+	g.mu.Lock()
+	g.footer = length
+	g.mu.Unlock()
+	if dir == nil {
+		return nil
+	}
+	if err := dir.close(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.dir, g.objects = nil, nil
+	g.mu.Unlock()
+	if err := fs.Remove(dirName(g.id)); err != nil {
+		return err
+	}
+	return fs.SyncDir(segmentDir)
+}
+
+// encodeFooter encodes the open segment's objects and the trailer. Under recordMu.
+func (g *segment) encodeFooter() []byte {
 	entries := encodeObjects(g.sorted())
 	b := make([]byte, footerLength(len(g.objects)))
 	copy(b, entries)
@@ -401,31 +452,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	le.PutUint64(t[24:], uint64(g.chunks))
 	le.PutUint64(t[32:], uint64(g.nodes))
 	le.PutUint32(t[60:], disk.Checksum(t[:60]))
-	if _, err := g.file.WriteAt(b, g.capacity); err != nil {
-		return err
-	}
-	failpoint.Here(failpoint.SealFooter)
-	g.footer = int64(len(b))
-	_, err := g.file.WriteAt(g.header(store), 0)
-	if err == nil {
-		err = disk.SyncError(g.file.Datasync())
-	}
-	if err != nil {
-		g.footer = 0
-		return err
-	}
-	failpoint.Here(failpoint.SealHeader)
-	if g.dir == nil {
-		return nil
-	}
-	if err := g.dir.close(); err != nil {
-		return err
-	}
-	g.dir, g.objects = nil, nil
-	if err := fs.Remove(dirName(g.id)); err != nil {
-		return err
-	}
-	return fs.SyncDir(segmentDir)
+	return b
 }
 
 func (g *segment) readTrailer() error {

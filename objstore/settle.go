@@ -525,11 +525,11 @@ func (st *settling) index(g *segment, objs []object) {
 func (s *Store) dirLengths() map[uint32]int64 {
 	out := map[uint32]int64{}
 	for _, g := range s.segments.all() {
-		g.mu.Lock()
+		g.recordMu.Lock()
 		if g.dir != nil && g.dir.end > logHeaderSize {
 			out[g.id] = g.dir.end
 		}
-		g.mu.Unlock()
+		g.recordMu.Unlock()
 	}
 	return out
 }
