@@ -55,7 +55,7 @@ const stopTimeout = 10 * time.Second
 type Server struct {
 	dir       string // absolute
 	log       *slog.Logger
-	device    uint64 // st_dev
+	device    uint64        // st_dev
 	timeout   time.Duration // stopTimeout, except in tests
 	direct    bool          // mounted by this process and not by fusermount3
 	fuse      *fuse.Server

@@ -16,8 +16,8 @@ import (
 	"varve/uring"
 )
 
-// eachRing runs a test over every implementation of this build, with the flags
-// of a data ring and without.
+// eachRing runs a test on every implementation of this build, with and without the flags of a data
+// ring.
 func eachRing(t *testing.T, opts uring.Options, test func(t *testing.T, r uring.Ring)) {
 	t.Helper()
 	for _, name := range uring.Implementations() {
@@ -47,7 +47,7 @@ func eachRing(t *testing.T, opts uring.Options, test func(t *testing.T, r uring.
 	}
 }
 
-// sqe takes an entry that the test expects to be there.
+// sqe returns an entry of a queue that must not be full.
 func sqe(t *testing.T, q uring.Queue) *uring.SQE {
 	t.Helper()
 	s := q.GetSQE()
@@ -128,9 +128,9 @@ func TestReadWrite(t *testing.T) {
 	})
 }
 
-// TestSQEZeroed fills every entry of the queue with rubbish, lets the kernel
-// reject it, and finds every entry zero on its next use, through GetSQE and
-// through each Prep method.
+// TestSQEZeroed fills every entry of the queue with garbage, which the kernel rejects, and checks
+// that every entry is zero on its next use, through GetSQE and through each method that prepares an
+// operation.
 func TestSQEZeroed(t *testing.T) {
 	prep := map[string]func(s *uring.SQE){
 		"none":       func(*uring.SQE) {},
@@ -163,7 +163,7 @@ func TestSQEZeroed(t *testing.T) {
 				}
 				for _, c := range await(t, r, 8, uring.WaitBusy) {
 					if c.Res != -int32(unix.EINVAL) {
-						t.Fatalf("rubbish was accepted: %+v", c)
+						t.Fatalf("garbage was accepted: %+v", c)
 					}
 				}
 				for range 8 {
@@ -192,7 +192,7 @@ func TestSQE128(t *testing.T) {
 	eachRing(t, uring.Options{Entries: 64, SQE128: true}, func(t *testing.T, r uring.Ring) {
 		f := tempFile(t, bytes.Repeat([]byte{7}, 4096))
 		buf := make([]byte, 64)
-		for range 3 { // round the queue more than once
+		for range 3 { // go around the queue more than once
 			for i := range uint64(48) {
 				s := sqe(t, r)
 				s.Read(int32(f.Fd()), buf[i:i+1], i)
@@ -209,8 +209,7 @@ func TestSQE128(t *testing.T) {
 	})
 }
 
-// TestFullQueue takes every entry, finds the queue full, and gets room by
-// submitting.
+// TestFullQueue takes every entry and checks that submitting makes room.
 func TestFullQueue(t *testing.T) {
 	eachRing(t, uring.Options{Entries: 8}, func(t *testing.T, r uring.Ring) {
 		n := int(r.Info().SQEntries)
@@ -228,7 +227,7 @@ func TestFullQueue(t *testing.T) {
 	})
 }
 
-// TestOverflow makes far more completions than fit, and misses none.
+// TestOverflow causes far more completions than the queue holds and reaps them all.
 func TestOverflow(t *testing.T) {
 	eachRing(t, uring.Options{Entries: 8, CQEntries: 8}, func(t *testing.T, r uring.Ring) {
 		if n := r.Info().CQEntries; n != 8 {
@@ -255,7 +254,7 @@ func TestOverflow(t *testing.T) {
 			}
 			for _, c := range buf[:n] {
 				if seen[c.UserData] {
-					t.Fatalf("completion %d came twice", c.UserData)
+					t.Fatalf("completion %d was reaped twice", c.UserData)
 				}
 				seen[c.UserData] = true
 			}
@@ -267,8 +266,8 @@ func TestOverflow(t *testing.T) {
 	})
 }
 
-// TestReapSubmitsNothing: an entry in the caller's hands stays there while
-// completions that found no room are fetched.
+// TestReapSubmitsNothing: Reap does not submit an entry that the caller is still filling when it
+// fetches overflowed completions.
 func TestReapSubmitsNothing(t *testing.T) {
 	eachRing(t, uring.Options{Entries: 8, CQEntries: 8}, func(t *testing.T, r uring.Ring) {
 		for range 40 {
@@ -329,7 +328,7 @@ func TestClosed(t *testing.T) {
 			}
 		}
 		if r.GetSQE() != nil || r.Reap(make([]uring.CQE, 1)) != 0 {
-			t.Fatal("a closed ring still gives entries")
+			t.Fatal("a closed ring still returns entries")
 		}
 		if _, err := r.Submit(); !errors.Is(err, uring.ErrClosed) {
 			t.Fatalf("submit: %v", err)
@@ -346,7 +345,7 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// TestCloseUnmaps sets up many rings: mappings that stayed would be found.
+// TestCloseUnmaps sets up many rings and checks that no mapping is left.
 func TestCloseUnmaps(t *testing.T) {
 	maps := func() int {
 		b, err := os.ReadFile("/proc/self/maps")

@@ -29,7 +29,7 @@ func (r *mapped) Submit() (int, error) {
 		n, errno := r.enterRaw(left, 0, 0)
 		switch errno {
 		case 0:
-			if n == 0 { // the kernel took nothing and gives no reason
+			if n == 0 { // the kernel accepted nothing and returned no reason
 				return total, &OpError{Op: enterOp, Err: unix.EAGAIN}
 			}
 			total += int(n)
@@ -60,16 +60,16 @@ func (r *mapped) SubmitAndWait(n uint32, mode WaitMode) error {
 		if errno != 0 && errno != unix.EINTR {
 			return opError(enterOp, errno)
 		}
-		// A signal during the wait of an enter that also submitted is hidden by
-		// the count of submissions (io_uring_enter in io_uring/io_uring.c, 7.3):
-		// what counts is the completion queue.
+		// A signal during the wait of an enter that also submitted is hidden by the count of
+		// submissions (io_uring_enter in io_uring/io_uring.c, 7.3), so only the completion queue
+		// tells whether the wait is over.
 		if r.ready() >= n && r.publish() == 0 {
 			return nil
 		}
 		r.interrupted++
 		if mode == WaitIdle && r.ready() == 0 {
-			// Ten milliseconds without work (the runtime's preemption signal):
-			// give the scheduler's slot back from here on.
+			// Ten milliseconds without work (the runtime's preemption signal): from now on, hand
+			// the scheduler's slot off.
 			raw = false
 		}
 	}
@@ -100,9 +100,9 @@ func (r *mapped) SubmitAndWaitTimeout(n uint32, d time.Duration) error {
 	}
 }
 
-// enterRaw enters the kernel without telling the scheduler. It is not inlined,
-// so that each call is a point where the goroutine yields to a stop-the-world
-// which asked for it while the thread was in the kernel.
+// enterRaw enters the kernel without telling the scheduler. It is not inlined, so that each call is
+// a point where the goroutine can yield to a stop-the-world that was requested while the thread was
+// in the kernel.
 //
 //go:noinline
 func (r *mapped) enterRaw(submit, wait, flags uint32) (uint32, unix.Errno) {
@@ -110,18 +110,17 @@ func (r *mapped) enterRaw(submit, wait, flags uint32) (uint32, unix.Errno) {
 	return uint32(n), errno
 }
 
-// enterBlocking enters the kernel as a blocking system call: the scheduler may
-// give the slot to another thread meanwhile. Such a wait is not for a disk: with
-// fetches always in flight the kernel would show the CPU as waiting for I/O all
-// the time that a device is idle.
+// enterBlocking enters the kernel as a blocking system call: the scheduler may hand the slot to
+// another thread meanwhile. The wait is not accounted as I/O wait: as fetches are always in flight,
+// the kernel would otherwise show an idle device's CPU as waiting for I/O.
 func (r *mapped) enterBlocking(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (uint32, unix.Errno) {
 	r.blocking++
 	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), uintptr(flags|r.noIOWait), uintptr(arg), size)
 	return uint32(n), errno
 }
 
-// Transient reports errors of Submit and the waits that a later try may not
-// meet: the kernel is short of memory or of room for completions.
+// Transient reports whether err, from Submit or a wait, may go away when retried: the kernel is
+// short of memory or of room for completions.
 func Transient(err error) bool {
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR)
 }

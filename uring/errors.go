@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sentinels of the package; errors.Is finds them in what the methods return.
+// Errors of this package, for errors.Is.
 var (
 	// ErrNoIOUring: the kernel has no io_uring, or forbids it to this process.
 	ErrNoIOUring = errors.New("io_uring is not available (needs Linux 5.19 or later, and kernel.io_uring_disabled = 0)")
-	// ErrTimeout: the time of SubmitAndWaitTimeout is up.
+	// ErrTimeout: SubmitAndWaitTimeout timed out.
 	ErrTimeout = errors.New("ring wait timed out")
 	// ErrClosed: the ring was closed.
 	ErrClosed = errors.New("ring is closed")
@@ -29,16 +29,16 @@ var (
 	ErrDirection = errors.New("secondary has another direction than its primary")
 	// ErrRange: a secondary is empty or reaches outside the primary's buffer.
 	ErrRange = errors.New("secondary is outside the primary's buffer")
-	// ErrUnexpectedEOF: a read met the file's end before its length was there.
+	// ErrUnexpectedEOF: a read reached the end of the file before its full length.
 	ErrUnexpectedEOF = fmt.Errorf("secondary read past the end of its file: %w", io.ErrUnexpectedEOF)
-	// ErrShortWrite: a write took nothing, and said nothing.
+	// ErrShortWrite: a write returned 0.
 	ErrShortWrite = fmt.Errorf("secondary write made no progress: %w", io.ErrShortWrite)
-	// ErrOverrun: the kernel reported more bytes than were asked for.
-	ErrOverrun = errors.New("secondary moved more bytes than asked for")
+	// ErrOverrun: the kernel reported more bytes than were requested.
+	ErrOverrun = errors.New("secondary moved more bytes than requested")
 )
 
-// OpError is an error at the kernel's door: the operation and what it gave,
-// most often a unix.Errno, which errors.Is and errors.As find.
+// OpError is an error of a kernel operation: the operation's name and its error, most often a
+// unix.Errno.
 type OpError struct {
 	Op  string
 	Err error
@@ -46,7 +46,7 @@ type OpError struct {
 
 func (e *OpError) Error() string { return e.Op + ": " + e.Err.Error() }
 
-// Unwrap returns what the operation gave.
+// Unwrap returns the operation's error.
 func (e *OpError) Unwrap() error { return e.Err }
 
 func opError(op string, errno unix.Errno) error {

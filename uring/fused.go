@@ -22,19 +22,17 @@ type FusedOptions struct {
 	MaxRetries     int // of one secondary, after EINTR and EAGAIN
 }
 
-// Fused is the state of one request slot's data transfer: a primary and its
-// secondaries, in flight together, done when the last of them is. It belongs to
-// the ring's goroutine, is used again and again, and allocates nothing after
-// NewFused.
+// Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight
+// together, complete when the last secondary is. It belongs to the ring's goroutine, is reused for
+// every request of the slot, and allocates nothing after NewFused.
 //
-//	       Start                 Complete: the last part is in
+//	       Start                 Complete: of the last part
 //	idle ---------> in flight ---------------------------------> idle, done once
 //	                  |    ^
-//	                  +----+ Complete: short, EINTR, EAGAIN: the rest goes again
+//	                  +----+ Complete: short, EINTR, EAGAIN: the rest is resubmitted
 //
-// Each part is owned by the kernel from the moment its entry is queued until
-// its completion is given to Complete. Only when no part is owned by the kernel
-// is the request's buffer free to be committed.
+// The kernel owns a part from the moment its entry is queued until its completion is passed to
+// Complete. The request may be committed only when the kernel owns no part.
 type Fused struct {
 	tag        uint16
 	generation uint16
@@ -43,12 +41,12 @@ type Fused struct {
 	parts      []part // of the current use
 	inFlight   int    // parts that the kernel owns
 
-	err    error // the first, nil so far
-	failed int   // the part it belongs to
+	err    error // the first error of the current use
+	failed int   // the part that err belongs to
 	stale  uint64
 }
 
-// part is one secondary under way: what is left of it.
+// part is the remainder of one secondary.
 type part struct {
 	state   partState
 	retries uint8
@@ -60,15 +58,15 @@ type part struct {
 	addr    uint64
 }
 
-// partState says who owns a part.
+// partState is the owner of a part.
 type partState uint8
 
 const (
-	partOurs    partState = iota // settled: transferred, failed, or never queued
-	partKernels                  // its entry is queued or in flight
+	partIdle   partState = iota // owned by the Fused: transferred, failed, or never queued
+	partQueued                  // owned by the kernel: its entry is queued or in flight
 )
 
-// NewFused makes the state of the request slot tag.
+// NewFused returns the state of the request slot tag.
 func NewFused(tag uint16, opts FusedOptions) (*Fused, error) {
 	if opts.MaxSecondaries == 0 {
 		opts.MaxSecondaries = DefaultMaxSecondaries
@@ -85,23 +83,21 @@ func NewFused(tag uint16, opts FusedOptions) (*Fused, error) {
 	return &Fused{tag: tag, maxRetries: uint8(opts.MaxRetries), parts: make([]part, 0, opts.MaxSecondaries)}, nil
 }
 
-// MaxSecondaries is the bound of one Start.
+// MaxSecondaries returns how many secondaries one Start accepts.
 func (f *Fused) MaxSecondaries() int { return cap(f.parts) }
 
-// InFlight counts the secondaries that the kernel owns. At 0 the buffer is free.
+// InFlight returns the number of secondaries that the kernel owns. At 0 the buffer is free.
 func (f *Fused) InFlight() int { return f.inFlight }
 
-// Stale counts completions that belonged to no secondary in flight; anything
-// but 0 is a bug in the owner's loop.
+// Stale returns the number of completions that belonged to no secondary in flight; any value but 0
+// means a bug in the owner's loop.
 func (f *Fused) Stale() uint64 { return f.stale }
 
-// Start checks the secondaries and queues them all; the entries reach the
-// kernel with the owner's next submit, or now where the queue is too small. secs
-// is not kept. An error means that nothing is in flight and nothing will be
-// reported: the checks' errors are ErrBusy, ErrNoSecondary,
-// ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries
-// after some were queued, Start returns nil and the error comes with the
-// completion of those.
+// Start validates the secondaries and queues them all. The entries reach the kernel with the
+// owner's next submit, or at once if the queue is too small. secs is not retained. An error means
+// that nothing is in flight and Complete will not report anything: it is ErrBusy, ErrNoSecondary,
+// ErrTooManySecondaries, ErrDirection, ErrRange, or the ring's. If the ring refuses entries after
+// some were queued, Start returns nil, and Err returns the error when those are complete.
 func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	if err := f.check(&p, secs); err != nil {
 		return err
@@ -154,14 +150,14 @@ func (f *Fused) check(p *Primary, secs []Secondary) error {
 	return nil
 }
 
-// Complete takes the result of a completion whose Kind is KindSecondary and
-// whose Tag is this slot's, and returns true once per Start: when no secondary
-// is left in flight. Err then says how the request went. The rest of a short
-// secondary is queued again on q, to be submitted by the owner.
+// Complete takes the result of a completion whose Kind is KindSecondary and whose Tag is this
+// slot's. It returns true once per Start: when no secondary is left in flight. Err then returns the
+// result of the request. The rest of a short secondary is queued again on q, for the owner to
+// submit.
 func (f *Fused) Complete(q Queue, u UserData, res int32) (done bool) {
 	i := int(u.Index())
 	if u.Kind() != KindSecondary || u.Tag() != f.tag || u.Generation() != f.generation ||
-		i >= len(f.parts) || f.parts[i].state != partKernels {
+		i >= len(f.parts) || f.parts[i].state != partQueued {
 		f.stale++
 		return false
 	}
@@ -175,10 +171,10 @@ func (f *Fused) Complete(q Queue, u UserData, res int32) (done bool) {
 	return f.inFlight == 0
 }
 
-// take moves a part from the kernel's hands into ours, counts its result in,
-// and says whether there is a rest to queue.
+// take returns a part's ownership from the kernel, applies its result, and reports whether a
+// remainder has to be queued.
 func (f *Fused) take(p *part, res int32) (again bool, err error) {
-	p.state = partOurs
+	p.state = partIdle
 	f.inFlight--
 	switch {
 	case res < 0:
@@ -202,7 +198,7 @@ func (f *Fused) take(p *part, res int32) (again bool, err error) {
 	return p.left > 0, nil
 }
 
-// queue gives a part to the kernel.
+// queue queues a part's entry, which makes the kernel its owner.
 func (f *Fused) queue(q Queue, i int) error {
 	s, err := NextSQE(q)
 	if err != nil {
@@ -218,7 +214,7 @@ func (f *Fused) queue(q Queue, i int) error {
 	if f.primary.Plain {
 		s.Opcode, s.BufIndex = plainOps[f.primary.Dir&1], 0
 	}
-	p.state = partKernels
+	p.state = partQueued
 	f.inFlight++
 	return nil
 }
@@ -235,9 +231,9 @@ func (f *Fused) fail(i int, err error) {
 	}
 }
 
-// Err is how the last use went: nil when every byte was moved, else the first
-// error, an *OpError that names the secondary. It makes a new value each time
-// and holds until the next Start.
+// Err returns the result of the last use: nil if every byte was moved, else the first error, an
+// *OpError that names the secondary. It is valid until the next Start. Each call allocates a new
+// error.
 func (f *Fused) Err() error {
 	if f.err == nil {
 		return nil
@@ -245,13 +241,12 @@ func (f *Fused) Err() error {
 	return &OpError{Op: fmt.Sprintf("fused %v, secondary %d of %d", f.primary.Dir, f.failed, len(f.parts)), Err: f.err}
 }
 
-// submitTries bounds how often NextSQE asks a ring that is short of memory.
+// submitTries bounds how often NextSQE retries on a ring that is short of memory.
 const submitTries = 64
 
-// NextSQE is GetSQE for callers that must not lose their entry: when the queue
-// is full it submits and goes on. An error means that the ring takes no more
-// entries, in spite of a bounded number of tries; those queued before stay
-// queued.
+// NextSQE is GetSQE for callers that must get an entry: when the queue is full it submits and
+// retries. An error means that the ring accepted no more entries in a bounded number of tries;
+// those queued before stay queued.
 func NextSQE(q Queue) (*SQE, error) {
 	if s := q.GetSQE(); s != nil {
 		return s, nil
@@ -263,8 +258,8 @@ func submitForSQE(q Queue) (*SQE, error) {
 	var err error
 	for range submitTries {
 		if _, err = q.Submit(); err != nil && Transient(err) {
-			// Short of requests or of completion entries: let the kernel finish
-			// what it can before the next try.
+			// The kernel is short of requests or completion entries: let it finish some before the
+			// next try.
 			err = q.SubmitAndWait(0, WaitBusy)
 		}
 		if s := q.GetSQE(); s != nil {

@@ -15,12 +15,12 @@ import (
 	"varve/uring"
 )
 
-// simQueue is a kernel of a few lines: entries come out when it is told to.
+// simQueue simulates a ring: submitted entries wait until a test completes them.
 type simQueue struct {
 	size      int
 	queued    []*uring.SQE // taken by the owner, not submitted
 	submitted []*uring.SQE
-	submitErr []error // given by the next submits, one each
+	submitErr []error // returned by the next submits, one each
 	submits   int
 }
 
@@ -170,7 +170,7 @@ func TestFusedChecks(t *testing.T) {
 	}
 }
 
-// TestFusedStale gives completions that belong to nothing in flight.
+// TestFusedStale passes completions that belong to nothing in flight.
 func TestFusedStale(t *testing.T) {
 	f, q := newFused(t, 5, uring.FusedOptions{}), &simQueue{size: 4}
 	one(t, f, q, uring.DirRead)
@@ -179,7 +179,7 @@ func TestFusedStale(t *testing.T) {
 		f.Complete(q, uring.Pack(u.Kind(), u.Generation(), 0, 6), 1000) ||
 		f.Complete(q, uring.Pack(u.Kind(), u.Generation(), 1, 5), 1000) ||
 		f.Complete(q, uring.Pack(u.Kind(), u.Generation()-1, 0, 5), 1000) {
-		t.Fatal("another's completion completed it")
+		t.Fatal("a foreign completion completed the request")
 	}
 	if !f.Complete(q, u, 1000) || f.Complete(q, u, 1000) {
 		t.Fatal("not done exactly once")
@@ -198,7 +198,7 @@ func TestFusedRefused(t *testing.T) {
 
 	f, q := newFused(t, 1, uring.FusedOptions{}), &simQueue{size: 2, submitErr: []error{broken}}
 	if err := f.Start(q, p, secs); err != nil {
-		t.Fatalf("two are in flight, and start gave %v", err)
+		t.Fatalf("two secondaries are in flight, but start returned %v", err)
 	}
 	_, _ = q.Submit()
 	for i := range 2 {
@@ -212,7 +212,7 @@ func TestFusedRefused(t *testing.T) {
 
 	f, q = newFused(t, 1, uring.FusedOptions{}), &simQueue{size: 0, submitErr: []error{broken}}
 	if err := f.Start(q, p, secs); !errors.Is(err, unix.EBADF) || f.InFlight() != 0 {
-		t.Fatalf("nothing could be queued, and start gave %v", err)
+		t.Fatalf("nothing could be queued, but start returned %v", err)
 	}
 
 	busy := &uring.OpError{Op: "io_uring_enter", Err: unix.EBUSY}
@@ -231,10 +231,10 @@ func TestFusedRefused(t *testing.T) {
 	}
 }
 
-// TestFusedProperty runs random requests on a random kernel that completes in
-// any order, short, again, with errors: every request is done exactly once, after
-// its last part; without an error every byte of every secondary was moved once,
-// from the right place to the right place; the first error is the one kept.
+// TestFusedProperty runs random requests on a random kernel that completes in any order, with short
+// results, retries and errors. Every request completes exactly once, after its last part. Without
+// an error, every byte of every secondary was moved once between the right offsets. The first error
+// is kept.
 func TestFusedProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f, err := uring.NewFused(9, uring.FusedOptions{MaxSecondaries: 16, MaxRetries: 4})
@@ -282,7 +282,7 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 			t.Fatalf("entry %+v of %+v after %d bytes", s, secs[i], m)
 		}
 		res := int32(rapid.IntRange(1, int(s.Len)).Draw(t, "res"))
-		switch rapid.IntRange(0, 19).Draw(t, "fate") {
+		switch rapid.IntRange(0, 19).Draw(t, "result") {
 		case 0:
 			res = -int32(unix.EIO)
 		case 1:

@@ -13,7 +13,7 @@ import (
 	"varve/uring"
 )
 
-// run drives one fused request to its end, counting how often it says done.
+// run runs one fused request to completion, and counts how often it is reported complete.
 func run(t testing.TB, r uring.Ring, f *uring.Fused, p uring.Primary, secs []uring.Secondary) error {
 	t.Helper()
 	if err := f.Start(r, p, secs); err != nil {
@@ -22,8 +22,8 @@ func run(t testing.TB, r uring.Ring, f *uring.Fused, p uring.Primary, secs []uri
 	return finish(t, r, f)
 }
 
-// reaped is shared by the tests, none of which runs beside another, to keep it
-// out of what they allocate.
+// reaped is shared by the tests, which do not run in parallel, so that tests that count allocations
+// do not count it.
 var reaped [8]uring.CQE
 
 func finish(t testing.TB, r uring.Ring, f *uring.Fused) error {
@@ -62,8 +62,8 @@ func buffer(t testing.TB, r uring.Ring, size int) ([]byte, uring.Primary) {
 	return mem, uring.Primary{BufIndex: 1, Base: uring.Address(mem), Len: uint32(size)}
 }
 
-// TestFusedFiles gathers a buffer from 200 places of two files and scatters it
-// again, through a queue of 8 entries and 8 completions.
+// TestFusedFiles gathers a buffer from 200 ranges of two files and scatters it again, through a
+// queue of 8 entries and 8 completions.
 func TestFusedFiles(t *testing.T) {
 	const n, size = 200, 200 * 512
 	for _, plain := range []bool{false, true} {
@@ -88,7 +88,7 @@ func TestFusedFiles(t *testing.T) {
 			}
 			for i := range n {
 				if !bytes.Equal(mem[(n-1-i)*512:(n-i)*512], src[i*512:(i+1)*512]) {
-					t.Fatalf("secondary %d went to another place", i)
+					t.Fatalf("secondary %d was read to a wrong offset", i)
 				}
 			}
 
@@ -109,7 +109,7 @@ func TestFusedFiles(t *testing.T) {
 	}
 }
 
-// TestFusedShort reads from a pipe, which gives what it has.
+// TestFusedShort reads from a pipe, which returns short reads.
 func TestFusedShort(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		mem, p := buffer(t, r, 4096)
@@ -151,8 +151,8 @@ func TestFusedShort(t *testing.T) {
 	})
 }
 
-// TestFusedErrors mixes good secondaries with bad ones: all finish, the error is
-// kept, the next use is clean.
+// TestFusedErrors mixes good secondaries with bad ones: all finish, the error is kept, the next use
+// is clean.
 func TestFusedErrors(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		file := tempFile(t, bytes.Repeat([]byte{5}, 6000))
@@ -217,8 +217,8 @@ func TestFusedFixedFile(t *testing.T) {
 	})
 }
 
-// TestFusedAllocates nothing per use.
-func TestFusedAllocates(t *testing.T) {
+// TestFusedAllocations: a use of a Fused allocates nothing.
+func TestFusedAllocations(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		file := tempFile(t, make([]byte, 8192))
 		_, p := buffer(t, r, 8192)

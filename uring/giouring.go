@@ -13,35 +13,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Giouring is the name of the second implementation. Its builds need
-// -ldflags=-checklinkname=0: the library reaches into package syscall.
+// Giouring is the name of the second implementation. Its builds need -ldflags=-checklinkname=0, as
+// the library links to private functions of package syscall.
 const Giouring = "giouring"
 
 func init() { implementations[Giouring] = newGiouring }
 
-// foreign is the Ring over giouring v0.0.0-20230826085535-69588b89acb9, its last
-// commit. What the library leaves to its callers, or gets wrong, is put right
-// here: entries keep the fields of their last use (bytes 48 to 63 and the flags
-// of the operation), files are registered as 64-bit numbers where the kernel
-// reads 32-bit ones, completion entries cannot be sized, no call is repeated
-// after a signal, and closing a ring of 128-byte entries leaves half of them
-// mapped, which keeps the ring alive. Its enter is Syscall6: WaitMode has no
-// effect.
+// foreign is the Ring over giouring v0.0.0-20230826085535-69588b89acb9, its last commit. foreign
+// works around the library's omissions and bugs: entries keep the fields of their previous use
+// (bytes 48 to 63 and the flags of the operation), files are registered as 64-bit numbers where the
+// kernel reads 32-bit ones, the completion queue cannot be sized, no call is retried after a
+// signal, and closing a ring of 128-byte entries leaves half of them mapped, which keeps the ring
+// alive. The library enters the kernel with Syscall6, so WaitMode has no effect.
 type foreign struct {
 	tables
 	ring     *giouring.Ring
 	info     Info
 	sqeBytes uintptr
-	first    unsafe.Pointer // entry 0, once it is known
+	first    unsafe.Pointer // entry 0, nil until the first GetSQE
 	peeked   []*giouring.CompletionQueueEvent
 	ts       unix.Timespec
 	closed   bool
 }
 
-// peekBatch bounds how many completions one look takes.
+// peekBatch is the largest number of completions in one call of PeekBatchCQE.
 const peekBatch = 64
 
-// Layouts that are cast here; a difference does not compile.
+// Structs that are cast to each other here: a difference in size does not compile.
 var (
 	_ [unsafe.Sizeof(params{})]byte = [unsafe.Sizeof(giouring.Params{})]byte{}
 	_ [sqeSize]byte                 = [unsafe.Sizeof(giouring.SubmissionQueueEntry{})]byte{}
@@ -65,7 +63,7 @@ func newGiouring(o Options) (Ring, error) {
 	}
 	fd := r.ring.RingFd()
 	r.tables = tables{func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno {
-		if r.closed { // the number may be another file's by now
+		if r.closed { // the descriptor may be another file's by now
 			return unix.EBADF
 		}
 		_, errno := r.ring.Register(fd, op, arg, n)
@@ -142,7 +140,7 @@ func (r *foreign) SubmitAndWaitTimeout(n uint32, d time.Duration) error {
 	n = min(n, r.info.CQEntries)
 	deadline := time.Now().Add(d)
 	for {
-		// In r, which is on the heap: the library stores its address as a number.
+		// In r, which is on the heap: the library stores the address as an integer.
 		r.ts = unix.NsecToTimespec(int64(max(time.Until(deadline), 0)))
 		_, err := r.ring.SubmitAndWaitTimeout(n, (*syscall.Timespec)(unsafe.Pointer(&r.ts)), nil)
 		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ETIME) && !errors.Is(err, unix.EAGAIN) {
@@ -157,7 +155,7 @@ func (r *foreign) SubmitAndWaitTimeout(n uint32, d time.Duration) error {
 	}
 }
 
-// satisfied reports that n completions wait and every entry was taken.
+// satisfied reports whether n completions are ready and the kernel has taken every entry.
 func (r *foreign) satisfied(n uint32) bool {
 	return r.ring.CQReady() >= n && r.ring.SQReady() == 0
 }

@@ -4,8 +4,7 @@ package uring
 
 import "structs"
 
-// Names and values of include/uapi/linux/io_uring.h (Linux 7.3); only what is
-// used here.
+// Names and values of include/uapi/linux/io_uring.h (Linux 7.3); only what is used here.
 const (
 	IORING_OP_NOP         = 0
 	IORING_OP_FSYNC       = 3
@@ -59,8 +58,8 @@ const (
 	IORING_RSRC_REGISTER_SPARSE = 1 << 0
 )
 
-// requiredFeatures are those that the waits and the overflow handling rest on;
-// every kernel since 5.11 has them.
+// requiredFeatures are the features that waiting and overflow handling need; every kernel since
+// 5.11 has them.
 const requiredFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG
 
 // sqOffsets is struct io_sqring_offsets.
@@ -118,8 +117,8 @@ type rsrcRegister struct {
 	tags  uint64
 }
 
-// rsrcUpdate is struct io_uring_rsrc_update2; its first 16 bytes are struct
-// io_uring_rsrc_update and io_uring_files_update.
+// rsrcUpdate is struct io_uring_rsrc_update2; its first 16 bytes are struct io_uring_rsrc_update
+// and io_uring_files_update.
 type rsrcUpdate struct {
 	_      structs.HostLayout
 	offset uint32
@@ -130,9 +129,8 @@ type rsrcUpdate struct {
 	resv2  uint32
 }
 
-// newParams translates options for io_uring_setup. SUBMIT_ALL makes one bad
-// entry fail alone, with its own CQE. TASKRUN_FLAG shows Reap that completions
-// wait for an enter.
+// newParams translates options for io_uring_setup. With SUBMIT_ALL an invalid entry fails alone,
+// with its own CQE. TASKRUN_FLAG tells Reap that completions are waiting for an enter.
 func newParams(o Options) params {
 	p := params{flags: IORING_SETUP_SUBMIT_ALL}
 	if o.CQEntries != 0 {

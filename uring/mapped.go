@@ -16,26 +16,25 @@ import (
 
 func init() { implementations[DefaultImplementation] = newMapped }
 
-// mapped is varve's own ring. The kernel shares two mappings: ringMem holds the
-// counters and the CQEs, sqeMem the SQEs. Counters that the kernel writes are
-// read with sync/atomic, those that it reads are published with it; sqTail and
-// cqHead are our side of them.
+// mapped is varve's own ring. The kernel shares two mappings: ringMem holds the counters and the
+// CQEs, sqeMem the SQEs. The counters are loaded and stored with sync/atomic; sqTail and cqHead are
+// the private copies of the two counters that this process writes.
 type mapped struct {
 	tables
 	fd       int
 	info     Info
 	sqeBytes uintptr
 	noIOWait uint32 // IORING_ENTER_NO_IOWAIT where the kernel has it
-	mayHold  bool   // waits may hold the scheduler's slot
+	mayHold  bool   // waits may keep the scheduler's slot
 
 	ringMem []byte
 	sqeMem  []byte
 
 	sqHead  *uint32 // kernel writes
 	sqFlags *uint32 // kernel writes
-	sqKTail *uint32 // we write
+	sqKTail *uint32 // this process writes
 	cqTail  *uint32 // kernel writes
-	cqKHead *uint32 // we write
+	cqKHead *uint32 // this process writes
 
 	sqes    unsafe.Pointer
 	cqes    unsafe.Pointer
@@ -43,9 +42,9 @@ type mapped struct {
 	cqHead  uint32 // completions reaped
 	entries uint32 // 0 once closed
 
-	lost error // what an enter inside Reap gave; the next enter reports it
+	lost error // the error of an enter inside Reap; the next enter returns it
 
-	interrupted uint64 // waits that came back without what they waited for
+	interrupted uint64 // waits that returned too early
 	blocking    uint64 // enters through Syscall6
 
 	arg geteventsArg
@@ -72,7 +71,7 @@ func newMapped(o Options) (Ring, error) {
 		r.noIOWait = IORING_ENTER_NO_IOWAIT
 	}
 	r.tables = tables{func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno {
-		if r.fd < 0 { // the number may be another file's by now
+		if r.fd < 0 { // the descriptor may be another file's by now
 			return unix.EBADF
 		}
 		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, uintptr(op), uintptr(arg), uintptr(n), 0, 0)
@@ -128,8 +127,8 @@ func (r *mapped) Reap(cqes []CQE) int {
 	}
 	n := r.pop(cqes)
 	if n == 0 && len(cqes) > 0 && atomic.LoadUint32(r.sqFlags)&(IORING_SQ_CQ_OVERFLOW|IORING_SQ_TASKRUN) != 0 {
-		// Completions that found no room, or were deferred, are behind an enter.
-		// It submits nothing: queued entries may still be in the caller's hands.
+		// Overflowed or deferred completions need an enter. It submits nothing: the caller may
+		// still be filling queued entries.
 		errno := unix.EINTR
 		for errno == unix.EINTR {
 			_, errno = r.enterRaw(0, 0, IORING_ENTER_GETEVENTS)
@@ -156,17 +155,17 @@ func (r *mapped) pop(cqes []CQE) int {
 	return int(n)
 }
 
-// ready counts the completions that can be reaped without an enter.
+// ready returns the number of completions that can be reaped without an enter.
 func (r *mapped) ready() uint32 { return atomic.LoadUint32(r.cqTail) - r.cqHead }
 
-// publish makes the queued entries visible to the kernel and counts those that
-// it has not taken.
+// publish makes the queued entries visible to the kernel, and returns how many the kernel has not
+// taken.
 func (r *mapped) publish() uint32 {
 	atomic.StoreUint32(r.sqKTail, r.sqTail)
 	return r.sqTail - atomic.LoadUint32(r.sqHead)
 }
 
-// takeLost returns, once, the error that Reap met.
+// takeLost returns the error that Reap met, and clears it.
 func (r *mapped) takeLost() error {
 	err := r.lost
 	r.lost = nil
@@ -190,8 +189,8 @@ func (r *mapped) Close() error {
 	return errors.Join(errs...)
 }
 
-// timeout fills in the argument of a timed enter. Both structs live in r, which
-// is on the heap, so that the call allocates nothing.
+// timeout fills in the argument of a timed enter. Both structs live in r, which is on the heap, so
+// that the call allocates nothing.
 func (r *mapped) timeout(d time.Duration) unsafe.Pointer {
 	d = max(d, 0)
 	r.ts = kernelTimespec{sec: int64(d / time.Second), nsec: int64(d % time.Second)}

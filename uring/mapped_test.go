@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestIdleGivesSlotBack: a wait with nothing in flight must end up in Syscall6
-// after a signal, a busy one must not, and a handed-off one begins there.
-func TestIdleGivesSlotBack(t *testing.T) {
+// TestIdleHandsSlotOff: an idle wait must use Syscall6 after a signal, a busy wait must not, and a
+// handoff wait uses Syscall6 from the start.
+func TestIdleHandsSlotOff(t *testing.T) {
 	for mode, blocking := range map[WaitMode]bool{WaitBusy: false, WaitIdle: true, WaitHandoff: true} {
 		runtime.LockOSThread()
 		r := open(t, Options{SingleIssuer: true, DeferTaskrun: true})
@@ -57,8 +57,8 @@ func TestIdleGivesSlotBack(t *testing.T) {
 	}
 }
 
-// TestNoPreemption: without the runtime's signals a wait that holds the slot
-// would stop the program's collections for good.
+// TestNoPreemption: without the runtime's signals, a wait that keeps the slot would block garbage
+// collection forever.
 func TestNoPreemption(t *testing.T) {
 	t.Setenv("GODEBUG", "asyncpreemptoff=1")
 	r := open(t, Options{})
@@ -69,8 +69,8 @@ func TestNoPreemption(t *testing.T) {
 	}
 }
 
-// TestOneSlot: with a single scheduler slot, a waiting thread in any mode leaves
-// room for the goroutine that will wake it.
+// TestOneSlot: with a single scheduler slot, a waiting thread in any mode leaves room for the
+// goroutine that will wake it.
 func TestOneSlot(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, mode := range []WaitMode{WaitBusy, WaitIdle, WaitHandoff} {
@@ -94,8 +94,7 @@ func TestOneSlot(t *testing.T) {
 	}
 }
 
-// TestLostIsReported: what an enter inside Reap met must come out of the next
-// call, once.
+// TestLostIsReported: the next call returns the error of an enter inside Reap, once.
 func TestLostIsReported(t *testing.T) {
 	r := open(t, Options{})
 	for name, call := range map[string]func() error{

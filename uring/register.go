@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tables is the Registrar over a register call: both implementations embed it.
+// tables implements Registrar by a register call. Both implementations embed it.
 type tables struct {
 	register func(op uint32, arg unsafe.Pointer, n uint32) unix.Errno
 }
 
-// call retries a register that a signal interrupted.
+// call retries a registration that a signal interrupted.
 func (t tables) call(name string, op uint32, arg unsafe.Pointer, n uint32) error {
 	for {
 		errno := t.register(op, arg, n)
@@ -72,7 +72,7 @@ func (t tables) UpdateFiles(off uint32, fds []int32) error {
 	return err
 }
 
-// iovecs are the kernel's view of bufs.
+// iovecs returns bufs as the kernel's struct iovec.
 func iovecs(bufs [][]byte) []unix.Iovec {
 	vec := make([]unix.Iovec, len(bufs))
 	for i, b := range bufs {

@@ -70,8 +70,7 @@ func TestRegisteredBuffers(t *testing.T) {
 	})
 }
 
-// TestFixedFiles would fail on 64-bit file numbers: slot 1 would be the upper
-// half of slot 0.
+// TestFixedFiles would fail on 64-bit file numbers: slot 1 would be the upper half of slot 0.
 func TestFixedFiles(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		a, b := tempFile(t, []byte("aaaa")), tempFile(t, []byte("bbbb"))

@@ -8,89 +8,81 @@ import (
 	"time"
 )
 
-// Ring is one io_uring: a submission queue, a completion queue and the tables
-// of registered buffers and files. It belongs to one goroutine, which is
-// locked to its thread when Options.SingleIssuer or DeferTaskrun is set; no
-// method may be called from anywhere else, New and Close included.
+// Ring is one io_uring: a submission queue, a completion queue and the tables of registered buffers
+// and files. It belongs to one goroutine, which is locked to its thread when Options.SingleIssuer
+// or DeferTaskrun is set; no method may be called from anywhere else, New and Close included.
 type Ring interface {
 	Queue
 	Registrar
 
-	// Info tells what the kernel granted.
+	// Info returns what the kernel granted.
 	Info() Info
-	// Close unmaps the ring and closes it. The kernel goes on, or cancels, what
-	// is in flight without telling: memory handed to it by SQE.Read, SQE.Write
-	// or RegisterBuffers must not be reused before its completion was reaped.
-	// A second Close does nothing.
+	// Close unmaps the ring and closes it. The kernel completes or cancels operations in flight
+	// without notice: memory passed to it by SQE.Read, SQE.Write or RegisterBuffers must not be
+	// reused before its completion was reaped. A second Close does nothing.
 	Close() error
 }
 
-// Queue is the part of a ring that moves entries.
+// Queue is the part of a ring that submits entries and reaps completions.
 type Queue interface {
-	// GetSQE hands out the next submission entry, zeroed, or nil when the queue
-	// is full: then Submit and ask again. The entry is the caller's until the
-	// next Submit or wait, which pass it to the kernel whatever it holds: a
-	// zeroed entry is a no-op.
+	// GetSQE returns the next submission entry, zeroed, or nil if the queue is full: then call
+	// Submit and retry. The caller owns the entry until the next Submit or wait, which passes it to
+	// the kernel whatever it holds: a zeroed entry is a no-op.
 	GetSQE() *SQE
-	// Submit hands over the queued entries without waiting, and returns how many
-	// the kernel took. The error is an *OpError: EAGAIN or EBUSY mean that the
-	// kernel is short of memory or of room for completions: entries that were
-	// not taken stay queued; reap and submit again.
+	// Submit submits the queued entries without waiting, and returns how many the kernel took. The
+	// error is an *OpError. EAGAIN and EBUSY mean that the kernel is short of memory or of room for
+	// completions: entries that were not taken stay queued; reap and submit again.
 	Submit() (int, error)
-	// SubmitAndWait hands over the queued entries and waits until n completions
-	// can be reaped; n = 0 runs the deferred work of the ring and does not wait.
-	// Signals do not end a wait. Errors are as for Submit; EBADR says that the
-	// kernel lost completions, after which the ring is of no more use.
+	// SubmitAndWait submits the queued entries and waits until n completions can be reaped; n = 0
+	// runs the deferred work of the ring and does not wait. Signals do not end a wait. Errors are
+	// those of Submit; EBADR means that the kernel lost completions, after which the ring is
+	// unusable.
 	SubmitAndWait(n uint32, mode WaitMode) error
-	// SubmitAndWaitTimeout is SubmitAndWait with WaitHandoff for at most d; when
-	// the time is up with fewer than n completions the error is ErrTimeout. What
-	// was submitted stays in flight.
+	// SubmitAndWaitTimeout is SubmitAndWait with WaitHandoff for at most d. If fewer than n
+	// completions are ready then, it returns ErrTimeout. Submitted operations stay in flight.
 	SubmitAndWaitTimeout(n uint32, d time.Duration) error
-	// Reap moves up to len(cqes) completions into cqes, oldest first, and
-	// returns how many. It waits for nothing. When it returns len(cqes) there
-	// may be more.
+	// Reap moves up to len(cqes) completions into cqes, oldest first, and returns their number. It
+	// does not wait. If it returns len(cqes) there may be more.
 	Reap(cqes []CQE) int
 }
 
-// Registrar is the part of a ring that holds tables. Errors are *OpError.
+// Registrar is the part of a ring that registers buffers and files. Errors are *OpError.
 type Registrar interface {
-	// RegisterBuffersSparse makes a table of n empty buffer slots. The kernel
-	// fills them (ublk's automatic registration) or UpdateBuffers does.
+	// RegisterBuffersSparse registers a table of n empty buffer slots, which the kernel (ublk's
+	// automatic registration) or UpdateBuffers fills.
 	RegisterBuffersSparse(n uint32) error
-	// RegisterBuffers makes a table of the given memory. The kernel pins its
-	// pages, and the Go memory must stay reachable while it is registered.
+	// RegisterBuffers registers a table of bufs. The kernel pins the pages, and the Go memory must
+	// stay reachable while it is registered.
 	RegisterBuffers(bufs [][]byte) error
 	// UpdateBuffers replaces the slots from off on; an empty slice empties a slot.
 	UpdateBuffers(off uint32, bufs [][]byte) error
-	// RegisterFiles makes a table of files, -1 for an empty slot. The kernel
-	// takes its own references: the descriptors may be closed afterwards.
+	// RegisterFiles registers a table of files, -1 for an empty slot. The kernel takes its own
+	// references: the descriptors may be closed afterwards.
 	RegisterFiles(fds []int32) error
 	// UpdateFiles replaces the slots from off on; -1 empties a slot.
 	UpdateFiles(off uint32, fds []int32) error
 }
 
-// CQE is one completion (struct io_uring_cqe): what the SQE's UserData was, and
-// the result, a count or a negated errno.
+// CQE is one completion (struct io_uring_cqe): the SQE's UserData and the result, a count or a
+// negated errno.
 type CQE struct {
 	UserData uint64
 	Res      int32
 	Flags    uint32
 }
 
-// WaitMode says what a wait may assume of the goroutine's surroundings; the
-// package comment has the reasons.
+// WaitMode tells a wait what the goroutine expects; the package comment has the reasons.
 type WaitMode uint8
 
 const (
-	// WaitBusy is for a thread whose own I/O is in flight: the wait holds on to
-	// the scheduler's slot (RawSyscall6), because the answer is microseconds away.
+	// WaitBusy is for a thread whose own I/O is in flight: the wait keeps the scheduler's slot
+	// (RawSyscall6), because the answer is microseconds away.
 	WaitBusy WaitMode = iota
-	// WaitIdle is for a thread with nothing in flight but fetches: the wait
-	// begins like WaitBusy, and when a signal finds it still without a
-	// completion it gives the slot back (Syscall6).
+	// WaitIdle is for a thread with nothing in flight but fetches: the wait begins like WaitBusy,
+	// and hands the slot off (Syscall6) when a signal arrives before a completion.
 	WaitIdle
-	// WaitHandoff gives the slot back at once (Syscall6): for a thread that
-	// waits for work which it handed to other goroutines, and for control rings.
+	// WaitHandoff hands the slot off at once (Syscall6): for a thread that waits for other
+	// goroutines' work, and for control rings.
 	WaitHandoff
 )
 
@@ -115,12 +107,12 @@ type Options struct {
 	CQEntries      uint32 // completion entries; 0: twice Entries
 	SQE128         bool   // 128-byte entries (SQE.BigCmd), for control commands
 	SingleIssuer   bool   // one thread submits; bound to the one that calls New
-	DeferTaskrun   bool   // completions are made in waits alone; needs SingleIssuer
-	CoopTaskrun    bool   // no interrupt of the thread for completions
+	DeferTaskrun   bool   // completions are posted only during waits; needs SingleIssuer
+	CoopTaskrun    bool   // completions do not interrupt the thread
 	Implementation string // one of Implementations(); "": DefaultImplementation
 }
 
-// EnsureDefaults fills in what is zero.
+// EnsureDefaults replaces zero values with defaults.
 func (o *Options) EnsureDefaults() {
 	if o.Entries == 0 {
 		o.Entries = DefaultEntries
@@ -130,7 +122,7 @@ func (o *Options) EnsureDefaults() {
 	}
 }
 
-// Validate reports the first option that cannot be served.
+// Validate returns an error for the first invalid option.
 func (o *Options) Validate() error {
 	switch {
 	case o.Entries > MaxEntries:
@@ -151,7 +143,7 @@ const DefaultImplementation = "varve"
 // implementations is written by init functions only.
 var implementations = map[string]func(Options) (Ring, error){}
 
-// Implementations lists the ring implementations of this build, sorted by name.
+// Implementations returns the names of the ring implementations in this build, sorted.
 func Implementations() []string {
 	names := make([]string, 0, len(implementations))
 	for name := range implementations {
@@ -161,9 +153,9 @@ func Implementations() []string {
 	return names
 }
 
-// New sets up a ring. The caller closes it. With SingleIssuer the calling
-// thread becomes its only user: lock the goroutine to its thread before. A
-// kernel without io_uring, or one that forbids it, gives ErrNoIOUring.
+// New sets up a ring. The caller closes it. With SingleIssuer the calling thread becomes its only
+// user: lock the goroutine to its thread first. If the kernel lacks or forbids io_uring, New
+// returns ErrNoIOUring.
 func New(opts Options) (Ring, error) {
 	opts.EnsureDefaults()
 	if err := opts.Validate(); err != nil {

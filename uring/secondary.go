@@ -2,7 +2,7 @@
 
 package uring
 
-// Direction is the way of the data, named as the block request names it.
+// Direction is the direction of a transfer, named from the block request's point of view.
 type Direction uint8
 
 const (
@@ -24,24 +24,24 @@ type Primary struct {
 	Dir Direction
 	// BufIndex is the buffer's slot in the ring's table.
 	BufIndex uint16
-	// Plain moves data with READ and WRITE to memory at Base, instead of
-	// READ_FIXED and WRITE_FIXED through BufIndex.
+	// Plain moves data with READ and WRITE to memory at Base, instead of READ_FIXED and WRITE_FIXED
+	// through BufIndex.
 	Plain bool
 	// Len is the buffer's length in bytes.
 	Len uint32
-	// Base is what the kernel calls the buffer's first byte: 0 for a request
-	// that ublk lent, the memory's Address otherwise. The owner keeps that
-	// memory reachable until the fused request is done.
+	// Base is the address that the kernel expects for the buffer's first byte: 0 for a request that
+	// ublk lent, the memory's Address otherwise. The owner keeps that memory reachable until the
+	// fused request is complete.
 	Base uint64
 }
 
 // Secondary is one transfer between a file and a part of the primary's buffer.
 type Secondary struct {
 	Dir Direction
-	// FixedFile says that FD is a slot of Registrar.RegisterFiles.
+	// FixedFile means that FD is a slot of Registrar.RegisterFiles.
 	FixedFile bool
 	FD        int32
-	// FileOff, BufOff and Len are bytes.
+	// FileOff, BufOff and Len are in bytes.
 	FileOff uint64
 	BufOff  uint32
 	Len     uint32

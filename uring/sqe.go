@@ -7,8 +7,8 @@ import (
 	"unsafe"
 )
 
-// SQE is one submission entry, mapped: struct io_uring_sqe. The Prep methods
-// (Nop to PollAdd) overwrite all 64 bytes; set UserData and Flags after them.
+// SQE is one mapped submission entry, struct io_uring_sqe. The methods that prepare an operation
+// (Nop to UringCmd) overwrite all 64 bytes; set UserData and Flags after them.
 type SQE struct {
 	_           structs.HostLayout
 	Opcode      uint8
@@ -32,7 +32,7 @@ const (
 	cmdOffset  = 48
 )
 
-// Sizes that the kernel fixes; a wrong one does not compile.
+// Sizes of the kernel's ABI: a wrong one does not compile.
 var (
 	_ [sqeSize]byte   = [unsafe.Sizeof(SQE{})]byte{}
 	_ [cmdOffset]byte = [unsafe.Offsetof(SQE{}.cmd)]byte{}
@@ -48,9 +48,9 @@ var (
 // Nop prepares an operation that does nothing.
 func (s *SQE) Nop() { *s = SQE{Opcode: IORING_OP_NOP, FD: -1} }
 
-// ReadFixed prepares a read of length bytes at fileOff into registered buffer
-// bufIndex. bufOff is the byte offset into a buffer that the kernel registered
-// (ublk's request); in a buffer of RegisterBuffers it is the memory's address.
+// ReadFixed prepares a read of length bytes at fileOff into registered buffer bufIndex. bufOff is
+// the byte offset into a buffer that the kernel registered (ublk's request), or the memory's
+// address in a buffer of RegisterBuffers.
 func (s *SQE) ReadFixed(fd int32, bufIndex uint16, bufOff uint64, length uint32, fileOff uint64) {
 	*s = SQE{Opcode: IORING_OP_READ_FIXED, FD: fd, Off: fileOff, Addr: bufOff, Len: length, BufIndex: bufIndex}
 }
@@ -60,14 +60,14 @@ func (s *SQE) WriteFixed(fd int32, bufIndex uint16, bufOff uint64, length uint32
 	*s = SQE{Opcode: IORING_OP_WRITE_FIXED, FD: fd, Off: fileOff, Addr: bufOff, Len: length, BufIndex: bufIndex}
 }
 
-// Read prepares a read into buf at fileOff. The caller keeps buf reachable and
-// leaves it alone until the completion.
+// Read prepares a read into buf at fileOff. The caller keeps buf reachable and does not touch it
+// until the completion.
 func (s *SQE) Read(fd int32, buf []byte, fileOff uint64) {
 	*s = SQE{Opcode: IORING_OP_READ, FD: fd, Off: fileOff, Addr: Address(buf), Len: uint32(len(buf))}
 }
 
-// Write prepares a write of buf at fileOff. The caller keeps buf reachable and
-// unchanged until the completion.
+// Write prepares a write of buf at fileOff. The caller keeps buf reachable and unchanged until the
+// completion.
 func (s *SQE) Write(fd int32, buf []byte, fileOff uint64) {
 	*s = SQE{Opcode: IORING_OP_WRITE, FD: fd, Off: fileOff, Addr: Address(buf), Len: uint32(len(buf))}
 }
@@ -85,8 +85,8 @@ func (s *SQE) PollAdd(fd int32, events uint32) {
 	*s = SQE{Opcode: IORING_OP_POLL_ADD, FD: fd, OpFlags: pollMask(events)}
 }
 
-// UringCmd prepares a command of the file's driver, op being its number. Its
-// argument goes into Cmd or BigCmd afterwards, its address into Addr.
+// UringCmd prepares command op of the file's driver. Put the command's argument into Cmd or BigCmd
+// afterwards, or its address into Addr.
 func (s *SQE) UringCmd(fd int32, op uint32) {
 	*s = SQE{Opcode: IORING_OP_URING_CMD, FD: fd, Off: uint64(op)}
 }
@@ -94,9 +94,8 @@ func (s *SQE) UringCmd(fd int32, op uint32) {
 // Cmd is the command area of a 64-byte entry: bytes 48 to 63.
 func (s *SQE) Cmd() []byte { return s.cmd[:] }
 
-// BigCmd is the command area of a 128-byte entry: bytes 48 to 127. Only for
-// entries of a ring with Options.SQE128: in another ring it reaches into the
-// neighbour.
+// BigCmd is the command area of a 128-byte entry: bytes 48 to 127. Use it only for entries of a
+// ring with Options.SQE128: in another ring it overlaps the next entry.
 func (s *SQE) BigCmd() []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(s), cmdOffset)), bigSQESize-cmdOffset)
 }
@@ -109,9 +108,8 @@ func (s *SQE) wipe(size uintptr) {
 	}
 }
 
-// Address is the address of buf's first byte as the kernel wants it, 0 for an
-// empty slice. It forces buf's memory off the goroutine's stack, which moves;
-// heap and mapped memory do not.
+// Address returns the address of buf's first byte for use in kernel structs, 0 for an empty slice.
+// It forces buf's memory off the goroutine's stack, which moves; heap and mapped memory do not.
 func Address(buf []byte) uint64 {
 	if len(buf) == 0 {
 		return 0
@@ -119,9 +117,9 @@ func Address(buf []byte) uint64 {
 	return escape(unsafe.Pointer(&buf[0]))
 }
 
-// escape is p as the number that kernel structs hold. The compiler does not
-// follow such a number: the store that never happens tells it that p outlives
-// the call, so that p's memory is not on a stack.
+// escape returns p as an integer for kernel structs. The compiler does not track such an integer:
+// the store, which never executes, makes it assume that p outlives the call, so p's memory is not
+// on a stack.
 func escape(p unsafe.Pointer) uint64 {
 	if escaped.never {
 		escaped.to = p
@@ -134,7 +132,7 @@ var escaped struct {
 	to    unsafe.Pointer
 }
 
-// pollMask word-swaps the events on big-endian machines, as poll32_events asks.
+// pollMask swaps the half-words of events on big-endian machines, as poll32_events requires.
 func pollMask(events uint32) uint32 {
 	one := uint16(1)
 	if *(*byte)(unsafe.Pointer(&one)) == 1 {

@@ -14,7 +14,7 @@ import (
 	"varve/uring"
 )
 
-// wakeup is an eventfd with a poll of it queued on r.
+// wakeup returns an eventfd and queues a poll of it on r.
 func wakeup(t *testing.T, r uring.Ring) int {
 	t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
@@ -28,8 +28,7 @@ func wakeup(t *testing.T, r uring.Ring) int {
 
 var modes = map[string]uring.WaitMode{"busy": uring.WaitBusy, "idle": uring.WaitIdle, "handoff": uring.WaitHandoff}
 
-// TestSignals bombards a waiting thread with signals: the wait must go on, and
-// end by its completion alone.
+// TestSignals sends many signals to a waiting thread: only the completion may end the wait.
 func TestSignals(t *testing.T) {
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
@@ -62,9 +61,9 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestWaitLetsCollectorIn runs collections, which stop the world, beside a
-// thread that waits.
-func TestWaitLetsCollectorIn(t *testing.T) {
+// TestGarbageCollectionDuringWait runs garbage collections, which stop the world, while a thread
+// waits.
+func TestGarbageCollectionDuringWait(t *testing.T) {
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {

@@ -13,8 +13,7 @@ import (
 	"varve/uring"
 )
 
-// benchRing runs a benchmark over every implementation of the build, on a ring
-// like a device queue's.
+// benchRing runs a benchmark on every implementation of the build, on a ring like a device queue's.
 func benchRing(b *testing.B, bench func(b *testing.B, r uring.Ring)) {
 	for _, name := range uring.Implementations() {
 		b.Run("ring="+name, func(b *testing.B) {
@@ -35,8 +34,7 @@ func benchRing(b *testing.B, bench func(b *testing.B, r uring.Ring)) {
 
 var benchCQEs [128]uring.CQE
 
-// BenchmarkRingNop is the bare cost of entries: batches of one and of 32, by
-// wait mode.
+// BenchmarkRingNop measures the cost of entries alone, in batches of 1 and 32, by wait mode.
 func BenchmarkRingNop(b *testing.B) {
 	for _, depth := range []int{1, 32} {
 		for i, mode := range []uring.WaitMode{uring.WaitBusy, uring.WaitHandoff} {
@@ -59,10 +57,9 @@ func BenchmarkRingNop(b *testing.B) {
 	}
 }
 
-// BenchmarkRingFused is a request's data transfer: one Fused with its
-// secondaries, from Start to done, allocation-free. On /dev/zero and /dev/null
-// nearly all of it is the ring; a tmpfs file adds the kernel's worker threads,
-// which do its I/O.
+// BenchmarkRingFused measures a request's data transfer: one Fused with its secondaries, from Start
+// to completion. On /dev/zero and /dev/null nearly all of the time is the ring's; a tmpfs file adds
+// the kernel's worker threads, which do the I/O.
 func BenchmarkRingFused(b *testing.B) {
 	for _, c := range []struct {
 		secondaries int
@@ -110,8 +107,7 @@ func benchFused(b *testing.B, r uring.Ring, file *os.File, dir uring.Direction, 
 	}
 }
 
-// benchFile is a file of the given size on tmpfs, or the character device that
-// makes or swallows data.
+// benchFile opens a file of the given size on tmpfs, or /dev/zero or /dev/null.
 func benchFile(b *testing.B, onTmpfs bool, dir uring.Direction, size int64) *os.File {
 	b.Helper()
 	if onTmpfs {
