@@ -4,18 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"varve/objstore/internal/merkle"
 )
 
 // leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true: no segment is retired
 // that has objects, nor punched where they lie.
 type leaf struct {
-	places [fanOut]place
+	places [merkle.FanOut]place
 	used   bool  // since the last sweep of the cache
 	heals  int64 // what damageBook.heals was when places were looked for
 }
 
 const (
-	leafBytes    = fanOut * 8
+	leafBytes    = merkle.FanOut * 8
 	leavesPerRun = 1024
 )
 
@@ -23,8 +25,8 @@ const (
 // Guarded by its owner's lock.
 type base struct {
 	s       *Store
-	id      Hash
-	root    rootObject
+	id      merkle.Hash
+	root    merkle.Root
 	version uint64 // changes with the root, so that a leaf loaded for an older one is not installed
 	runs    []*[leavesPerRun]*leaf
 	hand    int // where the sweep of the cache goes on
@@ -32,19 +34,19 @@ type base struct {
 
 var emptyLeaf = &leaf{used: true}
 
-func newBase(s *Store, root rootObject) *base {
-	b := &base{s: s, root: root, id: sum(KindRoot, root.encode())}
-	leaves := (root.size + b.leafSpan() - 1) / b.leafSpan()
+func newBase(s *Store, root merkle.Root) *base {
+	b := &base{s: s, root: root, id: root.Hash()}
+	leaves := (root.Size + b.leafSpan() - 1) / b.leafSpan()
 	b.runs = make([]*[leavesPerRun]*leaf, (leaves+leavesPerRun-1)/leavesPerRun)
 	return b
 }
 
 // leafSpan is how many bytes of the image a leaf reaches over.
-func (b *base) leafSpan() int64 { return int64(b.root.chunkSize) * fanOut }
+func (b *base) leafSpan() int64 { return int64(b.root.ChunkSize) * merkle.FanOut }
 
 // leaf gives a leaf that is in memory, or nil.
 func (b *base) leaf(i int64) *leaf {
-	if b.root.top.IsZero() {
+	if b.root.Top.IsZero() {
 		return emptyLeaf
 	}
 	run := b.runs[i/leavesPerRun]
@@ -119,17 +121,17 @@ func (b *base) sweep(n int64) (dropped int64) {
 
 // plan adds the pieces of the sectors [from, to) to p. ErrNotLoaded if a leaf is missing.
 func (b *base) plan(p *Plan, from, to uint64) error {
-	chunk := uint64(b.root.chunkSize) / SectorSize
+	chunk := uint64(b.root.ChunkSize) / SectorSize
 	for from < to {
 		i := from / chunk
-		l := b.leaf(int64(i / fanOut))
+		l := b.leaf(int64(i / merkle.FanOut))
 		if l == nil {
 			return ErrNotLoaded
 		}
 		end := min((i+1)*chunk, to)
-		pl := l.places[i%fanOut]
+		pl := l.places[i%merkle.FanOut]
 		if l.heals != b.s.heals.Load() && (pl == lostPlace || b.s.isSick(pl)) || b.s.isBad(pl) {
-			b.setLeaf(int64(i/fanOut), nil) // there may be another place by now
+			b.setLeaf(int64(i/merkle.FanOut), nil) // there may be another place by now
 			return ErrNotLoaded
 		}
 		switch pl {
@@ -198,9 +200,9 @@ func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, 
 }
 
 // leafHashes walks from the root to leaf i; nil for a leaf of zeroes.
-func (s *Store) leafHashes(root *rootObject, i int64) (*node, error) {
-	h := root.top
-	for level := root.depth; ; level-- {
+func (s *Store) leafHashes(root *merkle.Root, i int64) (*merkle.Node, error) {
+	h := root.Top
+	for level := root.Depth; ; level-- {
 		if h.IsZero() {
 			return nil, nil
 		}
@@ -208,17 +210,17 @@ func (s *Store) leafHashes(root *rootObject, i int64) (*node, error) {
 		if err != nil || level == 1 {
 			return n, err
 		}
-		h = n[i/levelChunks(level-2)%fanOut]
+		h = n[i/merkle.Span(level-2)%merkle.FanOut]
 	}
 }
 
 // resolve finds the places of a leaf's chunks.
-func (s *Store) resolve(n *node) (*leaf, error) {
+func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 	if n == nil {
 		return emptyLeaf, nil
 	}
 	l := &leaf{used: true, heals: s.heals.Load()}
-	found, damage, err := s.locateAll(n[:], KindChunk)
+	found, damage, err := s.locateAll(n[:], merkle.KindChunk)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +235,7 @@ func (s *Store) resolve(n *node) (*leaf, error) {
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
 			l.places[i] = lostPlace
 			if lost++; lost == 1 {
-				err = nowhere(&n[i], KindChunk, damage)
+				err = nowhere(&n[i], merkle.KindChunk, damage)
 			}
 		}
 	}

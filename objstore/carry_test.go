@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -151,7 +152,7 @@ func TestPartOfDamagedChunk(t *testing.T) {
 	}
 }
 
-func (w *carryWorld) chunkHash(i int) Hash {
+func (w *carryWorld) chunkHash(i int) merkle.Hash {
 	n, err := w.s.leafHashes(&w.v.base.root, 0)
 	must(w.t, err)
 	return n[i]

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
@@ -75,15 +76,15 @@ type checker struct {
 	progress func(CheckProgress)
 	total    int64
 
-	objects map[objectID]int // damaged objects without a good copy: their place in report.Damage
-	missing map[Hash]bool    // chunks that the index does not find
-	lost    int              // the damage that stands for chunks that no segment has; -1: none
-	clean   map[Hash]bool    // nodes: is all below them good
+	objects map[objectID]int     // damaged objects without a good copy: their place in report.Damage
+	missing map[merkle.Hash]bool // chunks that the index does not find
+	lost    int                  // the damage that stands for chunks that no segment has; -1: none
+	clean   map[merkle.Hash]bool // nodes: is all below them good
 }
 
 type objectID struct {
-	hash Hash
-	kind Kind
+	hash merkle.Hash
+	kind merkle.Kind
 }
 
 // Check looks for damage. progress, which may be nil, is called now and then. An error means that the check could not
@@ -99,7 +100,7 @@ func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*Check
 	defer context.AfterFunc(s.ctx, cancel)()
 	c := &checker{
 		ctx: ctx, s: s, progress: progress, lost: -1,
-		objects: map[objectID]int{}, missing: map[Hash]bool{}, clean: map[Hash]bool{},
+		objects: map[objectID]int{}, missing: map[merkle.Hash]bool{}, clean: map[merkle.Hash]bool{},
 	}
 	c.report.Damage = []Damage{}
 	c.total = s.chunkBytes.Load() + s.nodeBytes.Load()
@@ -375,7 +376,7 @@ func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
 		b := buf[:o.length]
 		pl := makePlace(g.id, o.block)
 		err := disk.ReadAligned(g.file, b, pl.offset())
-		if err == nil && sum(o.kind, b) != o.hash {
+		if err == nil && merkle.Sum(o.kind, b) != o.hash {
 			err = errOtherHash
 		}
 		c.report.Objects++
@@ -398,7 +399,7 @@ func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
 // image is a root that refs name.
 type image struct {
 	volume, snap string
-	root         Hash
+	root         merkle.Hash
 	size         int64
 }
 
@@ -430,7 +431,7 @@ func (c *checker) images() []image {
 func (c *checker) trees() error {
 	images := c.images()
 	c.report.Images = len(images)
-	roots := make([]*rootObject, len(images))
+	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {
 		r, err := c.s.readRoot(im.root, im.size)
 		if err != nil && !disk.Damaged(err) {
@@ -441,7 +442,7 @@ func (c *checker) trees() error {
 			continue
 		}
 		roots[i] = r
-		if err := c.walk(r.top, r.depth); err != nil {
+		if err := c.walk(r.Top, r.Depth); err != nil {
 			return err
 		}
 	}
@@ -450,7 +451,7 @@ func (c *checker) trees() error {
 	}
 	for i, im := range images {
 		if r := roots[i]; r != nil {
-			if err := c.locate(im, r, r.top, r.depth, 0); err != nil {
+			if err := c.locate(im, r, r.Top, r.Depth, 0); err != nil {
 				return err
 			}
 		}
@@ -460,7 +461,7 @@ func (c *checker) trees() error {
 
 // walk looks at a subtree that was not looked at yet: notes the nodes that are lost, and the chunks that the index
 // does not find.
-func (c *checker) walk(h Hash, level int) error {
+func (c *checker) walk(h merkle.Hash, level int) error {
 	if _, seen := c.clean[h]; h.IsZero() || seen {
 		return nil
 	}
@@ -473,7 +474,7 @@ func (c *checker) walk(h Hash, level int) error {
 	}
 	if err != nil {
 		c.clean[h] = false
-		id := objectID{h, kindNode + Kind(level)}
+		id := objectID{h, merkle.NodeKind(level)}
 		if _, known := c.objects[id]; !known {
 			c.objects[id] = c.found(disk.AsCorrupt(err, segmentDir, 0, fmt.Sprintf("%v %v", id.kind, h)))
 		}
@@ -489,9 +490,9 @@ func (c *checker) walk(h Hash, level int) error {
 			}
 			clean = clean && c.clean[child]
 		default:
-			if _, bad := c.objects[objectID{child, KindChunk}]; bad {
+			if _, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
 				clean = false
-			} else if _, ok := c.s.lookup(&child, KindChunk); !ok {
+			} else if _, ok := c.s.lookup(&child, merkle.KindChunk); !ok {
 				c.missing[child] = true
 				clean = false
 			}
@@ -515,14 +516,14 @@ func (c *checker) seek() error {
 			continue
 		}
 		for _, o := range objs {
-			if o.kind == KindChunk && !c.s.isSick(makePlace(g.id, o.block)) {
+			if o.kind == merkle.KindChunk && !c.s.isSick(makePlace(g.id, o.block)) {
 				delete(c.missing, o.hash)
 			}
 		}
 	}
 	for _, g := range c.s.damagedSegments() {
 		for h := range c.missing {
-			if _, _, ok := c.s.salvage(g, &h, KindChunk); ok {
+			if _, _, ok := c.s.salvage(g, &h, merkle.KindChunk); ok {
 				delete(c.missing, h)
 			}
 		}
@@ -534,15 +535,15 @@ func (c *checker) seek() error {
 }
 
 // locate adds the range of node number i of a level to each damage below it.
-func (c *checker) locate(im image, root *rootObject, h Hash, level int, i int64) error {
+func (c *checker) locate(im image, root *merkle.Root, h merkle.Hash, level int, i int64) error {
 	if h.IsZero() || c.clean[h] {
 		return nil
 	}
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	span := levelChunks(level) * int64(root.chunkSize)
-	if at, bad := c.objects[objectID{h, kindNode + Kind(level)}]; bad {
+	span := merkle.Span(level) * int64(root.ChunkSize)
+	if at, bad := c.objects[objectID{h, merkle.NodeKind(level)}]; bad {
 		c.affect(at, im, i*span, span)
 		return nil
 	}
@@ -552,16 +553,16 @@ func (c *checker) locate(im image, root *rootObject, h Hash, level int, i int64)
 	}
 	for j, child := range n {
 		if level > 1 {
-			if err := c.locate(im, root, child, level-1, i*fanOut+int64(j)); err != nil {
+			if err := c.locate(im, root, child, level-1, i*merkle.FanOut+int64(j)); err != nil {
 				return err
 			}
 			continue
 		}
-		off := i*span + int64(j)*int64(root.chunkSize)
-		if at, bad := c.objects[objectID{child, KindChunk}]; bad {
-			c.affect(at, im, off, int64(root.chunkSize))
+		off := i*span + int64(j)*int64(root.ChunkSize)
+		if at, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
+			c.affect(at, im, off, int64(root.ChunkSize))
 		} else if c.missing[child] {
-			c.affect(c.lost, im, off, int64(root.chunkSize))
+			c.affect(c.lost, im, off, int64(root.ChunkSize))
 		}
 	}
 	return nil

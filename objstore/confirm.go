@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
@@ -81,23 +82,23 @@ func (p *goodPlaces) forget(pl place) {
 
 // hit is a chunk of a run that settles, and where the store has it.
 type hit struct {
-	hash Hash
+	hash merkle.Hash
 	pl   place // 0: nowhere
 }
 
 // lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds. slot is the first one's in
 // its leaf, of which n and out are the old hashes and places.
-func (st *settling) lookUp(buf []byte, slot uint64, n *node, out *leaf) error {
-	size := st.old.chunkSize
+func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) error {
+	size := st.old.ChunkSize
 	st.hits = st.hits[:0]
 	for o := 0; o < len(buf); o += size {
 		var h hit
 		if data := buf[o : o+size]; !disk.AllZero(data) {
-			h.hash = sum(KindChunk, data)
+			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
 			if pl := out.places[i]; h.hash == n[i] && pl != lostPlace && !st.s.isSick(pl) {
 				h.pl = pl
-			} else if pl, ok := st.find(&h.hash, KindChunk); ok {
+			} else if pl, ok := st.find(&h.hash, merkle.KindChunk); ok {
 				h.pl = pl
 			}
 		}
@@ -137,9 +138,9 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 		}
 		return nil
 	}
-	size := st.old.chunkSize
+	size := st.old.ChunkSize
 	for i := range hits { // each for itself
-		ok, err := st.confirm(KindChunk, &hits[i].hash, hits[i].pl, data[i*size:(i+1)*size])
+		ok, err := st.confirm(merkle.KindChunk, &hits[i].hash, hits[i].pl, data[i*size:(i+1)*size])
 		if err != nil {
 			return err
 		}
@@ -151,7 +152,7 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 }
 
 // confirm reports whether the object lies at pl as it should. If not, the place is quarantined.
-func (st *settling) confirm(k Kind, h *Hash, pl place, data []byte) (bool, error) {
+func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl place, data []byte) (bool, error) {
 	err := st.same(data, pl)
 	if err == nil {
 		st.s.good.add(pl)

@@ -20,6 +20,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -425,7 +426,7 @@ func TestRepairNamesLoss(t *testing.T) {
 		if lost == "the root" {
 			l, err := openLogs(mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
 			must(t, err)
-			b, err := json.Marshal([]refRecord{{Op: opHead, ID: v.ref.id, Gen: v.baseGen, Root: sum(KindRoot, nil).String()}})
+			b, err := json.Marshal([]refRecord{{Op: opHead, ID: v.ref.id, Gen: v.baseGen, Root: merkle.Sum(merkle.KindRoot, nil).String()}})
 			must(t, err)
 			must(t, l.append(b))
 			must(t, l.close())

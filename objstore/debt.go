@@ -1,6 +1,9 @@
 package objstore
 
-import "varve/objstore/internal/disk"
+import (
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+)
 
 // debt is what settling a layer may have to write: a copy of each chunk that was written in part, and the tree
 // nodes above. It is many times what small writes occupy themselves, so that they could fill a disk for good:
@@ -14,17 +17,17 @@ type debt struct {
 }
 
 // leafDebt has a bit for each chunk of a leaf that may have to be copied.
-type leafDebt [fanOut / 64]uint64
+type leafDebt [merkle.FanOut / 64]uint64
 
 // nodesPerLeaf is the room in bytes for a leaf's new nodes: itself, and one above. Fewer change higher up.
-const nodesPerLeaf = 2 * fanOut * int64(len(Hash{}))
+const nodesPerLeaf = 2 * int64(merkle.NodeSize)
 
 // owe notes a write or a hole of the bytes [off, end), and gives what the debt has grown by.
 func (d *debt) owe(off, end, chunkSize int64, hole bool) int64 {
 	was := d.bytes
 	first, last := off/chunkSize, (end-1)/chunkSize
 	d.touch(first)
-	for i := (first/fanOut + 1) * fanOut; !hole && i < last; i += fanOut {
+	for i := (first/merkle.FanOut + 1) * merkle.FanOut; !hole && i < last; i += merkle.FanOut {
 		d.touch(i)
 	}
 	d.touch(last)
@@ -45,7 +48,7 @@ func (d *debt) owe(off, end, chunkSize int64, hole bool) int64 {
 
 // touch gives the leaf of a chunk.
 func (d *debt) touch(chunk int64) *leafDebt {
-	i := chunk / fanOut
+	i := chunk / merkle.FanOut
 	if d.last != nil && d.at == i {
 		return d.last
 	}
@@ -63,7 +66,7 @@ func (d *debt) touch(chunk int64) *leafDebt {
 }
 
 func (d *debt) copies(chunk, chunkSize int64) {
-	word, bit := &d.touch(chunk)[chunk%fanOut/64], uint64(1)<<(chunk%64)
+	word, bit := &d.touch(chunk)[chunk%merkle.FanOut/64], uint64(1)<<(chunk%64)
 	if *word&bit == 0 {
 		*word |= bit
 		d.bytes += chunkSize
@@ -84,7 +87,7 @@ func largestWrite(off int64, length, chunkSize int) int64 {
 // largestDebt bounds what a write of the bytes [off, end) can owe.
 func largestDebt(off, end, chunkSize int64) int64 {
 	first, last := off/chunkSize, (end-1)/chunkSize
-	nodes := (last/fanOut - first/fanOut + 1) * nodesPerLeaf
+	nodes := (last/merkle.FanOut - first/merkle.FanOut + 1) * nodesPerLeaf
 	if off%disk.BlockSize != 0 {
 		return nodes + (last-first+1)*chunkSize
 	}

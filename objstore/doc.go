@@ -35,5 +35,5 @@
 //	segments/ID.seg, ID.dir       segment.go; the directory in frames of recordlog.go
 //	index/                        badger
 //
-// Roots and tree nodes, which are objects in segments, are drawn in tree.go.
+// Roots and tree nodes, which are objects in segments, are drawn in internal/merkle.
 package objstore

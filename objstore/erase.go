@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only the account of bytes
@@ -22,7 +23,7 @@ var errCounting = errors.New("what was discarded is being counted")
 type subtree struct {
 	level int
 	i     int64
-	hash  Hash
+	hash  merkle.Hash
 }
 
 // erasures is what a settling discards whole.
@@ -40,7 +41,7 @@ func (st *settling) surveyErasures() error {
 		return nil
 	}
 	st.erased.remains = false
-	if err := st.survey(subtree{st.old.depth, 0, st.old.top}); err != nil {
+	if err := st.survey(subtree{st.old.Depth, 0, st.old.Top}); err != nil {
 		return err
 	}
 	if !st.erased.remains {
@@ -51,7 +52,7 @@ func (st *settling) surveyErasures() error {
 		if err != nil {
 			return err
 		}
-		st.logical -= n * int64(st.old.chunkSize)
+		st.logical -= n * int64(st.old.ChunkSize)
 	}
 	return nil
 }
@@ -77,7 +78,7 @@ func (st *settling) survey(t subtree) error {
 		return err
 	}
 	for c := range n {
-		if err := st.survey(subtree{t.level - 1, t.i*fanOut + int64(c), n[c]}); err != nil {
+		if err := st.survey(subtree{t.level - 1, t.i*merkle.FanOut + int64(c), n[c]}); err != nil {
 			return err
 		}
 	}
@@ -86,9 +87,9 @@ func (st *settling) survey(t subtree) error {
 
 // sectors are those of the image that a node reaches over.
 func (st *settling) sectors(t subtree) (from, end uint64) {
-	span := uint64(levelChunks(t.level)) * uint64(st.old.chunkSize) / SectorSize
+	span := uint64(merkle.Span(t.level)) * uint64(st.old.ChunkSize) / SectorSize
 	from = uint64(t.i) * span
-	return from, min(from+span, uint64(st.old.size)/SectorSize)
+	return from, min(from+span, uint64(st.old.Size)/SectorSize)
 }
 
 // countChunks counts the chunks below a node that are not holes. What it has counted is kept for the next round, in
@@ -106,7 +107,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	if err := st.ctx.Err(); err != nil {
 		return 0, err
 	}
-	if err := st.pace(len(t.hash) * fanOut); err != nil {
+	if err := st.pace(len(t.hash) * merkle.FanOut); err != nil {
 		return 0, err
 	}
 	st.erased.reads++
@@ -118,25 +119,25 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 		return 0, err
 	}
 	if t.level == 1 {
-		return int64(n.count()), nil
+		return int64(n.Count()), nil
 	}
 	var sum int64
 	for c := range n {
-		m, err := st.countChunks(subtree{t.level - 1, t.i*fanOut + int64(c), n[c]})
+		m, err := st.countChunks(subtree{t.level - 1, t.i*merkle.FanOut + int64(c), n[c]})
 		if err != nil {
 			return 0, err
 		}
 		sum += m
 	}
 	if st.v.counted == nil {
-		st.v.counted = map[Hash]int64{}
+		st.v.counted = map[merkle.Hash]int64{}
 	}
 	st.v.counted[t.hash] = sum
 	return sum, nil
 }
 
 // passingNode is node for one that is not read again: the cache stays as it is.
-func (s *Store) passingNode(h Hash, level int) (*node, error) {
+func (s *Store) passingNode(h merkle.Hash, level int) (*merkle.Node, error) {
 	s.nodesMu.Lock()
 	n, ok := s.nodes.Peek(h)
 	s.nodesMu.Unlock()
@@ -156,8 +157,8 @@ func (st *settling) account() int64 {
 
 // forget drops the leaves of a subtree that is a hole now. Under its owner's lock.
 func (b *base) forget(t subtree) {
-	per := levelChunks(t.level) / fanOut // leaves
-	leaves := (b.root.size + b.leafSpan() - 1) / b.leafSpan()
+	per := merkle.Span(t.level) / merkle.FanOut // leaves
+	leaves := (b.root.Size + b.leafSpan() - 1) / b.leafSpan()
 	for i, end := t.i*per, min((t.i+1)*per, leaves); i < end; {
 		if b.runs[i/leavesPerRun] == nil {
 			i = (i/leavesPerRun + 1) * leavesPerRun

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // readPieces fills buf with what the plan describes, and checks what the plan wants checked.
@@ -101,8 +102,8 @@ type sparse interface {
 }
 
 // emptyUntil does it for layers over a tree. The layers' lock is held; they are not used after unlock.
-func (s *Store) emptyUntil(layers []*layer, root rootObject, off int64, unlock func()) (int64, error) {
-	end := root.size
+func (s *Store) emptyUntil(layers []*layer, root merkle.Root, off int64, unlock func()) (int64, error) {
+	end := root.Size
 	for _, l := range layers {
 		if at, ok := l.next(uint64(off) / SectorSize); ok {
 			end = min(end, int64(at)*SectorSize)
@@ -112,9 +113,9 @@ func (s *Store) emptyUntil(layers []*layer, root rootObject, off int64, unlock f
 	if end <= off {
 		return off, nil
 	}
-	chunk := off / int64(root.chunkSize)
-	h := root.top
-	for level := root.depth; !h.IsZero(); level-- {
+	chunk := off / int64(root.ChunkSize)
+	h := root.Top
+	for level := root.Depth; !h.IsZero(); level-- {
 		if level == 1 {
 			return off, nil
 		}
@@ -122,10 +123,10 @@ func (s *Store) emptyUntil(layers []*layer, root rootObject, off int64, unlock f
 		if err != nil {
 			return off, err
 		}
-		h = n[chunk/levelChunks(level-1)%fanOut]
+		h = n[chunk/merkle.Span(level-1)%merkle.FanOut]
 		if h.IsZero() {
-			span := levelChunks(level - 1)
-			end = min(end, (chunk/span+1)*span*int64(root.chunkSize))
+			span := merkle.Span(level - 1)
+			end = min(end, (chunk/span+1)*span*int64(root.ChunkSize))
 		}
 	}
 	return end, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
@@ -36,7 +37,7 @@ func (st *settling) lookAhead() error {
 	if _, touched := st.l.next(0); !touched {
 		return nil
 	}
-	return st.readable(st.old.depth, 0, st.old.top, &ahead)
+	return st.readable(st.old.Depth, 0, st.old.Top, &ahead)
 }
 
 // stillThere looks again at what the last try has met.
@@ -45,7 +46,7 @@ func (st *settling) stillThere() error {
 	if o.gen != st.l.gen || o.to == 0 {
 		return nil
 	}
-	size := int64(st.old.chunkSize)
+	size := int64(st.old.ChunkSize)
 	err := st.read(disk.AlignedBuffer(int(disk.RoundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
 	var old *oldError
 	if !errors.As(err, &old) {
@@ -64,17 +65,17 @@ func (st *settling) stillThere() error {
 
 // readable reads the nodes that update will read below node i of a level, up to *ahead of them. What holes cover whole is
 // not read.
-func (st *settling) readable(level int, i int64, h Hash, ahead *int) error {
+func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) error {
 	if h.IsZero() || *ahead == 0 {
 		return nil
 	}
-	span := uint64(levelChunks(level)) * uint64(st.old.chunkSize) / SectorSize
+	span := uint64(merkle.Span(level)) * uint64(st.old.ChunkSize) / SectorSize
 	from := uint64(i) * span
 	at, touched := st.l.next(from)
 	if !touched || at >= from+span {
 		return nil
 	}
-	end := min(from+span, uint64(st.old.size)/SectorSize)
+	end := min(from+span, uint64(st.old.Size)/SectorSize)
 	if st.l.hole(from, end) {
 		return nil
 	}
@@ -86,9 +87,9 @@ func (st *settling) readable(level int, i int64, h Hash, ahead *int) error {
 	if err != nil || level == 1 {
 		return err
 	}
-	for child := span / fanOut; at < end; {
+	for child := span / merkle.FanOut; at < end; {
 		c := (at - from) / child
-		if err := st.readable(level-1, i*fanOut+int64(c), n[c], ahead); err != nil {
+		if err := st.readable(level-1, i*merkle.FanOut+int64(c), n[c], ahead); err != nil {
 			return err
 		}
 		if at, touched = st.l.next(from + (c+1)*child); !touched {

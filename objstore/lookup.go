@@ -10,6 +10,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // The index is a hint: what it does not know may be in any segment. Looking there costs a read of every record, 48 bytes an
@@ -18,9 +19,9 @@ import (
 
 // wanted are objects of one kind that are looked for, and where they were found.
 type wanted struct {
-	kind  Kind
-	left  map[Hash]bool // not found yet
-	found map[Hash]located
+	kind  merkle.Kind
+	left  map[merkle.Hash]bool // not found yet
+	found map[merkle.Hash]located
 }
 
 type located struct {
@@ -28,15 +29,15 @@ type located struct {
 	bytes int
 }
 
-func (w *wanted) take(h Hash, pl place, n int) {
+func (w *wanted) take(h merkle.Hash, pl place, n int) {
 	delete(w.left, h)
 	w.found[h] = located{pl, n}
 }
 
 // locateAll finds objects that the store refers to. Those that are missing in the result are in no segment; damage is the
 // error of a segment that is damaged, and may have them, or nil.
-func (s *Store) locateAll(hashes []Hash, k Kind) (found map[Hash]located, damage, err error) {
-	w := &wanted{kind: k, left: map[Hash]bool{}, found: make(map[Hash]located, len(hashes))}
+func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]located, damage, err error) {
+	w := &wanted{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]located, len(hashes))}
 	gen := s.absent.begin(s.heals.Load())
 	for i := range hashes {
 		h := &hashes[i]
@@ -59,7 +60,7 @@ func (s *Store) locateAll(hashes []Hash, k Kind) (found map[Hash]located, damage
 	if len(w.left) == 0 {
 		return w.found, damage, nil
 	}
-	found, w.found = w.found, map[Hash]located{}
+	found, w.found = w.found, map[merkle.Hash]located{}
 	damage, err = s.search(w)
 	if err != nil {
 		return nil, nil, err
@@ -77,8 +78,8 @@ func (s *Store) locateAll(hashes []Hash, k Kind) (found map[Hash]located, damage
 }
 
 // locate is locateAll for one object; one that is nowhere is a CorruptError.
-func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
-	found, damage, err := s.locateAll([]Hash{*h}, k)
+func (s *Store) locate(h *merkle.Hash, k merkle.Kind) (place, int, error) {
+	found, damage, err := s.locateAll([]merkle.Hash{*h}, k)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -88,7 +89,7 @@ func (s *Store) locate(h *Hash, k Kind) (place, int, error) {
 	return 0, 0, nowhere(h, k, damage)
 }
 
-func nowhere(h *Hash, k Kind, damage error) error {
+func nowhere(h *merkle.Hash, k merkle.Kind, damage error) error {
 	err := errors.New("no segment has it")
 	if damage != nil {
 		err = fmt.Errorf("no readable segment has it; %w", damage)
@@ -133,8 +134,8 @@ func (s *Store) search(w *wanted) (damage, err error) {
 }
 
 // foundLast is where an object like those of the kind was found last: chunks and nodes lie apart.
-func (s *Store) foundLast(k Kind) *atomic.Uint32 {
-	if k == KindChunk {
+func (s *Store) foundLast(k merkle.Kind) *atomic.Uint32 {
+	if k == merkle.KindChunk {
 		return &s.lastChunk
 	}
 	return &s.lastNode
@@ -176,7 +177,7 @@ func (s *Store) searchRecord(g *segment, w *wanted) error {
 			return err
 		}
 		for ; len(entries) >= entrySize; entries = entries[entrySize:] {
-			if !w.left[Hash(entries[:len(Hash{})])] {
+			if !w.left[merkle.Hash(entries[:merkle.HashSize])] {
 				continue
 			}
 			if o, err := decodeObject(entries); err == nil {
@@ -197,9 +198,9 @@ const absentLimit = 64 << 10
 // something is healed: it may be what they were looked for in. One that is stored is taken out.
 type absentees struct {
 	mu     sync.Mutex
-	heals  int64                       // of the store, when the first of them was looked for
-	stored int64                       // how often objects were taken out
-	hashes *simplelru.LRU[Hash, error] // and a damaged segment that may have it, or nil
+	heals  int64                              // of the store, when the first of them was looked for
+	stored int64                              // how often objects were taken out
+	hashes *simplelru.LRU[merkle.Hash, error] // and a damaged segment that may have it, or nil
 }
 
 // begin says what add has to be told: objects may be stored while they are looked for.
@@ -207,21 +208,21 @@ func (a *absentees) begin(heals int64) (gen int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hashes == nil || a.heals != heals {
-		a.hashes, _ = simplelru.NewLRU[Hash, error](absentLimit, nil) // fails for size 0 only
+		a.hashes, _ = simplelru.NewLRU[merkle.Hash, error](absentLimit, nil) // fails for size 0 only
 		a.heals = heals
 		a.stored++
 	}
 	return a.stored
 }
 
-func (a *absentees) has(h Hash) (damage error, absent bool) { //nolint:revive // the error is a value here
+func (a *absentees) has(h merkle.Hash) (damage error, absent bool) { //nolint:revive // the error is a value here
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.hashes.Get(h)
 }
 
 // add notes what was looked for in vain since begin said gen.
-func (a *absentees) add(hashes map[Hash]bool, damage error, gen int64) {
+func (a *absentees) add(hashes map[merkle.Hash]bool, damage error, gen int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stored != gen {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -120,10 +121,10 @@ func TestLeafWithoutIndex(t *testing.T) {
 // for.
 func TestAbsentees(t *testing.T) {
 	var a absentees
-	h := func(i int) Hash { return Hash{1, byte(i), byte(i >> 8), byte(i >> 16)} }
+	h := func(i int) merkle.Hash { return merkle.Hash{1, byte(i), byte(i >> 8), byte(i >> 16)} }
 	absent := func(i int) bool { _, ok := a.has(h(i)); return ok }
 	gen := a.begin(0)
-	a.add(map[Hash]bool{h(1): true, h(2): true}, nil, gen)
+	a.add(map[merkle.Hash]bool{h(1): true, h(2): true}, nil, gen)
 	if !absent(1) || !absent(2) || absent(3) {
 		t.Fatal("it does not know what it was told")
 	}
@@ -134,14 +135,14 @@ func TestAbsentees(t *testing.T) {
 	if a.storedNow([]object{{hash: h(1)}}) {
 		t.Error("what nobody has looked for was missed")
 	}
-	if a.add(map[Hash]bool{h(3): true}, nil, gen); absent(3) {
+	if a.add(map[merkle.Hash]bool{h(3): true}, nil, gen); absent(3) {
 		t.Error("an object that may have been stored while it was looked for is absent")
 	}
 	a.begin(1)
 	if absent(2) {
 		t.Error("something was healed, and it is absent still")
 	}
-	many := map[Hash]bool{}
+	many := map[merkle.Hash]bool{}
 	for i := range absentLimit + 1000 {
 		many[h(i)] = true
 	}

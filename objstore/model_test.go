@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/zeebo/blake3"
+
+	"varve/objstore/internal/merkle"
 )
 
 // The model of a store: what each sector of each volume may hold, in plain memory. A sector is a string of
@@ -161,7 +163,7 @@ func shorts(list []string) string {
 // modelRoot computes a root from content alone, by the description of the format, not by the store's code.
 func modelRoot(content []string, chunkSize int) string {
 	per := chunkSize / SectorSize
-	var level []Hash
+	var level []merkle.Hash
 	for i := 0; i < len(content); i += per {
 		var b bytes.Buffer
 		for _, s := range content[i:min(i+per, len(content))] {
@@ -172,31 +174,31 @@ func modelRoot(content []string, chunkSize int) string {
 		}
 		b.Write(make([]byte, chunkSize-b.Len()))
 		if bytes.Count(b.Bytes(), []byte{0}) == b.Len() {
-			level = append(level, Hash{})
+			level = append(level, merkle.Hash{})
 		} else {
 			level = append(level, blake3.Sum256(b.Bytes()))
 		}
 	}
-	derive := func(kind byte, b []byte) Hash {
+	derive := func(kind byte, b []byte) merkle.Hash {
 		h := blake3.NewDeriveKey("varve tree object v1")
 		_, _ = h.Write([]byte{kind})
 		_, _ = h.Write(b)
-		return Hash(h.Sum(nil))
+		return merkle.Hash(h.Sum(nil))
 	}
 	depth := 0
 	for depth == 0 || len(level) > 1 {
 		depth++
-		var up []Hash
+		var up []merkle.Hash
 		for i := 0; i < len(level); i += 256 {
 			var b []byte
 			for _, h := range level[i:min(i+256, len(level))] {
 				b = append(b, h[:]...)
 			}
-			for len(b) > 0 && Hash(b[len(b)-32:]).IsZero() {
+			for len(b) > 0 && merkle.Hash(b[len(b)-32:]).IsZero() {
 				b = b[:len(b)-32]
 			}
 			if len(b) == 0 {
-				up = append(up, Hash{})
+				up = append(up, merkle.Hash{})
 			} else {
 				up = append(up, derive(byte(16+depth), b))
 			}

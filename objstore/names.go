@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/merkle"
 )
 
 // CreateVolume makes a volume of zeroes.
@@ -44,7 +45,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 }
 
 // addVolume adds a volume that refs name now, with a root. Under s.catalog.mu.
-func (s *Store) addVolume(id uuid.UUID, root rootObject) *volume {
+func (s *Store) addVolume(id uuid.UUID, root merkle.Root) *volume {
 	failpoint.Here(failpoint.VolumeCreated)
 	v := newVolume(s, s.catalog.refs.byID[id], newBase(s, root))
 	s.catalog.volumes[id] = v
@@ -298,12 +299,12 @@ func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
 }
 
 // openRoot opens a root for reading; of is the volume that it belongs to, or nil.
-func (s *Store) openRoot(id Hash, size int64, of *volume) (*View, error) {
+func (s *Store) openRoot(id merkle.Hash, size int64, of *volume) (*View, error) {
 	r, err := s.readRoot(id, size)
 	if err != nil {
 		return nil, err
 	}
-	w := &View{s: s, size: r.size, base: newBase(s, *r), of: of}
+	w := &View{s: s, size: r.Size, base: newBase(s, *r), of: of}
 	s.catalog.mu.Lock()
 	s.catalog.views[w] = struct{}{}
 	s.catalog.mu.Unlock()

@@ -7,10 +7,11 @@ import (
 	"io"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // lookup asks the index where an object lies, and checks the answer against the segment's own record.
-func (s *Store) lookup(h *Hash, k Kind) (place, bool) {
+func (s *Store) lookup(h *merkle.Hash, k merkle.Kind) (place, bool) {
 	p, ok := s.index.Get((*[32]byte)(h))
 	if !ok {
 		return 0, false
@@ -26,7 +27,7 @@ var (
 )
 
 // check says whether the object lies at pl, and how many bytes it has.
-func (s *Store) check(pl place, h *Hash, k Kind) (int, error) {
+func (s *Store) check(pl place, h *merkle.Hash, k merkle.Kind) (int, error) {
 	g := s.segments.get(pl.segment())
 	if g == nil {
 		return 0, errNoSuchObject
@@ -75,19 +76,19 @@ func (s *Store) noteDamage(g *segment, err error) {
 }
 
 // checkContent looks at the bytes themselves, where the segment's record is damaged.
-func (s *Store) checkContent(g *segment, pl place, h *Hash, k Kind) (int, error) {
-	step, largest := 32, fanOut*32
+func (s *Store) checkContent(g *segment, pl place, h *merkle.Hash, k merkle.Kind) (int, error) {
+	step, largest := 32, merkle.NodeSize
 	switch k {
-	case KindChunk:
+	case merkle.KindChunk:
 		step, largest = s.sb.chunkSize, s.sb.chunkSize
-	case KindRoot:
-		step, largest = rootSize, rootSize
+	case merkle.KindRoot:
+		step, largest = merkle.RootSize, merkle.RootSize
 	default: // a tree node, of any number of hashes
 	}
 	b := make([]byte, largest)
 	n, _ := g.file.ReadAt(b, pl.offset())
 	for size := step; size <= n; size += step {
-		if sum(k, b[:size]) == *h {
+		if merkle.Sum(k, b[:size]) == *h {
 			return size, nil
 		}
 	}
@@ -111,7 +112,7 @@ func (s *Store) objectsOf(g *segment) ([]object, error) {
 
 // readObject reads a small object and checks it against its hash. Where its bytes are wrong, another place is
 // looked for.
-func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
+func (s *Store) readObject(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	var first error
 	var last place
 	for {
@@ -133,7 +134,7 @@ func (s *Store) readObject(h *Hash, k Kind) ([]byte, error) {
 }
 
 // readPlace reads the n bytes of an object and checks them.
-func (s *Store) readPlace(pl place, n int, h *Hash, k Kind) ([]byte, error) {
+func (s *Store) readPlace(pl place, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	name := segmentName(pl.segment())
 	bad := func(err error) error {
 		return &CorruptError{File: name, Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
@@ -151,14 +152,14 @@ func (s *Store) readPlace(pl place, n int, h *Hash, k Kind) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, pl.offset(), err)
 	}
-	if sum(k, b) != *h {
+	if merkle.Sum(k, b) != *h {
 		return nil, bad(errOtherHash)
 	}
 	return b, nil
 }
 
 // node gives a tree node, which the caller must not change.
-func (s *Store) node(h Hash, level int) (*node, error) {
+func (s *Store) node(h merkle.Hash, level int) (*merkle.Node, error) {
 	s.nodesMu.Lock()
 	n, ok := s.nodes.Get(h)
 	s.nodesMu.Unlock()
@@ -173,40 +174,40 @@ func (s *Store) node(h Hash, level int) (*node, error) {
 }
 
 // freshNode reads a tree node from its segment.
-func (s *Store) freshNode(h Hash, level int) (*node, error) {
-	b, err := s.readObject(&h, kindNode+Kind(level))
+func (s *Store) freshNode(h merkle.Hash, level int) (*merkle.Node, error) {
+	b, err := s.readObject(&h, merkle.NodeKind(level))
 	if err != nil {
 		return nil, err
 	}
-	n, err := decodeNode(b)
+	n, err := merkle.DecodeNode(b)
 	if err != nil {
 		return nil, &CorruptError{File: segmentDir, Object: "tree node " + h.String(), Err: err}
 	}
 	return n, nil
 }
 
-func (s *Store) keepNode(h Hash, n *node) {
+func (s *Store) keepNode(h merkle.Hash, n *merkle.Node) {
 	s.nodesMu.Lock()
 	s.nodes.Add(h, n)
 	s.nodesMu.Unlock()
 }
 
 // readRoot reads a root object. The root of an image of zeroes needs no object.
-func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
+func (s *Store) readRoot(id merkle.Hash, size int64) (*merkle.Root, error) {
 	empty := s.emptyRoot(size)
-	if sum(KindRoot, empty.encode()) == id {
+	if empty.Hash() == id {
 		return &empty, nil
 	}
-	b, err := s.readObject(&id, KindRoot)
+	b, err := s.readObject(&id, merkle.KindRoot)
 	if disk.Damaged(err) {
 		return s.rebuildRoot(id, empty, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r, err := decodeRoot(b)
-	if err == nil && r.chunkSize != s.sb.chunkSize {
-		err = fmt.Errorf("chunk size %d bytes in a store of %d", r.chunkSize, s.sb.chunkSize)
+	r, err := merkle.DecodeRoot(b)
+	if err == nil && r.ChunkSize != s.sb.chunkSize {
+		err = fmt.Errorf("chunk size %d bytes in a store of %d", r.ChunkSize, s.sb.chunkSize)
 	}
 	if err != nil {
 		return nil, &CorruptError{File: segmentDir, Object: "root " + id.String(), Err: err}
@@ -216,14 +217,14 @@ func (s *Store) readRoot(id Hash, size int64) (*rootObject, error) {
 
 // rebuildRoot makes a root object that is lost again: all but the hash of its top node is known, and the segments
 // list the nodes of that level. The root's own hash says which one it was.
-func (s *Store) rebuildRoot(id Hash, r rootObject, cause error) (*rootObject, error) {
+func (s *Store) rebuildRoot(id merkle.Hash, r merkle.Root, cause error) (*merkle.Root, error) {
 	found := false
-	try := func(top Hash) bool {
-		r.top = top
-		found = sum(KindRoot, r.encode()) == id
+	try := func(top merkle.Hash) bool {
+		r.Top = top
+		found = r.Hash() == id
 		return !found
 	}
-	s.eachOfLevel(r.depth, try)
+	s.eachOfLevel(r.Depth, try)
 	if !found {
 		return nil, cause
 	}
@@ -233,14 +234,14 @@ func (s *Store) rebuildRoot(id Hash, r rootObject, cause error) (*rootObject, er
 
 // eachOfLevel calls f with the hash of every tree node of a level, and of all that could be one where a segment's record is
 // damaged, until f says no.
-func (s *Store) eachOfLevel(level int, f func(Hash) bool) {
+func (s *Store) eachOfLevel(level int, f func(merkle.Hash) bool) {
 	for _, g := range s.segments.all() {
 		objs, err := s.objectsOf(g)
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
-			if o.kind == kindNode+Kind(level) && !f(o.hash) {
+			if o.kind == merkle.NodeKind(level) && !f(o.hash) {
 				return
 			}
 		}
@@ -252,6 +253,6 @@ func (s *Store) eachOfLevel(level int, f func(Hash) bool) {
 	}
 }
 
-func (s *Store) emptyRoot(size int64) rootObject {
-	return rootObject{chunkSize: s.sb.chunkSize, size: size, depth: treeDepth(size, s.sb.chunkSize)}
+func (s *Store) emptyRoot(size int64) merkle.Root {
+	return merkle.EmptyRoot(size, s.sb.chunkSize)
 }

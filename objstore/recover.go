@@ -12,6 +12,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // recover brings the store to life: segments, index, journals, in this order. Refs are read.
@@ -25,7 +26,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	for _, ref := range s.catalog.refs.byID { // before anything is looked for by its content
-		s.depth.Store(max(s.depth.Load(), int64(treeDepth(ref.size, s.sb.chunkSize))))
+		s.depth.Store(max(s.depth.Load(), int64(merkle.Depth(ref.size, s.sb.chunkSize))))
 	}
 	failpoint.Here(failpoint.RecoverIndexed)
 	for _, ref := range s.catalog.refs.sorted() {

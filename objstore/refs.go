@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"varve/objstore/internal/merkle"
 )
 
 // The refs log holds the names: volumes, snapshots, and the roots that they point to. A frame of it is a JSON
@@ -68,12 +70,12 @@ type volumeRef struct {
 	size      int64
 	blockSize int
 	created   time.Time
-	gen       uint64    // settled up to here
-	root      Hash      // zero: nothing has settled yet, all zeroes
-	settled   time.Time // when that was; zero: never, or unknown
-	logical   int64     // bytes
-	verify    bool      // settled chunks are checked as they are read
-	of        string    // VOLUME@SNAPSHOT under a scratch volume, if it is known
+	gen       uint64      // settled up to here
+	root      merkle.Hash // zero: nothing has settled yet, all zeroes
+	settled   time.Time   // when that was; zero: never, or unknown
+	logical   int64       // bytes
+	verify    bool        // settled chunks are checked as they are read
+	of        string      // VOLUME@SNAPSHOT under a scratch volume, if it is known
 	snaps     map[string]*snapRef
 	order     []*snapRef // the same in order of creation: by generation, and then as they were named
 	unsettled []*snapRef // those of order that have not settled
@@ -83,7 +85,7 @@ type snapRef struct {
 	name    string
 	created time.Time
 	gen     uint64
-	root    Hash
+	root    merkle.Hash
 	settled bool
 	logical int64
 	done    chan struct{} // closed when it has settled or is gone; nil in the refs log's own replay
@@ -98,13 +100,13 @@ type refs struct {
 	maxSize  int64            // bytes; 0: none
 	dirs     map[uint32]int64 // how long the directories of segments are at least, until they are sealed
 
-	emptyRoot func(size int64) Hash // the root of an image of zeroes
+	emptyRoot func(size int64) merkle.Hash // the root of an image of zeroes
 }
 
 func newRefs() *refs {
 	return &refs{
 		volumes: map[string]*volumeRef{}, byID: map[uuid.UUID]*volumeRef{}, roots: rootIndex{}, segments: 1, dirs: map[uint32]int64{},
-		emptyRoot: func(int64) Hash { return Hash{} },
+		emptyRoot: func(int64) merkle.Hash { return merkle.Hash{} },
 	}
 }
 
@@ -122,10 +124,10 @@ func (r *refs) applyFrame(payload []byte) error {
 }
 
 func (r *refs) apply(rec *refRecord) error {
-	var root Hash
+	var root merkle.Hash
 	if rec.Root != "" {
 		var err error
-		if root, err = ParseHash(rec.Root); err != nil {
+		if root, err = merkle.ParseHash(rec.Root); err != nil {
 			return err
 		}
 	}
@@ -164,7 +166,7 @@ func (r *refs) apply(rec *refRecord) error {
 	return v.apply(r, rec, root)
 }
 
-func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
+func (v *volumeRef) apply(r *refs, rec *refRecord, root merkle.Hash) error {
 	switch rec.Op {
 	case opVolumeDelete:
 		delete(r.byID, v.id)
@@ -215,7 +217,7 @@ func (v *volumeRef) apply(r *refs, rec *refRecord, root Hash) error {
 }
 
 // rootOf is the root that a volume has settled to.
-func (r *refs) rootOf(v *volumeRef) Hash {
+func (r *refs) rootOf(v *volumeRef) merkle.Hash {
 	if v.root.IsZero() {
 		return r.emptyRoot(v.size)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -27,7 +28,7 @@ func recordSnapshots(t *testing.T, r *rig, from, n int) {
 	for i := from; i < from+n; i += 100 {
 		recs := make([]refRecord, 100)
 		for j := range recs {
-			root := sum(KindRoot, fmt.Append(nil, i+j))
+			root := merkle.Sum(merkle.KindRoot, fmt.Append(nil, i+j))
 			recs[j] = refRecord{Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i+j), Root: root.String(), Logical: 1}
 		}
 		must(t, r.s.catalog.append(append([]refRecord{{Op: opVerify, ID: v.ref.id}}, recs...)...))

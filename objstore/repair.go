@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // A damaged volume is one whose journals, or whose root, can't be read to the end. Nobody can say what it held when
@@ -316,7 +317,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	if r.Lost == nil {
 		r.Lost = []Range{}
 	}
-	var root *rootObject
+	var root *merkle.Root
 	var to *snapRef
 	if d.root {
 		if root, to = s.newestRoot(v); root == nil {
@@ -363,7 +364,7 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 }
 
 // newestRoot gives the newest snapshot of the volume whose root can be read.
-func (s *Store) newestRoot(v *volume) (*rootObject, *snapRef) {
+func (s *Store) newestRoot(v *volume) (*merkle.Root, *snapRef) {
 	for _, sn := range slices.Backward(v.snapshots()) {
 		if !sn.settled || sn.root == v.ref.root {
 			continue
@@ -376,7 +377,7 @@ func (s *Store) newestRoot(v *volume) (*rootObject, *snapRef) {
 }
 
 // repair does it. A crash on the way leaves a volume that is damaged still, or one that is not any more.
-func (s *Store) repair(v *volume, d *volumeDamage, root *rootObject, to *snapRef) error {
+func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRef) error {
 	if err := s.forget(v, d, to); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -19,13 +20,13 @@ import (
 func (r *rig) leafNode(v *Volume, i int64) place {
 	r.t.Helper()
 	root := v.base.root
-	h := root.top
-	for level := root.depth; level > 1; level-- {
+	h := root.Top
+	for level := root.Depth; level > 1; level-- {
 		n, err := r.s.node(h, level)
 		must(r.t, err)
-		h = n[i/levelChunks(level-2)%fanOut]
+		h = n[i/merkle.Span(level-2)%merkle.FanOut]
 	}
-	pl, _, err := r.s.locate(&h, kindNode+1)
+	pl, _, err := r.s.locate(&h, merkle.NodeKind(1))
 	must(r.t, err)
 	return pl
 }

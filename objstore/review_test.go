@@ -18,6 +18,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -409,7 +410,7 @@ func TestLostChunk(t *testing.T) {
 	must(t, v.Close())
 	must(t, r.s.Close())
 	// The record of chunk 3 goes.
-	lost := sum(KindChunk, randomBytes(4, 4096))
+	lost := merkle.Sum(merkle.KindChunk, randomBytes(4, 4096))
 	names, err := r.mem.List(segmentDir)
 	must(t, err)
 	for _, n := range names {

@@ -3,11 +3,13 @@ package objstore
 import (
 	"fmt"
 	"slices"
+
+	"varve/objstore/internal/merkle"
 )
 
 // rootIndex finds by its hash what a settled root belongs to: the heads of volumes, and settled snapshots. It is part of
 // refs, and guarded as they are. However many snapshots there are, a look-up visits one entry.
-type rootIndex map[Hash]*rootUse
+type rootIndex map[merkle.Hash]*rootUse
 
 // rootUse is a root that something refers to.
 type rootUse struct {
@@ -22,7 +24,7 @@ type rootHolder struct {
 	names int
 }
 
-func (x rootIndex) add(root Hash, ref *volumeRef, logical int64) {
+func (x rootIndex) add(root merkle.Hash, ref *volumeRef, logical int64) {
 	if ref.scratch() {
 		return // what is thrown away is not offered by its root
 	}
@@ -39,7 +41,7 @@ func (x rootIndex) add(root Hash, ref *volumeRef, logical int64) {
 	u.holders = append(u.holders, rootHolder{ref, 1})
 }
 
-func (x rootIndex) remove(root Hash, ref *volumeRef) {
+func (x rootIndex) remove(root merkle.Hash, ref *volumeRef) {
 	u := x[root]
 	if u == nil {
 		return
@@ -58,7 +60,7 @@ func (x rootIndex) remove(root Hash, ref *volumeRef) {
 
 // RootInfo describes a settled root that a volume or a snapshot refers to; ErrNotFound if none does.
 func (s *Store) RootInfo(id string) (RootInfo, error) {
-	h, err := ParseHash(id)
+	h, err := merkle.ParseHash(id)
 	if err != nil {
 		return RootInfo{}, err
 	}
@@ -72,7 +74,7 @@ func (s *Store) RootInfo(id string) (RootInfo, error) {
 // Roots lists the settled roots that snapshots and volumes refer to, hex, each once, sorted.
 func (s *Store) Roots() []string {
 	s.catalog.mu.Lock()
-	all := make([]Hash, 0, len(s.catalog.refs.roots))
+	all := make([]merkle.Hash, 0, len(s.catalog.refs.roots))
 	for h := range s.catalog.refs.roots {
 		all = append(all, h)
 	}
@@ -87,7 +89,7 @@ func (s *Store) Roots() []string {
 
 // OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
 func (s *Store) OpenRoot(id string) (*View, error) {
-	h, err := ParseHash(id)
+	h, err := merkle.ParseHash(id)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +107,7 @@ type foundRoot struct {
 }
 
 // rootUse looks a root up.
-func (s *Store) rootUse(h Hash) (foundRoot, error) {
+func (s *Store) rootUse(h merkle.Hash) (foundRoot, error) {
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
 	u := s.catalog.refs.roots[h]

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"varve/objstore/internal/merkle"
 )
 
 // manySnapshots gives a volume n settled snapshots, each of a root of its own, as refs would after a long time.
@@ -14,7 +16,7 @@ func manySnapshots(t *testing.T, r *rig, v *Volume, n int) {
 	t.Helper()
 	recs := make([]refRecord, 0, n)
 	for i := range n {
-		root := sum(KindRoot, fmt.Append(nil, v.Name(), i))
+		root := merkle.Sum(merkle.KindRoot, fmt.Append(nil, v.Name(), i))
 		recs = append(recs, refRecord{
 			Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i), Root: root.String(), Logical: int64(i), Time: time.Unix(int64(i), 0),
 		})

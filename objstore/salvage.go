@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // Where a segment's record is damaged, its objects are still there, each at the beginning of a block, and a hash
@@ -11,7 +12,7 @@ import (
 // is hashed, once, and remembered by the first 8 bytes of its hash.
 
 // salvage finds an object in a damaged segment.
-func (s *Store) salvage(g *segment, h *Hash, k Kind) (place, int, bool) {
+func (s *Store) salvage(g *segment, h *merkle.Hash, k merkle.Kind) (place, int, bool) {
 	g.scanned.Do(func() { s.scanContent(g) })
 	block, ok := g.byContent[binary.BigEndian.Uint64(h[:])]
 	if !ok {
@@ -30,15 +31,15 @@ func (s *Store) scanContent(g *segment) {
 	s.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segmentName(g.id))
 	g.byContent = map[uint64]uint32{}
 	s.eachBlock(g, func(block uint32, b []byte) bool {
-		note := func(h Hash) { g.byContent[binary.BigEndian.Uint64(h[:])] = block }
+		note := func(h merkle.Hash) { g.byContent[binary.BigEndian.Uint64(h[:])] = block }
 		if len(b) >= s.sb.chunkSize {
-			note(sum(KindChunk, b[:s.sb.chunkSize]))
+			note(merkle.Sum(merkle.KindChunk, b[:s.sb.chunkSize]))
 		}
-		if len(b) >= rootSize && string(b[:8]) == rootMagic {
-			note(sum(KindRoot, b[:rootSize]))
+		if merkle.MayBeRoot(b) {
+			note(merkle.Sum(merkle.KindRoot, b[:merkle.RootSize]))
 		}
 		for level := range int(s.depth.Load()) {
-			s.asNodes(b, level+1, func(h Hash) bool { note(h); return true })
+			s.asNodes(b, level+1, func(h merkle.Hash) bool { note(h); return true })
 		}
 		return true
 	})
@@ -48,7 +49,7 @@ func (s *Store) scanContent(g *segment) {
 // no; then it gives false. What can't be read is left out.
 func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool {
 	const step = 1 << 20
-	largest := max(s.sb.chunkSize, fanOut*len(Hash{}))
+	largest := max(s.sb.chunkSize, merkle.NodeSize)
 	size, err := g.file.Size()
 	if err != nil {
 		return true
@@ -71,20 +72,20 @@ func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool 
 
 // eachNode calls f with the hash of everything in the segment that could be a tree node of that level, until f says
 // no; then it gives false.
-func (s *Store) eachNode(g *segment, level int, f func(Hash) bool) bool {
+func (s *Store) eachNode(g *segment, level int, f func(merkle.Hash) bool) bool {
 	return s.eachBlock(g, func(_ uint32, b []byte) bool { return s.asNodes(b, level, f) })
 }
 
 // asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing follows it in its
 // last block: its length is that of its one or two blocks, less the zeroes at the end.
-func (s *Store) asNodes(b []byte, level int, f func(Hash) bool) bool {
+func (s *Store) asNodes(b []byte, level int, f func(merkle.Hash) bool) bool {
 	last := 0
-	for _, n := range []int{disk.BlockSize, fanOut * len(Hash{})} {
-		n = min(n, len(b)/len(Hash{})*len(Hash{}))
-		for n > 0 && Hash(b[n-len(Hash{}):n]).IsZero() {
-			n -= len(Hash{})
+	for _, n := range []int{disk.BlockSize, merkle.NodeSize} {
+		n = min(n, len(b)/merkle.HashSize*merkle.HashSize)
+		for n > 0 && merkle.Hash(b[n-merkle.HashSize:n]).IsZero() {
+			n -= merkle.HashSize
 		}
-		if n > last && !f(sum(kindNode+Kind(level), b[:n])) {
+		if n > last && !f(merkle.Sum(merkle.NodeKind(level), b[:n])) {
 			return false
 		}
 		last = n

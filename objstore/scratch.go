@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+
+	"varve/objstore/internal/merkle"
 )
 
 // A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its journal finds a disk to
@@ -52,7 +54,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 }
 
 // addScratch names a scratch volume over a settled snapshot, whose root is r.
-func (s *Store) addScratch(v *volume, sn *snapRef, r *rootObject, of string) (VolumeInfo, error) {
+func (s *Store) addScratch(v *volume, sn *snapRef, r *merkle.Root, of string) (VolumeInfo, error) {
 	id := uuid.New()
 	var w *volume
 	err := s.catalog.update(func() ([]refRecord, error) {

@@ -15,6 +15,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -59,10 +60,10 @@ const (
 
 // object is one entry of a segment's footer or directory.
 type object struct {
-	hash   Hash
+	hash   merkle.Hash
 	block  uint32
 	length uint32
-	kind   Kind
+	kind   merkle.Kind
 }
 
 func (o *object) encode(b []byte) {
@@ -74,8 +75,8 @@ func (o *object) encode(b []byte) {
 }
 
 func decodeObject(b []byte) (object, error) {
-	o := object{hash: Hash(b[:32]), block: le.Uint32(b[32:]), length: le.Uint32(b[36:]), kind: Kind(b[40])}
-	if !o.kind.valid() || o.block == 0 || o.length == 0 || o.length > disk.MaxChunkSize || o.hash.IsZero() {
+	o := object{hash: merkle.Hash(b[:32]), block: le.Uint32(b[32:]), length: le.Uint32(b[36:]), kind: merkle.Kind(b[40])}
+	if !o.kind.Valid() || o.block == 0 || o.length == 0 || o.length > disk.MaxChunkSize || o.hash.IsZero() {
 		return o, fmt.Errorf("%v at block %d of %d bytes", o.kind, o.block, o.length)
 	}
 	return o, nil
@@ -337,7 +338,7 @@ func (g *segment) note(o object) {
 		return
 	}
 	g.objects[o.block] = o
-	if o.kind == KindChunk {
+	if o.kind == merkle.KindChunk {
 		g.chunks += int64(o.length)
 	} else {
 		g.nodes += int64(o.length)

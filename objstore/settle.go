@@ -11,6 +11,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
@@ -29,9 +30,9 @@ type settling struct {
 	s   *Store
 	v   *volume
 	l   *layer
-	old rootObject
+	old merkle.Root
 
-	fresh   map[Hash]place // objects of this settling, not in the index yet
+	fresh   map[merkle.Hash]place // objects of this settling, not in the index yet
 	added   map[*segment][]object
 	copied  []slots // where those of them lie that were written to the store's own segments
 	leaves  map[int64]*leaf
@@ -71,7 +72,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	}
 	st := &settling{
 		ctx: ctx, s: s, v: v, l: v.layers[0], old: v.base.root, base: v.base,
-		fresh: map[Hash]place{}, own: map[place]bool{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
+		fresh: map[merkle.Hash]place{}, own: map[place]bool{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
 	}
 	v.mu.Unlock()
 	st.view[0] = st.l
@@ -105,36 +106,36 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 }
 
 // tree does step A and gives the new root.
-func (st *settling) tree() (*rootObject, error) {
+func (st *settling) tree() (*merkle.Root, error) {
 	root := st.old
 	if _, touched := st.l.next(0); touched {
-		top, err := st.update(root.depth, 0, root.top)
+		top, err := st.update(root.Depth, 0, root.Top)
 		if err != nil {
 			return nil, err
 		}
-		root.top = top
+		root.Top = top
 	}
-	enc := root.encode()
-	if _, err := st.store(KindRoot, sum(KindRoot, enc), enc); err != nil {
+	enc := root.Encode()
+	if _, err := st.store(merkle.KindRoot, merkle.Sum(merkle.KindRoot, enc), enc); err != nil {
 		return nil, err
 	}
 	return &root, nil
 }
 
 // update gives the new hash of node i of a level, whose hash was h.
-func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
-	chunk := uint64(st.old.chunkSize) / SectorSize
-	span := uint64(levelChunks(level)) * chunk
+func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, error) {
+	chunk := uint64(st.old.ChunkSize) / SectorSize
+	span := uint64(merkle.Span(level)) * chunk
 	from := uint64(i) * span
 	at, touched := st.l.next(from)
 	if !touched || at >= from+span {
 		return h, nil
 	}
-	end := min(from+span, uint64(st.old.size)/SectorSize)
+	end := min(from+span, uint64(st.old.Size)/SectorSize)
 	if st.l.hole(from, end) {
-		return Hash{}, nil
+		return merkle.Hash{}, nil
 	}
-	n := new(node)
+	n := new(merkle.Node)
 	if !h.IsZero() {
 		old, err := st.s.node(h, level)
 		if err != nil {
@@ -146,10 +147,10 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 	if level == 1 {
 		err = st.leaf(i, n, at, end)
 	} else {
-		child := span / fanOut
+		child := span / merkle.FanOut
 		for at < end {
 			c := (at - from) / child
-			if n[c], err = st.update(level-1, i*fanOut+int64(c), n[c]); err != nil {
+			if n[c], err = st.update(level-1, i*merkle.FanOut+int64(c), n[c]); err != nil {
 				return h, err
 			}
 			if at, touched = st.l.next(from + (c+1)*child); !touched {
@@ -160,20 +161,20 @@ func (st *settling) update(level int, i int64, h Hash) (Hash, error) {
 	if err != nil {
 		return h, err
 	}
-	enc := n.encode()
+	enc := n.Encode()
 	if len(enc) == 0 {
-		return Hash{}, nil
+		return merkle.Hash{}, nil
 	}
-	k := kindNode + Kind(level)
-	h = sum(k, enc)
+	k := merkle.NodeKind(level)
+	h = merkle.Sum(k, enc)
 	_, err = st.store(k, h, enc)
 	st.s.keepNode(h, n)
 	return h, err
 }
 
 // leaf brings the chunks of leaf i that the layer touches, from sector at on, up to date in n.
-func (st *settling) leaf(i int64, n *node, at, end uint64) error {
-	before := n.count()
+func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
+	before := n.Count()
 	places := &leaf{used: true}
 	st.leaves[i] = places
 	if int64(len(st.leaves)) > st.s.opts.LeafCache/leafBytes {
@@ -182,7 +183,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 	if err := st.oldPlaces(i, n, places); err != nil {
 		return err
 	}
-	chunk := uint64(st.old.chunkSize) / SectorSize
+	chunk := uint64(st.old.ChunkSize) / SectorSize
 	for at < end {
 		from := at / chunk * chunk
 		to := from + chunk
@@ -196,7 +197,7 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 		if err := st.pace(int(to-from) * SectorSize); err != nil {
 			return err
 		}
-		if err := st.runs(from, min(to, uint64(st.old.size)/SectorSize), n, places); err != nil {
+		if err := st.runs(from, min(to, uint64(st.old.Size)/SectorSize), n, places); err != nil {
 			return err
 		}
 		next, ok := st.l.next(to)
@@ -205,13 +206,13 @@ func (st *settling) leaf(i int64, n *node, at, end uint64) error {
 		}
 		at = next
 	}
-	st.logical += int64(n.count()-before) * int64(st.old.chunkSize)
-	st.erased.data += int64(n.count()) * int64(st.old.chunkSize)
+	st.logical += int64(n.Count()-before) * int64(st.old.ChunkSize)
+	st.erased.data += int64(n.Count()) * int64(st.old.ChunkSize)
 	return nil
 }
 
 // oldPlaces fills in where the leaf's chunks lay before.
-func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
+func (st *settling) oldPlaces(i int64, n *merkle.Node, out *leaf) error {
 	st.v.mu.Lock()
 	if l := st.v.base.leaf(i); l != nil {
 		out.places, out.heals = l.places, l.heals
@@ -219,7 +220,7 @@ func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
 		return nil
 	}
 	st.v.mu.Unlock()
-	if n.count() == 0 {
+	if n.Count() == 0 {
 		return nil
 	}
 	l, err := st.s.resolve(n)
@@ -230,14 +231,14 @@ func (st *settling) oldPlaces(i int64, n *node, out *leaf) error {
 }
 
 // runs is run, and keeps the chunks that can't settle.
-func (st *settling) runs(from, to uint64, n *node, out *leaf) error {
+func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 	var old *oldError
 	err := st.run(from, to, n, out)
 	if !errors.As(err, &old) {
 		st.met(from, to, err)
 		return err
 	}
-	for chunk := uint64(st.old.chunkSize) / SectorSize; from < to; from += chunk {
+	for chunk := uint64(st.old.ChunkSize) / SectorSize; from < to; from += chunk {
 		end := min(from+chunk, to)
 		err := st.run(from, end, n, out)
 		if errors.As(err, &old) {
@@ -252,8 +253,8 @@ func (st *settling) runs(from, to uint64, n *node, out *leaf) error {
 }
 
 // run settles the chunks of the sectors [from, to), which all are touched.
-func (st *settling) run(from, to uint64, n *node, out *leaf) error {
-	size := uint64(st.old.chunkSize)
+func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
+	size := uint64(st.old.ChunkSize)
 	chunk := size / SectorSize
 	length := int(to-from) * SectorSize
 	full := disk.RoundUp(int64(length), int64(size))
@@ -264,7 +265,7 @@ func (st *settling) run(from, to uint64, n *node, out *leaf) error {
 	if err := st.read(buf, from, to); err != nil {
 		return err
 	}
-	slot := from / chunk % fanOut
+	slot := from / chunk % merkle.FanOut
 	if err := st.lookUp(buf, slot, n, out); err != nil {
 		return err
 	}
@@ -324,7 +325,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 // readOld fills b with what is left of chunks that the layer changes in part: the bytes of the image at off. They get a
 // new hash with the others, and so are checked against the old one: what has become wrong must not be made right.
 func (st *settling) readOld(c *Piece, off int64, b []byte) error {
-	size := int64(st.old.chunkSize)
+	size := int64(st.old.ChunkSize)
 	if st.oldChunk == nil {
 		st.oldChunk = disk.AlignedBuffer(int(size))
 	}
@@ -350,10 +351,10 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 }
 
 // chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes, and what is known of them.
-func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *node, out *leaf) error {
+func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *merkle.Node, out *leaf) error {
 	h, pl := known.hash, known.pl
 	if h.IsZero() {
-		n[slot], out.places[slot] = Hash{}, 0
+		n[slot], out.places[slot] = merkle.Hash{}, 0
 		return nil
 	}
 	if h == n[slot] && pl != 0 && pl == out.places[slot] {
@@ -370,7 +371,7 @@ func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n 
 	}
 	if !ok {
 		var err error
-		if pl, err = st.append(KindChunk, h, data); err != nil {
+		if pl, err = st.append(merkle.KindChunk, h, data); err != nil {
 			return err
 		}
 	}
@@ -379,7 +380,7 @@ func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n 
 }
 
 // find looks for an object that the store holds already.
-func (st *settling) find(h *Hash, k Kind) (place, bool) {
+func (st *settling) find(h *merkle.Hash, k merkle.Kind) (place, bool) {
 	if pl, ok := st.fresh[*h]; ok {
 		return pl, true
 	}
@@ -389,7 +390,7 @@ func (st *settling) find(h *Hash, k Kind) (place, bool) {
 }
 
 // adopt makes an object of a chunk that lies whole and aligned in the log.
-func (st *settling) adopt(h Hash, o, size int) (place, bool) {
+func (st *settling) adopt(h merkle.Hash, o, size int) (place, bool) {
 	for i := range st.plan.Pieces {
 		c := &st.plan.Pieces[i]
 		if o < c.BufOff || o+size > c.BufOff+c.Len {
@@ -399,7 +400,7 @@ func (st *settling) adopt(h Hash, o, size int) (place, bool) {
 		if c.Hole || c.settled || at%disk.BlockSize != 0 || c.seg.isDamaged() {
 			return 0, false
 		}
-		return st.record(c.seg, object{hash: h, block: uint32(at / disk.BlockSize), length: uint32(size), kind: KindChunk}), true
+		return st.record(c.seg, object{hash: h, block: uint32(at / disk.BlockSize), length: uint32(size), kind: merkle.KindChunk}), true
 	}
 	return 0, false
 }
@@ -412,7 +413,7 @@ func (st *settling) record(g *segment, o object) place {
 }
 
 // store puts an object into the store unless it is there.
-func (st *settling) store(k Kind, h Hash, data []byte) (place, error) {
+func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (place, error) {
 	if pl, ok := st.find(&h, k); ok {
 		if ok = st.trusts(pl); !ok {
 			var err error
@@ -428,7 +429,7 @@ func (st *settling) store(k Kind, h Hash, data []byte) (place, error) {
 }
 
 // append copies an object into the store's own open segment.
-func (st *settling) append(k Kind, h Hash, data []byte) (place, error) {
+func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (place, error) {
 	g, off, err := st.s.objectSlot(int64(len(data)))
 	if err != nil {
 		return 0, err
@@ -535,9 +536,9 @@ func (s *Store) dirLengths() map[uint32]int64 {
 }
 
 // publish does steps D and E.
-func (st *settling) publish(root *rootObject) error {
+func (st *settling) publish(root *merkle.Root) error {
 	s, v := st.s, st.v
-	id := sum(KindRoot, root.encode())
+	id := root.Hash()
 	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
 	return s.catalog.update(func() ([]refRecord, error) {
@@ -574,7 +575,7 @@ func (st *settling) publish(root *rootObject) error {
 
 // install does step E: the root becomes the volume's base, and the layer goes. A commit that is under way may still use
 // its journal, which stays open until reclaiming. Under catalog.mu.
-func (st *settling) install(root *rootObject, id Hash, logical int64) {
+func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	s, v := st.s, st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()

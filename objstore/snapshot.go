@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/merkle"
 )
 
 // naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its root. Guarded by
@@ -13,7 +14,7 @@ import (
 type naming struct {
 	gen     uint64
 	settled bool
-	root    Hash
+	root    merkle.Hash
 	logical int64
 }
 
@@ -111,7 +112,9 @@ func (v *volume) enlist(n *naming, gen uint64) {
 }
 
 // settle gives the snapshot its root. Under volume.mu.
-func (n *naming) settle(root Hash, logical int64) { n.settled, n.root, n.logical = true, root, logical }
+func (n *naming) settle(root merkle.Hash, logical int64) {
+	n.settled, n.root, n.logical = true, root, logical
+}
 
 // unlist is for a snapshot that has its name, or gets none. Under v.mu.
 func (v *volume) unlist(n *naming) {

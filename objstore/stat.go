@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // Volumes in order of name, without scratch volumes.
@@ -40,7 +41,7 @@ func (s *Store) infoOf(v *volume) VolumeInfo {
 
 // countObject keeps the figures of what is stored.
 func (s *Store) countObject(o object) {
-	if o.kind == KindChunk {
+	if o.kind == merkle.KindChunk {
 		s.chunkBytes.Add(int64(o.length))
 	} else {
 		s.nodeBytes.Add(int64(o.length))

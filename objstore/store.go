@@ -20,6 +20,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -68,7 +69,7 @@ type Store struct {
 	lastChunk atomic.Uint32 // the segment in which a search has found a chunk last
 	lastNode  atomic.Uint32 // and a node or a root
 	nodesMu   sync.Mutex
-	nodes     *simplelru.LRU[Hash, *node]
+	nodes     *simplelru.LRU[merkle.Hash, *merkle.Node]
 	leaves    atomic.Int64 // leaves in memory, of all images
 	spare     chan made
 	maker     sync.Once // starts makeSegments
@@ -193,7 +194,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
 		reclaims: map[*volume][]*settling{},
 	}
-	s.nodes, _ = simplelru.NewLRU[Hash, *node](nodeCache, nil) // fails for size 0 only
+	s.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](nodeCache, nil) // fails for size 0 only
 	s.clock.Store(1)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
@@ -257,9 +258,9 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) openCatalog() error {
 	c := s.catalog
 	c.fs, c.store, c.logger, c.gate = s.fs, s.sb.id, s.log, s
-	c.refs.emptyRoot = func(size int64) Hash {
+	c.refs.emptyRoot = func(size int64) merkle.Hash {
 		r := s.emptyRoot(size)
-		return sum(KindRoot, r.encode())
+		return r.Hash()
 	}
 	mended, err := c.open()
 	for _, d := range mended {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -52,7 +53,7 @@ func (sb *superblock) encode() []byte {
 	le.PutUint32(b[12:], uint32(sb.chunkSize))
 	copy(b[16:], sb.id[:])
 	le.PutUint32(b[32:], hashBlake3)
-	le.PutUint32(b[36:], fanOut)
+	le.PutUint32(b[36:], merkle.FanOut)
 	le.PutUint64(b[40:], uint64(sb.created.UnixNano()))
 	copy(b[48:], sb.name[:])
 	le.PutUint32(b[superblockCRC:], disk.Checksum(b[:superblockCRC]))
@@ -81,8 +82,8 @@ func decodeSuperblock(b []byte) (*superblock, error) {
 	if err := disk.CheckChunkSize(sb.chunkSize); err != nil {
 		return nil, err
 	}
-	if h, f := le.Uint32(b[32:]), le.Uint32(b[36:]); h != hashBlake3 || f != fanOut {
-		return nil, fmt.Errorf("%w: hash %d and fan-out %d, this varve knows %d and %d", ErrVersion, h, f, hashBlake3, fanOut)
+	if h, f := le.Uint32(b[32:]), le.Uint32(b[36:]); h != hashBlake3 || f != merkle.FanOut {
+		return nil, fmt.Errorf("%w: hash %d and fan-out %d, this varve knows %d and %d", ErrVersion, h, f, hashBlake3, merkle.FanOut)
 	}
 	return sb, nil
 }

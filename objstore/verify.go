@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // check has the settled pieces of a plan checked as they are read. The zero value checks nothing.
@@ -18,13 +19,13 @@ import (
 // disk. What has not settled yet has no hash.
 type check struct {
 	s     *Store
-	root  rootObject
+	root  merkle.Root
 	off   int64  // of the plan in the image, bytes
 	image string // the volume's name, for errors
 }
 
 // checkOf is the check of a plan that begins at off, over the tree under root, if the volume wants one; nil wants none.
-func (v *volume) checkOf(root *rootObject, off int64) check {
+func (v *volume) checkOf(root *merkle.Root, off int64) check {
 	if v == nil || !v.verify.Load() {
 		return check{}
 	}
@@ -50,7 +51,7 @@ var checkBuffers = sync.Pool{New: func() any { b := disk.AlignedBuffer(checkedRu
 
 // read reads a settled piece into b: whole chunks, since nothing less has a hash.
 func (k *check) read(c *Piece, b []byte) error {
-	size := int64(k.root.chunkSize)
+	size := int64(k.root.ChunkSize)
 	at := k.off + int64(c.BufOff)
 	end := at + int64(c.Len)
 	for at < end {
@@ -81,21 +82,21 @@ func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
 	if err := disk.ReadAligned(g.file, run, fileOff); err != nil {
 		return fmt.Errorf("read %s: %w", segmentName(g.id), err)
 	}
-	size := int64(k.root.chunkSize)
-	var hashes *node
+	size := int64(k.root.ChunkSize)
+	var hashes *merkle.Node
 	for o := int64(0); o < int64(len(run)); o += size {
 		i := (first + o) / size
-		if hashes == nil || i%fanOut == 0 {
+		if hashes == nil || i%merkle.FanOut == 0 {
 			var err error
-			if hashes, err = k.s.leafHashes(&k.root, i/fanOut); err != nil {
+			if hashes, err = k.s.leafHashes(&k.root, i/merkle.FanOut); err != nil {
 				return err
 			}
 			if hashes == nil {
-				hashes = &node{}
+				hashes = &merkle.Node{}
 			}
 		}
-		want := &hashes[i%fanOut]
-		if got := sum(KindChunk, run[o:o+size]); got != *want {
+		want := &hashes[i%merkle.FanOut]
+		if got := merkle.Sum(merkle.KindChunk, run[o:o+size]); got != *want {
 			return k.bad(g, fileOff+o, i, *want, got)
 		}
 	}
@@ -103,10 +104,10 @@ func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
 }
 
 // bad tells of a chunk that is not what it was, and gives the error for its reader.
-func (k *check) bad(g *segment, fileOff, chunk int64, want, got Hash) error {
-	sectors := int64(k.root.chunkSize) / SectorSize
+func (k *check) bad(g *segment, fileOff, chunk int64, want, got merkle.Hash) error {
+	sectors := int64(k.root.ChunkSize) / SectorSize
 	from := chunk * sectors
-	to := min(from+sectors, k.root.size/SectorSize) - 1
+	to := min(from+sectors, k.root.Size/SectorSize) - 1
 	err := &CorruptError{
 		File: segmentName(g.id), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
 		Err: errors.New("its bytes do not have its hash"),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"varve/objstore/internal/merkle"
 )
 
 // View is a snapshot or a root held open for reading. Safe for concurrent use.
@@ -114,7 +116,7 @@ func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, of
 func (w *View) emptyUntil(off int64) (int64, error) {
 	w.mu.Lock()
 	if w.base != nil || w.closed {
-		root := rootObject{size: off}
+		root := merkle.Root{Size: off}
 		if w.base != nil {
 			root = w.base.root
 		}

@@ -11,6 +11,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -56,7 +57,7 @@ type volume struct {
 	nextTry     retry                 // after a failure
 	kept        atomic.Pointer[keptChunks]
 
-	counted map[Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
+	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 
 	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
 	freezeMu sync.Mutex // one freeze at a time
@@ -94,7 +95,7 @@ func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.room.L = &v.mu
 	v.verify.Store(ref.verify)
-	s.depth.Store(max(s.depth.Load(), int64(b.root.depth))) // under s.catalog.mu, or while the store opens
+	s.depth.Store(max(s.depth.Load(), int64(b.root.Depth))) // under s.catalog.mu, or while the store opens
 	return v
 }
 
