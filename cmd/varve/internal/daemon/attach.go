@@ -191,20 +191,30 @@ func LessThanAsked(queues, depth, gotQueues, gotDepth int) []string {
 	return notes
 }
 
-// keep lists a device that is served, and watches for its end.
-func (d *Daemon) keep(a protocol.Attachment, dev device) protocol.Attachment {
+// ofSnapshot adds the snapshot that a device shows, if its volume is a scratch volume over one.
+func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
 		a.Snapshot = v.Of
 	}
+	return a
+}
+
+// keep lists a device that is served, and watches for its end.
+func (d *Daemon) keep(a protocol.Attachment, dev device) protocol.Attachment {
+	a = d.ofSnapshot(a)
 	k := &attachment{Attachment: a, dev: dev, began: time.Now()}
 	d.mu.Lock()
+	w := d.waiting[a.Volume]
+	listed := w != nil && w.Attachment == a && d.starting != a.Volume
 	d.attached[a.Volume] = k
 	d.unwait(a.Volume)
 	d.restore.dropDevice(a.Volume)
 	if d.starting == a.Volume {
 		d.starting = ""
 	}
-	d.save()
+	if !listed {
+		d.save()
+	}
 	if a.MountedAt != "" {
 		d.watchMount(k)
 	}

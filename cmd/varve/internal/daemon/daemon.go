@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,8 +59,8 @@ type Daemon struct {
 	// change is taken first.
 	change   sync.Mutex
 	unlisted bool     // the kernel did not list all devices that may wait for us; guarded by change
-	left     []string // volumes whose devices may be left over; guarded by change
 	mu       sync.Mutex
+	left     []string               // volumes whose devices may be left over
 	attached map[string]*attachment // by volume
 	waiting  map[string]*waiter     // by volume
 	foreign  []protocol.Attachment  // devices that are not ours although our list had them
@@ -184,8 +185,14 @@ func (d *Daemon) save() {
 	for _, w := range d.waiting {
 		s.Attached = append(s.Attached, w.Attachment)
 	}
+	for _, a := range d.restore.noted {
+		if !slices.ContainsFunc(s.Attached, func(k protocol.Attachment) bool { return k.Device == a.Device }) {
+			s.Attached = append(s.Attached, a)
+		}
+	}
+	s.Starting = slices.Clone(d.restore.starting)
 	if d.starting != "" {
-		s.Starting = []string{d.starting}
+		s.Starting = append(s.Starting, d.starting)
 	}
 	if err := withSpare(d.files, func() error { return s.write(d.files) }); err != nil {
 		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)

@@ -200,6 +200,7 @@ type fakeTransport struct {
 	asked     []string               // the names that Find was given
 	tries     int                    // of Recover
 	scanned   error                  // what ScanPartitions of its devices says
+	recover   func(volume string)    // called by Recover, if it is set, without the lock
 }
 
 func newFakeTransport(kind string, canLeave bool) *fakeTransport {
@@ -240,6 +241,11 @@ func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, 
 
 func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {
 	t.mu.Lock()
+	if recovering := t.recover; recovering != nil {
+		t.mu.Unlock()
+		recovering(a.Volume)
+		t.mu.Lock()
+	}
 	defer t.mu.Unlock()
 	t.tries++
 	if t.broken != nil {

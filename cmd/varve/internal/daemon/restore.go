@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"varve/cmd/varve/internal/protocol"
 )
@@ -15,6 +16,18 @@ import (
 type restoration struct {
 	devices []protocol.Attachment
 	mounts  []protocol.Mount
+
+	// What a takeover has not seen to yet: the devices that the earlier daemon had listed, and the volumes whose devices were
+	// being made.
+	noted    []protocol.Attachment
+	starting []string
+}
+
+// forgetNoted is called when a takeover has seen to all devices.
+func (r *restoration) forgetNoted(mu *sync.Mutex) {
+	mu.Lock()
+	defer mu.Unlock()
+	r.noted, r.starting = nil, nil
 }
 
 func (r *restoration) dropDevice(volume string) {

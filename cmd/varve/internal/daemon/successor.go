@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync"
 	"time"
 
 	"varve/cmd/varve/internal/client"
@@ -169,11 +168,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 		Notes:   p.given.Notes,
 	}
 	errs := make([]error, len(p.given.Devices))
-	var wg sync.WaitGroup
-	for i, h := range p.given.Devices {
-		wg.Go(func() { report.Devices[i], errs[i] = d.takeHanded(ctx, h) })
-	}
-	wg.Wait()
+	takeSideBySide(len(errs), func(i int) { report.Devices[i], errs[i] = d.takeHanded(ctx, p.given.Devices[i]) })
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

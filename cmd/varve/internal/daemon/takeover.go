@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/failpoint"
 )
@@ -24,7 +26,9 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	}
 	s.bind(d.inst, bootID())
 	d.mu.Lock()
-	d.restore = restoration{devices: s.Restore, mounts: s.Mounts} // in the list until it is done: this daemon may die
+	d.restore = restoration{ // in the list until it is done: this daemon may die
+		noted: s.Attached, starting: s.Starting, devices: s.Restore, mounts: s.Mounts,
+	}
 	d.mu.Unlock()
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
@@ -40,6 +44,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		}
 		d.discard(ctx, left)
 	}
+	d.restore.forgetNoted(&d.mu)
 	d.sweepScratch(ctx)
 	d.attachRestored(ctx, s.Restore)
 	for _, m := range s.Mounts {
@@ -51,10 +56,50 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	d.save()
 }
 
-// takeWaiting takes over what waits, by what the kernel says, whether or not it is in the state: a daemon may have
-// died before it wrote that. It gives the devices that it found.
+// maxRecoveries is how many devices are taken over side by side. Most of the time of one is spent waiting for the kernel,
+// and each takes some threads meanwhile.
+const maxRecoveries = 32
+
+// takeSideBySide calls take(0) to take(n-1), at most maxRecoveries at a time, and returns when all have returned.
+func takeSideBySide(n int, take func(i int)) {
+	var g errgroup.Group
+	g.SetLimit(maxRecoveries)
+	for i := range n {
+		g.Go(func() error { take(i); return nil })
+	}
+	_ = g.Wait() // take has no error
+}
+
+// takeWaiting takes over the devices that wait, by what the kernel says, whether or not they are in the state: a daemon may
+// have died before it wrote that. It returns the devices that it found; change is held.
 func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	found := map[string]bool{}
+	var list [][]protocol.Attachment // by volume: one that is half removed may be there beside its successor
+	index := map[string]int{}
+	for _, a := range d.findWaitingDevices(ctx, s) {
+		found[a.Device] = true
+		if d.served(a) {
+			continue // it was handed over
+		}
+		i, known := index[a.Volume]
+		if !known {
+			i = len(list)
+			index[a.Volume], list = i, append(list, nil)
+		}
+		list[i] = append(list[i], a)
+	}
+	d.expect(list)
+	takeSideBySide(len(list), func(i int) {
+		for _, a := range list[i] {
+			d.takeDevice(ctx, a, slices.Contains(s.Starting, a.Volume))
+		}
+	})
+	return found
+}
+
+// findWaitingDevices asks all transports, and adds to what the kernel says what the state has noted of it.
+func (d *Daemon) findWaitingDevices(ctx context.Context, s *state) []protocol.Attachment {
+	var all []protocol.Attachment
 	for name, t := range d.transports {
 		list, err := t.Find(ctx, s.claims())
 		if err != nil {
@@ -62,29 +107,46 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 			list = andNoted(list, s.Attached, name)
 			d.unlisted = true
 		}
-		for _, a := range list {
-			found[a.Device] = true
-			if d.served(a) {
-				continue // it was handed over
+		all = append(all, list...)
+	}
+	for i := range all {
+		for _, k := range s.Attached {
+			if k.Volume == all[i].Volume && k.Device == all[i].Device {
+				all[i].Since, all[i].MountedAt = k.Since, k.MountedAt
 			}
-			for _, k := range s.Attached {
-				if k.Volume == a.Volume && k.Device == a.Device {
-					a.Since, a.MountedAt = k.Since, k.MountedAt
-				}
-			}
-			dev, err := t.Recover(ctx, a)
-			if err != nil {
-				d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
-				continue
-			}
-			if slices.Contains(s.Starting, a.Volume) {
-				d.scanPartitions(ctx, a, dev) // logged
-			}
-			d.keep(a, dev)
-			d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
+		}
+		all[i] = d.ofSnapshot(all[i])
+	}
+	return all
+}
+
+// expect lists the devices that are about to be taken over as waiting, and saves the list once for all of them. From then
+// on a daemon that dies leaves a list that has each of them, served by then or not, and serving one does not change it.
+func (d *Daemon) expect(list [][]protocol.Attachment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, devices := range list {
+		for _, a := range devices {
+			d.waiting[a.Volume] = &waiter{Attachment: a}
 		}
 	}
-	return found
+	if len(list) > 0 {
+		d.save()
+	}
+}
+
+// takeDevice takes over one device that waits. The partition table of one that was just being made is read first.
+func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan bool) {
+	dev, err := d.transports[a.Transport].Recover(ctx, a)
+	if err != nil {
+		d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
+		return
+	}
+	if scan {
+		d.scanPartitions(ctx, a, dev) // logged
+	}
+	d.keep(a, dev)
+	d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
 }
 
 // andNoted adds the devices that a state has noted: what could not be asked for must not be taken for gone.
@@ -126,7 +188,9 @@ func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	}
 	if err := t.Discard(ctx, a, true); err != nil {
 		log.Error("device is left over", "error", err)
+		d.mu.Lock()
 		d.left = append(d.left, a.Volume)
+		d.mu.Unlock()
 	}
 }
 

@@ -2,9 +2,16 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"varve/cmd/varve/internal/protocol"
 )
@@ -23,6 +30,7 @@ func TestTakeover(t *testing.T) {
 	wantNodes(t, w.attachedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
 	wantNodes(t, w.savedNodes(t), "/dev/ublkb0", "/dev/ublkb9")
 	recovered, discarded := w.ublk.seen()
+	slices.Sort(recovered)
 	wantNodes(t, recovered, "/dev/ublkb0", "/dev/ublkb9")
 	wantNodes(t, discarded, b.Device)
 	_, discarded = w.loop.seen()
@@ -153,4 +161,132 @@ func TestTakeoverAfterReboot(t *testing.T) {
 		t.Errorf("%q were removed: they are somebody else's in this boot", discarded)
 	}
 	wantNodes(t, w.savedNodes(t))
+}
+
+// manyWaiting is a world whose daemon has died with a device of each of n volumes.
+func manyWaiting(t *testing.T, n int) (w *world, waiting []protocol.Attachment) {
+	t.Helper()
+	var volumes []string
+	for i := range n {
+		volumes = append(volumes, fmt.Sprintf("v%03d", i))
+	}
+	w = newWorld(t, volumes...)
+	for _, v := range volumes {
+		waiting = append(waiting, w.attach(t, v).Attachment)
+	}
+	w.ublk.set(nil, true, waiting...)
+	w.start(t)
+	return w, waiting
+}
+
+// Devices are taken over side by side, and no more than maxRecoveries at a time.
+func TestDevicesAreTakenOverSideBySide(t *testing.T) {
+	const n = 3 * maxRecoveries
+	w, _ := manyWaiting(t, n)
+	var running, most atomic.Int64
+	var once sync.Once
+	full := make(chan struct{})
+	w.ublk.recover = func(string) {
+		now := running.Add(1)
+		defer running.Add(-1)
+		for before := most.Load(); now > before && !most.CompareAndSwap(before, now); before = most.Load() {
+		}
+		if now == maxRecoveries {
+			once.Do(func() { close(full) })
+		}
+		select {
+		case <-full: // nobody goes on until so many are under way
+		case <-time.After(10 * time.Second):
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.d.Takeover(t.Context())
+	if got := most.Load(); got != maxRecoveries {
+		t.Errorf("%d devices were taken over at a time, want %d", got, maxRecoveries)
+	}
+	if nodes := w.attachedNodes(t); len(nodes) != n {
+		t.Errorf("%d devices are served, want %d", len(nodes), n)
+	}
+}
+
+// A device that does not answer keeps no other from being served.
+func TestStuckDeviceDelaysNoOther(t *testing.T) {
+	const n = 2 * maxRecoveries
+	w, waiting := manyWaiting(t, n)
+	release := make(chan struct{})
+	w.ublk.recover = func(volume string) {
+		if volume == waiting[0].Volume {
+			<-release
+		}
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); w.d.Takeover(t.Context()) }()
+	eventually(t, "the others are served", func() bool {
+		list, err := w.c.Attachments(t.Context())
+		if err != nil {
+			return false
+		}
+		served := 0
+		for _, a := range list {
+			if a.State == protocol.StateServed {
+				served++
+			}
+		}
+		return served == n-1
+	})
+	v, err := w.c.Volume(t.Context(), waiting[0].Volume)
+	if err != nil || len(v.Attached) != 1 || v.Attached[0].State != protocol.StateWaiting {
+		t.Errorf("the stuck device is shown as %+v, %v", v.Attached, err)
+	}
+	close(release)
+	<-done
+	if nodes := w.attachedNodes(t); len(nodes) != n {
+		t.Errorf("%d devices are served, want %d", len(nodes), n)
+	}
+}
+
+// Whenever a takeover dies, the list on disk has every device that the kernel has, and each volume whose device was being
+// made: the next daemon can tell by it what to look for. It is written a few times, not once a device.
+func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
+	const n = 40
+	w, waiting := manyWaiting(t, n)
+	unknown := protocol.Attachment{Volume: "unknown", Device: "/dev/ublkb999", Transport: "ublk", ID: 999}
+	gone := waiting[n-1] // noted, and not there any more
+	w.ublk.set(nil, true, append(slices.Clone(waiting[:n-1]), unknown)...)
+	s, err := readState(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Starting = []string{"unknown"}
+	if err := s.write(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	written := map[uint64]bool{} // inodes of the list: each writing makes another file
+	w.ublk.recover = func(string) {
+		mu.Lock()
+		defer mu.Unlock()
+		s, err := readState(w.dir)
+		if err != nil || len(s.Attached) != n+1 || !slices.Equal(s.Starting, []string{"unknown"}) {
+			t.Errorf("during the takeover the list has %d devices, starting %q, %v; want %d", len(s.Attached), s.Starting, err, n+1)
+		}
+		for _, a := range append(slices.Clone(waiting[:n-1]), unknown, gone) {
+			if !slices.ContainsFunc(s.Attached, func(k protocol.Attachment) bool { return k.Device == a.Device && k.Volume == a.Volume }) {
+				t.Errorf("during the takeover the list lacks %s", a.Device)
+			}
+		}
+		fi, err := os.Stat(filepath.Join(w.dir, stateName))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		written[fi.Sys().(*syscall.Stat_t).Ino] = true
+	}
+	w.d.Takeover(t.Context())
+	if len(written) > 3 {
+		t.Errorf("the list was written %d times during the takeover of %d devices", len(written), n)
+	}
+	if s, err := readState(w.dir); err != nil || len(s.Attached) != n || len(s.Starting) > 0 {
+		t.Errorf("afterwards the list has %d devices, starting %q, %v; want %d", len(s.Attached), s.Starting, err, n)
+	}
 }

@@ -79,6 +79,9 @@ func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error
 func (d *Daemon) forget(a protocol.Attachment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if w := d.waiting[a.Volume]; w != nil && w.Device != a.Device {
+		return // another device of the volume waits
+	}
 	d.unwait(a.Volume)
 	d.save()
 }
