@@ -249,15 +249,7 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 func (s *Store) trimLeaves() {
 	limit := s.opts.LeafCache / leafBytes
 	for round := 0; s.leaves.Load() > limit && round < 2; round++ {
-		s.catalog.mu.Lock()
-		images := make([]sweeper, 0, len(s.catalog.volumes)+len(s.catalog.views))
-		for _, v := range s.catalog.volumes {
-			images = append(images, v)
-		}
-		for w := range s.catalog.views {
-			images = append(images, w)
-		}
-		s.catalog.mu.Unlock()
+		images := s.catalog.images()
 		for _, im := range images {
 			if over := s.leaves.Load() - limit*7/8; over > 0 {
 				im.sweep(over)

@@ -128,6 +128,20 @@ func (c *catalog) apply(recs []refRecord, took func()) error {
 	return nil
 }
 
+// images returns everything whose leaves are in memory: volumes and open views.
+func (c *catalog) images() []sweeper {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]sweeper, 0, len(c.volumes)+len(c.views))
+	for _, v := range c.volumes {
+		out = append(out, v)
+	}
+	for w := range c.views {
+		out = append(out, w)
+	}
+	return out
+}
+
 // close closes the log.
 // REQUIRES: logMu is held, or the opening of the store has failed.
 func (c *catalog) close() error {

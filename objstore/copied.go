@@ -107,15 +107,9 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 	if from != CopiedStopped && from != CopiedSnapshot {
 		return nil, fmt.Errorf("copied from %q: %w: want %s or %s", from, ErrInvalid, CopiedStopped, CopiedSnapshot)
 	}
-	s.catalog.mu.Lock()
-	var list []*volume
-	for _, ref := range s.catalog.refs.sorted() {
-		list = append(list, s.catalog.volumes[ref.id])
-	}
-	s.catalog.mu.Unlock()
 	var names []string
 	var errs []error
-	for _, v := range list {
+	for _, v := range s.catalog.sorted() {
 		if err := ctx.Err(); err != nil {
 			return names, errors.Join(append(errs, err)...)
 		}

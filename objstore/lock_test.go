@@ -125,7 +125,7 @@ func TestQuietAndResume(t *testing.T) {
 		if _, err := v.WriteAt(data, 0); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.infoOf(v.volume).Tail; n == 0 {
+		if n := s.catalog.info(v.volume).Tail; n == 0 {
 			t.Error("a quiet store settles")
 		}
 		data[0]++

@@ -531,7 +531,7 @@ func (w *world) readHeld(v *modelVolume, im Image, h *heldPlan) {
 // after its writes were frozen, so that they count on several pins.
 func (w *world) deleteUnderPlans(v *modelVolume) error {
 	w.s.catalog.mu.Lock()
-	vol, err := w.s.volume(v.name)
+	vol, err := w.s.catalog.volume(v.name)
 	writable := false
 	if err == nil {
 		vol.mu.Lock()
@@ -594,7 +594,7 @@ func (w *world) opRest() {
 		return
 	}
 	w.opCloseVolume()
-	for _, v := range w.s.allVolumes() {
+	for _, v := range w.s.catalog.all() {
 		err := v.lieDown()
 		w.note("rest %s: %v", v.ref.name, err)
 		if !w.answered(err, "rest") {

@@ -22,7 +22,7 @@ func (s *Store) Quiet() error {
 	s.endHousework()
 	s.housekeepers.Wait()
 	var errs []error
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		errs = append(errs, v.Flush())
 	}
 	return errors.Join(errs...)

@@ -120,7 +120,7 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 		s.segments.add(g)
 		s.chunkBytes.Add(g.chunks)
 		s.nodeBytes.Add(g.nodes)
-		s.catalog.nextSegment = max(s.catalog.nextSegment, uint64(id)+1)
+		s.catalog.usedSegment(id)
 	}
 	if first != nil {
 		return first

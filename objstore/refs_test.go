@@ -23,7 +23,7 @@ func logSize(t *testing.T, r *rig) int64 {
 // recordSnapshots gives volume a n settled snapshots by way of the log, a hundred in a record.
 func recordSnapshots(t *testing.T, r *rig, from, n int) {
 	t.Helper()
-	v, err := r.s.volume("a")
+	v, err := r.s.catalog.volume("a")
 	must(t, err)
 	for i := from; i < from+n; i += 100 {
 		recs := make([]refRecord, 100)
@@ -37,7 +37,7 @@ func recordSnapshots(t *testing.T, r *rig, from, n int) {
 
 func dropSnapshots(t *testing.T, r *rig, from, n int) {
 	t.Helper()
-	v, err := r.s.volume("a")
+	v, err := r.s.catalog.volume("a")
 	must(t, err)
 	for i := from; i < from+n; i += 100 {
 		recs := make([]refRecord, 100)

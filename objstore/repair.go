@@ -199,7 +199,7 @@ func (s *Store) checkReplay(v *volume, rp *replay) error {
 // checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
 // is written next.
 func (s *Store) checkSnapshots(v *volume, h *history) error {
-	for _, sn := range v.snapshots() {
+	for _, sn := range s.catalog.snapshotsOf(v) {
 		there := slices.ContainsFunc(h.replays, func(rp *replay) bool { return rp.gen == sn.gen })
 		if sn.settled || there {
 			continue
@@ -247,16 +247,9 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 	return d
 }
 
-// snapshots of the volume, for work that does not hold catalog.mu. Those of a damaged one do not settle.
-func (v *volume) snapshots() []*snapRef {
-	v.s.catalog.mu.Lock()
-	defer v.s.catalog.mu.Unlock()
-	return slices.Clone(v.ref.order)
-}
-
 // loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
 func (d *volumeDamage) loseSnapshots(v *volume) {
-	for _, sn := range v.snapshots() {
+	for _, sn := range v.s.catalog.snapshotsOf(v) {
 		whole := slices.ContainsFunc(d.keep, func(rp *replay) bool { return rp.gen == sn.gen && (rp.final || rp.trusted) && !rp.wasCut })
 		if !sn.settled && !whole {
 			d.snaps = append(d.snaps, sn.name)
@@ -298,9 +291,7 @@ func mergeRanges(in []extent, size int64) []Range {
 // RepairVolume takes a damaged volume back to the last state that is known, if accept says so; else it says what
 // that would be and what would be lost.
 func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Repair, error) {
-	s.catalog.mu.Lock()
-	v, err := s.volume(name)
-	s.catalog.mu.Unlock()
+	v, err := s.catalog.find(name)
 	if err != nil {
 		return Repair{}, err
 	}
@@ -365,7 +356,7 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 
 // newestRoot gives the newest snapshot of the volume whose root can be read.
 func (s *Store) newestRoot(v *volume) (*merkle.Root, *snapRef) {
-	for _, sn := range slices.Backward(v.snapshots()) {
+	for _, sn := range slices.Backward(s.catalog.snapshotsOf(v)) {
 		if !sn.settled || sn.root == v.ref.root {
 			continue
 		}
@@ -469,17 +460,8 @@ func (s *Store) healed(v *volume) {
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
 	v.damage.Store(nil)
-	s.lookForHold()
+	s.hold.Store(s.catalog.anyRefused())
 	s.kickSettler()
-}
-
-// lookForHold notes whether a volume is damaged. Under s.catalog.mu.
-func (s *Store) lookForHold() {
-	held := false
-	for _, w := range s.catalog.volumes {
-		held = held || w.damage.Load() != nil
-	}
-	s.hold.Store(held)
 }
 
 // removeJournal removes one that an attempt before may have removed.

@@ -20,9 +20,7 @@ func (v *volume) rest() error {
 // restDue says that nobody has used the volume for long enough.
 func (v *volume) restDue() bool {
 	s := v.s
-	s.catalog.mu.Lock()
-	used := len(v.users) > 0
-	s.catalog.mu.Unlock()
+	used := !s.catalog.unused(v)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if used || !v.writable || !v.atRest() {

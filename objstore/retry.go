@@ -91,7 +91,7 @@ func (v *volume) tailDebt() (tail, owed int64) {
 
 // countStuck counts what volumes have in their tails that settling does not come through with: no write waits for that.
 func (s *Store) countStuck() {
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		if v.settleFails.Load() < settleTries {
 			continue
 		}

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"varve/objstore/internal/merkle"
@@ -64,7 +65,7 @@ func (s *Store) RootInfo(id string) (RootInfo, error) {
 	if err != nil {
 		return RootInfo{}, err
 	}
-	u, err := s.rootUse(h)
+	u, err := s.catalog.root(h)
 	if err != nil {
 		return RootInfo{}, err
 	}
@@ -73,12 +74,7 @@ func (s *Store) RootInfo(id string) (RootInfo, error) {
 
 // Roots lists the settled roots that snapshots and volumes refer to, hex, each once, sorted.
 func (s *Store) Roots() []string {
-	s.catalog.mu.Lock()
-	all := make([]merkle.Hash, 0, len(s.catalog.refs.roots))
-	for h := range s.catalog.refs.roots {
-		all = append(all, h)
-	}
-	s.catalog.mu.Unlock()
+	all := s.catalog.roots()
 	out := make([]string, len(all))
 	for i, h := range all {
 		out[i] = h.String()
@@ -87,13 +83,19 @@ func (s *Store) Roots() []string {
 	return out
 }
 
+func (c *catalog) roots() []merkle.Hash {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.refs.roots))
+}
+
 // OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
 func (s *Store) OpenRoot(id string) (*View, error) {
 	h, err := merkle.ParseHash(id)
 	if err != nil {
 		return nil, err
 	}
-	u, err := s.rootUse(h)
+	u, err := s.catalog.root(h)
 	if err != nil {
 		return nil, err
 	}
@@ -106,18 +108,18 @@ type foundRoot struct {
 	verified      *volume // one that wants its chunks checked; nil: none does
 }
 
-// rootUse looks a root up.
-func (s *Store) rootUse(h merkle.Hash) (foundRoot, error) {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	u := s.catalog.refs.roots[h]
+// root finds a root that something refers to.
+func (c *catalog) root(h merkle.Hash) (foundRoot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.refs.roots[h]
 	if u == nil {
 		return foundRoot{}, fmt.Errorf("root %v: %w", h, ErrNotFound)
 	}
 	out := foundRoot{size: u.size, logical: u.logical}
 	for _, holder := range u.holders {
 		if holder.ref.verify {
-			out.verified = s.catalog.volumes[holder.ref.id]
+			out.verified = c.volumes[holder.ref.id]
 		}
 	}
 	return out, nil

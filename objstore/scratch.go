@@ -28,9 +28,7 @@ func (v *volumeRef) scratch() bool { return v.name == scratchName(v.id) }
 // leave it out; all that takes the name of a volume takes its name too, but for CreateSnapshot.
 func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeInfo, error) {
 	of := volume + "@" + snap
-	s.catalog.mu.Lock()
-	v, sn, err := s.snapshot(volume, snap)
-	s.catalog.mu.Unlock()
+	v, sn, err := s.catalog.findSnapshot(volume, snap)
 	if err != nil {
 		return VolumeInfo{}, err
 	}
@@ -56,8 +54,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 // addScratch names a scratch volume over a settled snapshot, whose root is r.
 func (s *Store) addScratch(v *volume, sn *snapRef, r *merkle.Root, of string) (VolumeInfo, error) {
 	id := uuid.New()
-	var w *volume
-	err := s.catalog.update(func() ([]refRecord, error) {
+	w, err := s.catalog.create(id, func() ([]refRecord, error) {
 		if s.catalog.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
 			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 		}
@@ -69,32 +66,16 @@ func (s *Store) addScratch(v *volume, sn *snapRef, r *merkle.Root, of string) (V
 			},
 			{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical},
 		}, nil
-	}, func() {
-		w = s.addVolume(id, *r)
+	}, func(ref *volumeRef) *volume {
+		w := newVolume(s, ref, newBase(s, *r))
 		w.baseData = sn.logical
+		return w
 	})
 	if err != nil {
 		return VolumeInfo{}, err
 	}
-	return s.infoOf(w), nil
+	return s.catalog.info(w), nil
 }
 
 // ScratchVolumes lists the scratch volumes, in order of name.
-func (s *Store) ScratchVolumes() []VolumeInfo { return s.listVolumes(true) }
-
-// listVolumes lists the scratch volumes, or all others, in order of name.
-func (s *Store) listVolumes(scratch bool) []VolumeInfo {
-	var all []*volume
-	s.catalog.mu.Lock()
-	for _, ref := range s.catalog.refs.sorted() {
-		if ref.scratch() == scratch {
-			all = append(all, s.catalog.volumes[ref.id])
-		}
-	}
-	s.catalog.mu.Unlock()
-	out := make([]VolumeInfo, len(all))
-	for i, v := range all {
-		out[i] = s.infoOf(v)
-	}
-	return out
-}
+func (s *Store) ScratchVolumes() []VolumeInfo { return s.catalog.infos(true) }

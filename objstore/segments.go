@@ -66,9 +66,6 @@ type made struct {
 	err error
 }
 
-// segmentIDs is how many IDs one record in refs sets aside.
-const segmentIDs = 64
-
 // makeSegments keeps one empty segment at hand, so that a write seldom waits for a file to be made.
 func (s *Store) makeSegments() {
 	defer s.workers.Done()
@@ -86,7 +83,7 @@ func (s *Store) makeSegments() {
 }
 
 func (s *Store) makeSegment() (*segment, error) {
-	id, err := s.newSegmentID()
+	id, err := s.catalog.newSegmentID()
 	if err != nil {
 		return nil, err
 	}
@@ -104,34 +101,6 @@ func (s *Store) makeSegment() (*segment, error) {
 	}
 	s.segments.add(g)
 	return g, nil
-}
-
-// newSegmentID gives an ID that was never used, as far as refs have set some aside.
-func (s *Store) newSegmentID() (uint32, error) {
-	for {
-		if id, ok := s.reservedID(); ok {
-			return id, nil
-		}
-		err := s.catalog.update(func() ([]refRecord, error) {
-			if s.catalog.nextSegment < s.catalog.refs.segments {
-				return nil, nil // somebody else has done it
-			}
-			return []refRecord{{Op: opSegments, Gen: s.catalog.nextSegment + segmentIDs}}, nil
-		}, nil)
-		if err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (s *Store) reservedID() (uint32, bool) {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	if s.catalog.nextSegment >= s.catalog.refs.segments {
-		return 0, false
-	}
-	s.catalog.nextSegment++
-	return uint32(s.catalog.nextSegment - 1), true
 }
 
 // startMaker begins to keep a spare segment: a store that is only looked at makes none.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -51,20 +49,13 @@ func (s *Store) lookForRoom() {
 	}
 }
 
-// allVolumes are those that there are now, for work that does not hold s.catalog.mu.
-func (s *Store) allVolumes() []*volume {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	return slices.Collect(maps.Values(s.catalog.volumes))
-}
-
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
 // settle doesn't keep the others from it.
 func (s *Store) settleDue(ctx context.Context) {
 	if s.writeError() != nil {
 		return // who waits is told so
 	}
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		if !s.retryDue(v) {
 			continue
 		}
@@ -79,7 +70,7 @@ func (s *Store) settleDue(ctx context.Context) {
 			v.mu.Lock()
 			v.unstick()
 			v.mu.Unlock()
-		case !s.gone(v): // else it was deleted meanwhile
+		case !s.catalog.gone(v): // else it was deleted meanwhile
 			s.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.name, err))
 		}
 	}
@@ -106,12 +97,6 @@ func (s *Store) settleVolume(ctx context.Context, v *volume) error {
 		}
 	}
 	return v.rest()
-}
-
-func (s *Store) gone(v *volume) bool {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	return s.catalog.refs.byID[v.ref.id] == nil
 }
 
 // frozen counts the layers that wait to settle.
@@ -180,7 +165,7 @@ func (s *Store) pace(ctx context.Context, v *volume, n int) error {
 // requests counts the requests of all volumes.
 func (s *Store) requests() uint64 {
 	var n uint64
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		v.mu.Lock()
 		n += v.ops
 		v.mu.Unlock()
@@ -198,7 +183,7 @@ func (s *Store) kickSettler() {
 // wakeAll lets every writer that waits for room look again.
 func (s *Store) wakeAll() {
 	go func() { // callers may hold a volume's lock
-		for _, v := range s.allVolumes() {
+		for _, v := range s.catalog.all() {
 			v.mu.Lock()
 			v.room.Broadcast()
 			v.mu.Unlock()
@@ -209,7 +194,7 @@ func (s *Store) wakeAll() {
 // Settle returns when everything written before the call has settled, but for what a damaged chunk keeps in the tail,
 // which is an error.
 func (s *Store) Settle(ctx context.Context) error {
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		gen, err := v.freeze()
 		if err != nil {
 			return err
@@ -222,7 +207,7 @@ func (s *Store) Settle(ctx context.Context) error {
 		return err
 	}
 	var kept []error
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		kept = append(kept, v.keptError())
 	}
 	return errors.Join(kept...)
@@ -239,7 +224,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 		v.mu.Lock()
 		done := v.baseGen >= gen
 		v.mu.Unlock()
-		if done || s.gone(v) {
+		if done || s.catalog.gone(v) {
 			return nil
 		}
 		if err := v.damageError(); err != nil {

@@ -24,16 +24,20 @@ func (s Side) taken() string {
 // Claim keeps the other side from claiming the volume, until release or Close. ErrInUse if the other side has it already. Any
 // number of users can claim one side; a user that claims none keeps nobody out, and is kept out by nobody.
 func (v *Volume) Claim(side Side) (release func(), err error) {
-	v.s.catalog.mu.Lock()
-	defer v.s.catalog.mu.Unlock()
+	return v.s.catalog.claim(v, side)
+}
+
+func (c *catalog) claim(v *Volume, side Side) (release func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if other := sides - 1 - side; v.claims[other] > 0 {
 		return nil, fmt.Errorf("volume %s: %w: %s", v.ref.name, ErrInUse, other.taken())
 	}
 	v.claims[side]++
 	v.claimed[side]++
 	return sync.OnceFunc(func() {
-		v.s.catalog.mu.Lock()
-		defer v.s.catalog.mu.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if v.claimed[side] > 0 { // not given up by Close
 			v.claimed[side]--
 			v.claims[side]--
@@ -41,8 +45,10 @@ func (v *Volume) Claim(side Side) (release func(), err error) {
 	}), nil
 }
 
-// unclaim gives up what this user has claimed. Under s.catalog.mu.
-func (v *Volume) unclaim() {
+// unclaim gives up what a user of a volume has claimed.
+func (c *catalog) unclaim(v *Volume) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for side, n := range v.claimed {
 		v.claims[side] -= n
 	}

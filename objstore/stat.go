@@ -7,38 +7,6 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// Volumes in order of name, without scratch volumes.
-func (s *Store) Volumes() []VolumeInfo { return s.listVolumes(false) }
-
-// VolumeInfo describes one volume.
-func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
-	s.catalog.mu.Lock()
-	v, err := s.volume(name)
-	s.catalog.mu.Unlock()
-	if err != nil {
-		return VolumeInfo{}, err
-	}
-	return s.infoOf(v), nil
-}
-
-// infoOf describes a volume.
-func (s *Store) infoOf(v *volume) VolumeInfo {
-	v.mu.Lock()
-	tail := v.tail
-	v.mu.Unlock()
-	damage := ""
-	if d := v.damage.Load(); d != nil {
-		damage = d.err.Error()
-	}
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	return VolumeInfo{
-		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
-		Root: s.catalog.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
-		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
-	}
-}
-
 // countObject keeps the figures of what is stored.
 func (s *Store) countObject(o object) {
 	if o.kind == merkle.KindChunk {

@@ -354,7 +354,7 @@ func (s *Store) Close() error {
 		}
 	}
 	var left []string
-	for _, v := range s.allVolumes() {
+	for _, v := range s.catalog.all() {
 		journals, err := v.shut()
 		if s.opts.LookOnly { // there is nothing to commit to
 			continue

@@ -1,7 +1,6 @@
 package objstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -119,21 +118,4 @@ func (k *check) bad(g *segment, fileOff, chunk int64, want, got merkle.Hash) err
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))
 	}
 	return err
-}
-
-// SetVerify says whether settled chunks of the volume, and of its snapshots, are checked against their hashes as they
-// are read, by whatever way. It is the volume's, not a device's: the device, the mount and the daemon that takes over
-// must not differ in what they hand out. It takes effect at once, and is durable when it returns.
-func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
-	var v *volume
-	err := s.catalog.update(func() (_ []refRecord, err error) {
-		if v, err = s.volume(name); err != nil || v.ref.verify == on {
-			return nil, err
-		}
-		return []refRecord{{Op: opVerify, ID: v.ref.id, Verify: on}}, nil
-	}, func() { v.verify.Store(on) })
-	if err != nil {
-		return VolumeInfo{}, err
-	}
-	return s.infoOf(v), nil
 }

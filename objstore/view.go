@@ -23,6 +23,63 @@ type View struct {
 	closed bool
 }
 
+// OpenSnapshot opens a snapshot for reading, settled or not.
+func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
+	w := &View{s: s}
+	root, err := s.catalog.view(w, volume, snap)
+	if err != nil {
+		return nil, err
+	}
+	if root.IsZero() {
+		return w, nil
+	}
+	return s.openRoot(root, w.size, w.of)
+}
+
+// view points w to a snapshot. One that has not settled is read through its volume, which knows w from here on; of one that
+// has, it returns the root.
+func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, sn, err := c.snapshot(volume, snap)
+	if err != nil {
+		return root, err
+	}
+	w.size, w.of = v.ref.size, v
+	if sn.settled {
+		return sn.root, nil
+	}
+	if err := v.damageError(); err != nil {
+		return root, err
+	}
+	w.v, w.gen = v, sn.gen
+	c.views[w] = struct{}{}
+	return root, nil
+}
+
+// openRoot opens a root for reading; of is the volume that it belongs to, or nil.
+func (s *Store) openRoot(id merkle.Hash, size int64, of *volume) (*View, error) {
+	r, err := s.readRoot(id, size)
+	if err != nil {
+		return nil, err
+	}
+	w := &View{s: s, size: r.Size, base: newBase(s, *r), of: of}
+	s.catalog.addView(w)
+	return w, nil
+}
+
+func (c *catalog) addView(w *View) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.views[w] = struct{}{}
+}
+
+func (c *catalog) removeView(w *View) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.views, w)
+}
+
 // Size in bytes.
 func (w *View) Size() int64 { return w.size }
 
@@ -133,9 +190,7 @@ func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, 
 
 // Close gives the view up; no plan of it may be in use.
 func (w *View) Close() error {
-	w.s.catalog.mu.Lock()
-	delete(w.s.catalog.views, w)
-	w.s.catalog.mu.Unlock()
+	w.s.catalog.removeView(w)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,10 +28,8 @@ func (v *Volume) Close() error {
 		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
 	}
 	err := v.Flush()
-	v.s.catalog.mu.Lock()
-	v.unclaim()
-	v.users = slices.Delete(v.users, slices.Index(v.users, v.user), slices.Index(v.users, v.user)+1)
-	v.s.catalog.mu.Unlock()
+	v.s.catalog.unclaim(v)
+	v.s.catalog.leave(v.volume, v.user)
 	return err
 }
 

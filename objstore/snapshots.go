@@ -1,0 +1,257 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/internal/merkle"
+)
+
+// naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its root. Guarded by
+// volume.mu.
+type naming struct {
+	gen     uint64
+	settled bool
+	root    merkle.Hash
+	logical int64
+}
+
+// CreateSnapshot freezes the volume, makes what is frozen durable, and names it; the snapshot settles later. The catalog's
+// log is locked for the name alone, so that no other volume waits for the freeze and the flush.
+func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
+	if err := CheckName("snapshot", snap); err != nil {
+		return SnapshotInfo{}, err
+	}
+	v, err := s.catalog.mayName(volume, snap)
+	if err == nil {
+		err = s.settleKept(ctx, v)
+	}
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	// Each frozen layer has a journal: where room is short, they are not left to pile up.
+	if n := v.frozen(); n > frozenLayers || n > 0 && s.tight.Load() {
+		v.mu.Lock()
+		gen := v.baseGen + 1
+		v.mu.Unlock()
+		if err := s.waitSettled(ctx, v, gen); err != nil {
+			return SnapshotInfo{}, err
+		}
+	}
+	n := &naming{}
+	defer v.unlist(n)
+	if _, err := v.freezeFor(n); err != nil {
+		return SnapshotInfo{}, err
+	}
+	failpoint.Here(failpoint.SnapshotFrozen)
+	if err := v.Flush(); err != nil {
+		return SnapshotInfo{}, err
+	}
+	failpoint.Here(failpoint.SnapshotFlushed)
+	info, err := s.catalog.name(v, snap, n, s.opts.Now().UTC())
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	failpoint.Here(failpoint.SnapshotNamed)
+	s.kickSettler()
+	return info, nil
+}
+
+// mayName returns a volume that a snapshot of that name can be made of, as things are now.
+func (c *catalog) mayName(volume, snap string) (*volume, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, err := c.volume(volume)
+	switch {
+	case err != nil:
+		return nil, err
+	case v.ref.snaps[snap] != nil:
+		return nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrExists)
+	case v.damageError() != nil:
+		return nil, v.damageError()
+	case v.ref.scratch():
+		return nil, fmt.Errorf("volume %s: %w: a scratch volume has no snapshots", volume, ErrInvalid)
+	}
+	return v, nil
+}
+
+// name gives a name to what is frozen and durable, at the time created.
+func (c *catalog) name(v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
+	err = c.update(func() ([]refRecord, error) {
+		if c.refs.byID[v.ref.id] == nil {
+			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+		}
+		if v.ref.snaps[snap] != nil {
+			return nil, fmt.Errorf("snapshot %s@%s: %w", v.ref.name, snap, ErrExists)
+		}
+		rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: n.gen, Time: created}
+		v.mu.Lock()
+		if n.settled {
+			rec.Root, rec.Logical = n.root.String(), n.logical
+		}
+		v.mu.Unlock()
+		return []refRecord{rec}, nil
+	}, func() {
+		v.unlist(n)
+		info = snapInfo(v.ref, v.ref.snaps[snap])
+	})
+	return info, err
+}
+
+// enlist notes which generation a snapshot that is being made is of; nil: there is none.
+// REQUIRES: v.mu is held.
+func (v *volume) enlist(n *naming, gen uint64) {
+	if n == nil {
+		return
+	}
+	if n.gen = gen; v.baseGen == gen {
+		n.settle(v.base.id, v.baseData)
+		return
+	}
+	v.namings = append(v.namings, n)
+}
+
+// settle gives the snapshot its root.
+// REQUIRES: volume.mu is held.
+func (n *naming) settle(root merkle.Hash, logical int64) {
+	n.settled, n.root, n.logical = true, root, logical
+}
+
+// unlist is for a snapshot that has its name, or gets none.
+func (v *volume) unlist(n *naming) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.namings = slices.DeleteFunc(v.namings, func(o *naming) bool { return o == n })
+}
+
+// reclaimPatience is how long a snapshot waits for room to be given back.
+const reclaimPatience = time.Second
+
+// WaitSnapshot returns when the snapshot has settled and its root is durable.
+func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
+	v, sn, err := s.catalog.findSnapshot(volume, snap)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
+		return SnapshotInfo{}, err
+	}
+	// The figures of stat are right after it as a rule; a reader that takes long is not waited for.
+	brief, cancel := context.WithTimeout(ctx, reclaimPatience)
+	_ = s.waitReclaimed(brief, v)
+	cancel()
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	if !sn.settled {
+		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w: deleted meanwhile", volume, snap, ErrNotFound)
+	}
+	return snapInfo(v.ref, sn), nil
+}
+
+// DeleteSnapshot removes the name; views that are open stay.
+func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
+	v, err := s.catalog.deleteSnapshot(volume, snap)
+	if err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SnapshotDeleted)
+	v.mayHelp() // its settling may have failed for what the snapshot needs
+	return nil
+}
+
+func (c *catalog) deleteSnapshot(volume, snap string) (v *volume, err error) {
+	err = c.update(func() (_ []refRecord, err error) {
+		if v, _, err = c.snapshot(volume, snap); err != nil {
+			return nil, err
+		}
+		return []refRecord{{Op: opSnapDelete, ID: v.ref.id, Name: snap}}, nil
+	}, nil)
+	return v, err
+}
+
+// Snapshots of one volume, or of all if volume is empty, by volume and then in order of creation.
+func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
+	return s.catalog.snapshotInfos(volume)
+}
+
+func (c *catalog) snapshotInfos(volume string) ([]SnapshotInfo, error) {
+	type entry struct {
+		ref  *volumeRef
+		snap snapRef
+	}
+	var all []entry
+	c.mu.Lock() // for the copies alone: there may be very many
+	refs := c.refs.sorted()
+	if volume != "" {
+		v, err := c.volume(volume)
+		if err != nil {
+			c.mu.Unlock()
+			return nil, err
+		}
+		refs = []*volumeRef{v.ref}
+	}
+	for _, ref := range refs {
+		for _, sn := range ref.order {
+			all = append(all, entry{ref, *sn})
+		}
+	}
+	c.mu.Unlock()
+	out := make([]SnapshotInfo, len(all))
+	for i := range all {
+		out[i] = snapInfo(all[i].ref, &all[i].snap)
+	}
+	return out, nil
+}
+
+// SnapshotInfo describes one snapshot.
+func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	v, sn, err := s.catalog.snapshot(volume, snap)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return snapInfo(v.ref, sn), nil
+}
+
+// snapInfo describes a snapshot; of ref it reads what does not change.
+// REQUIRES: catalog.mu is held, or sn is a copy.
+func snapInfo(ref *volumeRef, sn *snapRef) SnapshotInfo {
+	i := SnapshotInfo{Volume: ref.name, Name: sn.name, Created: sn.created, Size: ref.size}
+	if sn.settled {
+		i.Root, i.Logical = sn.root.String(), sn.logical
+	}
+	return i
+}
+
+// findSnapshot returns the snapshot of two names, and its volume. Whether it has settled, and to which root, is read
+// with mu held.
+func (c *catalog) findSnapshot(volume, snap string) (*volume, *snapRef, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.snapshot(volume, snap)
+}
+
+// snapshot is findSnapshot.
+// REQUIRES: mu is held.
+func (c *catalog) snapshot(volume, snap string) (*volume, *snapRef, error) {
+	v, err := c.volume(volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	sn := v.ref.snaps[snap]
+	if sn == nil {
+		return nil, nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrNotFound)
+	}
+	return v, sn, nil
+}
+
+// snapshotsOf returns the snapshots of a volume in order of creation, for work that does not hold mu.
+func (c *catalog) snapshotsOf(v *volume) []*snapRef {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(v.ref.order)
+}

@@ -1,0 +1,223 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/failpoint"
+)
+
+// CreateVolume makes a volume of zeroes. ErrExists if the name is taken.
+func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (VolumeInfo, error) {
+	if o.BlockSize == 0 {
+		o.BlockSize = SectorSize
+	}
+	if err := CheckName("volume", name); err != nil {
+		return VolumeInfo{}, err
+	}
+	if err := checkBlockSize(o.BlockSize); err != nil {
+		return VolumeInfo{}, err
+	}
+	if o.Size < int64(o.BlockSize) || o.Size > MaxVolumeSize || o.Size%int64(o.BlockSize) != 0 {
+		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
+	}
+	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
+	v, err := s.catalog.create(rec.ID, func() ([]refRecord, error) {
+		if s.catalog.refs.volumes[name] != nil {
+			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
+		}
+		return []refRecord{rec}, nil
+	}, func(ref *volumeRef) *volume {
+		return newVolume(s, ref, newBase(s, s.emptyRoot(o.Size)))
+	})
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	return s.catalog.info(v), nil
+}
+
+// create adds a volume. decide, with mu held, returns the records that make it, all in one frame; engine, with mu held
+// when they have taken effect, makes the engine's object of it.
+func (c *catalog) create(id uuid.UUID, decide func() ([]refRecord, error), engine func(*volumeRef) *volume) (*volume, error) {
+	var v *volume
+	err := c.update(decide, func() {
+		failpoint.Here(failpoint.VolumeCreated)
+		v = engine(c.refs.byID[id])
+		c.volumes[id] = v
+	})
+	return v, err
+}
+
+// OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0", "fuse"), for
+// the lists. Close it when done.
+func (s *Store) OpenVolume(name, user string) (*Volume, error) {
+	v, err := s.catalog.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if v.damageError() != nil {
+		v.settleMu.Lock()
+		_, err = s.lookAgain(v)
+		v.settleMu.Unlock()
+	}
+	if err == nil {
+		err = s.catalog.enter(v, user)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// A full disk has no room for a journal, but what is in the volume can be read.
+	if err := v.activate(); err != nil && !errors.Is(err, ErrNoSpace) {
+		s.catalog.leave(v, user)
+		return nil, err
+	}
+	return &Volume{volume: v, user: user}, nil
+}
+
+// enter notes a user of a volume. It is refused while the volume is damaged, being deleted, or gone.
+func (c *catalog) enter(v *volume, user string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := v.damageError(); err != nil {
+		return err
+	}
+	if c.volumes[v.ref.id] != v {
+		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	}
+	if v.deleting {
+		return fmt.Errorf("volume %s: %w: it is being deleted", v.ref.name, ErrInUse)
+	}
+	v.users = append(v.users, user)
+	return nil
+}
+
+// leave takes back what enter has noted.
+func (c *catalog) leave(v *volume, user string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(v.users, user); i >= 0 {
+		v.users = slices.Delete(v.users, i, i+1)
+	}
+}
+
+// SetVerify decides whether settled chunks of the volume, and of its snapshots, are verified against their hashes as they
+// are read, by whatever way. It is a property of the volume rather than of a device: the device, the mount and the daemon
+// that takes over must not differ in what they return. It takes effect at once, and is durable when SetVerify returns.
+func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
+	var v *volume
+	err := s.catalog.update(func() (_ []refRecord, err error) {
+		if v, err = s.catalog.volume(name); err != nil || v.ref.verify == on {
+			return nil, err
+		}
+		return []refRecord{{Op: opVerify, ID: v.ref.id, Verify: on}}, nil
+	}, func() { v.verify.Store(on) })
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	return s.catalog.info(v), nil
+}
+
+// Volumes lists the volumes in order of name, without scratch volumes.
+func (s *Store) Volumes() []VolumeInfo { return s.catalog.infos(false) }
+
+// VolumeInfo describes one volume.
+func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
+	v, err := s.catalog.find(name)
+	if err != nil {
+		return VolumeInfo{}, err
+	}
+	return s.catalog.info(v), nil
+}
+
+// infos describes the scratch volumes, or all others, in order of name.
+func (c *catalog) infos(scratch bool) []VolumeInfo {
+	all := slices.DeleteFunc(c.sorted(), func(v *volume) bool { return v.ref.scratch() != scratch })
+	out := make([]VolumeInfo, len(all))
+	for i, v := range all {
+		out[i] = c.info(v)
+	}
+	return out
+}
+
+// info describes a volume.
+func (c *catalog) info(v *volume) VolumeInfo {
+	v.mu.Lock()
+	tail := v.tail
+	v.mu.Unlock()
+	damage := ""
+	if d := v.damage.Load(); d != nil {
+		damage = d.err.Error()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return VolumeInfo{
+		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
+		Root: c.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
+	}
+}
+
+// find returns the volume of a name.
+func (c *catalog) find(name string) (*volume, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.volume(name)
+}
+
+// volume returns the volume of a name.
+// REQUIRES: mu is held.
+func (c *catalog) volume(name string) (*volume, error) {
+	if ref := c.refs.volumes[name]; ref != nil {
+		return c.volumes[ref.id], nil
+	}
+	return nil, fmt.Errorf("volume %s: %w", name, ErrNotFound)
+}
+
+// all returns the volumes that there are now, scratch volumes too, for work that does not hold mu.
+func (c *catalog) all() []*volume {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.volumes))
+}
+
+// sorted is all in order of name.
+func (c *catalog) sorted() []*volume {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	refs := c.refs.sorted()
+	out := make([]*volume, len(refs))
+	for i, ref := range refs {
+		out[i] = c.volumes[ref.id]
+	}
+	return out
+}
+
+// gone reports whether a volume was deleted.
+func (c *catalog) gone(v *volume) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refs.byID[v.ref.id] == nil
+}
+
+// unused reports whether nobody has the volume open.
+func (c *catalog) unused(v *volume) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(v.users) == 0
+}
+
+// anyRefused reports whether a volume is refused for its damage.
+// REQUIRES: mu is held.
+func (c *catalog) anyRefused() bool {
+	for _, v := range c.volumes {
+		if v.damage.Load() != nil {
+			return true
+		}
+	}
+	return false
+}
