@@ -74,6 +74,9 @@ func (c *control) do(ctx context.Context, cmd command) error {
 // commandPoll is how often a waiting command looks whether it may still wait.
 const commandPoll = 100 * time.Millisecond
 
+// shortPause is for a kernel that is short of memory.
+const shortPause = time.Millisecond
+
 // run submits the command on a ring and a thread of its own: io_uring hands commands that sleep to kernel
 // workers of the thread that submitted them, so it has to stay until the answer is there. When ctx ends first,
 // closing the ring interrupts the command.

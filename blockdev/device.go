@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"varve/blockdev/devnode"
+	"varve/uring/queue"
 )
 
 // Device is a ublk device that this process serves.
@@ -29,23 +30,14 @@ type Device struct {
 	ctl    *control
 	char   *os.File       // /dev/ublkcN
 	charFD int            // of char, for the paths that can't afford to ask
-	zero   *os.File       // /dev/zero
 	made   []devnode.Node // that go with the device; while it starts
 
-	queues []*queue
-	work   chan job
-	waits  chan job           // of Await: for their own workers, whom the others do not wait for
-	cancel context.CancelFunc // ends the workers' context
-
-	panics   atomic.Uint64
-	serving  sync.WaitGroup // queues
-	workers  sync.WaitGroup
+	server   *queue.Server  // nil until the queues have fetched
 	scanners sync.WaitGroup // processes that read the partition table
-	failed   chan struct{}  // closed by the first queue that ends with an error
 	done     chan struct{}  // closed when nothing of the device runs any more
 
 	mu       sync.Mutex // guards what follows
-	err      error      // the first error of a queue
+	closeErr error      // of the character device
 	stopping bool       // Stop or Quiesce is at work
 }
 
@@ -65,26 +57,14 @@ func (d *Device) Queues() int { return d.nrQueues }
 func (d *Device) Depth() int { return d.depth }
 
 // Stats adds up the queues' counters.
-func (d *Device) Stats() Stats {
-	var sum Stats
-	var answers []<-chan Stats
-	for _, q := range d.queues {
-		answers = append(answers, q.back.ask(&q.wake))
-	}
-	for _, c := range answers {
-		s := <-c
-		sum.add(&s)
-	}
-	sum.Panics = d.panics.Load()
-	return sum
-}
+func (d *Device) Stats() queue.Stats { return d.server.Stats() }
 
 // Wait returns when the device is not served any more, with what went wrong: nil after Stop and Quiesce.
 func (d *Device) Wait() error {
 	<-d.done
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err
+	return errors.Join(d.server.Err(), d.closeErr)
 }
 
 // Done is closed when the device is not served any more.
@@ -107,109 +87,34 @@ func (d *Device) autoReg(tag uint16) uint64 {
 
 // serveQueues opens the character device and starts all queues. They have fetched when it returns.
 func (d *Device) serveQueues(ctx context.Context, workers int) error {
-	if err := d.openFiles(ctx); err != nil {
-		return err
-	}
-	nrQueues := d.nrQueues
-	queues := make([]*queue, nrQueues)
-	for i := range queues {
-		queues[i] = &queue{dev: d, id: uint16(i)}
-		if err := queues[i].wake.open(); err != nil {
-			for _, q := range queues[:i] {
-				err = errors.Join(err, q.wake.close())
-			}
-			return err
-		}
-	}
-	d.queues = queues
-	reserveProcs(nrQueues)
-	work, cancel := context.WithCancel(context.Background())
-	d.cancel = cancel
-	d.startWorkers(work, workers)
-	ready := make(chan error, nrQueues)
-	for _, q := range d.queues {
-		d.serving.Go(func() {
-			if err := q.run(ready); err != nil {
-				d.fail(err)
-			}
-		})
-	}
-	go d.reap()
-	var errs []error
-	for range nrQueues {
-		errs = append(errs, <-ready)
-	}
-	return errors.Join(errs...)
-}
-
-// startWorkers starts those for what blocks, and waiters for what may block for long.
-func (d *Device) startWorkers(ctx context.Context, workers int) {
-	d.work = make(chan job, d.nrQueues*d.depth)
-	d.waits = make(chan job, d.nrQueues*d.depth)
-	for range workers {
-		d.workers.Go(func() { d.worker(ctx, d.work) })
-	}
-	for range waiters {
-		d.workers.Go(func() { d.worker(ctx, d.waits) })
-	}
-}
-
-// reap waits for the queues and then for the workers, and gives back what they used.
-func (d *Device) reap() {
-	d.serving.Wait()
-	d.cancel()
-	close(d.work)
-	close(d.waits)
-	d.workers.Wait()
-	if err := d.closeFiles(); err != nil {
-		d.fail(err)
-	}
-	releaseProcs(d.nrQueues)
-	close(d.done)
-}
-
-// fail keeps the first error. A device one of whose queues is gone can't be served: the others end too, and the
-// driver keeps the requests for a successor.
-func (d *Device) fail(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.err != nil {
-		return
-	}
-	d.err = err
-	d.log.Error("device failed", slog.Int("id", d.id), slog.Any("err", err))
-	close(d.failed)
-	d.endQueues()
-}
-
-// endQueues makes the queues end without waiting for the driver, and the workers give up what waits.
-func (d *Device) endQueues() {
-	d.cancel()
-	for _, q := range d.queues {
-		q.back.stop(&q.wake)
-	}
-}
-
-func (d *Device) openFiles(ctx context.Context) error {
-	err := d.openChar(ctx)
-	if err != nil {
+	if err := d.openChar(ctx); err != nil {
 		return fmt.Errorf("open character device: %w", err)
 	}
 	d.charFD = int(d.char.Fd())
-	if d.zero, err = os.Open("/dev/zero"); err != nil {
-		return fmt.Errorf("open source of zeroes: %w", err)
+	o := queue.Options{
+		Queues: d.nrQueues, Depth: d.depth, MaxIO: d.maxIO, Workers: workers, File: d.charFD,
+		Driver: d.openQueue, NewHandler: d.target.NewHandler, Logger: d.log.With(slog.Int("id", d.id)),
 	}
+	if t, ok := d.target.(FileTarget); ok {
+		o.Files = t.Files()
+	}
+	server, err := queue.Start(o)
+	if err != nil {
+		return err
+	}
+	d.server = server
+	go d.reap()
 	return nil
 }
 
-func (d *Device) closeFiles() error {
-	var errs []error
-	for _, f := range []*os.File{d.zero, d.char} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
+// reap waits for the queues and closes what they used.
+func (d *Device) reap() {
+	<-d.server.Done()
+	err := d.char.Close()
+	d.mu.Lock()
+	d.closeErr = err
+	d.mu.Unlock()
+	close(d.done)
 }
 
 // retry calls f until it needs no other try, ctx ends or limit is over; then its last error counts.
@@ -226,16 +131,5 @@ func retry(ctx context.Context, limit time.Duration, f func() (again bool, err e
 			return fmt.Errorf("%w: %w", ErrTimeout, err)
 		case <-time.After(pause):
 		}
-	}
-}
-
-// logError tells of a failed request, at most once a second for each queue.
-func (d *Device) logError(q *queue, s *slot, err error) {
-	q.muted++
-	if now := time.Now(); now.Sub(q.logged) >= time.Second {
-		d.log.Warn("request failed", slog.Int("id", d.id), slog.String("op", s.req.Op.String()),
-			slog.Int64("offset", s.req.Off), slog.Int("length", s.req.Len), slog.Any("err", err),
-			slog.Uint64("failed_since_last_message", q.muted))
-		q.logged, q.muted = now, 0
 	}
 }

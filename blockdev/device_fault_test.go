@@ -15,48 +15,49 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore"
+	"varve/uring/queue"
 )
 
 // faulty is a null disk whose requests do what fault says.
 type faulty struct {
 	Null
-	fault func(r *Request, at string) error
+	fault func(r *queue.Request, at string) error
 	calls atomic.Int64
 	drops atomic.Int64
 }
 
-func (f *faulty) NewHandler() Handler { return faultyHandler{f} }
+func (f *faulty) NewHandler() queue.Handler { return faultyHandler{f} }
 
 type faultyHandler struct{ *faulty }
 
-func (h faultyHandler) Start(r *Request) (Action, error) {
+func (h faultyHandler) Start(r *queue.Request) (queue.Action, error) {
 	h.calls.Add(1)
-	return Handoff, h.fault(r, "start")
+	return queue.Handoff, h.fault(r, "start")
 }
 
-func (h faultyHandler) Work(_ context.Context, r *Request) (Action, error) {
+func (h faultyHandler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
 	if err := h.fault(r, "work"); err != nil {
-		return Answer, err
+		return queue.Answer, err
 	}
-	if r.hasData() {
-		if r.Op == OpRead {
+	if r.HasData() {
+		if r.Op == queue.OpRead {
 			r.Zeroes(0, r.Len)
-			return Submit, nil
+			return queue.Submit, nil
 		}
 	}
-	return Answer, nil
+	return queue.Answer, nil
 }
 
-func (h faultyHandler) Finish(r *Request, err error) (Action, error) {
-	return Answer, errors.Join(err, h.fault(r, "finish"))
+func (h faultyHandler) Finish(r *queue.Request, err error) (queue.Action, error) {
+	return queue.Answer, errors.Join(err, h.fault(r, "finish"))
 }
 
-func (h faultyHandler) Drop(*Request) { h.drops.Add(1) }
+func (h faultyHandler) Drop(*queue.Request) { h.drops.Add(1) }
 
 func TestDevicePanic(t *testing.T) {
 	requireUblk(t, 0)
 	target := &faulty{Null: *NewNull(1<<20, 512)}
-	target.fault = func(r *Request, at string) error {
+	target.fault = func(r *queue.Request, at string) error {
 		for i, where := range []string{"start", "work", "finish"} {
 			if where == at && r.Off == int64(i+1)<<16 {
 				panic("on purpose in " + at)
@@ -91,7 +92,7 @@ func TestDeviceErrors(t *testing.T) {
 	requireUblk(t, 0)
 	var fail atomic.Value
 	target := &faulty{Null: *NewNull(1<<20, 512)}
-	target.fault = func(r *Request, at string) error {
+	target.fault = func(r *queue.Request, at string) error {
 		if err, ok := fail.Load().(error); ok && at == "work" && r.Off == 4096 {
 			return err
 		}

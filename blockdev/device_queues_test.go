@@ -172,13 +172,13 @@ func TestDeviceQueues(t *testing.T) {
 }
 
 func testQueues(t *testing.T, d *Device, cpus [2]int, content func([]byte) error) {
-	if d.Queues() != 2 || len(d.queues) != 2 {
+	if d.Queues() != 2 {
 		t.Fatalf("asked for 2 queues, got %d", d.Queues())
 	}
 	if info, err := Info(t.Context(), d.ID()); err != nil || info.Queues != 2 {
 		t.Errorf("info %+v, %v: want 2 queues", info, err)
 	}
-	before := queueStats(d)
+	before := d.server.QueueStats()
 	f := openDisk(t, d.Path(), os.O_RDWR)
 	ws := pinnedWorkers(t, f, d.size.Load(), cpus, content != nil)
 	var wg sync.WaitGroup
@@ -191,7 +191,7 @@ func testQueues(t *testing.T, d *Device, cpus [2]int, content func([]byte) error
 	}
 	wg.Wait()
 	f.Close()
-	after := queueStats(d)
+	after := d.server.QueueStats()
 	var read, written [2]uint64
 	for _, w := range ws {
 		q := queueOf(t, d, w.cpu)
@@ -221,15 +221,6 @@ func testQueues(t *testing.T, d *Device, cpus [2]int, content func([]byte) error
 			t.Errorf("processor %d: the target differs from what was written at %d", w.cpu, w.base)
 		}
 	}
-}
-
-// queueStats are the counters of each queue by itself.
-func queueStats(d *Device) []Stats {
-	var s []Stats
-	for _, q := range d.queues {
-		s = append(s, <-q.back.ask(&q.wake))
-	}
-	return s
 }
 
 // The server of two queues is killed again and again while two processors write; its successor, at last this
@@ -272,7 +263,7 @@ func TestDeviceQueuesKill(t *testing.T) {
 			if d.Queues() != 2 {
 				t.Errorf("recovered with %d queues", d.Queues())
 			}
-			for i, s := range queueStats(d) {
+			for i, s := range d.server.QueueStats() {
 				if s.Writes == 0 || s.Errors != 0 {
 					t.Errorf("queue %d after the recovery: %+v", i, s)
 				}

@@ -29,8 +29,6 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrMismatch: the device that should be recovered is not of the target's size or block size.
 	ErrMismatch = errors.New("device does not match its target")
-	// ErrPanic: serving a request panicked; the request was failed.
-	ErrPanic = errors.New("panic while serving a request")
 )
 
 // UnsupportedError names the feature that the kernel lacks.

@@ -2,7 +2,8 @@ package blockdev
 
 import (
 	"testing"
-	"unsafe"
+
+	"varve/uring/queue"
 )
 
 // An io descriptor of any bytes becomes a request within the device, or an error.
@@ -15,22 +16,19 @@ func FuzzDescriptor(f *testing.F) {
 	f.Add(uint32(77), uint64(0), uint32(0))
 	const size = 64 << 20
 	f.Fuzz(func(t *testing.T, flags uint32, sector uint64, sectors uint32) {
-		d := &Device{maxIO: 1 << 20}
-		d.size.Store(size)
-		q := &queue{dev: d, desc: make([]byte, sizeofIODesc), slots: make([]slot, 1)}
-		*(*ublksrv_io_desc)(unsafe.Pointer(&q.desc[0])) = ublksrv_io_desc{op_flags: flags, start_sector: sector, nr_sectors: sectors}
-		s := &q.slots[0]
-		if q.describe(s) != nil {
+		q := unitQueue(size, zeroCopy)
+		*q.descriptor() = ublksrv_io_desc{op_flags: flags, start_sector: sector, nr_sectors: sectors}
+		r := new(queue.Request)
+		if q.Describe(0, 0, r) != nil {
 			return
 		}
-		r := &s.req
-		if r.Op == OpFlush {
+		if r.Op == queue.OpFlush {
 			if r.Len != 0 {
 				t.Errorf("a flush of %d bytes", r.Len)
 			}
 			return
 		}
-		if r.Off < 0 || r.Len <= 0 || r.Off > size-int64(r.Len) || r.Off%512 != 0 || r.Len%512 != 0 || r.hasData() && r.Len > d.maxIO {
+		if r.Off < 0 || r.Len <= 0 || r.Off > size-int64(r.Len) || r.Off%512 != 0 || r.Len%512 != 0 || r.HasData() && r.Len > q.dev.maxIO {
 			t.Errorf("flags %#x, %d sectors at %d: %v of %d bytes at %d", flags, sectors, sector, r.Op, r.Len, r.Off)
 		}
 	})

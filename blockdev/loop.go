@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/uring/queue"
 )
 
 // Loop is a file as a disk, byte for byte, as the kernel's loop driver does it.
@@ -66,27 +68,27 @@ func (l *Loop) Limits() Limits { return l.lim }
 func (l *Loop) Files() []int { return []int{l.fd} }
 
 // NewHandler implements Target.
-func (l *Loop) NewHandler() Handler { return loopHandler{l} }
+func (l *Loop) NewHandler() queue.Handler { return loopHandler{l} }
 
 type loopHandler struct{ *Loop }
 
-func (h loopHandler) Start(r *Request) (Action, error) {
+func (h loopHandler) Start(r *queue.Request) (queue.Action, error) {
 	switch r.Op {
-	case OpRead, OpWrite:
+	case queue.OpRead, queue.OpWrite:
 		r.Secondary(h.fd, r.Off, 0, r.Len)
 		if r.FUA {
-			r.durable(unix.RWF_DSYNC)
+			r.SetFlags(unix.RWF_DSYNC)
 		}
-		return Submit, nil
-	case OpFlush:
+		return queue.Submit, nil
+	case queue.OpFlush:
 		if h.cost.quick() {
-			return Answer, h.flush()
+			return queue.Answer, h.flush()
 		}
-		return Handoff, nil
-	case OpDiscard, OpWriteZeroes:
-		return Handoff, nil
+		return queue.Handoff, nil
+	case queue.OpDiscard, queue.OpWriteZeroes:
+		return queue.Handoff, nil
 	}
-	return Answer, unix.EOPNOTSUPP
+	return queue.Answer, unix.EOPNOTSUPP
 }
 
 // flush is timed: see flushCost.
@@ -97,25 +99,27 @@ func (h loopHandler) flush() error {
 	return err
 }
 
-func (h loopHandler) Finish(_ *Request, err error) (Action, error) { return Answer, err }
+func (h loopHandler) Finish(_ *queue.Request, err error) (queue.Action, error) {
+	return queue.Answer, err
+}
 
-func (h loopHandler) Work(_ context.Context, r *Request) (Action, error) {
+func (h loopHandler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
 	switch r.Op {
-	case OpFlush:
-		return Answer, h.flush()
-	case OpDiscard:
+	case queue.OpFlush:
+		return queue.Answer, h.flush()
+	case queue.OpDiscard:
 		err := unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Off, int64(r.Len))
-		return Answer, err
-	case OpWriteZeroes:
-		return Answer, h.zero(r)
-	case OpRead, OpWrite:
+		return queue.Answer, err
+	case queue.OpWriteZeroes:
+		return queue.Answer, h.zero(r)
+	case queue.OpRead, queue.OpWrite:
 	}
-	return Answer, unix.EOPNOTSUPP
+	return queue.Answer, unix.EOPNOTSUPP
 }
 
 // zero makes a range read as zeroes. A file system that can't zero a range in place gets a hole, and then its
 // space back where the request wants it kept.
-func (h loopHandler) zero(r *Request) error {
+func (h loopHandler) zero(r *queue.Request) error {
 	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	mode := uint32(punch)
 	if r.NoUnmap {
@@ -133,4 +137,4 @@ func (h loopHandler) zero(r *Request) error {
 	return err
 }
 
-func (h loopHandler) Drop(*Request) {}
+func (h loopHandler) Drop(*queue.Request) {}

@@ -1,6 +1,10 @@
 package blockdev
 
-import "context"
+import (
+	"context"
+
+	"varve/uring/queue"
+)
 
 // Null is a disk that answers at once and moves nothing: the yardstick for what a device costs by itself. Reads
 // leave the reader's memory as it was.
@@ -18,11 +22,16 @@ func (n *Null) Limits() Limits {
 }
 
 // NewHandler implements Target.
-func (n *Null) NewHandler() Handler { return nullHandler{} }
+func (n *Null) NewHandler() queue.Handler { return nullHandler{} }
 
 type nullHandler struct{}
 
-func (nullHandler) Start(*Request) (Action, error)                 { return Answer, nil }
-func (nullHandler) Finish(_ *Request, err error) (Action, error)   { return Answer, err }
-func (nullHandler) Work(context.Context, *Request) (Action, error) { return Answer, nil }
-func (nullHandler) Drop(*Request)                                  {}
+func (nullHandler) Start(*queue.Request) (queue.Action, error) { return queue.Answer, nil }
+func (nullHandler) Finish(_ *queue.Request, err error) (queue.Action, error) {
+	return queue.Answer, err
+}
+
+func (nullHandler) Work(context.Context, *queue.Request) (queue.Action, error) {
+	return queue.Answer, nil
+}
+func (nullHandler) Drop(*queue.Request) {}

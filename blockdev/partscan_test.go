@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/uring/queue"
 )
 
 // gatedLoop is a loop target whose reads pass a gate first.
@@ -19,22 +21,22 @@ type gatedLoop struct {
 	gate func(context.Context)
 }
 
-func (g gatedLoop) NewHandler() Handler { return gatedHandler{loopHandler{g.Loop}, g.gate} }
+func (g gatedLoop) NewHandler() queue.Handler { return gatedHandler{loopHandler{g.Loop}, g.gate} }
 
 type gatedHandler struct {
 	loopHandler
 	gate func(context.Context)
 }
 
-func (h gatedHandler) Start(r *Request) (Action, error) {
-	if r.Op == OpRead {
-		return Handoff, nil
+func (h gatedHandler) Start(r *queue.Request) (queue.Action, error) {
+	if r.Op == queue.OpRead {
+		return queue.Handoff, nil
 	}
 	return h.loopHandler.Start(r)
 }
 
-func (h gatedHandler) Work(ctx context.Context, r *Request) (Action, error) {
-	if r.Op != OpRead {
+func (h gatedHandler) Work(ctx context.Context, r *queue.Request) (queue.Action, error) {
+	if r.Op != queue.OpRead {
 		return h.loopHandler.Work(ctx, r)
 	}
 	h.gate(ctx)

@@ -3,287 +3,173 @@ package blockdev
 import (
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
-	"time"
+	"io"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/failpoint"
 	"varve/uring"
+	"varve/uring/queue"
 )
 
-// The slots of the ring's table of files; those of a FileTarget follow.
-const (
-	charFile   = 0 // /dev/ublkcN
-	zeroFile   = 1 // /dev/zero
-	targetFile = 2
+// ublkQueue is the driver's end of one hardware queue: the io descriptors that it writes, and the fetches and commits
+// that it takes.
+type ublkQueue struct {
+	dev  *Device
+	id   uint16
+	desc []byte // the io descriptors, mapped; the driver writes them
+	mem  []byte // plain copy: a buffer of maxIO bytes for each tag, which the driver copies from and to
+}
+
+var (
+	_ queue.Driver = (*ublkQueue)(nil)
+	_ queue.Copier = (*ublkQueue)(nil)
 )
 
-// maxSecondaries of one request are in flight together; a plan with more goes in turns.
-const maxSecondaries = 64
-
-// drainPoll is how long a queue that has lost a fetch waits for the others before it ends.
-const drainPoll = 50 * time.Millisecond
-
-// shortPause is for a kernel that is short of memory.
-const shortPause = time.Millisecond
-
-// queue serves one hardware queue of a device. All fields belong to the thread of run, but for back and quit.
-type queue struct {
-	dev     *Device
-	id      uint16
-	ring    uring.Ring
-	desc    []byte // the io descriptors, mapped; the driver writes them
-	slots   []slot
-	cqes    []uring.CQE
-	wake    wakeup
-	fixed   []int32  // the target's files that are in the ring's table
-	mapped  [][]byte // memory for copies: all that there is
-	buffers [][]byte // of it, the buffers that no slot has
-
-	inIO     int // slots in slotIO
-	inWork   int // slots in slotWorker
-	dead     int // slots in slotDead
-	owned    int // slots that are neither the driver's nor dead
-	draining bool
-	count    Stats
-	logged   time.Time // when a failed request was last logged
-	muted    uint64    // failed requests since
-
-	back mailbox
-}
-
-// mailbox is how other goroutines reach a queue; wakeup makes the queue look into it.
-type mailbox struct {
-	sync.Mutex
-	done  []uint16       // tags whose Work has returned
-	asks  []chan<- Stats // who wants to know the counters
-	quit  bool           // end without waiting for the driver
-	ended bool           // the queue is gone
-	final Stats          // its last counters
-	spare []uint16       // the other half of done
-}
-
-// run serves until the driver has taken the fetches back, or the ring fails. ready is told once how the set-up
-// went. The goroutine keeps its thread to the end: the driver lets only the task that fetched a tag commit it.
-func (q *queue) run(ready chan<- error) error {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	err := q.setUp()
-	if err == nil {
-		err = q.fetchAll()
+// openQueue makes the driver's end of a queue on the queue's ring.
+func (d *Device) openQueue(id int, ring uring.Ring) (queue.Driver, error) {
+	q := &ublkQueue{dev: d, id: uint16(id)}
+	if d.has(_UBLK_F_AUTO_BUF_REG) {
+		if err := ring.RegisterBuffersSparse(uint32(d.depth)); err != nil {
+			return nil, err
+		}
 	}
-	ready <- err
-	if err == nil {
-		err = q.serve()
-	}
-	return errors.Join(err, q.tearDown())
-}
-
-// command queues a fetch or commit of the slot's tag.
-func (q *queue) command(s *slot, op uint32, result int32) error {
-	sqe, err := uring.NextSQE(q.ring)
+	page := os.Getpagesize()
+	stride := roundUp(_UBLK_MAX_QUEUE_DEPTH*sizeofIODesc, page)
+	var err error
+	q.desc, err = unix.Mmap(int(d.char.Fd()), int64(id*stride), roundUp(d.depth*sizeofIODesc, page),
+		unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("map io descriptors of queue %d: %w", id, err)
 	}
-	sqe.UringCmd(charFile, op)
-	sqe.Flags = uring.IOSQE_FIXED_FILE
-	sqe.UserData = uint64(uring.Pack(uring.KindFetch, 0, 0, s.tag))
-	c := (*ublksrv_io_cmd)(unsafe.Pointer(&sqe.Cmd()[0]))
-	c.q_id, c.tag, c.result = q.id, s.tag, result
-	if q.dev.transfer == plainCopy {
-		c.addr = uring.Address(s.bounce)
+	if d.transfer == plainCopy {
+		n := d.depth * d.maxIO // only what is touched takes memory
+		q.mem, err = unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("map %d bytes for copies: %w", n, err), unix.Munmap(q.desc))
+		}
 	}
-	sqe.Addr = q.dev.autoReg(s.tag)
-	return nil
+	return q, nil
 }
 
-// serve is the loop: one enter submits what the last round queued and waits for the next.
-func (q *queue) serve() error {
-	for !q.quits() {
-		if err := q.wait(); err != nil {
-			if errors.Is(err, uring.ErrTimeout) {
-				return nil
-			}
-			if !uring.Transient(err) {
-				return fmt.Errorf("queue %d: %w", q.id, err)
-			}
-			// What the kernel did not take is still queued. A device must not fail for want of memory: others may need it to
-			// get some.
-			time.Sleep(shortPause)
-		}
-		for n := len(q.cqes); n == len(q.cqes); {
-			n = q.ring.Reap(q.cqes)
-			for i := range q.cqes[:n] {
-				if err := q.take(&q.cqes[i]); err != nil {
-					return fmt.Errorf("queue %d: %w", q.id, err)
-				}
-			}
-		}
+// Close implements queue.Driver. The mapping of the descriptors keeps the character device open, so that it goes in
+// any case.
+func (q *ublkQueue) Close(idle bool) error {
+	err := unix.Munmap(q.desc)
+	if q.mem != nil && idle {
+		err = errors.Join(err, unix.Munmap(q.mem))
 	}
-	_, err := q.ring.Submit()
 	return err
 }
 
-// wait submits and waits for one completion. How, is what UBLK.md measured: a thread whose own I/O is under way
-// keeps its place with Go's scheduler; one that waits for a worker must not, or the worker waits for it.
-func (q *queue) wait() error {
-	switch {
-	case q.draining && q.owned == 0:
-		return q.ring.SubmitAndWaitTimeout(1, drainPoll)
-	case q.inWork > 0:
-		return q.ring.SubmitAndWait(1, uring.WaitHandoff)
-	case q.inIO > 0:
-		return q.ring.SubmitAndWait(1, uring.WaitBusy)
+// Fetch implements queue.Driver: UBLK_U_IO_FETCH_REQ.
+func (q *ublkQueue) Fetch(sqe *uring.SQE, tag uint16) {
+	q.command(sqe, tag, _UBLK_U_IO_FETCH_REQ, -1)
+}
+
+// Commit implements queue.Driver: UBLK_U_IO_COMMIT_AND_FETCH_REQ with the full length or an errno, never a short count,
+// which the driver would take as complete success (__ublk_complete_rq in drivers/block/ublk_drv.c, Linux 7.3).
+func (q *ublkQueue) Commit(sqe *uring.SQE, tag uint16, r *queue.Request, err error) {
+	result := int32(min(r.Len, 1<<30))
+	if err != nil {
+		result = errnoOf(err)
 	}
-	return q.ring.SubmitAndWait(1, uring.WaitIdle)
+	q.command(sqe, tag, _UBLK_U_IO_COMMIT_AND_FETCH_REQ, result)
 }
 
-// quits says whether nothing is left to serve.
-func (q *queue) quits() bool {
-	return q.dead == len(q.slots) || q.draining && q.owned == 0 && q.back.isQuit()
-}
-
-// take looks at one completion. An error ends the queue.
-func (q *queue) take(c *uring.CQE) error {
-	u := uring.UserData(c.UserData)
-	switch u.Kind() {
-	case uring.KindFetch:
-		return q.fetched(&q.slots[u.Tag()], c.Res)
-	case uring.KindSecondary:
-		s := &q.slots[u.Tag()]
-		if !s.fused.Complete(q.ring, u, c.Res) {
-			return nil
-		}
-		return q.transferred(s, s.fused.Err())
-	case uring.KindPoll:
-		return q.woken(c.Res)
-	default: // a zeroed entry, which is a no-op
-		return nil
+func (q *ublkQueue) command(sqe *uring.SQE, tag uint16, op uint32, result int32) {
+	sqe.UringCmd(queue.DriverFile, op)
+	sqe.Flags = uring.IOSQE_FIXED_FILE
+	c := (*ublksrv_io_cmd)(unsafe.Pointer(&sqe.Cmd()[0]))
+	c.q_id, c.tag, c.result = q.id, tag, result
+	if q.mem != nil {
+		c.addr = uring.Address(q.buffer(tag))
 	}
+	sqe.Addr = q.dev.autoReg(tag)
 }
 
-// fetched: a request has come for the slot, or the driver has taken the fetch back.
-func (q *queue) fetched(s *slot, res int32) error {
+// buffer is the memory of a tag in plain copy.
+func (q *ublkQueue) buffer(tag uint16) []byte {
+	n := q.dev.maxIO
+	return q.mem[int(tag)*n : (int(tag)+1)*n]
+}
+
+// Describe implements queue.Driver: it reads the io descriptor. A fetch that ends with ENODEV was taken back by
+// STOP_DEV.
+func (q *ublkQueue) Describe(tag uint16, res int32, r *queue.Request) error {
 	if res != 0 {
-		s.move(slotDead)
-		q.dead++
-		q.draining = true
 		if errno := unix.Errno(-res); errno != unix.ENODEV {
-			return fmt.Errorf("fetch of tag %d: %w", s.tag, errno)
+			return fmt.Errorf("%w: %w", queue.ErrBroken, errno)
 		}
-		return nil
+		return queue.ErrGone
 	}
-	s.move(slotOurs)
-	q.owned++
-	if err := q.describe(s); err != nil {
-		return q.answer(s, err)
-	}
-	if s.req.Op == OpFlush {
-		if err := failpoint.Err(failpoint.QueueFails); err != nil {
-			return err
-		}
-	}
-	a, err := q.start(s)
-	return q.act(s, a, err)
-}
-
-// describe reads the io descriptor.
-func (q *queue) describe(s *slot) error {
-	d := (*ublksrv_io_desc)(unsafe.Pointer(&q.desc[int(s.tag)*sizeofIODesc]))
+	d := (*ublksrv_io_desc)(unsafe.Pointer(&q.desc[int(tag)*sizeofIODesc]))
 	flags := d.op_flags
-	r := &s.req
-	r.reset()
 	r.Off, r.Len = int64(d.start_sector)<<sectorShift, int(d.nr_sectors)<<sectorShift
 	r.FUA, r.NoUnmap = flags&_UBLK_IO_F_FUA != 0, flags&_UBLK_IO_F_NOUNMAP != 0
-	s.copies = q.dev.transfer != zeroCopy || flags&_UBLK_IO_F_NEED_REG_BUF != 0
+	switch {
+	case q.mem != nil:
+		r.Mapped(q.buffer(tag))
+	case q.dev.transfer == userCopy || flags&_UBLK_IO_F_NEED_REG_BUF != 0:
+		r.Copied()
+	default:
+		r.Registered(0)
+	}
 	switch flags & 0xff {
 	case _UBLK_IO_OP_READ:
-		r.Op = OpRead
-		q.count.Reads++
-		q.count.ReadBytes += uint64(r.Len)
+		r.Op = queue.OpRead
 	case _UBLK_IO_OP_WRITE:
-		r.Op = OpWrite
-		q.count.Writes++
-		q.count.WriteBytes += uint64(r.Len)
+		r.Op = queue.OpWrite
 	case _UBLK_IO_OP_FLUSH:
-		r.Op, r.Len = OpFlush, 0
-		q.count.Flushes++
+		r.Op, r.Len = queue.OpFlush, 0
+		if err := failpoint.Err(failpoint.QueueFails); err != nil {
+			return fmt.Errorf("%w: %w", queue.ErrBroken, err)
+		}
 		return nil
 	case _UBLK_IO_OP_DISCARD:
-		r.Op = OpDiscard
-		q.count.Discards++
+		r.Op = queue.OpDiscard
 	case _UBLK_IO_OP_WRITE_ZEROES:
-		r.Op = OpWriteZeroes
-		q.count.WriteZeroes++
+		r.Op = queue.OpWriteZeroes
 	default:
 		return unix.EOPNOTSUPP
 	}
 	end := uint64(q.dev.size.Load()) >> sectorShift
-	if n := uint64(d.nr_sectors); n == 0 || n > end || d.start_sector > end-n || r.hasData() && r.Len > q.dev.maxIO {
+	if n := uint64(d.nr_sectors); n == 0 || n > end || d.start_sector > end-n || r.HasData() && r.Len > q.dev.maxIO {
 		return fmt.Errorf("%w: %v of %d sectors at %d of %d", ErrInvalid, r.Op, n, d.start_sector, end)
 	}
 	return nil
 }
 
-// act does what a handler wants, until the slot has left our hands.
-func (q *queue) act(s *slot, a Action, err error) error {
-	for {
-		switch {
-		case err != nil || a == Answer:
-			return q.answer(s, err)
-		case a == Again:
-			s.req.reset()
-			a, err = q.start(s)
-		case a == Handoff || a == Await:
-			s.move(slotWorker)
-			q.inWork++
-			q.count.Handoffs++
-			if a == Await {
-				q.dev.waits <- job{q, s}
-			} else {
-				q.dev.work <- job{q, s}
-			}
-			return nil
-		default:
-			pending, terr := q.transfer(s)
-			if pending {
-				return nil
-			}
-			a, err = q.finish(s, terr)
+// CopyIn implements queue.Copier by user copy.
+func (q *ublkQueue) CopyIn(tag uint16, p []byte, off int) error {
+	for len(p) > 0 {
+		n, err := unix.Pread(q.dev.charFD, p, userCopyPos(q.id, tag, off))
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
 		}
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("copy from request: %w", err)
+		}
+		n = max(n, 0)
+		p, off = p[n:], off+n
 	}
+	return nil
 }
 
-// transferred: the secondaries that were in flight are in.
-func (q *queue) transferred(s *slot, err error) error {
-	s.move(slotOurs)
-	q.inIO--
-	if err == nil {
-		var pending bool
-		if pending, err = q.startSecondaries(s); pending {
-			return nil
+// CopyOut implements queue.Copier by user copy.
+func (q *ublkQueue) CopyOut(tag uint16, p []byte, off int) error {
+	for len(p) > 0 {
+		n, err := unix.Pwrite(q.dev.charFD, p, userCopyPos(q.id, tag, off))
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
 		}
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("copy to request: %w", err)
+		}
+		n = max(n, 0)
+		p, off = p[n:], off+n
 	}
-	if err == nil {
-		err = q.copyOut(s)
-	}
-	a, err := q.finish(s, err)
-	return q.act(s, a, err)
-}
-
-// answer commits the slot: the full length or an errno, never a short count, which the driver would take as
-// complete success (trap 1: __ublk_complete_rq, 7.3).
-func (q *queue) answer(s *slot, err error) error {
-	result := int32(min(s.req.Len, 1<<30))
-	if err != nil {
-		result = errnoOf(err)
-		q.count.Errors++
-		q.dev.logError(q, s, err)
-	}
-	q.giveBuffer(s)
-	s.move(slotKernel)
-	q.owned--
-	return q.command(s, _UBLK_U_IO_COMMIT_AND_FETCH_REQ, result)
+	return nil
 }

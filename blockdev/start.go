@@ -125,7 +125,7 @@ func newDevice(c *control, t Target, lim *Limits, info *ublksrv_ctrl_dev_info, o
 		id: int(info.dev_id), target: t, flags: info.flags, transfer: mode,
 		maxIO: int(info.max_io_buf_bytes), depth: int(info.queue_depth), nrQueues: int(info.nr_hw_queues),
 		owner: info.ublksrv_flags, log: o.Logger, ctl: c,
-		failed: make(chan struct{}), done: make(chan struct{}),
+		done: make(chan struct{}),
 	}
 	d.size.Store(lim.Size)
 	return d, nil
@@ -139,17 +139,15 @@ func (d *Device) untilFailure(ctx context.Context, f func(context.Context) error
 	defer close(stop)
 	go func() {
 		select {
-		case <-d.failed:
+		case <-d.server.Failed():
 			cancel()
 		case <-stop:
 		}
 	}()
 	err := f(ctx)
 	select {
-	case <-d.failed:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return errors.Join(d.err, err)
+	case <-d.server.Failed():
+		return errors.Join(d.server.Err(), err)
 	default:
 		return err
 	}
@@ -168,12 +166,15 @@ func (d *Device) undo() error {
 
 // end makes the queues end without the driver and waits for them.
 func (d *Device) end() {
-	if d.queues == nil {
-		if err := d.closeFiles(); err != nil {
+	if d.server == nil {
+		if d.char == nil {
+			return
+		}
+		if err := d.char.Close(); err != nil {
 			d.log.Error("close device", "id", d.id, "err", err)
 		}
 		return
 	}
-	d.endQueues()
+	d.server.Stop()
 	<-d.done
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore"
+	"varve/uring/queue"
 )
 
 // The numbers are what a C compiler makes of include/uapi/linux/ublk_cmd.h of Linux 7.3.
@@ -184,27 +185,10 @@ func TestErrno(t *testing.T) {
 		{unix.EAGAIN, unix.EIO},
 		{unix.EINVAL, unix.EIO},
 		{io.ErrUnexpectedEOF, unix.EIO},
-		{ErrPanic, unix.EIO},
+		{queue.ErrPanic, unix.EIO},
 	} {
 		if got := errnoOf(c.err); got != -int32(c.want) {
 			t.Errorf("%v: %d, want %d", c.err, got, -int32(c.want))
-		}
-	}
-}
-
-// Every move that is not in the drawing of slotState panics.
-func TestSlotMoves(t *testing.T) {
-	for from := range slotStates {
-		for to := range slotStates {
-			func() {
-				defer func() {
-					if p := recover(); (p == nil) != slotMoves[from][to] {
-						t.Errorf("%s -> %s: panic %v", slotNames[from], slotNames[to], p)
-					}
-				}()
-				s := slot{state: from}
-				s.move(to)
-			}()
 		}
 	}
 }

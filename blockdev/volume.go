@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore"
+	"varve/uring/queue"
 )
 
 // Image is a disk to read, as *objstore.View is one.
@@ -81,7 +82,7 @@ func (c *flushCost) took(d time.Duration) {
 
 func (t *volumeTarget) Limits() Limits { return t.lim }
 
-func (t *volumeTarget) NewHandler() Handler {
+func (t *volumeTarget) NewHandler() queue.Handler {
 	return &volumeHandler{image: t.image, volume: t.volume, cost: &t.flush}
 }
 
@@ -109,43 +110,43 @@ const (
 	needCheck        // what is read has to be hashed: the plan is ready
 )
 
-func (h *volumeHandler) Start(r *Request) (Action, error) {
+func (h *volumeHandler) Start(r *queue.Request) (queue.Action, error) {
 	h.need = needNothing
-	if r.Op == OpRead {
+	if r.Op == queue.OpRead {
 		return h.startRead(r)
 	}
 	if h.volume == nil {
-		return Answer, objstore.ErrReadOnly
+		return queue.Answer, objstore.ErrReadOnly
 	}
 	switch r.Op {
-	case OpWrite:
+	case queue.OpWrite:
 		err := h.volume.Reserve(r.Off, r.Len, &h.write)
 		if err != nil {
 			return h.waitFor(needRoom, err)
 		}
 		h.reserved = true
 		r.Secondary(h.write.FD, h.write.FileOff, 0, r.Len)
-		return Submit, nil
-	case OpFlush:
+		return queue.Submit, nil
+	case queue.OpFlush:
 		return h.flush()
-	case OpDiscard, OpWriteZeroes:
+	case queue.OpDiscard, queue.OpWriteZeroes:
 		if err := h.volume.TryZero(r.Off, int64(r.Len)); err != nil {
 			return h.waitFor(needRoom, err)
 		}
 		return h.durable(r)
-	case OpRead:
+	case queue.OpRead:
 	}
-	return Answer, unix.EOPNOTSUPP
+	return queue.Answer, unix.EOPNOTSUPP
 }
 
-func (h *volumeHandler) startRead(r *Request) (Action, error) {
+func (h *volumeHandler) startRead(r *queue.Request) (queue.Action, error) {
 	if err := h.image.Plan(r.Off, r.Len, &h.plan); err != nil {
 		return h.waitFor(needNodes, err)
 	}
 	h.planned = true
 	if h.plan.Checked() {
 		h.need = needCheck
-		return Handoff, nil
+		return queue.Handoff, nil
 	}
 	for i := range h.plan.Pieces {
 		if p := &h.plan.Pieces[i]; p.Hole {
@@ -154,35 +155,35 @@ func (h *volumeHandler) startRead(r *Request) (Action, error) {
 			r.Secondary(p.FD, p.FileOff, p.BufOff, p.Len)
 		}
 	}
-	return Submit, nil
+	return queue.Submit, nil
 }
 
 // waitFor hands the request off when err says no more than that waiting will help.
-func (h *volumeHandler) waitFor(n need, err error) (Action, error) {
+func (h *volumeHandler) waitFor(n need, err error) (queue.Action, error) {
 	if err != nil && !errors.Is(err, objstore.ErrNotLoaded) && !errors.Is(err, objstore.ErrBusy) {
-		return Answer, err
+		return queue.Answer, err
 	}
 	h.need = n
 	if n == needRoom {
-		return Await, nil // a tail that is full settles for many seconds; reads and flushes do not wait for that
+		return queue.Await, nil // a tail that is full settles for many seconds; reads and flushes do not wait for that
 	}
-	return Handoff, nil
+	return queue.Handoff, nil
 }
 
 // durable answers a request whose effect is committed.
-func (h *volumeHandler) durable(r *Request) (Action, error) {
+func (h *volumeHandler) durable(r *queue.Request) (queue.Action, error) {
 	if !r.FUA {
-		return Answer, nil
+		return queue.Answer, nil
 	}
 	return h.flush()
 }
 
 // flush makes durable what is committed: at once where that is quick, else on a worker.
-func (h *volumeHandler) flush() (Action, error) {
+func (h *volumeHandler) flush() (queue.Action, error) {
 	if !h.cost.quick() {
 		return h.waitFor(needFlush, nil)
 	}
-	return Answer, h.timedFlush()
+	return queue.Answer, h.timedFlush()
 }
 
 func (h *volumeHandler) timedFlush() error {
@@ -192,36 +193,36 @@ func (h *volumeHandler) timedFlush() error {
 	return err
 }
 
-func (h *volumeHandler) Finish(r *Request, err error) (Action, error) {
+func (h *volumeHandler) Finish(r *queue.Request, err error) (queue.Action, error) {
 	if h.planned {
 		h.planned = false
 		h.image.Release(&h.plan)
-		return Answer, err
+		return queue.Answer, err
 	}
 	h.reserved = false
 	if err != nil {
 		h.volume.Abort(&h.write)
-		return Answer, err
+		return queue.Answer, err
 	}
 	if err := h.volume.Commit(&h.write); err != nil {
-		return Answer, fmt.Errorf("commit write: %w", err)
+		return queue.Answer, fmt.Errorf("commit write: %w", err)
 	}
 	return h.durable(r)
 }
 
-func (h *volumeHandler) Work(ctx context.Context, r *Request) (Action, error) {
+func (h *volumeHandler) Work(ctx context.Context, r *queue.Request) (queue.Action, error) {
 	switch h.need {
 	case needNodes:
-		return Again, h.image.Load(ctx, r.Off, r.Len)
+		return queue.Again, h.image.Load(ctx, r.Off, r.Len)
 	case needRoom:
-		return Again, h.volume.Wait(ctx)
+		return queue.Again, h.volume.Wait(ctx)
 	case needFlush:
-		return Answer, h.timedFlush()
+		return queue.Answer, h.timedFlush()
 	case needCheck:
-		return Answer, h.readChecked(r)
+		return queue.Answer, h.readChecked(r)
 	case needNothing:
 	}
-	return Answer, fmt.Errorf("%w: nothing to wait for", ErrInvalid)
+	return queue.Answer, fmt.Errorf("%w: nothing to wait for", ErrInvalid)
 }
 
 // checkBuffers hold requests whose bytes are looked at: one for each worker that does.
@@ -229,7 +230,7 @@ var checkBuffers = sync.Pool{New: func() any { b := objstore.NewBuffer(DefaultMa
 
 // readChecked reads what is planned through a buffer, where it is hashed, and gives it to the request by user copy. A
 // request with a damaged chunk fails whole.
-func (h *volumeHandler) readChecked(r *Request) error {
+func (h *volumeHandler) readChecked(r *queue.Request) error {
 	buf := checkBuffers.Get().(*[]byte)
 	defer checkBuffers.Put(buf)
 	if len(*buf) < r.Len {
@@ -244,7 +245,7 @@ func (h *volumeHandler) readChecked(r *Request) error {
 	return r.Fill((*buf)[:r.Len])
 }
 
-func (h *volumeHandler) Drop(*Request) {
+func (h *volumeHandler) Drop(*queue.Request) {
 	planned, reserved := h.planned, h.reserved
 	h.planned, h.reserved = false, false
 	if planned {

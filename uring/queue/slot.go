@@ -1,4 +1,4 @@
-package blockdev
+package queue
 
 import (
 	"fmt"
@@ -11,15 +11,13 @@ import (
 type slot struct {
 	tag     uint16
 	state   slotState
-	copies  bool // this request's bytes go through bounce
-	next    int  // of req.secs: the first that was not started yet
+	next    int // of req.secs: the first that was not started yet
 	req     Request
 	handler Handler
 	fused   *uring.Fused
-	bounce  []byte // for a request that is copied; nil without one, but for plain copy
 
-	action Action // what Work wanted
-	err    error  // and what it said
+	action Action // that Work returned
+	err    error  // that Work returned
 }
 
 // slotState says who owns a slot.

@@ -1,4 +1,4 @@
-package blockdev
+package queue
 
 // Stats counts what a device has done since this process serves it. Bytes are bytes, the rest are counts.
 type Stats struct {
@@ -29,4 +29,22 @@ func (s *Stats) add(o *Stats) {
 	s.Handoffs += o.Handoffs
 	s.Errors += o.Errors
 	s.Panics += o.Panics
+}
+
+// request counts a request that has come.
+func (s *Stats) request(r *Request) {
+	switch r.Op {
+	case OpRead:
+		s.Reads++
+		s.ReadBytes += uint64(r.Len)
+	case OpWrite:
+		s.Writes++
+		s.WriteBytes += uint64(r.Len)
+	case OpFlush:
+		s.Flushes++
+	case OpDiscard:
+		s.Discards++
+	case OpWriteZeroes:
+		s.WriteZeroes++
+	}
 }

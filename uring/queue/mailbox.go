@@ -1,79 +1,26 @@
-package blockdev
+package queue
 
 import (
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime/debug"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"varve/uring"
 )
 
-// job is a slot whose handler wants to block.
-type job struct {
-	q *queue
-	s *slot
-}
-
-// waiters is how many workers wait for what may take long. All who wait for room get it at once, so that few do.
-const waiters = 4
-
-// worker does jobs until the channel is closed.
-func (d *Device) worker(ctx context.Context, jobs <-chan job) {
-	for j := range jobs {
-		j.s.action, j.s.err = j.run(ctx)
-		j.q.back.put(j.s.tag, &j.q.wake)
-	}
-}
-
-// The three doors to a handler. A panic behind one of them fails the request alone.
-
-func (q *queue) start(s *slot) (a Action, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a, err = Answer, q.dev.panicked(s, p)
-		}
-	}()
-	return s.handler.Start(&s.req)
-}
-
-func (q *queue) finish(s *slot, result error) (a Action, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a, err = Answer, q.dev.panicked(s, p)
-		}
-	}()
-	return s.handler.Finish(&s.req, result)
-}
-
-func (j job) run(ctx context.Context) (a Action, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a, err = Answer, j.q.dev.panicked(j.s, p)
-		}
-	}()
-	return j.s.handler.Work(ctx, &j.s.req)
-}
-
-// panicked logs where a handler panicked and makes it let go of the request.
-func (d *Device) panicked(s *slot, p any) error {
-	d.panics.Add(1)
-	d.log.Error("panic while serving a request", slog.String("op", s.req.Op.String()), slog.Int64("offset", s.req.Off),
-		slog.Int("length", s.req.Len), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-	err := fmt.Errorf("%w: %v", ErrPanic, p)
-	func() {
-		defer func() {
-			if p := recover(); p != nil {
-				d.log.Error("panic while dropping a request", slog.Any("panic", p))
-			}
-		}()
-		s.handler.Drop(&s.req)
-	}()
-	return err
+// mailbox is how other goroutines reach a queue; wakeup makes the queue look into it.
+type mailbox struct {
+	sync.Mutex
+	done  []uint16       // tags whose Work has returned
+	asks  []chan<- Stats // who wants to know the counters
+	quit  bool           // end without waiting for the driver
+	ended bool           // the queue is gone
+	final Stats          // its last counters
+	spare []uint16       // the other half of done
 }
 
 // put hands a tag back to its queue.
@@ -128,7 +75,7 @@ func (m *mailbox) end(last Stats) {
 }
 
 // woken looks into the mailbox.
-func (q *queue) woken(res int32) error {
+func (q *Queue) woken(res int32) error {
 	if res < 0 && unix.Errno(-res) != unix.EINTR && unix.Errno(-res) != unix.EAGAIN {
 		return fmt.Errorf("wait for workers: %w", unix.Errno(-res))
 	}
@@ -197,7 +144,7 @@ func (w *wakeup) close() error {
 	return unix.Close(w.fd)
 }
 
-func (q *queue) armWake() error {
+func (q *Queue) armWake() error {
 	sqe, err := uring.NextSQE(q.ring)
 	if err != nil {
 		return err

@@ -1,0 +1,38 @@
+package queue
+
+import "context"
+
+// Handler serves the requests of one tag:
+//
+//	         Start                    Finish
+//	request -------> Answer       .---------> Answer
+//	            |--> Submit ------'      `--> Handoff
+//	            `--> Handoff ---> Work -----> Answer, Submit or Again (= Start)
+//	                 or Await
+//
+// Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody. An error beside any
+// action is the answer. Only one of the methods runs at a time.
+type Handler interface {
+	// Start plans the request: it adds the secondaries and zeroes that cover all of r, and returns Submit; or it
+	// answers; or it asks for Work.
+	Start(r *Request) (Action, error)
+	// Finish is called once after each Submit, when all that was added has been transferred, or with the error of
+	// what has failed. Nothing of the request is in flight then.
+	Finish(r *Request, err error) (Action, error)
+	// Work may block. It runs on a worker goroutine. ctx ends when the device is stopped.
+	Work(ctx context.Context, r *Request) (Action, error)
+	// Drop releases whatever the handler holds for r, whose serving panicked. Nothing is in flight.
+	Drop(r *Request)
+}
+
+// Action is what a handler wants to be done next.
+type Action uint8
+
+// Actions.
+const (
+	Answer  Action = iota // the request is done
+	Submit                // transfer what was added to the request, then call Finish
+	Handoff               // call Work on a goroutine that may block
+	Await                 // the same, and it may take long: what other requests need is done meanwhile
+	Again                 // call Start again
+)

@@ -1,0 +1,228 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"varve/uring"
+)
+
+// maxSecondaries of one request are in flight together; a plan with more goes in turns.
+const maxSecondaries = 64
+
+// drainPoll is how long a queue that has lost a fetch waits for the others before it ends.
+const drainPoll = 50 * time.Millisecond
+
+// shortPause is for a kernel that is short of memory.
+const shortPause = time.Millisecond
+
+// Queue serves one queue of a device. All fields belong to the thread of run, but for back.
+type Queue struct {
+	server  *Server
+	id      uint16
+	ring    uring.Ring
+	driver  Driver
+	copier  Copier // of the driver; nil if it is none
+	slots   []slot
+	cqes    []uring.CQE
+	wake    wakeup
+	fixed   []int32  // the target's files that are in the ring's table
+	mapped  [][]byte // bounce buffers: all that there are
+	buffers [][]byte // of them, those that no request has
+
+	inIO     int // slots in slotIO
+	inWork   int // slots in slotWorker
+	dead     int // slots in slotDead
+	owned    int // slots that are neither the driver's nor dead
+	draining bool
+	count    Stats
+	logged   time.Time // when a failed request was last logged
+	muted    uint64    // failed requests since
+
+	back mailbox
+}
+
+// run serves until the driver has taken the fetches back, or the ring fails. ready is told once how the set-up
+// went. The goroutine keeps its thread to the end: the driver lets only the task that fetched a tag commit it.
+func (q *Queue) run(ready chan<- error) error {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	err := q.setUp()
+	if err == nil {
+		err = q.fetchAll()
+	}
+	ready <- err
+	if err == nil {
+		err = q.serve()
+	}
+	return errors.Join(err, q.tearDown())
+}
+
+// serve is the loop: one enter submits what the last round queued and waits for the next.
+func (q *Queue) serve() error {
+	for !q.quits() {
+		if err := q.wait(); err != nil {
+			if errors.Is(err, uring.ErrTimeout) {
+				return nil
+			}
+			if !uring.Transient(err) {
+				return fmt.Errorf("queue %d: %w", q.id, err)
+			}
+			// What the kernel did not take is still queued. A device must not fail for want of memory: others may need
+			// it to get some.
+			time.Sleep(shortPause)
+		}
+		for n := len(q.cqes); n == len(q.cqes); {
+			n = q.ring.Reap(q.cqes)
+			for i := range q.cqes[:n] {
+				if err := q.take(&q.cqes[i]); err != nil {
+					return fmt.Errorf("queue %d: %w", q.id, err)
+				}
+			}
+		}
+	}
+	_, err := q.ring.Submit()
+	return err
+}
+
+// wait submits and waits for one completion. The mode is what was measured (docs/benchmarks.md): a thread whose own
+// I/O is under way keeps its place with Go's scheduler; one that waits for a worker must not, or the worker waits for
+// the thread.
+func (q *Queue) wait() error {
+	switch {
+	case q.draining && q.owned == 0:
+		return q.ring.SubmitAndWaitTimeout(1, drainPoll)
+	case q.inWork > 0:
+		return q.ring.SubmitAndWait(1, uring.WaitHandoff)
+	case q.inIO > 0:
+		return q.ring.SubmitAndWait(1, uring.WaitBusy)
+	}
+	return q.ring.SubmitAndWait(1, uring.WaitIdle)
+}
+
+// quits says whether nothing is left to serve.
+func (q *Queue) quits() bool {
+	return q.dead == len(q.slots) || q.draining && q.owned == 0 && q.back.isQuit()
+}
+
+// take looks at one completion. An error ends the queue.
+func (q *Queue) take(c *uring.CQE) error {
+	u := uring.UserData(c.UserData)
+	switch u.Kind() {
+	case uring.KindFetch:
+		return q.fetched(&q.slots[u.Tag()], c.Res)
+	case uring.KindSecondary:
+		s := &q.slots[u.Tag()]
+		if !s.fused.Complete(q.ring, u, c.Res) {
+			return nil
+		}
+		return q.transferred(s, s.fused.Err())
+	case uring.KindPoll:
+		return q.woken(c.Res)
+	default: // a zeroed entry, which is a no-op
+		return nil
+	}
+}
+
+// fetched: a request has come for the slot, or the driver has taken the fetch back.
+func (q *Queue) fetched(s *slot, res int32) error {
+	s.req.reset()
+	err := q.driver.Describe(s.tag, res, &s.req)
+	if err == nil {
+		s.move(slotOurs)
+		q.owned++
+		q.count.request(&s.req)
+		a, err := q.start(s)
+		return q.act(s, a, err)
+	}
+	gone := errors.Is(err, ErrGone)
+	if !gone && !errors.Is(err, ErrBroken) {
+		s.move(slotOurs)
+		q.owned++
+		return q.answer(s, err)
+	}
+	s.move(slotDead)
+	q.dead++
+	q.draining = true
+	if gone {
+		return nil
+	}
+	return fmt.Errorf("fetch of tag %d: %w", s.tag, err)
+}
+
+// act does what a handler wants, until the slot has left our hands.
+func (q *Queue) act(s *slot, a Action, err error) error {
+	for {
+		switch {
+		case err != nil || a == Answer:
+			return q.answer(s, err)
+		case a == Again:
+			s.req.reset()
+			a, err = q.start(s)
+		case a == Handoff || a == Await:
+			s.move(slotWorker)
+			q.inWork++
+			q.count.Handoffs++
+			if a == Await {
+				q.server.waits <- job{q, s}
+			} else {
+				q.server.work <- job{q, s}
+			}
+			return nil
+		default:
+			pending, terr := q.transfer(s)
+			if pending {
+				return nil
+			}
+			a, err = q.finish(s, terr)
+		}
+	}
+}
+
+// transferred: the secondaries that were in flight are in.
+func (q *Queue) transferred(s *slot, err error) error {
+	s.move(slotOurs)
+	q.inIO--
+	if err == nil {
+		var pending bool
+		if pending, err = q.startSecondaries(s); pending {
+			return nil
+		}
+	}
+	if err == nil {
+		err = q.handOver(s)
+	}
+	a, err := q.finish(s, err)
+	return q.act(s, a, err)
+}
+
+// answer commits the slot.
+func (q *Queue) answer(s *slot, err error) error {
+	if err != nil {
+		q.count.Errors++
+		q.logError(s, err)
+	}
+	sqe, serr := uring.NextSQE(q.ring)
+	if serr != nil {
+		return serr
+	}
+	q.driver.Commit(sqe, s.tag, &s.req, err)
+	sqe.UserData = uint64(uring.Pack(uring.KindFetch, 0, 0, s.tag))
+	q.giveBuffer(&s.req)
+	s.move(slotKernel)
+	q.owned--
+	return nil
+}
+
+// logError logs a failed request, at most one a second for each queue.
+func (q *Queue) logError(s *slot, err error) {
+	q.muted++
+	if now := time.Now(); now.Sub(q.logged) >= time.Second {
+		q.server.log.Warn("request failed", slog.String("op", s.req.Op.String()),
+			slog.Int64("offset", s.req.Off), slog.Int("length", s.req.Len), slog.Any("err", err),
+			slog.Uint64("failed_since_last_message", q.muted))
+		q.logged, q.muted = now, 0
+	}
+}

@@ -1,0 +1,71 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+)
+
+// job is a slot whose handler wants to block.
+type job struct {
+	q *Queue
+	s *slot
+}
+
+// waiters is how many workers wait for what may take long. All who wait for room get it at once, so that few do.
+const waiters = 4
+
+// worker does jobs until the channel is closed.
+func (s *Server) worker(ctx context.Context, jobs <-chan job) {
+	for j := range jobs {
+		j.s.action, j.s.err = j.run(ctx)
+		j.q.back.put(j.s.tag, &j.q.wake)
+	}
+}
+
+// The three doors to a handler. A panic behind one of them fails the request alone.
+
+func (q *Queue) start(s *slot) (a Action, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = Answer, q.server.panicked(s, p)
+		}
+	}()
+	return s.handler.Start(&s.req)
+}
+
+func (q *Queue) finish(s *slot, result error) (a Action, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = Answer, q.server.panicked(s, p)
+		}
+	}()
+	return s.handler.Finish(&s.req, result)
+}
+
+func (j job) run(ctx context.Context) (a Action, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = Answer, j.q.server.panicked(j.s, p)
+		}
+	}()
+	return j.s.handler.Work(ctx, &j.s.req)
+}
+
+// panicked logs where a handler panicked and makes it let go of the request.
+func (s *Server) panicked(slot *slot, p any) error {
+	s.panics.Add(1)
+	s.log.Error("panic while serving a request", slog.String("op", slot.req.Op.String()), slog.Int64("offset", slot.req.Off),
+		slog.Int("length", slot.req.Len), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	err := fmt.Errorf("%w: %v", ErrPanic, p)
+	func() {
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.Error("panic while dropping a request", slog.Any("panic", p))
+			}
+		}()
+		slot.handler.Drop(&slot.req)
+	}()
+	return err
+}
