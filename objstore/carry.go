@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/extent"
 )
 
 // A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would
@@ -24,8 +25,8 @@ func (e *oldError) Unwrap() error { return e.err }
 // keptChunks are why a volume keeps something in its tail.
 type keptChunks struct {
 	err    error
-	chunks []extent // sectors
-	gen    uint64   // the newest that wrote to them: once it has settled, and kept nothing again, it is over
+	chunks []extent.Extent // sectors
+	gen    uint64          // the newest that wrote to them: once it has settled, and kept nothing again, it is over
 }
 
 // keep leaves the chunk of the sectors [from, to) as it was.
@@ -33,7 +34,7 @@ func (st *settling) keep(from, to uint64, cause error) error {
 	if st.kept == nil {
 		st.kept = &keptChunks{err: cause}
 	}
-	v, chunk := st.v, extent{end: to, n: to - from}
+	v, chunk := st.v, extent.Extent{End: to, Sectors: to - from}
 	st.s.catalog.mu.Lock()
 	err := st.mayKeep(chunk)
 	st.s.catalog.mu.Unlock()
@@ -47,7 +48,7 @@ func (st *settling) keep(from, to uint64, cause error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, l := range v.layers {
-		if e, ok := l.at(from); ok && e.start() < to {
+		if e, ok := l.extents.At(from); ok && e.Start() < to {
 			st.kept.gen = max(st.kept.gen, l.gen)
 		}
 	}
@@ -55,7 +56,7 @@ func (st *settling) keep(from, to uint64, cause error) error {
 }
 
 // mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one. Under catalog.mu.
-func (st *settling) mayKeep(chunks ...extent) error {
+func (st *settling) mayKeep(chunks ...extent.Extent) error {
 	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -78,9 +79,9 @@ func (st *settling) mayKeep(chunks ...extent) error {
 }
 
 // needs reports whether the volume, as it was at gen, shows something of the layer in the chunks. Under v.mu.
-func (st *settling) needs(gen uint64, chunks []extent) bool {
-	return slices.ContainsFunc(chunks, func(c extent) bool {
-		_, ok := shown(st.l, st.v.upTo(gen)[1:], c.start(), c.end)
+func (st *settling) needs(gen uint64, chunks []extent.Extent) bool {
+	return slices.ContainsFunc(chunks, func(c extent.Extent) bool {
+		_, ok := shown(st.l, st.v.upTo(gen)[1:], c.Start(), c.End)
 		return ok
 	})
 }
@@ -112,44 +113,44 @@ func (v *volume) carry(l *layer, from, to uint64) error {
 			return nil
 		}
 		var err error
-		if e.seg == 0 {
+		if e.Segment == 0 {
 			err = v.carryHole(l, e)
 		} else {
 			err = v.carryData(l, e)
 		}
 		if err != nil {
-			return fmt.Errorf("keep sectors %d to %d in the tail: %w", e.start(), e.end-1, err)
+			return fmt.Errorf("keep sectors %d to %d in the tail: %w", e.Start(), e.End-1, err)
 		}
 	}
 }
 
 // shown gives the first run of sectors in [from, to) that the layer has and no newer one hides. Under the volume's lock.
-func shown(l *layer, newer []*layer, from, to uint64) (extent, bool) {
-	for _, e := range l.collect(from, to) {
-		e = e.cut(from, to)
-		for at := e.start(); at < e.end; {
+func shown(l *layer, newer []*layer, from, to uint64) (extent.Extent, bool) {
+	for _, e := range l.extents.Overlapping(from, to) {
+		e = e.Cut(from, to)
+		for at := e.Start(); at < e.End; {
 			next := hiddenUpTo(newer, at)
 			if next > at {
 				at = next
 				continue
 			}
-			end := e.end
+			end := e.End
 			for _, n := range newer {
-				if c, ok := n.at(at); ok {
-					end = min(end, c.start())
+				if c, ok := n.extents.At(at); ok {
+					end = min(end, c.Start())
 				}
 			}
-			return e.cut(at, end), true
+			return e.Cut(at, end), true
 		}
 	}
-	return extent{}, false
+	return extent.Extent{}, false
 }
 
 // hiddenUpTo gives the end of an extent that one of the layers has at a sector; none: the sector.
 func hiddenUpTo(layers []*layer, at uint64) uint64 {
 	for _, l := range layers {
-		if e, ok := l.at(at); ok && e.start() <= at {
-			return e.end
+		if e, ok := l.extents.At(at); ok && e.Start() <= at {
+			return e.End
 		}
 	}
 	return at
@@ -173,35 +174,35 @@ func (v *volume) admitCarried() error {
 	return err
 }
 
-func (v *volume) carryHole(l *layer, e extent) error {
+func (v *volume) carryHole(l *layer, e extent.Extent) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.admitCarried(); err != nil {
 		return err
 	}
-	if now, ok := shown(l, v.layers[1:], e.start(), e.end); !ok || now != e {
+	if now, ok := shown(l, v.layers[1:], e.Start(), e.End); !ok || now != e {
 		return nil // overtaken
 	}
 	a := v.active()
-	if err := a.journal.append(&record{kind: recordHole, sector: e.start(), count: e.n}); err != nil {
+	if err := a.journal.append(&record{kind: recordHole, sector: e.Start(), count: e.Sectors}); err != nil {
 		return v.s.fail(err)
 	}
 	v.appended++
 	a.insert(e)
-	v.partial.written(e.start(), e.end)
+	v.partial.written(e.Start(), e.End)
 	return nil
 }
 
-func (v *volume) carryData(l *layer, e extent) error {
-	g := v.s.segments.get(e.seg)
+func (v *volume) carryData(l *layer, e extent.Extent) error {
+	g := v.s.segments.get(e.Segment)
 	if g == nil {
-		return fmt.Errorf("segment %08x: %w", e.seg, ErrNotFound)
+		return fmt.Errorf("segment %08x: %w", e.Segment, ErrNotFound)
 	}
-	buf := disk.AlignedBuffer(int(e.n) * SectorSize)
-	if err := disk.ReadAligned(g.file, buf, int64(e.file)*SectorSize); err != nil {
-		return fmt.Errorf("read %s: %w", segmentName(e.seg), err)
+	buf := disk.AlignedBuffer(int(e.Sectors) * SectorSize)
+	if err := disk.ReadAligned(g.file, buf, int64(e.File)*SectorSize); err != nil {
+		return fmt.Errorf("read %s: %w", segmentName(e.Segment), err)
 	}
-	off := int64(e.start()) * SectorSize
+	off := int64(e.Start()) * SectorSize
 	if err := v.s.takeSpace(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
 		return err
 	}
@@ -225,7 +226,7 @@ func (v *volume) carryData(l *layer, e extent) error {
 		v.abort(&w)
 		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
 	}
-	if now, ok := shown(l, v.layers[1:], e.start(), e.end); !ok || now != e {
+	if now, ok := shown(l, v.layers[1:], e.Start(), e.End); !ok || now != e {
 		v.abort(&w) // overtaken
 		return nil
 	}

@@ -587,15 +587,14 @@ func (c *checker) affect(damage int, im image, off, length int64) {
 // tails reads what has not settled.
 func (c *checker) tails() error {
 	for _, v := range c.volumes() {
-		var all []extent
+		var all []span
 		v.mu.Lock()
 		for _, l := range v.layers {
-			l.extents.Scan(func(e extent) bool {
-				if e.seg != 0 {
-					all = append(all, e)
+			for e := range l.extents.All() {
+				if !e.Hole() {
+					all = append(all, span{e.Start(), e.End})
 				}
-				return true
-			})
+			}
 		}
 		v.mu.Unlock()
 		for _, r := range mergeRanges(all, v.ref.size) {

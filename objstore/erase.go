@@ -63,11 +63,11 @@ func (st *settling) survey(t subtree) error {
 		return nil
 	}
 	from, end := st.sectors(t)
-	switch at, touched := st.l.next(from); {
+	switch at, touched := st.l.extents.Next(from); {
 	case !touched || at >= end:
 		st.erased.remains = true
 		return nil
-	case st.l.hole(from, end):
+	case st.l.extents.Hole(from, end):
 		st.erased.trees = append(st.erased.trees, t)
 		return nil
 	case t.level == 1:

@@ -105,7 +105,7 @@ type sparse interface {
 func (s *Store) emptyUntil(layers []*layer, root merkle.Root, off int64, unlock func()) (int64, error) {
 	end := root.Size
 	for _, l := range layers {
-		if at, ok := l.next(uint64(off) / SectorSize); ok {
+		if at, ok := l.extents.Next(uint64(off) / SectorSize); ok {
 			end = min(end, int64(at)*SectorSize)
 		}
 	}

@@ -527,9 +527,12 @@ func (rp *replay) cut(n int) {
 	rp.records = rp.records[:keep]
 }
 
+// span is the sectors [from, to) of a volume.
+type span struct{ from, to uint64 }
+
 // behind gives the sectors that the records of a journal speak of from position n on, as far as they can be read,
 // and how many can't. upto is how many there were at least.
-func behind(c *disk.Content, n, upto int, seed uint32) (ranges []extent, unknown int) {
+func behind(c *disk.Content, n, upto int, seed uint32) (ranges []span, unknown int) {
 	blank := 0
 	defer func() {
 		if last := (len(c.Data) - journalHeader) / recordSize; upto > last { // cut off
@@ -550,7 +553,7 @@ func behind(c *disk.Content, n, upto int, seed uint32) (ranges []extent, unknown
 		}
 		unknown, blank = unknown+blank, 0
 		if r.kind != recordCommit && r.count > 0 && r.sector <= ^uint64(0)-r.count {
-			ranges = append(ranges, extent{end: r.sector + r.count, n: r.count})
+			ranges = append(ranges, span{r.sector, r.sector + r.count})
 		}
 	}
 	return ranges, unknown

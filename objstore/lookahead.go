@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
 )
 
@@ -34,7 +35,7 @@ func (st *settling) lookAhead() error {
 	if st.v.settleFails.Load() > 0 {
 		ahead = -1 // no bound
 	}
-	if _, touched := st.l.next(0); !touched {
+	if _, touched := st.l.extents.Next(0); !touched {
 		return nil
 	}
 	return st.readable(st.old.Depth, 0, st.old.Top, &ahead)
@@ -57,7 +58,7 @@ func (st *settling) stillThere() error {
 	}
 	st.kept = &keptChunks{err: old.err}
 	st.s.catalog.mu.Lock()
-	err = st.mayKeep(extent{end: o.to, n: o.to - o.from})
+	err = st.mayKeep(extent.Extent{End: o.to, Sectors: o.to - o.from})
 	st.s.catalog.mu.Unlock()
 	st.kept = nil
 	return err
@@ -71,12 +72,12 @@ func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) erro
 	}
 	span := uint64(merkle.Span(level)) * uint64(st.old.ChunkSize) / SectorSize
 	from := uint64(i) * span
-	at, touched := st.l.next(from)
+	at, touched := st.l.extents.Next(from)
 	if !touched || at >= from+span {
 		return nil
 	}
 	end := min(from+span, uint64(st.old.Size)/SectorSize)
-	if st.l.hole(from, end) {
+	if st.l.extents.Hole(from, end) {
 		return nil
 	}
 	if err := st.ctx.Err(); err != nil {
@@ -92,7 +93,7 @@ func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) erro
 		if err := st.readable(level-1, i*merkle.FanOut+int64(c), n[c], ahead); err != nil {
 			return err
 		}
-		if at, touched = st.l.next(from + (c+1)*child); !touched {
+		if at, touched = st.l.extents.Next(from + (c+1)*child); !touched {
 			break
 		}
 	}

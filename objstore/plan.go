@@ -38,20 +38,20 @@ func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 		return b.plan(p, from, to)
 	}
 	l, older := layers[n-1], layers[:n-1]
-	for _, e := range l.collect(from, to) {
-		if s := e.start(); s > from {
+	for _, e := range l.extents.Overlapping(from, to) {
+		if s := e.Start(); s > from {
 			if err := planLayers(older, b, p, from, s); err != nil {
 				return err
 			}
 			from = s
 		}
-		c := e.cut(from, to)
-		g := b.s.segments.get(c.seg)
-		if g == nil && c.seg != 0 {
-			return fmt.Errorf("segment %08x: %w", c.seg, ErrNotFound)
+		c := e.Cut(from, to)
+		g := b.s.segments.get(c.Segment)
+		if g == nil && c.Segment != 0 {
+			return fmt.Errorf("segment %08x: %w", c.Segment, ErrNotFound)
 		}
-		p.add(g, int64(c.file)*SectorSize, int(c.n)*SectorSize, false) // none: a hole
-		from = c.end
+		p.add(g, int64(c.File)*SectorSize, int(c.Sectors)*SectorSize, false) // none: a hole
+		from = c.End
 	}
 	if from < to {
 		return planLayers(older, b, p, from, to)

@@ -12,6 +12,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
 )
 
@@ -378,18 +379,18 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	used := map[*segment]bool{}
 	for i := range rp.records {
 		r := &rp.records[i]
-		e := extent{end: r.sector + r.count, n: r.count}
+		e := extent.Extent{End: r.sector + r.count, Sectors: r.count}
 		if r.kind == recordData {
 			g := s.segments.get(r.segment)
 			from := int64(r.block) * disk.BlockSize
 			to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
-			e.seg, e.file = g.id, uint64(from)/SectorSize
+			e.Segment, e.File = g.id, uint64(from)/SectorSize
 			used[g] = true
 			l.hand(g.id, from, to)
 			l.bytes += int64(r.count) * SectorSize
 		}
 		l.insert(e)
-		l.debt.owe(int64(e.start())*SectorSize, int64(e.end)*SectorSize, int64(s.sb.chunkSize), e.seg == 0)
+		l.debt.owe(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.chunkSize), e.Segment == 0)
 	}
 	l.debt.freeze()
 	// What this opening takes for good must stay so after the next power cut.

@@ -231,7 +231,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 	if !rp.trusted {
 		from = rp.covered
 	}
-	var lost []extent
+	var lost []span
 	upto := rp.promised
 	for _, name := range h.files[i:] {
 		ranges, unknown := s.readBehind(v.ref.id, name, from, upto)
@@ -258,7 +258,7 @@ func (d *volumeDamage) loseSnapshots(v *volume) {
 }
 
 // readBehind looks at the records of a journal that a repair would leave out.
-func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]extent, int) {
+func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]span, int) {
 	var gen uint64
 	_, _ = fmt.Sscanf(name[len(journalDir)+1+36:], "-%016x", &gen) // it was made of the same
 	f, err := s.fs.Open(name)
@@ -274,11 +274,11 @@ func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]ext
 }
 
 // mergeRanges gives sectors as ranges of bytes in order, each byte once, within size.
-func mergeRanges(in []extent, size int64) []Range {
-	sort.Slice(in, func(i, j int) bool { return in[i].start() < in[j].start() })
+func mergeRanges(in []span, size int64) []Range {
+	sort.Slice(in, func(i, j int) bool { return in[i].from < in[j].from })
 	out := []Range{}
 	for _, e := range in {
-		from, to := int64(min(e.start(), uint64(size)/SectorSize))*SectorSize, int64(min(e.end, uint64(size)/SectorSize))*SectorSize
+		from, to := int64(min(e.from, uint64(size)/SectorSize))*SectorSize, int64(min(e.to, uint64(size)/SectorSize))*SectorSize
 		if n := len(out); n > 0 && from <= out[n-1].Off+out[n-1].Len {
 			out[n-1].Len = max(out[n-1].Len, to-out[n-1].Off)
 		} else if to > from {

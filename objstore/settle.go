@@ -108,7 +108,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 // tree does step A and gives the new root.
 func (st *settling) tree() (*merkle.Root, error) {
 	root := st.old
-	if _, touched := st.l.next(0); touched {
+	if _, touched := st.l.extents.Next(0); touched {
 		top, err := st.update(root.Depth, 0, root.Top)
 		if err != nil {
 			return nil, err
@@ -127,12 +127,12 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	chunk := uint64(st.old.ChunkSize) / SectorSize
 	span := uint64(merkle.Span(level)) * chunk
 	from := uint64(i) * span
-	at, touched := st.l.next(from)
+	at, touched := st.l.extents.Next(from)
 	if !touched || at >= from+span {
 		return h, nil
 	}
 	end := min(from+span, uint64(st.old.Size)/SectorSize)
-	if st.l.hole(from, end) {
+	if st.l.extents.Hole(from, end) {
 		return merkle.Hash{}, nil
 	}
 	n := new(merkle.Node)
@@ -153,7 +153,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 			if n[c], err = st.update(level-1, i*merkle.FanOut+int64(c), n[c]); err != nil {
 				return h, err
 			}
-			if at, touched = st.l.next(from + (c+1)*child); !touched {
+			if at, touched = st.l.extents.Next(from + (c+1)*child); !touched {
 				break
 			}
 		}
@@ -188,7 +188,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 		from := at / chunk * chunk
 		to := from + chunk
 		for { // the run of touched chunks
-			next, ok := st.l.next(to)
+			next, ok := st.l.extents.Next(to)
 			if !ok || next/chunk*chunk != to || to >= end || (to-from)*SectorSize >= MaxRequest/4 {
 				break
 			}
@@ -200,7 +200,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 		if err := st.runs(from, min(to, uint64(st.old.Size)/SectorSize), n, places); err != nil {
 			return err
 		}
-		next, ok := st.l.next(to)
+		next, ok := st.l.extents.Next(to)
 		if !ok {
 			break
 		}

@@ -10,6 +10,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
 )
 
@@ -363,7 +364,7 @@ func (v *volume) place(w *Write) (*layer, error) {
 		return nil, v.s.fail(err)
 	}
 	failpoint.Here(failpoint.WriteJournaled)
-	l.insert(extent{end: end, n: n, file: uint64(w.FileOff) / SectorSize, seg: w.seg.id})
+	l.insert(extent.Extent{End: end, Sectors: n, File: uint64(w.FileOff) / SectorSize, Segment: w.seg.id})
 	v.partial.written(end-n, end)
 	l.hand(w.seg.id, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
 	if !w.seg.dirty {
@@ -428,7 +429,7 @@ func (v *volume) TryZero(off, length int64) error {
 		return v.s.fail(err)
 	}
 	v.note(l)
-	l.insert(extent{end: from + n, n: n})
+	l.insert(extent.Extent{End: from + n, Sectors: n})
 	v.partial.written(from, from+n)
 	if owed := l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true); owed > 0 {
 		v.s.debt.Add(owed)
