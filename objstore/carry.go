@@ -184,7 +184,7 @@ func (v *volume) carryHole(l *layer, e extent.Extent) error {
 		return nil // overtaken
 	}
 	a := v.active()
-	if err := a.journal.append(&record{kind: recordHole, sector: e.Start(), count: e.Sectors}); err != nil {
+	if err := a.journal.append(&journalRecord{kind: recordHole, sector: e.Start(), count: e.Sectors}); err != nil {
 		return v.s.fail(err)
 	}
 	v.appended++

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -34,7 +35,7 @@ type catalog struct {
 	gate   gate
 
 	logMu     sync.Mutex
-	log       *recordLog
+	log       *record.Log
 	compactAt int64 // length of the log, in bytes, at which to see whether it can be shorter
 
 	mu          sync.Mutex
@@ -76,7 +77,7 @@ func (c *catalog) update(decide func() ([]refRecord, error), took func()) error 
 	if err := c.apply(recs, took); err != nil {
 		return c.gate.fail(err)
 	}
-	if c.log.end > c.compactAt {
+	if c.log.Size() > c.compactAt {
 		if err := c.tidyLog(); err != nil { // nobody knows which file counts; the records are in both
 			_ = c.gate.fail(fmt.Errorf("compact %s: %w", refsFile, err))
 		}
@@ -99,11 +100,11 @@ func (c *catalog) write(recs []refRecord) error {
 	if err != nil {
 		return err
 	}
-	if op := recs[0].Op; c.log.end+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
+	if op := recs[0].Op; c.log.Size()+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
 		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
-			ErrNoSpace, refsFile, c.log.end, refsFull)
+			ErrNoSpace, refsFile, c.log.Size(), refsFull)
 	}
-	if err := c.log.append(b); err != nil {
+	if err := c.log.Append(b); err != nil {
 		if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
 			return c.gate.spaceError(err)
 		}
@@ -148,5 +149,5 @@ func (c *catalog) close() error {
 	if c.log == nil {
 		return nil
 	}
-	return c.log.close()
+	return c.log.Close()
 }

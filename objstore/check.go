@@ -173,17 +173,14 @@ func (c *checker) refs() error {
 	s.catalog.logMu.Lock()
 	defer s.catalog.logMu.Unlock()
 	l := s.catalog.log
-	for _, f := range l.files {
-		c.there(f.name, "log", always)
-		data, err := disk.ReadContent(f.file)
-		if err != nil {
-			c.found(disk.AsCorrupt(err, f.name, 0, "log"))
-			continue
+	for i := range l.Copies() {
+		c.there(l.CopyName(i), "log", always)
+		if err := l.VerifyCopy(i); err != nil {
+			c.found(err)
 		}
-		c.log(f.name, data, logHeader(logKindRefs, s.sb.id, 0), l.end)
 	}
-	if len(l.files) < 2 {
-		c.found(&CorruptError{File: l.name(), Object: "log", Err: errors.New("there is no second copy of it")})
+	if l.Copies() < 2 {
+		c.found(&CorruptError{File: l.Name(), Object: "log", Err: errors.New("there is no second copy of it")})
 	}
 	return nil
 }
@@ -194,22 +191,6 @@ func always() bool { return true }
 func (c *checker) there(name, object string, held func() bool) {
 	if _, err := c.s.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
 		c.found(&CorruptError{File: name, Object: object, Err: errors.New("it is not there; the store has it open, and reads it until it is closed")})
-	}
-}
-
-// log reads a record log up to end.
-func (c *checker) log(name string, data disk.Content, header []byte, end int64) {
-	l := &recordLog{files: []logFile{{name: name}}, seed: disk.Checksum(header), last: logHeaderSize, end: logHeaderSize}
-	if n := min(int64(len(data.Data)), logHeaderSize); !slices.Equal(data.Data[:n], header[:n]) || n < logHeaderSize {
-		c.found(&CorruptError{File: name, Object: "log header", Err: data.Cause("not the header of this store's file")})
-		return
-	}
-	_, err := l.scan([]content{{Content: data}}, header, func([]byte) error { return nil })
-	if err == nil && l.end < end {
-		err = &CorruptError{File: name, Offset: l.end, Object: "log frame", Err: data.Cause("it is not what was written there")}
-	}
-	if err != nil {
-		c.found(err)
 	}
 }
 
@@ -352,12 +333,9 @@ func (c *checker) record(g *segment) {
 			c.found(err)
 		}
 	case g.dir != nil:
-		data, err := disk.ReadContent(g.dir.files[0].file)
-		if err != nil {
-			c.found(disk.AsCorrupt(err, dirName(g.id), 0, "log"))
-			return
+		if err := g.dir.VerifyCopy(0); err != nil {
+			c.found(err)
 		}
-		c.log(dirName(g.id), data, logHeader(logKindDir, c.s.sb.id, uint64(g.id)), g.dir.end)
 	}
 }
 

@@ -20,7 +20,9 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/disktest"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -83,12 +85,12 @@ func (r *rig) undamaged(what string) {
 func (r *rig) longRefs() {
 	r.t.Helper()
 	must(r.t, r.s.Close())
-	l, err := openLogs(r.mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+	l, err := record.Open(r.mem, refsFiles, refsID(r.s.sb.id), false, newRefs().applyFrame)
 	must(r.t, err)
 	b, err := json.Marshal(slices.Repeat([]refRecord{{Op: opSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 1100))
 	must(r.t, err)
-	must(r.t, l.append(b))
-	must(r.t, l.close())
+	must(r.t, l.Append(b))
+	must(r.t, l.Close())
 }
 
 // A power cut while refs get their second file, or are compacted, is no damage.
@@ -133,11 +135,9 @@ func TestRefsStayShort(t *testing.T) {
 		must(t, r.s.catalog.append(padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
-	for _, f := range r.s.catalog.log.files {
-		n, err := f.file.Size()
-		must(t, err)
-		if n > 4*refsLong {
-			t.Errorf("%s has %d bytes", f.name, n)
+	for _, name := range refsFiles {
+		if n := len(disktest.ReadFile(t, r.mem, name)); n > 4*refsLong {
+			t.Errorf("%s has %d bytes", name, n)
 		}
 	}
 	must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
@@ -180,7 +180,7 @@ func TestEveryCutOfCompaction(t *testing.T) {
 			} else {
 				done = left.Load() >= 0
 			}
-			compacted := r.s.catalog.log.end < 3<<19
+			compacted := r.s.catalog.log.Size() < 3<<19
 			if done && !compacted {
 				t.Fatal("it was not compacted")
 			}
@@ -207,24 +207,24 @@ func TestRefsOfOlderVersion(t *testing.T) {
 		}
 		must(t, r.s.Close())
 		old := newRefs()
-		l, err := openLog(r.mem, refsFile, logKindRefs, r.s.sb.id, 0, false, old.applyFrame)
+		l, err := record.Open(r.mem, []string{refsFile}, refsID(r.s.sb.id), false, old.applyFrame)
 		must(t, err)
 		if compact {
 			b, err := json.Marshal(slices.Collect(old.records))
 			must(t, err)
-			n, err := createLog(r.mem, refsFile+".new", logKindRefs, r.s.sb.id, 0)
+			n, err := record.Create(r.mem, refsFile+".new", refsID(r.s.sb.id))
 			must(t, err)
-			must(t, n.append(b))
-			must(t, n.close())
+			must(t, n.Append(b))
+			must(t, n.Close())
 			must(t, r.mem.Rename(refsFile+".new", refsFile))
 			must(t, r.mem.SyncDir("refs"))
-			l, err = openLog(r.mem, refsFile, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+			l, err = record.Open(r.mem, []string{refsFile}, refsID(r.s.sb.id), false, newRefs().applyFrame)
 			must(t, err)
 		}
 		b, err := json.Marshal([]refRecord{{Op: opVolumeDelete, ID: old.volumes["a"].id}})
 		must(t, err)
-		must(t, l.append(b))
-		must(t, l.close())
+		must(t, l.Append(b))
+		must(t, l.Close())
 		for range 2 {
 			if err := r.reopened(r.mem.Kill(), "boot"); err != nil {
 				t.Fatalf("compacted %v: %v", compact, err)
@@ -424,12 +424,12 @@ func TestRepairNamesLoss(t *testing.T) {
 		}
 		mem := r.mem.Kill()
 		if lost == "the root" {
-			l, err := openLogs(mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, newRefs().applyFrame)
+			l, err := record.Open(mem, refsFiles, refsID(r.s.sb.id), false, newRefs().applyFrame)
 			must(t, err)
 			b, err := json.Marshal([]refRecord{{Op: opHead, ID: v.ref.id, Gen: v.baseGen, Root: merkle.Sum(merkle.KindRoot, nil).String()}})
 			must(t, err)
-			must(t, l.append(b))
-			must(t, l.close())
+			must(t, l.Append(b))
+			must(t, l.Close())
 		} else {
 			must(t, mem.Remove(gone))
 		}
@@ -514,7 +514,7 @@ func TestSalvageBehindZeroes(t *testing.T) {
 	must(t, err)
 	for _, n := range names {
 		if strings.HasSuffix(n, ".dir") {
-			flip(t, mem, segmentDir+"/"+n, logHeaderSize+20)
+			flip(t, mem, segmentDir+"/"+n, record.HeaderSize+20)
 		}
 	}
 	must(t, w.reopened(mem, "boot"))

@@ -18,6 +18,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 )
 
 // damageWorld is a store with all that a store can have: sealed and open segments, volumes that have settled and
@@ -96,13 +97,9 @@ func (w *world) boundaries(name string, b []byte) []int64 {
 	}
 	switch {
 	case strings.HasSuffix(name, ".dir") || strings.HasPrefix(name, "refs/"):
-		l := recordLog{seed: disk.Checksum(b[:logHeaderSize])}
-		for off := int64(logHeaderSize); off < size; {
-			_, next, err := l.frame(b, off)
-			if err != nil {
-				break
-			}
-			add(off, off+4, off+logFrameHeader, next)
+		for off := int64(record.HeaderSize); off+8 < size && le.Uint32(b[off+4:]) > 0; { // see package record
+			next := off + disk.RoundUp(8+int64(le.Uint32(b[off+4:])), 8)
+			add(off, off+4, off+8, next)
 			off = next
 		}
 	case strings.HasPrefix(name, journalDir):

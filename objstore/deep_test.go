@@ -132,7 +132,7 @@ func (w *world) tearRecords() {
 		}
 		off := journalHeader + at*recordSize
 		if !final && off+recordSize <= len(data) && disk.AllZero(data[off:off+recordSize]) {
-			r := record{kind: recordData, sector: 1, count: 1, segment: uint32(1 + w.pick(300, "segment")), block: 0x03030303}
+			r := journalRecord{kind: recordData, sector: 1, count: 1, segment: uint32(1 + w.pick(300, "segment")), block: 0x03030303}
 			b := make([]byte, recordSize)
 			r.encode(b, seed+uint32(at))
 			from := 4 * w.pick(2, "checksum last") // the checksum is stored last

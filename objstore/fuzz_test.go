@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -102,61 +103,6 @@ func zeroTails(entries []byte) []byte {
 	return b
 }
 
-// logWith is a record log of any bytes, whose frames are mended as far as their lengths make sense.
-func logWith(header, b []byte) []byte {
-	l := &recordLog{seed: disk.Checksum(header)}
-	data := append(bytes.Clone(header), b...)
-	for off := int64(logHeaderSize); off+logFrameHeader <= int64(len(data)); {
-		n := int64(le.Uint32(data[off+4:]))
-		if n == 0 || off+logFrameHeader+n > int64(len(data)) {
-			break
-		}
-		le.PutUint32(data[off:], l.sum(off, data[off+4:off+logFrameHeader+n]))
-		off += disk.RoundUp(logFrameHeader+n, 8)
-	}
-	return data
-}
-
-// A record log of any bytes: no frame is invented, and what openLog leaves is good.
-func FuzzRecordLog(f *testing.F) {
-	log := goldenFormats(f)["refs"]
-	f.Add(log[logHeaderSize:], uint16(0))
-	f.Add(log[logHeaderSize:], uint16(77))
-	f.Fuzz(func(t *testing.T, b []byte, damage uint16) {
-		if len(b) > 1<<16 {
-			return
-		}
-		data := logWith(logHeader(logKindRefs, goldenStore, 0), b)
-		if i := int(damage); i < len(data) && i > 0 {
-			data[i] ^= 1
-		}
-		fs := memWith(t, "log", data)
-		var frames [][]byte
-		keep := func(p []byte) error { frames = append(frames, bytes.Clone(p)); return nil }
-		opened, err := openLog(fs, "log", logKindRefs, goldenStore, 0, damage%2 == 0, keep)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		must(t, opened.append([]byte("one more")))
-		want := append(frames, []byte("one more"))
-		frames = nil
-		if _, err := openLog(fs, "log", logKindRefs, goldenStore, 0, false, keep); err != nil {
-			t.Fatalf("open again: %v", err)
-		}
-		if len(frames) != len(want) {
-			t.Fatalf("%d frames, then %d", len(want), len(frames))
-		}
-		for i := range want {
-			if !bytes.Equal(frames[i], want[i]) {
-				t.Fatalf("frame %d changed", i)
-			}
-		}
-	})
-}
-
 func FuzzRefs(f *testing.F) {
 	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
 		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1}]`))
@@ -182,18 +128,24 @@ func FuzzRefs(f *testing.F) {
 // The directory of an open segment, of any frames.
 func FuzzDirectory(f *testing.F) {
 	log := goldenFormats(f)["directory"]
-	f.Add(log[logHeaderSize:])
+	f.Add(log[record.HeaderSize:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<16 {
 			return
 		}
-		data := logWith(logHeader(logKindDir, goldenStore, 7), b)
 		g := &segment{id: 7, capacity: 2 * disk.BlockSize}
 		fs := memWith(t, segmentName(7), g.header(goldenStore))
-		dir, err := fs.Create(dirName(7))
+		dir, err := record.Create(fs, dirName(7), dirID(goldenStore, 7))
 		must(t, err)
-		_, err = dir.WriteAt(data, 0)
-		must(t, err)
+		for len(b) >= 8 { // as in a log: a checksum, a length, the payload, padding
+			n := int(min(int64(le.Uint32(b[4:])), int64(len(b)-8)))
+			if n == 0 {
+				break
+			}
+			must(t, dir.Append(b[8:8+n]))
+			b = b[min(disk.RoundUp(int64(8+n), 8), int64(len(b))):]
+		}
+		must(t, dir.Close())
 		o, err := openSegment(fs, 7, goldenStore, true)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
@@ -223,7 +175,7 @@ func FuzzJournal(f *testing.F) {
 		seed := disk.Checksum(header[:56])
 		for i := 0; journalHeader+(i+1)*recordSize <= len(data); i++ { // mend what has a valid type
 			if r := data[journalHeader+i*recordSize:]; r[4] >= recordData && r[4] <= recordCommit {
-				rec := record{
+				rec := journalRecord{
 					kind: r[4], flags: r[5], sector: le.Uint64(r[8:]), count: le.Uint64(r[16:]),
 					segment: le.Uint32(r[24:]), block: le.Uint32(r[28:]),
 				}

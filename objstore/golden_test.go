@@ -11,8 +11,10 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/disktest"
 	"varve/objstore/internal/golden"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -53,7 +55,7 @@ func goldenFormats(t testing.TB) map[string][]byte {
 		"segment":          goldenSegment().header(goldenStore),
 		"segment-closed":   closed.header(goldenStore),
 	}
-	log, err := createLog(fs, refsFile, logKindRefs, goldenStore, 0)
+	log, err := record.Create(fs, refsFile, refsID(goldenStore))
 	must(t, err)
 	at := time.Unix(1700000000, 0).UTC()
 	for _, recs := range [][]refRecord{
@@ -66,13 +68,13 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	} {
 		b, err := json.Marshal(recs)
 		must(t, err)
-		must(t, log.append(b))
+		must(t, log.Append(b))
 	}
-	out["refs"] = fileBytes(t, log.files[0].file)
-	dir, err := createLog(fs, dirName(7), logKindDir, goldenStore, 7)
+	out["refs"] = disktest.ReadFile(t, fs, refsFile)
+	dir, err := record.Create(fs, dirName(7), dirID(goldenStore, 7))
 	must(t, err)
-	must(t, dir.append(encodeObjects(goldenObjects())))
-	out["directory"] = fileBytes(t, dir.files[0].file)
+	must(t, dir.Append(encodeObjects(goldenObjects())))
+	out["directory"] = disktest.ReadFile(t, fs, dirName(7))
 	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
 	must(t, err)
 	// As older versions write it, and as it is in a file of which nothing is known.
@@ -83,7 +85,7 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	setJournalWriter(header, vfs.Identity{Inode: 0xe1, Generation: 0xe2, Birth: 0xe3})
 	setJournalClosing(header, 0xe4)
 	out["journal-header"] = header
-	for _, r := range []record{
+	for _, r := range []journalRecord{
 		{kind: recordData, sector: 8, count: 16, segment: 7, block: 9},
 		{kind: recordHole, sector: 100, count: 1 << 30},
 		{kind: recordCommit, sector: 2},
@@ -138,7 +140,7 @@ func TestGoldenDecode(t *testing.T) {
 		t.Errorf("segment of %d bytes, footer %d", capacity, footer)
 	}
 	r := newRefs()
-	_, err = openLog(memWith(t, "refs/log", b["refs"]), "refs/log", logKindRefs, goldenStore, 0, false, r.applyFrame)
+	_, err = record.Open(memWith(t, "refs/log", b["refs"]), []string{"refs/log"}, refsID(goldenStore), false, r.applyFrame)
 	must(t, err)
 	if v := r.volumes["vol"]; v == nil || v.gen != 3 || v.root != goldenHash(0xb2) || !v.snaps["snap"].settled {
 		t.Errorf("refs %+v", r)

@@ -61,7 +61,7 @@ const (
 var errTorn = errors.New("record torn or never written")
 
 // record is one entry of a journal.
-type record struct {
+type journalRecord struct {
 	kind    uint8
 	flags   uint8
 	sector  uint64
@@ -70,7 +70,7 @@ type record struct {
 	block   uint32
 }
 
-func (r *record) encode(b []byte, seed uint32) {
+func (r *journalRecord) encode(b []byte, seed uint32) {
 	_ = b[recordSize-1]
 	b[4], b[5], b[6], b[7] = r.kind, r.flags, 0, 0
 	le.PutUint64(b[8:], r.sector)
@@ -80,11 +80,11 @@ func (r *record) encode(b []byte, seed uint32) {
 	le.PutUint32(b, disk.UpdateChecksum(seed, b[4:recordSize]))
 }
 
-func decodeRecord(b []byte, seed uint32) (record, error) {
+func decodeRecord(b []byte, seed uint32) (journalRecord, error) {
 	if disk.UpdateChecksum(seed, b[4:recordSize]) != le.Uint32(b) {
-		return record{}, errTorn
+		return journalRecord{}, errTorn
 	}
-	r := record{
+	r := journalRecord{
 		kind: b[4], flags: b[5],
 		sector: le.Uint64(b[8:]), count: le.Uint64(b[16:]),
 		segment: le.Uint32(b[24:]), block: le.Uint32(b[28:]),
@@ -246,7 +246,7 @@ func (j *journal) slot(i int) []byte {
 
 // append writes a record into the mapping. A page of it that the kernel has let go of and can't read back from the
 // disk is a fault, and an error here, not the end of the process.
-func (j *journal) append(r *record) (err error) {
+func (j *journal) append(r *journalRecord) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -352,24 +352,24 @@ func (j *journal) close() {
 type replay struct {
 	name      string
 	gen       uint64
-	records   []record      // without the commits
-	final     bool          // the generation was complete
-	copied    bool          // the file is a copy of the one that was written
-	closing   uint64        // of the header
-	contested bool          // whether it is to be trusted is for somebody to say
-	trusted   bool          // written through this kernel's page cache: every whole record counts
-	why       string        // it is not trusted
-	whole     int           // records read whole, commits too
-	covered   int           // records that the last commit covers
-	short     bool          // the file is shorter than it was made
-	last      int           // position behind the last record that is no commit
-	raw       []byte        // the file up to the last whole record
-	promised  int           // records that the header says were durable
-	full      bool          // it ends without room for more
-	wasCut    bool          // records that were there are left out
-	blind     bool          // there may have been more of them, and nobody can say how many
-	mended    *CorruptError // a header that can be done without
-	at        []int         // the position of each of records
+	records   []journalRecord // without the commits
+	final     bool            // the generation was complete
+	copied    bool            // the file is a copy of the one that was written
+	closing   uint64          // of the header
+	contested bool            // whether it is to be trusted is for somebody to say
+	trusted   bool            // written through this kernel's page cache: every whole record counts
+	why       string          // it is not trusted
+	whole     int             // records read whole, commits too
+	covered   int             // records that the last commit covers
+	short     bool            // the file is shorter than it was made
+	last      int             // position behind the last record that is no commit
+	raw       []byte          // the file up to the last whole record
+	promised  int             // records that the header says were durable
+	full      bool            // it ends without room for more
+	wasCut    bool            // records that were there are left out
+	blind     bool            // there may have been more of them, and nobody can say how many
+	mended    *CorruptError   // a header that can be done without
+	at        []int           // the position of each of records
 	commits   []commit
 }
 
@@ -380,13 +380,13 @@ type commit struct {
 }
 
 // newCommit makes a commit record of now that covers so many records. Its time is for people: nothing is decided by it.
-func newCommit(covers int, now time.Time) record {
-	return record{kind: recordCommit, sector: uint64(covers), count: uint64(now.UnixNano())}
+func newCommit(covers int, now time.Time) journalRecord {
+	return journalRecord{kind: recordCommit, sector: uint64(covers), count: uint64(now.UnixNano())}
 }
 
 // commitTime is when a commit record was written; zero where it does not say, as those of older versions and of
 // recoveries don't.
-func (r *record) commitTime() time.Time {
+func (r *journalRecord) commitTime() time.Time {
 	if r.count == 0 || r.count > math.MaxInt64 {
 		return time.Time{}
 	}
@@ -649,7 +649,7 @@ func (rp *replay) finish(fs vfs.FS, store, volume uuid.UUID) error {
 		covers = rp.whole
 	}
 	b := make([]byte, recordSize)
-	r := record{kind: recordCommit, flags: flagFinal, sector: uint64(covers)}
+	r := journalRecord{kind: recordCommit, flags: flagFinal, sector: uint64(covers)}
 	r.encode(b, disk.Checksum(h[:56])+uint32(rp.whole))
 	// The commit goes first: without it, the next recovery must come to the same decision as this one.
 	if _, err := f.WriteAt(b, end); err != nil {

@@ -142,7 +142,7 @@ func TestCompactionAfterPassingFault(t *testing.T) {
 	for range 32 {
 		must(t, r.s.catalog.append(padded(1<<18)))
 	}
-	if end := r.s.catalog.log.end; end > 4<<20 {
+	if end := r.s.catalog.log.Size(); end > 4<<20 {
 		t.Errorf("the refs log has %d bytes", end)
 	}
 	must(t, r.reopened(r.mem.PowerCut(newRand(1)), "next boot"))

@@ -151,8 +151,8 @@ func (s *Store) checkDir(g *segment) {
 	switch {
 	case g.dir == nil:
 		bad.Err = errors.New("it is not there, and refs know of objects in it")
-	case g.dir.end < want:
-		bad.Offset, bad.Err = g.dir.end, fmt.Errorf("it ends there, and had %d bytes", want)
+	case g.dir.Size() < want:
+		bad.Offset, bad.Err = g.dir.Size(), fmt.Errorf("it ends there, and had %d bytes", want)
 	default:
 		return
 	}
@@ -351,7 +351,7 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 }
 
 // checkRecord says what is wrong with a record that was read whole.
-func (s *Store) checkRecord(v *volume, r *record) error {
+func (s *Store) checkRecord(v *volume, r *journalRecord) error {
 	sectors := uint64(v.ref.size) / SectorSize
 	if r.count == 0 || r.count > sectors || r.sector > sectors-r.count {
 		return fmt.Errorf("%d sectors at %d in a volume of %d", r.count, r.sector, sectors)
@@ -436,7 +436,7 @@ func (s *Store) sweepSegment(g *segment) error {
 		return s.sealSegment(g)
 	}
 	if g.dir != nil {
-		if err := g.dir.close(); err != nil {
+		if err := g.dir.Close(); err != nil {
 			return err
 		}
 		g.dir = nil

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 )
 
 // The refs log holds the names: volumes, snapshots, and the roots that they point to. A frame of it is a JSON
@@ -22,6 +23,13 @@ const (
 	refsFile = "refs/log"
 	refsCopy = "refs/log.copy"
 )
+
+var refsFiles = []string{refsFile, refsCopy}
+
+func refsID(store uuid.UUID) record.ID { return record.ID{Kind: record.Refs, Store: store} }
+
+// streamAbove is the length in bytes above which a refs log that is good is opened without being read as a whole.
+var streamAbove int64 = 64 << 20
 
 // refsAhead is the room in bytes that is kept allocated behind the log's end: names can be deleted on a disk that
 // others have filled to the last byte.

@@ -9,13 +9,17 @@ import (
 	"testing"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
 // logSize is how long the refs log is, in bytes.
 func logSize(t *testing.T, r *rig) int64 {
 	t.Helper()
-	n, err := r.s.catalog.log.files[0].file.Size()
+	f, err := r.mem.Open(refsFile)
+	must(t, err)
+	defer f.Close()
+	n, err := f.Size()
 	must(t, err)
 	return n
 }
@@ -69,8 +73,8 @@ func TestCompactionOfManyNames(t *testing.T) {
 	}
 	frames, largest := 0, 0
 	l := r.s.catalog.log
-	must(t, l.close())
-	l, err := openLogs(r.mem, []string{refsFile, refsCopy}, logKindRefs, r.s.sb.id, 0, false, func(p []byte) error {
+	must(t, l.Close())
+	l, err := record.Open(r.mem, refsFiles, refsID(r.s.sb.id), false, func(p []byte) error {
 		frames++
 		largest = max(largest, len(p))
 		return nil
@@ -98,7 +102,7 @@ func TestRefsThatAreFull(t *testing.T) {
 	v := r.volume("a", 1<<20)
 	refsFull = 3 << 20
 	made := 0
-	for ; r.s.catalog.log.end < refsFull-64<<10; made += 100 {
+	for ; r.s.catalog.log.Size() < refsFull-64<<10; made += 100 {
 		recordSnapshots(t, r, made, 100)
 	}
 	var err error
@@ -125,8 +129,8 @@ func TestRefsThatAreFull(t *testing.T) {
 
 // A long log is opened without being read as a whole, unless something is wrong with it.
 func TestLongRefsAreStreamed(t *testing.T) {
-	defer func(was int64) { wholeLog = was }(wholeLog)
-	wholeLog = 64 << 10
+	defer func(was int64) { streamAbove = was }(streamAbove)
+	streamAbove = 64 << 10
 	r := newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
 	const n = 12000
@@ -174,7 +178,7 @@ func TestLongRefsAreStreamed(t *testing.T) {
 	reopen(true, 1)
 	reopen(false, 0)
 	for _, name := range []string{refsFile, refsCopy} { // a frame that a power cut has torn
-		change(name, r.s.catalog.log.end, []byte("torn, and never answered"))
+		change(name, r.s.catalog.log.Size(), []byte("torn, and never answered"))
 	}
 	reopen(true, 0)
 	reopen(false, 0)

@@ -8,6 +8,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -21,7 +22,7 @@ func (c *catalog) open() ([]*CorruptError, error) {
 	}
 	l, err := c.openStreamed()
 	if l == nil && err == nil {
-		l, err = openLogs(c.fs, []string{refsFile, refsCopy}, logKindRefs, c.store, 0, false, c.refs.applyFrame)
+		l, err = record.Open(c.fs, refsFiles, refsID(c.store), false, c.refs.applyFrame)
 	}
 	if err != nil {
 		return nil, err
@@ -35,14 +36,14 @@ func (c *catalog) open() ([]*CorruptError, error) {
 	if err == nil {
 		err = c.tidyLog()
 	}
-	return l.damage, err
+	return l.Damage(), err
 }
 
 // openStreamed opens a long log whose files are both good. nil: the log is short, or has to be looked at as a whole.
-func (c *catalog) openStreamed() (*recordLog, error) {
+func (c *catalog) openStreamed() (*record.Log, error) {
 	r := newRefs()
 	r.emptyRoot = c.refs.emptyRoot
-	l, err := openStreamed(c.fs, []string{refsFile, refsCopy}, logHeader(logKindRefs, c.store, 0), r.applyFrame)
+	l, err := record.OpenLong(c.fs, refsFiles, refsID(c.store), streamAbove, r.applyFrame)
 	if l != nil {
 		c.refs = r
 	}
@@ -55,9 +56,8 @@ func (c *catalog) tidyLog() error {
 	if err := c.compactLog(); err != nil {
 		return err
 	}
-	c.log.ahead = refsAhead
-	c.log.reserve()
-	c.compactAt = min(2*c.log.end+refsLong, c.log.end+refsFull/8)
+	c.log.KeepAhead(refsAhead)
+	c.compactAt = min(2*c.log.Size()+refsLong, c.log.Size()+refsFull/8)
 	return nil
 }
 
@@ -80,19 +80,19 @@ func removeLeftover(fs vfs.FS, log *slog.Logger, name string) error {
 // REQUIRES: logMu is held, or the store is being opened.
 func (c *catalog) completeLog() error {
 	l := c.log
-	if len(l.files) == 2 {
+	if l.Copies() == 2 {
 		return nil
 	}
 	name := refsCopy
-	if l.name() == refsCopy {
+	if l.Name() == refsCopy {
 		name = refsFile
 	}
-	err := l.addCopy(c.fs, name)
+	err := l.AddCopy(c.fs, name)
 	if err == nil {
 		c.logger.Info("refs had one copy only; they have two again", "file", name)
 	}
 	if errors.Is(err, ErrNoSpace) || disk.Unreadable(err) || disk.Transient(err) {
-		c.logger.Warn("refs have one copy only until the store opens again", "file", l.name(), "error", err)
+		c.logger.Warn("refs have one copy only until the store opens again", "file", l.Name(), "error", err)
 		return nil
 	}
 	return err
@@ -100,29 +100,29 @@ func (c *catalog) completeLog() error {
 
 // longFor reports whether the log is long for a state that takes live bytes: as long as there is plenty of room, it may be
 // several times that.
-func (l *recordLog) longFor(live int64) bool {
-	return l.end >= refsLong+4*live || l.end >= refsFull/2 && l.end >= refsLong+live+live/4
+func longFor(l *record.Log, live int64) bool {
+	return l.Size() >= refsLong+4*live || l.Size() >= refsFull/2 && l.Size() >= refsLong+live+live/4
 }
 
 // compactLog rewrites the log if it has grown long for what it says, however long that is. After an error nobody knows
 // which file counts.
 // REQUIRES: logMu is held, or the store is being opened.
 func (c *catalog) compactLog() error {
-	files := len(c.log.files)
+	files := c.log.Copies()
 	err := c.completeLog() // there may be room for it by now
-	if err == nil && len(c.log.files) != files {
+	if err == nil && c.log.Copies() != files {
 		err = c.fs.SyncDir(filepath.Dir(refsFile))
 	}
 	if err != nil {
 		return err
 	}
 	l := c.log
-	if len(l.files) != 2 || l.end < refsLong {
+	if l.Copies() != 2 || l.Size() < refsLong {
 		return nil
 	}
 	live := int64(0)
 	err = c.refs.frames(func(b []byte) error { live += int64(len(b)); return nil })
-	if err != nil || !l.longFor(live) {
+	if err != nil || !longFor(l, live) {
 		return err
 	}
 	n, err := c.draftLog()
@@ -135,41 +135,41 @@ func (c *catalog) compactLog() error {
 
 // draftLog writes the shortest log of the same state under another name, durably.
 // REQUIRES: logMu is held, or the store is being opened.
-func (c *catalog) draftLog() (*recordLog, error) {
+func (c *catalog) draftLog() (*record.Log, error) {
 	if err := c.removeDraft(); err != nil { // an attempt before this one could not take it back
 		return nil, err
 	}
-	n, err := createLog(c.fs, refsDraft, logKindRefs, c.store, 0)
+	n, err := record.Create(c.fs, refsDraft, refsID(c.store))
 	if err != nil {
 		return nil, err
 	}
-	if err = c.refs.frames(n.draft); err == nil {
-		err = n.sync()
+	if err = c.refs.frames(n.Draft); err == nil {
+		err = n.SyncDraft()
 	}
 	if err != nil {
-		return nil, errors.Join(err, n.close(), c.removeDraft())
+		return nil, errors.Join(err, n.Close(), c.removeDraft())
 	}
 	return n, nil
 }
 
 // replaceLog puts a draft in the place of the log. The copy goes first: two files of different bytes would be damage.
 // REQUIRES: logMu is held, or the store is being opened.
-func (c *catalog) replaceLog(n *recordLog) error {
+func (c *catalog) replaceLog(n *record.Log) error {
 	err := c.fs.Remove(refsCopy)
 	if err == nil || errors.Is(err, os.ErrNotExist) { // an attempt before this one, which could not sync, has removed it
 		err = c.fs.SyncDir(filepath.Dir(refsFile))
 	}
 	if disk.Transient(err) { // the log is as it was; its copy may lack a name until the store opens again
 		c.logger.Warn("the refs log stays long", "error", err)
-		return errors.Join(n.close(), c.removeDraft())
+		return errors.Join(n.Close(), c.removeDraft())
 	}
 	if err != nil {
-		return errors.Join(err, n.close())
+		return errors.Join(err, n.Close())
 	}
-	n.files[0].name = refsFile
+	n.Renamed(refsFile)
 	l := c.log
 	c.log = n
-	if err := l.close(); err != nil {
+	if err := l.Close(); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverCompact)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -98,7 +99,7 @@ func TestRepairSaysTime(t *testing.T) {
 
 // A commit of an older version has no time, and nothing is made of that.
 func TestCommitWithoutTime(t *testing.T) {
-	r := record{kind: recordCommit, sector: 7}
+	r := journalRecord{kind: recordCommit, sector: 7}
 	if !r.commitTime().IsZero() {
 		t.Errorf("it is of %v", r.commitTime())
 	}
@@ -347,7 +348,7 @@ func TestRefsEndUnreadable(t *testing.T) {
 			must(t, err)
 			size, err = f.Size()
 			must(t, err)
-			must(t, f.Truncate(size-logMarkSize))
+			must(t, f.Truncate(size-8 /* the end mark */))
 			must(t, f.Close())
 		}
 		_ = r.s.Close()
@@ -398,7 +399,7 @@ func TestDirectoryOfUnendedSettling(t *testing.T) {
 		if strings.HasSuffix(n, ".dir") {
 			f, err := mem.Open(segmentDir + "/" + n)
 			must(t, err)
-			must(t, f.Truncate(logHeaderSize))
+			must(t, f.Truncate(record.HeaderSize))
 			must(t, f.Close())
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -157,7 +158,7 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 	must(t, CheckName("volume", info.Name))
 	must(t, s.Close())
 	r := newRefs()
-	l, err := openLogs(vfs.OS(dir), []string{refsFile, refsCopy}, logKindRefs, s.sb.id, 0, false, func(payload []byte) error {
+	l, err := record.Open(vfs.OS(dir), refsFiles, refsID(s.sb.id), false, func(payload []byte) error {
 		var before []struct {
 			Op            string
 			ID            uuid.UUID
@@ -188,7 +189,7 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	must(t, l.close())
+	must(t, l.Close())
 	v := r.volumes[info.Name]
 	if v == nil || v.root.String() != info.Root || !v.scratch() || v.of != "" {
 		t.Errorf("by the old fields the scratch volume is %+v, want one with root %s", v, info.Root)

@@ -16,6 +16,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -127,7 +128,7 @@ type segment struct {
 	recordMu sync.Mutex // one change of the header, the directory or the footer at a time; held over I/O, taken before mu
 	mu       sync.Mutex // never held over I/O
 
-	dir      *recordLog        // nil once sealed, or while there are no objects; changes under both locks
+	dir      *record.Log       // nil once sealed, or while there are no objects; changes under both locks
 	objects  map[uint32]object // by block; while open; changes under both locks
 	footer   int64             // footer length in bytes; 0 while open; changes under both locks
 	damaged  error             // header, footer or directory unreadable: objects are told by their content
@@ -149,6 +150,11 @@ func (g *segment) isDamaged() bool {
 
 func segmentName(id uint32) string { return fmt.Sprintf("%s/%08x.seg", segmentDir, id) }
 func dirName(id uint32) string     { return fmt.Sprintf("%s/%08x.dir", segmentDir, id) }
+
+// dirID is the ID of a segment's directory.
+func dirID(store uuid.UUID, segment uint32) record.ID {
+	return record.ID{Kind: record.Directory, Store: store, Number: uint64(segment)}
+}
 
 func (g *segment) header(store uuid.UUID) []byte { return g.headerWith(store, g.footer) }
 
@@ -322,7 +328,7 @@ func (g *segment) empty(size int64) bool {
 func (g *segment) openDir(fs vfs.FS, store uuid.UUID) error {
 	g.objects = map[uint32]object{}
 	var err error
-	g.dir, err = openLog(fs, dirName(g.id), logKindDir, store, uint64(g.id), true, func(p []byte) error {
+	g.dir, err = record.Open(fs, []string{dirName(g.id)}, dirID(store, g.id), true, func(p []byte) error {
 		objs, err := decodeObjects(p)
 		for _, o := range objs {
 			g.note(o)
@@ -355,20 +361,20 @@ func (g *segment) addObjects(fs vfs.FS, store uuid.UUID, objs []object) error {
 		if err := fs.Remove(dirName(g.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		d, err := createLog(fs, dirName(g.id), logKindDir, store, uint64(g.id))
+		d, err := record.Create(fs, dirName(g.id), dirID(store, g.id))
 		if err != nil {
 			return err
 		}
 		failpoint.Here(failpoint.DirMade)
 		if err := fs.SyncDir(segmentDir); err != nil {
-			return errors.Join(err, d.close(), fs.Remove(dirName(g.id))) // nothing is in it yet
+			return errors.Join(err, d.Close(), fs.Remove(dirName(g.id))) // nothing is in it yet
 		}
 		g.mu.Lock()
 		g.dir = d
 		g.mu.Unlock()
 	}
-	for frame := range slices.Chunk(objs, maxFrame/entrySize) {
-		if err := g.dir.append(encodeObjects(frame)); err != nil {
+	for frame := range slices.Chunk(objs, record.MaxPayload/entrySize) {
+		if err := g.dir.Append(encodeObjects(frame)); err != nil {
 			return err
 		}
 		g.noteAll(frame)
@@ -427,7 +433,7 @@ func (g *segment) seal(fs vfs.FS, store uuid.UUID) error {
 	if dir == nil {
 		return nil
 	}
-	if err := dir.close(); err != nil {
+	if err := dir.Close(); err != nil {
 		return err
 	}
 	g.mu.Lock()

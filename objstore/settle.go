@@ -12,6 +12,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 )
 
 // settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
@@ -527,8 +528,8 @@ func (s *Store) dirLengths() map[uint32]int64 {
 	out := map[uint32]int64{}
 	for _, g := range s.segments.all() {
 		g.recordMu.Lock()
-		if g.dir != nil && g.dir.end > logHeaderSize {
-			out[g.id] = g.dir.end
+		if g.dir != nil && g.dir.Size() > record.HeaderSize {
+			out[g.id] = g.dir.Size()
 		}
 		g.recordMu.Unlock()
 	}

@@ -21,6 +21,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -149,23 +150,23 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 	if err := held.Close(); err != nil {
 		return err
 	}
-	l, err := createLog(fs, refsFile, logKindRefs, sb.id, 0)
+	l, err := record.Create(fs, refsFile, refsID(sb.id))
 	if err != nil {
 		return err
 	}
 	if o.MaxSize > 0 {
 		b, err := json.Marshal([]refRecord{{Op: opMaxSize, Size: o.MaxSize}})
 		if err == nil {
-			err = l.append(b)
+			err = l.Append(b)
 		}
 		if err != nil {
-			return errors.Join(err, l.close())
+			return errors.Join(err, l.Close())
 		}
 	}
-	if err := l.addCopy(fs, refsCopy); err != nil {
-		return errors.Join(err, l.close())
+	if err := l.AddCopy(fs, refsCopy); err != nil {
+		return errors.Join(err, l.Close())
 	}
-	if err := l.close(); err != nil {
+	if err := l.Close(); err != nil {
 		return err
 	}
 	if err := fs.SyncDir(filepath.Dir(refsFile)); err != nil {
@@ -387,7 +388,7 @@ func (s *Store) closeFiles() error {
 	}
 	for _, g := range s.segments.all() {
 		if g.dir != nil {
-			keep(g.dir.close())
+			keep(g.dir.Close())
 		}
 		keep(g.file.Close())
 	}

@@ -62,7 +62,7 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 	}
 	if bad == nil {
 		objs := slices.Collect(maps.Values(lacks))
-		if err := g.dir.append(encodeObjects(objs)); err == nil {
+		if err := g.dir.Append(encodeObjects(objs)); err == nil {
 			g.mended = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacked %d objects that the footer names", len(lacks))}
 			return nil
 		} else if !errors.Is(err, ErrNoSpace) && !disk.Unreadable(err) {
@@ -78,7 +78,7 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 // directory at all. said is the length of the footer by the header.
 func (g *segment) keepSealed(store uuid.UUID, length, said int64, hasDir bool, bad *CorruptError, lacks int) error {
 	if g.dir != nil {
-		if err := g.dir.close(); err != nil {
+		if err := g.dir.Close(); err != nil {
 			return err
 		}
 	}

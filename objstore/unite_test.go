@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/record"
 )
 
 // sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
@@ -44,14 +45,14 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 // directory makes the segment's directory of the objects, in frames of 64.
 func (r *rig) directory(id, number uint32, objs []object) {
 	r.t.Helper()
-	l, err := createLog(r.mem, dirName(id), logKindDir, r.s.sb.id, uint64(number))
+	l, err := record.Create(r.mem, dirName(id), dirID(r.s.sb.id, number))
 	must(r.t, err)
 	for len(objs) > 0 {
 		n := min(64, len(objs))
-		must(r.t, l.append(encodeObjects(objs[:n])))
+		must(r.t, l.Append(encodeObjects(objs[:n])))
 		objs = objs[n:]
 	}
-	must(r.t, l.close())
+	must(r.t, l.Close())
 }
 
 // header has the segment's header say how long its footer is.
@@ -135,7 +136,7 @@ func TestDirectoryBesideSealedSegment(t *testing.T) {
 		"no directory":                    func(*rig, uint32, []object) {},
 		"a begun directory":               func(r *rig, id uint32, _ []object) { r.directory(id, id, nil) },
 		"a file of nothing":               raw(nil),
-		"a file of zeroes":                raw(make([]byte, logHeaderSize)),
+		"a file of zeroes":                raw(make([]byte, record.HeaderSize)),
 		"noise":                           raw(randomBytes(5, 4096)),
 		"the directory of another":        func(r *rig, id uint32, objs []object) { r.directory(id, id+1, objs) },
 		"half a directory":                func(r *rig, id uint32, objs []object) { r.directory(id, id, objs[:128]) },

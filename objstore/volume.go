@@ -358,7 +358,7 @@ func (v *volume) place(w *Write) (*layer, error) {
 	}
 	l := v.active()
 	// The journal and the live map in one critical section: replay must come to the same map.
-	if err := l.journal.append(&record{
+	if err := l.journal.append(&journalRecord{
 		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / disk.BlockSize),
 	}); err != nil {
 		return nil, v.s.fail(err)
@@ -425,7 +425,7 @@ func (v *volume) TryZero(off, length int64) error {
 		return err
 	}
 	l := v.active()
-	if err := l.journal.append(&record{kind: recordHole, sector: from, count: n}); err != nil {
+	if err := l.journal.append(&journalRecord{kind: recordHole, sector: from, count: n}); err != nil {
 		return v.s.fail(err)
 	}
 	v.note(l)

@@ -1,0 +1,223 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
+	"varve/objstore/vfs"
+)
+
+// Log is an open log. It has no lock: whoever appends excludes everybody else.
+type Log struct {
+	copies []logFile // at least one; all have the same bytes
+	id     ID
+	seed   seed
+	last   int64 // offset of the last frame
+	end    int64 // offset of the next frame
+
+	damage []*disk.CorruptError
+	uncut  bool // a frame that was answered with an error may lie behind the end
+
+	ahead    int64 // bytes behind the end to keep allocated; 0: none
+	reserved int64 // the offset up to which they are
+}
+
+// logFile is one copy of a log.
+type logFile struct {
+	name string
+	file vfs.File
+}
+
+// newLog is a log without frames or files.
+func newLog(id ID) *Log {
+	return &Log{id: id, seed: seed(disk.Checksum(id.header())), last: HeaderSize, end: HeaderSize}
+}
+
+// Create creates an empty log of one file. The name is durable after SyncDir of its directory.
+func Create(fs vfs.FS, name string, id ID) (*Log, error) {
+	f, err := disk.CreateFile(fs, name, id.header())
+	if err != nil {
+		return nil, err
+	}
+	l := newLog(id)
+	l.copies = []logFile{{name, f}}
+	return l, nil
+}
+
+// Name is the path of the first copy.
+func (l *Log) Name() string { return l.copies[0].name }
+
+// Copies is how many files of the same bytes there are.
+func (l *Log) Copies() int { return len(l.copies) }
+
+// CopyName is the path of copy i, from 0.
+func (l *Log) CopyName(i int) string { return l.copies[i].name }
+
+// Renamed says that the caller has renamed the only copy of the log, or is about to.
+func (l *Log) Renamed(name string) { l.copies[0].name = name }
+
+// Size is the offset in bytes at which the last frame ends.
+func (l *Log) Size() int64 { return l.end }
+
+// Damage is what Open found wrong with copies, and repaired.
+func (l *Log) Damage() []*disk.CorruptError { return l.damage }
+
+// AddCopy adds a file of the same bytes. Its name is durable after SyncDir of its directory.
+func (l *Log) AddCopy(fs vfs.FS, name string) error {
+	draft := name + ".new" // under its own name, half a copy would pass for damage
+	for _, n := range []string{name, draft} {
+		if err := fs.Remove(n); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	f, err := fs.Create(draft)
+	if err != nil {
+		return disk.SpaceError(err)
+	}
+	if err = l.copyTo(f); err == nil {
+		err = f.Datasync()
+	}
+	if err != nil {
+		f.Close()
+		_ = fs.Remove(draft) // so that it can be created when there is room again
+		return disk.SpaceError(err)
+	}
+	if err := fs.Rename(draft, name); err != nil {
+		f.Close()
+		return disk.SpaceError(err)
+	}
+	l.copies = append(l.copies, logFile{name, f})
+	return nil
+}
+
+// copyTo writes the log to another file, with its end mark.
+func (l *Log) copyTo(f vfs.File) error {
+	b := make([]byte, min(l.end, 1<<20))
+	for off := int64(0); off < l.end; off += int64(len(b)) {
+		b = b[:min(int64(len(b)), l.end-off)]
+		if n, err := l.copies[0].file.ReadAt(b, off); n < len(b) {
+			return err
+		}
+		if _, err := f.WriteAt(b, off); err != nil {
+			return err
+		}
+	}
+	_, err := f.WriteAt(l.seed.mark(l.end), l.end)
+	return err
+}
+
+// Append writes one frame to every copy and makes it durable. After disk.ErrNoSpace and transient errors the log is
+// what it was before; after any other error nobody knows what it holds.
+func (l *Log) Append(payload []byte) error {
+	if len(payload) > MaxPayload {
+		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), disk.ErrInvalid, MaxPayload)
+	}
+	if l.uncut {
+		if err := l.cut(); err != nil {
+			return err
+		}
+	}
+	b := l.seed.encode(payload, l.end)
+	err := disk.Parallel(l.copies, func(f logFile) error {
+		if _, err := f.file.WriteAt(b, l.end); err != nil {
+			return err
+		}
+		failpoint.Here(failpoint.LogWritten)
+		if err := disk.SyncError(f.file.Datasync()); err != nil {
+			return err
+		}
+		failpoint.Here(failpoint.LogSynced)
+		return nil
+	})
+	if err == nil {
+		l.last, l.end = l.end, l.end+int64(len(b))
+		l.reserve()
+		l.putMark()
+		return nil
+	}
+	l.reserved = 0 // truncating frees it
+	full := disk.SpaceError(err)
+	if !disk.Transient(err) && !errors.Is(full, disk.ErrNoSpace) {
+		return err
+	}
+	if cerr := l.cut(); disk.Transient(cerr) {
+		l.uncut = true // the next Append begins with it
+	} else if cerr != nil {
+		return fmt.Errorf("%w: %w; then %w", disk.ErrUnsynced, err, cerr)
+	}
+	return full
+}
+
+// cut removes what is behind the end, durably: a power cut must not bring back what was answered with an error.
+func (l *Log) cut() error {
+	for _, f := range l.copies {
+		if err := f.file.Truncate(l.end); err != nil {
+			return err
+		}
+		if err := disk.SyncError(f.file.Datasync()); err != nil {
+			return err
+		}
+	}
+	l.uncut = false
+	l.putMark()
+	return nil
+}
+
+// putMark writes the end mark, as far as the disk takes it: readers can do without.
+func (l *Log) putMark() {
+	for _, f := range l.copies {
+		_, _ = f.file.WriteAt(l.seed.mark(l.end), l.end)
+	}
+}
+
+// Draft writes one frame without making it durable, to a log of one file that nobody reads yet; see SyncDraft.
+func (l *Log) Draft(payload []byte) error {
+	b := l.seed.encode(payload, l.end)
+	if _, err := l.copies[0].file.WriteAt(b, l.end); err != nil {
+		return disk.SpaceError(err)
+	}
+	l.last, l.end = l.end, l.end+int64(len(b))
+	return nil
+}
+
+// SyncDraft makes the frames of all Drafts durable.
+func (l *Log) SyncDraft() error {
+	if err := l.copies[0].file.Datasync(); err != nil {
+		return disk.SpaceError(err)
+	}
+	l.putMark()
+	return nil
+}
+
+// KeepAhead keeps n bytes allocated behind the end of each copy from now on, so that a full disk still takes a frame.
+// Where there is no room for them, the next Append tries again.
+func (l *Log) KeepAhead(n int64) {
+	l.ahead = n
+	l.reserve()
+}
+
+func (l *Log) reserve() {
+	if l.ahead == 0 || l.reserved-l.end >= l.ahead/2 {
+		return
+	}
+	for _, f := range l.copies {
+		if err := f.file.Reserve(l.end, l.ahead); err != nil {
+			return
+		}
+	}
+	l.reserved = l.end + l.ahead
+}
+
+// Close closes the files. Every frame that Append wrote is durable already.
+func (l *Log) Close() error {
+	var first error
+	for _, f := range l.copies {
+		if err := f.file.Close(); first == nil {
+			first = err
+		}
+	}
+	return first
+}
