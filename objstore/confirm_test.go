@@ -149,7 +149,7 @@ func TestConfirmingIsCheap(t *testing.T) {
 		again := func(what string, wantBytes, most int64) {
 			t.Helper()
 			r.write(b, data, 0)
-			logs = segmentName(b.log.id)
+			logs = segmentName(b.appendSegment.id)
 			reads.Store(0)
 			readBytes.Store(0)
 			must(t, r.s.Settle(t.Context()))

@@ -227,7 +227,7 @@ func TestCopyAcrossCloseAndOpen(t *testing.T) {
 		dir := t.TempDir()
 		copyFiles(t, w.dir, dir, otherFiles)
 		w.open(t)
-		must(t, w.s.Settle(t.Context())) // and the log's room is given back
+		must(t, w.s.Settle(t.Context())) // and the append segment's room is given back
 		w.write(t, 2, 2, true)
 		copyFiles(t, w.dir, dir, segmentFiles)
 		wantRefused(t, openCopy(t, dir))

@@ -76,8 +76,8 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 	v.mu.Lock()
 	layers, pinned := v.layers, v.replacePin()
 	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
-	if v.log != nil {
-		v.log.full = true
+	if v.appendSegment != nil {
+		v.appendSegment.full = true
 	}
 	v.unstick()
 	for _, l := range layers {
@@ -105,8 +105,8 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		}
 	}
 	touched := map[*segment]bool{}
-	if v.log != nil {
-		touched[v.log] = true
+	if v.appendSegment != nil {
+		touched[v.appendSegment] = true
 	}
 	for _, l := range layers {
 		if err := s.fs.Remove(l.journal.name); err != nil {

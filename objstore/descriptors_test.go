@@ -68,8 +68,8 @@ func TestIdleVolumesHoldNoFiles(t *testing.T) {
 	}
 }
 
-// Volumes that are written one after the other share a log segment: what is open does not grow with their number.
-func TestRestingVolumesShareLogSegment(t *testing.T) {
+// Volumes that are written one after the other share an append segment: what is open does not grow with their number.
+func TestRestingVolumesShareAppendSegment(t *testing.T) {
 	dir := t.TempDir()
 	must(t, Init(dir, InitOptions{ChunkSize: 4096}))
 	o := Options{SegmentSize: 4 * smallestSegment, SettleDelay: -1}
@@ -105,7 +105,7 @@ func TestRestingVolumesShareLogSegment(t *testing.T) {
 	}
 }
 
-// A volume syncs a log segment that it has from the pool as its own, although the volume before had it in its list of
+// A volume syncs an append segment that it has from the pool as its own, although the volume before had it in its list of
 // segments to sync.
 func TestSegmentOfPoolIsSynced(t *testing.T) {
 	for seed := range uint64(8) {
@@ -113,12 +113,12 @@ func TestSegmentOfPoolIsSynced(t *testing.T) {
 		a := r.volume("a", 1<<20)
 		r.write(a, randomBytes(1, 8192), 0)
 		must(t, r.s.Settle(t.Context())) // without a flush of a's
-		g := a.log
+		g := a.appendSegment
 		must(t, a.Close())
 		must(t, a.lieDown())
 		b := r.volume("b", 1<<20)
 		r.write(b, randomBytes(3, 8192), 0)
-		if b.log != g {
+		if b.appendSegment != g {
 			t.Fatal("the segment of a resting volume is not used again: this proves nothing")
 		}
 		must(t, b.Flush())

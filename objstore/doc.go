@@ -2,12 +2,12 @@
 // they have settled. It knows no rings, no devices and no mounts; it answers where a range of bytes lies, and
 // whoever asked moves the bytes.
 //
-//	write   Reserve: a slot in the volume's log segment     the caller writes there
+//	write   Reserve: a slot in the volume's append segment     the caller writes there
 //	        Commit:  live map + journal record              visible, and safe from the death of the process
 //	flush   Flush:   sync segments, then the journal        safe from a power cut
 //	read    Plan:    live map, over older layers, over      pieces {descriptor, offset, length} or holes;
 //	                 the leaves of the settled tree         Release when they have been read
-//	settle  freeze a layer; hash its chunks; known: drop, whole in the log: adopt in place, else copy;
+//	settle  freeze a layer; hash its chunks; known: drop, whole in the append segment: adopt in place, else copy;
 //	        new tree nodes; new root in refs; the layer, its journal and its dead room go
 //
 // Terms:

@@ -148,7 +148,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 		r.write(other, randomBytes(3, 8192), 0) // it has its segment
 		name := where
 		if where == segmentDir { // the spare segment may be made at this moment
-			name = segmentName(slow.log.id)
+			name = segmentName(slow.appendSegment.id)
 		}
 		mine.Store(&name)
 		made := make(chan error, 1)

@@ -111,7 +111,7 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 	}
 }
 
-// retireOrSeal ends a log segment whose writes have all settled: unlinked if nothing of it was adopted,
+// retireOrSeal ends an append segment whose writes have all settled: unlinked if nothing of it was adopted,
 // sealed otherwise.
 func (s *Store) retireOrSeal(v *volume, g *segment) error {
 	if s.holds(g) {
@@ -122,8 +122,8 @@ func (s *Store) retireOrSeal(v *volume, g *segment) error {
 	done := g.full && !g.ended && g.unsettled.Load() == 0
 	if done {
 		g.ended = true
-		if v.log == g {
-			v.log = nil
+		if v.appendSegment == g {
+			v.appendSegment = nil
 		}
 		if g.dirty {
 			v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })

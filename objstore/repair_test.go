@@ -243,7 +243,7 @@ func TestReadableAgain(t *testing.T) {
 		t.Errorf("all has settled, and %d bytes of tails and %d of debts are left", tails, debt)
 	}
 	for _, g := range r.s.segments.all() {
-		if n := g.unsettled.Load(); n != 0 && g != v.log {
+		if n := g.unsettled.Load(); n != 0 && g != v.appendSegment {
 			t.Errorf("all has settled, and %d bytes of %s have not", n, segmentName(g.id))
 		}
 	}

@@ -38,7 +38,7 @@ func (v *volume) atRest() bool {
 	return v.inflight == 0 && len(v.layers) == 1 && v.active().empty() && !v.partial.exclusive
 }
 
-// lieDown gives back the journal of a volume without users, which is empty, and its log segment: to the pool, if objects
+// lieDown gives back the journal of a volume without users, which is empty, and its append segment: to the pool, if objects
 // lie in it and it has room. Opening the volume makes anew what is missing.
 func (v *volume) lieDown() error {
 	v.settleMu.Lock()
@@ -52,7 +52,7 @@ func (v *volume) lieDown() error {
 	return nil
 }
 
-// layDown ends the volume's being writable, if still nobody uses it, and gives its log segment if that is to end. Whoever
+// layDown ends the volume's being writable, if still nobody uses it, and gives its append segment if that is to end. Whoever
 // opens the volume meanwhile waits in activate for freezeMu, and makes it writable again. Under settleMu.
 func (v *volume) layDown() *segment {
 	v.freezeMu.Lock()
@@ -79,19 +79,19 @@ func (v *volume) layDown() *segment {
 	if err := v.s.removeJournal(name); err != nil {
 		v.s.log.Warn("an empty journal stays behind; the next opening removes it", "file", name, "error", err)
 	}
-	return v.leaveLog()
+	return v.leaveAppendSegment()
 }
 
-// leaveLog takes the log segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
+// leaveAppendSegment takes the append segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
 // end. Under settleMu, freezeMu and commitMu.
-func (v *volume) leaveLog() *segment {
+func (v *volume) leaveAppendSegment() *segment {
 	v.mu.Lock()
-	g := v.log
+	g := v.appendSegment
 	if g == nil || g.ended || g.unsettled.Load() != 0 {
 		v.mu.Unlock()
 		return nil
 	}
-	v.log = nil
+	v.appendSegment = nil
 	if g.dirty { // what it holds has settled, and was synced then
 		v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })
 		g.dirty = false
@@ -101,7 +101,7 @@ func (v *volume) leaveLog() *segment {
 		g.full = true // nobody else knows the segment now
 		return g
 	}
-	v.s.logs.put(g)
+	v.s.appendPool.put(g)
 	return nil
 }
 

@@ -522,7 +522,7 @@ func TestResumeGivesBack(t *testing.T) {
 	v.Release(&p)
 	must(t, r.s.waitReclaimed(t.Context(), nil))
 	for _, g := range r.s.segments.all() {
-		if n := g.unsettled.Load(); n != 0 && g != v.log {
+		if n := g.unsettled.Load(); n != 0 && g != v.appendSegment {
 			t.Errorf("all has settled, and %d bytes of %s have not", n, segmentName(g.id))
 		}
 	}

@@ -17,9 +17,9 @@ import (
 
 // settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
 //
-//	A  for each touched chunk: read, hash; known: point there; whole in the log: adopt in place; else copy.
+//	A  for each touched chunk: read, hash; known: point there; whole in the append segment: adopt in place; else copy.
 //	   Then the touched nodes, from the leaves to the root.
-//	B  make the data durable: copies, nodes, adopted log segments
+//	B  make the data durable: copies, nodes, adopted append segments
 //	C  record the objects in their segments' directories, durable; from here on others may be pointed to them
 //	D  append the new root to refs, durable; from here on the journal of the layer is not needed
 //	E  in memory: the new base, without the layer
@@ -390,7 +390,7 @@ func (st *settling) find(h *merkle.Hash, k merkle.Kind) (place, bool) {
 	return pl, ok
 }
 
-// adopt makes an object of a chunk that lies whole and aligned in the log.
+// adopt makes an object of a chunk that lies whole and aligned in an append segment.
 func (st *settling) adopt(h merkle.Hash, o, size int) (place, bool) {
 	for i := range st.plan.Pieces {
 		c := &st.plan.Pieces[i]

@@ -64,17 +64,17 @@ type Store struct {
 
 	catalog *catalog
 
-	segments  segmentTable
-	footers   *footerCache
-	absent    absentees
-	lastChunk atomic.Uint32 // the segment in which a search has found a chunk last
-	lastNode  atomic.Uint32 // and a node or a root
-	nodesMu   sync.Mutex
-	nodes     *simplelru.LRU[merkle.Hash, *merkle.Node]
-	leaves    atomic.Int64 // leaves in memory, of all images
-	spare     chan made
-	maker     sync.Once // starts makeSegments
-	logs      logPool
+	segments   segmentTable
+	footers    *footerCache
+	absent     absentees
+	lastChunk  atomic.Uint32 // the segment in which a search has found a chunk last
+	lastNode   atomic.Uint32 // and a node or a root
+	nodesMu    sync.Mutex
+	nodes      *simplelru.LRU[merkle.Hash, *merkle.Node]
+	leaves     atomic.Int64 // leaves in memory, of all images
+	spare      chan made
+	maker      sync.Once // starts makeSegments
+	appendPool segmentPool
 
 	spaceMu sync.Mutex // one at a time asks what is free
 	account

@@ -71,20 +71,20 @@ type volume struct {
 
 	unjournaled bool // opened, but there was no room for a journal
 
-	base     *base
-	baseGen  uint64   // the generation that the base holds
-	baseData int64    // its bytes that are not holes
-	log      *segment // where writes go
-	dirty    []*segment
-	pin      *pin
-	namings  []*naming // snapshots that are being made
-	appended uint64    // records ever appended
-	inflight int       // writes reserved
-	tail     int64     // bytes in layers
-	ops      uint64    // requests, to tell a busy volume
-	partial  partial
-	idleAt   time.Duration // the uptime from which on nobody uses it and nothing waits to settle; 0: that is not so
-	since    time.Duration // the uptime at which the active layer became non-empty; 0: empty
+	base          *base
+	baseGen       uint64   // the generation that the base holds
+	baseData      int64    // its bytes that are not holes
+	appendSegment *segment // where writes go
+	dirty         []*segment
+	pin           *pin
+	namings       []*naming // snapshots that are being made
+	appended      uint64    // records ever appended
+	inflight      int       // writes reserved
+	tail          int64     // bytes in layers
+	ops           uint64    // requests, to tell a busy volume
+	partial       partial
+	idleAt        time.Duration // the uptime from which on nobody uses it and nothing waits to settle; 0: that is not so
+	since         time.Duration // the uptime at which the active layer became non-empty; 0: empty
 
 	stuckTail, stuckDebt int64 // bytes that the account of stuck ones has of this volume
 }
@@ -191,7 +191,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 // reserve is Reserve for a write that was admitted. Under v.mu.
 func (v *volume) reserve(off int64, length int, w *Write) error {
 	slot := disk.RoundUp(int64(length), disk.BlockSize)
-	g := v.log
+	g := v.appendSegment
 	if g == nil || g.next+slot > g.capacity {
 		if g = v.nextSegment(); g == nil {
 			return ErrBusy
@@ -244,10 +244,10 @@ func (v *volume) openError() error {
 
 func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
 
-// nextSegment replaces the log segment by one from the pool or by the spare one; nil if that is still being made. Under
+// nextSegment replaces the append segment by one from the pool or by the spare one; nil if that is still being made. Under
 // v.mu.
 func (v *volume) nextSegment() *segment {
-	g := v.s.logs.take()
+	g := v.s.appendPool.take()
 	if g == nil {
 		g = v.s.trySegment()
 	}
@@ -258,12 +258,12 @@ func (v *volume) nextSegment() *segment {
 }
 
 func (v *volume) useSegment(g *segment) {
-	if g := v.log; g != nil {
+	if g := v.appendSegment; g != nil {
 		g.full = true
 		// It may have settled as far as it was used: the end of the active layer is its end too.
 		v.active().hand(g.id, g.next, g.next)
 	}
-	v.log = g
+	v.appendSegment = g
 	failpoint.Here(failpoint.SegmentRolled)
 }
 
@@ -296,10 +296,10 @@ func (v *volume) Wait(ctx context.Context) error {
 
 // waitSegment blocks until there is a segment to write to. Under v.mu, which it gives up meanwhile.
 func (v *volume) waitSegment() error {
-	if v.log != nil && v.log.next+MaxRequest <= v.log.capacity {
+	if v.appendSegment != nil && v.appendSegment.next+MaxRequest <= v.appendSegment.capacity {
 		return nil
 	}
-	if g := v.s.logs.take(); g != nil {
+	if g := v.s.appendPool.take(); g != nil {
 		v.useSegment(g)
 		return nil
 	}
@@ -309,7 +309,7 @@ func (v *volume) waitSegment() error {
 	switch {
 	case err != nil:
 		return err
-	case !v.writable || v.log != nil && v.log.next+MaxRequest <= v.log.capacity:
+	case !v.writable || v.appendSegment != nil && v.appendSegment.next+MaxRequest <= v.appendSegment.capacity:
 		v.s.giveSegmentBack(g)
 	default:
 		v.useSegment(g)

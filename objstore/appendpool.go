@@ -1,0 +1,34 @@
+package objstore
+
+import "sync"
+
+// segmentPool keeps the append segments of volumes at rest for the next volume that writes. If each were sealed, there
+// would be as many files as volumes are opened; if each stayed with its volume, as many descriptors as there are volumes.
+//
+// A segment in the pool belongs to no volume: everything that was handed out of it has settled, its room has been given
+// back, and it is in no volume's list of segments to sync. It holds objects, which stay where they are whoever appends
+// next. So a segment taken from the pool has unsettled writes of one volume at a time, as every append segment has.
+type segmentPool struct {
+	mu   sync.Mutex
+	segs []*segment
+}
+
+// put adds a segment with room for a request, which holds objects and no unsettled writes.
+func (p *segmentPool) put(g *segment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.segs = append(p.segs, g)
+}
+
+// take returns a segment with room for a request, or nil if there is none. It never blocks on I/O.
+func (p *segmentPool) take() *segment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.segs)
+	if n == 0 {
+		return nil
+	}
+	g := p.segs[n-1]
+	p.segs = p.segs[:n-1]
+	return g
+}
