@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"varve/uring"
 )
 
 const controlPath = "/dev/ublk-control"
@@ -25,9 +22,13 @@ const (
 	slowCommand  = 30 * time.Second
 )
 
-// control is the way to /dev/ublk-control. Safe for concurrent use until close.
+// control is the open /dev/ublk-control. Safe for concurrent use until close.
 type control struct {
 	file *os.File
+
+	mu   sync.Mutex // guards what follows
+	kept *submitter // idle, for the next command; nil: none
+	rare bool       // a submitter is not worth keeping: few commands follow, and long after one another
 }
 
 // command is one control command. The driver copies from and to buf.
@@ -53,7 +54,44 @@ func openControl() (*control, error) {
 	return &control{file: f}, nil
 }
 
-func (c *control) close() { _ = c.file.Close() }
+func (c *control) close() {
+	c.rest()
+	_ = c.file.Close() // nothing was written to it
+}
+
+// rest gives back the ring and the thread that many commands in a row share. Those that follow have one each.
+func (c *control) rest() {
+	c.mu.Lock()
+	s := c.kept
+	c.kept, c.rare = nil, true
+	c.mu.Unlock()
+	if s != nil {
+		s.close()
+	}
+}
+
+// take returns a submitter that nobody else uses; it goes back by put.
+func (c *control) take() *submitter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.kept; s != nil {
+		c.kept = nil
+		return s
+	}
+	return newSubmitter()
+}
+
+func (c *control) put(s *submitter) {
+	c.mu.Lock()
+	keep := c.kept == nil && !c.rare && !s.broken
+	if keep {
+		c.kept = s
+	}
+	c.mu.Unlock()
+	if !keep {
+		s.close()
+	}
+}
 
 // do sends one command and waits for its answer, for as long as the command's limit and ctx allow.
 func (c *control) do(ctx context.Context, cmd command) error {
@@ -62,73 +100,13 @@ func (c *control) do(ctx context.Context, cmd command) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmd.limit)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- c.run(ctx, cmd) }()
-	err := <-done
+	s := c.take()
+	err := s.submit(ctx, int32(c.file.Fd()), &cmd)
+	c.put(s)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &OpError{Op: cmd.name, ID: cmd.id, Err: fmt.Errorf("%w after %v", ErrTimeout, cmd.limit)}
 	}
 	return err
-}
-
-// commandPoll is how often a waiting command looks whether it may still wait.
-const commandPoll = 100 * time.Millisecond
-
-// shortPause is for a kernel that is short of memory.
-const shortPause = time.Millisecond
-
-// run submits the command on a ring and a thread of its own: io_uring hands commands that sleep to kernel
-// workers of the thread that submitted them, so it has to stay until the answer is there. When ctx ends first,
-// closing the ring interrupts the command.
-func (c *control) run(ctx context.Context, cmd command) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	ring, err := uring.New(uring.Options{Entries: 4, SQE128: true})
-	if err != nil {
-		return fmt.Errorf("set up control ring: %w", err)
-	}
-	defer ring.Close() // the command has its answer by then
-
-	// The driver may write into its buffer after this call gave up on it: it gets one of its own.
-	own := append([]byte(nil), cmd.buf...)
-	h := ublksrv_ctrl_cmd{dev_id: uint32(cmd.id), queue_id: 0xffff, len: uint16(len(own)), addr: uring.Address(own)}
-	h.data[0] = cmd.data
-	sqe := ring.GetSQE()
-	sqe.UringCmd(int32(c.file.Fd()), cmd.op)
-	*(*ublksrv_ctrl_cmd)(unsafe.Pointer(&sqe.BigCmd()[0])) = h
-
-	cqes := make([]uring.CQE, 1)
-	for ring.Reap(cqes) == 0 {
-		err := ring.SubmitAndWaitTimeout(1, commandPoll)
-		switch {
-		case err == nil, errors.Is(err, uring.ErrTimeout):
-		case uring.Transient(err):
-			time.Sleep(shortPause)
-		default:
-			return fmt.Errorf("submit %s: %w", cmd.name, err)
-		}
-		if ctx.Err() != nil {
-			abandon(own)
-			return &OpError{Op: cmd.name, ID: cmd.id, Err: ctx.Err()}
-		}
-	}
-	copy(cmd.buf, own)
-	if res := cqes[0].Res; res < 0 {
-		return opError(cmd.name, cmd.id, unix.Errno(-res))
-	}
-	return nil
-}
-
-// abandoned keeps the buffers of commands that nobody waits for any more: the kernel may still write to them.
-var abandoned struct {
-	sync.Mutex
-	bufs [][]byte
-}
-
-func abandon(buf []byte) {
-	abandoned.Lock()
-	abandoned.bufs = append(abandoned.bufs, buf)
-	abandoned.Unlock()
 }
 
 // bytesOf is the memory of a struct that a command carries.

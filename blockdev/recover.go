@@ -40,6 +40,7 @@ func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) 
 		c.close()
 		return nil, fmt.Errorf("recover device %d: %w", id, err)
 	}
+	c.rest()
 	return d, nil
 }
 

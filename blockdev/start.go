@@ -43,6 +43,7 @@ func Start(ctx context.Context, t Target, o Options) (*Device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start device: %w", err), d.undo())
 	}
+	c.rest()
 	return d, nil
 }
 
