@@ -155,7 +155,7 @@ func (d *Daemon) ping() protocol.Ping {
 		Protocol: protocol.Version,
 		Version:  d.version,
 		PID:      os.Getpid(),
-		Store:    d.dir,
+		Store:    d.place(),
 		UUID:     d.uuid,
 		Started:  d.started.UTC().Truncate(time.Second),
 	}
@@ -163,10 +163,11 @@ func (d *Daemon) ping() protocol.Ping {
 
 // place is where the store is now.
 func (d *Daemon) place() string {
-	if at, err := os.Readlink(d.files); err == nil && strings.HasPrefix(d.files, "/proc/") {
-		return at
+	at, err := os.Readlink(d.files)
+	if err != nil || !strings.HasPrefix(d.files, "/proc/") || strings.HasSuffix(at, " (deleted)") {
+		return d.dir
 	}
-	return d.dir
+	return at
 }
 
 // isDaemon: a command's own handler has no transports and no mounts.

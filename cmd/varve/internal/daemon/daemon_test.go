@@ -3,7 +3,10 @@ package daemon
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -313,6 +316,29 @@ func TestLessThanAsked(t *testing.T) {
 		got := strings.Join(LessThanAsked(c.queues, c.depth, c.gotQueues, c.gotDepth), "\n")
 		if (got == "") != (c.want == "") || !strings.HasPrefix(got, c.want) {
 			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
+// Whoever asks a daemon whose store was moved hears where it is now.
+func TestStatOfMovedStore(t *testing.T) {
+	w := newWorld(t, "a")
+	dir, err := os.Open(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	w.d.files = filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())))
+	moved := filepath.Join(t.TempDir(), "moved")
+	for _, want := range []string{w.dir, moved} {
+		if want == moved {
+			if err := os.Rename(w.dir, moved); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := w.c.Stat(t.Context())
+		if err != nil || s.Daemon == nil || s.Daemon.Store != want {
+			t.Errorf("stat says %+v, %v; the store is at %s", s.Daemon, err, want)
 		}
 	}
 }

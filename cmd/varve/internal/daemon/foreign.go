@@ -102,7 +102,7 @@ func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error
 	if err != nil {
 		return nil, err
 	}
-	list, err := listUblk(ctx)
+	list, err := machine.devices(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -19,10 +22,11 @@ type ublkTransport struct {
 	store *objstore.Store
 	inst  instance
 	log   *slog.Logger
+	seen  view
 }
 
-func newUblk(store *objstore.Store, inst instance, log *slog.Logger) transport {
-	return &ublkTransport{store: store, inst: inst, log: log}
+func newUblk(store *objstore.Store, inst instance, log *slog.Logger) *ublkTransport {
+	return &ublkTransport{store: store, inst: inst, log: log, seen: machine}
 }
 
 // mark is that of a device of this store.
@@ -98,12 +102,16 @@ func (t *ublkTransport) Find(ctx context.Context, c claims) ([]protocol.Attachme
 	}
 	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
 	// end the kernel has not heard yet.
-	return findOwn(ctx, t.inst, c, func(*blockdev.DeviceInfo) bool { return true })
+	found, err := t.seen.findOwn(ctx, t.inst, c, func(*blockdev.DeviceInfo) bool { return true })
+	if err == nil && (len(c.noted) > 0 || len(t.store.ScratchVolumes()) > 0) && t.seen.hidden(ctx) {
+		err = errHidden // nothing that depends on the list may be decided without it
+	}
+	return found, err
 }
 
 // findOwn lists the devices of a store that are as asked. With an error some may be missing.
-func findOwn(ctx context.Context, in instance, c claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
-	list, err := listUblk(ctx)
+func (v view) findOwn(ctx context.Context, in instance, c claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
+	list, err := v.devices(ctx)
 	var found []protocol.Attachment
 	for _, i := range list {
 		if volume, ours := c.has(in, &i); ours && which(&i) {
@@ -138,19 +146,48 @@ func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	return names
 }
 
-// listUblk lists the machine's ublk devices; none where there can be none, or none of ours.
-func listUblk(ctx context.Context) ([]blockdev.DeviceInfo, error) {
-	list, err := blockdev.List(ctx)
+// ublkClass has an entry for each ublk device of the machine; where the driver is not loaded, it is not there.
+const ublkClass = "/sys/class/ublk-char"
+
+// errHidden: the machine has ublk devices, and the process may not ask for them.
+var errHidden = errors.New("the machine has ublk devices, and this process can't ask whose they are: " +
+	"it has no access to /dev/ublk-control, as in a container")
+
+// view is what can be seen of the machine's ublk devices.
+type view struct {
+	list  func(context.Context) ([]blockdev.DeviceInfo, error)
+	class string // ublkClass
+}
+
+// machine is the view of commands.
+var machine = view{list: blockdev.List, class: ublkClass}
+
+// devices lists the machine's ublk devices; none where the driver can't be asked, see hidden.
+func (v view) devices(ctx context.Context) ([]blockdev.DeviceInfo, error) {
+	list, err := v.list(ctx)
 	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
 		return nil, nil
 	}
 	return list, err
 }
 
+// hidden reports whether there may be devices that devices does not list: the driver can't be asked, and the machine has
+// some, or does not say.
+func (v view) hidden(ctx context.Context) bool {
+	if _, err := v.list(ctx); !errors.Is(err, blockdev.ErrNoUblk) && !errors.Is(err, blockdev.ErrPermission) {
+		return false
+	}
+	entries, err := os.ReadDir(v.class)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Stat(filepath.Dir(v.class)) // no driver, or no sysfs
+	}
+	return err != nil || len(entries) > 0
+}
+
 // Foreign implements transport: those devices that are still there, and those with a mark of an older version that
 // nobody has noted.
 func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment, c claims) []protocol.Attachment {
-	list, err := listUblk(ctx)
+	list, err := t.seen.devices(ctx)
 	if err != nil {
 		t.log.Warn("not all devices are known", "error", err)
 	}
@@ -214,6 +251,9 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 
 func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, force bool) error {
 	i, err := blockdev.Info(ctx, a.ID)
+	if errors.Is(err, blockdev.ErrNoUblk) && t.seen.hidden(ctx) {
+		return errHidden
+	}
 	if errors.Is(err, blockdev.ErrNoDevice) || errors.Is(err, blockdev.ErrNoUblk) {
 		return nil
 	}
@@ -296,12 +336,12 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 	if s.bind(in, bootID()); len(s.Attached)+len(s.Foreign) == 0 {
 		return o
 	}
-	o.own, err = findOwn(ctx, in, s.claims(), (*blockdev.DeviceInfo).Orphan)
+	o.own, err = machine.findOwn(ctx, in, s.claims(), (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
 		o.own = andNoted(o.own, s.Attached, "ublk")
 	}
-	o.foreign, err = findOwn(ctx, in, claims{noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
+	o.foreign, err = machine.findOwn(ctx, in, claims{noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
 	}
