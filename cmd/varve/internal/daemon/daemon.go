@@ -58,7 +58,7 @@ type Daemon struct {
 	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
 	// change is taken first.
 	change   sync.Mutex
-	unlisted bool     // the kernel did not list all devices that may wait for us; guarded by change
+	unlisted bool // the kernel did not list all devices that may wait for us; guarded by change
 	mu       sync.Mutex
 	left     []string               // volumes whose devices may be left over
 	attached map[string]*attachment // by volume
