@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"varve/blockdev/devnode"
+	"varve/blockdev/target"
 	"varve/uring/queue"
 )
 
 // Device is a ublk device that this process serves.
 type Device struct {
 	id       int
-	target   Target
+	target   target.Target
 	flags    uint64 // what the driver granted
 	transfer transferMode
 	maxIO    int // bytes
@@ -93,10 +94,7 @@ func (d *Device) serveQueues(ctx context.Context, workers int) error {
 	d.charFD = int(d.char.Fd())
 	o := queue.Options{
 		Queues: d.nrQueues, Depth: d.depth, MaxIO: d.maxIO, Workers: workers, File: d.charFD,
-		Driver: d.openQueue, NewHandler: d.target.NewHandler, Logger: d.log.With(slog.Int("id", d.id)),
-	}
-	if t, ok := d.target.(FileTarget); ok {
-		o.Files = t.Files()
+		Driver: d.openQueue, NewPart: d.target.NewPart, Logger: d.log.With(slog.Int("id", d.id)),
 	}
 	server, err := queue.Start(o)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"varve/blockdev/target/loop"
 )
 
 // BenchmarkCopyModes reads a file on the temporary directory's file system, in each way and size.
@@ -17,7 +19,7 @@ func BenchmarkCopyModes(b *testing.B) {
 	if err := os.WriteFile(path, make([]byte, 64<<20), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	l, err := OpenLoop(path, LoopOptions{})
+	l, err := loop.Open(path, loop.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,19 +14,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/target/loop"
+	"varve/blockdev/target/null"
+	"varve/blockdev/target/volume"
 	"varve/objstore"
 	"varve/uring/queue"
 )
 
 // faulty is a null disk whose requests do what fault says.
 type faulty struct {
-	Null
+	*null.Null
 	fault func(r *queue.Request, at string) error
 	calls atomic.Int64
 	drops atomic.Int64
 }
 
-func (f *faulty) NewHandler() queue.Handler { return faultyHandler{f} }
+func (f *faulty) NewPart(*queue.Queue) (queue.Part, error) {
+	return queue.Handlers{New: func() queue.Handler { return faultyHandler{f} }}, nil
+}
 
 type faultyHandler struct{ *faulty }
 
@@ -56,7 +61,7 @@ func (h faultyHandler) Drop(*queue.Request) { h.drops.Add(1) }
 
 func TestDevicePanic(t *testing.T) {
 	requireUblk(t, 0)
-	target := &faulty{Null: *NewNull(1<<20, 512)}
+	target := &faulty{Null: null.New(1<<20, 512)}
 	target.fault = func(r *queue.Request, at string) error {
 		for i, where := range []string{"start", "work", "finish"} {
 			if where == at && r.Off == int64(i+1)<<16 {
@@ -91,7 +96,7 @@ func TestDevicePanic(t *testing.T) {
 func TestDeviceErrors(t *testing.T) {
 	requireUblk(t, 0)
 	var fail atomic.Value
-	target := &faulty{Null: *NewNull(1<<20, 512)}
+	target := &faulty{Null: null.New(1<<20, 512)}
 	target.fault = func(r *queue.Request, at string) error {
 		if err, ok := fail.Load().(error); ok && at == "work" && r.Off == 4096 {
 			return err
@@ -104,9 +109,9 @@ func TestDeviceErrors(t *testing.T) {
 		err  error
 		want unix.Errno
 	}{
-		{fmt.Errorf("reserve: %w", objstore.ErrNoSpace), unix.ENOSPC},
-		{&objstore.CorruptError{Err: errors.New("hash")}, unix.EIO},
-		{fmt.Errorf("store: %w", objstore.ErrReadOnly), unix.EIO}, // the block layer knows no EROFS
+		{fmt.Errorf("reserve: %w", &queue.StatusError{Errno: unix.ENOSPC, Err: errors.New("full")}), unix.ENOSPC},
+		{&queue.StatusError{Errno: unix.EIO, Err: errors.New("hash")}, unix.EIO},
+		{&queue.StatusError{Errno: unix.EROFS, Err: errors.New("store")}, unix.EIO}, // the block layer knows no EROFS
 		{errors.New("anything"), unix.EIO},
 	} {
 		fail.Store(fmt.Errorf("%w", c.err))
@@ -119,7 +124,7 @@ func TestDeviceErrors(t *testing.T) {
 
 func TestDeviceReadOnly(t *testing.T) {
 	requireUblk(t, 0)
-	d := startDevice(t, NewNull(1<<20, 4096), Options{ReadOnly: true})
+	d := startDevice(t, null.New(1<<20, 4096), Options{ReadOnly: true})
 	info, err := Info(t.Context(), d.ID())
 	if err != nil || !info.ReadOnly || info.BlockSize != 4096 {
 		t.Errorf("info %+v, %v", info, err)
@@ -139,7 +144,7 @@ func TestDeviceReadOnly(t *testing.T) {
 
 // counter is a volume that counts what makes things durable.
 type counter struct {
-	Volume
+	volume.Volume
 	mu     sync.Mutex
 	events []string
 }
@@ -164,7 +169,7 @@ func (c *counter) take() string {
 func TestDeviceFlushAndFUA(t *testing.T) {
 	requireUblk(t, 0)
 	c := &counter{Volume: openVolume(t, 1<<20, 512)}
-	d := startDevice(t, NewVolume(c), Options{})
+	d := startDevice(t, volume.New(c), Options{})
 	buf := aligned(4096, 0)
 	f := openDisk(t, d.Path(), os.O_RDWR)
 	if _, err := f.WriteAt(buf, 0); err != nil {
@@ -195,7 +200,7 @@ func TestDeviceStopBusy(t *testing.T) {
 	for _, without := range []uint64{0, _UBLK_F_SAFE_STOP_DEV} {
 		t.Run(fmt.Sprintf("without %#x", without), func(t *testing.T) {
 			requireUblk(t, 0)
-			d := startDevice(t, NewNull(1<<20, 512), Options{})
+			d := startDevice(t, null.New(1<<20, 512), Options{})
 			flags := os.O_RDWR
 			if without != 0 {
 				flags |= unix.O_EXCL // all that an exclusive open sees
@@ -226,7 +231,7 @@ func TestDeviceStopBusy(t *testing.T) {
 
 func TestDeviceResize(t *testing.T) {
 	requireUblk(t, _UBLK_F_UPDATE_SIZE)
-	d := startDevice(t, NewNull(1<<20, 4096), Options{})
+	d := startDevice(t, null.New(1<<20, 4096), Options{})
 	if err := d.Resize(t.Context(), 2<<20+512); !errors.Is(err, ErrInvalid) {
 		t.Errorf("resize to half a block: %v, want ErrInvalid", err)
 	}
@@ -242,15 +247,15 @@ func TestDeviceResize(t *testing.T) {
 
 func TestDeviceNumber(t *testing.T) {
 	requireUblk(t, 0)
-	d := startDevice(t, NewNull(1<<20, 512), Options{})
-	_, err := Start(t.Context(), NewNull(1<<20, 512), Options{ID: d.ID()})
+	d := startDevice(t, null.New(1<<20, 512), Options{})
+	_, err := Start(t.Context(), null.New(1<<20, 512), Options{ID: d.ID()})
 	if !errors.Is(err, ErrExists) {
 		t.Errorf("second device of the same number: %v, want ErrExists", err)
 	}
 	if err := Delete(t.Context(), 4095, false); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("delete of no device: %v, want ErrNoDevice", err)
 	}
-	if _, err := Recover(t.Context(), d.ID(), NewNull(1<<20, 512), Options{}); !errors.Is(err, ErrBusy) {
+	if _, err := Recover(t.Context(), d.ID(), null.New(1<<20, 512), Options{}); !errors.Is(err, ErrBusy) {
 		t.Errorf("recovery of a served device: %v, want ErrBusy", err)
 	}
 }
@@ -267,9 +272,9 @@ func TestControlTimeout(t *testing.T) {
 	if err := c.addDev(t.Context(), &info); err != nil {
 		t.Fatal(err)
 	}
-	lim := NewNull(1<<20, 512).Limits()
-	lim.ensureDefaults()
-	p := lim.params(1 << 20)
+	lim := null.New(1<<20, 512).Limits()
+	lim.EnsureDefaults()
+	p := params(&lim, 1<<20)
 	if err := c.setParams(t.Context(), int(info.dev_id), &p); err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +295,7 @@ func TestControlTimeout(t *testing.T) {
 // Quiesce hands an open device from one server to the next, under writes.
 func TestDeviceQuiesce(t *testing.T) {
 	eachMode(t, func(t *testing.T, o Options) {
-		l := openLoop(t, loopFile(t, 4<<20), LoopOptions{})
+		l := openLoop(t, loopFile(t, 4<<20), loop.Options{})
 		d := startDevice(t, l, o)
 		w := startWriter(t, d.Path(), 4<<20)
 		for i := range 5 {
@@ -377,7 +382,7 @@ func TestDevicesTogether(t *testing.T) {
 	requireUblk(t, 0)
 	var writers []*writer
 	for range 6 {
-		d := startDevice(t, openLoop(t, loopFile(t, 2<<20), LoopOptions{}), Options{Depth: 16})
+		d := startDevice(t, openLoop(t, loopFile(t, 2<<20), loop.Options{}), Options{Depth: 16})
 		writers = append(writers, startWriter(t, d.Path(), 2<<20))
 	}
 	for _, w := range writers {
@@ -415,12 +420,12 @@ func TestDeviceMissingFeature(t *testing.T) {
 		{CopyZero, _UBLK_F_AUTO_BUF_REG, "UBLK_F_AUTO_BUF_REG"},
 		{CopyUser, _UBLK_F_USER_COPY, "UBLK_F_USER_COPY"},
 	} {
-		_, err := Start(t.Context(), NewNull(1<<20, 512), Options{ID: -1, CopyMode: c.mode, without: c.flag})
+		_, err := Start(t.Context(), null.New(1<<20, 512), Options{ID: -1, CopyMode: c.mode, without: c.flag})
 		if !errors.Is(err, ErrUnsupported) || !strings.Contains(fmt.Sprint(err), c.name) {
 			t.Errorf("%s without %s: %v", c.mode, c.name, err)
 		}
 	}
-	d := startDevice(t, NewNull(1<<20, 512), Options{without: _UBLK_F_AUTO_BUF_REG})
+	d := startDevice(t, null.New(1<<20, 512), Options{without: _UBLK_F_AUTO_BUF_REG})
 	if d.Mode() != CopyUser {
 		t.Errorf("auto without %s is %s, want user", "UBLK_F_AUTO_BUF_REG", d.Mode())
 	}

@@ -14,6 +14,10 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"varve/blockdev/target"
+	"varve/blockdev/target/loop"
+	"varve/blockdev/target/null"
 )
 
 // childEnv makes the test binary a server of one loop device: "file copymode id", id -1 for a new device, else the
@@ -52,13 +56,13 @@ func serveChild(spec string) error {
 			return err
 		}
 	}
-	l, err := OpenLoop(path, LoopOptions{})
+	l, err := loop.Open(path, loop.Options{})
 	if err != nil {
 		return err
 	}
 	o := Options{ID: -1, CopyMode: mode, Queues: queues}
 	var d *Device
-	var target Target = l
+	var target target.Target = l
 	if os.Getenv(childScanEnv) != "" {
 		target = gatedLoop{l, func(ctx context.Context) { <-ctx.Done() }}
 	}
@@ -127,8 +131,8 @@ func TestDeviceKill(t *testing.T) {
 			if err != nil || info.ServerAlive {
 				t.Errorf("info %+v, %v: want no living server", info, err)
 			}
-			l := openLoop(t, path, LoopOptions{})
-			if _, err := Recover(t.Context(), id, NewNull(size*2, 512), Options{CopyMode: m}); err == nil {
+			l := openLoop(t, path, loop.Options{})
+			if _, err := Recover(t.Context(), id, null.New(size*2, 512), Options{CopyMode: m}); err == nil {
 				t.Fatal("recovered with a target of another size")
 			}
 			began := time.Now()

@@ -15,6 +15,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/blockdev/target"
+	"varve/blockdev/target/loop"
+	"varve/blockdev/target/null"
+	"varve/blockdev/target/volume"
 )
 
 // workersPerCPU is how many of a processor's own requests are under way together.
@@ -141,20 +146,20 @@ func TestDeviceQueues(t *testing.T) {
 	const size = 3 << 20
 	targets := []struct {
 		name string
-		open func(t *testing.T) (Target, func(p []byte) error) // the second reads the target itself
+		open func(t *testing.T) (target.Target, func(p []byte) error) // the second reads the target itself
 	}{
-		{"null", func(*testing.T) (Target, func([]byte) error) { return NewNull(size, 512), nil }},
-		{"loop", func(t *testing.T) (Target, func([]byte) error) {
+		{"null", func(*testing.T) (target.Target, func([]byte) error) { return null.New(size, 512), nil }},
+		{"loop", func(t *testing.T) (target.Target, func([]byte) error) {
 			path := loopFile(t, size)
-			return openLoop(t, path, LoopOptions{}), func(p []byte) error {
+			return openLoop(t, path, loop.Options{}), func(p []byte) error {
 				b, err := os.ReadFile(path)
 				copy(p, b)
 				return err
 			}
 		}},
-		{"volume", func(t *testing.T) (Target, func([]byte) error) {
+		{"volume", func(t *testing.T) (target.Target, func([]byte) error) {
 			v := openVolume(t, size, 512)
-			return NewVolume(v), func(p []byte) error {
+			return volume.New(v), func(p []byte) error {
 				_, err := v.ReadAt(p, 0)
 				return err
 			}
@@ -251,7 +256,7 @@ func TestDeviceQueuesKill(t *testing.T) {
 			}
 			waitRounds(t, ws)
 			killChild(t, child)
-			d, err := Recover(t.Context(), id, openLoop(t, path, LoopOptions{}), Options{CopyMode: m})
+			d, err := Recover(t.Context(), id, openLoop(t, path, loop.Options{}), Options{CopyMode: m})
 			if err != nil {
 				t.Fatal(err)
 			}

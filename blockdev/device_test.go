@@ -16,6 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/target"
+	"varve/blockdev/target/loop"
+	"varve/blockdev/target/null"
+	"varve/blockdev/target/volume"
 	"varve/objstore"
 )
 
@@ -48,7 +52,7 @@ func requireUblk(t testing.TB, flags uint64) {
 }
 
 // startDevice serves t until the test ends.
-func startDevice(t testing.TB, target Target, o Options) *Device {
+func startDevice(t testing.TB, target target.Target, o Options) *Device {
 	t.Helper()
 	o.ID = -1
 	if o.Logger == nil {
@@ -227,7 +231,7 @@ func eachMode(t *testing.T, f func(t *testing.T, o Options)) {
 func TestDeviceNull(t *testing.T) {
 	eachMode(t, func(t *testing.T, o Options) {
 		o.Owner = 0x1234567890abcdef
-		d := startDevice(t, NewNull(1<<30, 512), o)
+		d := startDevice(t, null.New(1<<30, 512), o)
 		info, err := Info(t.Context(), d.ID())
 		if err != nil {
 			t.Fatal(err)
@@ -269,9 +273,9 @@ func loopFile(t *testing.T, size int64) string {
 	return path
 }
 
-func openLoop(t *testing.T, path string, o LoopOptions) *Loop {
+func openLoop(t *testing.T, path string, o loop.Options) *loop.Loop {
 	t.Helper()
-	l, err := OpenLoop(path, o)
+	l, err := loop.Open(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +288,7 @@ func TestDeviceLoop(t *testing.T) {
 		for _, block := range []int{512, 4096} {
 			t.Run(fmt.Sprint(block), func(t *testing.T) {
 				path := loopFile(t, 16<<20)
-				d := startDevice(t, openLoop(t, path, LoopOptions{BlockSize: block}), o)
+				d := startDevice(t, openLoop(t, path, loop.Options{BlockSize: block}), o)
 				disk := newDisk(t, d, block)
 				for range 400 {
 					disk.step()
@@ -346,7 +350,7 @@ func TestDeviceVolume(t *testing.T) {
 		for _, block := range []int{512, 4096} {
 			t.Run(fmt.Sprint(block), func(t *testing.T) {
 				v := openVolume(t, 16<<20, block)
-				d := startDevice(t, NewVolume(v), o)
+				d := startDevice(t, volume.New(v), o)
 				disk := newDisk(t, d, block)
 				for range 400 {
 					disk.step()
@@ -371,7 +375,7 @@ func TestDeviceVolume(t *testing.T) {
 // A read over more pieces than are in flight together, every second one a hole.
 func TestDeviceManyPieces(t *testing.T) {
 	eachMode(t, func(t *testing.T, o Options) {
-		d := startDevice(t, NewVolume(openVolume(t, 8<<20, 512)), o)
+		d := startDevice(t, volume.New(openVolume(t, 8<<20, 512)), o)
 		disk := newDisk(t, d, 512)
 		buf := aligned(512, 0)
 		for off := 1 << 20; off < 2<<20; off += 2 * 4096 {
@@ -393,7 +397,7 @@ func TestDeviceManyPieces(t *testing.T) {
 
 func TestDeviceConcurrent(t *testing.T) {
 	eachMode(t, func(t *testing.T, o Options) {
-		d := startDevice(t, NewVolume(openVolume(t, 64<<20, 512)), o)
+		d := startDevice(t, volume.New(openVolume(t, 64<<20, 512)), o)
 		f := openDisk(t, d.Path(), os.O_RDWR)
 		const workers, area = 16, 4 << 20
 		var wg sync.WaitGroup

@@ -1,8 +1,8 @@
 // Package blockdev serves disks as Linux block devices through the kernel's ublk driver.
 //
-// A Target is a disk: the store's volumes, a file (Loop) or nothing (Null). Start makes /dev/ublkbN for it. The
-// device's queues are served by package uring/queue; what is ublk's own is here: the control commands that make, start,
-// stop, quiesce and recover a device, and for each queue the io descriptors, the fetch and the commit.
+// What is behind a device is a target.Target: a volume of the store, a file, or nothing. Start makes /dev/ublkbN for it.
+// The device's queues are served by package uring/queue; what is ublk's own is here: the control commands that make,
+// start, stop, quiesce and recover a device, and for each queue the io descriptors, the fetch and the commit.
 //
 //	/dev/ublk-control   ADD_DEV, SET_PARAMS, START_DEV ... DEL_DEV   Start, Stop, Recover
 //	/dev/ublkcN         io descriptors (mmap), FETCH_REQ,            ublkQueue

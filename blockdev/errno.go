@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"varve/objstore"
+	"varve/uring/queue"
 )
 
 // errnoOf is the one translation of an error into the result of a request, 0 for nil, else a negated errno. The
@@ -15,12 +15,13 @@ func errnoOf(err error) int32 {
 	if err == nil {
 		return 0
 	}
+	if s := (*queue.StatusError)(nil); errors.As(err, &s) {
+		return -int32(s.Errno)
+	}
 	switch {
-	case errors.Is(err, objstore.ErrNoSpace), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return -int32(unix.ENOSPC)
-	case errors.Is(err, objstore.ErrCorrupt):
-		return -int32(unix.EIO)
-	case errors.Is(err, objstore.ErrReadOnly), errors.Is(err, unix.EROFS):
+	case errors.Is(err, unix.EROFS):
 		return -int32(unix.EROFS)
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return -int32(unix.EOPNOTSUPP)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"varve/uring/queue"
 )
 
 // What a caller may test for with errors.Is.
@@ -26,7 +28,7 @@ var (
 	// ErrExists: the asked-for device number is taken.
 	ErrExists = errors.New("ublk device number is taken")
 	// ErrInvalid: options or limits that no device could have.
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid = queue.ErrInvalid
 	// ErrMismatch: the device that should be recovered is not of the target's size or block size.
 	ErrMismatch = errors.New("device does not match its target")
 )

@@ -12,19 +12,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/target/loop"
 	"varve/uring/queue"
 )
 
 // gatedLoop is a loop target whose reads pass a gate first.
 type gatedLoop struct {
-	*Loop
+	*loop.Loop
 	gate func(context.Context)
 }
 
-func (g gatedLoop) NewHandler() queue.Handler { return gatedHandler{loopHandler{g.Loop}, g.gate} }
+func (g gatedLoop) NewPart(q *queue.Queue) (queue.Part, error) {
+	part, err := g.Loop.NewPart(q)
+	if err != nil {
+		return nil, err
+	}
+	return queue.Handlers{New: func() queue.Handler { return gatedHandler{part.NewHandler(0), g.gate} }}, nil
+}
 
 type gatedHandler struct {
-	loopHandler
+	queue.Handler
 	gate func(context.Context)
 }
 
@@ -32,15 +39,15 @@ func (h gatedHandler) Start(r *queue.Request) (queue.Action, error) {
 	if r.Op == queue.OpRead {
 		return queue.Handoff, nil
 	}
-	return h.loopHandler.Start(r)
+	return h.Handler.Start(r)
 }
 
 func (h gatedHandler) Work(ctx context.Context, r *queue.Request) (queue.Action, error) {
 	if r.Op != queue.OpRead {
-		return h.loopHandler.Work(ctx, r)
+		return h.Handler.Work(ctx, r)
 	}
 	h.gate(ctx)
-	return h.loopHandler.Start(r)
+	return h.Handler.Start(r)
 }
 
 // partitionedFile is a disk of 4 MiB with one partition, of 1 MiB.
@@ -83,7 +90,7 @@ func eachScan(t *testing.T, f func(t *testing.T, o Options)) {
 // mutex any more.
 func TestScanPartitions(t *testing.T) {
 	eachScan(t, func(t *testing.T, o Options) {
-		slow := gatedLoop{openLoop(t, partitionedFile(t), LoopOptions{}), func(context.Context) { time.Sleep(100 * time.Millisecond) }}
+		slow := gatedLoop{openLoop(t, partitionedFile(t), loop.Options{}), func(context.Context) { time.Sleep(100 * time.Millisecond) }}
 		d := startDevice(t, slow, o)
 		if isBlockDevice(d.Path() + "p1") {
 			t.Fatal("the partition is there before its table can have been read: this proves nothing")
@@ -101,7 +108,7 @@ func TestScanPartitions(t *testing.T) {
 func TestScanPartitionsIsBounded(t *testing.T) {
 	eachScan(t, func(t *testing.T, o Options) {
 		pass := make(chan struct{})
-		d := startDevice(t, gatedLoop{openLoop(t, partitionedFile(t), LoopOptions{}), func(ctx context.Context) {
+		d := startDevice(t, gatedLoop{openLoop(t, partitionedFile(t), loop.Options{}), func(ctx context.Context) {
 			select {
 			case <-pass:
 			case <-ctx.Done():
@@ -143,7 +150,7 @@ func TestKilledWhileScanning(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the killed server does not end")
 	}
-	d, err := Recover(t.Context(), id, openLoop(t, path, LoopOptions{}), Options{})
+	d, err := Recover(t.Context(), id, openLoop(t, path, loop.Options{}), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

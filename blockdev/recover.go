@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"varve/blockdev/target"
 	"varve/objstore/failpoint"
 )
 
@@ -21,7 +22,7 @@ const dyingLimit = 2 * time.Second
 // the options do not count; CopyMode must fit what the device was made with. ErrServed: another living process serves it.
 // ErrMismatch: the device is not of the target's size, or not of Options.Owner, if that is set. After any error the
 // device waits on as before.
-func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) {
+func Recover(ctx context.Context, id int, t target.Target, o Options) (*Device, error) {
 	o.ID = id
 	o.EnsureDefaults()
 	if err := o.Validate(); err != nil {
@@ -44,7 +45,7 @@ func Recover(ctx context.Context, id int, t Target, o Options) (*Device, error) 
 	return d, nil
 }
 
-func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o *Options) (*Device, error) {
+func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *target.Limits, o *Options) (*Device, error) {
 	err := failpoint.Err(failpoint.RecoverFails)
 	if err == nil {
 		err = startRecovery(ctx, c, id, o.Owner)
@@ -61,7 +62,7 @@ func takeOver(ctx context.Context, c *control, id int, t Target, lim *Limits, o 
 	if err != nil {
 		return nil, err
 	}
-	if err := lim.match(&p); err != nil {
+	if err := match(lim, &p); err != nil {
 		return nil, err
 	}
 	d, err := newDevice(c, t, lim, &info, o)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"varve/blockdev/target"
 	"varve/objstore/failpoint"
 )
 
@@ -13,7 +14,7 @@ import (
 // device can be opened; its partitions are there after ScanPartitions. The target stays the caller's, who closes it
 // after Wait. ctx bounds the start alone.
 // Errors: ErrNoUblk, ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
-func Start(ctx context.Context, t Target, o Options) (*Device, error) {
+func Start(ctx context.Context, t target.Target, o Options) (*Device, error) {
 	o.EnsureDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -47,11 +48,11 @@ func Start(ctx context.Context, t Target, o Options) (*Device, error) {
 	return d, nil
 }
 
-func limitsOf(t Target, o *Options) (Limits, error) {
+func limitsOf(t target.Target, o *Options) (target.Limits, error) {
 	lim := t.Limits()
-	lim.ensureDefaults()
+	lim.EnsureDefaults()
 	lim.ReadOnly = lim.ReadOnly || o.ReadOnly
-	return lim, lim.validate()
+	return lim, lim.Validate()
 }
 
 // wantFlags are the features that a device of varve has.
@@ -73,7 +74,7 @@ func wantFlags(have uint64, o *Options) (uint64, error) {
 }
 
 // addDevice makes the device and sets its parameters.
-func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Options) (*Device, error) {
+func addDevice(ctx context.Context, c *control, t target.Target, lim *target.Limits, o *Options) (*Device, error) {
 	have, err := c.features(ctx)
 	if err != nil {
 		return nil, err
@@ -95,7 +96,7 @@ func addDevice(ctx context.Context, c *control, t Target, lim *Limits, o *Option
 		err = missing(want, info.flags)
 	}
 	if err == nil {
-		p := lim.params(d.maxIO)
+		p := params(lim, d.maxIO)
 		err = c.setParams(ctx, d.id, &p)
 		failpoint.Here(failpoint.AttachParams)
 	}
@@ -114,7 +115,7 @@ func missing(want, got uint64) error {
 }
 
 // newDevice is a device as info describes it; nothing runs yet.
-func newDevice(c *control, t Target, lim *Limits, info *ublksrv_ctrl_dev_info, o *Options) (*Device, error) {
+func newDevice(c *control, t target.Target, lim *target.Limits, info *ublksrv_ctrl_dev_info, o *Options) (*Device, error) {
 	mode, err := chooseMode(o.CopyMode, info.flags)
 	if err != nil {
 		return nil, err

@@ -104,9 +104,9 @@ func (d *Device) Resize(ctx context.Context, size int64) error {
 		return unsupported(_UBLK_F_UPDATE_SIZE, "resizing an attached device")
 	}
 	lim := d.target.Limits()
-	lim.ensureDefaults()
+	lim.EnsureDefaults()
 	lim.Size = size
-	if err := lim.validate(); err != nil {
+	if err := lim.Validate(); err != nil {
 		return err
 	}
 	old := d.size.Load()

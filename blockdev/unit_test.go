@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"varve/objstore"
+	"varve/blockdev/target"
 	"varve/uring/queue"
 )
 
@@ -110,7 +110,7 @@ func TestWantFlags(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	for _, l := range []Limits{
+	for _, l := range []target.Limits{
 		{Size: 0},
 		{Size: -512},
 		{Size: 513},
@@ -119,30 +119,30 @@ func TestLimits(t *testing.T) {
 		{Size: 4096, DMAAlign: 3},
 		{Size: 4096, DMAAlign: 8192},
 	} {
-		l.ensureDefaults()
-		if err := l.validate(); !errors.Is(err, ErrInvalid) {
+		l.EnsureDefaults()
+		if err := l.Validate(); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v, want ErrInvalid", l, err)
 		}
 	}
-	l := Limits{Size: 1 << 30, BlockSize: 4096, Discard: true, Cache: true, DMAAlign: 512}
-	p := l.params(1 << 20)
+	l := target.Limits{Size: 1 << 30, BlockSize: 4096, Discard: true, Cache: true, DMAAlign: 512}
+	p := params(&l, 1<<20)
 	if p.basic.logical_bs_shift != 12 || p.basic.max_sectors != 2048 || p.basic.dev_sectors != 1<<21 ||
 		p.basic.attrs != _UBLK_ATTR_VOLATILE_CACHE|_UBLK_ATTR_FUA || p.dma.alignment != 511 ||
 		p.types != _UBLK_PARAM_TYPE_BASIC|_UBLK_PARAM_TYPE_DISCARD|_UBLK_PARAM_TYPE_DMA_ALIGN || p.discard.max_discard_segments != 1 {
 		t.Errorf("params %+v", p)
 	}
-	if err := l.match(&p); err != nil {
+	if err := match(&l, &p); err != nil {
 		t.Errorf("its own params: %v", err)
 	}
 	l.ReadOnly = true
-	if p := l.params(1 << 20); p.types&_UBLK_PARAM_TYPE_DISCARD != 0 || p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0 {
+	if p := params(&l, 1<<20); p.types&_UBLK_PARAM_TYPE_DISCARD != 0 || p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0 {
 		t.Errorf("read-only params %+v", p)
 	}
-	if err := l.match(&p); !errors.Is(err, ErrMismatch) {
+	if err := match(&l, &p); !errors.Is(err, ErrMismatch) {
 		t.Errorf("a writable device for a read-only target: %v", err)
 	}
 	l.ReadOnly, l.Size = false, 2<<30
-	if err := l.match(&p); !errors.Is(err, ErrMismatch) {
+	if err := match(&l, &p); !errors.Is(err, ErrMismatch) {
 		t.Errorf("another size: %v", err)
 	}
 }
@@ -176,10 +176,10 @@ func TestErrno(t *testing.T) {
 		want unix.Errno
 	}{
 		{nil, 0},
-		{fmt.Errorf("a: %w", objstore.ErrNoSpace), unix.ENOSPC},
+		{fmt.Errorf("a: %w", &queue.StatusError{Errno: unix.ENOSPC, Err: io.EOF}), unix.ENOSPC},
 		{unix.EDQUOT, unix.ENOSPC},
-		{&objstore.CorruptError{Err: unix.ENOMEM}, unix.EIO},
-		{objstore.ErrReadOnly, unix.EROFS},
+		{&queue.StatusError{Errno: unix.EIO, Err: unix.ENOMEM}, unix.EIO},
+		{unix.EROFS, unix.EROFS},
 		{unix.EOPNOTSUPP, unix.EOPNOTSUPP},
 		{unix.ENOMEM, unix.ENOMEM},
 		{unix.EAGAIN, unix.EIO},

@@ -9,10 +9,10 @@ import (
 // DriverFile is the slot of the driver's file, Options.File, in the ring's table of files.
 const DriverFile = 0
 
-// The other slots of the table: the source of zeroes, then the target's files.
+// The other slots of the table: the source of zeroes, then the part's files.
 const (
-	zeroFile   = 1 // /dev/zero
-	targetFile = 2
+	zeroFile = 1 // /dev/zero
+	partFile = 2
 )
 
 // What Describe returns besides the answer of a request.

@@ -89,7 +89,7 @@ func (*fakeDriver) Close(bool) error { return nil }
 // fakeQueue is a queue whose driver, ring and workers are the test.
 func fakeQueue(t testing.TB, newHandler func() Handler, depth int, lending buffer) (*Queue, *fakeRing) {
 	s := &Server{
-		opts: Options{Queues: 1, Depth: depth, MaxIO: 1 << 20, NewHandler: newHandler},
+		opts: Options{Queues: 1, Depth: depth, MaxIO: 1 << 20},
 		log:  slog.New(slog.DiscardHandler), work: make(chan job, depth),
 	}
 	s.waits = s.work
@@ -98,7 +98,7 @@ func fakeQueue(t testing.TB, newHandler func() Handler, depth int, lending buffe
 	for range depth {
 		d.mem = append(d.mem, make([]byte, s.opts.MaxIO))
 	}
-	q := &Queue{server: s, ring: ring, driver: d}
+	q := &Queue{server: s, ring: ring, driver: d, part: Handlers{New: newHandler}}
 	if err := q.wake.open(); err != nil {
 		t.Fatal(err)
 	}

@@ -26,10 +26,11 @@ type Queue struct {
 	ring    uring.Ring
 	driver  Driver
 	copier  Copier // of the driver; nil if it is none
+	part    Part
 	slots   []slot
 	cqes    []uring.CQE
 	wake    wakeup
-	fixed   []int32  // the target's files that are in the ring's table
+	fixed   []int32  // the part's files, which are in the ring's table
 	mapped  [][]byte // bounce buffers: all that there are
 	buffers [][]byte // of them, those that no request has
 

@@ -70,7 +70,7 @@ func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) {
 	s := uring.Secondary{Dir: r.direction(), FD: int32(fd), FileOff: uint64(fileOff), BufOff: uint32(bufOff), Len: uint32(length)}
 	for i, f := range r.queue.fixed {
 		if f == s.FD {
-			s.FixedFile, s.FD = true, int32(targetFile+i)
+			s.FixedFile, s.FD = true, int32(partFile+i)
 			break
 		}
 	}

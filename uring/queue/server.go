@@ -12,7 +12,7 @@ import (
 	"varve/uring"
 )
 
-// Options of a Server. All are needed, but for Files.
+// Options of a Server. All are needed.
 type Options struct {
 	Queues  int // each a thread and a ring
 	Depth   int // tags of each queue
@@ -20,14 +20,11 @@ type Options struct {
 	Workers int // goroutines for what blocks
 	// File is the driver's file descriptor; it is DriverFile in each ring's table of files.
 	File int
-	// Files are the target's, open as long as the server runs. They are registered with the rings, which saves
-	// looking them up for each secondary.
-	Files []int
 	// Driver makes the driver's end of queue number q, on the queue's thread, and registers the buffer table of Depth
 	// slots if the driver lends pages.
 	Driver func(q int, ring uring.Ring) (Driver, error)
-	// NewHandler makes what serves one tag of one queue.
-	NewHandler func() Handler
+	// NewPart makes the disk's part of a queue, on the queue's thread.
+	NewPart func(q *Queue) (Part, error)
 	// Logger is told about failed requests, panics and the failure of a queue.
 	Logger *slog.Logger
 }

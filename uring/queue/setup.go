@@ -21,11 +21,14 @@ func (q *Queue) setUp() error {
 		return fmt.Errorf("set up queue ring: %w", err)
 	}
 	q.ring = ring
+	if q.part, err = o.NewPart(q); err != nil {
+		return err
+	}
 	files := []int32{DriverFile: int32(o.File), zeroFile: int32(q.server.zero.Fd())}
-	for _, fd := range o.Files {
+	for _, fd := range q.part.Files() {
 		files = append(files, int32(fd))
 	}
-	q.fixed = files[targetFile:]
+	q.fixed = files[partFile:]
 	if err := ring.RegisterFiles(files); err != nil {
 		return err
 	}
@@ -44,7 +47,7 @@ func (q *Queue) makeSlots() error {
 	for i := range q.slots {
 		s := &q.slots[i]
 		s.tag = uint16(i)
-		s.handler = q.server.opts.NewHandler()
+		s.handler = q.part.NewHandler(s.tag)
 		s.req = Request{
 			secs: make([]uring.Secondary, 0, 4), zeros: make([]span, 0, 4),
 			tag: s.tag, queue: q,
@@ -88,6 +91,9 @@ func (q *Queue) fetchAll() error {
 // pages that it holds by itself, or into memory that is then left mapped.
 func (q *Queue) tearDown() error {
 	var errs []error
+	if q.part != nil {
+		errs = append(errs, q.part.Close())
+	}
 	if q.ring != nil {
 		errs = append(errs, q.ring.Close())
 	}

@@ -36,15 +36,14 @@ const (
 // Lendings are all ways to lend.
 var Lendings = []Lending{Registered, Mapped, Copied}
 
-// Options of a Device. Zero means the default, but for NewHandler.
+// Options of a Device. Zero means the default, but for NewPart.
 type Options struct {
-	Lending    Lending // Registered
-	Depth      int     // 8
-	MaxIO      int     // bytes; 256 KiB
-	Workers    int     // 2
-	Files      []int
-	NewHandler func() queue.Handler
-	Logger     *slog.Logger // none
+	Lending Lending // Registered
+	Depth   int     // 8
+	MaxIO   int     // bytes; 256 KiB
+	Workers int     // 2
+	NewPart func(*queue.Queue) (queue.Part, error)
+	Logger  *slog.Logger // none
 }
 
 // Device serves requests of a test.
@@ -113,8 +112,8 @@ func Start(t testing.TB, o Options) *Device {
 	}
 	var err error
 	d.server, err = queue.Start(queue.Options{
-		Queues: 1, Depth: o.Depth, MaxIO: o.MaxIO, Workers: o.Workers, File: d.tags[0].event, Files: o.Files,
-		Driver: d.open, NewHandler: o.NewHandler, Logger: o.Logger,
+		Queues: 1, Depth: o.Depth, MaxIO: o.MaxIO, Workers: o.Workers, File: d.tags[0].event,
+		Driver: d.open, NewPart: o.NewPart, Logger: o.Logger,
 	})
 	if err != nil {
 		t.Fatal(err)

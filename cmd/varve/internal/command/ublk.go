@@ -13,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
+	"varve/blockdev/target"
+	"varve/blockdev/target/loop"
+	"varve/blockdev/target/null"
 	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
@@ -58,7 +61,7 @@ once and moves no data: reads leave the reader's memory as it was. loop is a fil
 			if err := o.check(cmd); err != nil {
 				return err
 			}
-			return o.run(cmd, func(ctx context.Context, t blockdev.Target, bo blockdev.Options) (*blockdev.Device, error) {
+			return o.run(cmd, func(ctx context.Context, t target.Target, bo blockdev.Options) (*blockdev.Device, error) {
 				bo.ID, bo.Queues, bo.Depth = -1, o.queues, o.depth
 				dev, err := blockdev.Start(ctx, t, bo)
 				if err != nil {
@@ -127,7 +130,7 @@ func (o *ublkOptions) check(cmd *cobra.Command) error {
 
 // run serves a device that begin starts, here or in the background.
 func (o *ublkOptions) run(cmd *cobra.Command,
-	begin func(context.Context, blockdev.Target, blockdev.Options) (*blockdev.Device, error),
+	begin func(context.Context, target.Target, blockdev.Options) (*blockdev.Device, error),
 ) (err error) {
 	if o.background {
 		said, err := startInBackground(withoutBackground(cmd), o.logFile)
@@ -173,11 +176,11 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 	return awaitDevice(ctx, dev)
 }
 
-func (o *ublkOptions) open() (blockdev.Target, func() error, error) {
+func (o *ublkOptions) open() (target.Target, func() error, error) {
 	if o.target == "null" {
-		return blockdev.NewNull(int64(o.size), int(o.blockSize)), func() error { return nil }, nil
+		return null.New(int64(o.size), int(o.blockSize)), func() error { return nil }, nil
 	}
-	l, err := blockdev.OpenLoop(o.file, blockdev.LoopOptions{
+	l, err := loop.Open(o.file, loop.Options{
 		BlockSize: int(o.blockSize), ReadOnly: o.readOnly, Buffered: o.buffered,
 	})
 	if err != nil {
@@ -230,7 +233,7 @@ to be those that the device was added with. Volumes' devices are taken over by v
 			if err := o.check(cmd); err != nil {
 				return err
 			}
-			return o.run(cmd, func(ctx context.Context, t blockdev.Target, bo blockdev.Options) (*blockdev.Device, error) {
+			return o.run(cmd, func(ctx context.Context, t target.Target, bo blockdev.Options) (*blockdev.Device, error) {
 				return blockdev.Recover(ctx, id, t, bo)
 			})
 		},

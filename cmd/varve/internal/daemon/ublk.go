@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"varve/blockdev"
+	"varve/blockdev/target/volume"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 	"varve/objstore/failpoint"
@@ -63,10 +64,10 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	if r.Number != nil {
 		o.ID = *r.Number
 	}
-	dev, err := blockdev.Start(ctx, blockdev.NewVolume(vol), o)
+	dev, err := blockdev.Start(ctx, volume.New(vol), o)
 	if r.Number != nil && errors.Is(err, blockdev.ErrExists) {
 		o.ID = -1
-		dev, err = blockdev.Start(ctx, blockdev.NewVolume(vol), o)
+		dev, err = blockdev.Start(ctx, volume.New(vol), o)
 	}
 	if err != nil {
 		if errors.Is(err, blockdev.ErrNoUblk) {
@@ -234,7 +235,7 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 	if err != nil {
 		return nil, err
 	}
-	dev, err := blockdev.Recover(ctx, a.ID, blockdev.NewVolume(vol), blockdev.Options{
+	dev, err := blockdev.Recover(ctx, a.ID, volume.New(vol), blockdev.Options{
 		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: t.mark(&a), Logger: t.log,
 	})
 	if err != nil {

@@ -1,37 +1,40 @@
-package blockdev
+// Package loop is a file or block device as a disk, byte for byte, as the kernel's loop driver serves it.
+package loop
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/target"
 	"varve/uring/queue"
 )
 
-// Loop is a file as a disk, byte for byte, as the kernel's loop driver does it.
+// Loop is a disk whose bytes are those of a file.
 type Loop struct {
 	file *os.File
 	fd   int
-	lim  Limits
-	cost flushCost
+	lim  target.Limits
+	cost target.FlushCost
 }
 
-// LoopOptions for OpenLoop.
-type LoopOptions struct {
+// Options for Open.
+type Options struct {
 	BlockSize int  // 512 (also when 0) or 4096
 	ReadOnly  bool // open the file for reading only
 	Buffered  bool // go through the page cache instead of O_DIRECT
 }
 
-// OpenLoop opens a file or block device as a disk of its size, less what is left over from the last block. The
-// caller closes it after the device has stopped.
-func OpenLoop(path string, o LoopOptions) (*Loop, error) {
+// Open opens a file or block device as a disk of its size, less what is left over from the last block. The caller
+// closes it after the device has stopped.
+func Open(path string, o Options) (*Loop, error) {
 	if o.BlockSize == 0 {
-		o.BlockSize = sectorSize
+		o.BlockSize = target.SectorSize
 	}
 	flags := os.O_RDWR
 	if o.ReadOnly {
@@ -44,15 +47,15 @@ func OpenLoop(path string, o LoopOptions) (*Loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open loop file: %w", err)
 	}
-	size, err := f.Seek(0, 2)
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("size of loop file: %w", err), f.Close())
 	}
-	l := &Loop{file: f, fd: int(f.Fd()), lim: Limits{
+	l := &Loop{file: f, fd: int(f.Fd()), lim: target.Limits{
 		Size: size &^ int64(o.BlockSize-1), BlockSize: o.BlockSize, ReadOnly: o.ReadOnly,
-		Discard: !o.ReadOnly, Cache: true, DMAAlign: sectorSize,
+		Discard: !o.ReadOnly, Cache: true, DMAAlign: target.SectorSize,
 	}}
-	if err := l.lim.validate(); err != nil {
+	if err := l.lim.Validate(); err != nil {
 		return nil, errors.Join(fmt.Errorf("loop file %s: %w", path, err), f.Close())
 	}
 	return l, nil
@@ -61,18 +64,17 @@ func OpenLoop(path string, o LoopOptions) (*Loop, error) {
 // Close closes the file.
 func (l *Loop) Close() error { return l.file.Close() }
 
-// Limits implements Target.
-func (l *Loop) Limits() Limits { return l.lim }
+// Limits implements target.Target.
+func (l *Loop) Limits() target.Limits { return l.lim }
 
-// Files implements FileTarget.
-func (l *Loop) Files() []int { return []int{l.fd} }
+// NewPart implements target.Target.
+func (l *Loop) NewPart(*queue.Queue) (queue.Part, error) {
+	return queue.Handlers{New: func() queue.Handler { return handler{l} }, FDs: []int{l.fd}}, nil
+}
 
-// NewHandler implements Target.
-func (l *Loop) NewHandler() queue.Handler { return loopHandler{l} }
+type handler struct{ *Loop }
 
-type loopHandler struct{ *Loop }
-
-func (h loopHandler) Start(r *queue.Request) (queue.Action, error) {
+func (h handler) Start(r *queue.Request) (queue.Action, error) {
 	switch r.Op {
 	case queue.OpRead, queue.OpWrite:
 		r.Secondary(h.fd, r.Off, 0, r.Len)
@@ -81,7 +83,7 @@ func (h loopHandler) Start(r *queue.Request) (queue.Action, error) {
 		}
 		return queue.Submit, nil
 	case queue.OpFlush:
-		if h.cost.quick() {
+		if h.cost.Quick() {
 			return queue.Answer, h.flush()
 		}
 		return queue.Handoff, nil
@@ -91,25 +93,22 @@ func (h loopHandler) Start(r *queue.Request) (queue.Action, error) {
 	return queue.Answer, unix.EOPNOTSUPP
 }
 
-// flush is timed: see flushCost.
-func (h loopHandler) flush() error {
+// flush is timed: see target.FlushCost.
+func (h handler) flush() error {
 	start := time.Now()
 	err := unix.Fdatasync(h.fd)
-	h.cost.took(time.Since(start))
+	h.cost.Took(time.Since(start))
 	return err
 }
 
-func (h loopHandler) Finish(_ *queue.Request, err error) (queue.Action, error) {
-	return queue.Answer, err
-}
+func (h handler) Finish(_ *queue.Request, err error) (queue.Action, error) { return queue.Answer, err }
 
-func (h loopHandler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
+func (h handler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
 	switch r.Op {
 	case queue.OpFlush:
 		return queue.Answer, h.flush()
 	case queue.OpDiscard:
-		err := unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Off, int64(r.Len))
-		return queue.Answer, err
+		return queue.Answer, unix.Fallocate(h.fd, punch, r.Off, int64(r.Len))
 	case queue.OpWriteZeroes:
 		return queue.Answer, h.zero(r)
 	case queue.OpRead, queue.OpWrite:
@@ -117,10 +116,12 @@ func (h loopHandler) Work(_ context.Context, r *queue.Request) (queue.Action, er
 	return queue.Answer, unix.EOPNOTSUPP
 }
 
-// zero makes a range read as zeroes. A file system that can't zero a range in place gets a hole, and then its
-// space back where the request wants it kept.
-func (h loopHandler) zero(r *queue.Request) error {
-	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+// punch is the mode of fallocate(2) that makes a hole.
+const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+
+// zero makes a range read as zeroes. A file system that can't zero a range in place makes a hole, and then allocates
+// the space again where the request wants it kept.
+func (h handler) zero(r *queue.Request) error {
 	mode := uint32(punch)
 	if r.NoUnmap {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
@@ -137,4 +138,4 @@ func (h loopHandler) zero(r *queue.Request) error {
 	return err
 }
 
-func (h loopHandler) Drop(*queue.Request) {}
+func (h handler) Drop(*queue.Request) {}

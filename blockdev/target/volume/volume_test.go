@@ -1,9 +1,10 @@
-package blockdev
+package volume
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -119,7 +120,7 @@ func TestVolumeCalls(t *testing.T) {
 			if c.fail {
 				v.fd = -1
 			}
-			d := queuetest.Start(t, queuetest.Options{NewHandler: NewVolume(v).NewHandler})
+			d := queuetest.Start(t, queuetest.Options{NewPart: New(v).NewPart})
 			c.io.Off = 4096
 			if c.io.Op == queue.OpRead || c.io.Op == queue.OpWrite {
 				c.io.Data = make([]byte, 4096)
@@ -145,7 +146,7 @@ func (quiet) Commit(*objstore.Write) error { return nil }
 func TestVolumeAllocations(t *testing.T) {
 	v := newMemVolume(t)
 	v.hole = true
-	d := queuetest.Start(t, queuetest.Options{NewHandler: NewVolume(quiet{v}).NewHandler})
+	d := queuetest.Start(t, queuetest.Options{NewPart: New(quiet{v}).NewPart})
 	for _, op := range []queue.Op{queue.OpRead, queue.OpWrite} {
 		const n = 2000
 		io := queuetest.IO{Op: op, Data: make([]byte, 16<<10)}
@@ -186,7 +187,7 @@ func TestReadsPassWritesThatWait(t *testing.T) {
 	const depth, writes = 64, 60
 	v := &fullVolume{newMemVolume(t), make(chan struct{})}
 	v.busy = objstore.ErrNotLoaded
-	d := queuetest.Start(t, queuetest.Options{Depth: depth, MaxIO: 4096, NewHandler: NewVolume(v).NewHandler})
+	d := queuetest.Start(t, queuetest.Options{Depth: depth, MaxIO: 4096, NewPart: New(v).NewPart})
 	var waiting sync.WaitGroup
 	for i := range writes {
 		waiting.Go(func() {
@@ -217,4 +218,27 @@ func TestReadsPassWritesThatWait(t *testing.T) {
 	}
 	close(v.room)
 	waiting.Wait()
+}
+
+// The errno that answers a request that the store has refused, whatever else the error wraps.
+func TestStatus(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want unix.Errno
+	}{
+		{fmt.Errorf("reserve: %w", objstore.ErrNoSpace), unix.ENOSPC},
+		{&objstore.CorruptError{Err: unix.ENOMEM}, unix.EIO},
+		{fmt.Errorf("commit: %w", objstore.ErrReadOnly), unix.EROFS},
+	} {
+		var s *queue.StatusError
+		if err := status(c.err); !errors.As(err, &s) || s.Errno != c.want || !errors.Is(err, c.err) || err.Error() != c.err.Error() {
+			t.Errorf("%v: %#v, want errno %v", c.err, err, c.want)
+		}
+	}
+	for _, err := range []error{nil, unix.ENOMEM, objstore.ErrBusy} {
+		var s *queue.StatusError
+		if got := status(err); !errors.Is(got, err) || errors.As(got, &s) {
+			t.Errorf("%v became %#v", err, got)
+		}
+	}
 }

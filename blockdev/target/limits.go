@@ -1,0 +1,47 @@
+package target
+
+import (
+	"fmt"
+	"math/bits"
+
+	"varve/uring/queue"
+)
+
+// SectorSize in bytes is the smallest block of a disk, and the unit of the kernel's block layer.
+const SectorSize = 512
+
+// maxAlign in bytes is the largest alignment of memory that a disk may want: a page.
+const maxAlign = 4096
+
+// Limits describe the disk that a Target is.
+type Limits struct {
+	Size      int64 // bytes, a multiple of BlockSize
+	BlockSize int   // logical block in bytes: 512 (also when 0) or 4096
+	ReadOnly  bool
+	Discard   bool // takes OpDiscard and OpWriteZeroes
+	Cache     bool // has a volatile cache: takes OpFlush and FUA
+	DMAAlign  int  // alignment in bytes that the files want of a request's memory, a power of two up to 4096; 0: any
+}
+
+// EnsureDefaults fills in what is zero.
+func (l *Limits) EnsureDefaults() {
+	if l.BlockSize == 0 {
+		l.BlockSize = SectorSize
+	}
+	if l.DMAAlign == 0 {
+		l.DMAAlign = 4
+	}
+}
+
+// Validate reports the first limit that no disk could have, as queue.ErrInvalid.
+func (l *Limits) Validate() error {
+	switch {
+	case l.BlockSize != 512 && l.BlockSize != 4096:
+		return fmt.Errorf("%w: block size %d: neither 512 nor 4096", queue.ErrInvalid, l.BlockSize)
+	case l.Size <= 0 || l.Size%int64(l.BlockSize) != 0:
+		return fmt.Errorf("%w: size %d: not a positive multiple of %d", queue.ErrInvalid, l.Size, l.BlockSize)
+	case l.DMAAlign < 1 || l.DMAAlign > maxAlign || bits.OnesCount(uint(l.DMAAlign)) != 1:
+		return fmt.Errorf("%w: memory alignment %d: not a power of two up to %d", queue.ErrInvalid, l.DMAAlign, maxAlign)
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+// Package null is a disk that moves nothing: the yardstick for what a device costs by itself.
+package null
+
+import (
+	"context"
+
+	"varve/blockdev/target"
+	"varve/uring/queue"
+)
+
+// Null is a disk that answers at once. Reads leave the reader's memory as it was.
+type Null struct {
+	size      int64
+	blockSize int
+}
+
+// New makes a null disk of size bytes; blockSize is 512 or 4096, or 0 for 512.
+func New(size int64, blockSize int) *Null { return &Null{size: size, blockSize: blockSize} }
+
+// Limits implements target.Target.
+func (n *Null) Limits() target.Limits {
+	return target.Limits{Size: n.size, BlockSize: n.blockSize, Discard: true, Cache: true}
+}
+
+// NewPart implements target.Target.
+func (n *Null) NewPart(*queue.Queue) (queue.Part, error) {
+	return queue.Handlers{New: func() queue.Handler { return handler{} }}, nil
+}
+
+type handler struct{}
+
+func (handler) Start(*queue.Request) (queue.Action, error) { return queue.Answer, nil }
+
+func (handler) Finish(_ *queue.Request, err error) (queue.Action, error) { return queue.Answer, err }
+
+func (handler) Work(context.Context, *queue.Request) (queue.Action, error) { return queue.Answer, nil }
+func (handler) Drop(*queue.Request)                                        {}
