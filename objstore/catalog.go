@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -36,7 +37,8 @@ type catalog struct {
 
 	logMu     sync.Mutex
 	log       *record.Log
-	compactAt int64 // length of the log, in bytes, at which to see whether it can be shorter
+	doubt     atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
+	compactAt int64       // length of the log, in bytes, at which to see whether it can be shorter
 
 	mu          sync.Mutex
 	refs        *refs // changes under logMu and mu
@@ -65,6 +67,9 @@ func newCatalog() *catalog {
 func (c *catalog) update(decide func() ([]refRecord, error), took func()) error {
 	c.logMu.Lock()
 	defer c.logMu.Unlock()
+	if err := c.takeBackLocked(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	recs, err := decide()
 	c.mu.Unlock()
@@ -104,13 +109,49 @@ func (c *catalog) write(recs []refRecord) error {
 		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
 			ErrNoSpace, refsFile, c.log.Size(), refsFull)
 	}
-	if err := c.log.Append(b); err != nil {
-		if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
-			return c.gate.spaceError(err)
-		}
-		return c.gate.fail(fmt.Errorf("append to %s: %w", refsFile, err))
+	err = c.log.Append(b)
+	c.doubt.Store(c.log.InDoubt())
+	return c.logError(err)
+}
+
+// takeBack removes a record from the log that was answered with an error, and that could not be removed then: after a crash
+// it would take effect. Until it is gone nothing may be decided on top, and no volume opened, which it might delete.
+func (c *catalog) takeBack() error {
+	if !c.inDoubt() {
+		return nil
+	}
+	c.logMu.Lock()
+	defer c.logMu.Unlock()
+	if err := c.takeBackLocked(); err != nil && c.gate.writeError() == nil {
+		return err
 	}
 	return nil
+}
+
+// inDoubt reports whether there is something to take back. In a store that is read-only nothing comes to lie on top of it.
+func (c *catalog) inDoubt() bool { return c.doubt.Load() && c.gate.writeError() == nil }
+
+// takeBackLocked is takeBack.
+// REQUIRES: logMu is held.
+func (c *catalog) takeBackLocked() error {
+	if !c.doubt.Load() {
+		return nil
+	}
+	err := c.log.TakeBack()
+	c.doubt.Store(c.log.InDoubt())
+	return c.logError(err)
+}
+
+// logError returns what becomes of the store after an error of the log: nothing if the log is as it was, and nobody may write
+// any more if it is not known what it holds.
+func (c *catalog) logError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrNoSpace), disk.Transient(err):
+		return c.gate.spaceError(err)
+	}
+	return c.gate.fail(fmt.Errorf("append to %s: %w", refsFile, err))
 }
 
 // apply lets records that are durable take effect.
@@ -149,5 +190,5 @@ func (c *catalog) close() error {
 	if c.log == nil {
 		return nil
 	}
-	return c.log.Close()
+	return errors.Join(c.log.TakeBack(), c.log.Close())
 }

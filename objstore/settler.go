@@ -26,6 +26,7 @@ func (s *Store) settler(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.clock.Store(int64(s.uptime()))
+			_ = s.catalog.takeBack() // it is tried again
 			s.lookForRoom()
 		case <-s.kick:
 		}

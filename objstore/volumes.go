@@ -79,21 +79,37 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	return &Volume{volume: v, user: user}, nil
 }
 
-// enter notes a user of a volume. It is refused while the volume is damaged, being deleted, or gone.
+// enter notes a user of a volume. It is refused while the volume is damaged, being deleted, or gone, and while the log may
+// hold a record that deletes or repairs it although that was answered with an error.
 func (c *catalog) enter(v *volume, user string) error {
+	for {
+		if err := c.takeBack(); err != nil {
+			return err
+		}
+		if entered, err := c.tryEnter(v, user); entered || err != nil {
+			return err
+		}
+	}
+}
+
+// tryEnter is enter for a log that is not in doubt. false: it is.
+func (c *catalog) tryEnter(v *volume, user string) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := v.damageError(); err != nil {
-		return err
+		return false, err
 	}
 	if c.volumes[v.ref.id] != v {
-		return fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+		return false, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
 	}
 	if v.deleting {
-		return fmt.Errorf("volume %s: %w: it is being deleted", v.ref.name, ErrInUse)
+		return false, fmt.Errorf("volume %s: %w: it is being deleted", v.ref.name, ErrInUse)
+	}
+	if c.inDoubt() {
+		return false, nil
 	}
 	v.users = append(v.users, user)
-	return nil
+	return true, nil
 }
 
 // leave takes back what enter has noted.

@@ -115,10 +115,8 @@ func (l *Log) Append(payload []byte) error {
 	if len(payload) > MaxPayload {
 		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), disk.ErrInvalid, MaxPayload)
 	}
-	if l.uncut {
-		if err := l.cut(); err != nil {
-			return err
-		}
+	if err := l.TakeBack(); err != nil {
+		return err
 	}
 	b := l.seed.encode(payload, l.end)
 	err := disk.Parallel(l.copies, func(f logFile) error {
@@ -149,6 +147,19 @@ func (l *Log) Append(payload []byte) error {
 		return fmt.Errorf("%w: %w; then %w", disk.ErrUnsynced, err, cerr)
 	}
 	return full
+}
+
+// InDoubt reports whether a frame that Append answered with an error may still lie behind the end: after a crash it would
+// count.
+func (l *Log) InDoubt() bool { return l.uncut }
+
+// TakeBack removes such a frame; Append begins with it. After a transient error it can be tried again; after any other
+// nobody knows what the log holds.
+func (l *Log) TakeBack() error {
+	if !l.uncut {
+		return nil
+	}
+	return l.cut()
 }
 
 // cut removes what is behind the end, durably: a power cut must not bring back what was answered with an error.
