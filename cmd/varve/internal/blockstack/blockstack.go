@@ -1,5 +1,5 @@
-// Package blockstack finds out what a directory lies on: the file system's block devices, and what is below them, down
-// to the disks, through partitions, device mapper, md and loop devices.
+// Package blockstack finds the block devices below a directory: those of its file system, and the
+// devices below them, down to the disks, through partitions, device mapper, md and loop devices.
 //
 //	/srv/store   mountinfo: the mount that the path is in, its device
 //	  dm-0       /sys/dev/block/MAJOR:MINOR, slaves/
@@ -7,9 +7,9 @@
 //	      sda1   partition: its disk
 //	        sda
 //
-// File systems without a device of their own are looked through where the kernel says what is below: btrfs (all its
-// devices), overlayfs (its directories), others by the devices that they name as their source. FUSE ends the walk; its
-// mount point is reported.
+// File systems without a device number of their own are followed where the kernel shows what is
+// below: btrfs (all its devices), overlayfs (its directories), others by the devices in their
+// source. FUSE ends the walk, and its mount point is reported.
 package blockstack
 
 import (
@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Layer is one thing that a directory lies on.
+// Layer is a device or FUSE mount below a directory.
 type Layer struct {
 	// Path is the device node, /dev/ublkb0, or the directory of a FUSE mount.
 	Path string
@@ -43,8 +43,8 @@ func (l Layer) String() string {
 	return l.Path + ", below " + strings.Join(over, ", below ")
 }
 
-// Below gives everything that the directory or file lies on, each once, from the top; a block device is the first of
-// its layers. Symbolic links in path are followed.
+// Below returns all layers below a directory or file, each once, from the top; a block device is
+// the first of its own layers. Symbolic links in path are followed.
 func Below(path string) ([]Layer, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
@@ -57,10 +57,10 @@ func Below(path string) ([]Layer, error) {
 func belowDevice(root, number string) ([]Layer, error) {
 	w := walk{root: root, seen: map[string]bool{}}
 	if err := w.readMounts(); err != nil {
-		return nil, fmt.Errorf("find out what device %s lies on: %w", number, err)
+		return nil, fmt.Errorf("find the layers below device %s: %w", number, err)
 	}
 	if err := w.device(root+"/sys/dev/block/"+number, nil); err != nil {
-		return nil, fmt.Errorf("find out what device %s lies on: %w", number, err)
+		return nil, fmt.Errorf("find the layers below device %s: %w", number, err)
 	}
 	return w.layers, nil
 }
@@ -75,10 +75,10 @@ func below(root, path string) ([]Layer, error) {
 	}
 	w := walk{root: root, seen: map[string]bool{}}
 	if err := w.readMounts(); err != nil {
-		return nil, fmt.Errorf("find out what %s lies on: %w", path, err)
+		return nil, fmt.Errorf("find the layers below %s: %w", path, err)
 	}
 	if err := w.path(path, nil); err != nil {
-		return nil, fmt.Errorf("find out what %s lies on: %w", path, err)
+		return nil, fmt.Errorf("find the layers below %s: %w", path, err)
 	}
 	return w.layers, nil
 }
@@ -100,13 +100,14 @@ func (w *walk) readMounts() error {
 	return err
 }
 
-// Unescape undoes the octal escapes of the kernel's lists of paths.
+// Unescape decodes the octal escapes in the kernel's lists of paths.
 func Unescape(path string) string { return unescape.Replace(path) }
 
-// unescape undoes the kernel's octal escapes in options, which the library leaves as they are.
+// unescape decodes the octal escapes in mount options, which mountinfo does not.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// path goes on with the mount that a path is in: the longest mount point above it, and of equal ones the last.
+// path follows the mount that a path is in: the one with the longest mount point, and the last of
+// equal ones.
 func (w *walk) path(path string, over []string) error {
 	var in *mountinfo.Info
 	for _, m := range w.mounts {
@@ -116,7 +117,7 @@ func (w *walk) path(path string, over []string) error {
 		}
 	}
 	if in == nil {
-		return nil // not in our namespace
+		return nil // not in this mount namespace
 	}
 	switch {
 	case in.Major != 0:
@@ -136,7 +137,7 @@ func (w *walk) path(path string, over []string) error {
 	return errors.Join(errs...)
 }
 
-// multi goes on with a device, and the others of the same btrfs.
+// multi follows a device, and the other devices of the same btrfs.
 func (w *walk) multi(kind, name string, over []string) error {
 	errs := []error{w.named(name, over)}
 	if kind == "btrfs" {
@@ -174,7 +175,7 @@ func (w *walk) named(name string, over []string) error {
 	return w.device(w.root+"/sys/class/block/"+name, over)
 }
 
-// add notes a layer, unless it is known.
+// add adds a layer, and reports whether it is new.
 func (w *walk) add(path string, over []string) bool {
 	if w.seen[path] {
 		return false
@@ -184,7 +185,7 @@ func (w *walk) add(path string, over []string) bool {
 	return true
 }
 
-// device goes on with what is below a block device, by its directory in sysfs.
+// device follows a block device, by its directory in sysfs.
 func (w *walk) device(link string, over []string) error {
 	dir, err := filepath.EvalSymlinks(link)
 	if errors.Is(err, fs.ErrNotExist) {

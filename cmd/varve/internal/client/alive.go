@@ -14,16 +14,16 @@ import (
 	"varve/objstore"
 )
 
-// A daemon may be stopped (SIGSTOP, a debugger, a frozen control group) or hang. A request takes what it takes, but
-// while it is under way the daemon is asked now and then whether it is there.
+// A daemon may be stopped (SIGSTOP, a debugger, a frozen control group) or hang. A request has no
+// timeout of its own; instead the client pings the daemon while the request runs.
 const (
-	// aliveEvery is how long a request runs before the daemon is asked, and asked again.
+	// aliveEvery is the interval between pings.
 	aliveEvery = 10 * time.Second
-	// aliveTimeout is how long that question may take.
+	// aliveTimeout bounds one ping.
 	aliveTimeout = 20 * time.Second
 )
 
-// silentError is a daemon that does not answer.
+// silentError means that a daemon does not answer.
 type silentError struct {
 	store string
 	pid   int // 0: unknown
@@ -31,32 +31,32 @@ type silentError struct {
 }
 
 func (e *silentError) Error() string {
-	who := "the daemon of " + e.store
+	daemon := "the daemon of " + e.store
 	if e.pid != 0 {
-		who += fmt.Sprintf(", pid %d,", e.pid)
+		daemon += fmt.Sprintf(", pid %d,", e.pid)
 	}
 	if e.pid != 0 && stopped(e.pid) {
-		return fmt.Sprintf("%s is stopped and does not answer; `kill -CONT %d` lets it go on", who, e.pid)
+		return fmt.Sprintf("%s is stopped and does not answer; `kill -CONT %d` continues it", daemon, e.pid)
 	}
 	if e.limit == 0 {
-		return who + " does not answer"
+		return daemon + " does not answer"
 	}
-	return fmt.Sprintf("%s does not answer: not within %v", who, e.limit)
+	return fmt.Sprintf("%s does not answer: not within %v", daemon, e.limit)
 }
 
-// Silent is err, of a daemon that did not answer in time, in words of who that is.
+// Silent adds to err, of a daemon that did not answer in time, which daemon that is.
 func Silent(store string, err error) error {
 	pid, _ := objstore.Holder(store)
 	return fmt.Errorf("%w: %w", &silentError{store: store, pid: pid}, err)
 }
 
-// IsSilent reports a daemon that is there and does not answer.
+// IsSilent reports whether err means that a daemon is running but does not answer.
 func IsSilent(err error) bool {
 	var silent *silentError
 	return errors.As(err, &silent)
 }
 
-// newSilent says who does not answer, as the lock's file has it where nobody has said so himself.
+// newSilent returns a silentError. If pid is 0, the PID is read from the store's lock file.
 func newSilent(store string, pid int, limit time.Duration) error {
 	if pid == 0 {
 		pid, _ = objstore.Holder(store)
@@ -64,17 +64,18 @@ func newSilent(store string, pid int, limit time.Duration) error {
 	return &silentError{store, pid, limit}
 }
 
-// stopped reports a process that a signal or a debugger has stopped (proc_pid_stat(5): the state is behind the name).
+// stopped reports whether a signal or a debugger has stopped a process (proc_pid_stat(5): the state
+// follows the name).
 func stopped(pid int) bool {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	i := bytes.LastIndexByte(b, ')')
 	return err == nil && i >= 0 && i+2 < len(b) && (b[i+2] == 'T' || b[i+2] == 't')
 }
 
-// watched gives a context for a request that ends when the daemon does not answer any more, with the reason as its
-// cause. end is called when the request has its answer.
+// watched returns a context for a request, which is canceled when the daemon stops answering pings,
+// with the reason as its cause. Call end when the request is answered.
 func (c *Client) watched(ctx context.Context) (_ context.Context, end func()) {
-	if c.ping == nil { // in this process, or not yet known to be there
+	if c.ping == nil { // in this process, or not yet connected
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -99,7 +100,7 @@ func (c *Client) watched(ctx context.Context) (_ context.Context, end func()) {
 	return ctx, func() { cancel(nil); <-ended }
 }
 
-// because gives the reason why a request was given up, where there is one behind its error.
+// because returns the cause of a canceled context, if it is a silent daemon, in place of err.
 func because(ctx context.Context, err error) error {
 	var silent *silentError
 	if err != nil && errors.As(context.Cause(ctx), &silent) {

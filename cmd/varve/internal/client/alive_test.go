@@ -15,7 +15,8 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// A daemon that stops answering while a request is under way ends the request; one that is only slow does not.
+// A daemon that stops answering while a request is under way ends the request; one that is only
+// slow does not.
 func TestDaemonThatFallsSilent(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, protocol.SocketName))

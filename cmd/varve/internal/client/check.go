@@ -13,12 +13,12 @@ import (
 	"varve/objstore"
 )
 
-// Check looks for damage in the whole store; progress is called now and then.
+// Check checks the whole store for damage. It calls progress from time to time.
 func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
 	ctx, end := c.watched(ctx)
 	defer end()
 	var resp *http.Response
-	err := patiently(ctx, func() (err error) {
+	err := retry(ctx, func() (err error) {
 		resp, err = c.beginCheck(ctx)
 		return err
 	})
@@ -45,7 +45,7 @@ func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress
 	}
 }
 
-// beginCheck gives an answer with the events of a check.
+// beginCheck returns a response whose body has the events of a check.
 func (c *Client) beginCheck(ctx context.Context) (*http.Response, error) {
 	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
 	if err != nil || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == "application/x-ndjson" {
@@ -59,7 +59,7 @@ func (c *Client) beginCheck(ctx context.Context) (*http.Response, error) {
 	return nil, fmt.Errorf("the daemon answered %s", resp.Status)
 }
 
-// RepairVolume says what a repair of a damaged volume would cost, or does it.
+// RepairVolume reports what a repair of a damaged volume would lose, or repairs it.
 func (c *Client) RepairVolume(ctx context.Context, name string, r protocol.Repair) (objstore.Repair, error) {
 	return call[objstore.Repair](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(name)+"/repair", r)
 }

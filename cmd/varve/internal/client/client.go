@@ -1,5 +1,5 @@
-// Package client speaks the daemon's protocol: over the store's socket to a daemon that runs, or in-process to
-// a handler, for commands that need no daemon.
+// Package client speaks the daemon's protocol: over the store's socket to a running daemon, or
+// in-process to a handler, for commands that need no daemon.
 package client
 
 import (
@@ -20,62 +20,62 @@ import (
 	"varve/objstore"
 )
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer bounds the body of a response, in bytes.
 const maxAnswer = 256 << 20
 
 var errGone = errors.New("the daemon went away before it answered; its log says why")
 
-// Client asks one daemon. Safe for concurrent use.
+// Client is a client of one daemon. Safe for concurrent use.
 type Client struct {
 	http  *http.Client
 	close func() error
 	ping  *protocol.Ping // nil: in-process
 
-	aliveEvery, aliveTimeout time.Duration // of a daemon
+	aliveEvery, aliveTimeout time.Duration // unused if ping is nil
 }
 
-// Local gives a client of a handler in this process. Close calls release.
+// Local returns a client of a handler in this process. Close calls release.
 func Local(h http.Handler, release func() error) *Client {
 	return &Client{http: &http.Client{Transport: inProcess{h}}, close: release}
 }
 
-// Daemon says who answers; nil for a local client.
+// Daemon describes the daemon that answers; nil for a local client.
 func (c *Client) Daemon() *protocol.Ping { return c.ping }
 
-// Close lets go of the connection, or of the store that a local client has open.
+// Close closes the connection, or the store that a local client has open.
 func (c *Client) Close() error { return c.close() }
 
-// Ping asks who is there.
+// Ping returns a description of the daemon.
 func (c *Client) Ping(ctx context.Context) (protocol.Ping, error) {
 	return call[protocol.Ping](ctx, c, http.MethodGet, "/v1/ping", nil)
 }
 
-// Stat gives the store in figures.
+// Stat returns the store's statistics.
 func (c *Client) Stat(ctx context.Context) (protocol.Stat, error) {
 	return call[protocol.Stat](ctx, c, http.MethodGet, "/v1/stat", nil)
 }
 
-// SetMaxSize bounds what the store takes on disk.
+// SetMaxSize limits the store's size on disk.
 func (c *Client) SetMaxSize(ctx context.Context, r protocol.MaxSize) (protocol.Stat, error) {
 	return call[protocol.Stat](ctx, c, http.MethodPut, "/v1/max-size", r)
 }
 
-// SetIdentity says what the store is that was copied or moved.
+// SetIdentity tells the daemon what a store is that was copied or moved.
 func (c *Client) SetIdentity(ctx context.Context, r protocol.Identity) (protocol.Identified, error) {
 	return call[protocol.Identified](ctx, c, http.MethodPut, "/v1/identity", r)
 }
 
-// Volumes in order of name.
+// Volumes returns all volumes, sorted by name.
 func (c *Client) Volumes(ctx context.Context) ([]protocol.Volume, error) {
 	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)
 }
 
-// Volume gives one volume.
+// Volume returns one volume.
 func (c *Client) Volume(ctx context.Context, name string) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes/"+url.PathEscape(name), nil)
 }
 
-// CreateVolume makes a volume.
+// CreateVolume creates a volume.
 func (c *Client) CreateVolume(ctx context.Context, r protocol.CreateVolume) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes", r)
 }
@@ -85,13 +85,13 @@ func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolum
 	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)
 }
 
-// DeleteVolume deletes a volume that nobody uses.
+// DeleteVolume deletes a volume that is not in use.
 func (c *Client) DeleteVolume(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/volumes/"+url.PathEscape(name), nil)
 	return err
 }
 
-// Snapshots of a volume, or of all when volume is empty.
+// Snapshots returns the snapshots of a volume, or of all if volume is empty.
 func (c *Client) Snapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error) {
 	path := "/v1/snapshots"
 	if volume != "" {
@@ -100,7 +100,7 @@ func (c *Client) Snapshots(ctx context.Context, volume string) ([]objstore.Snaps
 	return call[[]objstore.SnapshotInfo](ctx, c, http.MethodGet, path, nil)
 }
 
-// CreateSnapshot freezes a volume.
+// CreateSnapshot creates a snapshot of a volume.
 func (c *Client) CreateSnapshot(ctx context.Context, r protocol.CreateSnapshot) (objstore.SnapshotInfo, error) {
 	return call[objstore.SnapshotInfo](ctx, c, http.MethodPost, "/v1/snapshots", r)
 }
@@ -112,22 +112,22 @@ func (c *Client) DeleteSnapshot(ctx context.Context, volume, snap string) error 
 	return err
 }
 
-// Attach puts a volume on a device node; it is usable when Attach returns.
+// Attach attaches a volume to a device, which is usable when Attach returns.
 func (c *Client) Attach(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
 	return call[protocol.Attached](ctx, c, http.MethodPost, "/v1/attach", r)
 }
 
-// Attachments lists the volumes on device nodes.
+// Attachments returns the attached volumes and snapshots.
 func (c *Client) Attachments(ctx context.Context) ([]protocol.Attachment, error) {
 	return call[[]protocol.Attachment](ctx, c, http.MethodGet, "/v1/attachments", nil)
 }
 
-// Detach takes a device node away.
+// Detach removes a device.
 func (c *Client) Detach(ctx context.Context, r protocol.Detach) (protocol.Attachment, error) {
 	return call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/detach", r)
 }
 
-// AutoDetach has a device detached when the file system on it is unmounted.
+// AutoDetach makes the daemon detach a device when the file system on it is unmounted.
 func (c *Client) AutoDetach(ctx context.Context, r protocol.AutoDetach) error {
 	_, err := call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/auto-detach", r)
 	return err
@@ -145,7 +145,7 @@ func (c *Client) Unmount(ctx context.Context, r protocol.Unmount) error {
 	return err
 }
 
-// Stop makes the daemon end, soon after it has answered.
+// Stop stops the daemon, which ends soon after its answer.
 func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, error) {
 	return call[protocol.Stopped](ctx, c, http.MethodPost, "/v1/stop", r)
 }
@@ -153,14 +153,14 @@ func (c *Client) Stop(ctx context.Context, r protocol.Stop) (protocol.Stopped, e
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (answer T, err error) {
 	ctx, end := c.watched(ctx)
 	defer end()
-	err = patiently(ctx, func() (err error) {
+	err = retry(ctx, func() (err error) {
 		answer, err = callOnce[T](ctx, c, method, path, body)
 		return err
 	})
 	return answer, because(ctx, err)
 }
 
-// callOnce is call, of a daemon that may have no time.
+// callOnce is call without retries.
 func callOnce[T any](ctx context.Context, c *Client, method, path string, body any) (answer T, err error) {
 	resp, err := c.send(ctx, method, path, body)
 	if err != nil {
@@ -170,7 +170,7 @@ func callOnce[T any](ctx context.Context, c *Client, method, path string, body a
 	return answer, decode(resp, &answer)
 }
 
-// send asks the daemon; the caller closes the body of its answer.
+// send sends a request to the daemon. The caller closes the body of the response.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
@@ -191,7 +191,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var wrapped *url.Error
-		if errors.As(err, &wrapped) { // its text has a made-up host name
+		if errors.As(err, &wrapped) { // its text has an invented host name
 			err = wrapped.Err
 		}
 		for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
@@ -199,7 +199,8 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 				return nil, errGone
 			}
 		}
-		// net/http keeps this one to itself: the connection was closed before the request was on it.
+		// net/http does not export this error: the connection was closed before the request was
+		// sent.
 		if strings.Contains(err.Error(), "server closed idle connection") {
 			return nil, errGone
 		}
@@ -214,7 +215,7 @@ func decode(resp *http.Response, answer any) error {
 		return fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	if v := resp.Header.Get(protocol.Header); v != strconv.Itoa(protocol.Version) {
-		return fmt.Errorf("the daemon speaks protocol %q and this varve %d: restart the daemon with this version "+
+		return fmt.Errorf("the daemon speaks protocol %q and this version of varve %d: restart the daemon with this version "+
 			"(varve stop, varve serve)", v, protocol.Version)
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
@@ -233,5 +234,5 @@ func decode(resp *http.Response, answer any) error {
 	return nil
 }
 
-// Patience bounds the first exchange with a daemon. It is not to be changed while clients are made.
+// Patience bounds the first request to a daemon. Do not change it while Dial runs.
 var Patience = 10 * time.Second

@@ -17,10 +17,10 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// ErrNoDaemon is Dial's when nothing answers on the store's socket.
+// ErrNoDaemon: no daemon answers on the store's socket.
 var ErrNoDaemon = errors.New("no daemon")
 
-// Dial connects to the daemon of a store. ErrNoDaemon if there is none.
+// Dial connects to the daemon of a store. It returns ErrNoDaemon if there is none.
 func Dial(ctx context.Context, store string) (*Client, error) {
 	tr := &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, store) },
@@ -34,7 +34,7 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 		aliveEvery: aliveEvery, aliveTimeout: aliveTimeout,
 	}
 	var ping protocol.Ping
-	err := patiently(ctx, func() (err error) {
+	err := retry(ctx, func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, Patience)
 		defer cancel()
 		ping, err = callOnce[protocol.Ping](ctx, c, http.MethodGet, "/v1/ping", nil)
@@ -42,10 +42,10 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 	})
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR),
-		errors.Is(err, errGone): // it is on its way out
+		errors.Is(err, errGone): // the daemon is ending
 		return nil, fmt.Errorf("%w at %s", ErrNoDaemon, filepath.Join(store, protocol.SocketName))
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("the daemon's socket %s belongs to somebody else: %w; be its owner or root",
+		return nil, fmt.Errorf("the daemon's socket %s belongs to another user: %w; run as that user or root",
 			filepath.Join(store, protocol.SocketName), fs.ErrPermission)
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, newSilent(store, 0, Patience)
@@ -56,7 +56,8 @@ func Dial(ctx context.Context, store string) (*Client, error) {
 	return c, nil
 }
 
-// DialSocket connects to the socket alone. ErrNoDaemon if nobody listens.
+// DialSocket connects to the socket without sending a request. It returns ErrNoDaemon if no process
+// listens.
 func DialSocket(ctx context.Context, store string) (net.Conn, error) {
 	c, err := dial(ctx, store)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +66,8 @@ func DialSocket(ctx context.Context, store string) (net.Conn, error) {
 	return c, err
 }
 
-// dial goes through the directory's descriptor: a socket's address has 108 bytes, a path any number.
+// dial connects through the directory's descriptor, as a socket's address is limited to 108 bytes
+// and a path is not.
 func dial(ctx context.Context, store string) (net.Conn, error) {
 	fd, err := unix.Open(store, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

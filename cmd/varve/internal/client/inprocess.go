@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// inProcess answers a request by calling the handler, whose answer can be read while it is written.
+// inProcess is a transport that calls a handler. The response can be read while the handler writes
+// it.
 type inProcess struct{ handler http.Handler }
 
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -22,7 +23,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.handler.ServeHTTP(a, r)
 		_ = r.Body.Close()
 		a.WriteHeader(http.StatusOK)
-		_ = writer.Close() // it gives no error
+		_ = writer.Close() // returns no error
 	}()
 	<-a.begun
 	return &http.Response{
@@ -35,13 +36,13 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// answer is what the handler writes to.
+// answer is the handler's ResponseWriter.
 type answer struct {
 	header http.Header
 	body   *io.PipeWriter
 
 	once   sync.Once
-	begun  chan struct{} // closed when status and sent are there
+	begun  chan struct{} // closed when status and sent are set
 	status int
 	sent   http.Header
 }
@@ -60,7 +61,8 @@ func (a *answer) Write(p []byte) (int, error) {
 	return a.body.Write(p)
 }
 
-// answerBody ends with the handler: whoever has closed it may close the store.
+// answerBody is a response's body. Close waits for the handler, so the store may be closed
+// afterwards.
 type answerBody struct {
 	*io.PipeReader
 	done chan struct{}

@@ -14,18 +14,18 @@ func (a *app) attachCmd() *cobra.Command {
 	var r protocol.Attach
 	cmd := &cobra.Command{
 		Use:   "attach NAME[@SNAPSHOT]",
-		Short: "Put a volume or snapshot on a device node",
-		Long: `attach starts a block device over the volume, and returns when it is usable. It prints the device node alone;
-notes go to standard error.
+		Short: "Attach a volume or snapshot to a block device",
+		Long: `attach creates a block device for the volume and returns when the device is usable. It prints the device node, and
+nothing else, on standard output; notes go to standard error.
 
-The device of a snapshot is read-only. With --writable it can be written to, and what is written is gone when it is
-detached; the snapshot stays as it is. varve snapshot mount mounts its file system as well.
+The device of a snapshot is read-only. With --writable the device accepts writes, which are discarded when it is
+detached; the snapshot does not change. varve snapshot mount also mounts the snapshot's file system.
 
-Do not swap to the device: when memory runs out, the machine may stop for good.
+Do not use the device as swap: when memory runs out, the machine may hang for good.
 
-The transport is ublk where the kernel has it, or else a loop device over the volume's file in a private FUSE mount,
-which does the same and is slower. The copy mode is how ublk moves data: zero (the request's own pages are read and
-written), user (pread and pwrite per request) or plain; auto takes the first that the kernel has.`,
+The transport is ublk where the kernel has it, and otherwise a loop device over the volume's file in a private FUSE
+mount, which is slower. The copy mode is how ublk moves data: zero (files are read and written directly from the
+request's own pages), user (pread and pwrite for each request) or plain; auto uses the first that the kernel supports.`,
 		Example: `  dev=$(varve attach data)
   mkfs.ext4 "$dev" && mount "$dev" /mnt
   varve attach data --transport ublk --queues 2 --depth 128
@@ -63,17 +63,17 @@ written), user (pread and pwrite per request) or plain; auto takes the first tha
 	f.StringVar(&r.Transport, "transport", "auto", strings.Join(protocol.Transports, ", "))
 	deviceFlags(cmd, &r.CopyMode, &r.Queues, &r.Depth)
 	f.BoolVar(&r.ReadOnly, "read-only", false, "refuse writes")
-	f.BoolVar(&r.Writable, "writable", false, "take writes to a snapshot's device, and throw them away when it is detached")
+	f.BoolVar(&r.Writable, "writable", false, "accept writes to a snapshot's device, and discard them when it is detached")
 	complete(cmd, "transport", protocol.Transports)
 	return a.jsonFlag(cmd)
 }
 
-// deviceFlags are what every ublk device can be told.
+// deviceFlags adds the flags that all ublk devices have.
 func deviceFlags(cmd *cobra.Command, copyMode *string, queues, depth *int) {
 	f := cmd.Flags()
 	f.StringVar(copyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
-	f.IntVar(queues, "queues", 0, "`number` of queues, each with a thread of its own (0: the default)")
-	f.IntVar(depth, "depth", 0, "`number` of requests that a queue has in flight (0: the default)")
+	f.IntVar(queues, "queues", 0, "`number` of queues, each with its own thread (0: the default)")
+	f.IntVar(depth, "depth", 0, "largest `number` of requests in flight in a queue (0: the default)")
 	complete(cmd, "copy-mode", protocol.CopyModes)
 }
 
@@ -87,9 +87,10 @@ func (a *app) detachCmd() *cobra.Command {
 	force := false
 	cmd := &cobra.Command{
 		Use:   "detach NAME[@SNAPSHOT]|DEVICE",
-		Short: "Take a device node away",
-		Long: `detach ends the device of a volume or snapshot, named by that or by the device node. It refuses while the device is
-mounted or open, and says by whom; with --force it goes, and I/O of its users fails. What was written is kept.`,
+		Short: "Remove the block device of a volume or snapshot",
+		Long: `detach removes the device of a volume or snapshot, which is named by the volume, the snapshot or the device node. It
+refuses while the device is mounted or open, and names its users. With --force the device is removed anyway, and I/O of
+its users fails. Data already written is kept.`,
 		Example:           "  varve detach data\n  varve detach /dev/ublkb0",
 		Args:              args("NAME|DEVICE"),
 		ValidArgsFunction: a.completeAttached,

@@ -18,8 +18,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A command in the background is this program once more, without --background, in a session of its own. It says
-// over a pipe, whose number is in the environment, that it is ready, or why it ends.
+// A command in the background is another process of this program, without --background, in its own
+// session. It reports through a pipe, whose descriptor is in the environment, that it is ready or
+// why it ends.
 const (
 	backgroundFlag = "background"
 	readyEnv       = "VARVE_READY_FD"
@@ -27,15 +28,16 @@ const (
 	readyWord      = "ready"
 )
 
-var errNoReason = errors.New("ended without a reason")
+var errNoReason = errors.New("ended without giving a reason")
 
-// openLog opens a log to write at its end, and makes it if need be.
+// openLog opens a log for appending, and creates it if necessary.
 func openLog(dir *vfs.Dir, name string) (*os.File, error) {
 	return dir.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE)
 }
 
-// startInBackground runs this program with a command line, its output going to the file, and returns when it is
-// ready, with what it has to say (Ready's text). An error is the reason why it ended.
+// startInBackground runs this program with a command line, with its output redirected to a file.
+// When the process is ready, startInBackground returns the text of its report. If the process ends
+// before that, the error is its reason.
 func startInBackground(args []string, output string) (string, error) {
 	dir := vfs.OS(filepath.Dir(output))
 	defer func() { _ = dir.Close() }() // a handle only
@@ -50,7 +52,7 @@ func startInBackground(args []string, output string) (string, error) {
 	}
 	defer func() { _ = r.Close() }()
 	child := exec.Cmd{
-		Path:        "/proc/self/exe", // also when the file was replaced meanwhile
+		Path:        "/proc/self/exe", // works even if the program's file has been replaced
 		Args:        append([]string{os.Args[0]}, args...),
 		Env:         append(os.Environ(), fmt.Sprintf("%s=%d", readyEnv, readyFD)),
 		Dir:         "/",
@@ -79,24 +81,24 @@ func startInBackground(args []string, output string) (string, error) {
 	return "", errors.New(strings.TrimSpace(text))
 }
 
-// withoutBackground is the command line of the same command in the foreground.
+// withoutBackground returns the command line that runs the same command in the foreground.
 func withoutBackground(cmd *cobra.Command) []string {
 	return append(append(strings.Fields(cmd.CommandPath())[1:], givenFlags(cmd, backgroundFlag)...), cmd.Flags().Args()...)
 }
 
-// givenFlags are the flags of a command line but for one, and the store.
-func givenFlags(cmd *cobra.Command, but string) []string {
+// givenFlags returns the flags of a command line except one, and always --store.
+func givenFlags(cmd *cobra.Command, except string) []string {
 	var list []string
 	eachGiven(cmd, func(name, value string) {
-		if name != but && name != "store" {
+		if name != except && name != "store" {
 			list = append(list, "--"+name+"="+value)
 		}
 	})
-	// Always, and as the absolute path that it has become: the child has another working directory.
+	// As an absolute path: the child has another working directory.
 	return append(list, "--store="+cmd.Flag("store").Value.String())
 }
 
-// eachGiven calls f for the flags that were given.
+// eachGiven calls f for each flag that was given.
 func eachGiven(cmd *cobra.Command, f func(name, value string)) {
 	cmd.Flags().Visit(func(g *pflag.Flag) {
 		if value := g.Value.String(); value != "" || g.Value.Type() != "size" { // an empty size is zero, the default
@@ -105,14 +107,15 @@ func eachGiven(cmd *cobra.Command, f func(name, value string)) {
 	})
 }
 
-// readiness gives the two ways to speak to who started this process in the background; without one they do nothing.
+// readiness returns two functions that report to the process that started this one in the
+// background. They do nothing if there is none.
 func readiness() (ready func(*protocol.Upgraded), failed func(error)) {
 	say := readyPipe()
 	ready = func(u *protocol.Upgraded) {
 		text := ""
 		if u != nil {
 			b, err := json.Marshal(u)
-			if err != nil { // only a bug makes our own type unmarshalable
+			if err != nil { // a bug: the type can always be marshaled
 				panic(err)
 			}
 			text = string(b)
@@ -122,7 +125,7 @@ func readiness() (ready func(*protocol.Upgraded), failed func(error)) {
 	return ready, func(err error) { say(err.Error()) }
 }
 
-// readyPipe gives a function that speaks once.
+// readyPipe returns a function that writes a report. It may be called once.
 func readyPipe() func(string) {
 	if os.Getenv(readyEnv) != fmt.Sprint(readyFD) {
 		return func(string) {}
@@ -131,7 +134,7 @@ func readyPipe() func(string) {
 	syscall.CloseOnExec(readyFD)
 	f := os.NewFile(readyFD, "ready")
 	return func(text string) {
-		_, _ = io.WriteString(f, text) // nobody listens any more: then nobody needs it
+		_, _ = io.WriteString(f, text) // an error means that no process reads the report, which is fine
 		_ = f.Close()
 	}
 }

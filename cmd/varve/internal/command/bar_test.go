@@ -57,7 +57,8 @@ func shown(t *testing.T, tty, screen *os.File) string {
 	}
 }
 
-// The bar of varve check counts in the units of everything else, has no colours, and is for terminals that can draw it.
+// The bar of varve check counts in the units of everything else, has no colours, and is for
+// terminals that can draw it.
 func TestBar(t *testing.T) {
 	screen, tty := terminal(t)
 	t.Setenv("TERM", "xterm")

@@ -20,12 +20,13 @@ func (a *app) checkCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
 		Aliases: []string{"scrub"},
-		Short:   "Look for damage in the whole store",
-		Long: `check reads everything in the store that has a checksum or a hash, beside the I/O that goes on, and follows every
-volume and snapshot to its last chunk. It lists each damage: file, offset and object, and which LBAs (sectors of 512
-bytes) of which volumes and snapshots it concerns. What opening the store has found and mended is listed too.
+		Short:   "Check the whole store for damage",
+		Long: `check reads and verifies everything in the store that has a checksum or a hash, while the store is in use, and checks
+that every chunk of every volume and snapshot is there. For each damage it lists the file, the offset and the object,
+and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and mended
+when the store was opened.
 
-It changes nothing. The exit status is 1 if there is damage that was not mended.`,
+It changes nothing. The exit status is 1 if there is damage that is not mended.`,
 		Example: "  varve check\n  varve check --json | jq '.damage[].affects[].volume'",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,7 +60,7 @@ func writeCheck(w io.Writer, r *objstore.CheckReport) {
 	fmt.Fprintf(w, "%s, %s of %s read and hashed, %s complete or listed; %s not settled\n",
 		counted(r.Segments, "segment"), counted(int(r.Objects), "object"), formatSize(r.Bytes), images, formatSize(r.Tail))
 	for _, name := range r.Strays {
-		fmt.Fprintf(w, "%s is none of the store's files; it is left alone\n", name)
+		fmt.Fprintf(w, "%s is not one of the store's files; it is left alone\n", name)
 	}
 	if len(r.Damage) == 0 {
 		fmt.Fprintln(w, "no damage")
@@ -77,7 +78,7 @@ func writeCheck(w io.Writer, r *objstore.CheckReport) {
 	writeTable(w, []column{{name: "state"}, {name: "file"}, {"offset", true}, {name: "object"}, {name: "affects"}, {name: "error"}}, rows)
 }
 
-// affectedText names images and LBAs, as many as a line takes; --json has all.
+// affectedText names images and LBAs, as many as fit on a line; --json has all.
 func affectedText(affects []objstore.Affected) string {
 	const images, ranges = 4, 4
 	if len(affects) == 0 {
@@ -97,7 +98,7 @@ func affectedText(affects []objstore.Affected) string {
 	return strings.Join(out, "; ")
 }
 
-// rangesText gives the first and the last sector of each range.
+// rangesText formats the first and the last sector of up to most ranges.
 func rangesText(ranges []objstore.Range, most int) string {
 	var out []string
 	for _, r := range ranges[:min(len(ranges), most)] {
@@ -110,13 +111,13 @@ func rangesText(ranges []objstore.Range, most int) string {
 	return strings.Join(out, ",")
 }
 
-// bar shows how far something is, on a terminal.
+// bar shows progress on a terminal.
 type bar struct {
 	w progress.Writer
 	t progress.Tracker
 }
 
-// newBar gives a bar that shows nothing where out is no terminal.
+// newBar returns a bar, which shows nothing if out is not a terminal.
 func newBar(out io.Writer) *bar {
 	b := &bar{t: progress.Tracker{Message: "check", Units: progress.Units{Formatter: formatSize}}}
 	f, ok := out.(*os.File)

@@ -178,7 +178,7 @@ func TestExitStatus(t *testing.T) {
 		{"stat --nonsense", exitUsage, "unknown flag: --nonsense"},
 		{"stat -q", exitUsage, "unknown flag: -q"},
 		{"attach", exitUsage, "NAME is missing"},
-		{"volume create a --size 1X", exitUsage, "no size"},
+		{"volume create a --size 1X", exitUsage, "not a size"},
 		{"volume create a --size 1000", exitUsage, "multiple"},
 	} {
 		var out, errs bytes.Buffer
@@ -218,8 +218,8 @@ func TestUnknownCommand(t *testing.T) {
 	}
 }
 
-// Values that flags don't take are refused in words, for every flag of every command: nothing of how they are parsed
-// gets out.
+// Values that flags don't take are refused in words, for every flag of every command: nothing of
+// how they are parsed gets out.
 func TestFlagValues(t *testing.T) {
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
@@ -250,11 +250,11 @@ func TestFlagValues(t *testing.T) {
 	walk(New())
 	for line, words := range map[string]string{
 		"volume create a --size":                          "--size needs a value",
-		"volume create a --size 10E":                      `--size: "10E" is too large; sizes end below 8EiB`,
-		"attach a --queues x":                             `--queues: "x" is no whole number`,
+		"volume create a --size 10E":                      `--size: "10E" is too large; sizes must be below 8EiB`,
+		"attach a --queues x":                             `--queues: "x" is not a whole number`,
 		"attach a --queues 99999999999999999999":          `--queues: "99999999999999999999" is too large`,
-		"serve --settle-delay 5":                          `--settle-delay: "5" is no duration; write one like 500ms`,
-		"stat ---":                                        "--- is no flag",
+		"serve --settle-delay 5":                          `--settle-delay: "5" is not a duration; write one like 500ms`,
+		"stat ---":                                        "--- is not a flag",
 		"volume create a --size 10G --verify=maybe":       `--verify: "maybe"; write true or false`,
 		"volume create a --size 10G --block-size 1000000": `block size 1000000; use 512 or 4096`,
 	} {
@@ -302,7 +302,7 @@ func TestDedupText(t *testing.T) {
 		"-":    {Logical: 0, Stored: 0},
 		"1.00": {Logical: 1 << 30, Stored: 1 << 30, DedupRatio: 1},
 		"2.00": {Logical: 2 << 30, Stored: 1 << 30, DedupRatio: 2},
-		"0.25; of what is stored, at least 3GiB are of snapshots alone, overwritten or deleted": {Logical: 1 << 30, Stored: 4 << 30, DedupRatio: 0.25},
+		"0.25; at least 3GiB of the stored data is only in snapshots, overwritten or deleted": {Logical: 1 << 30, Stored: 4 << 30, DedupRatio: 0.25},
 	} {
 		if got := dedupText(&s); got != want {
 			t.Errorf("%+v: %q, want %q", s, got, want)

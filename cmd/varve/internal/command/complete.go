@@ -11,8 +11,9 @@ import (
 	"varve/cmd/varve/internal/client"
 )
 
-// Completion asks a daemon only: pressing Tab must not open, and so lock, the store.
-func (a *app) ask(f func(context.Context, *client.Client) []string) ([]string, cobra.ShellCompDirective) {
+// askDaemon asks a running daemon for completions. It does not open the store itself: pressing Tab
+// must not lock it.
+func (a *app) askDaemon(f func(context.Context, *client.Client) []string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c, err := client.Dial(ctx, a.store)
@@ -27,7 +28,7 @@ func (a *app) completeVolume(_ *cobra.Command, args []string, _ string) ([]strin
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return a.ask(func(ctx context.Context, c *client.Client) []string {
+	return a.askDaemon(func(ctx context.Context, c *client.Client) []string {
 		list, err := c.Volumes(ctx)
 		if err != nil {
 			return nil
@@ -44,7 +45,7 @@ func (a *app) completeSnapshot(_ *cobra.Command, args []string, _ string) ([]str
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return a.ask(func(ctx context.Context, c *client.Client) []string {
+	return a.askDaemon(func(ctx context.Context, c *client.Client) []string {
 		list, err := c.Snapshots(ctx, "")
 		if err != nil {
 			return nil
@@ -57,7 +58,7 @@ func (a *app) completeSnapshot(_ *cobra.Command, args []string, _ string) ([]str
 	})
 }
 
-// completeVolumeOrSnapshot offers snapshots once there is an @.
+// completeVolumeOrSnapshot offers snapshots once the argument has an '@', and volumes before.
 func (a *app) completeVolumeOrSnapshot(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 	if strings.Contains(part, "@") {
 		return a.completeSnapshot(cmd, args, part)
@@ -76,7 +77,7 @@ func (a *app) completeAttached(_ *cobra.Command, args []string, _ string) ([]str
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return a.ask(func(ctx context.Context, c *client.Client) []string {
+	return a.askDaemon(func(ctx context.Context, c *client.Client) []string {
 		list, err := c.Attachments(ctx)
 		if err != nil {
 			return nil
@@ -89,7 +90,7 @@ func (a *app) completeAttached(_ *cobra.Command, args []string, _ string) ([]str
 	})
 }
 
-// completeDirs leaves it to the shell.
+// completeDirs leaves the completion of directories to the shell.
 func completeDirs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }

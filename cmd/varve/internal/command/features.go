@@ -11,10 +11,10 @@ import (
 	"varve/blockdev"
 )
 
-// featureReport is what `varve features --json` writes.
+// featureReport is the output of `varve features --json`.
 type featureReport struct {
 	Kernel   string             `json:"kernel"`
-	Ublk     bool               `json:"ublk"`             // there, and ours to use
+	Ublk     bool               `json:"ublk"`             // present, and usable by this user
 	Reason   string             `json:"reason,omitempty"` // why not
 	Features []blockdev.Feature `json:"features"`
 }
@@ -22,9 +22,9 @@ type featureReport struct {
 func (a *app) featuresCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "features",
-		Short: "Show what this kernel's ublk can do",
-		Long: `features lists what ublk drivers can do, whether this kernel's can, and what varve does without it. Without
-ublk it fails and says why; varve attach uses loop devices then.`,
+		Short: "Show which ublk features this kernel supports",
+		Long: `features lists the features of ublk, whether this kernel supports each, and what varve does without it. If the
+kernel has no ublk, the command fails with the reason; varve attach uses loop devices then.`,
 		Example: "  varve features\n  varve features --json",
 		Args:    args(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.features(cmd) },
@@ -44,7 +44,7 @@ func (a *app) features(cmd *cobra.Command) error {
 	out := cmd.OutOrStdout()
 	ublk := "yes"
 	if err != nil {
-		ublk = "no, so that varve attach uses loop devices"
+		ublk = "no; varve attach uses loop devices"
 	}
 	writeFields(out, [][2]string{{"kernel", r.Kernel}, {"ublk", ublk}})
 	fmt.Fprintln(out)

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagError says what is wrong with a command line's flags, in our words and not in those of the parser. A command
-// that does not exist has no flags: where one was named, that is what is wrong.
+// flagError replaces the parser's error about a command line's flags. If the command line names an
+// unknown command, the error is about that instead, as the flag may belong to what the user meant.
 func flagError(cmd *cobra.Command, err error) error {
 	if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 {
 		return unknownCommand(cmd, given[0])
@@ -29,12 +29,12 @@ func flagError(cmd *cobra.Command, err error) error {
 	case errors.As(err, &invalid):
 		return usagef("--%s: %w", invalid.GetFlag().Name, valueError(invalid))
 	case errors.As(err, &syntax):
-		return usagef("%s is no flag", syntax.GetSpecifiedFlag())
+		return usagef("%s is not a flag", syntax.GetSpecifiedFlag())
 	}
 	return &usageError{err}
 }
 
-// flagText is a flag as it was given: by its name, or as the first of one-letter flags written together.
+// flagText returns a flag as it was given: by name, or the first of several one-letter flags.
 func flagText(name, letters string) string {
 	if letters != "" {
 		return "-" + letters[:1]
@@ -42,7 +42,7 @@ func flagText(name, letters string) string {
 	return "--" + name
 }
 
-// valueError says what would be right for a flag of this type.
+// valueError describes the values that a flag of this type accepts.
 func valueError(e *pflag.InvalidValueError) error {
 	value := e.GetValue()
 	switch e.GetFlag().Value.Type() {
@@ -52,9 +52,9 @@ func valueError(e *pflag.InvalidValueError) error {
 		if errors.Is(e, strconv.ErrRange) {
 			return fmt.Errorf("%q is too large", value)
 		}
-		return fmt.Errorf("%q is no whole number", value)
+		return fmt.Errorf("%q is not a whole number", value)
 	case "duration":
-		return fmt.Errorf("%q is no duration; write one like 500ms, 2s or 1m30s", value)
+		return fmt.Errorf("%q is not a duration; write one like 500ms, 2s or 1m30s", value)
 	}
-	return e.Unwrap() // a type of our own, whose error says it all
+	return e.Unwrap() // a type of this package, whose errors are complete
 }

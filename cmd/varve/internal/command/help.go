@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// helpCmd is cobra's, but for a command that does not exist, which is an error.
+// helpCmd is cobra's help command, except that an unknown command is an error.
 func helpCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "help [COMMAND...]",
@@ -23,7 +23,7 @@ func helpCmd() *cobra.Command {
 			if len(rest) > 0 {
 				return unknownCommand(cmd, rest[0])
 			}
-			cmd.InitDefaultHelpFlag() // so that it is listed
+			cmd.InitDefaultHelpFlag() // so that --help is listed
 			return cmd.Help()
 		},
 	}
@@ -43,8 +43,8 @@ func completeCommand(c *cobra.Command, args []string, _ string) ([]string, cobra
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// addCompletion adds cobra's command that writes scripts for shells, and holds it to the rules of the others. It
-// writes to where out goes now.
+// addCompletion adds cobra's command that writes completion scripts for shells, and applies the
+// rules of all commands to it. Call it after root.SetOut.
 func addCompletion(root *cobra.Command, line []string) {
 	root.InitDefaultCompletionCmd(line...)
 	for _, c := range root.Commands() {
@@ -62,10 +62,11 @@ func addCompletion(root *cobra.Command, line []string) {
 	}
 }
 
-// bashWords keeps bash from taking VOLUME@SNAPSHOT for two words, of which only the second would be completed.
+// bashWords keeps bash from splitting VOLUME@SNAPSHOT into two words, of which it would complete
+// only the second.
 const bashWords = "COMP_WORDBREAKS=${COMP_WORDBREAKS//@}\n"
 
-// writeFirst has a command write a text before its own.
+// writeFirst makes a command write a text before its own output.
 func writeFirst(c *cobra.Command, text string) {
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, line []string) error {
@@ -74,8 +75,8 @@ func writeFirst(c *cobra.Command, text string) {
 	}
 }
 
-// refuseHelp takes --help of a command that does not exist for the error that it is: cobra shows the help of the
-// group that it is not in. The error is there when the command line has run.
+// refuseHelp makes --help of an unknown command an error: cobra shows the help of the group
+// instead. The returned function returns the error after the command line has run.
 func refuseHelp(root *cobra.Command) func() error {
 	var err error
 	show := root.HelpFunc()
@@ -97,31 +98,32 @@ func group(cmd *cobra.Command, args []string) error {
 	return unknownCommand(cmd, args[0])
 }
 
-// newGroup gives a command that only has subcommands.
+// newGroup makes c a command that only has subcommands.
 func newGroup(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.Args, c.RunE = cobra.ArbitraryArgs, group
 	c.AddCommand(sub...)
 	return c
 }
 
-// exitStatusTopic is a text that is shown like the help of a command.
+// exitStatusTopic is a help topic: a text that is shown like the help of a command.
 func exitStatusTopic() *cobra.Command {
 	return &cobra.Command{
 		Use:     "exit-status",
-		Short:   "What exit statuses mean",
+		Short:   "The meaning of exit statuses",
 		Example: "  varve help exit-status",
 		Args:    args(),
 		RunE:    group,
 		Long: `Every command ends with one of these exit statuses:
 
-  0   It did what it was asked for. Notes may be on standard error.
-  1   It failed, and standard error says why. varve check ends with 1 where it finds damage that was not mended,
-      and varve features where the kernel has no ublk, after their whole output; any command whose output could not
-      be written has failed too.
-  2   The command line was wrong: no such command or flag, a value that no store could take. Nothing was done.
-  >2  A signal ended it: 128 and its number, as the shell counts. varve serve ends with 0 on SIGINT and SIGTERM.
+  0   Success. There may be notes on standard error.
+  1   Failure; standard error says why. varve check ends with 1 if it finds damage that is not mended, and
+      varve features if the kernel has no ublk, both after their complete output. A command whose output cannot be
+      written fails too.
+  2   The command line is wrong: an unknown command or flag, or a value that no store could accept. Nothing was done.
+  >2  A signal ended the command: 128 plus the signal's number, as shells report it. varve serve ends with 0 on SIGINT
+      and SIGTERM.
 
-Standard output has what was asked for, and nothing else.`,
+Standard output has only what was asked for.`,
 	}
 }
 

@@ -65,7 +65,8 @@ func TestHostileNames(t *testing.T) {
 			checkHostile(t, code, out, errs, args)
 		}
 	}
-	// A name that looks like an option is one, unless it comes after --; and then it is still refused.
+	// A name that looks like an option is one, unless it comes after --; and then it is still
+	// refused.
 	for _, args := range [][]string{{"volume", "create", "-rf", "--size", "1M"}, {"volume", "create", "--size", "1M", "--", "-rf"}} {
 		code, out, errs := varve(t, store, args...)
 		checkHostile(t, code, out, errs, args)
@@ -81,9 +82,9 @@ func TestHostileSizes(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for size, words := range map[string]string{
-		"0": "size 0", "1": "the next one is 512", "511": "the next one is 512", "513": "the next one is 1024", "-1": "no size", "-0": "no size",
-		"+1G": "no size", "": "no size", " ": "no size", "1G\n": "no size", "1\x00G": "no size", "0x200": "no size", "1e9": "no size", "NaN": "no size",
-		"0.1": "size 0", "١G": "no size", "1Ｇ": "no size",
+		"0": "size 0", "1": "the next multiple is 512", "511": "the next multiple is 512", "513": "the next multiple is 1024", "-1": "not a size", "-0": "not a size",
+		"+1G": "not a size", "": "not a size", " ": "not a size", "1G\n": "not a size", "1\x00G": "not a size", "0x200": "not a size", "1e9": "not a size", "NaN": "not a size",
+		"0.1": "size 0", "١G": "not a size", "1Ｇ": "not a size",
 		"70368744178176.5": "more than", "64.1T": "more than", "65T": "more than", "70368744178177": "more than", "70368744178688": "more than",
 		"9223372036854775807": "too large", "9223372036854775808": "too large", "18446744073709551616": "too large", "8192P": "too large",
 		strings.Repeat("9", 400): "too large", strings.Repeat("9", 100000): "too large",

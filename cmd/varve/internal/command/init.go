@@ -14,11 +14,11 @@ func (a *app) initCmd() *cobra.Command {
 	var maxSize size
 	cmd := &cobra.Command{
 		Use:   "init",
-		Short: "Make a store",
-		Long: `init makes an empty store in the directory of --store, which must be empty or missing.
+		Short: "Create a store",
+		Long: `init creates an empty store in the directory of --store, which must be empty or missing.
 
-The chunk size is what duplicates are found by, and fixed for the store: small chunks find more duplicates, large
-ones need less memory and fewer lookups. --max-size bounds what the store takes on disk; varve set changes it.`,
+The chunk size is the unit of deduplication and cannot be changed later: smaller chunks find more duplicates, larger
+chunks need less memory and fewer lookups. --max-size limits the store's size on disk; varve set changes it.`,
 		Example: `  varve init
   varve init --max-size 200G
   varve init --store /srv/varve --chunk-size 64K`,
@@ -37,11 +37,11 @@ ones need less memory and fewer lookups. --max-size bounds what the store takes 
 			if err := objstore.Init(a.store, o); err != nil {
 				return doing("init "+a.store, err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "store made in %s\n", a.store)
+			fmt.Fprintf(cmd.OutOrStdout(), "store created in %s\n", a.store)
 			return nil
 		},
 	}
 	cmd.Flags().Var(&chunk, "chunk-size", "4KiB, 8KiB, 16KiB, 32KiB or 64KiB")
-	cmd.Flags().Var(&maxSize, "max-size", "what the store may take on disk, like 200G (default what the file system has)")
+	cmd.Flags().Var(&maxSize, "max-size", "limit of the store's size on disk, like 200G (default the size of the file system)")
 	return cmd
 }

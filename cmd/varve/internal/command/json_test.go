@@ -75,7 +75,8 @@ func element(t reflect.Type) reflect.Type {
 	return t
 }
 
-// fieldsOf are the fields of an object: its own, and of embedded ones those that it does not have itself.
+// fieldsOf are the fields of an object: its own, and of embedded ones those that it does not have
+// itself.
 func fieldsOf(t reflect.Type) []jsonField {
 	var own, inherited []jsonField
 	for f := range t.Fields() {

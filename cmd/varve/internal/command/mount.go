@@ -22,21 +22,21 @@ func (a *app) mountCmd() *cobra.Command {
 	look := false
 	cmd := &cobra.Command{
 		Use:   "mount DIR",
-		Short: "Show volumes and snapshots as files",
-		Long: `mount shows the store at a directory, through FUSE:
+		Short: "Mount volumes and snapshots as files",
+		Long: `mount mounts the store at a directory, through FUSE:
 
-  volumes/NAME/live              a volume, to read and write
+  volumes/NAME/live              a volume, readable and writable
   snapshots/NAME/SNAP/disk.img   a snapshot, read-only and sparse
   by-id/ROOT/disk.img            the same by its root
-  info.json beside each          size, root, users
+  info.json next to them         size, root, users
 
-A live file can be opened for writing while the volume is not attached, and the volume be attached while nobody has it
-open for writing: the kernel keeps pages of both, and one would write over what the other has written. --shared-live
-allows it all the same, for programs that agree on who writes what; each side then sees what the other has written
-after an fsync, or within a second.
+A live file can be opened for writing only while the volume is not attached, and the volume can be attached only while
+no process has the live file open for writing: the kernel caches both separately, and one would overwrite the other's
+changes. --shared-live allows both at once, for programs that agree on who writes what; each side then sees the other's
+writes after an fsync, or within a second.
 
-Where the store's file system is read-only, no daemon can run: a process of the mount's own serves it then, with
-nothing in it to write, until the directory is unmounted.`,
+On a read-only file system no daemon can run for the store. A separate process then serves a read-only mount until the
+directory is unmounted.`,
 		Example: `  varve mount /mnt/varve
   cp --sparse=always /mnt/varve/snapshots/data/monday/disk.img monday.img
   varve snapshot mount data@monday /mnt/monday`,
@@ -60,17 +60,17 @@ nothing in it to write, until the directory is unmounted.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&look, lookFlag, false, "serve the mount of a store that can't be written, until it is unmounted")
-	_ = cmd.Flags().MarkHidden(lookFlag) // it is there: mount runs itself with it
-	cmd.Flags().BoolVar(&r.AllowOther, "allow-other", false, "let other users than the daemon's look at it")
+	cmd.Flags().BoolVar(&look, lookFlag, false, "serve the mount of a read-only store until it is unmounted")
+	_ = cmd.Flags().MarkHidden(lookFlag) // mount runs itself with it
+	cmd.Flags().BoolVar(&r.AllowOther, "allow-other", false, "let all users read the mount, not only the daemon's")
 	cmd.Flags().BoolVar(&r.SharedLive, "shared-live", false, "let live files be written while their volumes are attached")
 	return cmd
 }
 
-// lookFlag is of mount's own process, where there can't be a daemon.
+// lookFlag makes mount serve the mount itself, where no daemon can run.
 const lookFlag = "look"
 
-// onReadOnly says whether the store's file system takes no writes.
+// onReadOnly reports whether the store's file system is read-only.
 func (a *app) onReadOnly() bool {
 	files := vfs.OS(a.store)
 	defer func() { _ = files.Close() }() // a handle only
@@ -93,7 +93,7 @@ func (a *app) umountCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "umount DIR",
 		Aliases: []string{"unmount"},
-		Short:   "Take a mount away",
+		Short:   "Unmount the files of volumes and snapshots",
 		Example: "  varve umount /mnt/varve",
 		Args:    args("DIR"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
@@ -107,7 +107,7 @@ func (a *app) umountCmd() *cobra.Command {
 			err = a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
 				return doing("unmount "+dir, c.Unmount(cmd.Context(), protocol.Unmount{Dir: dir}))
 			})
-			if errors.Is(err, protocol.ErrNeedsDaemon) && a.onReadOnly() { // its process ends with it
+			if errors.Is(err, protocol.ErrNeedsDaemon) && a.onReadOnly() { // the process that serves it ends then
 				if err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
 					err = &os.PathError{Op: "unmount", Path: dir, Err: err}
 				}
@@ -117,8 +117,8 @@ func (a *app) umountCmd() *cobra.Command {
 	}
 }
 
-// mountPoint makes a path absolute: the daemon has another working directory. Links are resolved as far as they can
-// be, so that mount and umount agree on the name.
+// mountPoint makes a path absolute, as the daemon has another working directory. Links are resolved
+// as far as possible, so that mount and umount agree on the name.
 func mountPoint(arg string) (string, error) {
 	if arg == "" {
 		return "", usagef("DIR is empty")
@@ -136,11 +136,12 @@ func mountPoint(arg string) (string, error) {
 	case r := <-found:
 		return r.dir, r.err
 	case <-time.After(lookLimit):
-		return "", fmt.Errorf("mount point %s: no answer in %v: it lies in a mount whose server hangs or is stopped", arg, lookLimit)
+		return "", fmt.Errorf("mount point %s: no answer in %v: it is in a mount whose server hangs or is stopped", arg, lookLimit)
 	}
 }
 
-// lookLimit bounds the look at a path, which may lead through the mount of a daemon that does not answer.
+// lookLimit bounds the resolution of a path, which may lead through the mount of a daemon that does
+// not answer.
 const lookLimit = 10 * time.Second
 
 func resolve(arg string) (string, error) {
@@ -148,7 +149,7 @@ func resolve(arg string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("mount point %q: %w", arg, err)
 	}
-	// The last part may be a dead mount, which can't be looked at.
+	// The last element may be a dead mount, which can't be resolved.
 	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
 		dir = filepath.Join(parent, filepath.Base(dir))
 	}

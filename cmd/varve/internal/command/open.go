@@ -16,20 +16,20 @@ import (
 	"varve/objstore"
 )
 
-// lockPatience is how long a command waits for a store that is locked while nobody answers: a daemon that is
-// starting, or another command.
+// lockPatience is how long a command waits for a store that is locked while no daemon answers: a
+// daemon may be starting, or another command may be using the store.
 var lockPatience = 10 * time.Second
 
-// lockPoll is how often it looks.
+// lockPoll is how often it retries.
 const lockPoll = 100 * time.Millisecond
 
-// open gives a client of the daemon, or of the store itself where none runs.
+// open returns a client of the daemon, or of the store itself if no daemon runs.
 func (a *app) open(ctx context.Context) (*client.Client, error) {
 	return a.openAs(ctx, objstore.Options{})
 }
 
-// openLook is open for commands that only look: without a daemon they change nothing in the store, and need not be
-// able to.
+// openLook is open for commands that only read: without a daemon they change nothing in the store,
+// and work on one that is read-only.
 func (a *app) openLook(ctx context.Context) (*client.Client, error) {
 	return a.openAs(ctx, objstore.Options{LookOnly: true})
 }
@@ -64,7 +64,7 @@ func (a *app) openHere(ctx context.Context, o objstore.Options) (*client.Client,
 	return client.Local(d.Handler(), store.Close), nil
 }
 
-// openDaemon gives a client of the daemon, for commands that need one.
+// openDaemon returns a client of the daemon, for commands that need one.
 func (a *app) openDaemon(ctx context.Context) (*client.Client, error) {
 	for deadline := time.Now().Add(lockPatience); ; {
 		c, err := client.Dial(ctx, a.store)
@@ -81,7 +81,8 @@ func (a *app) openDaemon(ctx context.Context) (*client.Client, error) {
 		case time.Now().After(deadline):
 			return nil, a.openError(fmt.Errorf("store %s: %w%s", a.store, objstore.ErrStoreLocked, pidText(pid)))
 		}
-		// It may be a daemon that starts, or whose socket was removed, or another command.
+		// The holder may be a daemon that is starting or whose socket was removed, or another
+		// command.
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -97,7 +98,7 @@ func pidText(pid int) string {
 	return fmt.Sprintf(", pid %d", pid)
 }
 
-// isStore tells a store without a daemon from no store at all.
+// isStore returns an error if a.store is not a store.
 func (a *app) isStore() error {
 	_, err := os.Stat(filepath.Join(a.store, "superblock"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -106,11 +107,11 @@ func (a *app) isStore() error {
 	return err
 }
 
-// openError says what to do about a store that did not open.
+// openError adds what to do about a store that did not open.
 func (a *app) openError(err error) error {
 	switch {
 	case errors.Is(err, objstore.ErrNotStore):
-		return fmt.Errorf("%s: %w; make one with `varve init`, or name another with --store", a.store, objstore.ErrNotStore)
+		return fmt.Errorf("%s: %w; create one with `varve init`, or name another with --store", a.store, objstore.ErrNotStore)
 	case errors.Is(err, objstore.ErrStoreLocked) && !client.IsSilent(err):
 		return fmt.Errorf("%w, and no daemon answers on its socket", err)
 	}

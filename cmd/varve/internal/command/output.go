@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// writeJSON writes what a program reads: sizes in bytes, times in UTC.
+// writeJSON writes output for programs: sizes in bytes, times in UTC.
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -26,7 +26,7 @@ type column struct {
 	right bool // numbers
 }
 
-// writeTable writes rows under their columns' names, and nothing but the names if there are none.
+// writeTable writes the columns' names, and the rows below them.
 func writeTable(w io.Writer, columns []column, rows [][]string) {
 	t := table.NewWriter()
 	style := table.StyleDefault
@@ -58,7 +58,7 @@ func writeTable(w io.Writer, columns []column, rows [][]string) {
 	}
 }
 
-// writeFields writes names and values, one a line.
+// writeFields writes one name and value per line.
 func writeFields(w io.Writer, fields [][2]string) {
 	width := 0
 	for _, f := range fields {
@@ -69,7 +69,7 @@ func writeFields(w io.Writer, fields [][2]string) {
 	}
 }
 
-// writeNotes tells what a user should know of what was done.
+// writeNotes writes notes for the user on standard error.
 func writeNotes(cmd *cobra.Command, notes []string) {
 	for _, n := range notes {
 		fmt.Fprintf(cmd.ErrOrStderr(), "varve: note: %s\n", n)
@@ -78,7 +78,7 @@ func writeNotes(cmd *cobra.Command, notes []string) {
 
 func formatTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
-// shortRoot is enough of an ID to tell roots apart by eye.
+// shortRoot returns enough of a root to tell roots apart by eye.
 func shortRoot(root string) string {
 	const enough = 16
 	if len(root) > enough {

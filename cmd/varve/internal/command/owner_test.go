@@ -55,8 +55,8 @@ func (n *node) foreign() []string {
 	return list
 }
 
-// What root does with a user's store, with and without a daemon, leaves it the user's: every file, and also those of a
-// daemon that was killed, or that it has made when others had removed them.
+// What root does with a user's store, with and without a daemon, leaves it the user's: every file,
+// and also those of a daemon that was killed, or that it has made when others had removed them.
 func TestRootLeavesStoreToItsOwner(t *testing.T) {
 	t.Parallel()
 	n := newUsersNode(t)

@@ -6,11 +6,11 @@ import (
 	"varve/cmd/varve/internal/daemon"
 )
 
-// dropPagesCmd is for the daemon to run.
+// dropPagesCmd is a command that the daemon runs.
 func (a *app) dropPagesCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     daemon.DropPagesCommand,
-		Short:   "Have the kernel write and forget the pages of the devices that standard input names",
+		Short:   "Write back and drop the kernel's cached pages of the devices named on standard input",
 		Example: "  echo /dev/ublkb0 | varve " + daemon.DropPagesCommand,
 		Hidden:  true,
 		Args:    args(),

@@ -18,13 +18,13 @@ func (a *app) volumeRepairCmd() *cobra.Command {
 	var q protocol.Repair
 	cmd := &cobra.Command{
 		Use:   "repair NAME",
-		Short: "Take a damaged volume back to its last good state",
-		Long: `repair says what is damaged in a volume that is refused, to which state of what time it can go back, and what would be
-lost. Nothing is done without --accept-loss.
+		Short: "Return a damaged volume to its last good state",
+		Long: `repair shows what is damaged in a volume that cannot be opened, the state to which it can return and the time of that
+state, and what would be lost. Without --accept-loss it changes nothing.
 
-A volume whose journal is damaged goes back to the last record before the damage: what was written later is lost,
-flushed or not. One whose root is lost goes back to its newest snapshot. Snapshots that had not settled and need what
-is lost are deleted.`,
+A volume whose journal is damaged returns to the last record before the damage: later writes are lost, flushed or not.
+A volume whose root is lost returns to its newest snapshot. Snapshots that have not settled and need the lost data are
+deleted.`,
 		Example: `  varve volume repair data
   varve volume repair data --accept-loss`,
 		Args:              args("NAME"),
@@ -47,16 +47,16 @@ is lost are deleted.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&q.AcceptLoss, "accept-loss", false, "do it")
+	cmd.Flags().BoolVar(&q.AcceptLoss, "accept-loss", false, "repair the volume, and lose what the command lists without this flag")
 	return a.jsonFlag(cmd)
 }
 
-// timeOfState says when the volume was in a state.
+// timeOfState formats the time of a volume's state.
 func timeOfState(t time.Time) string {
 	if t.IsZero() {
-		return "of an unknown time"
+		return "at an unknown time"
 	}
-	return "of " + formatTime(t)
+	return "at " + formatTime(t)
 }
 
 func writeRepair(w io.Writer, r objstore.Repair) {
@@ -64,7 +64,7 @@ func writeRepair(w io.Writer, r objstore.Repair) {
 	for _, l := range r.Lost {
 		bytes += l.Len
 	}
-	lost := "nothing that can be named"
+	lost := "nothing that is known"
 	if len(r.Lost) > 0 {
 		lost = fmt.Sprintf("%s, at LBA %s", formatSize(bytes), rangesText(r.Lost, 16))
 	}
@@ -79,10 +79,10 @@ func writeRepair(w io.Writer, r objstore.Repair) {
 	writeFields(w, [][2]string{
 		{"volume", r.Volume},
 		{"damage", r.Damage},
-		{"goes back to", r.BackTo + ", " + timeOfState(r.Time)},
+		{"returns to", r.BackTo + ", " + timeOfState(r.Time)},
 		{"written since", lost},
 		{"unreadable records", strconv.Itoa(r.Unknown)},
-		{"snapshots that go", orNone(strings.Join(snaps, ", "))},
+		{"deleted snapshots", orNone(strings.Join(snaps, ", "))},
 		{"done", done},
 	})
 }

@@ -1,6 +1,7 @@
-// Package command is varve's command line: one file for each group of commands.
+// Package command is varve's command line, with one file for each group of commands.
 //
-// A command asks the store's daemon; where none runs, and none is needed, it opens the store itself.
+// A command asks the store's daemon. If no daemon runs, and the command does not need one, it opens
+// the store itself.
 package command
 
 import (
@@ -24,16 +25,16 @@ const (
 	exitUsage = 2
 )
 
-// defaultStore is where the store is unless --store or VARVE_STORE say otherwise.
+// defaultStore is the store's directory unless --store or VARVE_STORE names another.
 const defaultStore = "/var/lib/varve"
 
-// app is what all commands share.
+// app is the state that all commands share.
 type app struct {
-	store string // as given, later absolute
+	store string // as given; absolute once a command runs
 	json  bool
 }
 
-// Run runs one command line and gives its exit status.
+// Run runs one command line and returns its exit status.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := New()
 	root.SetArgs(args)
@@ -61,7 +62,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitError
 }
 
-// output remembers what went wrong with it: a command whose output is lost has failed, whatever it has done.
+// output keeps its first write error: a command whose output is lost has failed, even if all else
+// succeeded.
 type output struct {
 	io.Writer
 	err error
@@ -75,11 +77,12 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// longestError is what is shown of an error, in bytes: a name or path in it may have any length.
+// longestError bounds the text of an error that is shown, in bytes: a name or path in it may have
+// any length.
 const longestError = 2048
 
-// printable escapes what a terminal would not show, or obey, and cuts out the middle of what is too long: what is
-// wrong stands at one of the ends.
+// printable escapes characters that a terminal would not show or would obey, and cuts out the
+// middle of a text that is too long: the cause is at one of the ends.
 func printable(text string) string {
 	if n := longestError / 2; len(text) > longestError {
 		return printable(text[:n]) + "[...]" + printable(text[len(text)-n:])
@@ -99,16 +102,16 @@ func printable(text string) string {
 	return b.String()
 }
 
-// New gives the root command.
+// New returns the root command.
 func New() *cobra.Command {
 	a := &app{}
 	root := &cobra.Command{
 		Use:   "varve",
-		Short: "Block devices and mounts out of a content-addressed store",
-		Long: `varve serves block devices (/dev/ublkbN) out of a content-addressed store on a local disk, without copying the
-data through user space, and shows its volumes and snapshots as files.
+		Short: "Block devices and mounts from a content-addressed store",
+		Long: `varve serves block devices (/dev/ublkbN) from a content-addressed store on a local disk, without copying the data
+through user space, and shows its volumes and snapshots as files.
 
-A daemon serves the store (varve serve); devices and mounts need it. The other commands work with and without.
+A daemon serves the store (varve serve). Devices and mounts need it; the other commands work with or without it.
 Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 		Example: `  varve init
   varve serve --background
@@ -165,7 +168,7 @@ Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 	return root
 }
 
-// usageError is a command line that no store could make right.
+// usageError is an error of the command line, regardless of the store's state.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
@@ -173,7 +176,7 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
-// args makes a wrong number of arguments a usage error that names what is missing.
+// args makes a wrong number of arguments a usage error that names the missing or unexpected one.
 func args(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		switch {
@@ -186,7 +189,7 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// upTo is args with all of them optional.
+// upTo is args with n optional arguments.
 func upTo(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) > n {
@@ -196,7 +199,7 @@ func upTo(n int) cobra.PositionalArgs {
 	}
 }
 
-// jsonFlag gives a command --json.
+// jsonFlag adds the flag --json to a command.
 func (a *app) jsonFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&a.json, "json", false, "write JSON")
 	return cmd

@@ -19,13 +19,13 @@ import (
 	"varve/objstore"
 )
 
-// logName is where a daemon in the background logs to, relative to the store.
+// logName is the log of a daemon in the background, relative to the store.
 const logName = "varve.log"
 
 const (
 	takeoverFlag = "takeover"
 	remountFlag  = "remount"
-	remountUsage = "at a takeover, mount again what is in use: what is open below it fails"
+	remountUsage = "at a takeover, also remount mounts that are in use: files open in them fail"
 )
 
 type serveOptions struct {
@@ -47,19 +47,19 @@ type serveOptions struct {
 	settleDelay time.Duration
 }
 
-// flags are the daemon's limits, where zero is the default of each, and its log.
+// flags adds the flags of the daemon's limits, whose zero values are the defaults, and of its log.
 func (o *serveOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.Var(&o.memory, "memory-limit", "soft limit of the daemon's heap, like 2G (default none, or GOMEMLIMIT)")
 	f.BoolVar(&o.lockMemory, "lock-memory", true, "keep the daemon's memory from being swapped out")
 	f.Var(&o.leafCache, "leaf-cache", "memory for tree leaves (default 128MiB, for 256GiB of 16KiB chunks)")
 	f.Var(&o.footerCache, "footer-cache", "memory for the lists of objects in segments (default 32MiB)")
-	f.Var(&o.tailSoft, "tail-soft", "what a busy volume may write before it settles (default 4GiB)")
-	f.Var(&o.tailHard, "tail-hard", "what a volume may write before writes wait for settling (default twice --tail-soft)")
-	f.Var(&o.reserve, "reserve", "room that writes leave on the store's disk (default a twentieth of it, 1GiB at most)")
-	f.Var(&o.segment, "segment-size", "size of the files of data made from now on (default 256MiB)")
-	_ = f.MarkHidden("segment-size") // for tests, which can't wait for the default; it is there
-	f.IntVar(&o.records, "journal-records", 0, "`number` of writes in a journal: bounds the time to open and about 50 bytes of memory each (default 1048576)")
+	f.Var(&o.tailSoft, "tail-soft", "tail at which a busy volume starts to settle (default 4GiB)")
+	f.Var(&o.tailHard, "tail-hard", "tail at which a volume's writes wait for settling (default twice --tail-soft)")
+	f.Var(&o.reserve, "reserve", "space on the store's disk that writes leave free (default a twentieth of it, 1GiB at most)")
+	f.Var(&o.segment, "segment-size", "size of new segment files (default 256MiB)")
+	_ = f.MarkHidden("segment-size") // for tests, for which the default is too large
+	f.IntVar(&o.records, "journal-records", 0, "`number` of writes in a journal: bounds the time to open, and memory at about 50 bytes each (default 1048576)")
 	f.DurationVar(&o.settleDelay, "settle-delay", 0, "age at which a quiet volume's writes settle (default 2s)")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
@@ -67,7 +67,7 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	complete(cmd, "log-format", []string{"text", "json"})
 }
 
-// limits are the flags as the store takes them.
+// limits returns the store's options that the flags set.
 func (o *serveOptions) limits() (objstore.Options, error) {
 	s := objstore.Options{
 		SegmentSize: int64(o.segment), LeafCache: int64(o.leafCache), FooterCache: int64(o.footerCache), TailSoft: int64(o.tailSoft),
@@ -86,18 +86,20 @@ func (a *app) serveCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the store's daemon",
-		Long: `serve runs the daemon of the store, in the foreground with its log on standard error, until Ctrl-C, SIGTERM or
-varve stop. With --background it runs on its own, logs to varve.log in the store, and serve returns when it answers;
-or fails with the reason. SIGHUP opens the log anew, SIGQUIT writes to it what runs; no other signal ends the daemon.
+		Long: `serve runs the store's daemon in the foreground, with its log on standard error, until Ctrl-C, SIGTERM or
+varve stop. With --background the daemon runs in the background and logs to varve.log in the store; serve returns when
+the daemon answers, or fails with the reason. SIGHUP reopens the log, SIGQUIT writes all goroutines' stacks to it; no
+other signal ends the daemon.
 
-Devices that an earlier daemon left in use, or was killed over, are taken over: their users notice a pause. What was
-attached or mounted when it was stopped, by varve stop or by a signal, is attached and mounted again, if the machine has
-not been started anew since.
-The limits bound what the daemon takes: its caches in memory, and each volume's tail, which is what was written and
-has not settled. --memory-limit makes it give memory back more eagerly above that size.
+The daemon takes over devices that an earlier daemon left in use or died with: their users notice a pause. Volumes that
+were attached and mounts that were mounted when the last daemon was stopped, by varve stop or by a signal, are attached
+and mounted again, unless the machine has been rebooted since.
 
-The daemon locks its memory, so that no I/O waits for swap, and is spared when the kernel kills processes for their
-memory: what waits for its devices would wait for ever. Both need root; what the machine refuses is logged.`,
+The limits bound the daemon's caches in memory, and each volume's tail: the data that was written and has not settled.
+Above --memory-limit the daemon returns memory to the system more eagerly.
+
+The daemon locks its memory, so that no I/O waits for swap, and is exempt from the kernel's out-of-memory killer:
+processes that wait for its devices would wait forever. Both need root; if the machine refuses one, the log says so.`,
 		Example: `  varve serve --background
   varve serve --store /srv/varve --memory-limit 2G --log-level debug`,
 		Args: args(),
@@ -118,25 +120,25 @@ memory: what waits for its devices would wait for ever. Both need root; what the
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.background, backgroundFlag, false, "return when the daemon answers, and leave it running")
-	f.BoolVar(&o.takeover, takeoverFlag, false, "take the devices over from a daemon that runs, if one does; see varve upgrade")
+	f.BoolVar(&o.takeover, takeoverFlag, false, "take the devices over from the running daemon, if there is one; see varve upgrade")
 	f.BoolVar(&o.remount, remountFlag, false, remountUsage)
 	o.flags(cmd)
 	return cmd
 }
 
-// nothingToRemount refuses --remount without --takeover where it would be for something: while a daemon runs, whose
-// mounts are in the way. Otherwise what was mounted is mounted again in any case.
+// nothingToRemount refuses --remount without --takeover while a daemon runs. Without a daemon the
+// flag has no effect, as mounts are restored in any case.
 func (a *app) nothingToRemount(ctx context.Context) error {
 	c, err := client.Dial(ctx, a.store)
 	if err != nil {
-		return nil //nolint:nilerr // none answers: what is wrong shows when this one starts
+		return nil //nolint:nilerr // no daemon answers; starting one reports any other problem
 	}
 	pid := c.Daemon().PID
-	_ = c.Close() // it has said enough
+	_ = c.Close()
 	return usagef("--%s is for taking over from a daemon, and one runs, pid %d; give --%s as well", remountFlag, pid, takeoverFlag)
 }
 
-// runOptions are the options as the daemon takes them.
+// runOptions returns the options of the daemon.
 func (o *serveOptions) runOptions(cmd *cobra.Command) (daemon.RunOptions, error) {
 	log, err := newLogger(cmd.ErrOrStderr(), o.logLevel, o.logFormat)
 	if err != nil {
@@ -149,10 +151,10 @@ func (o *serveOptions) runOptions(cmd *cobra.Command) (daemon.RunOptions, error)
 	}, err
 }
 
-// own are the flags that say how this one process starts. All others go from a daemon to its successor.
+// own are the flags that concern only this process. A daemon hands all others to its successor.
 var own = map[string]bool{backgroundFlag: true, takeoverFlag: true, remountFlag: true, "store": true, "json": true, "help": true}
 
-// inheritable are the flags that were given, by name.
+// inheritable returns the values, by name, of the given flags that a successor inherits.
 func inheritable(cmd *cobra.Command) map[string]string {
 	given := map[string]string{}
 	eachGiven(cmd, func(name, value string) {
@@ -163,19 +165,19 @@ func inheritable(cmd *cobra.Command) map[string]string {
 	return given
 }
 
-// inherit sets what the predecessor was told and this process was not.
+// inherit sets the flags that were given to the predecessor and not to this process.
 func inherit(cmd *cobra.Command, flags map[string]string) error {
 	for name, value := range flags {
 		f := cmd.Flags().Lookup(name)
 		if f == nil || own[name] {
-			return fmt.Errorf("the daemon that runs was started with --%s=%s, which this varve does not know; "+
+			return fmt.Errorf("the running daemon was started with --%s=%s, which this version of varve does not know; "+
 				"stop it with varve stop, then start this one", name, value)
 		}
 		if f.Changed {
 			continue
 		}
 		if err := cmd.Flags().Set(name, value); err != nil {
-			return fmt.Errorf("--%s of the daemon that runs: %w", name, err)
+			return fmt.Errorf("--%s of the running daemon: %w", name, err)
 		}
 	}
 	return nil
@@ -216,14 +218,15 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	return err
 }
 
-// approach finds a daemon to take over from, if that is wanted and one runs, and does as it was told.
+// approach asks a running daemon to hand over, if --takeover was given and there is one, and
+// inherits its flags.
 func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions) (*daemon.Predecessor, error) {
 	if !o.takeover {
 		return nil, nil
 	}
 	if c, err := client.Dial(ctx, a.store); err == nil {
-		_ = c.Close() // it answers, which is all that was asked
-	} else if client.IsSilent(err) { // a daemon of another version may not be understood, and says so itself
+		_ = c.Close() // the daemon answers, which is enough
+	} else if client.IsSilent(err) { // other errors may be another version's, which Approach handles
 		return nil, fmt.Errorf("take over: %w", err)
 	}
 	p, err := daemon.Approach(ctx, a.store, version(), o.remount)
@@ -259,8 +262,8 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, o *serveOptions, read
 	return a.whenUnlocked(ctx, func() error { return daemon.Run(ctx, a.store, r) })
 }
 
-// whenUnlocked calls f again for a while if the store is locked: a command that runs without a daemon has it for a
-// moment.
+// whenUnlocked retries f for a while if the store is locked: a command that runs without a daemon
+// locks the store for a moment.
 func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
 	for deadline := time.Now().Add(lockPatience); ; {
 		err := f()
@@ -271,7 +274,7 @@ func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
 			if derr != nil {
 				return fmt.Errorf("%w: %w", err, derr)
 			}
-			return errors.Join(err, c.Close()) // it has said enough: there is a daemon
+			return errors.Join(err, c.Close()) // a daemon runs
 		}
 		select {
 		case <-ctx.Done():
@@ -284,10 +287,10 @@ func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
 func (a *app) serveInBackground(cmd *cobra.Command, takeover bool) error {
 	c, err := client.Dial(cmd.Context(), a.store)
 	if err == nil && takeover {
-		_ = c.Close() // it is asked again
+		_ = c.Close() // the process in the background connects by itself
 	} else if err == nil {
 		pid := c.Daemon().PID
-		return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon runs already, pid %d", a.store, pid), c.Close())
+		return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon is already running, pid %d", a.store, pid), c.Close())
 	}
 	if err := a.isStore(); err != nil {
 		return err
@@ -305,10 +308,10 @@ func (a *app) stopCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the store's daemon",
-		Long: `stop ends the daemon and returns when it is gone. Devices that nobody has open are detached, mounts are unmounted,
-and the next daemon brings them back, so that stop and serve are a restart. What is open below a mount fails.
-A ublk device that is open stays: its I/O waits for the next daemon. A loop device can't wait: stop refuses while one
-is in use. --detach takes everything away for good, and I/O of the users of devices fails.`,
+		Long: `stop ends the daemon and returns when its process has ended. Devices that are not open are detached, and mounts are
+unmounted; the next daemon restores them, so stop and serve together are a restart. Files open in a mount fail.
+A ublk device that is open remains: its I/O waits for the next daemon. A loop device cannot wait: stop refuses while one
+is in use. --detach removes all devices and mounts for good, and I/O of the devices' users fails.`,
 		Example: "  varve stop\n  varve stop --detach",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -317,7 +320,7 @@ is in use. --detach takes everything away for good, and I/O of the users of devi
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&r.Detach, "detach", false, "take all devices and mounts away, used or not, and have the next daemon bring nothing back")
+	cmd.Flags().BoolVar(&r.Detach, "detach", false, "remove all devices and mounts, in use or not; the next daemon restores none of them")
 	return a.jsonFlag(cmd)
 }
 
@@ -332,7 +335,7 @@ func (a *app) stop(cmd *cobra.Command, c *client.Client, r protocol.Stop) error 
 	}
 	writeNotes(cmd, s.Notes)
 	if err := wait(cmd.Context()); err != nil {
-		return fmt.Errorf("stop: the daemon, pid %d, has let go of its devices and not ended yet: %w", s.PID, err)
+		return fmt.Errorf("stop: the daemon, pid %d, has released its devices but has not ended yet: %w", s.PID, err)
 	}
 	if a.json {
 		return writeJSON(cmd.OutOrStdout(), s)
@@ -343,9 +346,9 @@ func (a *app) stop(cmd *cobra.Command, c *client.Client, r protocol.Stop) error 
 // stopPatience is how long a daemon may take to close its store.
 const stopPatience = 2 * time.Minute
 
-// watchProcess gives a function that returns when the process has ended.
+// watchProcess returns a function that waits until the process has ended.
 func watchProcess(pid int) (func(context.Context) error, error) {
-	p, err := os.FindProcess(pid) // a pidfd, where the kernel has them: never another process of that number
+	p, err := os.FindProcess(pid) // a pidfd where the kernel has them: never another process with the same number
 	if err != nil {
 		return nil, err
 	}

@@ -18,21 +18,23 @@ func (a *app) setCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set --max-size SIZE | --new-uuid | --copied-from WHAT | --moved",
 		Short: "Change a store's settings",
-		Long: `set changes what is kept in the store, with or without a daemon.
+		Long: `set changes settings that are kept in the store. It works with or without a daemon.
 
---max-size bounds what the store's files take on disk; "none" leaves it to the file system. Writes are refused some
-way before that: a twentieth of it, 32MiB at least, is kept for settling, deleting and opening, as varve stat shows.
-A maximum below what is used stops writes and nothing else; raised, they go on at once.
+--max-size limits the size of the store's files on disk; "none" leaves it to the file system. Writes are refused before
+the limit is reached: a twentieth of it, at least 32MiB, is reserved for settling, deleting and opening, as varve stat
+shows. A limit below the current size stops writes and nothing else; when it is raised, they continue at once.
 
-The others say what a store is that was copied, restored or moved to another disk. It never takes the devices of the
-store that it was copied from, and refuses volumes whose journals were copied while they were in use.
+The other flags tell varve what a store is that was copied, restored or moved to another disk. Without them the store
+does not touch the devices of the store that it was copied from, and refuses volumes whose journals were copied while
+they were in use.
 
---new-uuid: it is a copy, and stays one. It gets a UUID of its own, and lets go of the original's devices.
---copied-from stopped: no daemon served the store while its files were copied; it may have been killed before. The
-volumes that are refused have all that was written.
---copied-from snapshot: the files were copied from a snapshot of the disk below. They have all that was flushed.
---moved: as --copied-from stopped, and the store from which the files were copied is gone, or it is the same disk,
-mounted anew: the devices that wait for their daemon are this store's. It works while no daemon runs.`,
+--new-uuid: the store is a copy. It gets its own UUID, and forgets the original's devices.
+--copied-from stopped: no daemon served the store while its files were copied; the daemon may have been killed before.
+The refused volumes have everything that was written.
+--copied-from snapshot: the files were copied from a snapshot of the underlying disk. They have everything that was
+flushed.
+--moved: like --copied-from stopped, and the store from which the files were copied no longer exists, or this is the
+same disk, mounted elsewhere: the devices that wait for a daemon belong to this store. No daemon may be running.`,
 		Example: "  varve set --max-size 200G\n  varve set --max-size none\n  varve --store /srv/restored set --new-uuid --copied-from snapshot",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,7 +42,7 @@ mounted anew: the devices that wait for their daemon are this store's. It works 
 			identity := id != protocol.Identity{}
 			switch {
 			case identity && maxSize != "":
-				return usagef("--max-size goes with nothing else; set one after the other")
+				return usagef("--max-size cannot be combined with other flags; set one after the other")
 			case !identity && maxSize == "":
 				return usagef("--max-size is missing; give one like --max-size 200G, or none, or say what the store is: " +
 					"--new-uuid, --copied-from, --moved")
@@ -59,8 +61,8 @@ mounted anew: the devices that wait for their daemon are this store's. It works 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&maxSize, "max-size", "", "what the store may take on disk: a `size` like 200G, or none")
-	f.BoolVar(&id.NewUUID, "new-uuid", false, "the store is a copy: give it a UUID of its own")
+	f.StringVar(&maxSize, "max-size", "", "limit of the store's size on disk: a `size` like 200G, or none")
+	f.BoolVar(&id.NewUUID, "new-uuid", false, "the store is a copy: give it its own UUID")
 	f.StringVar(&id.CopiedFrom, "copied-from", "", "`what` its files were copied from: "+strings.Join(protocol.CopiedFroms, ", "))
 	f.BoolVar(&id.Moved, "moved", false, "the store was moved: the devices in its list are its own")
 	complete(cmd, "copied-from", protocol.CopiedFroms)
@@ -108,7 +110,7 @@ func (a *app) setIdentity(ctx context.Context, w io.Writer, c *client.Client, r 
 		fmt.Fprintf(w, "volume %s is in service\n", v)
 	}
 	for _, d := range ans.Devices {
-		fmt.Fprintf(w, "%s (volume %s) is taken by the next daemon\n", d.Device, d.Volume)
+		fmt.Fprintf(w, "%s (volume %s) will be taken over by the next daemon\n", d.Device, d.Volume)
 	}
 	return nil
 }

@@ -18,22 +18,24 @@ import (
 	"varve/objstore/vfs"
 )
 
-// ignored are signals that end or stop a process unless it does something about them, and that a terminal, a
-// supervisor or a limit sends: what waits for the daemon's devices would wait for ever.
+// ignored are signals that a terminal, a supervisor or a resource limit sends, and that end or stop
+// a process by default. The daemon ignores them: processes that wait for its devices would wait
+// forever.
 var ignored = []os.Signal{
 	unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR,
 	unix.SIGSTKFLT, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
 }
 
-// sayAgain is how long one that comes again is not spoken of: a log that nobody reads any more makes a SIGPIPE of each
-// line.
-const sayAgain = time.Minute
+// logInterval is how often one ignored signal is logged: if the log's reader is gone, each line
+// raises SIGPIPE.
+const logInterval = time.Minute
 
-// largestStacks bounds what SIGQUIT writes, in bytes.
+// largestStacks bounds the stacks that SIGQUIT writes, in bytes.
 const largestStacks = 16 << 20
 
-// daemonSignals gives a context that SIGINT and SIGTERM end; the second of them kills. All others leave the daemon
-// alive: SIGHUP opens the log anew, SIGQUIT writes the stacks of all goroutines to it. end gives the signals back.
+// daemonSignals returns a context that SIGINT or SIGTERM cancels; a second one kills the process.
+// No other signal ends the daemon: SIGHUP reopens the log, SIGQUIT writes the stacks of all
+// goroutines to it. end stops the handling.
 func daemonSignals(ctx context.Context, log *slog.Logger, reopen func() (string, error), stderr io.Writer) (_ context.Context, end func()) {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	others := make(chan os.Signal, 16)
@@ -41,20 +43,20 @@ func daemonSignals(ctx context.Context, log *slog.Logger, reopen func() (string,
 	quit := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {
-		said := map[os.Signal]time.Time{}
+		logged := map[os.Signal]time.Time{}
 		first := ctx.Done()
 		for {
 			select {
 			case <-quit:
 				return
 			case <-first:
-				stop() // the second one kills
+				stop() // the second signal kills
 				first = nil
 			case sig := <-others:
-				if last, ok := said[sig]; ok && sig != unix.SIGHUP && sig != unix.SIGQUIT && time.Since(last) < sayAgain {
+				if last, ok := logged[sig]; ok && sig != unix.SIGHUP && sig != unix.SIGQUIT && time.Since(last) < logInterval {
 					continue
 				}
-				said[sig] = time.Now()
+				logged[sig] = time.Now()
 				answerSignal(sig, log, reopen, stderr)
 			}
 		}
@@ -68,20 +70,20 @@ func daemonSignals(ctx context.Context, log *slog.Logger, reopen func() (string,
 }
 
 func answerSignal(sig os.Signal, log *slog.Logger, reopen func() (string, error), stderr io.Writer) {
-	name := unix.SignalName(sig.(syscall.Signal)) // as package signal gives it on Linux
+	name := unix.SignalName(sig.(syscall.Signal)) // the type that package signal sends on Linux
 	switch sig {
 	case unix.SIGHUP:
 		path, err := reopen()
 		switch {
 		case err != nil:
-			log.Error("the log was not opened anew and goes on as before", "signal", name, "error", err)
+			log.Error("cannot reopen the log; it stays as it is", "signal", name, "error", err)
 		case path == "":
-			log.Info("got a signal to open the log anew, and standard error is no file", "signal", name)
+			log.Info("the log cannot be reopened: standard error is not a file", "signal", name)
 		default:
-			log.Info("the log was opened anew", "signal", name, "log", path)
+			log.Info("log reopened", "signal", name, "log", path)
 		}
 	case unix.SIGQUIT:
-		log.Warn("got a signal to show what runs; the daemon goes on", "signal", name)
+		log.Warn("writing the stacks of all goroutines; the daemon continues", "signal", name)
 		stacks := make([]byte, 1<<20)
 		n := runtime.Stack(stacks, true)
 		for n == len(stacks) && n < largestStacks {
@@ -90,18 +92,19 @@ func answerSignal(sig os.Signal, log *slog.Logger, reopen func() (string, error)
 		}
 		fmt.Fprintf(stderr, "%s\n", stacks[:n])
 	default:
-		log.Warn("a signal was ignored; SIGTERM and varve stop end the daemon", "signal", name)
+		log.Warn("signal ignored; SIGTERM and varve stop end the daemon", "signal", name)
 	}
 }
 
-// logFile is the file that standard error goes to.
+// logFile is the file that standard error is redirected to.
 type logFile struct {
-	dir    *vfs.Dir // it may be in a store that is moved
+	dir    *vfs.Dir // a handle, as the file may be in a store that is moved
 	name   string
 	stdout bool // standard output goes there too
 }
 
-// standardError says which file standard error is; nil: none that could be opened anew.
+// standardError returns the file of standard error, or nil if it is not a file that can be
+// reopened.
 func standardError() *logFile {
 	path, err := os.Readlink("/proc/self/fd/2")
 	if err != nil {
@@ -116,15 +119,16 @@ func standardError() *logFile {
 		return nil // removed, or of another root directory
 	}
 	dir := vfs.OS(filepath.Dir(path))
-	if _, err := dir.Handle(); err != nil { // from now on it leads there, wherever the directory goes
+	if _, err := dir.Handle(); err != nil { // opens the handle, which follows the directory if it is moved
 		return nil
 	}
 	at1, err := os.Stdout.Stat()
 	return &logFile{dir: dir, name: filepath.Base(path), stdout: err == nil && os.SameFile(at1, at2)}
 }
 
-// reopen opens the file's path anew, which may be another file by now, for all that writes to standard error: Go's own
-// messages too. It returns the path; "" if standard error is no file.
+// reopen opens the file's path again, which may be another file now, and makes it the standard
+// error of the process, including the Go runtime's messages. It returns the path, or "" if standard
+// error is not a file.
 func (l *logFile) reopen() (string, error) {
 	if l == nil {
 		return "", nil
@@ -133,7 +137,7 @@ func (l *logFile) reopen() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = f.Close() }() // nothing was written to it by this descriptor
+	defer func() { _ = f.Close() }() // nothing was written through this descriptor
 	fds := []int{unix.Stderr}
 	if l.stdout {
 		fds = append(fds, unix.Stdout)

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// No signal that a terminal, a supervisor or logrotate sends ends the daemon, and the log says which came.
+// No signal that a terminal, a supervisor or logrotate sends ends the daemon, and the log says
+// which came.
 func TestDaemonOutlivesSignals(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -35,7 +36,8 @@ func TestDaemonOutlivesSignals(t *testing.T) {
 	}
 }
 
-// SIGHUP opens the log anew: what was moved away stays as it is, and what comes is under the old name.
+// SIGHUP opens the log anew: what was moved away stays as it is, and what comes is under the old
+// name.
 func TestHangupOpensLogAnew(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -46,7 +48,7 @@ func TestHangupOpensLogAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.signal(unix.SIGHUP)
-		n.await("the log is there again", func() bool { return strings.Contains(n.log(), "opened anew") })
+		n.await("the log is there again", func() bool { return strings.Contains(n.log(), "log reopened") })
 		before, err := os.Stat(old)
 		if err != nil {
 			t.Fatal(err)

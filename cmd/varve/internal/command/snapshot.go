@@ -22,10 +22,13 @@ func (a *app) snapshotCreateCmd() *cobra.Command {
 	wait := false
 	cmd := &cobra.Command{
 		Use:   "create VOLUME@SNAPSHOT",
-		Short: "Freeze a volume as it is now",
-		Long: `create freezes the volume in an instant, while it is in use. The snapshot is durable when the command returns; its
-root, the hash that names its content, is known when it has settled: --wait waits for that and prints it.
-A mounted file system is caught as by a power cut: its journal makes it whole. fsfreeze(8) or sync first for more.`,
+		Short: "Create a snapshot of a volume",
+		Long: `create freezes the volume's current content in an instant, even while the volume is in use. The snapshot is durable
+when the command returns. Its root, the hash that identifies its content, is known when the snapshot has settled: --wait
+waits for that and prints the root.
+
+A mounted file system is in the snapshot as it would be after a power cut, and its journal makes it consistent. For
+more, use fsfreeze(8) or sync first.`,
 		Example: `  varve snapshot create data@monday
   root=$(varve snapshot create data@tuesday --wait)`,
 		Args:              args("VOLUME@SNAPSHOT"),
@@ -51,7 +54,7 @@ A mounted file system is caught as by a power cut: its journal makes it whole. f
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has settled and print its root")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the snapshot has settled, and print its root")
 	return a.jsonFlag(cmd)
 }
 

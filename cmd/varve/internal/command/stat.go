@@ -15,19 +15,19 @@ import (
 func (a *app) statCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stat",
-		Short: "Show the store in figures",
-		Long: `stat shows what the store holds and takes: LOGICAL is what is not zero in all volumes' settled states, STORED the
-unique data in the store's files, TAIL what was written and has not settled yet, USED what the store's files take on
-disk, FREE what can still be written, of which settling may need some.
+		Short: "Show the store's statistics",
+		Long: `stat shows the store's content and size: LOGICAL is the data that is not zero in the settled states of all volumes,
+STORED the unique data in the store's files, TAIL the data that was written and has not settled yet, USED the size of
+the store's files on disk, FREE the space available for writes, of which settling may need a part.
 
-DEDUP RATIO is LOGICAL divided by STORED. STORED has the data of snapshots too, and what was overwritten, discarded or
-deleted, which is not given back yet: where that is more than duplicates save, the ratio is below 1.
+DEDUP RATIO is LOGICAL divided by STORED. STORED includes the data of snapshots, and overwritten, discarded or deleted
+data, whose space is not reclaimed yet: if there is more of that than deduplication saves, the ratio is below 1.
 
-SPACE is ok; low, when the room for writes is below a tenth of what there is (16GiB at most); or full, when it is below
-4MiB: writes then wait for settling, or get "no space left on device", and all else goes on. The daemon's log says so
-when it changes.
+SPACE is ok; low, if the space for writes is below a tenth of the total (16GiB at most); or full, if it is below 4MiB:
+writes then wait for settling or fail with "no space left on device", and everything else continues. The daemon logs
+each change.
 
-SWAP names swap of this machine that lies on a device of the store: when memory runs out, the machine may stop for good.`,
+SWAP lists swap areas of this machine on devices of the store: when memory runs out, the machine may hang for good.`,
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,7 +54,7 @@ func formatMaxSize(n int64) string {
 	return formatSize(n)
 }
 
-// snapshotDevice says where a snapshot is attached, and mounted.
+// snapshotDevice describes where a snapshot is attached and mounted.
 func snapshotDevice(at protocol.Attachment) string {
 	text := at.Snapshot + " on " + at.Device
 	if at.MountedAt != "" {
@@ -63,17 +63,17 @@ func snapshotDevice(at protocol.Attachment) string {
 	return text
 }
 
-// swapText says where the danger is.
+// swapText describes a swap area on one of the store's devices.
 func swapText(w protocol.Swap) string {
 	on := w.Device
 	if w.Volume != "" {
 		on += ", volume " + w.Volume
 	}
-	return fmt.Sprintf("DANGER: %s, with %s in use, lies on %s: the machine may stop for good when memory runs out",
+	return fmt.Sprintf("DANGER: %s, with %s in use, is on %s: the machine may hang for good when memory runs out",
 		w.Area, formatSize(w.Used), on)
 }
 
-// dedupText explains a ratio that looks as if dedup cost space: it counts what no volume holds any more.
+// dedupText explains a ratio below 1: it counts data that no volume has any more.
 func dedupText(s *objstore.Stat) string {
 	switch {
 	case s.Stored == 0:
@@ -81,7 +81,7 @@ func dedupText(s *objstore.Stat) string {
 	case s.Stored <= s.Logical:
 		return fmt.Sprintf("%.2f", s.DedupRatio)
 	}
-	return fmt.Sprintf("%.2f; of what is stored, at least %s are of snapshots alone, overwritten or deleted",
+	return fmt.Sprintf("%.2f; at least %s of the stored data is only in snapshots, overwritten or deleted",
 		s.DedupRatio, formatSize(s.Stored-s.Logical))
 }
 
@@ -115,7 +115,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		fields = append(fields, [2]string{"read-only", s.ReadOnly})
 	}
 	if s.DiskError != "" {
-		fields = append(fields, [2]string{"disk", "used, free and space are not known: " + s.DiskError})
+		fields = append(fields, [2]string{"disk", "used, free and space are unknown: " + s.DiskError})
 	}
 	for _, v := range s.PerVolume {
 		if v.Damage != "" {
@@ -144,7 +144,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	}, rows)
 }
 
-// machineFields are what the store has to do with on its machine: devices and mounts, where there is something to say.
+// machineFields returns the fields about devices, swap areas and mounts of this machine.
 func machineFields(s *protocol.Stat) [][2]string {
 	var fields [][2]string
 	for _, at := range s.Attached {

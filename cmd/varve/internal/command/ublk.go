@@ -39,9 +39,9 @@ type ublkOptions struct {
 func (a *app) ublkCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:   "ublk",
-		Short: "ublk devices by hand: null and loop targets, and all devices of this machine",
-		Long: `ublk is for devices without a store: the targets null and loop, which show what a device costs by itself. list
-shows all ublk devices of this machine, whoever serves them; del takes one away.`,
+		Short: "Manage ublk devices: null and loop targets, and all devices of this machine",
+		Long: `ublk manages devices without a store: the targets null and loop, which show the cost of a device by itself. list
+shows all ublk devices of this machine, whichever program serves them; del deletes one.`,
 		Example: "  varve ublk add --target null --size 10G --background\n  varve ublk list\n  varve ublk del 0",
 	}, a.ublkAddCmd(), a.ublkListCmd(), a.ublkDelCmd(), a.ublkRecoverCmd(), a.featuresCmd())
 }
@@ -52,8 +52,8 @@ func (a *app) ublkAddCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add --target null|loop",
 		Short: "Serve a null or loop device",
-		Long: `add prints the device node and serves it until Ctrl-C, SIGTERM or varve ublk del. null answers every request at
-once and moves no data: reads leave the reader's memory as it was. loop is a file, byte for byte.`,
+		Long: `add prints the device node and serves the device until Ctrl-C, SIGTERM or varve ublk del. null completes every
+request at once and moves no data: reads leave the reader's memory unchanged. loop reads and writes a file.`,
 		Example: `  varve ublk add --target null --size 100G
   dev=$(varve ublk add --target loop --file disk.img --background)`,
 		Args: args(),
@@ -77,13 +77,13 @@ once and moves no data: reads leave the reader's memory as it was. loop is a fil
 	o.targetFlags(cmd)
 	f := cmd.Flags()
 	f.Var(&o.size, "size", "size of a null device")
-	f.IntVar(&o.queues, "queues", 0, "`number` of queues, each with a thread of its own (0: the default)")
-	f.IntVar(&o.depth, "depth", 0, "`number` of requests that a queue has in flight (0: the default)")
+	f.IntVar(&o.queues, "queues", 0, "`number` of queues, each with its own thread (0: the default)")
+	f.IntVar(&o.depth, "depth", 0, "largest `number` of requests in flight in a queue (0: the default)")
 	f.BoolVar(&o.readOnly, "read-only", false, "refuse writes")
 	return cmd
 }
 
-// targetFlags are those that add and recover have in common.
+// targetFlags adds the flags that add and recover have in common.
 func (o *ublkOptions) targetFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.target, "target", "", "null or loop")
@@ -91,8 +91,8 @@ func (o *ublkOptions) targetFlags(cmd *cobra.Command) {
 	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096")
 	f.BoolVar(&o.buffered, "buffered", false, "read and write the file through the page cache")
 	f.StringVar(&o.copyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
-	f.BoolVar(&o.background, backgroundFlag, false, "return when the device is usable, and leave it running")
-	f.StringVar(&o.logFile, "log-file", "/dev/null", "where the log goes with --background")
+	f.BoolVar(&o.background, backgroundFlag, false, "return when the device is usable, and serve it in the background")
+	f.StringVar(&o.logFile, "log-file", "/dev/null", "the log's `file` with --background")
 	complete(cmd, "target", []string{"null", "loop"})
 	complete(cmd, "copy-mode", protocol.CopyModes)
 }
@@ -115,7 +115,7 @@ func (o *ublkOptions) check(cmd *cobra.Command) error {
 	case o.blockSize != 512 && o.blockSize != 4096:
 		return usagef("block size %s; use 512 or 4096", o.blockSize.String())
 	case o.target == "null" && (o.size <= 0 || o.size%o.blockSize != 0):
-		return usagef("size %s is no positive multiple of the block size %s", o.size.String(), o.blockSize.String())
+		return usagef("size %s is not a positive multiple of the block size %s", o.size.String(), o.blockSize.String())
 	}
 	if o.file == "" {
 		return nil
@@ -128,7 +128,7 @@ func (o *ublkOptions) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// run serves a device that begin starts, here or in the background.
+// run serves the device that begin starts, in this process or in the background.
 func (o *ublkOptions) run(cmd *cobra.Command,
 	begin func(context.Context, target.Target, blockdev.Options) (*blockdev.Device, error),
 ) (err error) {
@@ -189,8 +189,8 @@ func (o *ublkOptions) open() (target.Target, func() error, error) {
 	return l, l.Close, nil
 }
 
-// awaitDevice serves until a signal or the device's end. A device that is open at the signal is left to
-// varve ublk recover.
+// awaitDevice waits for a signal or the device's end. A device that is open at the signal is left
+// for varve ublk recover.
 func awaitDevice(ctx context.Context, dev *blockdev.Device) error {
 	select {
 	case <-dev.Done():
@@ -212,9 +212,9 @@ func (a *app) ublkRecoverCmd() *cobra.Command {
 	o.blockSize = 512
 	cmd := &cobra.Command{
 		Use:   "recover ID --target null|loop",
-		Short: "Serve a null or loop device whose server is gone",
-		Long: `recover takes over a device of varve ublk add whose process was killed: I/O that waits goes on. Target and file have
-to be those that the device was added with. Volumes' devices are taken over by varve serve.`,
+		Short: "Serve a null or loop device whose server has died",
+		Long: `recover takes over a device of varve ublk add whose process was killed: waiting I/O continues. Target and file must
+be those that the device was added with. varve serve takes over the devices of volumes.`,
 		Example: "  varve ublk recover 0 --target loop --file disk.img --background",
 		Args:    args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -227,7 +227,7 @@ to be those that the device was added with. Volumes' devices are taken over by v
 				return doing(fmt.Sprintf("recover ublk device %d", id), err)
 			}
 			if i.Owner != daemon.Owner {
-				return fmt.Errorf("recover ublk device %d: it was not made by varve ublk add; if it is a volume's, run varve serve", id)
+				return fmt.Errorf("recover ublk device %d: it was not created by varve ublk add; if it belongs to a volume, run varve serve", id)
 			}
 			o.size, o.readOnly, o.blockSize = size(i.Size), i.ReadOnly, size(i.BlockSize)
 			if err := o.check(cmd); err != nil {

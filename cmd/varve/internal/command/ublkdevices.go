@@ -21,8 +21,8 @@ func (a *app) ublkListCmd() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List all ublk devices of this machine",
-		Long: `list shows every ublk device, whoever made it: live devices with the process that serves them, quiesced ones whose
-I/O waits for a new server. VOLUME is known for those of the store that --store names.`,
+		Long: `list shows every ublk device, whichever program created it: live devices with the process that serves them, and
+quiesced devices, whose I/O waits for a new server. VOLUME is known for devices of the store that --store names.`,
 		Example: "  varve ublk list\n  varve ublk list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,7 +30,7 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 			if err != nil && len(list) == 0 {
 				return doing("list ublk devices", err)
 			}
-			err = doing("list ublk devices", err) // of some of them
+			err = doing("list ublk devices", err) // some could not be listed
 			volumes := a.volumesOfDevices(list)
 			if a.json {
 				return errors.Join(writeJSON(cmd.OutOrStdout(), ublkReport(list, volumes)), err)
@@ -64,13 +64,13 @@ I/O waits for a new server. VOLUME is known for those of the store that --store 
 	return a.jsonFlag(cmd)
 }
 
-// ublkDevice is what `varve ublk list --json` writes of a device. What has 64 bits is text there: many programs that
-// read JSON keep 53 of a number.
+// ublkDevice is a device in the output of `varve ublk list --json`. 64-bit numbers are strings
+// there: many JSON parsers keep only 53 bits of a number.
 type ublkDevice struct {
 	blockdev.DeviceInfo
 	Flags  string `json:"flags"`            // UBLK_F_*, hexadecimal
-	Owner  string `json:"owner"`            // the mark of who made it, 16 hexadecimal digits
-	Volume string `json:"volume,omitempty"` // of this store, where that is known
+	Owner  string `json:"owner"`            // the mark of the program that created it, 16 hexadecimal digits
+	Volume string `json:"volume,omitempty"` // of this store, if known
 }
 
 func ublkReport(list []blockdev.DeviceInfo, volumes map[string]string) []ublkDevice {
@@ -83,13 +83,14 @@ func ublkReport(list []blockdev.DeviceInfo, volumes map[string]string) []ublkDev
 	return report
 }
 
-// volumesOfDevices asks the store's daemon, or reads what the last one has noted.
+// volumesOfDevices returns the volumes of devices by device node, from the store's daemon or the
+// last daemon's list.
 func (a *app) volumesOfDevices(list []blockdev.DeviceInfo) map[string]string {
 	volumes := daemon.NotedVolumes(a.store, list)
-	a.ask(func(ctx context.Context, c *client.Client) []string {
+	a.askDaemon(func(ctx context.Context, c *client.Client) []string {
 		list, err := c.Attachments(ctx)
 		if err != nil {
-			return nil // then the column is empty
+			return nil // the column stays empty
 		}
 		for _, at := range list {
 			volumes[at.Device] = at.Volume
@@ -99,12 +100,12 @@ func (a *app) volumesOfDevices(list []blockdev.DeviceInfo) map[string]string {
 	return volumes
 }
 
-// deviceID takes 0, ublkb0 and /dev/ublkb0.
+// deviceID parses 0, ublkb0 or /dev/ublkb0.
 func deviceID(arg string) (int, error) {
 	text := strings.TrimPrefix(strings.TrimPrefix(arg, "/dev/"), "ublkb")
 	id, err := strconv.Atoi(text)
 	if err != nil || id < 0 {
-		return 0, usagef("%q is no ublk device; give its number, like 0, or its node, like /dev/ublkb0", arg)
+		return 0, usagef("%q is not a ublk device; give its number, like 0, or its node, like /dev/ublkb0", arg)
 	}
 	return id, nil
 }
@@ -114,9 +115,9 @@ func (a *app) ublkDelCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "del ID",
 		Aliases: []string{"delete"},
-		Short:   "Take a ublk device away",
-		Long: `del takes any ublk device of this machine away, whoever serves it; a volume's is better detached with varve detach.
-It refuses while the device is open, unless --force.`,
+		Short:   "Delete a ublk device",
+		Long: `del deletes any ublk device of this machine, whichever program serves it. For a volume's device use varve detach
+instead. It refuses while the device is open, unless --force is given.`,
 		Example: "  varve ublk del 0\n  varve ublk del /dev/ublkb0 --force",
 		Args:    args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -132,6 +133,6 @@ It refuses while the device is open, unless --force.`,
 			return doing(fmt.Sprintf("delete ublk device %d", id), err)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while it is in use: I/O of its users fails")
+	cmd.Flags().BoolVar(&force, "force", false, "delete a device that is in use: I/O of its users fails")
 	return cmd
 }

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A daemon makes its socket again when somebody has removed or replaced it, and no command takes it for absent.
+// A daemon makes its socket again when somebody has removed or replaced it, and no command takes it
+// for absent.
 func TestSocketIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -69,7 +70,8 @@ func (n *node) together(words []string, commands ...[]string) {
 	all.Wait()
 }
 
-// A daemon that is stopped keeps no command waiting for ever, and the error says what is the matter with it.
+// A daemon that is stopped keeps no command waiting for ever, and the error says what is the matter
+// with it.
 func TestStoppedDaemon(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -85,7 +87,8 @@ func TestStoppedDaemon(t *testing.T) {
 	n.must("stat")
 }
 
-// A store that is moved under its daemon is still its daemon's: at the new place, with all it makes from then on.
+// A store that is moved under its daemon is still its daemon's: at the new place, with all it makes
+// from then on.
 func TestStoreIsMoved(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

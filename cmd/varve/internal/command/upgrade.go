@@ -17,18 +17,19 @@ func (a *app) upgradeCmd() *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "upgrade",
-		Short: "Replace the store's daemon by this version of varve, devices in use",
-		Long: `upgrade starts a daemon of this program in the background, which takes every device over from the one that
-runs. Filesystems stay mounted, and I/O waits for the pause that upgrade prints. It returns when the old daemon has
-ended. If the new one can't serve the store and all devices, the old one goes on, and upgrade fails and says why.
+		Short: "Replace the store's daemon with this version of varve while devices are in use",
+		Long: `upgrade starts a daemon of this version in the background, which takes over every device from the running daemon.
+File systems stay mounted, and I/O waits during the pause that upgrade prints. It returns when the old daemon has ended.
+If the new daemon cannot serve the store and all devices, the old one continues, and upgrade fails with the reason.
 
-The new daemon has the limits and the log level of the old one unless told otherwise, and logs to varve.log in the
-store. FUSE mounts are unmounted and mounted again; what is open below them can't be handed over, so a mount in use is
-refused before anything is touched, or breaks with --remount. So is a loop device: detach it first. Requests of other
-commands wait meanwhile; a snapshot create --wait that takes long is cut off, and its snapshot is there.
+The new daemon inherits the limits and the log level of the old one unless flags change them, and logs to varve.log in
+the store. FUSE mounts are unmounted and mounted again. Files open in them cannot be handed over, so upgrade refuses a
+mount that is in use before it changes anything; with --remount the open files fail instead. It also refuses a loop
+device: detach it first. Requests of other commands wait meanwhile; a long snapshot create --wait is interrupted after
+its snapshot was created.
 
-Where a supervisor runs the daemon, have it start varve serve --takeover, which does the same in the foreground, or
-starts as varve serve does where no daemon runs.`,
+If a supervisor runs the daemon, make it start varve serve --takeover, which does the same in the foreground, and starts
+like varve serve if no daemon runs.`,
 		Example: `  varve upgrade
   /opt/varve-next/varve upgrade --memory-limit 4G --json`,
 		Args: args(),
@@ -55,7 +56,7 @@ func (a *app) upgrade(cmd *cobra.Command) error {
 	case err != nil:
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	_ = c.Close() // the new daemon asks by itself
+	_ = c.Close() // the new daemon connects by itself
 	path := filepath.Join(a.store, logName)
 	said, err := startInBackground(append([]string{"serve", "--" + takeoverFlag}, givenFlags(cmd, "json")...), path)
 	if errors.Is(err, errNoReason) {
@@ -66,7 +67,7 @@ func (a *app) upgrade(cmd *cobra.Command) error {
 	}
 	var u protocol.Upgraded
 	if said == "" {
-		return fmt.Errorf("upgrade: the old daemon ended by itself before it could hand over; a new one serves the store")
+		return fmt.Errorf("upgrade: the old daemon ended before it could hand over; a new one serves the store")
 	}
 	if err := json.Unmarshal([]byte(said), &u); err != nil {
 		return fmt.Errorf("upgrade: read the new daemon's report: %w", err)
@@ -81,7 +82,7 @@ func (a *app) upgrade(cmd *cobra.Command) error {
 	return nil
 }
 
-// afterUpgrade waits for the old daemon's end.
+// afterUpgrade waits until the old daemon has ended.
 func (a *app) afterUpgrade(cmd *cobra.Command, u *protocol.Upgraded) error {
 	wait, err := watchProcess(u.From.PID)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // Version is set by the linker: -X varve/cmd/varve/internal/command.Version=v1.2.3.
 var Version = ""
 
-// version is Version, or else the commit that the program was built from.
+// version returns Version, or else the commit that the program was built from.
 func version() string {
 	if Version != "" {
 		return Version
@@ -37,14 +37,14 @@ func version() string {
 	return "devel-" + revision + dirty
 }
 
-// versionReport is what `varve version --json` writes.
+// versionReport is the output of `varve version --json`.
 type versionReport struct {
 	Version  string `json:"version"`
 	Protocol int    `json:"protocol"` // of the daemon's socket
-	Go       string `json:"go"`       // that it was built with
+	Go       string `json:"go"`       // of the build
 }
 
-// versionLine is what people read.
+// versionLine returns the version for people.
 func versionLine() string {
 	return fmt.Sprintf("varve %s (protocol %d, %s)", version(), protocol.Version, runtime.Version())
 }

@@ -28,13 +28,13 @@ func (a *app) volumeCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME --size SIZE",
 		Short: "Create a volume",
-		Long: `create makes a volume of zeroes. It takes no space until it is written to, so it may be larger than the disk.
+		Long: `create creates a volume of zeroes. It takes no space until it is written to, so it may be larger than the disk.
 
-A name has letters, digits, '.', '_', '-', ':' and '+', begins with a letter or a digit, and is at most 128 long.
-The size reads like 10G or 512MiB, in powers of 1024.
+A name consists of letters, digits, '.', '_', '-', ':' and '+', begins with a letter or a digit, and has at most 128
+characters. A size is written like 10G or 512MiB, in powers of 1024.
 
-With --verify every settled chunk is checked against its hash as it is read, through devices, the mount and snapshots
-alike: see varve volume set.`,
+With --verify every settled chunk is verified against its hash when it is read, through devices, the mount and
+snapshots: see varve volume set.`,
 		Example: `  varve volume create data --size 10G
   varve volume create db --size 1.5T --block-size 4096
   varve volume create archive --size 1T --verify`,
@@ -44,7 +44,7 @@ alike: see varve volume set.`,
 			if !cmd.Flags().Changed("size") {
 				return usagef("%s: --size is missing; give one like --size 10G", what)
 			}
-			if block == 0 { // the protocol's default, and nothing to ask for
+			if block == 0 { // the protocol's default, but not a valid argument
 				return usagef("%s: block size 0; use 512 or 4096", what)
 			}
 			r := protocol.CreateVolume{Name: args[0], Size: int64(bytes), BlockSize: int(block), Verify: verify}
@@ -64,8 +64,8 @@ alike: see varve volume set.`,
 		},
 	}
 	cmd.Flags().Var(&bytes, "size", "size like 10G or 512MiB")
-	cmd.Flags().Var(&block, "block-size", "logical block size of its devices: 512 or 4096")
-	cmd.Flags().BoolVar(&verify, "verify", false, "check settled chunks against their hashes as they are read")
+	cmd.Flags().Var(&block, "block-size", "logical block size of the volume's devices: 512 or 4096")
+	cmd.Flags().BoolVar(&verify, "verify", false, "verify settled chunks against their hashes when they are read")
 	return a.jsonFlag(cmd)
 }
 
@@ -74,8 +74,8 @@ func (a *app) volumeListCmd() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List volumes",
-		Long: `list shows the volumes: LOGICAL is what is not zero in the last settled state, TAIL what was written since,
-DEVICE where the volume is attached.`,
+		Long: `list shows the volumes: LOGICAL is the data that is not zero in the last settled state, TAIL the data written since,
+DEVICE the device that the volume is attached to.`,
 		Example: "  varve volume list\n  varve volume list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -95,7 +95,7 @@ DEVICE where the volume is attached.`,
 	return a.jsonFlag(cmd)
 }
 
-// writeVolumes writes the list, with a column for damage if there is any.
+// writeVolumes writes the list, with a column for damage if a volume is damaged.
 func writeVolumes(w io.Writer, list []protocol.Volume) {
 	columns := []column{
 		{name: "name"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"}, {name: "created"},
@@ -177,7 +177,7 @@ func volumeFields(v protocol.Volume) [][2]string {
 	return f
 }
 
-// attachmentText is one line on a device: its node, and what it was attached with.
+// attachmentText describes a device and its options on one line.
 func attachmentText(at protocol.Attachment) string {
 	s := at.Device
 	if at.Transport == "ublk" {
@@ -193,14 +193,14 @@ func attachmentText(at protocol.Attachment) string {
 	return s
 }
 
-// waitingText says why a device is not served, and what comes next.
+// waitingText describes why a device is not served, and when that is tried again.
 func waitingText(at protocol.Attachment) string {
 	s := "its I/O waits for a daemon"
 	if at.Error != "" {
 		s = "its I/O waits: " + at.Error
 	}
 	if !at.RetryAt.IsZero() {
-		s += "; tried again at " + formatTime(at.RetryAt)
+		s += "; next try at " + formatTime(at.RetryAt)
 	}
 	return s
 }
@@ -210,12 +210,13 @@ func (a *app) volumeSetCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set NAME --verify[=false]",
 		Short: "Change a volume's properties",
-		Long: `set changes a volume, attached or not; it takes effect at once, for its devices, the mount and its snapshots.
+		Long: `set changes a volume, attached or not. The change takes effect at once, for its devices, the mount and its
+snapshots.
 
-With --verify every settled chunk is read whole, hashed and compared with the hash in the volume's tree, before any of
-it is handed out. Where it differs the read fails with an I/O error, and the daemon's log names the volume, the sectors,
-the file and the place in it. What was written a moment ago and has not settled has no hash yet. Such reads are copied
-through the daemon, and are slower.`,
+With --verify every settled chunk is read as a whole, hashed, and compared with the hash in the volume's tree, before
+any of it is returned. If they differ, the read fails with an I/O error, and the daemon's log names the volume, the
+sectors, the file and the offset. Data that was written recently and has not settled has no hash yet. Verified reads are
+copied through the daemon and are slower.`,
 		Example:           "  varve volume set data --verify\n  varve volume set data --verify=false",
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,
@@ -239,7 +240,7 @@ through the daemon, and are slower.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&verify, "verify", false, "check settled chunks against their hashes as they are read")
+	cmd.Flags().BoolVar(&verify, "verify", false, "verify settled chunks against their hashes when they are read")
 	return a.jsonFlag(cmd)
 }
 
@@ -248,7 +249,7 @@ func (a *app) volumeDeleteCmd() *cobra.Command {
 		Use:               "delete NAME",
 		Aliases:           []string{"rm"},
 		Short:             "Delete a volume",
-		Long:              "delete takes away a volume that is not attached. Its snapshots have to be deleted first.",
+		Long:              "delete deletes a volume that is not attached. Its snapshots must be deleted first.",
 		Example:           "  varve volume delete data",
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,

@@ -69,9 +69,9 @@ func cutOff(t *testing.T, c net.Conn, d time.Duration) bool {
 
 // brieflyPatient has clients ask for as long as d when the daemon is crowded.
 func brieflyPatient(t *testing.T, d time.Duration) {
-	was := client.CrowdPatience
-	client.CrowdPatience = d
-	t.Cleanup(func() { client.CrowdPatience = was })
+	was := client.RetryTimeout
+	client.RetryTimeout = d
+	t.Cleanup(func() { client.RetryTimeout = was })
 }
 
 // 64 connections are served, 64 more are told that there are too many, and what comes beyond waits to be accepted. A

@@ -1,5 +1,5 @@
-// Package diskfs tells what file system is on a block device, and mounts one that is a copy of another that may be
-// mounted at the same time.
+// Package diskfs identifies the file system on a block device, and mounts one that is a copy of
+// another file system, which may be mounted at the same time.
 package diskfs
 
 import (
@@ -15,20 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnknown says that a device has none of the file systems that are known here.
+// ErrUnknown: the device has none of the file systems that this package knows.
 var ErrUnknown = errors.New("no ext4, xfs or btrfs file system")
 
 // FS is a file system on a device.
 type FS struct {
-	Type    string // as mount(2) has it: ext4, xfs, btrfs
+	Type    string // as for mount(2): ext4, xfs, btrfs
 	UUID    uuid.UUID
-	Devices uint64 // how many devices it is on
+	Devices uint64 // the number of devices that it spans
 }
 
-// probeSize is how much of a device is looked at: all superblocks lie below it.
+// probeSize is the number of bytes that Identify reads: all superblocks are below it.
 const probeSize = 68 << 10
 
-// Identify tells the file system on a device by its superblock.
+// Identify identifies the file system on a device by its superblock.
 func Identify(device string) (FS, error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -46,8 +46,8 @@ func Identify(device string) (FS, error) {
 	return fsys, nil
 }
 
-// Where the superblocks are and what they begin with: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h,
-// include/uapi/linux/btrfs_tree.h of Linux.
+// Offsets and magic numbers of superblocks: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h,
+// include/uapi/linux/btrfs_tree.h of Linux 7.3.
 const (
 	extSuper, extMagicOff, extMagic, extUUID = 1024, 0x38, 0xef53, 0x68
 	xfsMagic, xfsUUID                        = "XFSB", 32
@@ -57,7 +57,7 @@ const (
 	mbrMagicOff, mbrMagic = 510, 0xaa55
 )
 
-// identify looks at the first bytes of a device.
+// identify identifies a file system by the first probeSize bytes of its device.
 func identify(head []byte) (FS, error) {
 	le := binary.LittleEndian
 	id := func(off int) uuid.UUID { return uuid.UUID(head[off : off+16]) }
@@ -71,13 +71,13 @@ func identify(head []byte) (FS, error) {
 	case le.Uint16(head[extSuper+extMagicOff:]) == extMagic:
 		return FS{Type: "ext4", UUID: id(extSuper + extUUID), Devices: 1}, nil // its driver has ext2 and ext3 too
 	case le.Uint16(head[mbrMagicOff:]) == mbrMagic:
-		return FS{}, fmt.Errorf("%w but a partition table; attach the snapshot with --writable and mount a partition of its device", ErrUnknown)
+		return FS{}, fmt.Errorf("%w but a partition table; select a partition with --partition", ErrUnknown)
 	}
 	return FS{}, fmt.Errorf("%w; attach the snapshot with --writable and mount its device", ErrUnknown)
 }
 
-// Mount mounts the file system on a device, which is a copy that may be written to: its journal is replayed, also for a
-// mount that is read-only.
+// Mount mounts the file system on a device, which is a writable copy: the file system's journal is
+// replayed, even if the mount is read-only.
 func (f FS) Mount(device, dir string, writable bool) error {
 	var flags uintptr
 	if !writable {
@@ -98,18 +98,18 @@ func (f FS) Mount(device, dir string, writable bool) error {
 	return nil
 }
 
-// mayCopyBtrfs refuses a copy of a btrfs that the kernel can't tell from its original: it takes devices of one UUID for
-// one file system. From Linux 6.7 (temp_fsid) it gives a second one of a single device a UUID for the time that it is
-// mounted.
+// mayCopyBtrfs refuses a copy of a btrfs that the kernel cannot tell from its original: it treats
+// devices of one UUID as one file system. Since Linux 6.7 (temp_fsid) it assigns a temporary UUID
+// to a second file system on a single device.
 func (f FS) mayCopyBtrfs(sysfs string) error {
 	if f.Devices != 1 {
-		return fmt.Errorf("btrfs on %d devices: a snapshot is of one of them alone", f.Devices)
+		return fmt.Errorf("btrfs on %d devices: a snapshot has only one of them", f.Devices)
 	}
 	if _, err := os.Stat(filepath.Join(sysfs, f.UUID.String())); err != nil {
 		return nil // not mounted
 	}
 	if _, err := os.Stat(filepath.Join(sysfs, "features", "temp_fsid")); err != nil {
-		return fmt.Errorf("btrfs %s is mounted, and this kernel can't mount a copy beside it (temp_fsid, Linux 6.7); unmount it first", f.UUID)
+		return fmt.Errorf("btrfs %s is mounted, and this kernel cannot mount a copy at the same time (temp_fsid, Linux 6.7); unmount it first", f.UUID)
 	}
 	return nil
 }

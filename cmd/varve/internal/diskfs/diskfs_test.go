@@ -44,7 +44,7 @@ func TestIdentify(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want %+v", kind, got, err, want)
 		}
 	}
-	for kind, word := range map[string]string{"none": "--writable", "partitions": "partition table"} {
+	for kind, word := range map[string]string{"none": "--writable", "partitions": "--partition"} {
 		if _, err := identify(superblock(kind)); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), word) {
 			t.Errorf("%s: %v, want %q", kind, err, word)
 		}

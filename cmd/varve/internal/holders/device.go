@@ -10,21 +10,24 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// look is one look around.
-type look struct {
-	root  string // where /proc and /sys are; empty but in tests
-	self  int    // the process that does not count
-	told  map[string]bool
-	found chan string                    // holders, in words; more than this holds are not named, so that a look waits for nobody
-	nodes map[string]string              // block devices of interest: "259:0" -> "/dev/ublkb0"
-	rdev  func(path string) (dev string) // the number of the block device that a file is, "" of none
+// search is one search for holders.
+type search struct {
+	root     string // prefix of /proc and /sys; empty except in tests
+	self     int    // the process that does not count
+	reported map[string]bool
+	found    chan string                    // descriptions of holders; report drops what does not fit, so it never blocks
+	nodes    map[string]string              // the device, its partitions and devices above: "259:0" -> "/dev/ublkb0"
+	rdev     func(path string) (dev string) // the device number of a block device node, "" for other files
 }
 
-func newLook(root string) *look {
-	return &look{root: root, self: os.Getpid(), told: map[string]bool{}, found: make(chan string, 4096), nodes: map[string]string{}, rdev: blockNumber}
+func newSearch(root string) *search {
+	return &search{
+		root: root, self: os.Getpid(), reported: map[string]bool{}, found: make(chan string, 4096),
+		nodes: map[string]string{}, rdev: blockNumber,
+	}
 }
 
-func (l *look) device(node string) {
+func (l *search) device(node string) {
 	if at, err := filepath.EvalSymlinks(l.root + node); err == nil {
 		node = strings.TrimPrefix(at, l.root)
 	}
@@ -33,15 +36,16 @@ func (l *look) device(node string) {
 	for _, ns := range l.namespaces() {
 		for _, m := range ns.mounts {
 			if dev := l.deviceOf(m); dev != "" {
-				l.tell("%s%s", l.what(dev, node, "mounted at ")+m.Mountpoint, ns.where())
+				l.report("%s%s", l.what(dev, node, "mounted at ")+m.Mountpoint, ns.where())
 			}
 		}
 	}
 	l.processes(l.hasDevice)
 }
 
-// stack walks from a block device to its partitions and to the devices above it, and tells of those.
-func (l *look) stack(name, below string) {
+// stack walks from a block device to its partitions and to the devices above it, and reports the
+// latter.
+func (l *search) stack(name, below string) {
 	dir := l.root + "/sys/class/block/" + name
 	number := l.attribute(dir + "/dev")
 	if number == "" || l.nodes[number] != "" {
@@ -53,7 +57,7 @@ func (l *look) stack(name, below string) {
 		if nick := l.attribute(dir + "/dm/name"); nick != "" {
 			node += " (" + nick + ")"
 		}
-		l.tell("%s on top of %s", node, below)
+		l.report("%s on top of %s", node, below)
 	}
 	entries, err := os.ReadDir(dir + "/") // with a slash: the name is a link
 	if err != nil {
@@ -81,8 +85,9 @@ func (l *look) stack(name, below string) {
 	}
 }
 
-// deviceOf is which of our devices a mount is on; "" for none. btrfs has a number of its own, and a source.
-func (l *look) deviceOf(m *mountinfo.Info) string {
+// deviceOf returns the device of interest that a mount is on, or "". A btrfs mount has its own
+// device number, and is recognized by its source.
+func (l *search) deviceOf(m *mountinfo.Info) string {
 	if node := l.nodes[strconv.Itoa(m.Major)+":"+strconv.Itoa(m.Minor)]; node != "" {
 		return node
 	}
@@ -94,15 +99,15 @@ func (l *look) deviceOf(m *mountinfo.Info) string {
 	return ""
 }
 
-// what speaks of a device by its name, unless it is the one that was asked about.
-func (l *look) what(dev, asked, how string) string {
+// what prefixes how with the device's name, unless it is the device that was asked about.
+func (l *search) what(dev, asked, how string) string {
 	if dev == asked {
 		return how
 	}
 	return dev + " " + how
 }
 
-func (l *look) swaps() {
+func (l *search) swaps() {
 	f, err := os.Open(l.root + "/proc/swaps")
 	if err != nil {
 		return
@@ -112,14 +117,14 @@ func (l *look) swaps() {
 		path, _, _ := strings.Cut(sc.Text(), " ")
 		for _, node := range l.nodes {
 			if path == node {
-				l.tell("swap on %s", node)
+				l.report("swap on %s", node)
 			}
 		}
 	}
 }
 
-// attribute is the text of a file in sysfs, "" if there is none.
-func (l *look) attribute(path string) string {
+// attribute returns the text of a file in sysfs or procfs, "" if there is none.
+func (l *search) attribute(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return ""

@@ -1,18 +1,19 @@
-// Package holders finds out who keeps a block device or a mount busy, so that a refusal can name them.
+// Package holders finds what keeps a block device or a mount busy, so that an error can name it.
 //
-//	/dev/ublkb0               its number, and those of its partitions        /sys/class/block/ublkb0
+//	/dev/ublkb0               the device and its partitions                  /sys/class/block/ublkb0
 //	  dm-0, md1, bcache0        devices above it, and above those              …/holders
 //	  loop3                     loop devices over its node                     /sys/block/loop*/loop/backing_file
 //	  mounts                    of every mount namespace that a process is in  /proc/PID/mountinfo
 //	  swap                                                                     /proc/swaps
 //	  processes                 that have it open or mapped                    /proc/PID/fd, maps
 //
-//	/mnt, a FUSE mount        its number and mount IDs, in every namespace
+//	/mnt, a FUSE mount        its device number and mount IDs, in every namespace
 //	  mounts below it, loop devices over its files
 //	  processes                 with a file of it open or mapped, or a         /proc/PID/fdinfo, maps, cwd, root
 //	                            directory of it as their working directory
 //
-// No file of the device or mount itself is opened or looked at: it may be the one thing that does not answer.
+// No file of the device or mount itself is opened or looked up: its server may be what does not
+// answer.
 package holders
 
 import (
@@ -22,24 +23,27 @@ import (
 	"time"
 )
 
-// lookTime bounds a look: a process that is stuck in the kernel can keep whoever asks about its memory waiting.
-const lookTime = 5 * time.Second
+// searchTime bounds a search: reading the memory map of a process that is stuck in the kernel may
+// block.
+const searchTime = 5 * time.Second
 
-// mostNamed is how many holders a text names.
+// mostNamed is the number of holders that a text names.
 const mostNamed = 8
 
-// OfDevice names, in words, what uses a block device: its node, like /dev/ublkb0. This process does not count.
-func OfDevice(node string) string { return inTime(func(l *look) { l.device(node) }) }
+// OfDevice describes the holders of a block device, named by its node like /dev/ublkb0. This
+// process does not count.
+func OfDevice(node string) string { return inTime(func(l *search) { l.device(node) }) }
 
-// OfMount names, in words, what uses the FUSE mount at dir. This process does not count.
-func OfMount(dir string) string { return inTime(func(l *look) { l.mount(dir) }) }
+// OfMount describes the holders of the FUSE mount at dir. This process does not count.
+func OfMount(dir string) string { return inTime(func(l *search) { l.mount(dir) }) }
 
-// OfPath names, in words, what uses a file of the FUSE mount at dir, or files in a directory of it; path is below dir.
-func OfPath(dir, path string) string { return inTime(func(l *look) { l.path(dir, path) }) }
+// OfPath describes the holders of a file in the FUSE mount at dir, or of the files in a directory
+// of it; path is below dir. This process does not count.
+func OfPath(dir, path string) string { return inTime(func(l *search) { l.path(dir, path) }) }
 
-// inTime gives what a look has found until it ended or its time was over.
-func inTime(around func(*look)) string {
-	l := newLook("")
+// inTime runs a search and describes what it has found when it ends, or when searchTime is over.
+func inTime(around func(*search)) string {
+	l := newSearch("")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -47,13 +51,13 @@ func inTime(around func(*look)) string {
 	}()
 	select {
 	case <-done:
-	case <-time.After(lookTime):
+	case <-time.After(searchTime):
 	}
 	return text(l.all())
 }
 
-// all empties what was found.
-func (l *look) all() []string {
+// all returns, once, the holders that were found.
+func (l *search) all() []string {
 	var list []string
 	for {
 		select {
@@ -65,12 +69,12 @@ func (l *look) all() []string {
 	}
 }
 
-// text names as many as a line takes.
+// text formats the holders, mostNamed of them by name.
 func text(list []string) string {
 	if len(list) == 0 {
-		none := "no holder is found: it is gone already, or in the kernel"
+		none := "no holder found: it is already gone, or in the kernel"
 		if os.Geteuid() != 0 {
-			none = "no holder is found; root sees those of other users"
+			none = "no holder found; only root sees those of other users"
 		}
 		return none
 	}
@@ -81,15 +85,15 @@ func text(list []string) string {
 	return strings.Join(list, ", ") + more
 }
 
-// tell notes a holder, once.
-func (l *look) tell(format string, args ...any) {
+// report adds a holder, once.
+func (l *search) report(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
-	if l.told[s] {
+	if l.reported[s] {
 		return
 	}
-	l.told[s] = true
+	l.reported[s] = true
 	select {
 	case l.found <- s:
-	default: // more than anybody reads
+	default: // far more than mostNamed
 	}
 }

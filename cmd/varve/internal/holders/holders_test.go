@@ -45,8 +45,8 @@ func (m machine) process(pid, comm, ns string, fds map[string]string, mount stri
 }
 
 // look is one at this machine, whose device nodes have the numbers that sysfs says.
-func (m machine) look(around func(*look)) []string {
-	l := newLook(m.root)
+func (m machine) look(around func(*search)) []string {
+	l := newSearch(m.root)
 	l.self = 77
 	l.rdev = func(link string) string {
 		path, err := os.Readlink(link)
@@ -106,7 +106,7 @@ func want(t *testing.T, what string, got, list []string) {
 
 func TestOfDevice(t *testing.T) {
 	m := newMachine(t)
-	want(t, "ublkb0", m.look(func(l *look) { l.device("/dev/ublkb0") }), []string{
+	want(t, "ublkb0", m.look(func(l *search) { l.device("/dev/ublkb0") }), []string{
 		"/dev/dm-3 (vg-root) on top of /dev/ublkb0p1",
 		"/dev/loop4 on top of /dev/dm-3",
 		"mounted at /srv/a b",
@@ -119,13 +119,13 @@ func TestOfDevice(t *testing.T) {
 		"open in process 100 (fio)",
 		"open in process 105 (mapper)",
 	})
-	want(t, "ublkb1", m.look(func(l *look) { l.device("/dev/ublkb1") }), []string{"open in process 102 (innocent)"})
-	want(t, "a device that is gone", m.look(func(l *look) { l.device("/dev/ublkb7") }), nil)
+	want(t, "ublkb1", m.look(func(l *search) { l.device("/dev/ublkb1") }), []string{"open in process 102 (innocent)"})
+	want(t, "a device that is gone", m.look(func(l *search) { l.device("/dev/ublkb7") }), nil)
 }
 
 func TestOfMount(t *testing.T) {
 	m := newMachine(t)
-	want(t, "the mount", m.look(func(l *look) { l.mount("/mnt/varve") }), []string{
+	want(t, "the mount", m.look(func(l *search) { l.mount("/mnt/varve") }), []string{
 		"mount at /mnt/varve/volumes",
 		"mounted at /mnt/varve in the mount namespace of process 104 (box)",
 		"mounted at /elsewhere in the mount namespace of process 104 (box)",
@@ -142,16 +142,16 @@ func TestOfMount(t *testing.T) {
 		"snapshots/a": {"/dev/loop5 over /mnt/varve/snapshots/a/s/disk.img"},
 		"volumes/c":   nil,
 	} {
-		want(t, path, m.look(func(l *look) { l.path("/mnt/varve", "/mnt/varve/"+path) }), list)
+		want(t, path, m.look(func(l *search) { l.path("/mnt/varve", "/mnt/varve/"+path) }), list)
 	}
-	want(t, "no mount", m.look(func(l *look) { l.mount("/srv") }), nil)
+	want(t, "no mount", m.look(func(l *search) { l.mount("/srv") }), nil)
 }
 
 func TestText(t *testing.T) {
 	if got := text([]string{"a", "b"}); got != "a, b" {
 		t.Error(got)
 	}
-	if got := text(nil); !strings.Contains(got, "no holder is found") {
+	if got := text(nil); !strings.Contains(got, "no holder found") {
 		t.Error(got)
 	}
 	many := make([]string, mostNamed+3)
@@ -162,9 +162,9 @@ func TestText(t *testing.T) {
 
 // A look that gets stuck gives what it has found.
 func TestLookIsBounded(t *testing.T) {
-	l := newLook(t.TempDir())
+	l := newSearch(t.TempDir())
 	for range 2 * cap(l.found) {
-		l.tell("%s", strings.Repeat("x", len(l.told)+1)) // nobody reads: it must not wait
+		l.report("%s", strings.Repeat("x", len(l.reported)+1)) // nobody reads: it must not wait
 	}
 	if got := l.all(); len(got) != cap(l.found) {
 		t.Errorf("%d holders of %d are left", len(got), cap(l.found))

@@ -10,13 +10,13 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// namespace is a mount namespace, as one of the processes in it sees it.
+// namespace is a mount namespace, as seen by one of the processes in it.
 type namespace struct {
 	mounts []*mountinfo.Info
-	other  string // the process, where it is not our own namespace
+	other  string // that process; empty for this process's own namespace
 }
 
-// where says which namespace a mount is in, if it is not ours.
+// where names the namespace of a mount, unless it is this process's own.
 func (n *namespace) where() string {
 	if n.other == "" {
 		return ""
@@ -24,15 +24,15 @@ func (n *namespace) where() string {
 	return " in the mount namespace of " + n.other
 }
 
-// namespaces reads the mounts of all namespaces that processes are in, our own first.
-func (l *look) namespaces() []namespace {
+// namespaces reads the mounts of all processes' namespaces, this process's own first.
+func (l *search) namespaces() []namespace {
 	var list []namespace
 	seen := map[string]bool{}
 	for _, pid := range append([]string{"self"}, l.pids()...) {
 		dir := l.root + "/proc/" + pid
 		id, err := os.Readlink(dir + "/ns/mnt")
 		if err != nil && pid != "self" || seen[id] {
-			continue // gone, or another user's
+			continue // the process is gone or another user's
 		}
 		mounts, err := readMounts(dir + "/mountinfo")
 		if err != nil {
@@ -65,9 +65,9 @@ type fuse struct {
 	dirs   []string        // where it is mounted
 }
 
-// find looks for the mount at dir, here and under other names in other namespaces.
-// With others it tells of mounts below it, and of those elsewhere.
-func (l *look) find(dir string, others bool) (f fuse, ok bool) {
+// find finds the mount at dir, here and at other directories in other namespaces. With others it
+// reports mounts below it, and its mounts in other namespaces.
+func (l *search) find(dir string, others bool) (f fuse, ok bool) {
 	all := l.namespaces()
 	f = fuse{dir: dir, ids: map[string]bool{}}
 	if len(all) == 0 || all[0].other != "" {
@@ -75,7 +75,7 @@ func (l *look) find(dir string, others bool) (f fuse, ok bool) {
 	}
 	for _, m := range all[0].mounts {
 		if m.Mountpoint == dir {
-			f.number = strconv.Itoa(m.Major) + ":" + strconv.Itoa(m.Minor) // the last one is on top
+			f.number = strconv.Itoa(m.Major) + ":" + strconv.Itoa(m.Minor) // the last mount is on top
 		}
 	}
 	if f.number == "" {
@@ -88,17 +88,17 @@ func (l *look) find(dir string, others bool) (f fuse, ok bool) {
 				f.ids[strconv.Itoa(m.ID)] = true
 				f.dirs = append(f.dirs, m.Mountpoint)
 				if ns.other != "" && others {
-					l.tell("mounted at %s%s", m.Mountpoint, ns.where())
+					l.report("mounted at %s%s", m.Mountpoint, ns.where())
 				}
 			case ns.other == "" && others && within(dir, m.Mountpoint):
-				l.tell("mount at %s", m.Mountpoint)
+				l.report("mount at %s", m.Mountpoint)
 			}
 		}
 	}
 	return f, true
 }
 
-func (l *look) mount(dir string) {
+func (l *search) mount(dir string) {
 	f, ok := l.find(dir, true)
 	if !ok {
 		return
@@ -107,7 +107,7 @@ func (l *look) mount(dir string) {
 	l.processes(func(p process) bool { return p.uses(&f, "") })
 }
 
-func (l *look) path(dir, path string) {
+func (l *search) path(dir, path string) {
 	f, ok := l.find(dir, false)
 	if !ok {
 		return
@@ -116,26 +116,26 @@ func (l *look) path(dir, path string) {
 	l.processes(func(p process) bool { return p.uses(&f, strings.TrimPrefix(path, dir)) })
 }
 
-// loops tells of loop devices over files.
-func (l *look) loops(over func(file string) bool) {
+// loops reports loop devices over files.
+func (l *search) loops(over func(file string) bool) {
 	files, err := filepath.Glob(l.root + "/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return
 	}
 	for _, f := range files {
 		if file := l.attribute(f); over(file) {
-			l.tell("%s over %s", "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(f))), file)
+			l.report("%s over %s", "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(f))), file)
 		}
 	}
 }
 
-// within says whether path is below dir.
+// within reports whether path is below dir.
 func within(dir, path string) bool {
 	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// name is a process as people know it: "process 123 (fio)".
-func (l *look) name(pid string) string {
+// name describes a process: "process 123 (fio)".
+func (l *search) name(pid string) string {
 	comm := l.attribute(l.root + "/proc/" + pid + "/comm")
 	if comm == "" {
 		return "process " + pid

@@ -15,8 +15,8 @@ import (
 // process is a directory of /proc.
 type process struct{ dir string }
 
-// pids are the processes there are but this one, in order.
-func (l *look) pids() []string {
+// pids returns all processes but this one, sorted.
+func (l *search) pids() []string {
 	entries, err := os.ReadDir(l.root + "/proc")
 	if err != nil {
 		return nil
@@ -35,20 +35,21 @@ func (l *look) pids() []string {
 	return list
 }
 
-// processes tells of those that use something.
-func (l *look) processes(uses func(process) bool) {
+// processes reports the processes for which uses returns true.
+func (l *search) processes(uses func(process) bool) {
 	for _, pid := range l.pids() {
 		if uses(process{l.root + "/proc/" + pid}) {
-			l.tell("open in %s", l.name(pid))
+			l.report("open in %s", l.name(pid))
 		}
 	}
 }
 
-// hasDevice says whether a process has one of the devices open or mapped.
-func (l *look) hasDevice(p process) bool {
+// hasDevice reports whether a process has one of the devices of interest open or mapped.
+func (l *search) hasDevice(p process) bool {
 	for _, fd := range p.list("fd") {
 		link := p.dir + "/fd/" + fd
-		// Only what looks like a device is looked at: the rest may be on a file system that does not answer.
+		// Only paths below /dev are examined: other files may be on a file system that does not
+		// answer.
 		if path, err := os.Readlink(link); err == nil && strings.HasPrefix(path, "/dev/") && l.nodes[l.rdev(link)] != "" {
 			return true
 		}
@@ -63,7 +64,8 @@ func (l *look) hasDevice(p process) bool {
 	})
 }
 
-// blockNumber is the number of the block device that path leads to, like "259:0"; "" if it is none.
+// blockNumber returns the number of the block device at path, like "259:0"; "" if it is not a block
+// device.
 func blockNumber(path string) string {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -72,8 +74,9 @@ func blockNumber(path string) string {
 	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 }
 
-// uses says whether a process has a file of a mount open or mapped, or a directory of it as its own. With a path,
-// whether it has that file of the mount, or one in that directory: "/volumes/a".
+// uses reports whether a process has a file of a mount open or mapped, or a directory of it as
+// working directory or root. With a path like "/volumes/a" only that file counts, or files in that
+// directory.
 func (p process) uses(f *fuse, path string) bool {
 	is := func(at string) bool {
 		return path == "" || strings.HasSuffix(at, path) || strings.Contains(at, path+"/")
@@ -100,7 +103,7 @@ func (p process) uses(f *fuse, path string) bool {
 func (p process) list(dir string) []string {
 	entries, err := os.ReadDir(filepath.Join(p.dir, dir))
 	if err != nil {
-		return nil // gone, or another user's
+		return nil // the process is gone or another user's
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
@@ -109,7 +112,7 @@ func (p process) list(dir string) []string {
 	return names
 }
 
-// mountID is the mount that an open file was reached by.
+// mountID returns the ID of the mount through which a file was opened.
 func (p process) mountID(fd string) string {
 	b, err := os.ReadFile(p.dir + "/fdinfo/" + fd)
 	if err != nil {
@@ -123,7 +126,8 @@ func (p process) mountID(fd string) string {
 	return ""
 }
 
-// maps asks about the files that a process has mapped, by the numbers of their devices in decimal and their paths.
+// maps reports whether is returns true for a file that a process has mapped, given the file's
+// device number in decimal and its path.
 func (p process) maps(is func(dev, path string) bool) bool {
 	f, err := os.Open(p.dir + "/maps")
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"varve/objstore"
 )
 
-// Transports that Attach takes.
+// Transports that Attach accepts.
 var Transports = []string{"auto", "ublk", "loop"}
 
-// CopyModes that Attach takes.
+// CopyModes that Attach accepts.
 var CopyModes = []string{"auto", "zero", "user", "plain"}
 
 // Limits of Attach.
@@ -25,8 +25,8 @@ const (
 // MaxName is the length of the longest name in bytes.
 const MaxName = objstore.MaxName
 
-// CheckName refuses what is no name for a volume or snapshot. The error says what is wrong with it and what
-// would be right; the caller puts the name in front.
+// CheckName returns an error if name is not a valid name of a volume or snapshot. The error says
+// what is wrong and what is allowed; the caller adds the name.
 func CheckName(name string) error {
 	const allowed = "use letters, digits, '.', '_', '-', ':' and '+'"
 	if name == "" {
@@ -45,12 +45,12 @@ func CheckName(name string) error {
 		}
 	}
 	if len(name) > MaxName {
-		return fmt.Errorf("name has %d characters; %d are the most", len(name), MaxName)
+		return fmt.Errorf("name has %d characters; the maximum is %d", len(name), MaxName)
 	}
 	return nil
 }
 
-// SplitSnapshot takes VOLUME@SNAP apart and checks both names.
+// SplitSnapshot splits VOLUME@SNAPSHOT and checks both names.
 func SplitSnapshot(s string) (volume, snap string, err error) {
 	volume, snap, ok := strings.Cut(s, "@")
 	if !ok {
@@ -65,7 +65,7 @@ func SplitSnapshot(s string) (volume, snap string, err error) {
 	return volume, snap, nil
 }
 
-// Check refuses a maximum that no store could keep.
+// Check returns an error if no store could keep to the maximum.
 func (m MaxSize) Check() error {
 	if m.Bytes != 0 && m.Bytes < objstore.SmallestMaxSize {
 		return fmt.Errorf("maximum size %d bytes; use at least %dMiB, or none", m.Bytes, objstore.SmallestMaxSize>>20)
@@ -73,25 +73,25 @@ func (m MaxSize) Check() error {
 	return nil
 }
 
-// CopiedFroms that Identity takes.
+// CopiedFroms that Identity accepts.
 var CopiedFroms = []string{string(objstore.CopiedStopped), string(objstore.CopiedSnapshot)}
 
-// Check refuses what says nothing, or two things at once.
+// Check returns an error if the request says nothing or contradicts itself.
 func (i Identity) Check() error {
 	switch {
 	case i == Identity{}:
-		return errors.New("nothing is said of the store")
+		return errors.New("the request says nothing about the store")
 	case i.Moved && i.NewUUID:
-		return errors.New("a store is either moved or a copy")
+		return errors.New("a store is either moved or a copy, not both")
 	case i.Moved && i.CopiedFrom != "":
-		return errors.New("a moved store was copied while nobody served it")
+		return errors.New("a moved store was copied while no daemon served it")
 	case i.CopiedFrom != "" && !slices.Contains(CopiedFroms, i.CopiedFrom):
 		return fmt.Errorf("copied from %q; use one of %s", i.CopiedFrom, strings.Join(CopiedFroms, ", "))
 	}
 	return nil
 }
 
-// Check refuses a volume that no store could hold.
+// Check returns an error if no store could hold the volume.
 func (c CreateVolume) Check() error {
 	if err := CheckName(c.Name); err != nil {
 		return err
@@ -110,13 +110,13 @@ func (c CreateVolume) Check() error {
 	case c.Size > objstore.MaxVolumeSize:
 		return fmt.Errorf("size %d bytes is more than the largest volume, %dTiB", c.Size, objstore.MaxVolumeSize>>40)
 	case c.Size%block != 0:
-		return fmt.Errorf("size %d bytes is no multiple of the block size %d; the next one is %d",
+		return fmt.Errorf("size %d bytes is not a multiple of the block size %d; the next multiple is %d",
 			c.Size, block, (c.Size/block+1)*block)
 	}
 	return nil
 }
 
-// Check refuses a snapshot that no store could hold.
+// Check returns an error if a name is invalid.
 func (c CreateSnapshot) Check() error {
 	if err := CheckName(c.Volume); err != nil {
 		return fmt.Errorf("volume %q: %w", c.Volume, err)
@@ -127,7 +127,7 @@ func (c CreateSnapshot) Check() error {
 	return nil
 }
 
-// Check refuses options that no device could have.
+// Check returns an error if no device could have these options.
 func (a Attach) Check() error {
 	if err := CheckName(a.Volume); err != nil {
 		return err
@@ -137,10 +137,10 @@ func (a Attach) Check() error {
 			return fmt.Errorf("snapshot %q: %w", a.Snapshot, err)
 		}
 	} else if a.Writable {
-		return errors.New("--writable goes with a snapshot, VOLUME@SNAPSHOT; a volume is writable unless --read-only")
+		return errors.New("--writable is for a snapshot, VOLUME@SNAPSHOT; a volume is writable without it")
 	}
 	if a.Writable && a.ReadOnly {
-		return errors.New("both --read-only and --writable; use one of them")
+		return errors.New("both --read-only and --writable; use only one of them")
 	}
 	if a.Transport != "" && !slices.Contains(Transports, a.Transport) {
 		return fmt.Errorf("transport %q; use one of %s", a.Transport, strings.Join(Transports, ", "))
@@ -148,7 +148,8 @@ func (a Attach) Check() error {
 	return CheckDevice(a.CopyMode, a.Queues, a.Depth)
 }
 
-// CheckDevice refuses options that no ublk device could have; zero values are defaults.
+// CheckDevice returns an error if no ublk device could have these options. Zero values are
+// defaults.
 func CheckDevice(copyMode string, queues, depth int) error {
 	if copyMode != "" && !slices.Contains(CopyModes, copyMode) {
 		return fmt.Errorf("copy mode %q; use one of %s", copyMode, strings.Join(CopyModes, ", "))
@@ -162,10 +163,10 @@ func CheckDevice(copyMode string, queues, depth int) error {
 	return nil
 }
 
-// Check refuses a mount point that could not be one.
+// Check returns an error if the directory cannot be a mount point.
 func (m Mount) Check() error { return checkDir(m.Dir) }
 
-// Check refuses what names no device or no directory.
+// Check returns an error if the device or the directory is not a valid path.
 func (a AutoDetach) Check() error {
 	if err := checkPath(a.Device); err != nil {
 		return err
@@ -173,10 +174,10 @@ func (a AutoDetach) Check() error {
 	return checkDir(a.Dir)
 }
 
-// Check refuses what could not be a mount point.
+// Check returns an error if the directory cannot be a mount point.
 func (u Unmount) Check() error { return checkDir(u.Dir) }
 
-// Check refuses what names neither a volume nor a device.
+// Check returns an error if the target can be neither a volume nor a device.
 func (d Detach) Check() error {
 	if d.Target == "" {
 		return errors.New("the volume or device is empty; name one")
@@ -192,7 +193,7 @@ func checkPath(path string) error {
 		return fmt.Errorf("path %.100q has a NUL byte", path)
 	}
 	if len(path) > maxPath {
-		return fmt.Errorf("path of %d bytes; %d are the most", len(path), maxPath)
+		return fmt.Errorf("path has %d bytes; the maximum is %d", len(path), maxPath)
 	}
 	return nil
 }

@@ -7,16 +7,17 @@ import (
 	"varve/objstore"
 )
 
-// What a caller may test for with errors.Is, beside objstore's.
+// Errors of a daemon, for errors.Is. A daemon also returns objstore's errors.
 var (
-	// ErrNeedsDaemon: the request is for a daemon, and none runs.
-	ErrNeedsDaemon = errors.New("no daemon runs for this store; start one with `varve serve --background`")
-	// ErrStopping: the daemon is on its way out.
+	// ErrNeedsDaemon: the request needs a daemon, and none is running.
+	ErrNeedsDaemon = errors.New("no daemon is running for this store; start one with `varve serve --background`")
+	// ErrStopping: the daemon is stopping.
 	ErrStopping = errors.New("the daemon is stopping")
-	// ErrOverloaded: the daemon has no room for what takes more of it.
+	// ErrOverloaded: the daemon lacks a resource that the request needs.
 	ErrOverloaded = errors.New("the daemon is overloaded")
-	// ErrCrowded: the daemon has as many connections or requests as it serves at once, and has done nothing: ask again.
-	ErrCrowded = errors.New("the daemon is busy with others")
+	// ErrCrowded: the daemon is at its limit of connections or requests. It has done nothing:
+	// retry.
+	ErrCrowded = errors.New("the daemon is busy with other requests")
 	// ErrForbidden: the client is neither the daemon's user nor root.
 	ErrForbidden = errors.New("permission denied: this daemon answers only its own user and root")
 	// ErrBusy: the device or mount is open.
@@ -25,7 +26,7 @@ var (
 	ErrNoTransport = errors.New("no such transport on this machine")
 )
 
-// kinds give an error the same identity on both sides of the socket: errors.Is works on what a client gets.
+// kinds identify errors on the socket, so that errors.Is works on a client's errors too.
 var kinds = []struct {
 	name   string
 	err    error
@@ -48,7 +49,7 @@ var kinds = []struct {
 	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 }
 
-// As gives err the identity of a sentinel, and leaves its text alone.
+// As returns an error with the text of err that also matches sentinel.
 func As(sentinel, err error) error { return &identity{sentinel, err} }
 
 type identity struct{ sentinel, err error }
@@ -56,13 +57,13 @@ type identity struct{ sentinel, err error }
 func (e *identity) Error() string   { return e.err.Error() }
 func (e *identity) Unwrap() []error { return []error{e.sentinel, e.err} }
 
-// Error is a refusal as it goes over the socket.
+// Error is an error on the socket.
 type Error struct {
-	Kind    string `json:"kind,omitempty"` // empty: none that a client could tell apart
+	Kind    string `json:"kind,omitempty"` // empty: none of the kinds
 	Message string `json:"error"`
 }
 
-// NewError describes err for the other side, with the HTTP status that fits it.
+// NewError returns the description of err for the socket, and its HTTP status.
 func NewError(err error) (*Error, int) {
 	var already *Error
 	if errors.As(err, &already) {
@@ -82,7 +83,7 @@ func NewError(err error) (*Error, int) {
 
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap gives the sentinel that the kind stands for.
+// Unwrap returns the sentinel of the kind.
 func (e *Error) Unwrap() error {
 	for _, k := range kinds {
 		if k.name == e.Kind {

@@ -2,56 +2,60 @@ package protocol
 
 import "slices"
 
-// A handover is how one daemon's devices come to the next while they are in use. The successor, a new process, asks
-// the predecessor by an HTTP request on its socket, and the connection becomes a stream of JSON messages, one a line:
+// A handover passes the devices of one daemon to the next while they are in use. The successor, a
+// new process, sends an HTTP request to the predecessor's socket, and the connection becomes a
+// stream of JSON messages, one per line:
 //
 //	successor                             predecessor
 //	POST HandoverPath                ->
 //	                                 <-   101 Switching Protocols
 //	Hello                            ->
-//	                                 <-   Offer, or a refusal
+//	                                 <-   Offer, or an error
 //	Go: it is ready to serve         ->
 //	                                      requests end, volumes settle, then I/O waits:
 //	                                      devices are quiesced, mounts unmounted, the store is closed
-//	                                 <-   Given, and with it the store's lock and the listening socket
+//	                                 <-   Given, with the store's lock and the listening socket
 //	opens the store, takes devices
-//	Taken, or why not                ->
-//	                                      ends; or, at a refusal or the successor's death, opens the store
-//	                                      again and takes its devices back
+//	Taken, or an error               ->
+//	                                      ends; or, after an error or the successor's death, opens the
+//	                                      store again and takes its devices back
 //
-// It is spoken between different versions of varve, so it has a version of its own: fields may be added to the
-// messages, and nothing that an older varve needs may go.
+// Different versions of varve use this protocol with each other, so it has a version of its own:
+// fields may be added to the messages, but no field that an older version needs may be removed.
 const (
 	HandoverPath     = "/handover"
 	HandoverProtocol = "varve-handover/1" // in the header Upgrade
 )
 
-// Hello is the successor's first word.
+// Hello is the successor's first message.
 type Hello struct {
 	Version string `json:"version"`
 	PID     int    `json:"pid"`
-	// Remount: a FUSE mount that is in use goes away, and comes back without what was open. Else it is refused.
+	// Remount: FUSE mounts that are in use are remounted, without the files that are open.
+	// Otherwise they make the predecessor refuse.
 	Remount bool `json:"remount"`
-	// Marks: it takes devices by the mark that comes with them. Else it knows those of older versions alone.
+	// Marks: the successor recognizes devices by their Mark. Otherwise it knows only the marks of
+	// older versions.
 	Marks bool `json:"marks"`
 }
 
-// Offer is what there is to take over, or why it is not given.
+// Offer lists what the predecessor would hand over, or says why it does not.
 type Offer struct {
 	Error   *Error            `json:"error,omitempty"`
 	Version string            `json:"version"`
 	PID     int               `json:"pid"`
-	Flags   map[string]string `json:"flags"` // the limits and log of the daemon, as on its command line
+	Flags   map[string]string `json:"flags"` // the daemon's flags for limits and log
 	Devices []Attachment      `json:"devices"`
 	Mounts  []Mount           `json:"mounts"`
 }
 
-// Go says that the successor has nothing left to do before it can serve.
+// Go says that the successor is ready to serve.
 type Go struct {
 	Ready bool `json:"ready"`
 }
 
-// Given says that the store and the devices are the successor's, or why the predecessor goes on.
+// Given says that the store and the devices belong to the successor, or why the predecessor keeps
+// them.
 type Given struct {
 	Error   *Error   `json:"error,omitempty"`
 	Devices []Handed `json:"devices"`
@@ -61,7 +65,7 @@ type Given struct {
 // Handed is a device whose I/O waits.
 type Handed struct {
 	Attachment
-	Quiesced int64 `json:"quiesced"` // when that began, in nanoseconds of CLOCK_MONOTONIC
+	Quiesced int64 `json:"quiesced"` // the time since which it waits, in nanoseconds of CLOCK_MONOTONIC
 }
 
 // Taken says that the successor serves, or why it does not.
@@ -69,12 +73,12 @@ type Taken struct {
 	Error *Error `json:"error,omitempty"`
 }
 
-// Upgraded is what a successor says of its takeover.
+// Upgraded is a successor's report on its takeover.
 type Upgraded struct {
 	From    Process          `json:"from"`
 	To      Process          `json:"to"`
 	Devices []UpgradedDevice `json:"devices"`
-	Pause   *Pauses          `json:"pause,omitempty"` // of all devices; none: null
+	Pause   *Pauses          `json:"pause,omitempty"` // of all devices; omitted if there are none
 	Mounts  []string         `json:"mounts,omitempty"`
 	Notes   []string         `json:"notes,omitempty"`
 }
@@ -85,20 +89,20 @@ type Process struct {
 	Version string `json:"version"`
 }
 
-// UpgradedDevice is a device that has a new server.
+// UpgradedDevice is a device that was taken over.
 type UpgradedDevice struct {
 	Volume string  `json:"volume"`
 	Device string  `json:"device"`
-	Pause  float64 `json:"pause_seconds"` // for which its I/O waited
+	Pause  float64 `json:"pause_seconds"` // the time for which its I/O waited
 }
 
-// Pauses of several devices, in seconds.
+// Pauses summarizes the pauses of several devices, in seconds.
 type Pauses struct {
 	P50 float64 `json:"p50_seconds"`
 	Max float64 `json:"max_seconds"`
 }
 
-// PausesOf sums up; nil for no devices.
+// PausesOf returns the pauses of devices, or nil if there are none.
 func PausesOf(devices []UpgradedDevice) *Pauses {
 	if len(devices) == 0 {
 		return nil

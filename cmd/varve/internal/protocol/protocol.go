@@ -1,5 +1,5 @@
-// Package protocol is what the varve command and the daemon say to each other: JSON over HTTP on a unix socket
-// in the store. The same messages, answered in-process, serve the commands that run without a daemon.
+// Package protocol defines the messages between the varve command and the daemon: JSON over HTTP on
+// a unix socket in the store. Commands that run without a daemon use the same messages in-process.
 //
 //	GET    /v1/ping                       Ping
 //	GET    /v1/stat                       Stat
@@ -11,7 +11,7 @@
 //	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
 //	DELETE /v1/volumes/NAME
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
-//	POST   /v1/check                      CheckEvents, one a line
+//	POST   /v1/check                      CheckEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME
@@ -23,7 +23,8 @@
 //	POST   /v1/umount                     Unmount
 //	POST   /v1/stop                       Stop           -> Stopped
 //
-// Every request and every answer carries Header. A refusal is an Error with an HTTP status of 400 and more.
+// Every request and every response has Header. The body of a response with an HTTP status of 400 or
+// more is an Error.
 package protocol
 
 import (
@@ -39,11 +40,11 @@ const (
 	Header = "Varve-Protocol"
 	// SocketName is the daemon's socket, relative to the store.
 	SocketName = "varve.sock"
-	// MaxBody bounds a request's body in bytes.
+	// MaxBody bounds the body of a request, in bytes.
 	MaxBody = 64 << 10
 )
 
-// Ping says who answers.
+// Ping describes the daemon that answers.
 type Ping struct {
 	Protocol int       `json:"protocol"`
 	Version  string    `json:"version"`
@@ -53,26 +54,26 @@ type Ping struct {
 	Started  time.Time `json:"started"`
 }
 
-// MaxSize asks to bound what the store takes on disk.
+// MaxSize asks to limit the store's size on disk.
 type MaxSize struct {
 	Bytes int64 `json:"bytes"` // 0: no maximum
 }
 
-// Identity is what somebody says of a store that was copied or moved.
+// Identity is a user's statement about a store that was copied or moved.
 type Identity struct {
-	// Moved: it is the store that has attached the devices in its list, at another place.
+	// Moved: this is the store that attached the devices in its list, at another path.
 	Moved bool `json:"moved"`
-	// CopiedFrom is one of CopiedFroms; empty: nothing is said of it.
+	// CopiedFrom is one of CopiedFroms, or empty.
 	CopiedFrom string `json:"copied_from"`
-	// NewUUID: it is a copy, and gets a UUID of its own.
+	// NewUUID: the store is a copy, and gets its own UUID.
 	NewUUID bool `json:"new_uuid"`
 }
 
-// Identified is what came of it.
+// Identified is the result of an Identity.
 type Identified struct {
 	UUID    string       `json:"uuid"`
-	Volumes []string     `json:"volumes,omitempty"` // taken into service
-	Devices []Attachment `json:"devices,omitempty"` // the next daemon takes them
+	Volumes []string     `json:"volumes,omitempty"` // put into service
+	Devices []Attachment `json:"devices,omitempty"` // that the next daemon takes over
 }
 
 // CreateVolume asks for a volume.
@@ -80,40 +81,40 @@ type CreateVolume struct {
 	Name      string `json:"name"`
 	Size      int64  `json:"size"`       // bytes
 	BlockSize int    `json:"block_size"` // bytes; 0 is the default
-	Verify    bool   `json:"verify"`     // check settled chunks as they are read
+	Verify    bool   `json:"verify"`     // verify settled chunks when they are read
 }
 
-// SetVolume changes what can be changed of a volume; null stays as it is.
+// SetVolume changes properties of a volume. A null leaves a property unchanged.
 type SetVolume struct {
 	Verify *bool `json:"verify"`
 }
 
-// Volume is a volume and where it is attached.
+// Volume is a volume and the devices that it is attached to.
 type Volume struct {
 	objstore.VolumeInfo
 	Attached []Attachment `json:"attached"`
 }
 
-// Repair asks what becomes of a damaged volume, or, with AcceptLoss, for it.
+// Repair asks what a repair of a damaged volume would lose, or with AcceptLoss for the repair.
 type Repair struct {
 	AcceptLoss bool `json:"accept_loss"`
 }
 
-// CheckEvent is a line of the answer to a check: how far it is, or at the end what it has found or why it has ended.
+// CheckEvent is a line of the response to a check: its progress, or at the end its report or error.
 type CheckEvent struct {
 	Progress *objstore.CheckProgress `json:"progress,omitempty"`
 	Report   *objstore.CheckReport   `json:"report,omitempty"`
 	Error    *Error                  `json:"error,omitempty"`
 }
 
-// CreateSnapshot asks for a snapshot; with Wait the answer comes when it has settled.
+// CreateSnapshot asks for a snapshot. With Wait the response is sent when the snapshot has settled.
 type CreateSnapshot struct {
 	Volume string `json:"volume"`
 	Name   string `json:"name"`
 	Wait   bool   `json:"wait"`
 }
 
-// Attach asks for a device node. Zero values are the defaults.
+// Attach asks for a device. Zero values are the defaults.
 type Attach struct {
 	Volume    string `json:"volume"`
 	Transport string `json:"transport"` // one of Transports
@@ -121,15 +122,15 @@ type Attach struct {
 	Queues    int    `json:"queues"`
 	Depth     int    `json:"depth"`
 	ReadOnly  bool   `json:"read_only"`
-	// Snapshot of the volume that is asked for in its place; read-only, unless Writable: then what is written is gone
-	// when the device is detached.
+	// Snapshot, if not empty, is the volume's snapshot to attach instead. Its device is read-only,
+	// unless Writable: then writes are discarded when the device is detached.
 	Snapshot string `json:"snapshot,omitempty"`
 	Writable bool   `json:"writable,omitempty"`
-	// Number is the device's, if it is free. The daemon's own.
+	// Number is the number of the device, if it is free. Only the daemon itself sets it.
 	Number *int `json:"-"`
 }
 
-// Attachment is a volume on a device node.
+// Attachment is a volume that is attached to a device.
 type Attachment struct {
 	Volume    string    `json:"volume"`
 	Device    string    `json:"device"`    // "/dev/ublkb0", "/dev/loop3"
@@ -140,20 +141,21 @@ type Attachment struct {
 	Depth     int       `json:"depth,omitempty"`
 	ReadOnly  bool      `json:"read_only"`
 	Since     time.Time `json:"since"`
-	// Snapshot is "VOLUME@SNAPSHOT" where the device shows one; Volume is the throwaway layer over it then.
+	// Snapshot is "VOLUME@SNAPSHOT" if the device shows a snapshot; Volume is then the scratch
+	// volume over it.
 	Snapshot string `json:"snapshot,omitempty"`
-	// MountedAt is the directory at which AutoDetach says that the device was mounted.
+	// MountedAt is the directory at which the device is mounted, as AutoDetach reported it.
 	MountedAt string `json:"mounted_at,omitempty"`
-	// Mark is what the driver keeps with the device to say whose it is; between daemons alone.
+	// Mark identifies the device's owner in the driver. Used only between daemons.
 	Mark uint64 `json:"mark,omitempty"`
 
-	// In lists alone.
+	// Only in lists.
 	State   string    `json:"state,omitempty"`
-	Error   string    `json:"error,omitempty"`   // why nobody serves it
-	RetryAt time.Time `json:"retry_at,omitzero"` // when serving it is tried again
+	Error   string    `json:"error,omitempty"`   // why it is not served
+	RetryAt time.Time `json:"retry_at,omitzero"` // the next try to serve it
 }
 
-// Shown is the attachment as users see it.
+// Shown returns the attachment as users see it.
 func (a Attachment) Shown() Attachment {
 	a.Mark = 0
 	return a
@@ -162,17 +164,17 @@ func (a Attachment) Shown() Attachment {
 // States of an Attachment.
 const (
 	StateServed  = "served"
-	StateWaiting = "waiting" // nobody serves it, and its I/O waits
-	StateForeign = "foreign" // another store's, which this one may be a copy of; see Stat.Foreign
+	StateWaiting = "waiting" // no daemon serves it, and its I/O waits
+	StateForeign = "foreign" // it belongs to another store, of which this one may be a copy; see Stat.Foreign
 )
 
-// Attached is an Attachment that was just made, with what the user should know about it.
+// Attached is a new Attachment, with notes for the user.
 type Attached struct {
 	Attachment
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Detach names a volume, a snapshot, or a device node.
+// Detach asks to remove a device, by its volume, snapshot or device node.
 type Detach struct {
 	Target string `json:"target"`
 	Force  bool   `json:"force"`
@@ -181,28 +183,28 @@ type Detach struct {
 // AutoDetach asks for a device to be detached when the file system on it is unmounted.
 type AutoDetach struct {
 	Device string `json:"device"`
-	Dir    string `json:"dir"` // where the client has mounted it
+	Dir    string `json:"dir"` // the directory at which the client has mounted it
 }
 
-// Mount is a FUSE mount of the store, asked for or present.
+// Mount is a FUSE mount of the store, requested or existing.
 type Mount struct {
 	Dir        string `json:"dir"` // absolute
 	AllowOther bool   `json:"allow_other"`
-	// SharedLive lets live files be written while their volumes have devices.
+	// SharedLive lets live files be written while their volumes are attached.
 	SharedLive bool `json:"shared_live,omitempty"`
 }
 
-// Unmount names a Mount.
+// Unmount asks to end a Mount.
 type Unmount struct {
 	Dir string `json:"dir"`
 }
 
-// Stop asks the daemon to end. Devices that are open stay for the next daemon, unless Detach.
+// Stop asks the daemon to end. Without Detach, devices that are open remain for the next daemon.
 type Stop struct {
 	Detach bool `json:"detach"`
 }
 
-// Stopped says what became of the daemon's devices and mounts. The daemon ends after it has answered.
+// Stopped says what became of the daemon's devices and mounts. The daemon ends after its response.
 type Stopped struct {
 	PID       int          `json:"pid"`
 	Detached  []Attachment `json:"detached,omitempty"`
@@ -211,30 +213,30 @@ type Stopped struct {
 	Notes     []string     `json:"notes,omitempty"`
 }
 
-// OpenFiles are the daemon's descriptors.
+// OpenFiles counts the daemon's file descriptors.
 type OpenFiles struct {
 	Open  int   `json:"open"`
 	Limit int64 `json:"limit"` // of the process
 }
 
-// Stat is the store in figures, and what the daemon does with it.
+// Stat is the store's statistics, and the daemon's devices and mounts.
 type Stat struct {
 	objstore.Stat
-	Daemon *Ping `json:"daemon"` // null: none runs
-	// OpenFiles is left out without a daemon.
+	Daemon *Ping `json:"daemon"` // null: no daemon is running
+	// OpenFiles is omitted without a daemon.
 	OpenFiles *OpenFiles   `json:"open_files,omitempty"`
 	Attached  []Attachment `json:"attached"`
-	// Foreign are devices that this store does not touch although its list has them: it is a copy of the one that they
-	// belong to, or was moved.
+	// Foreign are devices in this store's list that it does not touch, because it is a copy of the
+	// store that they belong to, or was moved.
 	Foreign []Attachment `json:"foreign,omitempty"`
 	Mounts  []Mount      `json:"mounts"`
-	Swap    []Swap       `json:"swap"` // on devices of the daemon: a danger
+	Swap    []Swap       `json:"swap"` // on devices of the daemon, which may hang the machine
 }
 
-// Swap is a swap area of this machine that lies on a device of the daemon, or in one of its mounts.
+// Swap is a swap area of this machine on a device of the daemon, or in one of its mounts.
 type Swap struct {
 	Area   string `json:"area"`   // as in /proc/swaps
 	Device string `json:"device"` // "/dev/ublkb0", or the directory of a mount
-	Volume string `json:"volume"` // "": it lies in a mount
+	Volume string `json:"volume"` // "": the area is in a mount
 	Used   int64  `json:"used"`   // bytes
 }

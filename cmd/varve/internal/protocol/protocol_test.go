@@ -31,7 +31,7 @@ func TestCheckName(t *testing.T) {
 		"a\x00b":                       `"\x00"`,
 		"é":                            `"é"`,
 		"a\xffb":                       "name has",
-		strings.Repeat("x", MaxName+1): "129 characters; 128 are the most",
+		strings.Repeat("x", MaxName+1): "129 characters; the maximum is 128",
 	} {
 		err := CheckName(name)
 		if err == nil || !strings.Contains(err.Error(), words) {
@@ -76,14 +76,14 @@ func TestCheckVolume(t *testing.T) {
 		}
 	}
 	for words, c := range map[string]CreateVolume{
-		"block size 8":           {Name: "a", Size: 512, BlockSize: 8},
-		"size 0":                 {Name: "a"},
-		"size -1":                {Name: "a", Size: -1},
-		"largest volume, 64TiB":  {Name: "a", Size: objstore.MaxVolumeSize + 512},
-		"the next one is 8192":   {Name: "a", Size: 4096 + 512, BlockSize: 4096},
-		"the next one is 1024":   {Name: "a", Size: 513},
-		"letters, digits":        {Name: "a b", Size: 512},
-		"begin it with a letter": {Name: ".a", Size: 512},
+		"block size 8":              {Name: "a", Size: 512, BlockSize: 8},
+		"size 0":                    {Name: "a"},
+		"size -1":                   {Name: "a", Size: -1},
+		"largest volume, 64TiB":     {Name: "a", Size: objstore.MaxVolumeSize + 512},
+		"the next multiple is 8192": {Name: "a", Size: 4096 + 512, BlockSize: 4096},
+		"the next multiple is 1024": {Name: "a", Size: 513},
+		"letters, digits":           {Name: "a b", Size: 512},
+		"begin it with a letter":    {Name: ".a", Size: 512},
 	} {
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want %q", c, err, words)

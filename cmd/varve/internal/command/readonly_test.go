@@ -36,8 +36,8 @@ func snapshotOf(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// Commands that look change nothing in a store without a daemon, not even in one whose daemon was killed, and several
-// look at the same time.
+// Commands that look change nothing in a store without a daemon, not even in one whose daemon was
+// killed, and several look at the same time.
 func TestLooksChangeNothing(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -65,8 +65,8 @@ func TestLooksChangeNothing(t *testing.T) {
 	n.must("volume", "create", "b", "--size", "4M") // and it works as before
 }
 
-// A store that nobody may write to can be looked at: by a user whom its directory does not let, and on a file system
-// that is read-only. What has to write says why it can't.
+// A store that nobody may write to can be looked at: by a user whom its directory does not let, and
+// on a file system that is read-only. What has to write says why it can't.
 func TestReadOnlyStore(t *testing.T) {
 	t.Parallel()
 	n := newUsersNode(t)
