@@ -17,7 +17,7 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// ErrNoDaemon: no daemon answers on the store's socket.
+// ErrNoDaemon means that no daemon answers on the store's socket.
 var ErrNoDaemon = errors.New("no daemon")
 
 // Dial connects to the daemon of a store. It returns ErrNoDaemon if there is none.

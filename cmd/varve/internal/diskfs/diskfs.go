@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnknown: the device has none of the file systems that this package knows.
+// ErrUnknown means that a device has none of the file systems that this package knows.
 var ErrUnknown = errors.New("no ext4, xfs or btrfs file system")
 
 // FS is a file system on a device.
