@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"varve/cmd/varve/internal/ballast"
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/protocol"
 )
@@ -195,7 +196,7 @@ func (d *Daemon) save() {
 	if d.starting != "" {
 		s.Starting = append(s.Starting, d.starting)
 	}
-	if err := withSpare(d.files, func() error { return s.write(d.files) }); err != nil {
+	if err := ballast.With(d.files, func() error { return s.write(d.files) }); err != nil {
 		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
 	}
 }

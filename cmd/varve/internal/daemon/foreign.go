@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 
+	"varve/cmd/varve/internal/ballast"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -179,7 +180,7 @@ func (d *Daemon) writeState(s state) error {
 	for i := range s.Attached {
 		s.Attached[i].State, s.Attached[i].Error = "", ""
 	}
-	return withSpare(d.files, func() error { return s.write(d.files) })
+	return ballast.With(d.files, func() error { return s.write(d.files) })
 }
 
 // ofVolume reports whether a list has a device of the volume.

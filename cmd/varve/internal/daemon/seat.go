@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/cmd/varve/internal/ballast"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -46,11 +47,11 @@ func (s *seat) listen() error {
 	if err != nil {
 		return err
 	}
-	if err := keepSpare(files); err != nil {
+	if err := ballast.Keep(files); err != nil {
 		s.log.Warn("no room is kept for the day when the disk is full", "error", err)
 	}
 	var l net.Listener
-	err = withSpare(files, func() (err error) {
+	err = ballast.With(files, func() (err error) {
 		l, err = Listen(files)
 		return err
 	})
