@@ -18,6 +18,7 @@ import (
 	"varve/blockdev/target/null"
 	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/holders"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -163,7 +164,7 @@ func (o *ublkOptions) run(cmd *cobra.Command,
 	}
 	defer daemon.PrepareProcess(log, daemon.ProcessOptions{})()
 	dev, err := begin(ctx, target, blockdev.Options{
-		CopyMode: blockdev.CopyMode(o.copyMode), ReadOnly: o.readOnly, Owner: daemon.Owner, Logger: log,
+		CopyMode: blockdev.CopyMode(o.copyMode), ReadOnly: o.readOnly, Owner: instance.Standalone, Logger: log,
 	})
 	if err != nil {
 		return doing("serve "+o.target+" device", err)
@@ -226,7 +227,7 @@ be those that the device was added with. varve serve takes over the devices of v
 			if err != nil {
 				return doing(fmt.Sprintf("recover ublk device %d", id), err)
 			}
-			if i.Owner != daemon.Owner {
+			if i.Owner != instance.Standalone {
 				return fmt.Errorf("recover ublk device %d: it was not created by varve ublk add; if it belongs to a volume, run varve serve", id)
 			}
 			o.size, o.readOnly, o.blockSize = size(i.Size), i.ReadOnly, size(i.BlockSize)

@@ -17,6 +17,7 @@ import (
 
 	"varve/cmd/varve/internal/ballast"
 	"varve/cmd/varve/internal/blockstack"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -30,7 +31,7 @@ type Options struct {
 	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
 
 	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
-	inst  instance                                     // of the store
+	inst  instance.Instance                            // of the store
 	// readAt reads a volume; nil: attach does not look at what a volume holds.
 	readAt func(volume string, p []byte, off int64) error
 	swaps  string       // the list of swap areas; "": swapsFile
@@ -45,8 +46,8 @@ type Daemon struct {
 	log        *slog.Logger
 	version    string
 	flags      map[string]string
-	inst       instance // of the store
-	uuid       string   // that it is known by
+	inst       instance.Instance // of the store
+	uuid       string            // that it is known by
 	started    time.Time
 	transports map[string]transport // "ublk", "loop"
 	mounter    mounter
@@ -180,7 +181,7 @@ func (d *Daemon) save() {
 		return
 	}
 	s := state{
-		Store: d.inst.uuid, Instance: d.inst.id, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList(), Foreign: d.foreign,
+		Store: d.inst.UUID, Instance: d.inst.ID, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList(), Foreign: d.foreign,
 		Restore: d.restore.devices,
 	}
 	s.Mounts = append(s.Mounts, d.restore.mounts...)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -22,7 +23,7 @@ type world struct {
 	store      *fakeStore
 	ublk, loop *fakeTransport
 	mounter    *fakeMounter
-	inst       instance
+	inst       instance.Instance
 	d          *Daemon
 	c          *client.Client
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -15,9 +16,9 @@ type transport interface {
 	// Find lists the devices of the store's volumes, and others that are claimed, whether their I/O waits, or they were
 	// never started, or are half removed; those that this daemon serves may be among them. With an error some may be
 	// missing.
-	Find(ctx context.Context, c claims) ([]protocol.Attachment, error)
+	Find(ctx context.Context, c instance.Claims) ([]protocol.Attachment, error)
 	// Foreign lists which of the noted devices are still there and not claimed, and why they are left alone.
-	Foreign(ctx context.Context, noted []protocol.Attachment, c claims) []protocol.Attachment
+	Foreign(ctx context.Context, noted []protocol.Attachment, c instance.Claims) []protocol.Attachment
 	// Recover takes over a device that Find has found. errUnfit: nobody ever will; errForeign: another daemon serves it;
 	// after any other error it waits on.
 	Recover(ctx context.Context, a protocol.Attachment) (device, error)

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -223,15 +224,15 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, pr
 	return d, a, nil
 }
 
-func (t *fakeTransport) Find(_ context.Context, c claims) ([]protocol.Attachment, error) {
+func (t *fakeTransport) Find(_ context.Context, c instance.Claims) ([]protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.asked = c.volumes
+	t.asked = c.Volumes
 	return slices.Clone(t.waiting), t.unlisted
 }
 
 // Foreign: all of them are there.
-func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, _ claims) []protocol.Attachment {
+func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, _ instance.Claims) []protocol.Attachment {
 	found := slices.DeleteFunc(slices.Clone(noted), func(a protocol.Attachment) bool { return !strings.HasPrefix(a.Device, "/dev/"+t.kind) })
 	for i := range found {
 		found[i].State, found[i].Error = protocol.StateForeign, "another's"

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"varve/cmd/varve/internal/ballast"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -108,9 +109,10 @@ func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error
 		return nil, err
 	}
 	var waiting []protocol.Attachment
-	c := claims{noted: s.Foreign}
+	claims := instance.Claims{Noted: s.Foreign}
+	foreign := claims.Index(d.inst)
 	for _, i := range list {
-		volume, noted := c.has(d.inst, &i)
+		volume, noted := foreign.Volume(&i)
 		switch {
 		case !noted:
 		case i.ServerAlive:
@@ -176,7 +178,7 @@ func (d *Daemon) readOwnState() (state, error) {
 }
 
 func (d *Daemon) writeState(s state) error {
-	s.Store, s.Instance, s.Boot = d.inst.uuid, d.inst.id, bootID()
+	s.Store, s.Instance, s.Boot = d.inst.UUID, d.inst.ID, bootID()
 	for i := range s.Attached {
 		s.Attached[i].State, s.Attached[i].Error = "", ""
 	}

@@ -145,7 +145,7 @@ func (d *Daemon) mayHandOver(h *handover) error {
 		return protocol.ErrStopping
 	}
 	for _, k := range devices {
-		if k.Mark != 0 && k.Mark != d.inst.oldMark(k.Volume) && !h.hello.Marks {
+		if k.Mark != 0 && k.Mark != d.inst.OldMark(k.Volume) && !h.hello.Marks {
 			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) was attached by version %s, and version %s can't take "+
 				"it over; detach it first", k.Device, k.Volume, d.version, h.hello.Version))
 		}

@@ -53,7 +53,7 @@ func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	a := w.attach(t, "a")
 	h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Version: "1.0"}}
 	wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, "1.0", "detach")
-	w.d.attached["a"].Mark = w.d.inst.oldMark("a") // it was handed over by an older version
+	w.d.attached["a"].Mark = w.d.inst.OldMark("a") // it was handed over by an older version
 	if err := w.d.mayHandOver(h); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/blockdev/devnode"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/fs"
 	"varve/fs/loopdev"
@@ -25,7 +26,7 @@ import (
 // volume: taking a device away by force aborts its mount, and no other's.
 type loopTransport struct {
 	store *objstore.Store
-	inst  instance
+	inst  instance.Instance
 	dir   string // of the mounts: /run/varve/UUID-INSTANCE
 	log   *slog.Logger
 }
@@ -34,12 +35,12 @@ type loopTransport struct {
 // walk into its own volumes.
 const runDir = "/run/varve"
 
-func newLoop(store *objstore.Store, inst instance, log *slog.Logger) transport {
-	return &loopTransport{store: store, inst: inst, dir: inst.runDir(), log: log}
+func newLoop(store *objstore.Store, inst instance.Instance, log *slog.Logger) transport {
+	return &loopTransport{store: store, inst: inst, dir: privateDir(inst), log: log}
 }
 
-// runDir holds the private mounts of an instance.
-func (in instance) runDir() string { return filepath.Join(runDir, in.uuid+"-"+in.id) }
+// privateDir holds the private mounts of an instance of a store.
+func privateDir(in instance.Instance) string { return filepath.Join(runDir, in.UUID+"-"+in.ID) }
 
 // mountDir is where a volume's private mount is.
 func (t *loopTransport) mountDir(volume string) string { return filepath.Join(t.dir, volume) }
@@ -82,16 +83,16 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	d := &loopDevice{node: loop.Path, file: loop.File, server: server, dir: dir, done: make(chan struct{}), quit: make(chan struct{})}
 	go d.watch()
 	id, _ := strconv.Atoi(strings.TrimPrefix(loop.Path, "/dev/loop"))
-	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly, Mark: t.inst.mark(r.Volume)}, nil
+	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly, Mark: t.inst.Mark(r.Volume)}, nil
 }
 
 // Find: a loop device dies with the server of its file.
-func (t *loopTransport) Find(context.Context, claims) ([]protocol.Attachment, error) {
+func (t *loopTransport) Find(context.Context, instance.Claims) ([]protocol.Attachment, error) {
 	return nil, nil
 }
 
 // Foreign: see Find.
-func (t *loopTransport) Foreign(context.Context, []protocol.Attachment, claims) []protocol.Attachment {
+func (t *loopTransport) Foreign(context.Context, []protocol.Attachment, instance.Claims) []protocol.Attachment {
 	return nil
 }
 
@@ -103,8 +104,8 @@ func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, e
 // Discard detaches the loop devices over a volume's dead live file, and removes its dead mount.
 func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment, _ bool) error {
 	dir := t.mountDir(a.Volume)
-	if a.Mark == t.inst.oldMark(a.Volume) { // an older version's
-		dir = filepath.Join(runDir, t.inst.uuid, a.Volume)
+	if a.Mark == t.inst.OldMark(a.Volume) { // an older version's
+		dir = filepath.Join(runDir, t.inst.UUID, a.Volume)
 	}
 	list, err := loopdev.Find(liveFile(dir, a.Volume))
 	for _, l := range list {

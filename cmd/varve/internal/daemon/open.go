@@ -7,6 +7,7 @@ import (
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/blockstack"
+	"varve/cmd/varve/internal/instance"
 	"varve/objstore"
 )
 
@@ -32,7 +33,7 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 
 // Local gives a handler for a command that runs without a daemon. It knows of devices that wait for one.
 func Local(ctx context.Context, dir string, store *objstore.Store, version string) *Daemon {
-	inst, err := instanceAt(dir, store.FilesUUID())
+	inst, err := instance.At(dir, store.FilesUUID())
 	d := New(dir, store, Options{Version: version, inst: inst})
 	if err != nil {
 		d.log.Error("which of its copies the store is can't be told", "error", err)

@@ -51,7 +51,7 @@ type ownNodes struct {
 func (d *Daemon) ownNodes() ownNodes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	own := ownNodes{map[string]string{}, d.inst.runDir() + "/"}
+	own := ownNodes{map[string]string{}, privateDir(d.inst) + "/"}
 	for _, a := range d.attached {
 		own.volumes[a.Device] = a.Volume
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 	"varve/objstore/failpoint"
@@ -120,7 +121,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}
-	inst, err := instanceAt(files, store.FilesUUID())
+	inst, err := instance.At(files, store.FilesUUID())
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/vfs"
 )
@@ -100,16 +101,16 @@ func (s *state) check() error {
 }
 
 // bind leaves in the state what is the instance's, and in this boot. What was copied with a store is foreign.
-func (s *state) bind(in instance, boot string) {
+func (s *state) bind(in instance.Instance, boot string) {
 	if s.Boot != boot {
 		*s = state{}
 		return
 	}
-	if s.Instance == "" && in.id != "" {
+	if s.Instance == "" && in.ID != "" {
 		s.markOld(in)
 		s.old = s.writtenHere(in)
 	}
-	if s.Instance == in.id || s.old {
+	if s.Instance == in.ID || s.old {
 		return
 	}
 	for _, a := range s.Attached {
@@ -121,32 +122,32 @@ func (s *state) bind(in instance, boot string) {
 }
 
 // markOld notes the marks that a version has given which does not note them.
-func (s *state) markOld(in instance) {
+func (s *state) markOld(in instance.Instance) {
 	for i := range s.Attached {
-		s.Attached[i].Mark = in.oldMark(s.Attached[i].Volume)
+		s.Attached[i].Mark = in.OldMark(s.Attached[i].Volume)
 	}
 }
 
 // writtenHere tells a list that an older version has written from a copy of it. A store was there before its devices,
 // and before its list was written; a copy that has them in its list was made later.
-func (s *state) writtenHere(in instance) bool {
-	if in.born.IsZero() || s.written.IsZero() || s.written.Before(in.born) {
+func (s *state) writtenHere(in instance.Instance) bool {
+	if in.Born.IsZero() || s.written.IsZero() || s.written.Before(in.Born) {
 		return false
 	}
 	return !slices.ContainsFunc(s.Attached, func(a protocol.Attachment) bool {
-		return a.Since.Add(time.Second).Before(in.born) // Since is in whole seconds
+		return a.Since.Add(time.Second).Before(in.Born) // Since is in whole seconds
 	})
 }
 
 // claims are what the state says of devices, beside the volumes that the store has.
-func (s *state) claims() claims {
-	c := claims{volumes: slices.Clone(s.Starting), noted: slices.Clone(s.Attached)}
+func (s *state) claims() instance.Claims {
+	c := instance.Claims{Volumes: slices.Clone(s.Starting), Noted: slices.Clone(s.Attached)}
 	for _, a := range s.Attached {
-		c.volumes = append(c.volumes, a.Volume)
+		c.Volumes = append(c.Volumes, a.Volume)
 	}
 	if s.old {
 		for _, v := range s.Starting {
-			c.noted = append(c.noted, protocol.Attachment{Volume: v, ID: anyNumber, Mark: ownerOf(s.Store, v)})
+			c.Noted = append(c.Noted, protocol.Attachment{Volume: v, ID: instance.AnyNumber, Mark: instance.Instance{UUID: s.Store}.OldMark(v)})
 		}
 	}
 	return c

@@ -155,7 +155,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 	}
 	if s.Instance == "" { // of an older version; that it is not a copy, we have from who wrote it
 		s.markOld(d.inst)
-		s.Instance, s.old = d.inst.id, true
+		s.Instance, s.old = d.inst.ID, true
 	}
 	s.bind(d.inst, bootID())
 	d.change.Lock()
@@ -200,7 +200,7 @@ func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.Up
 		return u, fmt.Errorf("%s (volume %q): unknown transport %q", h.Device, h.Volume, h.Transport)
 	}
 	if h.Mark == 0 && h.Transport == "ublk" { // of an older version, which knows no others
-		h.Mark = d.inst.oldMark(h.Volume)
+		h.Mark = d.inst.OldMark(h.Volume)
 	}
 	dev, err := t.Recover(ctx, h.Attachment)
 	if err != nil {

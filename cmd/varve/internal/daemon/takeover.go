@@ -40,7 +40,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		// Its ublk device was found, if there was one; a loop device is known by the volume.
 		left := protocol.Attachment{Volume: v, Transport: "loop"}
 		if s.old {
-			left.Mark = d.inst.oldMark(v)
+			left.Mark = d.inst.OldMark(v)
 		}
 		d.discard(ctx, left)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"varve/blockdev"
 	"varve/blockdev/target/volume"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 	"varve/objstore/failpoint"
@@ -21,12 +22,12 @@ import (
 // ublkTransport serves volumes as ublk devices.
 type ublkTransport struct {
 	store *objstore.Store
-	inst  instance
+	inst  instance.Instance
 	log   *slog.Logger
 	seen  view
 }
 
-func newUblk(store *objstore.Store, inst instance, log *slog.Logger) *ublkTransport {
+func newUblk(store *objstore.Store, inst instance.Instance, log *slog.Logger) *ublkTransport {
 	return &ublkTransport{store: store, inst: inst, log: log, seen: machine}
 }
 
@@ -35,7 +36,7 @@ func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	if a.Mark != 0 {
 		return a.Mark
 	}
-	return t.inst.mark(a.Volume)
+	return t.inst.Mark(a.Volume)
 }
 
 // openForDevice opens a volume for a device, which keeps writers of its live file out until it is closed.
@@ -59,7 +60,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	failpoint.Here(failpoint.AttachOpened)
 	o := blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
-		Owner: t.inst.mark(r.Volume), Logger: t.log,
+		Owner: t.inst.Mark(r.Volume), Logger: t.log,
 	}
 	if r.Number != nil {
 		o.ID = *r.Number
@@ -78,7 +79,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, 
 	return t.serve(dev, vol), protocol.Attachment{
 		Device: dev.Path(), Transport: "ublk", ID: dev.ID(), CopyMode: string(dev.Mode()),
 		Queues: dev.Queues(), Depth: dev.Depth(), ReadOnly: r.ReadOnly,
-		Mark: t.inst.mark(r.Volume),
+		Mark: t.inst.Mark(r.Volume),
 	}, nil
 }
 
@@ -97,25 +98,26 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 	return d
 }
 
-func (t *ublkTransport) Find(ctx context.Context, c claims) ([]protocol.Attachment, error) {
+func (t *ublkTransport) Find(ctx context.Context, c instance.Claims) ([]protocol.Attachment, error) {
 	for _, v := range slices.Concat(t.store.Volumes(), t.store.ScratchVolumes()) {
-		c.volumes = append(c.volumes, v.Name)
+		c.Volumes = append(c.Volumes, v.Name)
 	}
 	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
 	// end the kernel has not heard yet.
 	found, err := t.seen.findOwn(ctx, t.inst, c, func(*blockdev.DeviceInfo) bool { return true })
-	if err == nil && (len(c.noted) > 0 || len(t.store.ScratchVolumes()) > 0) && t.seen.hidden(ctx) {
+	if err == nil && (len(c.Noted) > 0 || len(t.store.ScratchVolumes()) > 0) && t.seen.hidden(ctx) {
 		err = errHidden // nothing that depends on the list may be decided without it
 	}
 	return found, err
 }
 
 // findOwn lists the devices of a store that are as asked. With an error some may be missing.
-func (v view) findOwn(ctx context.Context, in instance, c claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
+func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
 	list, err := v.devices(ctx)
+	own := c.Index(in)
 	var found []protocol.Attachment
 	for _, i := range list {
-		if volume, ours := c.has(in, &i); ours && which(&i) {
+		if volume, ours := own.Volume(&i); ours && which(&i) {
 			found = append(found, protocol.Attachment{
 				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode), Mark: i.Owner,
 				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),
@@ -133,14 +135,15 @@ func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	if err != nil {
 		return names
 	}
-	in, err := instanceAt(dir, s.Store)
+	in, err := instance.At(dir, s.Store)
 	if err != nil {
 		return names
 	}
 	s.bind(in, bootID())
-	c := s.claims()
+	claims := s.claims()
+	own := claims.Index(in)
 	for _, i := range list {
-		if volume, ours := c.has(in, &i); ours {
+		if volume, ours := own.Volume(&i); ours {
 			names[i.Path] = volume
 		}
 	}
@@ -187,21 +190,22 @@ func (v view) hidden(ctx context.Context) bool {
 
 // Foreign implements transport: those devices that are still there, and those with a mark of an older version that
 // nobody has noted.
-func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment, c claims) []protocol.Attachment {
+func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment, c instance.Claims) []protocol.Attachment {
 	list, err := t.seen.devices(ctx)
 	if err != nil {
 		t.log.Warn("not all devices are known", "error", err)
 	}
 	for _, v := range t.store.Volumes() {
-		noted = append(noted, protocol.Attachment{Volume: v.Name, ID: anyNumber, Mark: t.inst.oldMark(v.Name)})
+		noted = append(noted, protocol.Attachment{Volume: v.Name, ID: instance.AnyNumber, Mark: t.inst.OldMark(v.Name)})
 	}
+	own := c.Index(t.inst)
 	var found []protocol.Attachment
 	for _, i := range list {
-		if _, ours := c.has(t.inst, &i); ours {
+		if _, ours := own.Volume(&i); ours {
 			continue
 		}
 		for _, a := range noted {
-			if a.Mark == i.Owner && (a.ID == i.ID || a.ID == anyNumber) {
+			if a.Mark == i.Owner && (a.ID == i.ID || a.ID == instance.AnyNumber) {
 				found = append(found, foreignDevice(&i, a))
 				break
 			}
@@ -209,8 +213,6 @@ func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment
 	}
 	return found
 }
-
-const anyNumber = -1 // the ID of an Attachment whose device is known by its mark alone
 
 func foreignDevice(i *blockdev.DeviceInfo, a protocol.Attachment) protocol.Attachment {
 	a.Device, a.ID, a.Transport, a.State = i.Path, i.ID, "ublk", protocol.StateForeign
@@ -329,7 +331,7 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 		return o
 	}
-	in, err := instanceAt(dir, s.Store)
+	in, err := instance.At(dir, s.Store)
 	if err != nil {
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 		return o
@@ -342,7 +344,7 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
 		o.own = andNoted(o.own, s.Attached, "ublk")
 	}
-	o.foreign, err = machine.findOwn(ctx, in, claims{noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
+	o.foreign, err = machine.findOwn(ctx, in, instance.Claims{Noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
 	}

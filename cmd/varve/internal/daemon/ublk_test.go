@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"varve/blockdev"
+	"varve/cmd/varve/internal/instance"
 	"varve/objstore"
 	"varve/objstore/index"
 )
@@ -68,7 +69,10 @@ func TestScratchVolumeOfHiddenDeviceStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inst := instanceOf(t, dir)
+	inst, err := instance.At(dir, "u")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		view view
 		want int

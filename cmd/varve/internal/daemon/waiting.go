@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/holders"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -187,7 +188,7 @@ func (d *Daemon) revive(k *attachment, w *waiter) {
 	if !still {
 		return // detached meanwhile
 	}
-	list, err := d.transports[k.Transport].Find(ctx, claims{volumes: []string{k.Volume}, noted: []protocol.Attachment{k.Attachment}})
+	list, err := d.transports[k.Transport].Find(ctx, instance.Claims{Volumes: []string{k.Volume}, Noted: []protocol.Attachment{k.Attachment}})
 	there := slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device })
 	if !there && err == nil {
 		d.forget(k.Attachment) // gone for good

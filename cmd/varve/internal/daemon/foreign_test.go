@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -12,129 +11,14 @@ import (
 	"time"
 
 	"varve/blockdev"
+	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
 
-func storeAt(t *testing.T, dir string) instance {
-	t.Helper()
-	if err := objstore.Init(dir, objstore.InitOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	return instanceOf(t, dir)
-}
-
-func instanceOf(t *testing.T, dir string) instance {
-	t.Helper()
-	in, err := instanceAt(dir, "u")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if in.id == "" {
-		t.Fatalf("%s has no identity", dir)
-	}
-	return in
-}
-
-func shell(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-}
-
-// What is a copy has another identity, however it was made, and another mark for each volume; what was moved has not.
-func TestInstanceOfCopy(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "store")
-	in := storeAt(t, dir)
-	for _, c := range []struct {
-		name string
-		make func(to string)
-		same bool
-	}{
-		{"cp -a", func(to string) { shell(t, "cp", "-a", dir, to) }, false},
-		{"cp -r", func(to string) { shell(t, "cp", "-r", dir, to) }, false},
-		{"tar", func(to string) {
-			if err := os.Mkdir(to, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			shell(t, "sh", "-c", `tar -C "$1" -cf - . | tar -C "$2" -xf -`, "sh", dir, to)
-		}, false},
-		{"hard links", func(to string) { shell(t, "cp", "-al", dir, to) }, true}, // they share the lock too
-		{"mv", func(to string) { shell(t, "mv", dir, to) }, true},
-		{"restored over it", func(to string) {
-			shell(t, "cp", "-a", filepath.Join(filepath.Dir(to), "mv"), to)
-		}, false},
-	} {
-		to := filepath.Join(t.TempDir(), "..", strings.ReplaceAll(c.name, "/", ""))
-		if c.name == "mv" || c.name == "restored over it" {
-			to = filepath.Join(filepath.Dir(dir), "mv")
-		}
-		if c.name == "restored over it" {
-			to = dir
-		}
-		c.make(to)
-		got := instanceOf(t, to)
-		if same := got.id == in.id; same != c.same {
-			t.Errorf("%s: the same instance: %v, want %v", c.name, same, c.same)
-		}
-		if same := got.mark("a") == in.mark("a"); same != c.same {
-			t.Errorf("%s: the same mark: %v, want %v", c.name, same, c.same)
-		}
-	}
-	if in, err := instanceAt(t.TempDir(), "u"); err != nil || in.id != "" {
-		t.Errorf("no store is instance %q, %v", in.id, err)
-	}
-}
-
-func TestMarksDiffer(t *testing.T) {
-	a, b := instance{uuid: "u", id: "1"}, instance{uuid: "u", id: "2"}
-	seen := map[uint64]bool{0: true}
-	for _, m := range []uint64{
-		Owner, a.mark("v"), b.mark("v"), a.mark("w"), instance{uuid: "v", id: "1"}.mark("v"), a.oldMark("v"), a.oldMark("w"),
-		instance{uuid: "v"}.oldMark("v"), ownerOf("uv", ""),
-	} {
-		if seen[m] {
-			t.Errorf("mark %x is not its own", m)
-		}
-		seen[m] = true
-	}
-	if a.oldMark("v") != b.oldMark("v") {
-		t.Error("the mark of older versions knows more than the UUID")
-	}
-}
-
-// A device is a store's by its own mark, or by a note of its number and mark.
-func TestClaims(t *testing.T) {
-	in := instance{uuid: "u", id: "1"}
-	c := claims{volumes: []string{"a"}, noted: []protocol.Attachment{
-		{Volume: "old", ID: 3, Mark: in.oldMark("old")}, {Volume: "begun", ID: anyNumber, Mark: in.oldMark("begun")}, {Volume: "none", ID: 4},
-	}}
-	for _, i := range []struct {
-		id    int
-		state blockdev.State
-		owner uint64
-		want  string
-	}{
-		{0, blockdev.StateQuiesced, in.mark("a"), "a"},
-		{0, blockdev.StateQuiesced, instance{uuid: "u", id: "2"}.mark("a"), ""},
-		{0, blockdev.StateQuiesced, in.oldMark("a"), ""},
-		{3, blockdev.StateQuiesced, in.oldMark("old"), "old"},
-		{2, blockdev.StateQuiesced, in.oldMark("old"), ""}, // the number was given to another store's
-		{7, blockdev.StateDead, in.oldMark("begun"), "begun"},
-		{7, blockdev.StateQuiesced, in.oldMark("begun"), ""},
-		{4, blockdev.StateQuiesced, 0, ""},
-	} {
-		volume, ours := c.has(in, &blockdev.DeviceInfo{ID: i.id, State: i.state, Owner: i.owner})
-		if volume != i.want || ours != (i.want != "") {
-			t.Errorf("device %d, %s, with mark %x: volume %q, %v; want %q", i.id, i.state, i.owner, volume, ours, i.want)
-		}
-	}
-}
-
 // A list is the store's own where the instance is, and in this boot.
 func TestBindState(t *testing.T) {
-	in := instance{uuid: "u", id: "1"}
+	in := instance.Instance{UUID: "u", ID: "1"}
 	written := state{
 		Store: "u", Instance: "1", Boot: "boot", Starting: []string{"b"}, Mounts: []protocol.Mount{{Dir: "/mnt"}},
 		Attached: []protocol.Attachment{
@@ -147,7 +31,7 @@ func TestBindState(t *testing.T) {
 		t.Errorf("its own list becomes %+v", own)
 	}
 	copied := written
-	copied.bind(instance{uuid: "u", id: "2"}, "boot")
+	copied.bind(instance.Instance{UUID: "u", ID: "2"}, "boot")
 	if want := (state{Store: "u", Instance: "1", Boot: "boot", Foreign: written.Attached[:1]}); !reflect.DeepEqual(copied, want) {
 		t.Errorf("a copied list becomes %+v, want %+v", copied, want)
 	}
@@ -172,9 +56,9 @@ func TestBindStateOfOlderVersion(t *testing.T) {
 		{"copied later, without", -time.Hour, time.Second, true, false},
 		{"no time of birth", time.Hour, time.Hour, false, false},
 	} {
-		in := instance{uuid: "u", id: "1"}
+		in := instance.Instance{UUID: "u", ID: "1"}
 		if c.known {
-			in.born = born
+			in.Born = born
 		}
 		s := state{
 			Store: "u", Boot: "boot", Starting: []string{"b"}, written: born.Add(c.written),
@@ -183,10 +67,10 @@ func TestBindStateOfOlderVersion(t *testing.T) {
 		s.bind(in, "boot")
 		claims := s.claims()
 		for volume, i := range map[string]blockdev.DeviceInfo{
-			"a": {ID: 3, State: blockdev.StateQuiesced, Owner: in.oldMark("a")},
-			"b": {ID: 4, State: blockdev.StateDead, Owner: in.oldMark("b")},
+			"a": {ID: 3, State: blockdev.StateQuiesced, Owner: in.OldMark("a")},
+			"b": {ID: 4, State: blockdev.StateDead, Owner: in.OldMark("b")},
 		} {
-			if _, ours := claims.has(in, &i); ours != c.ours {
+			if _, ours := claims.Index(in).Volume(&i); ours != c.ours {
 				t.Errorf("%s: the device of volume %s is ours: %v, want %v", c.name, volume, ours, c.ours)
 			}
 		}
@@ -200,7 +84,7 @@ func TestBindStateOfOlderVersion(t *testing.T) {
 func (w *world) copied(t *testing.T, id string) *world {
 	t.Helper()
 	c := *w
-	c.dir, c.inst.id = t.TempDir(), id
+	c.dir, c.inst.ID = t.TempDir(), id
 	b, err := os.ReadFile(filepath.Join(w.dir, stateName))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(c.dir, stateName), b, 0o600)
@@ -217,7 +101,7 @@ func (w *world) copied(t *testing.T, id string) *world {
 // attaches its own beside them.
 func TestCopyLeavesDevicesAlone(t *testing.T) {
 	w := newWorld(t, "a", "b")
-	w.inst = instance{uuid: "u", id: "original"}
+	w.inst = instance.Instance{UUID: "u", ID: "original"}
 	w.start(t)
 	a := w.attach(t, "a")
 	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "b", Transport: "loop"}); err != nil {
@@ -266,7 +150,7 @@ func TestCopyLeavesDevicesAlone(t *testing.T) {
 // A store that was moved gets its devices when somebody says so, and no daemon has begun to serve it.
 func TestMovedStore(t *testing.T) {
 	w := newWorld(t, "a")
-	w.inst = instance{uuid: "u", id: "original"}
+	w.inst = instance.Instance{UUID: "u", ID: "original"}
 	w.start(t)
 	a := w.attach(t, "a")
 	c := w.copied(t, "moved")

@@ -1,0 +1,48 @@
+package instance
+
+import (
+	"varve/blockdev"
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Claims are the reasons why devices may be a store's.
+type Claims struct {
+	Volumes []string              // of the store; their devices have the marks of the instance
+	Noted   []protocol.Attachment // of the list of devices, with their marks
+}
+
+// AnyNumber is the ID of a noted device that was never started, and is known by its mark alone.
+const AnyNumber = -1
+
+// Index finds devices by Claims.
+type Index struct {
+	byMark map[uint64]string // the volume
+	noted  map[uint64][]protocol.Attachment
+}
+
+// Index makes the index of the claims of an instance.
+func (c *Claims) Index(in Instance) *Index {
+	x := &Index{byMark: make(map[uint64]string, len(c.Volumes)), noted: map[uint64][]protocol.Attachment{}}
+	for _, v := range c.Volumes {
+		x.byMark[in.Mark(v)] = v
+	}
+	for _, a := range c.Noted {
+		if a.Mark != 0 {
+			x.noted[a.Mark] = append(x.noted[a.Mark], a)
+		}
+	}
+	return x
+}
+
+// Volume returns whose device of the store it is. False: it is not a device of the store.
+func (x *Index) Volume(i *blockdev.DeviceInfo) (volume string, ours bool) {
+	if v, ok := x.byMark[i.Owner]; ok {
+		return v, true
+	}
+	for _, a := range x.noted[i.Owner] {
+		if a.ID == i.ID || a.ID == AnyNumber && i.Unstarted() {
+			return a.Volume, true
+		}
+	}
+	return "", false
+}

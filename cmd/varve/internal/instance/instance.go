@@ -1,0 +1,91 @@
+// Package instance tells a store from its copies, and whose a ublk device is.
+//
+// A copy of a store has the same UUID, volumes and list of devices, and must not take the devices of the original. So
+// devices are bound to one instance of a store: the lock file that its daemon holds, on the device that its file system
+// shows. A copy, a restored backup and a snapshot of the disk below have another one; a store that is moved by rename keeps
+// it. Whoever holds the lock serves the instance alone, so a device with the mark of the instance is nobody else's.
+//
+// The mark is a number that the driver keeps with a device (Options.Owner of package blockdev), made of the instance and the
+// volume. It can't be changed later, so the list of devices notes it too (protocol.Attachment.Mark): for devices that an
+// older version has made, and for those of a store that its user has said was moved. The list names the instance: one that
+// was copied is foreign.
+package instance
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"varve/objstore/vfs"
+)
+
+// Instance is one store at one place.
+type Instance struct {
+	UUID string    // of the store's files, which copies share
+	ID   string    // empty: a store without a lock file
+	Born time.Time // when the superblock came to this place; zero: not known
+}
+
+// At returns the instance of the store in dir, whose files have the UUID.
+func At(dir, uuid string) (Instance, error) {
+	in := Instance{UUID: uuid}
+	f, err := os.Open(filepath.Join(dir, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return in, nil
+	}
+	if err != nil {
+		return in, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	id, device, err := vfs.Identify(f)
+	if err != nil {
+		return in, err
+	}
+	h := sha256.Sum256(fmt.Appendf(nil, "varve instance\x00%x\x00%x\x00%x\x00%x", device, id.Inode, id.Generation, id.Birth))
+	in.ID = hex.EncodeToString(h[:16])
+	in.Born = superblockBorn(dir)
+	return in, nil
+}
+
+// lockName is the file of the store that its daemon holds locked.
+const lockName = "lock"
+
+// superblockBorn returns when the older of the two files of the superblock was made; the other may have been mended since.
+func superblockBorn(dir string) time.Time {
+	var born time.Time
+	for _, name := range []string{"superblock", "superblock.copy"} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			continue
+		}
+		id, _, err := vfs.Identify(f)
+		_ = f.Close() // nothing was written
+		if at := time.Unix(0, id.Birth); err == nil && id.Birth != 0 && (born.IsZero() || at.Before(born)) {
+			born = at
+		}
+	}
+	return born
+}
+
+// Mark is what the driver keeps with the device of a volume of this instance.
+func (in Instance) Mark(volume string) uint64 {
+	h := sha256.Sum256(fmt.Appendf(nil, "varve device\x00%s\x00%s\x00%s", in.UUID, in.ID, volume))
+	return binary.LittleEndian.Uint64(h[:])
+}
+
+// OldMark is the mark of versions that bound devices to the UUID alone.
+func (in Instance) OldMark(volume string) uint64 {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "varve\x00%s\x00%s", in.UUID, volume) // a hash takes everything
+	return h.Sum64()
+}
+
+// Standalone is the mark of the devices of `varve ublk`, which belong to no store.
+var Standalone = Instance{}.OldMark("")
