@@ -128,7 +128,7 @@ func (s *Store) acceptCopy(v *volume, from CopiedFrom) (bool, error) {
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
 	d := v.damage.Load()
-	if d == nil || d.root || !errors.Is(d.err, ErrCopied) {
+	if d == nil || d.root || v.dropped.Load() || !errors.Is(d.err, ErrCopied) {
 		return false, nil
 	}
 	if err := s.writeError(); err != nil {

@@ -8,14 +8,27 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// DeleteVolume removes a volume that nobody has open and that has no snapshots: its name at once, and then what it has
-// not settled. That waits for readers of it; if ctx ends first, the room comes back when the store opens again.
+// DeleteVolume removes a volume that nobody has open and that has no snapshots: its name durably, and then what it has not
+// settled. The second waits for readers of the volume and goes on when ctx has ended, which is an error; if the store is
+// closed first, the next opening does it.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	v, err := s.catalog.delete(name, func() { s.hold.Store(s.catalog.anyRefused()) })
 	if err != nil {
 		return err
 	}
-	return s.dropVolume(ctx, v)
+	done := make(chan error, 1)
+	if !s.background(func() { done <- s.dropVolume(v) }) {
+		return nil
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("volume %s is deleted, but its space is not free yet: %w", name, ctx.Err())
+	}
 }
 
 // delete takes a volume out of refs. took runs with mu held when that has taken effect.
@@ -67,35 +80,12 @@ func (c *catalog) mayDelete(v *volume) error {
 }
 
 // dropVolume gives back what a deleted volume had not settled.
-func (s *Store) dropVolume(ctx context.Context, v *volume) error {
-	// A settling that is under way reads what is dropped here, and would record it as objects: it must end first.
-	v.dropped.Store(true)
-	v.settleMu.Lock()
-	defer v.settleMu.Unlock()
-	v.commitMu.Lock()
-	v.mu.Lock()
-	layers, pinned := v.layers, v.replacePin()
-	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
-	if v.appendSegment != nil {
-		v.appendSegment.full = true
-	}
-	v.unstick()
-	for _, l := range layers {
-		s.pay(l)
-	}
-	v.room.Broadcast()
-	v.base.drop()
-	v.mu.Unlock()
-	v.commitMu.Unlock()
-	for _, l := range layers {
-		l.journal.close()
-	}
-	select {
-	case <-pinned.done:
-	case <-ctx.Done():
-		return fmt.Errorf("volume %s is deleted, but its room is given back only when the store opens again: %w", v.ref.name, ctx.Err())
+func (s *Store) dropVolume(v *volume) error {
+	layers, readers := v.end()
+	select { // without settleMu: the settler must not wait for readers of one volume
+	case <-readers.done:
 	case <-s.ctx.Done():
-		return nil // the next opening does it
+		return nil
 	}
 	if d := v.damage.Load(); d != nil {
 		for _, name := range d.journals {
@@ -104,27 +94,20 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 			}
 		}
 	}
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
 	touched := map[*segment]bool{}
+	v.mu.Lock()
 	if v.appendSegment != nil {
 		touched[v.appendSegment] = true
 	}
+	v.mu.Unlock()
 	for _, l := range layers {
 		if err := s.fs.Remove(l.journal.name); err != nil {
 			return fmt.Errorf("remove journal: %w", err)
 		}
 		failpoint.Here(failpoint.VolumeDropped)
-		for _, h := range mergeSlots(l.handed) {
-			g := s.segments.get(h.seg)
-			if g == nil {
-				continue
-			}
-			touched[g] = true
-			g.mu.Lock()
-			objs := g.sorted()
-			g.mu.Unlock()
-			s.punchBetween(g, h.from, h.to, objs)
-			g.unsettled.Add(h.from - h.to)
-		}
+		s.dropSlots(l, touched)
 	}
 	for g := range touched {
 		if err := s.retireOrSeal(v, g); err != nil {
@@ -132,4 +115,49 @@ func (s *Store) dropVolume(ctx context.Context, v *volume) error {
 		}
 	}
 	return nil
+}
+
+// end takes a deleted volume out of service. It returns the layers that will not settle, and the pin that is done when
+// nobody reads them any more.
+func (v *volume) end() ([]*layer, *pin) {
+	// A settling that is under way reads what is dropped here, and would record it as objects: it must end first.
+	v.dropped.Store(true)
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
+	v.commitMu.Lock()
+	defer v.commitMu.Unlock()
+	v.mu.Lock()
+	layers, readers := v.layers, v.replacePin()
+	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
+	if v.appendSegment != nil {
+		v.appendSegment.full = true
+	}
+	v.unstick()
+	for _, l := range layers {
+		v.s.pay(l)
+	}
+	v.room.Broadcast()
+	v.base.drop()
+	v.mu.Unlock()
+	for _, l := range layers {
+		l.journal.close()
+	}
+	return layers, readers
+}
+
+// dropSlots gives back what the writes of a layer occupy, but for objects, and notes their segments.
+// REQUIRES: volume.settleMu is held, and nobody reads the layer.
+func (s *Store) dropSlots(l *layer, touched map[*segment]bool) {
+	for _, h := range mergeSlots(l.handed) {
+		g := s.segments.get(h.seg)
+		if g == nil {
+			continue
+		}
+		touched[g] = true
+		g.mu.Lock()
+		objs := g.sorted()
+		g.mu.Unlock()
+		s.punchBetween(g, h.from, h.to, objs)
+		g.unsettled.Add(h.from - h.to)
+	}
 }

@@ -404,6 +404,9 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRe
 // lookAgain reads a refused volume once more if its disk was what kept it from being read. Under v.settleMu.
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
+	if v.dropped.Load() {
+		return d, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	}
 	if d == nil || !disk.Unreadable(d.err) || s.writeError() != nil {
 		return d, nil
 	}

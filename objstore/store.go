@@ -54,9 +54,10 @@ type Store struct {
 	began       time.Time     // of the opening: what uptime counts from
 	took        time.Duration // to open
 
-	ctx     context.Context //nolint:containedctx // the life of the workers, ended by Close
-	cancel  context.CancelFunc
-	workers sync.WaitGroup
+	ctx       context.Context //nolint:containedctx // the life of the workers, ended by Close
+	cancel    context.CancelFunc
+	workersMu sync.Mutex // held to add a worker, and by Close when it forbids that
+	workers   sync.WaitGroup
 
 	housekeepers sync.WaitGroup // settler and reclaimers, which Quiet ends and Resume starts again
 	endHousework context.CancelFunc
@@ -338,9 +339,23 @@ func (s *Store) openSpace() error {
 // errLookOnly is why a store takes no writes that was opened so.
 var errLookOnly = errors.New("it was opened to be looked at")
 
+// background runs f on a goroutine that Close waits for. It returns false, and f does not run, if the store is being
+// closed.
+func (s *Store) background(f func()) bool {
+	s.workersMu.Lock()
+	defer s.workersMu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.workers.Go(f)
+	return true
+}
+
 // Close commits the journals and closes; it settles nothing. No plan may be in use.
 func (s *Store) Close() error {
+	s.workersMu.Lock()
 	s.cancel()
+	s.workersMu.Unlock()
 	s.housekeepers.Wait()
 	s.maker.Do(func() {}) // from here on nobody starts it
 	s.workers.Wait()
