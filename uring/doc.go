@@ -26,8 +26,10 @@
 // # Fused requests
 //
 // The request is the primary; each READ_FIXED or WRITE_FIXED on a part of its buffer is a
-// secondary: {file, file offset, buffer offset, length, direction}. All secondaries are in flight
-// together. Fused keeps their state:
+// secondary: {operation, file, file offset, buffer offset, length}. A secondary may also send or
+// receive on a socket, move the owner's own memory, or move nothing (fsync, fallocate). All
+// secondaries are in flight together, but for those that are linked behind another. Fused keeps
+// their state:
 //
 //	buffer of the primary, Len bytes
 //	0        BufOff          BufOff+Len            Len
@@ -41,7 +43,9 @@
 // was moved (__ublk_complete_rq in drivers/block/ublk_drv.c, Linux 7.3). So Fused resubmits the
 // rest of a short secondary until all of it is transferred, treats a read that returns 0 as an
 // error (ErrUnexpectedEOF), and reports completion once, when no secondary is in flight: only then
-// may the request be committed, with its full length or with the first error.
+// may the request be committed, with its full length or with the first error. Each secondary has a
+// result of its own too. Links are kept by Fused, which queues the next secondary when the one
+// before has been transferred in full: the kernel's IOSQE_IO_LINK would cancel it for a short one.
 //
 // The owner's loop, for all tags of a queue on one ring:
 //
@@ -50,7 +54,7 @@
 //		for _, c := range cqes[:ring.Reap(cqes)] {
 //			switch u := UserData(c.UserData); u.Kind() {
 //			case KindFetch:     // plan tag u.Tag(); fused[tag].Start(ring, primary, secondaries)
-//			case KindSecondary: // if fused[tag].Complete(ring, u, c.Res) { commit with fused[tag].Err() }
+//			case KindSecondary: // if fused[tag].Complete(ring, &c) { commit with fused[tag].Err() }
 //			case KindPoll:      // another goroutine wakes the owner up
 //			}
 //		}

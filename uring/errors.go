@@ -27,6 +27,8 @@ var (
 	ErrTooManySecondaries = errors.New("too many secondaries")
 	// ErrDirection: a secondary moves data the other way than its primary.
 	ErrDirection = errors.New("secondary has another direction than its primary")
+	// ErrCancelled: the secondary that this one was linked behind has failed.
+	ErrCancelled = fmt.Errorf("secondary was linked behind one that failed: %w", unix.ECANCELED)
 	// ErrRange: a secondary is empty or reaches outside the primary's buffer.
 	ErrRange = errors.New("secondary is outside the primary's buffer")
 	// ErrUnexpectedEOF: a read reached the end of the file before its full length.

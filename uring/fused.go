@@ -18,55 +18,37 @@ const (
 
 // FusedOptions bound a Fused. Zero means the default.
 type FusedOptions struct {
-	MaxSecondaries int // of one request; 32 bytes each are held for them
+	MaxSecondaries int // of one Start
 	MaxRetries     int // of one secondary, after EINTR and EAGAIN
 }
 
-// Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight
-// together, complete when the last secondary is. It belongs to the ring's goroutine, is reused for
-// every request of the slot, and allocates nothing after NewFused.
+// Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight together, done when
+// the last of them is. It belongs to the ring's goroutine, is used again and again, and allocates nothing after NewFused.
 //
-//	       Start                 Complete: of the last part
+//	       Start                 Complete: the last secondary is in
 //	idle ---------> in flight ---------------------------------> idle, done once
 //	                  |    ^
-//	                  +----+ Complete: short, EINTR, EAGAIN: the rest is resubmitted
+//	                  +----+ Complete: short, EINTR, EAGAIN: the rest goes again
+//	                           a link: the next one goes
 //
-// The kernel owns a part from the moment its entry is queued until its completion is passed to
-// Complete. The request may be committed only when the kernel owns no part.
+// Each secondary is owned by the kernel from the moment its entry is queued until its completion is given to Complete.
+// Only when none is owned by the kernel is the request's buffer free to be committed. A secondary that fails does not
+// keep the others from being finished: a mirror needs the result of each leg.
 type Fused struct {
 	tag        uint16
 	generation uint16
 	maxRetries uint8
+	most       int // secondaries of one Start
 	primary    Primary
-	parts      []part // of the current use
-	inFlight   int    // parts that the kernel owns
+	secs       []Secondary // the owner's, of the current use
+	inFlight   int         // secondaries that the kernel owns
 
-	err    error // the first error of the current use
-	failed int   // the part that err belongs to
+	err    error // the first, nil so far
+	failed int   // the secondary it belongs to
 	stale  uint64
 }
 
-// part is the remainder of one secondary.
-type part struct {
-	state   partState
-	retries uint8
-	flags   uint8 // IOSQE_*
-	fd      int32
-	left    uint32
-	rwFlags uint32
-	fileOff uint64
-	addr    uint64
-}
-
-// partState is the owner of a part.
-type partState uint8
-
-const (
-	partIdle   partState = iota // owned by the Fused: transferred, failed, or never queued
-	partQueued                  // owned by the kernel: its entry is queued or in flight
-)
-
-// NewFused returns the state of the request slot tag.
+// NewFused makes the state of the request slot tag.
 func NewFused(tag uint16, opts FusedOptions) (*Fused, error) {
 	if opts.MaxSecondaries == 0 {
 		opts.MaxSecondaries = DefaultMaxSecondaries
@@ -80,24 +62,24 @@ func NewFused(tag uint16, opts FusedOptions) (*Fused, error) {
 	if opts.MaxRetries < 1 || opts.MaxRetries > math.MaxUint8 {
 		return nil, fmt.Errorf("fused retries %d: not in 1 to %d", opts.MaxRetries, math.MaxUint8)
 	}
-	return &Fused{tag: tag, maxRetries: uint8(opts.MaxRetries), parts: make([]part, 0, opts.MaxSecondaries)}, nil
+	return &Fused{tag: tag, maxRetries: uint8(opts.MaxRetries), most: opts.MaxSecondaries}, nil
 }
 
-// MaxSecondaries returns how many secondaries one Start accepts.
-func (f *Fused) MaxSecondaries() int { return cap(f.parts) }
+// MaxSecondaries is the bound of one Start.
+func (f *Fused) MaxSecondaries() int { return f.most }
 
-// InFlight returns the number of secondaries that the kernel owns. At 0 the buffer is free.
+// InFlight counts the secondaries that the kernel owns. At 0 the buffer is free.
 func (f *Fused) InFlight() int { return f.inFlight }
 
-// Stale returns the number of completions that belonged to no secondary in flight; any value but 0
-// means a bug in the owner's loop.
+// Stale counts completions that belonged to no secondary in flight; anything
+// but 0 is a bug in the owner's loop.
 func (f *Fused) Stale() uint64 { return f.stale }
 
-// Start validates the secondaries and queues them all. The entries reach the kernel with the
-// owner's next submit, or at once if the queue is too small. secs is not retained. An error means
-// that nothing is in flight and Complete will not report anything: it is ErrBusy, ErrNoSecondary,
-// ErrTooManySecondaries, ErrDirection, ErrRange, or the ring's. If the ring refuses entries after
-// some were queued, Start returns nil, and Err returns the error when those are complete.
+// Start checks the secondaries and queues all that no link holds back; the entries reach the kernel with the owner's
+// next submit, or now where the queue is too small. secs is the caller's, who leaves it alone until the request is done
+// and then finds the results in it. An error means that nothing is in flight and nothing will be reported: the checks'
+// errors are ErrBusy, ErrNoSecondary, ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries after
+// some were queued, Start returns nil and the error comes with the completion of those.
 func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	if err := f.check(&p, secs); err != nil {
 		return err
@@ -105,20 +87,13 @@ func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	f.generation++
 	f.primary = p
 	f.err = nil
-	f.parts = f.parts[:len(secs)]
+	f.secs = secs
 	for i := range secs {
-		s := &secs[i]
-		f.parts[i] = part{
-			fd: s.FD, left: s.Len, rwFlags: s.RWFlags,
-			fileOff: s.FileOff, addr: p.Base + uint64(s.BufOff),
+		if i > 0 && secs[i-1].Link {
+			continue
 		}
-		if s.FixedFile {
-			f.parts[i].flags = IOSQE_FIXED_FILE
-		}
-	}
-	for i := range f.parts {
 		if err := f.queue(q, i); err != nil {
-			f.fail(i, err)
+			f.refuse(i, err)
 			break
 		}
 	}
@@ -134,36 +109,64 @@ func (f *Fused) check(p *Primary, secs []Secondary) error {
 		return ErrBusy
 	case len(secs) == 0:
 		return ErrNoSecondary
-	case len(secs) > cap(f.parts):
-		return fmt.Errorf("%w: %d, at most %d", ErrTooManySecondaries, len(secs), cap(f.parts))
+	case len(secs) > f.most:
+		return fmt.Errorf("%w: %d, at most %d", ErrTooManySecondaries, len(secs), f.most)
 	}
 	for i := range secs {
 		s := &secs[i]
-		if s.Dir != p.Dir {
-			return fmt.Errorf("%w: secondary %d is a %v, the primary a %v", ErrDirection, i, s.Dir, p.Dir)
+		s.moved, s.retries, s.notify, s.err = 0, 0, false, nil
+		if s.Lent() {
+			if s.Op.fills() != (p.Dir == DirRead) {
+				return fmt.Errorf("%w: secondary %d is a %v, the primary a %v", ErrDirection, i, s.Op, p.Dir)
+			}
+			if uint64(s.BufOff)+uint64(s.Len) > uint64(p.Len) {
+				return rangeError(p, secs, i)
+			}
+		} else if s.Mem != nil {
+			s.Len = uint32(len(s.Mem))
 		}
-		if s.Len == 0 || uint64(s.BufOff)+uint64(s.Len) > uint64(p.Len) || s.FileOff > math.MaxInt64-uint64(s.Len) {
-			return fmt.Errorf("%w: secondary %d: buffer offset %d, length %d of %d, file offset %d",
-				ErrRange, i, s.BufOff, s.Len, p.Len, s.FileOff)
+		if s.Len == 0 && s.Op != SecondaryFsync || s.FileOff > math.MaxInt64-uint64(s.Len) || uint64(len(s.Mem)) > math.MaxInt32 {
+			return rangeError(p, secs, i)
 		}
 	}
 	return nil
 }
 
-// Complete takes the result of a completion whose Kind is KindSecondary and whose Tag is this
-// slot's. It returns true once per Start: when no secondary is left in flight. Err then returns the
-// result of the request. The rest of a short secondary is queued again on q, for the owner to
-// submit.
-func (f *Fused) Complete(q Queue, u UserData, res int32) (done bool) {
+func rangeError(p *Primary, secs []Secondary, i int) error {
+	s := &secs[i]
+	return fmt.Errorf("%w: secondary %d: buffer offset %d, length %d of %d, file offset %d", ErrRange, i, s.BufOff, s.Len, p.Len, s.FileOff)
+}
+
+// Complete takes a completion whose Kind is KindSecondary and whose Tag is this slot's, and returns true once per Start:
+// when no secondary is left in flight. Err then says how the request went. The rest of a short secondary, and what was
+// linked behind a complete one, is queued on q, to be submitted by the owner.
+func (f *Fused) Complete(q Queue, c *CQE) (done bool) {
+	u := UserData(c.UserData)
 	i := int(u.Index())
 	if u.Kind() != KindSecondary || u.Tag() != f.tag || u.Generation() != f.generation ||
-		i >= len(f.parts) || f.parts[i].state != partQueued {
+		i >= len(f.secs) || f.secs[i].state != secondaryKernel {
 		f.stale++
 		return false
 	}
-	again, err := f.take(&f.parts[i], res)
-	if again && f.err == nil {
+	s := &f.secs[i]
+	res := c.Res
+	switch {
+	case c.Flags&IORING_CQE_F_MORE != 0: // SEND_ZC: sent; a second completion says that the bytes are ours again
+		s.notify, s.sent = true, res
+		return false
+	case s.notify:
+		s.notify, res = false, s.sent
+	}
+	s.state = secondaryOurs
+	f.inFlight--
+	again, err := f.take(s, res)
+	switch {
+	case err == nil && again:
 		err = f.queue(q, i)
+	case err == nil && s.Link && i+1 < len(f.secs):
+		if qerr := f.queue(q, i+1); qerr != nil {
+			f.fail(i+1, qerr)
+		}
 	}
 	if err != nil {
 		f.fail(i, err)
@@ -171,74 +174,106 @@ func (f *Fused) Complete(q Queue, u UserData, res int32) (done bool) {
 	return f.inFlight == 0
 }
 
-// take returns a part's ownership from the kernel, applies its result, and reports whether a
-// remainder has to be queued.
-func (f *Fused) take(p *part, res int32) (again bool, err error) {
-	p.state = partIdle
-	f.inFlight--
+// take counts a result in, and says whether there is a rest to queue.
+func (f *Fused) take(s *Secondary, res int32) (again bool, err error) {
 	switch {
 	case res < 0:
 		errno := unix.Errno(-res)
-		if (errno == unix.EINTR || errno == unix.EAGAIN) && p.retries < f.maxRetries {
-			p.retries++
+		if (errno == unix.EINTR || errno == unix.EAGAIN) && s.retries < f.maxRetries {
+			s.retries++
 			return true, nil
 		}
 		return false, errno
-	case res == 0 && f.primary.Dir == DirRead:
+	case !s.Op.moves():
+		return false, nil
+	case res == 0 && s.Op.fills():
 		return false, ErrUnexpectedEOF
 	case res == 0:
 		return false, ErrShortWrite
-	case uint32(res) > p.left:
+	case uint32(res) > s.Len-s.moved:
 		return false, ErrOverrun
 	}
-	n := uint32(res)
-	p.left -= n
-	p.addr += uint64(n)
-	p.fileOff += uint64(n)
-	return p.left > 0, nil
+	s.moved += uint32(res)
+	return s.moved < s.Len, nil
 }
 
-// queue queues a part's entry, which makes the kernel its owner.
+// queue gives a secondary, or what is left of it, to the kernel.
 func (f *Fused) queue(q Queue, i int) error {
-	s, err := NextSQE(q)
+	e, err := NextSQE(q)
 	if err != nil {
 		return err
 	}
-	p := &f.parts[i]
-	*s = SQE{
-		Opcode: secondaryOps[f.primary.Dir&1], Flags: p.flags, FD: p.fd,
-		Off: p.fileOff, Addr: p.addr, Len: p.left, OpFlags: p.rwFlags,
+	s := &f.secs[i]
+	*e = SQE{
+		Opcode: opcodes[s.Op], FD: s.FD,
+		Off: s.FileOff + uint64(s.moved), Len: s.Len - s.moved, OpFlags: s.Flags,
 		UserData: uint64(Pack(KindSecondary, f.generation, uint16(i), f.tag)),
-		BufIndex: f.primary.BufIndex,
 	}
-	if f.primary.Plain {
-		s.Opcode, s.BufIndex = plainOps[f.primary.Dir&1], 0
+	if s.FixedFile {
+		e.Flags = IOSQE_FIXED_FILE
 	}
-	p.state = partQueued
+	switch {
+	case s.Mem != nil:
+		e.Addr = Address(s.Mem[s.moved:])
+	case !s.Op.moves():
+		if s.Op == SecondaryFallocate { // the mode is where others have the length
+			e.Addr, e.Len, e.OpFlags = uint64(s.Len), s.Flags, 0
+		}
+	default:
+		e.Addr = f.primary.Base + uint64(s.BufOff) + uint64(s.moved)
+		if !f.primary.Plain {
+			e.Opcode, e.BufIndex = fixedOpcodes[s.Op], f.primary.BufIndex
+		}
+	}
+	if s.Op == SecondarySend || s.Op == SecondaryRecv {
+		e.Off = 0
+		if e.Opcode == fixedOpcodes[s.Op] && s.Mem == nil && !f.primary.Plain {
+			e.IOPrio = IORING_RECVSEND_FIXED_BUF
+		}
+	}
+	s.state = secondaryKernel
 	f.inFlight++
 	return nil
 }
 
+// The operations on memory, and those on a registered buffer.
 var (
-	secondaryOps = [2]uint8{DirRead: IORING_OP_READ_FIXED, DirWrite: IORING_OP_WRITE_FIXED}
-	plainOps     = [2]uint8{DirRead: IORING_OP_READ, DirWrite: IORING_OP_WRITE}
+	opcodes = [secondaryOps]uint8{
+		SecondaryRead: IORING_OP_READ, SecondaryWrite: IORING_OP_WRITE, SecondaryRecv: IORING_OP_RECV,
+		SecondarySend: IORING_OP_SEND, SecondaryFsync: IORING_OP_FSYNC, SecondaryFallocate: IORING_OP_FALLOCATE,
+	}
+	fixedOpcodes = [secondaryOps]uint8{
+		SecondaryRead: IORING_OP_READ_FIXED, SecondaryWrite: IORING_OP_WRITE_FIXED, SecondaryRecv: IORING_OP_RECV,
+		SecondarySend: IORING_OP_SEND_ZC,
+	}
 )
 
-// fail keeps the first error.
+// fail notes the error of a secondary, keeps the first of the request, and cancels what is linked behind it.
 func (f *Fused) fail(i int, err error) {
+	f.secs[i].err = err
 	if f.err == nil {
 		f.err, f.failed = err, i
 	}
+	for ; f.secs[i].Link && i+1 < len(f.secs); i++ {
+		f.secs[i+1].err = ErrCancelled
+	}
 }
 
-// Err returns the result of the last use: nil if every byte was moved, else the first error, an
-// *OpError that names the secondary. It is valid until the next Start. Each call allocates a new
-// error.
+// refuse fails the secondaries of a start from i on: the ring takes no entry for them.
+func (f *Fused) refuse(i int, err error) {
+	f.fail(i, err)
+	for i++; i < len(f.secs); i++ {
+		f.secs[i].err = err
+	}
+}
+
+// Err is how the last use went: nil when every secondary succeeded, else the first error, an *OpError that names its
+// secondary. It makes a new value each time and holds until the next Start.
 func (f *Fused) Err() error {
 	if f.err == nil {
 		return nil
 	}
-	return &OpError{Op: fmt.Sprintf("fused %v, secondary %d of %d", f.primary.Dir, f.failed, len(f.parts)), Err: f.err}
+	return &OpError{Op: fmt.Sprintf("fused %v, secondary %d of %d, %v", f.primary.Dir, f.failed, len(f.secs), f.secs[f.failed].Op), Err: f.err}
 }
 
 // submitTries bounds how often NextSQE retries on a ring that is short of memory.

@@ -75,7 +75,7 @@ func newFused(t testing.TB, tag uint16, opts uring.FusedOptions) *uring.Fused {
 // one starts a fused read of a single 1000-byte secondary and submits it.
 func one(t *testing.T, f *uring.Fused, q *simQueue, dir uring.Direction) {
 	t.Helper()
-	err := f.Start(q, uring.Primary{Dir: dir, Len: 1000}, []uring.Secondary{{Dir: dir, FD: 3, Len: 1000}})
+	err := f.Start(q, uring.Primary{Dir: dir, Len: 1000}, []uring.Secondary{{Op: uring.SecondaryOp(dir), FD: 3, Len: 1000}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestFusedResults(t *testing.T) {
 				if s.Len != 1000-moved || s.Addr != uint64(moved) || s.Off != uint64(moved) {
 					t.Fatalf("entry %d: %+v after %d bytes", i, s, moved)
 				}
-				done := f.Complete(q, uring.UserData(s.UserData), res)
+				done := f.Complete(q, &uring.CQE{UserData: s.UserData, Res: res})
 				if last := i == len(c.results)-1; done != last {
 					t.Fatalf("done = %v after result %d of %d", done, i, len(c.results))
 				}
@@ -135,14 +135,14 @@ func TestFusedResults(t *testing.T) {
 
 func TestFusedChecks(t *testing.T) {
 	read := uring.Primary{Dir: uring.DirRead, Len: 4096}
-	ok := uring.Secondary{Dir: uring.DirRead, Len: 512}
+	ok := uring.Secondary{Len: 512}
 	for name, c := range map[string]struct {
 		secs []uring.Secondary
 		want error
 	}{
 		"none":       {nil, uring.ErrNoSecondary},
 		"too many":   {[]uring.Secondary{ok, ok, ok}, uring.ErrTooManySecondaries},
-		"direction":  {[]uring.Secondary{ok, {Dir: uring.DirWrite, Len: 512}}, uring.ErrDirection},
+		"direction":  {[]uring.Secondary{ok, {Op: uring.SecondaryWrite, Len: 512}}, uring.ErrDirection},
 		"empty":      {[]uring.Secondary{{}}, uring.ErrRange},
 		"past end":   {[]uring.Secondary{{BufOff: 4095, Len: 2}}, uring.ErrRange},
 		"wraps":      {[]uring.Secondary{{BufOff: math.MaxUint32, Len: 2}}, uring.ErrRange},
@@ -175,17 +175,17 @@ func TestFusedStale(t *testing.T) {
 	f, q := newFused(t, 5, uring.FusedOptions{}), &simQueue{size: 4}
 	one(t, f, q, uring.DirRead)
 	u := uring.UserData(q.take(0).UserData)
-	if f.Complete(q, uring.Pack(uring.KindFetch, u.Generation(), 0, 5), 1000) ||
-		f.Complete(q, uring.Pack(u.Kind(), u.Generation(), 0, 6), 1000) ||
-		f.Complete(q, uring.Pack(u.Kind(), u.Generation(), 1, 5), 1000) ||
-		f.Complete(q, uring.Pack(u.Kind(), u.Generation()-1, 0, 5), 1000) {
+	if f.Complete(q, &uring.CQE{UserData: uint64(uring.Pack(uring.KindFetch, u.Generation(), 0, 5)), Res: 1000}) ||
+		f.Complete(q, &uring.CQE{UserData: uint64(uring.Pack(u.Kind(), u.Generation(), 0, 6)), Res: 1000}) ||
+		f.Complete(q, &uring.CQE{UserData: uint64(uring.Pack(u.Kind(), u.Generation(), 1, 5)), Res: 1000}) ||
+		f.Complete(q, &uring.CQE{UserData: uint64(uring.Pack(u.Kind(), u.Generation()-1, 0, 5)), Res: 1000}) {
 		t.Fatal("a foreign completion completed the request")
 	}
-	if !f.Complete(q, u, 1000) || f.Complete(q, u, 1000) {
+	if !f.Complete(q, &uring.CQE{UserData: uint64(u), Res: 1000}) || f.Complete(q, &uring.CQE{UserData: uint64(u), Res: 1000}) {
 		t.Fatal("not done exactly once")
 	}
 	one(t, f, q, uring.DirRead)
-	if f.Complete(q, u, 1000) || f.InFlight() != 1 || f.Stale() != 6 {
+	if f.Complete(q, &uring.CQE{UserData: uint64(u), Res: 1000}) || f.InFlight() != 1 || f.Stale() != 6 {
 		t.Fatalf("a completion of the last use counted: in flight %d, stale %d", f.InFlight(), f.Stale())
 	}
 }
@@ -202,7 +202,7 @@ func TestFusedRefused(t *testing.T) {
 	}
 	_, _ = q.Submit()
 	for i := range 2 {
-		if done := f.Complete(q, uring.UserData(q.take(0).UserData), 512); done != (i == 1) {
+		if done := f.Complete(q, &uring.CQE{UserData: q.take(0).UserData, Res: 512}); done != (i == 1) {
 			t.Fatalf("done = %v after %d", done, i)
 		}
 	}
@@ -234,7 +234,7 @@ func TestFusedRefused(t *testing.T) {
 // TestFusedProperty runs random requests on a random kernel that completes in any order, with short
 // results, retries and errors. Every request completes exactly once, after its last part. Without
 // an error, every byte of every secondary was moved once between the right offsets. The first error
-// is kept.
+// is kept, each secondary has its own result, and a failure stops only what is linked behind it.
 func TestFusedProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f, err := uring.NewFused(9, uring.FusedOptions{MaxSecondaries: 16, MaxRetries: 4})
@@ -259,10 +259,11 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 	secs := make([]uring.Secondary, rapid.IntRange(1, 16).Draw(t, "secondaries"))
 	moved := make([]uint32, len(secs))
 	retries := make([]int, len(secs))
+	failed := make([]error, len(secs))
 	for i := range secs {
 		secs[i] = uring.Secondary{
-			Dir: p.Dir, FD: int32(i), FileOff: uint64(i) << 32, BufOff: uint32(i) << 12,
-			Len: uint32(rapid.IntRange(1, 4096).Draw(t, "len")),
+			Op: uring.SecondaryOp(p.Dir), FD: int32(i), FileOff: uint64(i) << 32, BufOff: uint32(i) << 12,
+			Len: uint32(rapid.IntRange(1, 4096).Draw(t, "len")), Link: rapid.IntRange(0, 2).Draw(t, "link") == 0,
 		}
 	}
 	if err := f.Start(q, p, secs); err != nil {
@@ -281,6 +282,9 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 			s.Off != secs[i].FileOff+uint64(m) || s.Addr != p.Base+uint64(secs[i].BufOff+m) {
 			t.Fatalf("entry %+v of %+v after %d bytes", s, secs[i], m)
 		}
+		if i > 0 && secs[i-1].Link && moved[i-1] != secs[i-1].Len {
+			t.Fatalf("secondary %d started before the end of the one that it is linked behind", i)
+		}
 		res := int32(rapid.IntRange(1, int(s.Len)).Draw(t, "res"))
 		switch rapid.IntRange(0, 19).Draw(t, "result") {
 		case 0:
@@ -297,13 +301,16 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 			moved[i] += uint32(res)
 		case res == -int32(unix.EAGAIN) && retries[i] < 4:
 			retries[i]++
-		case first == nil:
-			first = unix.Errno(-res)
+		default:
+			failed[i] = unix.Errno(-res)
+			for j := i; secs[j].Link && j+1 < len(secs); j++ {
+				failed[j+1] = uring.ErrCancelled
+			}
+			if first == nil {
+				first = failed[i]
+			}
 		}
-		done = f.Complete(q, uring.UserData(s.UserData), res)
-		if first != nil && len(q.queued) != 0 {
-			t.Fatal("the rest of a secondary was queued for a request that has failed")
-		}
+		done = f.Complete(q, &uring.CQE{UserData: s.UserData, Res: res})
 	}
 	_, _ = q.Submit()
 	if len(q.submitted) != 0 || f.InFlight() != 0 {
@@ -313,8 +320,9 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 		t.Fatalf("error %v, the first was %v", err, first)
 	}
 	for i := range secs {
-		if first == nil && moved[i] != secs[i].Len {
-			t.Fatalf("secondary %d: %d of %d bytes", i, moved[i], secs[i].Len)
+		if failed[i] == nil && moved[i] != secs[i].Len || secs[i].Moved() != int(moved[i]) || !errors.Is(secs[i].Err(), failed[i]) {
+			t.Fatalf("secondary %d: %d of %d bytes, %v; says %d, %v; want %v", i, moved[i], secs[i].Len, failed[i],
+				secs[i].Moved(), secs[i].Err(), failed[i])
 		}
 	}
 }

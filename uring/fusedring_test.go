@@ -34,7 +34,7 @@ func finish(t testing.TB, r uring.Ring, f *uring.Fused) error {
 			t.Fatal(err)
 		}
 		for _, c := range reaped[:r.Reap(reaped[:])] {
-			if f.Complete(r, uring.UserData(c.UserData), c.Res) {
+			if f.Complete(r, &c) {
 				done++
 			}
 		}
@@ -94,7 +94,7 @@ func TestFusedFiles(t *testing.T) {
 
 			p.Dir = uring.DirWrite
 			for i := range secs {
-				secs[i].Dir, secs[i].BufOff = uring.DirWrite, uint32(i)*512
+				secs[i].Op, secs[i].BufOff = uring.SecondaryWrite, uint32(i)*512
 			}
 			if err := run(t, r, f, p, secs); err != nil {
 				t.Fatal(err)
@@ -127,7 +127,7 @@ func TestFusedShort(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := await(t, r, 1, uring.WaitBusy)[0]
-			if c.Res != 100 || f.Complete(r, uring.UserData(c.UserData), c.Res) != (i == 2) {
+			if c.Res != 100 || f.Complete(r, &c) != (i == 2) {
 				t.Fatalf("part %d: %+v", i, c)
 			}
 		}
@@ -177,8 +177,8 @@ func TestFusedErrors(t *testing.T) {
 		if err = run(t, r, f, p, []uring.Secondary{good}); err != nil {
 			t.Fatalf("after errors: %v", err)
 		}
-		p.Dir, good.Dir = uring.DirWrite, uring.DirWrite
-		err = run(t, r, f, p, []uring.Secondary{good, {Dir: uring.DirWrite, FD: int32(full.Fd()), Len: 512}})
+		p.Dir, good.Op = uring.DirWrite, uring.SecondaryWrite
+		err = run(t, r, f, p, []uring.Secondary{good, {Op: uring.SecondaryWrite, FD: int32(full.Fd()), Len: 512}})
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Fatalf("full device: %v", err)
 		}
@@ -202,7 +202,7 @@ func TestFusedFixedFile(t *testing.T) {
 		copy(mem, "settled")
 		p.Dir = uring.DirWrite
 		f := newFused(t, 0, uring.FusedOptions{})
-		sec := uring.Secondary{Dir: uring.DirWrite, FixedFile: true, FD: 1, Len: 4096, RWFlags: unix.RWF_DSYNC}
+		sec := uring.Secondary{Op: uring.SecondaryWrite, FixedFile: true, FD: 1, Len: 4096, Flags: unix.RWF_DSYNC}
 		if err := run(t, r, f, p, []uring.Secondary{sec}); err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +210,7 @@ func TestFusedFixedFile(t *testing.T) {
 		if _, err := file.ReadAt(got, 0); err != nil || string(got) != "settled" {
 			t.Fatalf("%q, %v", got, err)
 		}
-		sec.RWFlags = 1 << 31
+		sec.Flags = 1 << 31
 		if err := run(t, r, f, p, []uring.Secondary{sec}); err == nil {
 			t.Fatal("an unknown flag did not reach the kernel")
 		}

@@ -85,7 +85,7 @@ func benchFused(b *testing.B, r uring.Ring, file *os.File, dir uring.Direction, 
 	secs := make([]uring.Secondary, n)
 	for i := range secs {
 		off := uint32(i) * size
-		secs[i] = uring.Secondary{Dir: dir, FD: int32(file.Fd()), FileOff: uint64(off), BufOff: off, Len: size}
+		secs[i] = uring.Secondary{Op: uring.SecondaryOp(dir), FD: int32(file.Fd()), FileOff: uint64(off), BufOff: off, Len: size}
 	}
 	b.SetBytes(int64(total))
 	b.ResetTimer()
@@ -98,7 +98,7 @@ func benchFused(b *testing.B, r uring.Ring, file *os.File, dir uring.Direction, 
 				b.Fatal(err)
 			}
 			for _, c := range benchCQEs[:r.Reap(benchCQEs[:])] {
-				done = f.Complete(r, uring.UserData(c.UserData), c.Res)
+				done = f.Complete(r, &c)
 			}
 		}
 		if err := f.Err(); err != nil {

@@ -55,7 +55,7 @@ func (q *Queue) zeroRequest(s *slot) {
 	r := &s.req
 	for _, z := range r.zeros {
 		r.secs = append(r.secs, uring.Secondary{
-			Dir: uring.DirRead, FixedFile: true, FD: zeroFile, BufOff: uint32(z.off), Len: uint32(z.len),
+			Op: uring.SecondaryRead, FixedFile: true, FD: zeroFile, BufOff: uint32(z.off), Len: uint32(z.len),
 		})
 	}
 }

@@ -116,7 +116,7 @@ func (q *Queue) take(c *uring.CQE) error {
 		return q.fetched(&q.slots[u.Tag()], c.Res)
 	case uring.KindSecondary:
 		s := &q.slots[u.Tag()]
-		if !s.fused.Complete(q.ring, u, c.Res) {
+		if !s.fused.Complete(q.ring, c) {
 			return nil
 		}
 		return q.transferred(s, s.fused.Err())

@@ -67,7 +67,7 @@ func (r *Request) Copied() { r.buffer, r.mem = copied, nil }
 // Secondary adds a transfer between the request's bytes from bufOff on and a file. The file stays open until
 // Finish. Files opened with O_DIRECT want fileOff and length, and often bufOff, aligned.
 func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) {
-	s := uring.Secondary{Dir: r.direction(), FD: int32(fd), FileOff: uint64(fileOff), BufOff: uint32(bufOff), Len: uint32(length)}
+	s := uring.Secondary{Op: uring.SecondaryOp(r.direction()), FD: int32(fd), FileOff: uint64(fileOff), BufOff: uint32(bufOff), Len: uint32(length)}
 	for i, f := range r.queue.fixed {
 		if f == s.FD {
 			s.FixedFile, s.FD = true, int32(partFile+i)
@@ -81,7 +81,7 @@ func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) {
 // Finish.
 func (r *Request) SetFlags(rwf uint32) {
 	for i := range r.secs {
-		r.secs[i].RWFlags |= rwf
+		r.secs[i].Flags |= rwf
 	}
 }
 
