@@ -22,11 +22,11 @@ import (
 	"varve/objstore"
 )
 
-// badDisk is a disk under a store's filesystem that fails when it is told to: a target of device mapper over a loop
-// device on tmpfs.
+// badDisk is a disk under a store's filesystem that can be made to fail: a device mapper device
+// over a loop device on tmpfs.
 type badDisk struct {
 	t       *testing.T
-	name    string // of device mapper's
+	name    string // for device mapper
 	below   string // the loop device
 	node    string // /dev/dm-N
 	sectors int64
@@ -36,8 +36,8 @@ type badDisk struct {
 
 const badDiskSize = 640 << 20
 
-// newBadDisk makes a disk and a filesystem on it. table is what it is made of, with %d for its sectors and %s for the
-// device below.
+// newBadDisk creates a disk and a filesystem on it. table is the device mapper table, with %d for
+// the number of sectors and %s for the device below.
 func newBadDisk(ctx context.Context, t *testing.T, lower, table string) *badDisk {
 	t.Helper()
 	img := filepath.Join(t.TempDir(), "disk.img")
@@ -56,7 +56,7 @@ func newBadDisk(ctx context.Context, t *testing.T, lower, table string) *badDisk
 	return d
 }
 
-// become exchanges the table at once: nothing is frozen or flushed before.
+// become replaces the table at once, without freezing or flushing first.
 func (d *badDisk) become(ctx context.Context, table string) {
 	d.t.Helper()
 	must(ctx, d.t, "dmsetup", "load", d.name, "--table", fmt.Sprintf(table, d.sectors, d.below))
@@ -73,7 +73,7 @@ const (
 	diskDust        = "0 %d dust %s 0 512"
 )
 
-// unmount has the filesystem gone, whatever its disk says.
+// unmount unmounts the filesystem, even if its disk fails.
 func (d *badDisk) unmount(ctx context.Context) {
 	d.t.Helper()
 	var r result
@@ -83,7 +83,7 @@ func (d *badDisk) unmount(ctx context.Context) {
 	})
 }
 
-// remount brings a filesystem up again that has seen its disk fail.
+// remount mounts a filesystem again after its disk has failed.
 func (d *badDisk) remount(ctx context.Context) {
 	d.t.Helper()
 	if d.lower.name == "ext4" {
@@ -104,8 +104,8 @@ type blockWriter struct {
 	seq     uint64
 	durable map[int]uint64   // what a block held at the last flush that succeeded
 	later   map[int][]uint64 // what was written since
-	failed  map[int][]uint64 // what was written and answered with an error: nobody knows
-	before  map[int]uint64   // durable, at some moment
+	failed  map[int][]uint64 // writes that failed, and may or may not be there
+	before  map[int]uint64   // durable, at an earlier moment
 	since   map[int][]uint64 // what was written after it
 	counts  map[string]int
 }
@@ -122,7 +122,7 @@ func newBlockWriter(t *testing.T, dev string) *blockWriter {
 	}
 }
 
-// content of write number seq, every sector another.
+// content returns the content of write number seq. All sectors differ.
 func (w *blockWriter) content(p []byte, seq uint64) {
 	clear(p)
 	if seq == 0 {
@@ -168,7 +168,7 @@ func (w *blockWriter) count(what string, err error) {
 	w.counts[what]++
 }
 
-// check reads every block: each sector is what was durable, or what was written to it since.
+// check reads every block: each sector must hold what was durable, or a later write.
 func (w *blockWriter) check(when string, f *os.File) {
 	w.t.Helper()
 	want := make([]byte, writerBlock)
@@ -189,8 +189,9 @@ func (w *blockWriter) check(when string, f *os.File) {
 	}
 }
 
-// A disk stops taking writes, with errors or in silence, under a store that is written: no flush is answered that was
-// not one, the store says that it is read-only and why, and with the disk well again, what was flushed is there.
+// A disk fails or silently drops writes while a store is written to. No flush succeeds that did not
+// make writes durable, the store reports that it is read-only and why, and when the disk works
+// again, everything that was flushed is there.
 func TestDiskFailsWrites(t *testing.T) {
 	rounds := crashNumber(t, "VARVE_CRASH_BAD_DISKS", 1)
 	for _, lower := range []string{"ext4", "xfs"} {
@@ -296,10 +297,11 @@ func (w *blockWriter) fill(n int) {
 	}
 }
 
-// lied takes back what a disk has answered since it was noted in before.
+// lied reverts to the state in before, as the disk has acknowledged writes since then that it lost.
 func (w *blockWriter) lied() { w.durable, w.later = w.before, w.since }
 
-// A disk stops answering reads: who asks gets the error, the daemon lives, and reads on when the disk does.
+// A disk fails reads: readers get the error, the daemon survives, and reads succeed again when the
+// disk works.
 func TestDiskFailsReads(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	d := newBadDisk(ctx, t, "ext4", diskWell)
@@ -331,8 +333,9 @@ func TestDiskFailsReads(t *testing.T) {
 	d.on.unmount(ctx)
 }
 
-// dust makes the sector bad that a byte of a file lies on, and gives the sector.
-func (d *badDisk) dust(ctx context.Context, file string, off int64) string {
+// spoilSector makes the sector that holds a byte of a file unreadable, and returns the sector's
+// number.
+func (d *badDisk) spoilSector(ctx context.Context, file string, off int64) string {
 	d.t.Helper()
 	for line := range strings.Lines(must(ctx, d.t, "filefrag", "-v", "-b512", file)) {
 		f := strings.Fields(strings.NewReplacer("..", " ", ":", " ").Replace(line))
@@ -352,17 +355,9 @@ func (d *badDisk) dust(ctx context.Context, file string, off int64) string {
 	return ""
 }
 
-// forget drops the page cache.
-func forget(ctx context.Context, t *testing.T) {
-	must(ctx, t, "sync")
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Bad sectors in the middle of a store: in refs, which have a copy; under a chunk, which some LBAs lie on; in a
-// journal, which is one volume's. Each is an error to whom it concerns, named by check, and over when the sector is
-// good again.
+// Bad sectors in a store: in refs, which have a copy; in a chunk, which affects some LBAs; in a
+// journal, which affects one volume. Each causes errors only for what it affects, is named by
+// check, and has no effect once the sector is readable again.
 func TestBadSectors(t *testing.T) {
 	ctx := limit(t, 4*time.Minute)
 	d := newBadDisk(ctx, t, "ext4", diskDust)
@@ -375,8 +370,9 @@ func TestBadSectors(t *testing.T) {
 	n.stop(ctx, "--detach")
 	must(ctx, t, "dmsetup", "message", d.name, "0", "enable")
 
-	forget(ctx, t)
-	refs := d.dust(ctx, filepath.Join(n.store, "refs/log"), 100)
+	must(ctx, t, "sync")
+	dropCaches(t)
+	refs := d.spoilSector(ctx, filepath.Join(n.store, "refs/log"), 100)
 	n.serve(ctx)
 	r := n.check(ctx, 0)
 	if len(r.Damage) != 1 || r.Damage[0].File != "refs/log" || !r.Damage[0].Mended {
@@ -384,9 +380,10 @@ func TestBadSectors(t *testing.T) {
 	}
 	t.Logf("sector %s in refs: %+v", refs, r.Damage)
 
-	forget(ctx, t)
+	must(ctx, t, "sync")
+	dropCaches(t)
 	segment, off := largestSegment(t, n.store)
-	bad := d.dust(ctx, segment, off)
+	bad := d.spoilSector(ctx, segment, off)
 	r = n.check(ctx, 1)
 	failing := map[int64]bool{}
 	f := openDirect(t, n.attach(ctx, "disk"), os.O_RDWR)
@@ -418,7 +415,7 @@ func TestBadSectors(t *testing.T) {
 	d.on.unmount(ctx)
 }
 
-// badJournal has a bad sector in the journal of one of two volumes.
+// badJournal tests a bad sector in the journal of one of two volumes.
 func (d *badDisk) badJournal(ctx context.Context, n *node) {
 	t := d.t
 	w := newBlockWriter(t, n.volume(ctx, "tail", "64M"))
@@ -438,8 +435,9 @@ func (d *badDisk) badJournal(ctx context.Context, n *node) {
 		t.Fatalf("journals %v: %v", journals, err)
 	}
 	id := journals[0]
-	forget(ctx, t)
-	sector := d.dust(ctx, id, 4096)
+	must(ctx, t, "sync")
+	dropCaches(t)
+	sector := d.spoilSector(ctx, id, 4096)
 	n.serve(ctx)
 	v := query[objstore.VolumeInfo](ctx, n, "volume", "show", "tail")
 	if !strings.Contains(v.Damage, filepath.Base(id)) {
@@ -458,7 +456,7 @@ func (d *badDisk) badJournal(ctx context.Context, n *node) {
 	n.check(ctx, 0)
 }
 
-// check runs varve check, which has to end with the exit status.
+// check runs varve check, which must end with this exit status.
 func (n *node) check(ctx context.Context, code int) objstore.CheckReport {
 	n.t.Helper()
 	r := n.try(ctx, "check", "--json")
@@ -472,7 +470,7 @@ func (n *node) check(ctx context.Context, code int) objstore.CheckReport {
 	return report
 }
 
-// largestSegment gives the segment with the most data, and a byte in the middle of it.
+// largestSegment returns the segment with the most data, and an offset in the middle of it.
 func largestSegment(t *testing.T, store string) (string, int64) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(store, "segments/*.seg"))
@@ -488,7 +486,7 @@ func largestSegment(t *testing.T, store string) (string, int64) {
 	return best, 4096 + most/2/writerBlock*writerBlock
 }
 
-// used says how many bytes a file takes on its disk.
+// used returns the number of bytes that a file occupies on its disk.
 func used(t *testing.T, file string) int64 {
 	t.Helper()
 	var st unix.Stat_t

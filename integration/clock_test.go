@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// setClock sets the wall clock of the test kernel, and puts it right again when the test ends.
+// setClock sets the wall clock of the test kernel, and corrects it when the test ends.
 func setClock(t *testing.T, to time.Time) {
 	t.Helper()
 	tv := syscall.NsecToTimeval(to.UnixNano())
@@ -22,7 +22,7 @@ func setClock(t *testing.T, to time.Time) {
 	}
 }
 
-// processorTime is what a process has taken so far, of all its threads.
+// processorTime returns the CPU time that all threads of a process have used so far.
 func processorTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -42,8 +42,8 @@ func processorTime(t *testing.T, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// TestClockSteps sets the clock back and forth under a daemon: what is written settles, snapshots stand in the order in
-// which they were made, and the daemon is as idle as before.
+// TestClockSteps sets the clock back and forth under a daemon: writes settle, snapshots are listed
+// in the order of their creation, and the daemon uses no more CPU time than before.
 func TestClockSteps(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := newNode(ctx, t)

@@ -20,13 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// result is what a command left behind.
+// result is the outcome of a command.
 type result struct {
 	stdout, stderr string
 	code           int // exit status; -1: killed by a signal or the time limit
 }
 
-// run runs a command to its end or the end of ctx. It never fails the test.
+// run runs a command until it ends or ctx does. It never fails the test.
 func run(ctx context.Context, name string, args ...string) result {
 	var out, errs bytes.Buffer
 	line := name + " " + strings.Join(args, " ")
@@ -47,7 +47,7 @@ func run(ctx context.Context, name string, args ...string) result {
 	return r
 }
 
-// must runs a command that has to succeed and gives its output without the last newline.
+// must runs a command that must succeed, and returns its output without the last newline.
 func must(ctx context.Context, t *testing.T, name string, args ...string) string {
 	t.Helper()
 	began := time.Now()
@@ -61,7 +61,7 @@ func must(ctx context.Context, t *testing.T, name string, args ...string) string
 	return strings.TrimRight(r.stdout, "\n")
 }
 
-// background is a command that runs beside the test.
+// background is a command that runs in parallel with the test.
 type background struct {
 	cmd  *exec.Cmd
 	out  bytes.Buffer
@@ -69,7 +69,7 @@ type background struct {
 	err  error
 }
 
-// start runs a command beside the test, which ends it at the latest.
+// start starts a command in parallel with the test, whose end also ends the command.
 func start(t *testing.T, name string, args ...string) *background {
 	t.Helper()
 	b := &background{cmd: exec.Command(name, args...), done: make(chan struct{})}
@@ -90,7 +90,7 @@ func start(t *testing.T, name string, args ...string) *background {
 	return b
 }
 
-// running says whether the command has not ended.
+// running reports whether the command is still running.
 func (b *background) running() bool {
 	select {
 	case <-b.done:
@@ -100,7 +100,7 @@ func (b *background) running() bool {
 	}
 }
 
-// stop ends the command and its children, by a signal that they may act on, and waits for the command.
+// stop sends a signal to the command and its children, and waits for the command to end.
 func (b *background) stop(ctx context.Context, t *testing.T, sig syscall.Signal) {
 	t.Helper()
 	if err := syscall.Kill(-b.cmd.Process.Pid, sig); err != nil {
@@ -113,7 +113,7 @@ func (b *background) stop(ctx context.Context, t *testing.T, sig syscall.Signal)
 	}
 }
 
-// wait for the command's end, which has to be a success.
+// wait waits for the command to end, which must succeed.
 func (b *background) wait(ctx context.Context, t *testing.T) string {
 	t.Helper()
 	select {
@@ -127,9 +127,9 @@ func (b *background) wait(ctx context.Context, t *testing.T) string {
 	return b.out.String()
 }
 
-// limit is the test's own time limit; what it starts is killed at its end. A process that waits for a device
-// can't be killed: then the whole run ends, and says what waits for what. VARVE_TEST_PATIENCE multiplies all limits
-// on a machine that has other work.
+// limit sets the test's time limit, at which the processes that it started are killed. If one
+// cannot be killed because it waits for a device, the whole run ends with a report of what waits
+// for what. VARVE_TEST_PATIENCE multiplies all limits, for a machine that has other work.
 func limit(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	if n, err := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")); err == nil && n > 0 {
@@ -142,14 +142,14 @@ func limit(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// lastCommand and theDaemon are for reportStuck alone.
+// lastCommand and theDaemon are used only by reportStuck.
 var (
 	lastCommand atomic.Pointer[string]
 	theDaemon   atomic.Pointer[node]
 )
 
-// reportStuck writes what the processes are blocked on in the kernel, and the daemon's goroutines, and ends the machine:
-// a process of which a thread waits in the kernel can't exit.
+// reportStuck prints where processes block in the kernel, and the daemon's goroutines, and ends the
+// machine: a process with a thread that waits in the kernel cannot exit.
 func reportStuck(test string) {
 	fmt.Printf("--- FAIL: %s: stuck\n", test)
 	if c := lastCommand.Load(); c != nil {
@@ -168,7 +168,7 @@ func reportStuck(test string) {
 	os.Exit(2)
 }
 
-// endMachine has integration/vm/run kill the machine, once all output is out.
+// endMachine makes integration/vm/run kill the machine once all output is written.
 func endMachine() {
 	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // tcdrain(3)
 	if err := os.WriteFile(filepath.Join(os.Getenv("VARVE_VM_DIR"), "stuck"), nil, 0o600); err != nil {
@@ -176,7 +176,7 @@ func endMachine() {
 	}
 }
 
-// eventually polls until cond holds or d is over.
+// eventually polls until cond is true or d is over.
 func eventually(t *testing.T, d time.Duration, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(d); !cond(); time.Sleep(20 * time.Millisecond) {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// nodeOf is a node over a store that is there already.
+// nodeOf returns a node for an existing store.
 func nodeOf(t *testing.T, store string) *node {
 	t.Helper()
 	n := &node{t: t, store: store, logs: filepath.Join(t.TempDir(), "daemon.log")}
@@ -20,14 +20,15 @@ func nodeOf(t *testing.T, store string) *node {
 	return n
 }
 
-// devices are what a stat shows of a store's devices.
+// devices is what stat shows of a store's devices.
 type devices struct {
 	UUID     string
 	Attached []struct{ Volume, Device, State string }
 	Foreign  []struct{ Volume, Device, Error string }
 }
 
-// wantForeign wants the node to leave one device alone, and to serve or to try those of served.
+// wantForeign checks that the node leaves exactly the foreign devices alone, and serves or tries
+// those of served.
 func (n *node) wantForeign(ctx context.Context, dev string, served ...string) devices {
 	n.t.Helper()
 	d := query[devices](ctx, n, "stat")
@@ -48,21 +49,20 @@ func (n *node) wantForeign(ctx context.Context, dev string, served ...string) de
 	return d
 }
 
-// sameFile wants a file's content after the page cache was emptied.
+// sameFile checks a file's content after dropping the page cache.
 func sameFile(ctx context.Context, t *testing.T, path, want string) {
 	t.Helper()
 	must(ctx, t, "sync", "-f", filepath.Dir(path))
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
+	dropCaches(t)
 	b, err := os.ReadFile(path)
 	if err != nil || string(b) != want {
 		t.Fatalf("%s reads as %.40q, %v; want %.40q", path, b, err, want)
 	}
 }
 
-// TestCopyLeavesDevices: the daemon of a copied store never takes the devices of the original, which are mounted, served
-// or not, and never removes them. Both can be attached side by side.
+// TestCopyLeavesDevices: the daemon of a copied store never takes over or removes the devices of
+// the original, whether they are mounted, served or not. Both stores' volumes can be attached at
+// the same time.
 func TestCopyLeavesDevices(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := newNode(ctx, t)
@@ -100,7 +100,7 @@ func TestCopyLeavesDevices(t *testing.T) {
 	c.wantForeign(ctx, dev)
 	c.refuse(ctx, []string{dev, "not this store's"}, "detach", dev, "--force")
 
-	// What it has of the volume was copied in use, and goes back to what had settled.
+	// The copy of the volume was made while it was in use, and returns to its settled state.
 	c.refuse(ctx, []string{"a copy", "in use", "varve set --copied-from", "varve volume repair"}, "attach", "a")
 	c.varve(ctx, "volume", "repair", "a", "--accept-loss")
 	own := c.attach(ctx, "a")
@@ -126,8 +126,9 @@ func TestCopyLeavesDevices(t *testing.T) {
 	noIOErrors(ctx, t, dev)
 }
 
-// TestMovedStore: a store that was moved to another filesystem while its daemon was dead gets its devices back when
-// somebody says so; one that was renamed, without a word. Nothing that was acknowledged is lost.
+// TestMovedStore: a store that was moved to another filesystem while its daemon was dead gets its
+// devices back with varve set --moved; one that was renamed needs no command. Nothing that was
+// acknowledged is lost.
 func TestMovedStore(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	other := t.TempDir()
@@ -204,9 +205,10 @@ func (d *diskImage) mount(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { run(context.Background(), "umount", "-l", dir) })
 }
 
-// TestBackupBySnapshot: a snapshot of the disk below a store that is served has what was flushed, opens without a word,
-// and its daemon leaves the original's devices alone; so does that of what was copied from it, on a word. The disk itself,
-// mounted anew under another number, is told from it by its administrator alone.
+// TestBackupBySnapshot: a snapshot of the disk below a served store has everything that was flushed
+// and opens without further commands, and its daemon leaves the original's devices alone. A copy of
+// the files in the snapshot needs varve set. The disk itself, mounted again with another device
+// number, looks like a snapshot: its administrator has to say.
 func TestBackupBySnapshot(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -252,14 +254,15 @@ func TestBackupBySnapshot(t *testing.T) {
 	}
 }
 
-// remountElsewhere mounts the disk of a store whose daemon is dead, and whose device waits, under another number.
+// remountElsewhere mounts the disk of a store, whose daemon is dead and whose device waits, with
+// another device number.
 func remountElsewhere(ctx context.Context, t *testing.T, n *node, disk *diskImage, dev string) {
 	t.Helper()
 	fill(ctx, t, dev, "notrunc") // not flushed
 	whole := sum(t, dev)
 	n.kill(ctx)
 	must(ctx, t, "umount", disk.dir)
-	other := losetup(ctx, t, disk.file) // beside the first, whose number nobody else gets
+	other := losetup(ctx, t, disk.file) // the first loop device remains, so this one gets another number
 	disk.loop = other
 	disk.mount(ctx, t)
 	n.serve(ctx, "--reserve", "32M")
@@ -283,8 +286,8 @@ func fill(ctx context.Context, t *testing.T, dev, conv string) {
 	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=64k", "count=256", "iflag=fullblock", "oflag=direct", "conv="+conv, "status=none")
 }
 
-// TestBackupOfStoppedStore: the files of a store whose daemon was stopped are a backup of it, settled or not, which is
-// restored to where the store was or beside it.
+// TestBackupOfStoppedStore: the files of a store whose daemon was stopped are a backup of it,
+// settled or not. The backup can be restored to the store's directory or to another.
 func TestBackupOfStoppedStore(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)

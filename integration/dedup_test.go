@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// TestTwoCopiesTakeTheSpaceOfOne copies the same files onto two volumes and holds the figures of `varve stat`
-// against what du says of the store's files. A tree of small files is the space of one where chunks are as large
-// as the filesystem's blocks. With chunks of 16 KiB that is so for large files only: ext4 puts small files beside
-// others wherever there is room, so that chunks differ in what else they hold.
-func TestTwoCopiesTakeTheSpaceOfOne(t *testing.T) {
+// TestDedupTwoCopies copies the same files to two volumes, and compares the figures of `varve stat`
+// with du's for the store's files. Two copies of a tree of small files take the space of one if
+// chunks are as large as the filesystem's blocks. With chunks of 16 KiB that is true only for large
+// files: ext4 places small files wherever there is room, so chunks also contain parts of other
+// files.
+func TestDedupTwoCopies(t *testing.T) {
 	for _, c := range []struct {
 		name, chunk string
 		large       bool    // one large file instead of the tree
@@ -48,7 +49,8 @@ func TestTwoCopiesTakeTheSpaceOfOne(t *testing.T) {
 				t.Errorf("dedup ratio %.2f, logical by stored bytes are %.2f", two.DedupRatio, want)
 			}
 			for _, s := range []struct{ used, du int64 }{{one.Used, duOne}, {two.Used, duTwo}} {
-				// Between the two the index may write a table of 16 MiB out, and drop the log of it.
+				// Between the two the index may write a table of 16 MiB out, and drop the log of
+				// it.
 				const table = 20 << 20
 				if s.used < s.du*9/10-table || s.used > s.du*11/10+table {
 					t.Errorf("stat says %d bytes are used, du says %d", s.used, s.du)
@@ -58,7 +60,8 @@ func TestTwoCopiesTakeTheSpaceOfOne(t *testing.T) {
 	}
 }
 
-// copyAndMeasure makes a volume with ext4 and a copy, settles it, and gives the store's figures and what du says.
+// copyAndMeasure creates a volume with ext4, copies the files to it, and returns the figures of
+// stat and du after it has settled.
 func copyAndMeasure(ctx context.Context, t *testing.T, n *node, name, what string) (stat, int64) {
 	t.Helper()
 	dev := n.volume(ctx, name, "2G")

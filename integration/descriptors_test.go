@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// TestFewDescriptors runs a daemon with few descriptors: it refuses devices while what it serves goes on, with
-// snapshots and settling, and takes devices again when some were detached.
-func TestFewDescriptors(t *testing.T) {
+// TestDescriptorLimit runs a daemon with a low limit of file descriptors: it refuses to attach more
+// devices while I/O, snapshots and settling continue, and attaches devices again after some were
+// detached.
+func TestDescriptorLimit(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := newNode(ctx, t)
 	n.program = filepath.Join(t.TempDir(), "varve")

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// freeNode is the path that the next ublk device gets.
+// freeNode returns the path of the next ublk device.
 func freeNode(t *testing.T) string {
 	t.Helper()
 	for i := 0; ; i++ {
@@ -22,7 +22,8 @@ func freeNode(t *testing.T) string {
 	}
 }
 
-// impostor puts something else at the path of a device, until the test's end or the function that it gives is called.
+// impostor puts another file at the path of a device, until the end of the test or a call of the
+// returned function.
 func impostor(t *testing.T, path string, put func(path string) error) (restore func()) {
 	t.Helper()
 	away := path + ".away"
@@ -47,9 +48,10 @@ func impostor(t *testing.T, path string, put func(path string) error) (restore f
 
 func touch(path string) error { return os.WriteFile(path, nil, 0o600) }
 
-// TestNodeThatIsNone: attach gives out no path that leads to anything but the device, and leaves nothing when it fails;
-// a device that is taken over is served all the same; detach does not take such a path for the device.
-func TestNodeThatIsNone(t *testing.T) {
+// TestNodePathTaken: attach never returns a path that leads to anything but the device, and leaves
+// nothing behind when it fails. A device that is taken over is served regardless. detach does not
+// take such a path for the device.
+func TestNodePathTaken(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
 	n.serve(ctx)
@@ -104,8 +106,9 @@ func TestNodeThatIsNone(t *testing.T) {
 	n.varve(ctx, "detach", "a")
 }
 
-// TestNodesThatNobodyMakes: in a container whose /dev is no devtmpfs the daemon makes the nodes, and removes them.
-func TestNodesThatNobodyMakes(t *testing.T) {
+// TestNodesWithoutDevtmpfs: in a container whose /dev is not a devtmpfs the daemon creates and
+// removes the nodes.
+func TestNodesWithoutDevtmpfs(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
 	n.varve(ctx, "volume", "create", "a", "--size", "16M")

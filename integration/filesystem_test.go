@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filesystem is how one kind of filesystem is made and checked.
+// filesystem describes how to create and check one kind of filesystem.
 type filesystem struct {
 	name  string
 	mkfs  []string
 	check []string // of an unmounted device, changing nothing
-	// frozen are the mount options that read a snapshot without replaying its journal.
+	// frozen are the mount options for a snapshot whose journal is not replayed.
 	frozen string
-	// copied are those of a copy beside the filesystem that is still mounted.
+	// copied are the mount options for a copy of a filesystem that is mounted too.
 	copied string
 }
 
@@ -44,7 +44,7 @@ func (f filesystem) make(ctx context.Context, t *testing.T, dev string) {
 	must(ctx, t, f.mkfs[0], append(f.mkfs[1:len(f.mkfs):len(f.mkfs)], dev)...)
 }
 
-// fsck checks the unmounted filesystem on dev, which has to be clean.
+// fsck checks the unmounted filesystem on dev, which must be clean.
 func (f filesystem) fsck(ctx context.Context, t *testing.T, dev string) {
 	t.Helper()
 	r := run(ctx, f.check[0], append(f.check[1:len(f.check):len(f.check)], dev)...)
@@ -53,13 +53,13 @@ func (f filesystem) fsck(ctx context.Context, t *testing.T, dev string) {
 	}
 }
 
-// mounted is a filesystem on a directory of the test's.
+// mounted is a filesystem that is mounted on a directory of the test.
 type mounted struct {
 	dir string
 	t   *testing.T
 }
 
-// mount mounts dev; the test's end unmounts it if the test did not.
+// mount mounts dev until the end of the test, or until unmount is called.
 func mount(ctx context.Context, t *testing.T, dev, options string) *mounted {
 	t.Helper()
 	m := &mounted{dir: t.TempDir(), t: t}
@@ -82,7 +82,7 @@ func (m *mounted) unmount(ctx context.Context) {
 	m.dir = ""
 }
 
-// losetup puts a loop device over a file; the test's end takes it away.
+// losetup attaches a loop device to a file until the end of the test.
 func losetup(ctx context.Context, t *testing.T, file string, args ...string) string {
 	t.Helper()
 	dev := must(ctx, t, "losetup", append(append([]string{"-f", "--show"}, args...), file)...)
@@ -108,7 +108,8 @@ func TestFilesystemOnDevice(t *testing.T) {
 	}
 }
 
-// TestFilesystemOnDiskStore has the store on ext4 on a disk, where O_DIRECT and fdatasync mean something.
+// TestFilesystemOnDiskStore tests a store on ext4 on a disk, where O_DIRECT and fdatasync have an
+// effect.
 func TestFilesystemOnDiskStore(t *testing.T) {
 	ctx := limit(t, 6*time.Minute)
 	disk := "/dev/ubda"
@@ -132,7 +133,8 @@ func TestFilesystemOnDiskStore(t *testing.T) {
 	fsNamed("ext4").fsck(ctx, t, disk)
 }
 
-// TestLoopTransport is the way of a kernel without ublk: a loop device over the live file of the mount.
+// TestLoopTransport tests the transport for kernels without ublk: a loop device over the live file
+// of a mount.
 func TestLoopTransport(t *testing.T) {
 	ctx := limit(t, 4*time.Minute)
 	n := newNode(ctx, t)
@@ -149,7 +151,8 @@ func TestLoopTransport(t *testing.T) {
 	}
 }
 
-// copyCheckCompare is the life of a filesystem: make, mount, copy a real tree, unmount, check, mount, compare.
+// copyCheckCompare takes a filesystem through its life: create, mount, copy a real tree, unmount,
+// check, mount, compare.
 func copyCheckCompare(ctx context.Context, t *testing.T, f filesystem, dev string) {
 	t.Helper()
 	tree := sourceTree(t)

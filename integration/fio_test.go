@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// fioVerify are the options of every run here: each block carries its place, a time and a CRC, and is read back.
+// fioVerify are the options of all runs: each block contains its offset, a time and a CRC, and is
+// read back.
 func fioVerify(dev string, more ...string) []string {
 	return append([]string{
 		"--name=verify", "--filename=" + dev, "--direct=1", "--ioengine=io_uring", "--output-format=json",
@@ -20,7 +21,7 @@ func fioVerify(dev string, more ...string) []string {
 	}, more...)
 }
 
-// fioReport is what fio says of a run.
+// fioReport is fio's report of a run.
 type fioReport struct {
 	Jobs []struct {
 		Error int
@@ -59,7 +60,7 @@ func parseFio(t *testing.T, out string) fioReport {
 	return r
 }
 
-// fio runs to the end and has read back at least half of what it wrote.
+// fio runs fio to its end, and checks that it has read back at least half of what it wrote.
 func fio(ctx context.Context, t *testing.T, args []string) fioReport {
 	t.Helper()
 	r := parseFio(t, must(ctx, t, "fio", args...))
@@ -104,7 +105,7 @@ func TestFioVerify(t *testing.T) {
 	}
 }
 
-// TestFioVerifyBlockSize4096 has a device of 4096-byte logical blocks.
+// TestFioVerifyBlockSize4096 tests a device with logical blocks of 4096 bytes.
 func TestFioVerifyBlockSize4096(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -117,9 +118,9 @@ func TestFioVerifyBlockSize4096(t *testing.T) {
 	fio(ctx, t, fioVerify(dev, "--rw=randwrite", "--bsrange=4k-1M", "--size=192M", "--iodepth=32"))
 }
 
-// TestFioVerifyWithDiscards discards each block before it is written, beside another job that writes and discards
-// at random; what was written is verified. (fio 3.33 can't verify the zeroes: its --trim_percentage dies of an
-// assertion. TestDeviceAgainstModel does.)
+// TestFioVerifyWithDiscards discards each block before writing it, in parallel with another job
+// that writes and discards at random. The written blocks are verified. (fio 3.33 cannot verify the
+// zeroes: its --trim_percentage fails an assertion. TestDeviceModel does.)
 func TestFioVerifyWithDiscards(t *testing.T) {
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
@@ -143,7 +144,8 @@ func TestFioVerifyWithDiscards(t *testing.T) {
 	}
 }
 
-// TestDiscardFreesAndReadsZero trims a whole volume: no data byte is left in its map, and it reads as zeroes.
+// TestDiscardFreesAndReadsZero trims a whole volume: no data byte is left in its map, and it reads
+// as zeroes.
 func TestDiscardFreesAndReadsZero(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)

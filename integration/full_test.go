@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spaceStat is what these tests read of `varve stat --json`.
+// spaceStat is the part of `varve stat --json` that these tests use.
 type spaceStat struct {
 	Used    int64  `json:"used"`
 	MaxSize int64  `json:"max_size"`
@@ -24,7 +24,7 @@ type spaceStat struct {
 	State   string `json:"state"`
 }
 
-// smallDisk is a filesystem of some MiB on a loop device, with something in it that can go.
+// smallDisk is a filesystem of some MiB on a loop device, with a file in it that can be deleted.
 type smallDisk struct {
 	t       *testing.T
 	m       *mounted
@@ -43,7 +43,7 @@ func newSmallDisk(ctx context.Context, t *testing.T, f filesystem, mib int) *sma
 	return d
 }
 
-// free gives the bytes that root can still write: with those that ext4 keeps for it.
+// free returns the bytes that root can still write, including ext4's reserved blocks.
 func (d *smallDisk) free() int64 {
 	d.t.Helper()
 	var st unix.Statfs_t
@@ -53,7 +53,7 @@ func (d *smallDisk) free() int64 {
 	return int64(st.Bfree) * st.Bsize
 }
 
-// fill takes all that is left, at once, and then what single blocks there are.
+// fill allocates all free space, first at once and then in single blocks.
 func (d *smallDisk) fill() {
 	d.t.Helper()
 	f, err := os.OpenFile(d.ballast, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -79,7 +79,7 @@ func (d *smallDisk) fill() {
 	_ = f.Sync()
 }
 
-// roomBack is how long what was deleted may take to be free again: btrfs commits every 30 seconds.
+// roomBack bounds the time until deleted space is free again: btrfs commits every 30 seconds.
 const roomBack = 50 * time.Second
 
 func (d *smallDisk) release() {
@@ -89,7 +89,8 @@ func (d *smallDisk) release() {
 	}
 }
 
-// random writes MiB of random bytes at an offset of MiB, past the page cache, and says how it went.
+// random writes random bytes with direct I/O, at an offset and of a length in MiB, and returns dd's
+// result.
 func random(ctx context.Context, file string, at, count int, more ...string) result {
 	return run(ctx, "dd", append([]string{
 		"if=/dev/urandom", "of=" + file, "bs=1M", fmt.Sprint("seek=", at), fmt.Sprint("count=", count), "status=none", "conv=notrunc",
@@ -101,7 +102,7 @@ func sumStart(ctx context.Context, t *testing.T, dev string, mib int) string {
 	return must(ctx, t, "sh", "-c", fmt.Sprintf("dd if=%s bs=1M count=%d iflag=direct status=none | sha256sum", dev, mib))
 }
 
-// awaitState waits for the daemon to have seen how much room there is.
+// awaitState waits until stat shows a state of space.
 func (n *node) awaitState(ctx context.Context, want string) spaceStat {
 	n.t.Helper()
 	var s spaceStat
@@ -125,9 +126,9 @@ func wantLog(t *testing.T, n *node, words ...string) {
 	})
 }
 
-// TestFullDisk fills the store's file system through a filesystem on a volume. What was synced is right and
-// readable, what was not is reported, the daemon lives through it, kills and new starts too, deleting works, and when
-// others give room back writes go on without a new start.
+// TestFullDisk fills the store's file system through a filesystem on a volume. Synced data is right
+// and readable, failed writes are reported, the daemon survives this and restarts after kills,
+// deleting works, and when space is freed, writes continue without a restart.
 func TestFullDisk(t *testing.T) {
 	for _, below := range []string{"ext4", "xfs", "btrfs"} {
 		for _, above := range []string{"ext4", "xfs"} {
@@ -139,7 +140,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// long says whether the run may take its time.
+// long reports whether this is a long run.
 func long() bool { return os.Getenv("VARVE_CRASH_CUTS") != "" }
 
 func fullDisk(t *testing.T, below, above filesystem) {
@@ -186,9 +187,10 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	}
 	still := func(when string) {
 		t.Helper()
-		must(ctx, t, "sh", "-c", "echo 3 >/proc/sys/vm/drop_caches")
+		dropCaches(t)
 		if _, err := sumFile(kept); err != nil && above.name == "xfs" {
-			// xfs shuts itself down when its log can't be written, and can't replay it where nothing can be written.
+			// xfs shuts itself down when its log can't be written, and can't replay it where
+			// nothing can be written.
 			t.Logf("%s: %v; mounted anew, without the log", when, err)
 			m.unmount(ctx)
 			m = mount(ctx, t, dev, above.frozen)
@@ -250,7 +252,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 	below.fsck(ctx, t, d.dev)
 }
 
-// wantInPlace looks for files that btrfs would copy on write.
+// wantInPlace checks that btrfs does not copy the store's files on write.
 func wantInPlace(ctx context.Context, t *testing.T, store string) {
 	t.Helper()
 	files := 0
@@ -265,7 +267,7 @@ func wantInPlace(ctx context.Context, t *testing.T, store string) {
 	}
 }
 
-// repair does what mounting does after an error: it replays the journal, and notes that there was one.
+// repair does what mounting does after an error: it replays the journal and records the error.
 func repair(ctx context.Context, t *testing.T, f filesystem, dev string) {
 	t.Helper()
 	if f.name == "ext4" {
@@ -278,7 +280,7 @@ func repair(ctx context.Context, t *testing.T, f filesystem, dev string) {
 	m.unmount(ctx)
 }
 
-// lastByte has others take all that the reserve had left, while a volume is written to.
+// lastByte lets other files use up the reserve too, while a volume is written to.
 func lastByte(ctx context.Context, t *testing.T, n *node, d *smallDisk, raw, want string) {
 	t.Helper()
 	writer := start(t, "dd", "if=/dev/urandom", "of="+raw, "bs=64k", "seek=2048", "count=16000", "oflag=direct,dsync",
@@ -331,7 +333,8 @@ func diskUsage(ctx context.Context, t *testing.T, dir string) int64 {
 	return n
 }
 
-// TestMaxSize bounds a store on a large disk: writes stop before it, and go on when it is raised.
+// TestMaxSize sets a maximum size of a store on a large disk: writes stop before it, and continue
+// when it is raised.
 func TestMaxSize(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := newNode(ctx, t, "--max-size", "256M")
@@ -349,7 +352,8 @@ func TestMaxSize(t *testing.T) {
 	if du := diskUsage(ctx, t, n.store); du < s.Used-1<<20 || du > s.Used+1<<20 {
 		t.Errorf("stat says that %d bytes are used, du %d", s.Used, du)
 	}
-	// The same bytes again and again take no more room than once: writes wait for settling, and are not refused.
+	// Writing the same bytes repeatedly takes no more space than once: writes wait for settling,
+	// and do not fail.
 	n.varve(ctx, "set", "--max-size", "384M")
 	same := filepath.Join(t.TempDir(), "same")
 	must(ctx, t, "dd", "if=/dev/urandom", "of="+same, "bs=1M", "count=48", "status=none")

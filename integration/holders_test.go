@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// TestRefusalsNameHolders has devices and the mount in use in every way that a user has, and asks for them back.
+// TestRefusalsNameHolders uses devices and a mount in every possible way, and checks that errors
+// name the users.
 func TestRefusalsNameHolders(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -23,7 +24,8 @@ func TestRefusalsNameHolders(t *testing.T) {
 		t.Run(transport, func(t *testing.T) { refusalsOfDevice(ctx, t, n, transport) })
 	}
 	t.Run("mount", func(t *testing.T) { refusalsOfMount(ctx, t, n) })
-	// What is left is what nobody has: all goes, and the directory of private mounts with it.
+	// Nothing is in use any more: everything can be removed, including the directory of private
+	// mounts.
 	n.stop(ctx)
 	if _, err := os.Stat("/run/varve"); err == nil {
 		t.Error("/run/varve is left behind")
@@ -54,7 +56,7 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	fsNamed("ext4").make(ctx, t, dev)
 	m := mount(ctx, t, dev, "")
 	refuse("mounted at " + m.dir)
-	// The same in another mount namespace alone.
+	// The same in another mount namespace only.
 	apart := start(t, "unshare", "-m", "--propagation", "private", "sh", "-c", "sleep 1000 & wait")
 	eventually(t, 20*time.Second, "a namespace of its own", func() bool {
 		mine, _ := os.Readlink("/proc/self/ns/mnt")
@@ -66,7 +68,7 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	refuse(fmt.Sprintf("mounted at %s in the mount namespace of process %d (sh)", dir, apart.cmd.Process.Pid))
 	apart.stop(ctx, t, syscall.SIGKILL)
 
-	// The device mapper over it, and what is mounted from there.
+	// A device mapper device over it, and a mount of that.
 	name := "over-" + transport
 	must(ctx, t, "dmsetup", "create", name, "--noudevsync", "--table", fmt.Sprintf("0 %d linear %s 0", 256<<11, dev))
 	t.Cleanup(func() { run(context.Background(), "dmsetup", "remove", "--force", "--noudevsync", name) })
@@ -122,7 +124,7 @@ func refusalsOfMount(ctx context.Context, t *testing.T, n *node) {
 	n.varve(ctx, "umount", dir)
 }
 
-// holder is a process that has a file open.
+// holder starts a process that has a file open.
 type holder struct{ *background }
 
 func holdOpen(ctx context.Context, t *testing.T, path string) holder {

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestBadNamesAndSizes: each is refused with what is wrong, and nothing is made.
+// TestBadNamesAndSizes: each is refused with an error that says what is wrong, and nothing is
+// created.
 func TestBadNamesAndSizes(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -64,7 +65,7 @@ func TestBadNamesAndSizes(t *testing.T) {
 	}
 }
 
-// TestStoreInUse: a second daemon, and a second init, are refused; the first goes on.
+// TestStoreInUse: a second daemon and a second init are refused, and the first daemon continues.
 func TestStoreInUse(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -116,7 +117,8 @@ func TestNotAStore(t *testing.T) {
 	}
 }
 
-// TestDamagedSuperblock: one copy damaged is survived, both are refused by name, and put back everything is there.
+// TestDamagedSuperblock: the store opens with one damaged copy and is refused with two, by an error
+// that names them. When they are restored, everything is there.
 func TestDamagedSuperblock(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n, want := storeWithData(ctx, t, 16)
@@ -148,9 +150,10 @@ func TestDamagedSuperblock(t *testing.T) {
 	checkData(ctx, t, n, want)
 }
 
-// TestDamagedFiles damages a store's files, one at a time, on a copy of the store. What is served afterwards is
-// right, or refused in words, or reported: never other data in silence. Data chunks are not flipped: they are not
-// checked on each read, as docs/crash-model.md says.
+// TestDamagedFiles damages a store's files, one at a time, in a copy of the store. Afterwards the
+// data is right, or the daemon refuses to serve it with an error, or reports the damage, but never
+// silently serves other data. Data chunks are not damaged: they are not verified on each read, as
+// docs/crash-model.md says.
 func TestDamagedFiles(t *testing.T) {
 	ctx := limit(t, 8*time.Minute)
 	const segment = 256 << 20
@@ -243,8 +246,8 @@ func damagedFile(ctx context.Context, t *testing.T, n *node, rel, how, want stri
 	}
 }
 
-// sayStopped says that the store is a copy of one whose daemon was killed: its journal counts then. What it says of damage
-// on the way is added to the daemon's log.
+// sayStopped runs varve set --copied-from stopped: the store is a copy of one whose daemon was
+// killed, and its journal counts. What the command reports of damage is added to the daemon's log.
 func (n *node) sayStopped(ctx context.Context) {
 	n.t.Helper()
 	r := n.try(ctx, "set", "--copied-from", "stopped")
@@ -258,7 +261,8 @@ func (n *node) sayStopped(ctx context.Context) {
 	}
 }
 
-// serveOrRefuse starts a daemon on a damaged store. False: it refused, in words.
+// serveOrRefuse starts a daemon on a damaged store. It returns false if the daemon refused with an
+// error.
 func (n *node) serveOrRefuse(ctx context.Context, rel string) bool {
 	n.t.Helper()
 	r := n.try(ctx, "serve", "--background")
@@ -279,7 +283,8 @@ func (n *node) serveOrRefuse(ctx context.Context, rel string) bool {
 	return true
 }
 
-// storeWithData makes a store with a settled snapshot of some MiB and an unsettled tail, and gives the volume's hash.
+// storeWithData creates a store with a settled snapshot of some MiB and an unsettled tail, and
+// returns a hash of the volume's content.
 func storeWithData(ctx context.Context, t *testing.T, mib int) (*node, string) {
 	t.Helper()
 	n := newNode(ctx, t)
@@ -290,7 +295,8 @@ func storeWithData(ctx context.Context, t *testing.T, mib int) (*node, string) {
 	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=4k", "count=64", "seek=1000", "oflag=direct", "conv=notrunc,fsync",
 		"status=none")
 	want := sum(t, dev)
-	// The store as a killed daemon leaves it, with a tail in its journal. The device goes with the other one.
+	// The store as a killed daemon leaves it, with a tail in its journal. The device goes with the
+	// other one.
 	n.kill(ctx)
 	left := filepath.Join(t.TempDir(), "store")
 	must(ctx, t, "cp", "-a", "--sparse=always", n.store, left)
@@ -299,7 +305,7 @@ func storeWithData(ctx context.Context, t *testing.T, mib int) (*node, string) {
 	return &node{t: t, store: left, logs: n.logs}, want
 }
 
-// checkData serves the store and compares.
+// checkData serves the store and compares the volume's content.
 func checkData(ctx context.Context, t *testing.T, n *node, want string) {
 	t.Helper()
 	n.serve(ctx)
@@ -310,8 +316,8 @@ func checkData(ctx context.Context, t *testing.T, n *node, want string) {
 	n.stop(ctx, "--detach")
 }
 
-// TestFullStore fills the store's file system: writes fail with ENOSPC, nothing that was written is lost, the
-// daemon lives, and deleting and a new start work.
+// TestFullStore fills the store's file system: writes fail with ENOSPC, nothing that was written is
+// lost, the daemon survives, and deleting and restarting work.
 func TestFullStore(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	small := t.TempDir()
@@ -350,7 +356,8 @@ func TestFullStore(t *testing.T) {
 	n.varve(ctx, "volume", "delete", "disk")
 }
 
-// TestNoUblk: without the driver, ublk is refused by name and auto takes the loop device.
+// TestNoUblk: without the driver, --transport ublk fails with an error that names it, and auto uses
+// a loop device.
 func TestNoUblk(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -373,7 +380,7 @@ func TestNoUblk(t *testing.T) {
 	n.varve(ctx, "detach", "disk")
 }
 
-// TestNotRoot: another user is told what the store or the device needs.
+// TestNotRoot: an ordinary user gets errors that name what the store or the device needs.
 func TestNotRoot(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -410,4 +417,50 @@ func TestNotRoot(t *testing.T) {
 	if r := asNobody("--store", store, "stop"); r.code != 0 {
 		t.Errorf("varve stop as nobody: %s", r.stderr)
 	}
+}
+
+// TestHostileArguments runs the program with arguments like those that package command's
+// TestHostileNames uses in-process.
+func TestHostileArguments(t *testing.T) {
+	ctx := limit(t, time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dir := filepath.Join(t.TempDir(), "new\nline \x1b[31m")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"volume", "create", "a\nb", "--size", "1M"},
+		{"volume", "create", "\xff", "--size", "1M"},
+		{"volume", "create", "--size", "1M", "--", "-rf"},
+		{"volume", "create", "v", "--size", "70368744178688"},
+		{"volume", "create", "v", "--size", "9223372036854775808"},
+		{"mount", strings.Repeat("x", 5000)},
+		{"mount", n.store + "/../store"},
+		{"mount", filepath.Join(dir, "nothing\x07")},
+		{"umount", dir},
+		{"detach", dir},
+		{"detach", "/dev/null"},
+		{"detach", "/dev/ublkb99"},
+		{"detach", ""},
+		{"detach", strings.Repeat("x", 5000)},
+	} {
+		r := n.try(ctx, args...)
+		checkRefusal(t, r, nil, args)
+		if strings.ContainsAny(r.stderr, "\x1b\x07") {
+			t.Errorf("varve %q: the error has control characters: %q", args, r.stderr)
+		}
+	}
+	// A directory may have such a name.
+	n.varve(ctx, "volume", "create", "disk", "--size", "1M")
+	n.varve(ctx, "mount", dir)
+	if _, err := os.Stat(filepath.Join(dir, "volumes/disk/live")); err != nil {
+		t.Error(err)
+	}
+	n.kill(ctx)
+	n.serve(ctx) // and the next daemon finds it in its list
+	if _, err := os.Stat(filepath.Join(dir, "volumes/disk/live")); err != nil {
+		t.Errorf("after a kill: %v", err)
+	}
+	n.varve(ctx, "umount", dir)
 }

@@ -17,25 +17,25 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// way is how the daemon comes to a point.
+// way is how the daemon reaches a kill point.
 type way int
 
 const (
-	byChurn   way = iota // under load, with commands beside it
-	byOpen               // when it is started after a death
-	byStop               // when it is stopped
-	fromOld              // as the one that hands over
-	toNew                // as the one that takes over
-	unreached            // not here: the reason is in the table
+	byChurn   way = iota // under load, while commands run
+	byOpen               // when started after a kill
+	byStop               // when stopped
+	fromOld              // as the predecessor of a handover
+	toNew                // as the successor of a handover
+	unreached            // not in this test; the table has the reason
 )
 
-// killPoint is a point to kill the daemon at.
+// killPoint is a point of the daemon's work at which to kill it.
 type killPoint struct {
 	point  failpoint.Point
 	way    way
-	most   int             // the passing is drawn from the first so many
-	after  failpoint.Point // byOpen: the death that leads there; none: any
-	reason string          // unreached
+	most   int             // the kill is at one of the first most times that the point is reached
+	after  failpoint.Point // byOpen: the previous kill that leads there, or none for any
+	reason string          // unreached: why
 }
 
 // killPoints are all points of the daemon.
@@ -119,13 +119,14 @@ var killPoints = []killPoint{
 	{point: failpoint.UpgradeThanked, way: toNew, most: 1},
 }
 
-// TestKillAtPoints kills the daemon at named points of its work, in all that it does, while a tree is copied to an ext4
-// on one of its devices, fio writes and verifies another, and snapshots, volumes and devices come and go. Its
-// successor, now and then killed in its turn while it recovers, goes on: nobody above sees an error, and everything is
-// there at the end.
+// TestKillAtPoints kills the daemon at all named points of its work, while a tree is copied to an
+// ext4 on one of its devices, fio writes and verifies another, and snapshots, volumes and devices
+// are created and deleted. The next daemon, sometimes killed in turn while it recovers, continues:
+// users of the devices see no error, and everything is there at the end.
 //
-// VARVE_CRASH_KILLS is how often each point is met; without it, a few are drawn. VARVE_CRASH_SEED picks them, and
-// VARVE_CRASH_POINT, a prefix, keeps to some.
+// VARVE_CRASH_KILLS is the number of kills at each point; without it, the test draws a few points.
+// VARVE_CRASH_SEED selects them, and VARVE_CRASH_POINT restricts the test to points with that
+// prefix.
 func TestKillAtPoints(t *testing.T) {
 	seed := uint64(crashNumber(t, "VARVE_CRASH_SEED", 0))
 	if seed == 0 {
@@ -143,7 +144,7 @@ func TestKillAtPoints(t *testing.T) {
 	k.finish()
 }
 
-// drawPoints gives those to kill at, in a random order.
+// drawPoints returns the points to kill at, in random order.
 func drawPoints(t *testing.T, r *rand.Rand) []killPoint {
 	t.Helper()
 	var some []killPoint
@@ -171,8 +172,8 @@ func drawPoints(t *testing.T, r *rand.Rand) []killPoint {
 	return all
 }
 
-// TestKillPointsAreAll: the table above has each point once.
-func TestKillPointsAreAll(t *testing.T) {
+// TestKillPointsComplete: the table has each point once.
+func TestKillPointsComplete(t *testing.T) {
 	var listed []failpoint.Point
 	for _, p := range killPoints {
 		if slices.Contains(listed, p.point) {
@@ -187,25 +188,25 @@ func TestKillPointsAreAll(t *testing.T) {
 	}
 }
 
-// killing is a store under load whose daemons die.
+// killing is a store under load whose daemons are killed.
 type killing struct {
 	ctx  context.Context
 	t    *testing.T
 	n    *node
 	r    *rand.Rand
-	log  string // where daemons note the points that they pass
-	seen int    // bytes of log that were looked at
+	log  string // the file to which daemons log the points that they reach
+	seen int    // bytes of log that were examined
 
 	fioDev, fsDev string
 	m             *mounted
 	verify, copy  *background
 
 	count    int
-	scratch  []string          // volumes that may be there
-	snaps    map[string]string // answered, with the root where that was
+	scratch  []string          // volumes that may exist
+	snaps    map[string]string // acknowledged snapshots, with their roots if known
 	pending  *background       // writes to a scratch volume
 	kills    int
-	inOpen   int // of them, those that met a daemon in its opening
+	inOpen   int // kills during opening
 	pointsOf map[failpoint.Point]int
 }
 
@@ -232,10 +233,12 @@ func newKilling(ctx context.Context, t *testing.T, r *rand.Rand) *killing {
 	return k
 }
 
-// tree is what is copied: some of the tree that others copy whole, for what is tried here are moments, not bytes.
+// tree is the tree to copy: a part of the source tree, as this test is about moments and not
+// amounts.
 func (k *killing) tree() string { return filepath.Join(sourceTree(k.t), "net") }
 
-// launch starts a daemon that dies at the n-th passing of a point; none: at no point.
+// launch starts a daemon that dies when it reaches a point for the n-th time; at none if the point
+// is empty.
 func (k *killing) launch(point failpoint.Point, n int) {
 	k.t.Helper()
 	k.n.env = []string{"VARVE_FAILPOINT_LOG=" + k.log}
@@ -245,7 +248,7 @@ func (k *killing) launch(point failpoint.Point, n int) {
 	k.n.launch("--settle-delay", "300ms", "--segment-size", "16M", "--log-level", "debug")
 }
 
-// serve starts a daemon that is to live.
+// serve starts a daemon that is not to be killed at a point.
 func (k *killing) serve() {
 	k.t.Helper()
 	k.launch("", 0)
@@ -254,7 +257,7 @@ func (k *killing) serve() {
 	}
 }
 
-// meet kills a daemon at one point. None runs before and after it.
+// meet kills a daemon at one point. No daemon runs before and after meet.
 func (k *killing) meet(p killPoint) {
 	k.t.Helper()
 	if k.n.cmd != nil {
@@ -281,7 +284,7 @@ func (k *killing) meet(p killPoint) {
 	}
 }
 
-// try comes to a point by its way; false if it was not passed.
+// try runs a daemon to a point by its way. It returns false if the point was not reached.
 func (k *killing) try(p killPoint, passing int) bool {
 	k.t.Helper()
 	switch p.way {
@@ -323,10 +326,10 @@ func (k *killing) try(p killPoint, passing int) bool {
 	return k.died(p.point)
 }
 
-// load lets work pile up.
+// load lets work accumulate.
 func (k *killing) load() { time.Sleep(time.Duration(100+k.r.IntN(600)) * time.Millisecond) }
 
-// died ends what is left of daemons, and says whether one has died at the point.
+// died ends all daemons, and reports whether one has died at the point.
 func (k *killing) died(point failpoint.Point) bool {
 	k.t.Helper()
 	if k.n.cmd != nil {
@@ -343,8 +346,8 @@ func (k *killing) died(point failpoint.Point) bool {
 	return strings.Contains(news, fmt.Sprintf("killed %s\n", point))
 }
 
-// handOver runs an upgrade in which one side dies at a point. The other one serves, or else the next one does; all
-// are ended.
+// handOver runs an upgrade in which one side dies at a point, after which the other side or another
+// daemon serves. All daemons are ended.
 func (k *killing) handOver(point failpoint.Point, successor string) {
 	k.t.Helper()
 	r := run(k.ctx, "env", successor, "VARVE_FAILPOINT_LOG="+k.log, k.n.program, "--store", k.n.store, "upgrade")
@@ -365,7 +368,7 @@ func (k *killing) handOver(point failpoint.Point, successor string) {
 	}
 }
 
-// churnUntilDeath runs commands until the daemon is dead, or for some time.
+// churnUntilDeath runs commands until the daemon is dead, or for a limited time.
 func (k *killing) churnUntilDeath(d time.Duration) {
 	k.t.Helper()
 	for end := time.Now().Add(d); !k.dead() && time.Now().Before(end); {
@@ -382,7 +385,8 @@ func (k *killing) dead() bool {
 	}
 }
 
-// command runs one command; false if there is no daemon any more. A command fails only for that reason.
+// command runs one command. It returns false if the daemon is dead, which is the only reason for a
+// failure.
 func (k *killing) command(args ...string) (string, bool) {
 	k.t.Helper()
 	if k.dead() {
@@ -400,7 +404,7 @@ func (k *killing) command(args ...string) (string, bool) {
 	return "", false
 }
 
-// churn makes and removes snapshots, volumes and devices.
+// churn creates and deletes snapshots, volumes and devices.
 func (k *killing) churn() {
 	k.t.Helper()
 	k.tidy()
@@ -429,7 +433,7 @@ func (k *killing) churn() {
 	}
 }
 
-// write writes to a scratch volume; what the death of the daemon holds up is done later.
+// write writes to a scratch volume. If the daemon's death delays the write, it is completed later.
 func (k *killing) write(dev string) {
 	k.pending = start(k.t, "dd", "if=/dev/urandom", "of="+dev, "bs=256k", "count=8", "oflag=direct", "conv=fsync", "status=none")
 	select {
@@ -438,7 +442,7 @@ func (k *killing) write(dev string) {
 	}
 }
 
-// tidy removes the scratch volumes that are there.
+// tidy deletes the scratch volumes that exist.
 func (k *killing) tidy() {
 	k.t.Helper()
 	if k.pending != nil {
@@ -472,7 +476,7 @@ func (k *killing) tidy() {
 	}
 }
 
-// finish ends the load and looks at everything. A daemon serves.
+// finish ends the load and checks everything. A daemon is running.
 func (k *killing) finish() {
 	k.t.Helper()
 	ctx, t := k.ctx, k.t

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// holdings are what a daemon has of the kernel.
+// holdings counts a daemon's kernel resources.
 type holdings struct{ files, threads, mappings int }
 
 func holdingsOf(t *testing.T, pid int) holdings {
@@ -34,9 +34,10 @@ func holdingsOf(t *testing.T, pid int) holdings {
 	return h
 }
 
-// TestNothingLeaks: devices of every kind, mounts and refusals, again and again, leave neither files nor threads nor
-// mappings with the daemon, and a successor begins without those of the daemons before it.
-func TestNothingLeaks(t *testing.T) {
+// TestLeaks: repeated attaching of every kind of device, mounting and failing commands leak no file
+// descriptors, threads or mappings in the daemon, and a successor does not inherit those of its
+// predecessors.
+func TestLeaks(t *testing.T) {
 	const warmUp, often = 4, 16
 	ctx := limit(t, 4*time.Minute)
 	n := newNode(ctx, t)
@@ -86,7 +87,7 @@ func TestNothingLeaks(t *testing.T) {
 		return after.files > before.files+2 || after.threads > before.threads+often/2 || after.mappings > before.mappings+2*often
 	}
 	for end := time.Now().Add(10 * time.Second); grown() && time.Now().Before(end); {
-		time.Sleep(100 * time.Millisecond) // what the kernel gives back later, and settling
+		time.Sleep(100 * time.Millisecond) // for resources that the kernel frees later, and for settling
 	}
 	t.Logf("%d rounds: %+v before, %+v after", often, before, after)
 	if grown() {
@@ -95,7 +96,7 @@ func TestNothingLeaks(t *testing.T) {
 	checkSuccessors(ctx, t, n)
 }
 
-// checkSuccessors compares what the first of several successors holds with what the last does.
+// checkSuccessors compares the holdings of the first and the last of several successors.
 func checkSuccessors(ctx context.Context, t *testing.T, n *node) {
 	t.Helper()
 	n.attach(ctx, "a", "--queues", "2")

@@ -20,19 +20,21 @@ import (
 	"varve/objstore/lincheck"
 )
 
-// Where the clients work: a few sectors around the border of two leaves of 4 KiB chunks.
+// The clients work on a few sectors around the border of two leaves of 4 KiB chunks.
 const (
 	linearFrom = 1<<20 - 12<<10
 	linearTo   = 1<<20 + 12<<10
 )
 
-// TestLinearizableUnderKills has clients read, write, discard, zero and flush the same few sectors of a volume through
-// the ublk device and through the mount's live file at once, while snapshots are taken, the volume settles, and the
-// daemon is killed or stopped and started again. The history of it all is linearizable, sector by sector: a request
-// of several sectors is atomic for each of them alone, for a block device promises no more.
+// TestLinearizableUnderKills lets clients read, write, discard, zero and flush the same few sectors
+// of a volume through the ublk device and through the mount's live file, while snapshots are taken,
+// the volume settles, and the daemon is killed or stopped and started again. The history must be
+// linearizable, sector by sector: a request of several sectors is atomic only for each of them, as
+// a block device promises no more.
 //
-// A request through the mount that was under way when the daemon died may have been done or not. One through the
-// device is given to the next daemon, also if it had been done: it may take effect twice.
+// A request through the mount that was in flight when the daemon died may or may not have taken
+// effect. A request through the device is passed to the next daemon even if it had taken effect,
+// and may take effect twice.
 //
 // VARVE_CRASH_LINEAR_KILLS is the number of kills; VARVE_CRASH_SEED picks the requests.
 func TestLinearizableUnderKills(t *testing.T) {
@@ -79,7 +81,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 				n.kill(ctx)
 			}
 		})
-		if r.IntN(2) == 0 { // sometimes nobody is there for a while
+		if r.IntN(2) == 0 { // sometimes no daemon runs for a while
 			time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
 		}
 		serve()
@@ -87,7 +89,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 	time.Sleep(300 * time.Millisecond)
 	close(stop)
 	clients.Wait()
-	w.lastLook()
+	w.finalRead()
 	report, err := w.h.Check(time.Minute)
 	t.Logf("%+v, %d snapshots", report, len(w.snaps))
 	t.Logf("crash: %d daemons killed or stopped", report.Kills)
@@ -103,7 +105,7 @@ func linearRound(ctx context.Context, t *testing.T, mode string, kills int, r *r
 	n.varve(ctx, "detach", "disk")
 }
 
-// linearWorld is a volume with a device, a mount, and the history of what is done to it.
+// linearWorld is a volume with a device, a mount, and the history of operations on it.
 type linearWorld struct {
 	t        *testing.T
 	n        *node
@@ -112,7 +114,7 @@ type linearWorld struct {
 	snaps    map[string][]byte
 }
 
-// deviceClient sees no error, whatever happens to the daemon.
+// deviceClient works through the device. It must see no error, whatever happens to the daemon.
 func (w *linearWorld) deviceClient(r *rand.Rand, stop chan struct{}) {
 	f, err := os.OpenFile(w.dev, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
@@ -145,7 +147,7 @@ func (d deviceDisk) Zero(off, length int64) error {
 	return nil
 }
 
-// mountClient opens the live file again when its mount has died.
+// mountClient works through the live file, which it opens again after its mount has died.
 func (w *linearWorld) mountClient(r *rand.Rand, stop chan struct{}) {
 	d := &liveDisk{w: w, stop: stop}
 	defer d.close()
@@ -189,12 +191,13 @@ func (d *liveDisk) close() {
 	}
 }
 
-// retry passes over what the death of the daemon explains.
+// retry ignores errors that the daemon's death explains.
 func (d *liveDisk) retry(err error) error {
 	if errors.Is(err, unix.EINTR) {
 		return nil
 	}
-	// What is under way while the connection is aborted fails with EIO or ECONNABORTED, and soon all with ENOTCONN.
+	// Requests in flight when the connection is aborted fail with EIO or ECONNABORTED, and later
+	// ones with ENOTCONN.
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		_, dead := d.f.ReadAt(make([]byte, 512), 0)
 		if errors.Is(dead, unix.ENOTCONN) {
@@ -214,8 +217,9 @@ func (d *liveDisk) retry(err error) error {
 	return nil
 }
 
-// outcome adds to an error what it says of the request. ENOTCONN: the connection was gone, and the request was not
-// sent (fs/fuse/dev.c, __fuse_request_send). EINTR: the daemon was told of a signal, and gave up.
+// outcome adds to an error what it implies for the request. ENOTCONN: the connection was gone, and
+// the request was not sent (fs/fuse/dev.c, __fuse_request_send). EINTR: the daemon was told of a
+// signal and gave up.
 func outcome(n int, err error) error {
 	switch {
 	case n == 0 && errors.Is(err, unix.ENOTCONN):
@@ -245,7 +249,8 @@ func (d *liveDisk) Zero(off, length int64) error {
 
 func (d *liveDisk) Flush() error { return d.f.Sync() }
 
-// snapshots takes snapshots and reads them: each is a read that took effect while it was made.
+// snapshots takes snapshots and reads them: each is a read that took effect while the snapshot was
+// created.
 func (w *linearWorld) snapshots(ctx context.Context, stop chan struct{}) {
 	w.snaps = map[string][]byte{}
 	for i := 0; ; i++ {
@@ -257,7 +262,7 @@ func (w *linearWorld) snapshots(ctx context.Context, stop chan struct{}) {
 		name := fmt.Sprint("s", i)
 		call := w.h.Now()
 		if w.n.try(ctx, "snapshot", "create", "disk@"+name).code != 0 {
-			continue // no daemon; whether it is there nobody knows
+			continue // no daemon runs, and the snapshot may or may not exist
 		}
 		ret := w.h.Now()
 		p, err := w.readSnapshot(name)
@@ -286,8 +291,8 @@ func (w *linearWorld) readSnapshot(name string) ([]byte, error) {
 	return p, err
 }
 
-// lastLook reads by both doors what is there at the end, and the snapshots again.
-func (w *linearWorld) lastLook() {
+// finalRead reads the final content through the device and the mount, and the snapshots again.
+func (w *linearWorld) finalRead() {
 	w.t.Helper()
 	p := aligned(w.t, linearTo-linearFrom)
 	for _, file := range []string{w.dev, filepath.Join(w.mnt, "volumes/disk/live")} {

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// TestListingOfManySnapshots makes some hundred snapshots of a device that is written to, and lists all of the mount, as
-// ls -lR does: volumes, snapshots and roots.
-func TestListingOfManySnapshots(t *testing.T) {
+// TestListingManySnapshots creates some hundred snapshots of a device that is being written, and
+// lists the whole mount, as ls -lR does: volumes, snapshots and roots.
+func TestListingManySnapshots(t *testing.T) {
 	const snapshots = 200
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -66,7 +66,8 @@ func TestListingOfManySnapshots(t *testing.T) {
 	list := must(ctx, t, "ls", "-lR", dir)
 	t.Logf("a snapshot took %v (p50), %v at most; the listing of %d lines %v",
 		took[len(took)/2], took[len(took)-1], strings.Count(list, "\n"), time.Since(began))
-	// A directory with image and info for each snapshot, one with an image for each root, and they are all different.
+	// A directory with image and info for each snapshot, one with an image for each root, and they
+	// are all different.
 	if got := strings.Count(list, " disk.img"); got < 2*snapshots {
 		t.Errorf("%d images are listed, of %d snapshots and their roots", got, snapshots)
 	}

@@ -25,7 +25,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// prepare refuses to run where the tests would skip or do harm: there is nothing here that is skipped.
+// prepare returns an error where the tests would do harm or could not run: none of them is ever
+// skipped.
 func prepare() error {
 	if os.Getenv("VARVE_VM") == "" {
 		return fmt.Errorf("not in the test kernel")

@@ -15,9 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestDeviceAgainstModel has four writers beside each other, each with its own part of the device: random writes,
-// discards, write-zeroes, flushes and reads of 512 bytes to 1 MiB, against plain memory.
-func TestDeviceAgainstModel(t *testing.T) {
+// TestDeviceModel has four parallel writers, each with its own part of the device: random writes,
+// discards, write-zeroes, flushes and reads of 512 bytes to 1 MiB are compared with a copy in
+// memory.
+func TestDeviceModel(t *testing.T) {
 	for _, mode := range []string{"zero", "user", "plain"} {
 		t.Run(mode, func(t *testing.T) {
 			const part = 16 << 20
@@ -56,7 +57,7 @@ func TestDeviceAgainstModel(t *testing.T) {
 	}
 }
 
-// modelWriter works on a part of a device that nobody else touches.
+// modelWriter works on a part of a device that is its own.
 type modelWriter struct {
 	f      *os.File
 	base   int64 // bytes, where its part begins

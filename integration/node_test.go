@@ -17,27 +17,27 @@ import (
 	"time"
 )
 
-// node is one store, its daemon and what the test has attached and mounted of it.
+// node is one store, its daemon, and the test's devices and mounts of it.
 type node struct {
 	t     *testing.T
 	store string // directory
-	logs  string // file with the log of all its daemons
+	logs  string // file with the logs of all its daemons
 	cmd   *exec.Cmd
 	gone  chan struct{} // closed when cmd has ended
 
 	background bool // a daemon may run that is not the test's child
 
-	program string   // what is tested; empty: varve
-	env     []string // of the daemons, beside the test's own
+	program string   // the program under test; empty: varve
+	env     []string // of the daemons, added to the test's own
 }
 
-// newNode makes a store below the test's directory in the guest's tmpfs.
+// newNode creates a store in the test's directory, which is on the guest's tmpfs.
 func newNode(ctx context.Context, t *testing.T, initArgs ...string) *node {
 	t.Helper()
 	return newNodeAt(ctx, t, filepath.Join(t.TempDir(), "store"), initArgs...)
 }
 
-// newNodeAt makes a store in a directory that does not exist yet.
+// newNodeAt creates a store in a directory that does not exist yet.
 func newNodeAt(ctx context.Context, t *testing.T, store string, initArgs ...string) *node {
 	t.Helper()
 	markKernelLog(t)
@@ -52,13 +52,13 @@ func (n *node) try(ctx context.Context, args ...string) result {
 	return run(ctx, cmp.Or(n.program, varve), append([]string{"--store", n.store}, args...)...)
 }
 
-// varve runs a varve command that has to succeed.
+// varve runs a varve command that must succeed.
 func (n *node) varve(ctx context.Context, args ...string) string {
 	n.t.Helper()
 	return must(ctx, n.t, cmp.Or(n.program, varve), append([]string{"--store", n.store}, args...)...)
 }
 
-// refuse runs a varve command that has to fail, with one line of error that has all the words.
+// refuse runs a varve command that must fail with a one-line error that contains all the words.
 func (n *node) refuse(ctx context.Context, words []string, args ...string) {
 	n.t.Helper()
 	checkRefusal(n.t, n.try(ctx, args...), words, args)
@@ -84,7 +84,7 @@ func checkRefusal(t *testing.T, r result, words, args []string) {
 	}
 }
 
-// query decodes what a command with --json says.
+// query decodes the output of a command with --json.
 func query[T any](ctx context.Context, n *node, args ...string) T {
 	n.t.Helper()
 	var v T
@@ -95,7 +95,7 @@ func query[T any](ctx context.Context, n *node, args ...string) T {
 	return v
 }
 
-// serve starts the daemon as a child of the test and waits until it answers.
+// serve starts the daemon as a child of the test, and waits until it answers.
 func (n *node) serve(ctx context.Context, args ...string) {
 	n.t.Helper()
 	n.launch(args...)
@@ -127,7 +127,7 @@ func (n *node) launch(args ...string) {
 	}(n.cmd, n.gone)
 }
 
-// await returns when the daemon answers, or has ended: false.
+// await waits until the daemon answers. It returns false if the daemon ends instead.
 func (n *node) await(ctx context.Context) bool {
 	n.t.Helper()
 	for !n.answers() {
@@ -142,7 +142,7 @@ func (n *node) await(ctx context.Context) bool {
 	return true
 }
 
-// answers says whether somebody listens on the store's socket.
+// answers reports whether a process listens on the store's socket.
 func (n *node) answers() bool {
 	dir, err := os.Open(n.store)
 	if err != nil {
@@ -158,7 +158,7 @@ func (n *node) answers() bool {
 	return true
 }
 
-// stop ends the daemon as a user does.
+// stop ends the daemon by varve stop.
 func (n *node) stop(ctx context.Context, args ...string) {
 	n.t.Helper()
 	n.varve(ctx, append([]string{"stop"}, args...)...)
@@ -169,7 +169,7 @@ func (n *node) stop(ctx context.Context, args ...string) {
 	n.cmd = nil
 }
 
-// kill ends the daemon by SIGKILL, as a crash would.
+// kill ends the daemon by SIGKILL, like a crash.
 func (n *node) kill(ctx context.Context) {
 	n.t.Helper()
 	if err := n.cmd.Process.Kill(); err != nil {
@@ -190,7 +190,7 @@ func (n *node) awaitEnd(ctx context.Context) {
 	}
 }
 
-// takeDown leaves nothing behind. What mounted a device is unmounted by the test's own, later cleanups.
+// takeDown removes everything. The test's own, later cleanups unmount what is mounted from devices.
 func (n *node) takeDown() {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
@@ -219,7 +219,8 @@ func (n *node) takeDown() {
 	}
 }
 
-// logTail gives the ends of the daemons' logs: of those that the test started, and of those in the background.
+// logTail returns the ends of the logs of the daemons that the test started, and of those in the
+// background.
 func (n *node) logTail() string {
 	logs, _ := filepath.Glob(filepath.Join(n.store, "*.log"))
 	var all strings.Builder
@@ -236,14 +237,14 @@ func (n *node) logTail() string {
 	return all.String()
 }
 
-// volume makes a volume and attaches it; the device's path comes back.
+// volume creates a volume, attaches it, and returns the device's path.
 func (n *node) volume(ctx context.Context, name, size string, attachArgs ...string) string {
 	n.t.Helper()
 	n.varve(ctx, "volume", "create", name, "--size", size)
 	return n.attach(ctx, name, attachArgs...)
 }
 
-// attach gives the path of the device node, which is all that is on the standard output.
+// attach attaches a volume and returns the path of its device, which must be the only output.
 func (n *node) attach(ctx context.Context, name string, args ...string) string {
 	n.t.Helper()
 	dev := n.varve(ctx, append([]string{"attach", name}, args...)...)
@@ -254,7 +255,7 @@ func (n *node) attach(ctx context.Context, name string, args ...string) string {
 	return dev
 }
 
-// fuse mounts the store and gives the directory.
+// fuse mounts the store and returns the directory.
 func (n *node) fuse(ctx context.Context, args ...string) string {
 	n.t.Helper()
 	dir := n.t.TempDir()
@@ -262,7 +263,7 @@ func (n *node) fuse(ctx context.Context, args ...string) string {
 	return dir
 }
 
-// snapshot makes a settled snapshot and gives its root.
+// snapshot creates a snapshot, waits until it has settled, and returns its root.
 func (n *node) snapshot(ctx context.Context, name string) string {
 	n.t.Helper()
 	root := n.varve(ctx, "snapshot", "create", name, "--wait")
@@ -272,7 +273,7 @@ func (n *node) snapshot(ctx context.Context, name string) string {
 	return root
 }
 
-// stat is what the tests read of `varve stat --json`.
+// stat is the part of `varve stat --json` that the tests use.
 type stat struct {
 	ChunkSize  int64   `json:"chunk_size"`
 	Volumes    int     `json:"volumes"`

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// dmsetup runs without udev, for which it would wait.
+// dmsetup runs dmsetup without udev, for which it would wait.
 func dmsetup(ctx context.Context, t *testing.T, table string, args ...string) {
 	t.Helper()
 	t.Setenv("DM_DISABLE_UDEV", "1")
@@ -23,8 +23,8 @@ func dmsetup(ctx context.Context, t *testing.T, table string, args ...string) {
 	must(ctx, t, "sh", "-c", fmt.Sprintf("printf '%s' | dmsetup %s", table, strings.Join(args, " ")))
 }
 
-// TestStoreOnOwnDevice: the volume below the store grows by a device of that store. From then on nothing is attached
-// any more, with an error that names the way down.
+// TestStoreOnOwnDevice: the logical volume below the store grows onto a device of that store. From
+// then on attach fails with an error that names the layers between the two.
 func TestStoreOnOwnDevice(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	const sectors = 2 << 20 // 1 GiB
@@ -62,8 +62,9 @@ func TestStoreOnOwnDevice(t *testing.T) {
 	m.unmount(ctx)
 }
 
-// TestStoreOnDeviceWithoutServer: a second store on a volume of the first. While the first has no daemon the second is
-// refused at once, instead of waiting for ever; when it has one, both work.
+// TestStoreOnDeviceWithoutServer: a second store is on a volume of the first. While the first has
+// no daemon, commands on the second fail at once instead of waiting forever; when it has one, both
+// work.
 func TestStoreOnDeviceWithoutServer(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	lower := newNode(ctx, t)

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// TestPartitionsAtAttach: the partitions of a device are there when attach answers, at its first attaching and later.
-// From then on nobody has to wait for the kernel's scan: with the daemon killed at that moment, the device and its
-// partition can be opened at once, by whoever does not read.
+// TestPartitionsAtAttach: the partitions of a device exist when attach returns, the first time and
+// later. From then on nothing waits for the kernel's scan: even if the daemon is killed at that
+// moment, the device and its partition can be opened at once by a process that does not read.
 func TestPartitionsAtAttach(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -58,7 +58,8 @@ func partition(t *testing.T, dev string) {
 	}
 }
 
-// opensAtOnce opens a device that nobody serves, in a process of its own: one that waits can't be killed.
+// opensAtOnce checks that a device without a server can be opened. It does so in another process,
+// which could not be killed if it waited.
 func opensAtOnce(ctx context.Context, t *testing.T, dev string) {
 	t.Helper()
 	opened := start(t, "sh", "-c", ": <"+dev)

@@ -35,7 +35,7 @@ type checker struct {
 	ctx  context.Context
 	t    *testing.T
 	rec  *recording
-	disk fileDisk // as far as the log was replayed
+	disk fileDisk // to which the log has been replayed so far
 
 	seed      maphash.Seed
 	sectors   []sectorHistory
@@ -45,11 +45,12 @@ type checker struct {
 	volumes, filesystems, files, roots, contents, devices, unflushed int
 }
 
-// sectorHistory is what each sector of a volume has held. A value is a hash of 512 bytes; 0: zeroes.
+// sectorHistory is the history of each sector of a volume. A value is a hash of 512 bytes, or 0 for
+// zeroes.
 type sectorHistory struct {
 	durable []uint64 // at the entry at of the volume's log
 	at      int
-	later   map[int64][]version // all that the log has, in order
+	later   map[int64][]version // all versions in the log, in order
 	got     []uint64
 }
 
@@ -124,7 +125,8 @@ type up struct {
 	log   bytes.Buffer
 }
 
-// bringUp copies the disk, as cuts have left it, and opens its store. fix may change the copy before.
+// bringUp copies the disk as a cut has left it, and opens the copy's store. fix may change the copy
+// first.
 func (c *checker) bringUp(what string, fix ...func(d fileDisk) error) *up {
 	c.t.Helper()
 	image := filepath.Join(c.t.TempDir(), "cut")
@@ -143,7 +145,7 @@ func (c *checker) bringUp(what string, fix ...func(d fileDisk) error) *up {
 	_ = f.Close()
 	u := &up{c: c, what: what, dir: c.t.TempDir()}
 	u.loop = must(c.ctx, c.t, "losetup", "-f", "--show", image)
-	_ = os.Remove(image) // it lives as long as the loop device
+	_ = os.Remove(image) // the file exists as long as the loop device
 	c.t.Cleanup(func() { // of a check that failed
 		if u.loop != "" {
 			u.close()
@@ -158,7 +160,7 @@ func (c *checker) bringUp(what string, fix ...func(d fileDisk) error) *up {
 	return u
 }
 
-// open opens the store as a machine does that has just booted.
+// open opens the store as after a reboot.
 func (u *up) open() {
 	u.c.t.Helper()
 	var err error
@@ -189,7 +191,7 @@ func (u *up) down() {
 	u.loop = ""
 }
 
-// copySparse copies the data of a file, and its holes as holes.
+// copySparse copies the data of a file, and keeps its holes.
 func copySparse(to, from *os.File) error {
 	size, err := from.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -224,7 +226,8 @@ func copySparse(to, from *os.File) error {
 	}
 }
 
-// readVolume reads all of a volume, into h.got as hashes, and into a new file if image says so.
+// readVolume reads a whole volume: hashes of its sectors into h.got, and its data into the file
+// image unless empty.
 func (c *checker) readVolume(s *objstore.Store, volume string, h *sectorHistory, image string) {
 	c.t.Helper()
 	v, err := s.OpenVolume(volume, "test")
@@ -258,7 +261,7 @@ func (c *checker) readVolume(s *objstore.Store, volume string, h *sectorHistory,
 	}
 }
 
-// readData reads what is no hole.
+// readData reads everything that is not a hole.
 func readData(ctx context.Context, im objstore.Image, each func(off int64, b []byte) error) error {
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < im.Size(); {
@@ -284,7 +287,7 @@ func readData(ctx context.Context, im objstore.Image, each func(off int64, b []b
 	return nil
 }
 
-// sumOf gives a hash of an image's content, however it is laid out.
+// sumOf returns a hash of an image's content, independent of its layout.
 func sumOf(ctx context.Context, im objstore.Image) ([32]byte, error) {
 	h := sha256.New()
 	err := readData(ctx, im, func(off int64, b []byte) error {
@@ -300,7 +303,7 @@ func sumOf(ctx context.Context, im objstore.Image) ([32]byte, error) {
 	return [32]byte(h.Sum(nil)), err
 }
 
-// check brings up what a cut has left, and checks all that is promised.
+// check brings up the disk that a cut has left, and checks everything that is promised.
 func (c *checker) check(what string, cut *logwrites.Cut, number int) {
 	c.t.Helper()
 	known := 0 // facts
@@ -315,7 +318,7 @@ func (c *checker) check(what string, cut *logwrites.Cut, number int) {
 		}
 	}()
 	c.checkNames(u, want)
-	looked := number % len(c.rec.Uppers) // whose filesystem is looked at
+	looked := number % len(c.rec.Uppers) // the volume whose filesystem is checked
 	image := filepath.Join(c.t.TempDir(), "volume")
 	for i, up := range c.rec.Uppers {
 		h := &c.sectors[i]
@@ -346,7 +349,7 @@ func (c *checker) check(what string, cut *logwrites.Cut, number int) {
 	u.down()
 }
 
-// advance brings what is durable on a volume up to what was known to be.
+// advance updates the durable content of a volume to the last flush before the cut.
 func (c *checker) advance(h *sectorHistory, u *upperLog, known int) {
 	to := h.at
 	for n := known - 1; n >= 0; n-- {
@@ -365,7 +368,7 @@ func (c *checker) advance(h *sectorHistory, u *upperLog, known int) {
 	h.at = max(h.at, to)
 }
 
-// checkSectors holds each sector against what it may be.
+// checkSectors compares each sector with its possible contents.
 func (c *checker) checkSectors(what, volume string, h *sectorHistory) {
 	c.t.Helper()
 	bad := 0
@@ -395,7 +398,7 @@ sectors:
 	}
 }
 
-// checkNames looks for the volumes and snapshots.
+// checkNames checks that the volumes exist, and no deleted ones.
 func (c *checker) checkNames(u *up, want *facts.Expected) {
 	c.t.Helper()
 	there := map[string]objstore.VolumeInfo{}
@@ -417,7 +420,7 @@ func (c *checker) checkNames(u *up, want *facts.Expected) {
 	}
 }
 
-// checkSnapshots looks for the snapshots that were answered, all of them by their roots, and some by content.
+// checkSnapshots checks all acknowledged snapshots by their roots, and some by content.
 func (c *checker) checkSnapshots(u *up, want *facts.Expected, number int) {
 	c.t.Helper()
 	list, err := u.store.Snapshots("")
@@ -444,7 +447,7 @@ func (c *checker) checkSnapshots(u *up, want *facts.Expected, number int) {
 	}
 }
 
-// checkContent reads a snapshot: the same root is the same content, in whatever disk.
+// checkContent reads a snapshot: equal roots must have equal content, on all disks.
 func (c *checker) checkContent(u *up, s objstore.SnapshotInfo) {
 	c.t.Helper()
 	view, err := u.store.OpenSnapshot(s.Volume, s.Name)
@@ -468,7 +471,8 @@ func (c *checker) checkContent(u *up, s objstore.SnapshotInfo) {
 	c.contents++
 }
 
-// checkSettled lets all settle that was recovered, and opens the store once more: the volume reads the same.
+// checkSettled lets everything that was recovered settle, and opens the store again: the volume
+// must read the same.
 func (c *checker) checkSettled(u *up, volume string, h *sectorHistory) {
 	c.t.Helper()
 	before := bytes.Buffer{}
@@ -495,7 +499,8 @@ func (c *checker) checkSettled(u *up, volume string, h *sectorHistory) {
 	same("after it has settled and was opened again")
 }
 
-// checkFilesystem mounts a volume's filesystem, which replays its journal, looks for the files, and checks it.
+// checkFilesystem mounts a volume's filesystem, which replays its journal, checks its files, and
+// runs fsck.
 func (c *checker) checkFilesystem(what string, up upper, dev string, want *facts.Expected) {
 	c.t.Helper()
 	dir := c.t.TempDir()
@@ -523,7 +528,7 @@ func (c *checker) checkFilesystem(what string, up upper, dev string, want *facts
 	c.filesystems++
 }
 
-// checkThroughDevice does it on a device of the daemon's.
+// checkThroughDevice is checkFilesystem on a device of a daemon.
 func (c *checker) checkThroughDevice(u *up, up upper, want *facts.Expected) {
 	c.t.Helper()
 	n := &node{t: c.t, store: filepath.Join(u.dir, "store"), logs: filepath.Join(c.t.TempDir(), "daemon.log")}

@@ -22,12 +22,12 @@ import (
 	"varve/integration/logwrites"
 )
 
-// recording is what a workload has written, and what it was told. Its files lie in dir:
+// recording is what a workload has written, and what was acknowledged to it. Its files are in dir:
 //
-//	disk.img    the disk before the log begins: the store is made, its volumes have filesystems
-//	disk.log    what was written to the disk since
-//	VOLUME.log  what was written to each volume
-//	facts.json  the rest of this
+//	disk.img    the disk before the log begins, with a store whose volumes have filesystems
+//	disk.log    the writes to the disk since then
+//	VOLUME.log  the writes to each volume
+//	facts.json  the rest of this struct
 type recording struct {
 	Lower  string
 	Uppers []upper
@@ -41,7 +41,7 @@ type recording struct {
 
 type upper struct{ Volume, FS string }
 
-// upperLog is what was written to a volume.
+// upperLog is the log of writes to a volume.
 type upperLog struct {
 	log   *logwrites.Log
 	marks map[int]int // number of a fact: entry of the log
@@ -52,7 +52,7 @@ const (
 	powerVolume = 320 << 20 // the least that mkfs.xfs takes
 )
 
-// recorder is a recording under way.
+// recorder makes a recording.
 type recorder struct {
 	*recording
 	ctx context.Context
@@ -60,7 +60,7 @@ type recorder struct {
 	mu  sync.Mutex
 }
 
-// note makes a fact known, to the log of the disk and to that of the volume.
+// note records a fact in the log of the disk and in that of the volume.
 func (r *recorder) note(f facts.Fact) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -83,7 +83,7 @@ func (r *recorder) command(name string, args ...string) string {
 	return strings.TrimSpace(res.stdout)
 }
 
-// mapper makes a log-writes device over dev, with a new log in file, and gives its node.
+// mapper creates a log-writes device over dev, with a new log in file, and returns its node.
 func mapper(ctx context.Context, t *testing.T, name, dev, file string) string {
 	t.Helper()
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -99,7 +99,7 @@ func mapper(ctx context.Context, t *testing.T, name, dev, file string) string {
 	return "/dev/dm-" + must(ctx, t, "dmsetup", "info", "-c", "--noheadings", "-o", "minor", name)
 }
 
-// unmap ends a log and says whether all of it is there.
+// unmap removes a log-writes device, and fails the test if its log is incomplete.
 func unmap(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
 	if s := must(ctx, t, "dmsetup", "status", name); strings.Contains(s, "logging_disabled") {
@@ -110,8 +110,8 @@ func unmap(ctx context.Context, t *testing.T, name string) {
 	})
 }
 
-// writeBackEarly has the kernel write dirty pages within a fraction of a second, until the test's end: mapped
-// journals reach the disk before their data, as they do on a machine with little memory.
+// writeBackEarly makes the kernel write dirty pages within a fraction of a second until the end of
+// the test: mapped journals reach the disk before their data, as on a machine with little memory.
 func writeBackEarly(t *testing.T) {
 	for name, v := range map[string]string{"dirty_writeback_centisecs": "3", "dirty_expire_centisecs": "5"} {
 		file := "/proc/sys/vm/" + name
@@ -142,7 +142,7 @@ func record(ctx context.Context, t *testing.T, lower string, rounds int) *record
 	loop := losetup(ctx, t, image, "--direct-io=on")
 	fsNamed(lower).make(ctx, t, loop)
 
-	// The store and the filesystems are made before the log begins.
+	// The store and the filesystems are created before the log begins.
 	serveArgs := []string{"--tail-soft", "4M", "--settle-delay", "200ms", "--journal-records", "2048", "--log-level", "debug"}
 	m := mount(ctx, t, loop, "")
 	n := newNodeAt(ctx, t, filepath.Join(m.dir, "store"))
@@ -176,7 +176,8 @@ func record(ctx context.Context, t *testing.T, lower string, rounds int) *record
 			r.work(n, u.Volume, mounts[i].dir, rounds, uint64(i))
 		}()
 	}
-	// A daemon that dies on the way leaves a recovery in the log, and segments and journals of two processes.
+	// Killing the daemon in between puts a recovery into the log, and segments and journals of two
+	// processes.
 	done := make(chan struct{})
 	go func() { work.Wait(); close(done) }()
 	for range 2 {
@@ -210,7 +211,7 @@ func record(ctx context.Context, t *testing.T, lower string, rounds int) *record
 	return rec
 }
 
-// work is what goes on on one volume, and with its snapshots. It may meet a daemon that is gone for a moment.
+// work is the workload of one volume and its snapshots. The daemon may be missing for a moment.
 func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	snaps := []string{}
@@ -256,8 +257,8 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 	}
 }
 
-// daemon runs a command that needs the daemon, and waits for one that was killed to be replaced. An answer that
-// was lost with the daemon is no answer: the empty string.
+// daemon runs a command that needs the daemon, and retries until a killed one is replaced. If the
+// answer was lost with the daemon, it returns an empty string.
 func (r *recorder) daemon(n *node, args ...string) string {
 	for {
 		res := n.try(r.ctx, args...)
@@ -278,7 +279,7 @@ func (r *recorder) daemon(n *node, args ...string) string {
 	}
 }
 
-// shortLife makes a volume and deletes it again.
+// shortLife creates a volume and deletes it.
 func (r *recorder) shortLife(n *node, name string) {
 	r.note(facts.Fact{What: facts.VolumeCreate, Volume: name})
 	r.daemon(n, "volume", "create", name, "--size", "1M")
@@ -288,7 +289,8 @@ func (r *recorder) shortLife(n *node, name string) {
 	r.note(facts.Fact{What: facts.VolumeGone, Volume: name})
 }
 
-// scribble writes blocks of a file in place, as a database does, by O_DIRECT every other time; sync or not.
+// scribble overwrites blocks of a file in place, like a database, every other time with O_DIRECT,
+// with or without sync.
 func scribble(name string, rng *rand.Rand, blocks int, sync bool) error {
 	flags := os.O_RDWR | os.O_CREATE
 	if rng.IntN(2) == 0 {
@@ -319,7 +321,7 @@ func scribble(name string, rng *rand.Rand, blocks int, sync bool) error {
 	return nil
 }
 
-// loadRecording finds one that was kept.
+// loadRecording loads a recording that was kept.
 func loadRecording(t *testing.T, dir string) *recording {
 	t.Helper()
 	rec := &recording{}

@@ -16,9 +16,10 @@ import (
 	"varve/integration/logwrites"
 )
 
-// The power is cut under a store on a real filesystem: every write that reaches the disk is recorded once, by
-// dm-log-writes, while filesystems on two volumes work. Then the disk is made anew as many a cut could have left
-// it, and the store and the filesystems on its volumes are brought up and checked.
+// TestPowerCut cuts the power under a store on a real filesystem: dm-log-writes records every write
+// that reaches the disk, while filesystems on two volumes are in use. Then, for many points in the
+// log, the disk is reconstructed as a power cut could have left it, and the store and the
+// filesystems on its volumes are brought up and checked.
 //
 //	ext4 on volume "e"     xfs on volume "x"
 //	log-writes             log-writes           what was written to each volume, and what was durable when
@@ -29,14 +30,16 @@ import (
 //	        loop device on tmpfs
 //
 // After a cut:
-//   - the store opens, and has the volumes and snapshots that were answered, with their roots
-//   - each sector of a volume holds what was durable on it, or something that was written to it later
-//   - the filesystems replay their journals, are clean, and have every file whose fsync had returned
-//   - what was recovered settles, and reads the same afterwards and after another opening
+//   - the store opens, and has all acknowledged volumes and snapshots, with their roots
+//   - each sector of a volume holds its durable content, or something that was written to it later
+//   - the filesystems replay their journals, are clean, and have every file whose fsync had
+//     returned
+//   - recovered data settles, and reads the same afterwards and after another opening
 //
-// VARVE_CRASH_FS_CUTS is how many cuts are tried, over both kinds of lower filesystem. VARVE_CRASH_SEED picks them; it is
-// printed. The recording depends on timing and is new in each run: with VARVE_CRASH_KEEP=DIR that of a failure is
-// kept there, and VARVE_CRASH_REPLAY=DIR/NAME tries it again.
+// VARVE_CRASH_FS_CUTS is the number of cuts for both lower filesystems together. VARVE_CRASH_SEED
+// selects the cuts; the test prints it. The recording depends on timing and differs in each run:
+// with VARVE_CRASH_KEEP=DIR a recording in which a cut fails is kept there, and
+// VARVE_CRASH_REPLAY=DIR/NAME uses it again.
 func TestPowerCut(t *testing.T) {
 	cuts, seed := crashNumber(t, "VARVE_CRASH_FS_CUTS", 60), uint64(crashNumber(t, "VARVE_CRASH_SEED", 0))
 	if seed == 0 {
@@ -72,7 +75,7 @@ func crashNumber(t *testing.T, name string, def int) int {
 	return n
 }
 
-// tryCuts cuts at points that are spread over the whole log.
+// tryCuts tries cuts that are spread over the whole log.
 func (rec *recording) tryCuts(ctx context.Context, t *testing.T, n int, seed uint64) {
 	began, first := time.Now(), rec.marks[0]
 	var points []int

@@ -20,16 +20,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests of this file run in a machine of their own, with little memory (integration/run): a store on a real
-// disk, a filesystem on a volume of it, and something that eats the memory that is left. What is written is several
-// times the memory, through the page cache. Every run has to end, with its data intact.
+// The tests of this file run in a separate machine with little memory (integration/run): a store on
+// a real disk, a filesystem on one of its volumes, and a process that takes the remaining memory.
+// They write several times the memory through the page cache. Every run must end, with its data
+// intact.
 
 const (
 	storeDisk = "/dev/ubda"
 	swapDisk  = "/dev/ubdb"
 )
 
-// pressureBytes is how much a run writes, twice: VARVE_PRESSURE_MIB, or 192 MiB.
+// pressureBytes returns the amount that a run writes twice: VARVE_PRESSURE_MIB, or 192 MiB.
 func pressureBytes(t *testing.T) int64 {
 	t.Helper()
 	n := int64(192)
@@ -85,7 +86,7 @@ func TestPressure(t *testing.T) {
 	}
 }
 
-// nodeOnDisk is a store on ext4 on the machine's first disk.
+// nodeOnDisk creates a store on ext4 on the machine's first disk.
 func nodeOnDisk(ctx context.Context, t *testing.T) *node {
 	t.Helper()
 	if total := meminfo(t, "MemTotal"); total > 1<<30 {
@@ -103,7 +104,7 @@ func swapOn(ctx context.Context, t *testing.T) {
 	t.Cleanup(func() { run(context.Background(), "swapoff", swapDisk) })
 }
 
-// underPressure writes a file, copies it, and reads both again, past all caches.
+// underPressure writes a file, copies it, and reads both again after dropping all caches.
 func underPressure(ctx context.Context, t *testing.T, n *node, dir string) {
 	t.Helper()
 	size := pressureBytes(t)
@@ -120,9 +121,7 @@ func underPressure(ctx context.Context, t *testing.T, n *node, dir string) {
 	written := time.Since(began)
 	checkFlushers(t, n)
 	checkLocked(t, n)
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
+	dropCaches(t)
 	for _, file := range []string{one, two} {
 		if err := compareStream(ctx, file, seed, size); err != nil {
 			t.Fatal(err)
@@ -132,7 +131,7 @@ func underPressure(ctx context.Context, t *testing.T, n *node, dir string) {
 		time.Since(began).Seconds(), vmstat(t, "pswpout"))
 }
 
-// stream gives the bytes that belong to a seed.
+// stream returns the bytes of a seed.
 func stream(seed uint64) io.Reader {
 	var s [32]byte
 	for i := range 8 {
@@ -203,8 +202,9 @@ func difference(a, b []byte) int {
 	return -1
 }
 
-// checkFlushers looks at every thread of the daemon, those that the kernel made for its rings too: each must be an
-// I/O flusher, with PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE among its flags (include/linux/sched.h, 7.3).
+// checkFlushers checks every thread of the daemon, including those that the kernel created for its
+// rings: each must be an I/O flusher, with the flags PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE
+// (include/linux/sched.h, 7.3).
 func checkFlushers(t *testing.T, n *node) {
 	t.Helper()
 	const flusher = 0x00080000 | 0x00100000
@@ -234,8 +234,8 @@ func checkFlushers(t *testing.T, n *node) {
 	t.Logf("threads of the daemon, all I/O flushers: %v", kinds)
 }
 
-// TestPressureOutOfMemory has a process that takes more memory than there is, and no swap: it is killed, and not the
-// daemon, whose device nobody else can serve.
+// TestPressureOutOfMemory starts a process that takes more memory than there is, without swap: the
+// kernel kills that process and not the daemon, without which its device would not be served.
 func TestPressureOutOfMemory(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := nodeOnDisk(ctx, t)
@@ -261,7 +261,7 @@ func TestPressureOutOfMemory(t *testing.T) {
 	n.stop(ctx)
 }
 
-// checkLocked: nothing of the daemon is in swap.
+// checkLocked checks that no memory of the daemon is in swap.
 func checkLocked(t *testing.T, n *node) {
 	t.Helper()
 	status := fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid)
@@ -271,8 +271,9 @@ func checkLocked(t *testing.T, n *node) {
 	t.Logf("the daemon has %d MiB resident, %d MiB at most", procValue(t, status, "VmRSS:")>>10, procValue(t, status, "VmHWM:")>>10)
 }
 
-// TestPressureKill kills the daemon while memory is short: what is dirty can't be written until the next daemon serves
-// the device, and that one has to start, open the store and replay its journals in the memory that is left.
+// TestPressureKill kills the daemon while memory is short: dirty pages cannot be written until the
+// next daemon serves the device, and that daemon has to start, open the store and replay its
+// journals in the remaining memory.
 func TestPressureKill(t *testing.T) {
 	ctx := limit(t, 4*time.Minute)
 	n := nodeOnDisk(ctx, t)
@@ -306,9 +307,7 @@ func TestPressureKill(t *testing.T) {
 	if kills < 2 {
 		t.Errorf("%d kills while %d MiB were written: too few to tell", kills, size>>20)
 	}
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
+	dropCaches(t)
 	if err := compareStream(ctx, file, seed, size); err != nil {
 		t.Fatal(err)
 	}
@@ -324,8 +323,8 @@ func TestPressureKill(t *testing.T) {
 	n.stop(ctx)
 }
 
-// startHog starts a process that takes so many bytes and keeps touching them, and returns when it has got them, in
-// memory or in swap.
+// startHog starts a process that allocates memory and keeps touching it. It returns when the
+// process has all of it, in memory or in swap.
 func startHog(ctx context.Context, t *testing.T, take int64) *background {
 	t.Helper()
 	if take <= 0 {
@@ -354,10 +353,10 @@ func spawnHog(t *testing.T, take int64) *background {
 	return start(t, "env", fmt.Sprintf("%s=%d", hogEnv, take), exe)
 }
 
-// hogEnv makes the test program a hog of so many bytes.
+// hogEnv makes the test program a hog of that many bytes.
 const hogEnv = "VARVE_HOG"
 
-// hog takes memory and keeps touching all of it.
+// hog allocates memory and keeps touching all of it.
 func hog(size string) error {
 	n, err := strconv.Atoi(size)
 	if err != nil {
@@ -377,7 +376,7 @@ func hog(size string) error {
 
 func swapped(t *testing.T) int64 { return meminfo(t, "SwapTotal") - meminfo(t, "SwapFree") }
 
-// meminfo gives a line of /proc/meminfo in bytes.
+// meminfo returns a line of /proc/meminfo in bytes.
 func meminfo(t *testing.T, name string) int64 {
 	t.Helper()
 	return procValue(t, "/proc/meminfo", name+":") << 10

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// step is a command of a session as README shows it, and the lines that it writes.
+// step is a command in README's session, and its output.
 type step struct {
 	command string
 	shown   []string
 }
 
-// quickStart reads the session below README's heading of that name.
+// quickStart returns the session below README's heading of that name.
 func quickStart(t *testing.T) []step {
 	t.Helper()
 	b, err := os.ReadFile("../README.md")
@@ -50,7 +50,7 @@ func quickStart(t *testing.T) []step {
 	return steps
 }
 
-// What differs from one run to the next.
+// Output that differs between runs.
 var (
 	roots  = regexp.MustCompile(`\b[0-9a-f]{16}\b|\b[0-9a-f]{64}\b`)
 	dirs   = regexp.MustCompile(`/tmp/tmp\.\w+`)
@@ -63,7 +63,7 @@ func general(line string) string {
 	return spaces.ReplaceAllString(digits.ReplaceAllString(line, "N"), " ")
 }
 
-// TestQuickStart types what README says, in one shell, and expects what README shows.
+// TestQuickStart runs README's commands in one shell, and expects the output in README.
 func TestQuickStart(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	steps := quickStart(t)

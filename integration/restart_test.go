@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestStopAndStart: what was written is there when another daemon serves the store, settled or not.
+// TestStopAndStart: data is there when another daemon serves the store, settled or not.
 func TestStopAndStart(t *testing.T) {
 	ctx := limit(t, 4*time.Minute)
 	n := newNode(ctx, t)
@@ -49,7 +49,8 @@ func TestStopAndStart(t *testing.T) {
 	}
 }
 
-// TestRestart: a restart of the service gives back devices and mounts, those that were in use too.
+// TestRestart: a restart of the service restores devices and mounts, including those that were in
+// use.
 func TestRestart(t *testing.T) {
 	for _, how := range []string{"stop", "SIGTERM"} {
 		t.Run(how, func(t *testing.T) {
@@ -114,7 +115,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestServeInBackground uses the daemon as a user does who has no supervisor, and SIGTERM.
+// TestServeInBackground runs the daemon with serve --background, and ends it by SIGTERM.
 func TestServeInBackground(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -145,7 +146,7 @@ func TestServeInBackground(t *testing.T) {
 	}
 }
 
-// attachAgain gives the device of a volume that a new daemon took over, or attaches it.
+// attachAgain returns the device of a volume that a new daemon took over, or attaches the volume.
 func (n *node) attachAgain(ctx context.Context, name string) string {
 	n.t.Helper()
 	v := query[struct {
@@ -157,7 +158,8 @@ func (n *node) attachAgain(ctx context.Context, name string) string {
 	return n.attach(ctx, name)
 }
 
-// TestKillUnderFioVerify kills the daemon 20 times while fio writes and verifies: fio sees no error.
+// TestKillUnderFioVerify kills the daemon 20 times while fio writes and verifies: fio sees no
+// error.
 func TestKillUnderFioVerify(t *testing.T) {
 	ctx := limit(t, 8*time.Minute)
 	n := newNode(ctx, t)
@@ -166,7 +168,7 @@ func TestKillUnderFioVerify(t *testing.T) {
 	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=512-256k", "--size=256M", "--iodepth=16",
 		"--loops=200", "--rate=40m", "--verify_backlog=256")...)
 	killTwenty(ctx, t, n, job)
-	// fio is stopped in the middle of its loops; a last whole one is verified to the end.
+	// fio is stopped in the middle of its loops; one more complete loop is verified.
 	job.stop(ctx, t, syscall.SIGINT)
 	r := parseFio(t, job.out.String())
 	t.Logf("under kills: %d writes, %d reads", r.Jobs[0].Write.TotalIOs, r.Jobs[0].Read.TotalIOs)
@@ -175,7 +177,8 @@ func TestKillUnderFioVerify(t *testing.T) {
 	n.varve(ctx, "detach", "disk")
 }
 
-// TestKillUnderMountedExt4 kills the daemon 20 times while a tree is copied to a mounted filesystem on it.
+// TestKillUnderMountedExt4 kills the daemon 20 times while a tree is copied to a mounted filesystem
+// on it.
 func TestKillUnderMountedExt4(t *testing.T) {
 	ctx := limit(t, 8*time.Minute)
 	n := newNode(ctx, t)
@@ -200,7 +203,7 @@ func TestKillUnderMountedExt4(t *testing.T) {
 	n.varve(ctx, "detach", "disk")
 }
 
-// killTwenty kills the daemon at 20 moments and starts it again each time, while job goes on.
+// killTwenty kills the daemon 20 times and starts it again each time, while job continues.
 func killTwenty(ctx context.Context, t *testing.T, n *node, job *background) {
 	t.Helper()
 	var slowest time.Duration
@@ -210,7 +213,7 @@ func killTwenty(ctx context.Context, t *testing.T, n *node, job *background) {
 			t.Fatalf("kill %d: the job ended: %v\n%s", i, job.err, job.out.String())
 		}
 		n.kill(ctx)
-		if i%3 == 0 { // sometimes nobody is there for a while
+		if i%3 == 0 { // sometimes no daemon runs for a while
 			time.Sleep(300 * time.Millisecond)
 		}
 		began := time.Now()
@@ -224,7 +227,8 @@ func killTwenty(ctx context.Context, t *testing.T, n *node, job *background) {
 	t.Logf("20 kills; the slowest new daemon answered after %v", slowest.Round(time.Millisecond))
 }
 
-// noIOErrors looks for the device in what the kernel has said since the test's store was made.
+// noIOErrors checks that the kernel has logged no error of the device since the test's store was
+// created.
 func noIOErrors(ctx context.Context, t *testing.T, dev string) {
 	t.Helper()
 	name := filepath.Base(dev)
@@ -239,7 +243,7 @@ func noIOErrors(ctx context.Context, t *testing.T, dev string) {
 	}
 }
 
-// kernelMark is the line in the kernel's log that a test begins with.
+// kernelMark is the line in the kernel's log at which a test begins.
 func kernelMark(t *testing.T) string { return "varve test begins: " + t.Name() }
 
 func markKernelLog(t *testing.T) {

@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// image is the path of a snapshot in the mount.
+// image returns the path of a snapshot in the mount.
 func image(dir, volume, snap string) string {
 	return filepath.Join(dir, "snapshots", volume, snap, "disk.img")
 }
 
-// TestSnapshotUnderFio takes snapshots while fio overwrites the volume: each stays what it was.
+// TestSnapshotUnderFio takes snapshots while fio overwrites the volume: their content never
+// changes.
 func TestSnapshotUnderFio(t *testing.T) {
 	ctx := limit(t, 5*time.Minute)
 	n := newNode(ctx, t)
@@ -32,7 +33,7 @@ func TestSnapshotUnderFio(t *testing.T) {
 	var snaps []frozen
 	for i := range 5 {
 		time.Sleep(700 * time.Millisecond)
-		if !job.running() { // on a busy machine it ends before the fifth
+		if !job.running() { // on a busy machine fio may end before the fifth
 			if i < 2 {
 				t.Fatalf("fio ended before snapshot %d: nothing was taken under load\n%s", i, job.out.String())
 			}
@@ -72,8 +73,9 @@ func TestSnapshotUnderFio(t *testing.T) {
 	n.varve(ctx, "umount", dir)
 }
 
-// TestSnapshotUnderMountedFilesystem takes snapshots of a filesystem while a copy runs on it. What the snapshot
-// holds is what a power cut would leave: the journal is replayed on a copy, and then the filesystem is clean.
+// TestSnapshotUnderMountedFilesystem takes snapshots of a filesystem while files are copied to it.
+// A snapshot has what a power cut would leave: after replaying the journal, on a copy, the
+// filesystem is clean.
 func TestSnapshotUnderMountedFilesystem(t *testing.T) {
 	for _, f := range filesystems {
 		t.Run(f.name, func(t *testing.T) {
@@ -86,8 +88,8 @@ func TestSnapshotUnderMountedFilesystem(t *testing.T) {
 			f.make(ctx, t, dev)
 			m := mount(ctx, t, dev, "")
 			must(ctx, t, "cp", "-a", filepath.Join(tree, "net"), filepath.Join(m.dir, "before"))
-			// Through an unmount the tree is in its own place on the disk. After a sync it may be in the
-			// journal alone, and a mount without replay does not see it.
+			// Through an unmount the tree is in its own place on the disk. After a sync it may be
+			// in the journal alone, and a mount without replay does not see it.
 			m.unmount(ctx)
 			m = mount(ctx, t, dev, "")
 			job := start(t, "cp", "-a", tree, m.dir)
@@ -112,8 +114,9 @@ func TestSnapshotUnderMountedFilesystem(t *testing.T) {
 	}
 }
 
-// checkSnapshot looks at a snapshot's image in the mount: as it is by a read-only loop device, and replayed and
-// checked on a copy. It must hold the tree that was synced before, below "before".
+// checkSnapshot checks a snapshot's image in the mount: unchanged through a read-only loop device,
+// and on a copy with the journal replayed. It must have the tree that was synced before, in
+// "before".
 func checkSnapshot(ctx context.Context, t *testing.T, f filesystem, img, want, before string) {
 	t.Helper()
 	if got := sum(t, img); got != want {
@@ -144,8 +147,8 @@ func checkSnapshot(ctx context.Context, t *testing.T, f filesystem, img, want, b
 	}
 }
 
-// TestSameContentSameRoot writes the same bytes into two stores, in other orders, by other request sizes, over
-// other garbage: the roots are equal. One bit more makes another.
+// TestSameContentSameRoot writes the same content to two stores, in different orders and request
+// sizes, over different garbage: the roots are equal. Changing one bit changes the root.
 func TestSameContentSameRoot(t *testing.T) {
 	const (
 		size  = 96 << 20
@@ -210,7 +213,7 @@ func openDirect(t *testing.T, path string, flags int) *os.File {
 	return f
 }
 
-// writeShuffled writes all of content to dev in blocks, in an order of its own.
+// writeShuffled writes all of content to dev in blocks, in random order.
 func writeShuffled(t *testing.T, dev string, content []byte, block int, seed uint64) {
 	t.Helper()
 	f := openDirect(t, dev, os.O_WRONLY)
@@ -238,7 +241,7 @@ func writeAt(t *testing.T, dev string, head, rest []byte, off int64) {
 	}
 }
 
-// TestSnapshotImageIsSparse checks what du, cp --sparse and SEEK_HOLE see.
+// TestSnapshotImageIsSparse checks du, cp --sparse and SEEK_HOLE.
 func TestSnapshotImageIsSparse(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)

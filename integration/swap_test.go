@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSwapOnDevice: swap on a device, as it is and below the device mapper, is in the log and in stat, for it is a
-// danger; attaching a volume that holds a swap area says so. Where memory is not short it works: what was swapped out
-// comes back, also by the next daemon after a kill, and by swapoff.
+// TestSwapOnDevice: swap on a device, directly or through the device mapper, is dangerous and
+// appears in the log and in stat; attaching a volume with a swap area prints a note. While memory
+// is not short, swap works: pages that were swapped out come back, also from the next daemon after
+// a kill, and at swapoff.
 func TestSwapOnDevice(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -74,7 +75,7 @@ func TestSwapOnDevice(t *testing.T) {
 	}
 }
 
-// swappable is memory whose pages all differ, until the test's end.
+// swappable returns memory whose pages all differ, until the end of the test.
 func swappable(t *testing.T, size int) []byte {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -103,7 +104,7 @@ func checkSwappable(t *testing.T, mem []byte) {
 	}
 }
 
-// pageOut has the kernel swap memory out, short of memory or not.
+// pageOut makes the kernel swap memory out.
 func pageOut(t *testing.T, mem []byte) {
 	t.Helper()
 	if err := unix.Madvise(mem, unix.MADV_PAGEOUT); err != nil {

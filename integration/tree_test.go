@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// entry is what a copy of a file has to have in common with it.
+// entry is the properties that a copy of a file must share with it.
 type entry struct {
 	mode fs.FileMode
 	size int64
@@ -23,7 +23,7 @@ type entry struct {
 	link string
 }
 
-// source is a real tree, the Go toolchain's own source, copied into memory once, and what is in it.
+// source is a real tree, the Go toolchain's own source, copied into memory once, and its manifest.
 var source = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "source")
 	if err != nil {
@@ -48,7 +48,7 @@ var sourceManifest = sync.OnceValues(func() (map[string]entry, error) {
 	return manifest(dir)
 })
 
-// sourceTree gives the directory of the tree that tests copy.
+// sourceTree returns the directory of the tree that tests copy.
 func sourceTree(t *testing.T) string {
 	t.Helper()
 	dir, err := source()
@@ -56,6 +56,14 @@ func sourceTree(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// dropCaches drops the clean pages, dentries and inodes that the kernel caches.
+func dropCaches(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // manifest reads a whole tree.
@@ -91,7 +99,7 @@ func manifest(dir string) (map[string]entry, error) {
 	return m, err
 }
 
-// sumFile is the SHA-256 of a file's or device's content.
+// sumFile returns the SHA-256 of a file's or device's content.
 func sumFile(path string) (sum [sha256.Size]byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -105,7 +113,7 @@ func sumFile(path string) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// sum is sumFile for a file that has to be readable.
+// sum is sumFile for a file that must be readable.
 func sum(t *testing.T, path string) string {
 	t.Helper()
 	s, err := sumFile(path)
@@ -115,7 +123,7 @@ func sum(t *testing.T, path string) string {
 	return fmt.Sprintf("%x", s)
 }
 
-// compareTree checks that dir holds what the source tree does, nothing more, nothing less.
+// compareTree checks that dir has exactly the content of the source tree.
 func compareTree(t *testing.T, dir string) {
 	t.Helper()
 	want, err := sourceManifest()

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// upgraded is what `varve upgrade --json` says.
+// upgraded is the output of `varve upgrade --json`.
 type upgraded struct {
 	From    struct{ PID int }
 	To      struct{ PID int }
@@ -36,7 +36,8 @@ type upgraded struct {
 	Notes  []string
 }
 
-// rounds is how often a long test does what it does: few in make test, as many as the variable says in make crash.
+// rounds returns the number of rounds of a long test: few in make test, the variable's value in
+// make crash.
 func rounds(t *testing.T, variable string, few int) int {
 	t.Helper()
 	v := os.Getenv(variable)
@@ -50,7 +51,8 @@ func rounds(t *testing.T, variable string, few int) int {
 	return n
 }
 
-// upgrade replaces the daemon. The new one is nobody's child, so it is stopped as a user would.
+// upgrade replaces the daemon. The new one is not a child of the test, and must be stopped by varve
+// stop.
 func (n *node) upgrade(ctx context.Context, args ...string) upgraded {
 	n.t.Helper()
 	u := query[upgraded](ctx, n, append([]string{"upgrade"}, args...)...)
@@ -70,7 +72,7 @@ func (n *node) upgrade(ctx context.Context, args ...string) upgraded {
 	return u
 }
 
-// stopBackground stops a daemon that is not the test's child.
+// stopBackground stops a daemon that is not a child of the test.
 func (n *node) stopBackground() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -82,9 +84,9 @@ func (n *node) stopBackground() {
 	}
 }
 
-// TestUpgradeUnderLoad replaces the daemon again and again while fio writes and verifies one device, a tree is copied to
-// an ext4 on another, and a third is read without a break by the test, which measures the pause by itself.
-// VARVE_CRASH_UPGRADES is how often.
+// TestUpgradeUnderLoad replaces the daemon repeatedly while fio writes and verifies one device, a
+// tree is copied to an ext4 on another, and the test reads a third continuously to measure the
+// pause. VARVE_CRASH_UPGRADES is the number of upgrades.
 func TestUpgradeUnderLoad(t *testing.T) {
 	count := rounds(t, "VARVE_CRASH_UPGRADES", 8)
 	ctx := limit(t, 3*time.Minute+time.Duration(count)*10*time.Second)
@@ -134,7 +136,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 }
 
-// copyLoop copies a tree to dir, over and over.
+// copyLoop copies a tree to dir repeatedly.
 func copyLoop(t *testing.T, dir string) *background {
 	t.Helper()
 	return start(t, "sh", "-c", fmt.Sprintf(
@@ -142,7 +144,7 @@ func copyLoop(t *testing.T, dir string) *background {
 		sourceTree(t), dir))
 }
 
-// checkCopies copies the tree once more, and looks at it after fsck and another mount.
+// checkCopies copies the tree once more, and compares it after fsck and another mount.
 func checkCopies(ctx context.Context, t *testing.T, n *node, m *mounted, dev string) {
 	t.Helper()
 	must(ctx, t, "rm", "-rf", filepath.Join(m.dir, "old"), filepath.Join(m.dir, "new"))
@@ -159,7 +161,7 @@ func median(d []time.Duration) time.Duration {
 	return s[(len(s)-1)/2]
 }
 
-// watcher reads a device without a break.
+// watcher reads a device continuously.
 type watcher struct {
 	longest atomic.Int64 // nanoseconds of the longest read
 	stop    atomic.Bool
@@ -189,7 +191,7 @@ func watch(t *testing.T, dev string) *watcher {
 			took := int64(time.Since(began))
 			for old := w.longest.Load(); took > old && !w.longest.CompareAndSwap(old, took); old = w.longest.Load() {
 			}
-			time.Sleep(time.Millisecond) // the test's process has one processor, as all others
+			time.Sleep(time.Millisecond) // the machine has one processor
 		}
 		w.done <- nil
 	}()
@@ -205,7 +207,7 @@ func (w *watcher) end() {
 	}
 }
 
-// TestUpgradeRefusals: what can't be handed over is refused before anything is touched, and by name.
+// TestUpgradeRefusals: upgrade refuses what cannot be handed over, names it, and changes nothing.
 func TestUpgradeRefusals(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -254,7 +256,8 @@ func TestUpgradeRefusals(t *testing.T) {
 	noIOErrors(ctx, t, dev)
 }
 
-// TestUpgradeKeepsOptions: the new daemon has the flags of the old one but for those that it was given.
+// TestUpgradeKeepsOptions: the new daemon inherits the old one's flags, except those given to
+// upgrade.
 func TestUpgradeKeepsOptions(t *testing.T) {
 	ctx := limit(t, time.Minute)
 	n := newNode(ctx, t)
@@ -276,14 +279,15 @@ func TestUpgradeKeepsOptions(t *testing.T) {
 	}
 }
 
-// TestUpgradeToBrokenProgram: a successor that dies, or that hangs, changes nothing.
+// TestUpgradeToBrokenProgram: a successor that dies or hangs changes nothing.
 func TestUpgradeToBrokenProgram(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
 	n.serve(ctx)
 	dev := n.volume(ctx, "disk", "64M")
 	w := watch(t, dev)
-	// One that speaks the first words and then ends, stays silent, or leaves when everything is its own.
+	// A successor that sends the first message and then ends, hangs, or ends after it has received
+	// everything.
 	for _, how := range []string{"silent", "ends"} {
 		cmd := exec.CommandContext(ctx, "perl", "-MIO::Socket::UNIX", "-e", `
 			my ($dir, $how) = @ARGV; chdir $dir or die;

@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestVerifiedReads flips a byte in a segment under a settled volume. With verify the read of that chunk, and of
-// nothing else, fails with EIO, through the device and through the mount; without it the flipped byte comes back.
+// TestVerifiedReads flips a byte of a settled volume in a segment. With verify only reads of that
+// chunk fail with EIO, through the device and through the mount; without verify they return the
+// flipped byte.
 func TestVerifiedReads(t *testing.T) {
 	const chunk, size = 16 << 10, 2 << 20
 	for name, args := range map[string][]string{
@@ -74,9 +75,10 @@ func TestVerifiedReads(t *testing.T) {
 	}
 }
 
-// TestPartOfDamagedChunk: a chunk is damaged and written in part. The part is there, also after the daemon is killed, and
-// the rest is no new chunk over the damage; snapshots are refused until the chunk is written whole.
-func TestPartOfDamagedChunk(t *testing.T) {
+// TestPartialWriteOfDamagedChunk: a part of a damaged chunk is written. That part can be read, also
+// after the daemon was killed, and the damage is not hashed into a new chunk: snapshots are refused
+// until the whole chunk is written.
+func TestPartialWriteOfDamagedChunk(t *testing.T) {
 	const chunk, size = 16 << 10, 2 << 20
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -133,7 +135,7 @@ func TestPartOfDamagedChunk(t *testing.T) {
 	n.varve(ctx, "detach", "disk")
 }
 
-// TestVerifiedFio has fio's own verification over a volume that checks what it reads, while it settles.
+// TestVerifiedFio runs fio's verification on a volume with verify while it settles.
 func TestVerifiedFio(t *testing.T) {
 	for _, mode := range []string{"zero", "user", "plain"} {
 		t.Run(mode, func(t *testing.T) {
@@ -170,7 +172,8 @@ func writeDirect(t *testing.T, dev string, data []byte) {
 	}
 }
 
-// wantBytes reads a device or image in blocks of 4 KiB past the page cache: each is right, or, in chunk bad, EIO.
+// wantBytes reads a device or image in blocks of 4 KiB with direct I/O: each must be right, except
+// in chunk bad, EIO.
 func wantBytes(t *testing.T, file string, data []byte, bad int) {
 	t.Helper()
 	const chunk = 16 << 10
@@ -198,14 +201,8 @@ func wantBytes(t *testing.T, file string, data []byte, bad int) {
 	}
 }
 
-func dropCaches(t *testing.T) {
-	t.Helper()
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// flipInStore finds a chunk in the store's segments and flips a bit of it; undo flips it back.
+// flipInStore finds a chunk in the store's segments and flips one of its bits; undo flips the bit
+// back.
 func flipInStore(t *testing.T, store string, chunk []byte, at int) (undo func()) {
 	t.Helper()
 	segments, err := filepath.Glob(filepath.Join(store, "segments", "*.seg"))

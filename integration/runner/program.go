@@ -169,10 +169,10 @@ func availableMemory() (int, error) {
 // ordinarySeconds. It balances machines, and no more: a test that it does not know is no mistake.
 var testSeconds = map[string]int{
 	"TestFilesystemOnDevice": 130, "TestKillAtPoints": 90, "TestFioVerify": 60, "TestPowerCut": 60, "TestDamagedFiles": 60,
-	"TestTwoCopiesTakeTheSpaceOfOne": 45, "TestFilesystemOnDiskStore": 40, "TestKillUnderFioVerify": 40,
+	"TestDedupTwoCopies": 45, "TestFilesystemOnDiskStore": 40, "TestKillUnderFioVerify": 40,
 	"TestKillUnderMountedExt4": 40, "TestLinearizableUnderKills": 40, "TestLoopTransport": 30, "TestFioVerifyWithDiscards": 30,
-	"TestSnapshotUnderMountedFilesystem": 30, "TestFullDisk": 30, "TestNothingLeaks": 30, "TestFailedQueueIsServedAgain": 25,
-	"TestUpgradeUnderLoad": 25, "TestSnapshotUnderFio": 20, "TestDeviceAgainstModel": 20, "TestVerifiedFio": 20, "TestFullStore": 20,
+	"TestSnapshotUnderMountedFilesystem": 30, "TestFullDisk": 30, "TestLeaks": 30, "TestFailedQueueRecovered": 25,
+	"TestUpgradeUnderLoad": 25, "TestSnapshotUnderFio": 20, "TestDeviceModel": 20, "TestVerifiedFio": 20, "TestFullStore": 20,
 }
 
 const ordinarySeconds = 7

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// attachedNow is what is on device nodes.
+// attachedNow is the list of attached devices.
 type attachedNow []struct {
 	Volume, Device, Snapshot string
 	ReadOnly                 bool   `json:"read_only"`
 	MountedAt                string `json:"mounted_at"`
 }
 
-// snapshotDevices are the devices of snapshots.
+// snapshotDevices returns the devices of snapshots.
 func (n *node) snapshotDevices(ctx context.Context) attachedNow {
 	n.t.Helper()
 	var list attachedNow
@@ -33,7 +33,7 @@ func (n *node) snapshotDevices(ctx context.Context) attachedNow {
 	return list
 }
 
-// wantNoScratch fails if a device, or what was thrown away, of a snapshot is left.
+// wantNoScratch checks that no device and no scratch volume of a snapshot is left.
 func (n *node) wantNoScratch(ctx context.Context, device string) {
 	n.t.Helper()
 	eventually(n.t, time.Minute, "the snapshot's device is gone", func() bool {
@@ -49,13 +49,14 @@ func (n *node) wantNoScratch(ctx context.Context, device string) {
 	}
 	for _, j := range left {
 		if v := query[[]struct{ ID string }](ctx, n, "volume", "list"); !strings.HasPrefix(filepath.Base(j), v[0].ID) {
-			n.t.Errorf("a journal is left of what was thrown away: %s", j)
+			n.t.Errorf("a journal of a scratch volume is left: %s", j)
 		}
 	}
 }
 
-// TestSnapshotMount mounts snapshots of filesystems that are mounted and in use: each has what was there when it was
-// taken, through the death of the daemon too, takes writes that nobody else sees, and leaves nothing when it is unmounted.
+// TestSnapshotMount mounts snapshots of filesystems that are mounted and in use. Each has the
+// content of the time when it was taken, even after the daemon was killed, keeps writes to itself,
+// and leaves nothing when it is unmounted.
 func TestSnapshotMount(t *testing.T) {
 	for _, f := range filesystems {
 		t.Run(f.name, func(t *testing.T) {
@@ -68,7 +69,8 @@ func TestSnapshotMount(t *testing.T) {
 			tree := filepath.Join(sourceTree(t), "net")
 			must(ctx, t, "cp", "-a", tree, filepath.Join(m.dir, "tree"))
 			must(ctx, t, "sync", "-f", m.dir)
-			// Files that are fsynced alone are in the journal, and nowhere else, when the snapshot is taken.
+			// A file that was only fsynced may be in the journal and nowhere else when the snapshot
+			// is taken.
 			job := start(t, "sh", "-c", fmt.Sprintf("while :; do dd if=/dev/urandom of=%[1]s/new bs=64k count=4 conv=fsync status=none && mv %[1]s/new %[1]s/busy || exit 1; done", m.dir))
 			eventually(t, time.Minute, "the volume is written", func() bool {
 				_, err := os.Stat(filepath.Join(m.dir, "busy"))
@@ -89,7 +91,7 @@ func TestSnapshotMount(t *testing.T) {
 				t.Errorf("a file that was fsynced before the snapshot is not in it: %v", err)
 			}
 			if err := os.WriteFile(filepath.Join(dir, "mine"), nil, 0o600); err == nil {
-				t.Error("the mount takes writes without --writable")
+				t.Error("the mount accepts writes without --writable")
 			}
 			n.refuse(ctx, []string{"disk@one", "in use", s.Device}, "snapshot", "delete", "disk@one")
 			if list := query[[]struct{ Name string }](ctx, n, "volume", "list"); len(list) != 1 {
@@ -101,7 +103,7 @@ func TestSnapshotMount(t *testing.T) {
 			if list := n.snapshotDevices(ctx); len(list) != 1 || list[0].MountedAt != dir || list[0].Snapshot != "disk@one" {
 				t.Errorf("after the death of the daemon snapshots are on %+v", list)
 			}
-			must(ctx, t, "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches")
+			dropCaches(t)
 			must(ctx, t, "diff", "-r", tree, filepath.Join(dir, "tree"))
 			n.varve(ctx, "snapshot", "umount", dir)
 			n.wantNoScratch(ctx, s.Device)
@@ -132,7 +134,7 @@ func TestSnapshotMount(t *testing.T) {
 	}
 }
 
-// TestSnapshotMountRefused: what can't be mounted leaves no device.
+// TestSnapshotMountRefused: a failed snapshot mount leaves no device.
 func TestSnapshotMountRefused(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -144,14 +146,66 @@ func TestSnapshotMountRefused(t *testing.T) {
 	n.refuse(ctx, []string{"disk@none", "not found"}, "snapshot", "mount", "disk@none", dir)
 	n.refuse(ctx, []string{"no such file"}, "snapshot", "mount", "disk@blank", dir+"/none")
 	n.refuse(ctx, []string{dir, "nothing is mounted there"}, "snapshot", "umount", dir)
-	n.refuse(ctx, []string{"device of no snapshot"}, "snapshot", "umount", "/proc")
+	n.refuse(ctx, []string{"not the device of a snapshot"}, "snapshot", "umount", "/proc")
 	if list := n.snapshotDevices(ctx); len(list) > 0 {
 		t.Errorf("devices of snapshots are left: %+v", list)
 	}
 	n.varve(ctx, "detach", "disk")
 }
 
-// TestAttachSnapshot attaches a snapshot to read, and to write and throw away.
+// TestSnapshotMountPartition mounts a partition of a snapshot. The whole device goes when it is
+// unmounted.
+func TestSnapshotMountPartition(t *testing.T) {
+	ctx := limit(t, 2*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "64M")
+	partition(t, dev)
+	n.varve(ctx, "detach", "disk")
+	dev = n.attach(ctx, "disk") // scans the partitions
+	must(ctx, t, "mkfs.ext4", "-q", "-L", "second", dev+"p2")
+	m := mount(ctx, t, dev+"p2", "")
+	if err := os.WriteFile(filepath.Join(m.dir, "file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(ctx, t, "sync", "-f", m.dir)
+	n.snapshot(ctx, "disk@one")
+
+	dir := t.TempDir()
+	n.refuse(ctx, []string{"disk@one", "partition table", "--partition"}, "snapshot", "mount", "disk@one", dir)
+	n.refuse(ctx, []string{"no partition 3", "1, 2"}, "snapshot", "mount", "disk@one", dir, "--partition", "3")
+	n.refuse(ctx, []string{"no ext4, xfs or btrfs"}, "snapshot", "mount", "disk@one", dir, "--partition", "1")
+	n.refuse(ctx, []string{"need ublk"}, "snapshot", "mount", "disk@one", dir, "--partition", "2", "--transport", "loop")
+	if list := n.snapshotDevices(ctx); len(list) > 0 {
+		t.Errorf("devices of snapshots are left: %+v", list)
+	}
+	for _, unmount := range []func(){
+		func() { n.varve(ctx, "snapshot", "umount", dir) },
+		func() { must(ctx, t, "umount", dir) },
+	} {
+		s := query[struct {
+			Device, Dir, Type string
+			Partition         int
+		}](ctx, n, "snapshot", "mount", "disk@one", dir, "--partition", "2")
+		t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
+		if s.Partition != 2 || s.Type != "ext4" || s.Dir != dir {
+			t.Errorf("snapshot mount says %+v", s)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "file")); string(b) != "content" {
+			t.Errorf("the file has %q, %v", b, err)
+		}
+		time.Sleep(3 * time.Second) // the daemon looks every second whether the device is still mounted
+		if list := n.snapshotDevices(ctx); len(list) != 1 || list[0].MountedAt != dir {
+			t.Errorf("while it is mounted, devices of snapshots are %+v", list)
+		}
+		unmount()
+		n.wantNoScratch(ctx, s.Device)
+	}
+	m.unmount(ctx)
+	n.varve(ctx, "detach", "disk")
+}
+
+// TestAttachSnapshot attaches a snapshot read-only, and with writes that are discarded.
 func TestAttachSnapshot(t *testing.T) {
 	for _, transport := range []string{"ublk", "loop"} {
 		t.Run(transport, func(t *testing.T) {
@@ -167,10 +221,10 @@ func TestAttachSnapshot(t *testing.T) {
 
 			ro := n.attach(ctx, "disk@one", "--transport", transport)
 			if got := sum(t, ro); got != want {
-				t.Error("the snapshot's device has not what was there when it was taken")
+				t.Error("the snapshot's device does not have the content of the time when the snapshot was taken")
 			}
 			if r := run(ctx, "dd", "if=/dev/zero", "of="+ro, "bs=4k", "count=1", "oflag=direct"); r.code == 0 {
-				t.Error("the snapshot's device takes writes without --writable")
+				t.Error("the snapshot's device accepts writes without --writable")
 			}
 			rw := n.attach(ctx, "disk@one", "--transport", transport, "--writable")
 			n.refuse(ctx, []string{"disk@one", ro, rw, "name one"}, "detach", "disk@one")
@@ -178,7 +232,7 @@ func TestAttachSnapshot(t *testing.T) {
 			must(ctx, t, "dd", "if=/dev/urandom", "of="+rw, "bs=1M", "count=4", "seek=8", "oflag=direct", "conv=notrunc", "status=none")
 			written := sum(t, rw)
 			if written == want {
-				t.Error("the writable device of the snapshot has not what was written to it")
+				t.Error("the snapshot's writable device does not have what was written to it")
 			}
 			if transport == "ublk" { // a loop device does not outlive its daemon
 				held, err := os.Open(rw)
@@ -202,7 +256,8 @@ func TestAttachSnapshot(t *testing.T) {
 				t.Error("what was written to a snapshot's device is in the snapshot")
 			}
 
-			// Killed with nobody using it, and gone with the machine's memory of it: nothing is left.
+			// Killed while the device is not in use, and without the list of devices: nothing is
+			// left.
 			n.kill(ctx)
 			if err := os.Remove(filepath.Join(n.store, "attached.json")); err != nil {
 				t.Fatal(err)

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReadOnlyFileSystem looks at a store on a file system that is read-only, as after a mount of a backup: figures,
-// lists, a check, and a mount whose files read as they were. What has to write says so.
+// TestReadOnlyFileSystem reads a store on a read-only file system, such as a mounted backup: stat,
+// lists, check, and a mount whose files have their content. Commands that need to write fail with
+// an error that says so.
 func TestReadOnlyFileSystem(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)

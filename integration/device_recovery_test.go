@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// failpointNode is a node whose daemons can be made to die or to fail.
+// failpointNode returns a node whose daemons can be made to die or to fail.
 func failpointNode(ctx context.Context, t *testing.T) *node {
 	t.Helper()
 	n := newNode(ctx, t)
@@ -29,7 +28,7 @@ func failpointNode(ctx context.Context, t *testing.T) *node {
 	return n
 }
 
-// charDevices are the ublk devices of the machine, started or not.
+// charDevices returns the ublk devices of the machine, started or not.
 func charDevices(t *testing.T) []string {
 	t.Helper()
 	names, err := filepath.Glob("/dev/ublkc[0-9]*")
@@ -39,9 +38,10 @@ func charDevices(t *testing.T) []string {
 	return names
 }
 
-// TestDeadDeviceIsRemoved: a daemon that is killed while it makes or removes a device leaves a /dev/ublkcN that nobody can
-// serve or open. The next daemon of the store removes it, and leaves those of others alone.
-func TestDeadDeviceIsRemoved(t *testing.T) {
+// TestDeadDeviceRemoved: a daemon that is killed while it creates or removes a device leaves a
+// /dev/ublkcN that cannot be served or opened. The store's next daemon removes it, and leaves those
+// of other stores alone.
+func TestDeadDeviceRemoved(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	other := failpointNode(ctx, t)
 	other.varve(ctx, "volume", "create", "v", "--size", "16M")
@@ -91,9 +91,10 @@ func TestDeadDeviceIsRemoved(t *testing.T) {
 	}
 }
 
-// TestUnfitDeviceIsRemoved: a device whose volume is gone, or is another, is removed by the next daemon, which says so.
-// Whoever has it open gets an error, instead of waiting for ever.
-func TestUnfitDeviceIsRemoved(t *testing.T) {
+// TestOrphanedDeviceRemoved: the next daemon removes a device whose volume is gone or has been
+// replaced by another, and logs it. Processes that have the device open get an error instead of
+// waiting forever.
+func TestOrphanedDeviceRemoved(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
 	for _, c := range []struct{ size, says string }{{"", "not found"}, {"8M", "size"}} {
@@ -110,7 +111,8 @@ func TestUnfitDeviceIsRemoved(t *testing.T) {
 			_, err := unix.Pread(fd, buf, 0)
 			read <- err
 		}()
-		// Behind the back of the next daemon: with the list of devices there, this would be refused.
+		// Behind the back of the next daemon: with the list of devices there, this would be
+		// refused.
 		list := filepath.Join(n.store, "attached.json")
 		n.refuse(ctx, []string{dev}, "volume", "delete", "v")
 		must(ctx, t, "mv", list, list+".away")
@@ -141,9 +143,9 @@ func TestUnfitDeviceIsRemoved(t *testing.T) {
 	}
 }
 
-// TestFailedDeviceIsTriedAgain: a device that can't be taken over for now is kept while it is in use, shown with the
-// reason, and served again at the next try; one that nobody has open is removed.
-func TestFailedDeviceIsTriedAgain(t *testing.T) {
+// TestFailedDeviceRetried: a device that cannot be taken over is kept while it is in use, shown
+// with the reason, and served again when a retry succeeds. A device that is not open is removed.
+func TestFailedDeviceRetried(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := failpointNode(ctx, t)
 	n.serve(ctx)
@@ -183,9 +185,9 @@ func TestFailedDeviceIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestFailedQueueIsServedAgain: the service of a device that is in use fails, and the daemon that has failed at it takes it
-// up again. Requests wait meanwhile, those under way too.
-func TestFailedQueueIsServedAgain(t *testing.T) {
+// TestFailedQueueRecovered: serving a device that is in use fails, and the same daemon recovers the
+// device. Requests wait meanwhile, including those in flight.
+func TestFailedQueueRecovered(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := failpointNode(ctx, t)
 	for _, soon := range []bool{false, true} { // at once, and after a pause
@@ -204,102 +206,4 @@ func TestFailedQueueIsServedAgain(t *testing.T) {
 		n.kill(ctx)
 		n.env = nil
 	}
-}
-
-// TestUpgradeThatFails: the old daemon goes on if QUIESCE_DEV fails, if the successor says nothing when it should, at
-// the beginning or when everything is its own, and if it speaks another protocol. No user of a device sees an error.
-func TestUpgradeThatFails(t *testing.T) {
-	ctx := limit(t, 4*time.Minute)
-	n := failpointNode(ctx, t)
-	n.env = []string{"VARVE_FAILPOINT_ERROR=quiesce:1", "VARVE_FAILPOINT_HASTE=5"}
-	n.serve(ctx)
-	pid := n.cmd.Process.Pid
-	dev := n.volume(ctx, "disk", "64M")
-	w := watch(t, dev)
-	goesOn := func(how string) {
-		t.Helper()
-		eventually(t, 30*time.Second, how+": the old daemon answers", func() bool { return n.try(ctx, "stat").code == 0 })
-		s := query[struct {
-			Daemon   struct{ PID int }
-			Attached []struct{ Device, State string }
-		}](ctx, n, "stat")
-		if s.Daemon.PID != pid || len(s.Attached) != 1 || s.Attached[0].State != "served" {
-			t.Fatalf("%s: %+v\n%s", how, s, n.logTail())
-		}
-		must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=4", "oflag=direct", "status=none")
-		t.Logf("%s: the longest read so far took %v", how, time.Duration(w.longest.Load()))
-	}
-	n.refuse(ctx, []string{"quiesce", "on purpose"}, "upgrade")
-	goesOn("quiesce failed")
-	wantLog(t, n, "this daemon goes on")
-
-	successor := func(how string) *background {
-		t.Helper()
-		return start(t, "perl", "-MIO::Socket::UNIX", "-e", `
-			my ($dir, $how) = @ARGV; chdir $dir or die;
-			my $s = IO::Socket::UNIX->new(Peer => "varve.sock") or die "connect: $!";
-			$s->autoflush(1);
-			my $v = $how eq "other" ? 9 : 1;
-			print $s "POST /handover HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: varve-handover/$v\r\nContent-Length: 0\r\n\r\n";
-			if ($how eq "other") { sysread $s, my $b, 4096; print $b; exit 0 }
-			while (<$s>) { last if /^\r$/ }
-			print $s "{\"version\":\"x\",\"marks\":true}\n";
-			<$s> =~ /"devices":\[\{/ or die "no offer";
-			if ($how eq "late") { print $s "{\"ready\":true}\n"; <$s> =~ /"quiesced"/ or die "nothing given" }
-			sleep 600;
-		`, n.store, how)
-	}
-	other := successor("other").wait(ctx, t)
-	for _, word := range []string{"426", "varve-handover/9", "varve-handover/1"} {
-		if !strings.Contains(other, word) {
-			t.Errorf("a successor of another protocol version is answered with %q, which does not say %q", other, word)
-		}
-	}
-	goesOn("another protocol")
-
-	early := successor("early")
-	time.Sleep(300 * time.Millisecond)
-	n.refuse(ctx, []string{"another upgrade is under way"}, "upgrade")
-	goesOn("a silent successor, at the beginning")
-	wantLog(t, n, "no upgrade")
-	early.stop(ctx, t, syscall.SIGKILL)
-
-	late := successor("late")
-	select {
-	case <-late.done: // killed by the old daemon
-	case <-time.After(60 * time.Second):
-		t.Fatalf("a successor that says nothing lives on\n%s", n.logTail())
-	}
-	goesOn("a silent successor, when all was its own")
-	wantLog(t, n, "did not take over", "killing it")
-	w.end()
-	noIOErrors(ctx, t, dev)
-	n.env = nil
-	n.upgrade(ctx)
-}
-
-// TestUpgradeOnFullDisk: others have taken the last byte under the store; a new daemon takes over all the same.
-func TestUpgradeOnFullDisk(t *testing.T) {
-	ctx := limit(t, 3*time.Minute)
-	d := newSmallDisk(ctx, t, fsNamed("ext4"), 256)
-	n := newNodeAt(ctx, t, filepath.Join(d.m.dir, "store"))
-	n.serve(ctx, "--settle-delay", "1h")
-	dev := n.volume(ctx, "disk", "512M")
-	if r := random(ctx, dev, 0, 16, "oflag=direct"); r.code != 0 {
-		t.Fatal(r.stderr)
-	}
-	want := sumStart(ctx, t, dev, 16)
-	w := watch(t, dev)
-	d.fill()
-	u := n.upgrade(ctx)
-	if len(u.Devices) != 1 {
-		t.Errorf("upgrade on a full disk: %+v", u)
-	}
-	if got := sumStart(ctx, t, dev, 16); got != want {
-		t.Error("after an upgrade on a full disk the device reads differently")
-	}
-	w.end()
-	d.release()
-	eventually(t, 60*time.Second, "writes go on when there is room", func() bool { return random(ctx, dev, 32, 4, "oflag=direct").code == 0 })
-	n.varve(ctx, "detach", "disk")
 }

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapLive maps a volume's live file to read.
+// mapLive maps a volume's live file for reading.
 func mapLive(t *testing.T, live string) (m []byte, unmap func()) {
 	t.Helper()
 	f, err := os.Open(live)
@@ -33,10 +33,10 @@ func mapLive(t *testing.T, live string) (m []byte, unmap func()) {
 	return m, unmap
 }
 
-// letters is 4 KiB of one letter.
+// letters returns 4 KiB of one letter.
 func letters(letter byte) []byte { return bytes.Repeat([]byte{letter}, 4096) }
 
-// wantByte reads one byte through the page cache.
+// wantByte checks one byte, read through the page cache.
 func wantByte(t *testing.T, what, path string, off int64, want byte) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -50,9 +50,9 @@ func wantByte(t *testing.T, what, path string, off int64, want byte) {
 	}
 }
 
-// TestOneSideWrites: a volume is written by its device or by its live file, and each shows what the other has written
-// when it is its turn.
-func TestOneSideWrites(t *testing.T) {
+// TestLiveExcludesDevice: a volume is written through its device or its live file, never both at
+// once, and each shows the other's writes afterwards.
+func TestLiveExcludesDevice(t *testing.T) {
 	for _, transport := range []string{"ublk", "loop"} {
 		t.Run(transport, func(t *testing.T) {
 			ctx := limit(t, 2*time.Minute)
@@ -123,8 +123,8 @@ func TestOneSideWrites(t *testing.T) {
 	}
 }
 
-// TestSharedLive: who asks to share may write by both sides at once, and neither the device's page cache nor mappings of
-// the live file keep what is old.
+// TestSharedLive: with --shared-live both sides can be written at once, and neither the device's
+// page cache nor mappings of the live file keep outdated data.
 func TestSharedLive(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
@@ -168,14 +168,14 @@ func TestSharedLive(t *testing.T) {
 	n.attachedRefused(ctx, dev)
 }
 
-// attachedRefused: sharing is between the live file and the one device.
+// attachedRefused checks that a volume with a shared live file still has only one device.
 func (n *node) attachedRefused(ctx context.Context, dev string) {
 	n.t.Helper()
 	n.refuse(ctx, []string{"disk", "attached as " + dev}, "attach", "disk")
 }
 
-// TestLiveFileAndDeviceAgree writes by the device and reads by the live file, and the other way round, sector by
-// sector: no page cache between them keeps what is old.
+// TestLiveFileAndDeviceAgree writes through the device and reads through the live file, and the
+// other way round, sector by sector: no page cache keeps outdated data.
 func TestLiveFileAndDeviceAgree(t *testing.T) {
 	ctx := limit(t, 2*time.Minute)
 	n := newNode(ctx, t)
