@@ -13,6 +13,7 @@ import (
 	"varve/blockdev/devnode"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 	"varve/objstore/failpoint"
 )
@@ -55,7 +56,7 @@ func inOrder(list []protocol.Attachment) []protocol.Attachment {
 	return list
 }
 
-func (d *Daemon) serveAttachments(context.Context, *http.Request, none) ([]protocol.Attachment, error) {
+func (d *Daemon) serveAttachments(context.Context, *http.Request, server.None) ([]protocol.Attachment, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.shown(), nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
@@ -17,7 +18,7 @@ const progressEvery = 200 * time.Millisecond
 // serveCheck answers with events, one a line, as long as the check takes. It ends when the client goes away.
 func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 	if !d.checking.TryLock() {
-		refuse(w, fmt.Errorf("check: %w: another check is under way", protocol.ErrBusy))
+		server.Refuse(w, fmt.Errorf("check: %w: another check is under way", protocol.ErrBusy))
 		return
 	}
 	defer d.checking.Unlock()

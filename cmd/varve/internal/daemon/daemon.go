@@ -19,6 +19,7 @@ import (
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 )
 
 // Options of a Daemon. The zero value is a handler that only knows the store.
@@ -125,7 +126,7 @@ func New(dir string, store Store, o Options) *Daemon {
 
 		reviveAfter:   reviveAfter,
 		retryFirst:    retryFirst,
-		answerTimeout: answerTimeout,
+		answerTimeout: server.AnswerTimeout,
 		waits:         make(chan struct{}, maxWaits),
 	}
 	if d.open = o.open; d.open == nil {

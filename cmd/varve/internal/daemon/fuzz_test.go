@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 	"varve/objstore/index"
 )
@@ -232,14 +233,14 @@ func FuzzSocket(f *testing.F) {
 			f.Error(err)
 		}
 	})
-	l, err := Listen(dir)
+	l, err := server.Listen(dir)
 	if err != nil {
 		f.Fatal(err)
 	}
 	srv := s.d.NewServer()
 	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(newDoor(l)) }()
+	go func() { served <- srv.Serve(server.Limit(l)) }()
 	f.Cleanup(func() {
 		_ = srv.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {

@@ -15,6 +15,7 @@ import (
 
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore/failpoint"
 )
 
@@ -43,22 +44,20 @@ type handover struct {
 func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 	if got := r.Header.Get("Upgrade"); got != protocol.HandoverProtocol {
 		w.Header().Set("Upgrade", protocol.HandoverProtocol)
-		answer(w, http.StatusUpgradeRequired, &protocol.Error{
+		server.Answer(w, http.StatusUpgradeRequired, &protocol.Error{
 			Message: fmt.Sprintf("handover protocol %q; this daemon knows %q", got, protocol.HandoverProtocol),
 		})
 		return
 	}
-	cred, _ := r.Context().Value(peerKey{}).(*unix.Ucred)
+	cred := server.Peer(r.Context())
 	rc := http.NewResponseController(w)
 	conn, _, err := rc.Hijack()
 	if err != nil {
-		refuse(w, fmt.Errorf("hand over: %w", err))
+		server.Refuse(w, fmt.Errorf("hand over: %w", err))
 		return
 	}
-	if v, ok := conn.(*visitor); ok {
-		defer v.leave() // until then it counts
-		conn = v.Conn
-	}
+	conn, release := server.Unwrap(conn)
+	defer release() // until then it counts
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
 		_ = conn.Close()
@@ -301,16 +300,17 @@ func (h *handover) close() {
 	}
 }
 
-// give hands over the seat, once the store is closed. False: the successor does not serve and is dead; everything is
+// give hands over the ownership of the store, once the store is closed. False: the successor does not serve and is dead; everything is
 // this daemon's again.
-func (h *handover) give(s *seat) bool {
+func (h *handover) give(own *server.Ownership) bool {
 	if h.err != nil {
 		h.log.Error("upgrade failed; this daemon goes on", "error", h.err)
 		h.refuse(h.err)
 		return false
 	}
 	defer h.close()
-	err := h.link.send(helloLimit, h.given, s.lock.File(), s.socket)
+	lock, socket := own.Descriptors()
+	err := h.link.send(helloLimit, h.given, lock, socket)
 	if err == nil {
 		failpoint.Here(failpoint.UpgradeGiven)
 		var taken protocol.Taken

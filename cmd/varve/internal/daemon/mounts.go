@@ -13,6 +13,7 @@ import (
 
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
@@ -87,9 +88,9 @@ func (d *Daemon) mount(r protocol.Mount) error {
 	return nil
 }
 
-func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unmount) (none, error) {
+func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unmount) (server.None, error) {
 	if d.mounter == nil {
-		return none{}, protocol.ErrNeedsDaemon
+		return server.None{}, protocol.ErrNeedsDaemon
 	}
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -97,15 +98,15 @@ func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unm
 	k := d.mounts[r.Dir]
 	d.mu.Unlock()
 	if k == nil {
-		return none{}, protocol.As(objstore.ErrNotFound, fmt.Errorf("%s: the store is not mounted there", r.Dir))
+		return server.None{}, protocol.As(objstore.ErrNotFound, fmt.Errorf("%s: the store is not mounted there", r.Dir))
 	}
 	if err := d.unmount(k, false); err != nil {
 		if errors.Is(err, protocol.ErrBusy) {
-			return none{}, fmt.Errorf("%s: %w: %s; close what is open below it first", r.Dir, err, holders.OfMount(r.Dir))
+			return server.None{}, fmt.Errorf("%s: %w: %s; close what is open below it first", r.Dir, err, holders.OfMount(r.Dir))
 		}
-		return none{}, err
+		return server.None{}, err
 	}
-	return none{}, nil
+	return server.None{}, nil
 }
 
 // unmount takes a mount away; change is held. By force it goes while files are open, which fail from then on.

@@ -13,6 +13,7 @@ import (
 
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 	"varve/objstore/failpoint"
 	"varve/objstore/vfs"
@@ -52,48 +53,48 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	if at, err := files.Handle(); err == nil { // else the opening will say what is wrong with it
 		o.Process.Unlocked = filepath.Join(at, objstore.IndexDir)
 	}
-	defer PrepareProcess(o.Logger, o.Process)() // first of all: while we have the seat, I/O may be waiting
-	s, err := o.seat(dir)
+	defer PrepareProcess(o.Logger, o.Process)() // first of all: while this process owns the store, I/O may be waiting
+	own, err := o.own(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.leave()) }()
+	defer func() { err = errors.Join(err, own.Close()) }()
 	for {
-		h, err := session(ctx, s, &o)
+		h, err := session(ctx, own, &o)
 		if h == nil || err != nil {
 			return err
 		}
 		failpoint.Here(failpoint.UpgradeClosed)
-		if h.give(s) {
+		if h.give(own) {
 			failpoint.Here(failpoint.UpgradeEnded)
 			o.Logger.Info("a successor has taken over", "pid", h.hello.PID, "version", h.hello.Version)
-			return s.cede()
+			return own.Cede()
 		}
 		// The successor is dead: what it had of the store and the devices is free, and this daemon goes on.
 		o.Predecessor, o.Ready = nil, func(*protocol.Upgraded) {}
 	}
 }
 
-// seat is the predecessor's, or taken where there is none.
-func (o *RunOptions) seat(dir string) (*seat, error) {
+// own takes over the ownership of the predecessor, or takes the store if there is none.
+func (o *RunOptions) own(dir string) (*server.Ownership, error) {
 	if p := o.Predecessor; p != nil {
-		s, err := p.receive(dir, o.Logger)
+		own, err := p.receive(dir, o.Logger)
 		if !errors.Is(err, errLinkClosed) {
-			return s, err
+			return own, err
 		}
 		o.Logger.Warn("the earlier daemon died while it handed over; going on as after a crash", "pid", p.offer.PID)
 		p.Close()
 		o.Predecessor = nil
 	}
-	return takeSeat(dir, o.Logger)
+	return server.Own(dir, o.Logger)
 }
 
 // session is one opening of the store, from beginning to end. It gives a successor that waits for what this daemon
 // has let go of.
-func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err error) {
+func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover, err error) {
 	log := o.Logger
-	o.Store.Lock = s.lock
-	store, err := OpenStore(ctx, s.dir, log, o.Store)
+	o.Store.Lock = own.Lock()
+	store, err := OpenStore(ctx, own.Dir(), log, o.Store)
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}
@@ -104,7 +105,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 	if err != nil {
 		return nil, errors.Join(o.Predecessor.refuse(err), store.Close())
 	}
-	log.Info("store is open", "store", s.dir, "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
+	log.Info("store is open", "store", own.Dir(), "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
 		"seconds", st.OpenTime, "read_only", st.ReadOnly)
 	defer func() {
 		cerr := store.Close()
@@ -117,7 +118,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
 		}
 	}()
-	files, err := s.files()
+	files, err := own.Files()
 	if err != nil {
 		return nil, o.Predecessor.refuse(err)
 	}
@@ -126,7 +127,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 		return nil, o.Predecessor.refuse(err)
 	}
 	open := &descriptors{}
-	d := New(s.dir, store, Options{
+	d := New(own.Dir(), store, Options{
 		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst,
 		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, open, log), open: open,
 		readAt: readerOf(store),
@@ -137,7 +138,7 @@ func session(ctx context.Context, s *seat, o *RunOptions) (h *handover, err erro
 			h.fail(werr)
 		}
 	}()
-	return d.run(ctx, s, o)
+	return d.run(ctx, own, o)
 }
 
 // readerOf reads volumes of a store.
@@ -154,7 +155,7 @@ func readerOf(store *objstore.Store) func(volume string, p []byte, off int64) er
 
 // run takes over what an earlier daemon has left or handed over, and serves; when it returns, devices and mounts are
 // released.
-func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, err error) {
+func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover, err error) {
 	defer func() {
 		if h != nil {
 			return
@@ -178,17 +179,17 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 			d.log.Warn("the earlier daemon does not end", "pid", p.offer.PID, "error", err)
 		}
 		failpoint.Here(failpoint.UpgradeThanked)
-		s.lent = false
+		own.Keep()
 	} else {
 		d.Takeover(ctx)
 		failpoint.Here(failpoint.TakeoverDone)
 	}
 	defer d.watchSwap(swapInterval)()
-	if err := s.listen(); err != nil {
+	if err := own.Listen(); err != nil {
 		return nil, err
 	}
 	for {
-		if h, err = d.serve(ctx, s, func() { o.Ready(report) }); h == nil || err != nil {
+		if h, err = d.serve(ctx, own, func() { o.Ready(report) }); h == nil || err != nil {
 			return nil, err
 		}
 		o.Ready = func(*protocol.Upgraded) {}
@@ -209,18 +210,17 @@ func (d *Daemon) run(ctx context.Context, s *seat, o *RunOptions) (h *handover, 
 }
 
 // serve answers on the socket until a signal, a request to stop, or a successor that is ready to go.
-func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, error) {
-	l, err := s.listener()
+func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func()) (*handover, error) {
+	l, err := own.Listener()
 	if err != nil {
 		return nil, err
 	}
 	srv := d.NewServer()
-	srv.ErrorLog = slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	look := time.NewTicker(socketLook)
+	look := time.NewTicker(server.CheckInterval)
 	defer look.Stop()
-	d.log.Info("ready", "pid", os.Getpid(), "socket", s.path(), "version", d.version)
+	d.log.Info("ready", "pid", os.Getpid(), "socket", own.Path(), "version", d.version)
 	ready()
 	var h *handover
 	for serving := true; serving; {
@@ -228,10 +228,10 @@ func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, e
 		select {
 		case <-look.C:
 			serving = true
-			if s.reachable() {
+			if own.Reachable() {
 				continue
 			}
-			next, err := s.listenAnew()
+			next, err := own.ListenAnew()
 			if err != nil {
 				continue // it is said, and tried again
 			}
@@ -243,19 +243,19 @@ func (d *Daemon) serve(ctx context.Context, s *seat, ready func()) (*handover, e
 			l = next
 		case <-ctx.Done():
 			d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
-			s.silence()
+			own.Silence()
 		case <-d.stop:
 			d.log.Info("stopping: was asked to")
-			s.silence()
+			own.Silence()
 		case h = <-d.successors:
 			d.log.Info("a successor is ready", "pid", h.hello.PID, "version", h.hello.Version)
 		case err := <-failed:
-			return nil, fmt.Errorf("serve %s: %w", s.path(), err)
+			return nil, fmt.Errorf("serve %s: %w", own.Path(), err)
 		}
 	}
 	d.shutdown(srv)
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
-		return h, fmt.Errorf("serve %s: %w", s.path(), err)
+		return h, fmt.Errorf("serve %s: %w", own.Path(), err)
 	}
 	return h, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
@@ -142,7 +143,7 @@ func (d *Daemon) watchMount(k *attachment) {
 
 // detachUnmounted detaches a device whose file system was unmounted. False: it is open.
 func (d *Daemon) detachUnmounted(k *attachment) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()

@@ -11,6 +11,7 @@ import (
 
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 )
 
 // releaseTimeout bounds the parting with one device.
@@ -19,22 +20,22 @@ const releaseTimeout = 60 * time.Second
 // serveStop lets go of everything, answers, and only then says to end.
 func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
 	var req protocol.Stop
-	if err := decode(w, r, &req); err != nil {
-		refuse(w, err)
+	if err := server.Decode(w, r, &req); err != nil {
+		server.Refuse(w, err)
 		return
 	}
 	if !d.isDaemon() {
-		refuse(w, protocol.ErrNeedsDaemon)
+		server.Refuse(w, protocol.ErrNeedsDaemon)
 		return
 	}
 	if !req.Detach {
 		if err := d.mayStop(); err != nil {
-			refuse(w, err)
+			server.Refuse(w, err)
 			return
 		}
 	}
 	ctx := context.WithoutCancel(r.Context()) // half a stop helps nobody
-	answer(w, http.StatusOK, d.Release(ctx, req.Detach))
+	server.Answer(w, http.StatusOK, d.Release(ctx, req.Detach))
 	d.stopOnce.Do(func() { close(d.stop) })
 }
 

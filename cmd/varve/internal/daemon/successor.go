@@ -16,6 +16,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 	"varve/objstore/failpoint"
 )
@@ -95,9 +96,9 @@ func (p *Predecessor) Flags() map[string]string { return p.offer.Flags }
 // Close ends it; the predecessor goes on unless it has let go of the store already and Run has taken that.
 func (p *Predecessor) Close() { p.link.close() }
 
-// receive says that we are ready, and gets the seat, for which the predecessor has let go of its devices.
+// receive says that we are ready, and gets the ownership of the store, for which the predecessor has let go of its devices.
 // errLinkClosed: it is dead.
-func (p *Predecessor) receive(dir string, log *slog.Logger) (*seat, error) {
+func (p *Predecessor) receive(dir string, log *slog.Logger) (*server.Ownership, error) {
 	err := p.link.send(helloLimit, protocol.Go{Ready: true})
 	if err == nil {
 		err = p.link.receive(2*takeLimit, &p.given)
@@ -113,9 +114,7 @@ func (p *Predecessor) receive(dir string, log *slog.Logger) (*seat, error) {
 		p.Close()
 		return nil, fmt.Errorf("the daemon handed over %d files; the lock and the socket make 2", n)
 	}
-	s := &seat{
-		dir: dir, lock: objstore.InheritLock(dir, p.link.files[0]), socket: p.link.files[1], log: log, lent: true,
-	}
+	s := server.Inherit(dir, p.link.files[0], p.link.files[1], log)
 	p.link.files = nil
 	failpoint.Here(failpoint.UpgradeReceived)
 	return s, nil

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
@@ -19,7 +20,7 @@ func TestApproachOtherProtocol(t *testing.T) {
 		words  []string
 	}{
 		{"another version", func(w http.ResponseWriter, _ *http.Request) {
-			answer(w, http.StatusUpgradeRequired, &protocol.Error{Message: `handover protocol "varve-handover/1"; this daemon knows "varve-handover/9"`})
+			server.Answer(w, http.StatusUpgradeRequired, &protocol.Error{Message: `handover protocol "varve-handover/1"; this daemon knows "varve-handover/9"`})
 		}, []string{"can not hand over", "varve-handover/9", "varve stop"}},
 		{"before there were handovers", http.NotFound, []string{"can not hand over", "404", "varve stop"}},
 	} {

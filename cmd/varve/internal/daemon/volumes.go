@@ -11,10 +11,11 @@ import (
 
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
-func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ none) (protocol.Stat, error) {
+func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ server.None) (protocol.Stat, error) {
 	st, err := d.store.Stat()
 	if err != nil {
 		return protocol.Stat{}, err
@@ -43,10 +44,10 @@ func (d *Daemon) serveMaxSize(ctx context.Context, r *http.Request, m protocol.M
 		return protocol.Stat{}, err
 	}
 	d.log.Info("maximum size set", "bytes", m.Bytes)
-	return d.serveStat(ctx, r, none{})
+	return d.serveStat(ctx, r, server.None{})
 }
 
-func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ none) ([]protocol.Volume, error) {
+func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ server.None) ([]protocol.Volume, error) {
 	infos := d.store.Volumes()
 	list := make([]protocol.Volume, 0, len(infos))
 	for _, v := range infos {
@@ -64,7 +65,7 @@ func volumeName(r *http.Request) (string, error) {
 	return name, nil
 }
 
-func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ none) (protocol.Volume, error) {
+func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ server.None) (protocol.Volume, error) {
 	name, err := volumeName(r)
 	if err != nil {
 		return protocol.Volume{}, err
@@ -118,10 +119,10 @@ func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol
 	return d.volume(v), nil
 }
 
-func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none) (none, error) {
+func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ server.None) (server.None, error) {
 	name, err := volumeName(r)
 	if err != nil {
-		return none{}, err
+		return server.None{}, err
 	}
 	// No attach may begin meanwhile.
 	d.change.Lock()
@@ -130,13 +131,13 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ none)
 	a, taken := d.taken(name)
 	d.mu.Unlock()
 	if taken {
-		return none{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
+		return server.None{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
 	}
 	if err := d.store.DeleteVolume(ctx, name); err != nil {
-		return none{}, d.whoHas(name, err)
+		return server.None{}, d.whoHas(name, err)
 	}
 	d.log.Info("volume deleted", "volume", name)
-	return none{}, nil
+	return server.None{}, nil
 }
 
 // whoHas adds who has a volume's files open in the mounts, where that is why it is in use.
@@ -159,7 +160,7 @@ func (d *Daemon) whoHas(volume string, err error) error {
 	return fmt.Errorf("%w (%s); close that first", err, strings.Join(who, "; "))
 }
 
-func (d *Daemon) serveSnapshots(_ context.Context, r *http.Request, _ none) ([]objstore.SnapshotInfo, error) {
+func (d *Daemon) serveSnapshots(_ context.Context, r *http.Request, _ server.None) ([]objstore.SnapshotInfo, error) {
 	volume := r.URL.Query().Get("volume")
 	if volume != "" {
 		if err := protocol.CheckName(volume); err != nil {
@@ -192,10 +193,10 @@ func (d *Daemon) serveCreateSnapshot(ctx context.Context, _ *http.Request, c pro
 	return d.store.WaitSnapshot(ctx, c.Volume, c.Name)
 }
 
-func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ none) (none, error) {
+func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ server.None) (server.None, error) {
 	c := protocol.CreateSnapshot{Volume: r.PathValue("volume"), Name: r.PathValue("name")}
 	if err := c.Check(); err != nil {
-		return none{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
+		return server.None{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
 	}
 	// No attach may begin meanwhile.
 	d.change.Lock()
@@ -204,11 +205,11 @@ func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ non
 	list := d.onDevice(c.Volume + "@" + c.Name)
 	d.mu.Unlock()
 	if len(list) > 0 {
-		return none{}, errSnapshotAttached(c.Volume+"@"+c.Name, list[0])
+		return server.None{}, errSnapshotAttached(c.Volume+"@"+c.Name, list[0])
 	}
 	if err := d.store.DeleteSnapshot(ctx, c.Volume, c.Name); err != nil {
-		return none{}, err
+		return server.None{}, err
 	}
 	d.log.Info("snapshot deleted", "snapshot", c.Volume+"@"+c.Name)
-	return none{}, nil
+	return server.None{}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 )
 
 // A device that nobody serves has its I/O wait. What becomes of it:
@@ -135,7 +136,7 @@ func (d *Daemon) stopRetries() {
 
 // retry is one more try to serve a device that waits.
 func (d *Daemon) retry(w *waiter) {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -176,7 +177,7 @@ func (d *Daemon) lose(k *attachment) *waiter {
 
 // revive serves a device again whose service has failed while the kernel keeps its I/O.
 func (d *Daemon) revive(k *attachment, w *waiter) {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()

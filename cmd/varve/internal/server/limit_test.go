@@ -1,13 +1,15 @@
-package daemon
+package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,15 +18,45 @@ import (
 	"varve/objstore"
 )
 
-// listen serves a world's daemon on its socket until the end of the test.
-func (w *world) listen(t *testing.T, change func(*http.Server)) *door {
+// world is a server with a handler that knows the volumes.
+type world struct {
+	dir     string
+	volumes []protocol.Volume
+	options Options
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return &world{
+		dir:     t.TempDir(),
+		volumes: []protocol.Volume{{VolumeInfo: objstore.VolumeInfo{Name: "a"}}},
+		options: Options{Logger: slog.New(slog.DiscardHandler)},
+	}
+}
+
+func (w *world) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /v1/ping", Handle(func(context.Context, *http.Request, None) (protocol.Ping, error) {
+		return protocol.Ping{Protocol: protocol.Version, PID: os.Getpid()}, nil
+	}))
+	mux.Handle("GET /v1/volumes", Handle(func(context.Context, *http.Request, None) ([]protocol.Volume, error) {
+		return w.volumes, nil
+	}))
+	mux.Handle("POST /v1/volumes", Handle(func(_ context.Context, _ *http.Request, c protocol.CreateVolume) (protocol.Volume, error) {
+		return protocol.Volume{VolumeInfo: objstore.VolumeInfo{Name: c.Name}}, nil
+	}))
+	return Guard(mux, w.options.Logger)
+}
+
+// listen serves on the world's socket until the end of the test.
+func (w *world) listen(t *testing.T, change func(*http.Server)) *listener {
 	t.Helper()
 	u, err := Listen(w.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newDoor(u)
-	srv := w.d.NewServer()
+	l := limit(u)
+	srv := New(w.handler(), w.options)
 	if change != nil {
 		change(srv)
 	}
@@ -39,6 +71,28 @@ func (w *world) listen(t *testing.T, change func(*http.Server)) *door {
 	return l
 }
 
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func wantError(t *testing.T, err, want error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("error is %v, want %v", err, want)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q does not say %q", err, w)
+		}
+	}
+}
+
 // raw connects without a client's manners.
 func (w *world) raw(t *testing.T) net.Conn {
 	t.Helper()
@@ -50,10 +104,11 @@ func (w *world) raw(t *testing.T) net.Conn {
 	return c
 }
 
-func (d *door) count() (served, late int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.served, d.late
+// counts returns how many connections are counted.
+func (l *listener) counts() (served, overLimit int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.served, l.overLimit
 }
 
 // cutOff says whether the other side closes a connection within d.
@@ -78,33 +133,33 @@ func brieflyPatient(t *testing.T, d time.Duration) {
 // client asks again, for so long, and says in the end what it has met. When the first are gone, all is as before.
 func TestTooManyConnections(t *testing.T) {
 	brieflyPatient(t, 200*time.Millisecond)
-	w := newWorld(t, "a")
+	w := newWorld(t)
 	l := w.listen(t, nil)
 	var held []net.Conn
 	for range maxConnections {
 		held = append(held, w.raw(t))
 	}
-	eventually(t, "all are served", func() bool { n, _ := l.count(); return n == maxConnections })
+	eventually(t, "all are served", func() bool { n, _ := l.counts(); return n == maxConnections })
 	for range 3 { // and again: those who were told are gone
 		_, err := client.Dial(t.Context(), w.dir)
 		wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxConnections), "200ms")
 	}
-	eventually(t, "those who were told are gone", func() bool { _, n := l.count(); return n == 0 })
-	for range maxLate {
+	eventually(t, "those who were told are gone", func() bool { _, n := l.counts(); return n == 0 })
+	for range maxOverLimit {
 		held = append(held, w.raw(t))
 	}
-	eventually(t, "all are late", func() bool { _, n := l.count(); return n == maxLate })
+	eventually(t, "all are over the limit", func() bool { _, n := l.counts(); return n == maxOverLimit })
 	c := w.raw(t)
 	if cutOff(t, c, 100*time.Millisecond) {
 		t.Error("a connection beyond the limit is closed")
 	}
-	if served, late := l.count(); served != maxConnections || late != maxLate {
-		t.Errorf("%d served, %d late", served, late)
+	if served, overLimit := l.counts(); served != maxConnections || overLimit != maxOverLimit {
+		t.Errorf("%d served, %d over the limit", served, overLimit)
 	}
 	for _, c := range append(held, c) {
 		_ = c.Close()
 	}
-	eventually(t, "all are gone", func() bool { served, late := l.count(); return served+late == 0 })
+	eventually(t, "all are gone", func() bool { served, overLimit := l.counts(); return served+overLimit == 0 })
 	k, err := client.Dial(t.Context(), w.dir)
 	if err != nil {
 		t.Fatalf("after the crowd: %v", err)
@@ -117,12 +172,12 @@ func TestTooManyConnections(t *testing.T) {
 // Hundreds of clients at once all get their answer, while others keep most connections for themselves.
 func TestCrowdIsServed(t *testing.T) {
 	brieflyPatient(t, 2*time.Minute)
-	w := newWorld(t, "a")
+	w := newWorld(t)
 	l := w.listen(t, nil)
 	for range maxConnections - 4 {
 		w.raw(t)
 	}
-	eventually(t, "most are taken", func() bool { n, _ := l.count(); return n == maxConnections-4 })
+	eventually(t, "most are taken", func() bool { n, _ := l.counts(); return n == maxConnections-4 })
 	const clients = 300
 	errs := make(chan error, clients)
 	for range clients {
@@ -142,44 +197,19 @@ func TestCrowdIsServed(t *testing.T) {
 	}
 }
 
-// A door that is full does not keep the daemon from ending.
-func TestFullDoorCloses(t *testing.T) {
+// A listener that is full can be closed.
+func TestFullListenerCloses(t *testing.T) {
 	w := newWorld(t)
 	l := w.listen(t, nil)
-	for range maxConnections + maxLate + 1 {
+	for range maxConnections + maxOverLimit + 1 {
 		w.raw(t)
 	}
-	eventually(t, "it is full", func() bool { served, late := l.count(); return served+late == maxConnections+maxLate })
-}
-
-// A connection that asks for a handover counts until it is ready for it, so that they are as few as all others.
-func TestTooManyHandovers(t *testing.T) {
-	w := newWorld(t)
-	l := w.listen(t, nil)
-	var held []net.Conn
-	for range maxConnections {
-		c := w.raw(t)
-		_, err := io.WriteString(c, "POST /handover HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: varve-handover/1\r\n\r\n")
-		if err == nil {
-			_, err = c.Read(make([]byte, 1000)) // it is taken for what it is
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, c)
-	}
-	brieflyPatient(t, 50*time.Millisecond)
-	_, err := client.Dial(t.Context(), w.dir)
-	wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxConnections))
-	for _, c := range held {
-		_ = c.Close()
-	}
-	eventually(t, "all are gone", func() bool { served, late := l.count(); return served+late == 0 })
+	eventually(t, "it is full", func() bool { served, overLimit := l.counts(); return served+overLimit == maxConnections+maxOverLimit })
 }
 
 // A client that is slow to say what it wants is cut off, and keeps nobody from being served meanwhile.
 func TestSlowClients(t *testing.T) {
-	w := newWorld(t, "a")
+	w := newWorld(t)
 	w.listen(t, func(s *http.Server) { s.ReadHeaderTimeout, s.ReadTimeout = 300*time.Millisecond, 300*time.Millisecond })
 	const header = "POST /v1/volumes HTTP/1.1\r\nHost: varve\r\nVarve-Protocol: 1\r\n"
 	for name, begin := range map[string]string{
@@ -192,7 +222,7 @@ func TestSlowClients(t *testing.T) {
 		if _, err := io.WriteString(c, begin); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.c.Volumes(t.Context()); err != nil {
+		if k, err := client.Dial(t.Context(), w.dir); err != nil || k.Close() != nil {
 			t.Errorf("%s: somebody else: %v", name, err)
 		}
 		if !cutOff(t, c, 10*time.Second) {
@@ -212,72 +242,27 @@ func TestSlowClients(t *testing.T) {
 func TestClientThatDoesNotRead(t *testing.T) {
 	w := newWorld(t)
 	for i := range 20000 { // an answer that no socket's buffer takes
-		name := fmt.Sprint("volume", i)
-		w.store.volumes[name] = objstore.VolumeInfo{Name: name, Size: 512, BlockSize: 512}
+		w.volumes = append(w.volumes, protocol.Volume{VolumeInfo: objstore.VolumeInfo{Name: fmt.Sprint("volume", i)}})
 	}
-	w.d.answerTimeout = 200 * time.Millisecond
+	w.volumes = w.volumes[1:]
+	w.options.AnswerTimeout = 200 * time.Millisecond
 	l := w.listen(t, nil)
 	c := w.raw(t)
 	if _, err := io.WriteString(c, "GET /v1/volumes HTTP/1.1\r\nHost: varve\r\nVarve-Protocol: 1\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is served", func() bool { n, _ := l.count(); return n == 1 })
-	eventually(t, "it is given up", func() bool { n, _ := l.count(); return n == 0 })
+	eventually(t, "it is served", func() bool { n, _ := l.counts(); return n == 1 })
+	eventually(t, "it is given up", func() bool { n, _ := l.counts(); return n == 0 })
 	// One that reads gets all of it, on a slow machine too.
-	w.d.answerTimeout = time.Minute
-	k, err := client.Dial(t.Context(), w.dir)
+	patient := newWorld(t)
+	patient.volumes = w.volumes
+	patient.listen(t, nil)
+	k, err := client.Dial(t.Context(), patient.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = k.Close() }()
 	if list, err := k.Volumes(t.Context()); err != nil || len(list) != 20000 {
 		t.Errorf("%d volumes, %v", len(list), err)
-	}
-}
-
-// Only so many requests wait for snapshots; one more is refused before it has done anything.
-func TestTooManyWaits(t *testing.T) {
-	w := newWorld(t, "a")
-	var wg sync.WaitGroup
-	ctx := t.Context()
-	stop := make(chan struct{})
-	for range maxWaits {
-		leave, err := w.d.wait()
-		if err != nil {
-			t.Fatal(err)
-		}
-		wg.Go(func() { <-stop; leave() })
-	}
-	brieflyPatient(t, 50*time.Millisecond)
-	_, err := w.c.CreateSnapshot(ctx, protocol.CreateSnapshot{Volume: "a", Name: "one", Wait: true})
-	wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxWaits))
-	if list, err := w.c.Snapshots(ctx, ""); err != nil || len(list) != 0 {
-		t.Errorf("snapshots: %v, %v", list, err)
-	}
-	if _, err := w.c.CreateSnapshot(ctx, protocol.CreateSnapshot{Volume: "a", Name: "two"}); err != nil {
-		t.Errorf("without waiting: %v", err)
-	}
-	close(stop)
-	wg.Wait()
-	if _, err := w.c.CreateSnapshot(ctx, protocol.CreateSnapshot{Volume: "a", Name: "three", Wait: true}); err != nil {
-		t.Errorf("when there is room again: %v", err)
-	}
-}
-
-// The limits on reading a request and writing an answer don't end a check, which takes what it takes.
-func TestLongCheck(t *testing.T) {
-	w := newWorld(t, "a")
-	w.store.checkTakes = time.Second
-	w.d.answerTimeout = 200 * time.Millisecond
-	w.listen(t, func(s *http.Server) { s.ReadTimeout = 200 * time.Millisecond })
-	c, err := client.Dial(t.Context(), w.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	heard := 0
-	report, err := c.Check(t.Context(), func(objstore.CheckProgress) { heard++ })
-	if err != nil || len(report.Damage) != 1 || heard != 1 {
-		t.Errorf("a long check: %v, %+v, heard %d times of", err, report, heard)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
 
@@ -121,7 +122,7 @@ func TestSocket(t *testing.T) {
 	if _, err := client.Dial(t.Context(), w.d.dir); !errors.Is(err, client.ErrNoDaemon) {
 		t.Fatalf("dial without a daemon: %v", err)
 	}
-	l, err := Listen(w.d.dir)
+	l, err := server.Listen(w.d.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,27 +163,11 @@ func TestSocket(t *testing.T) {
 		t.Errorf("serve: %v", err)
 	}
 	// The socket of a dead daemon is in nobody's way.
-	l, err = Listen(w.d.dir)
+	l, err = server.Listen(w.d.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestWhoMayAsk(t *testing.T) {
-	for _, c := range []struct {
-		cred *unix.Ucred
-		may  bool
-	}{
-		{nil, false},
-		{&unix.Ucred{Uid: 0}, true},
-		{&unix.Ucred{Uid: uint32(unix.Geteuid())}, true},
-		{&unix.Ucred{Uid: 65534}, unix.Geteuid() == 65534},
-	} {
-		if err := mayAsk(context.WithValue(t.Context(), peerKey{}, c.cred)); (err == nil) != c.may {
-			t.Errorf("%+v: %v", c.cred, err)
-		}
 	}
 }

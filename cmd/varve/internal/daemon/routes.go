@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
+	"varve/objstore"
+)
+
+// Handler answers the protocol.
+func (d *Daemon) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /v1/ping", server.Handle(func(context.Context, *http.Request, server.None) (protocol.Ping, error) {
+		return d.ping(), nil
+	}))
+	mux.Handle("GET /v1/stat", server.Handle(d.serveStat))
+	mux.Handle("PUT /v1/max-size", server.Handle(d.serveMaxSize))
+	mux.Handle("PUT /v1/identity", server.Handle(d.serveIdentity))
+	mux.Handle("GET /v1/volumes", server.Handle(d.serveVolumes))
+	mux.Handle("POST /v1/volumes", server.Handle(d.serveCreateVolume))
+	mux.Handle("GET /v1/volumes/{name}", server.Handle(d.serveVolume))
+	mux.Handle("PATCH /v1/volumes/{name}", server.Handle(d.serveSetVolume))
+	mux.Handle("DELETE /v1/volumes/{name}", server.Handle(d.serveDeleteVolume))
+	mux.Handle("POST /v1/volumes/{name}/repair", server.Handle(d.serveRepairVolume))
+	mux.HandleFunc("POST /v1/check", d.serveCheck)
+	mux.Handle("GET /v1/snapshots", server.Handle(d.serveSnapshots))
+	mux.Handle("POST /v1/snapshots", server.Handle(d.serveCreateSnapshot))
+	mux.Handle("DELETE /v1/snapshots/{volume}/{name}", server.Handle(d.serveDeleteSnapshot))
+	mux.Handle("GET /v1/attachments", server.Handle(d.serveAttachments))
+	mux.Handle("POST /v1/attach", server.Handle(d.serveAttach))
+	mux.Handle("POST /v1/detach", server.Handle(d.serveDetach))
+	mux.Handle("POST /v1/auto-detach", server.Handle(d.serveAutoDetach))
+	mux.Handle("POST /v1/mount", server.Handle(d.serveMount))
+	mux.Handle("POST /v1/umount", server.Handle(d.serveUnmount))
+	mux.HandleFunc("POST /v1/stop", d.serveStop)
+	mux.Handle("/", server.Handle(func(_ context.Context, r *http.Request, _ server.None) (server.None, error) {
+		return server.None{}, fmt.Errorf("%w request %s %s", objstore.ErrInvalid, r.Method, r.URL.Path)
+	}))
+	return server.Guard(mux, d.log)
+}
+
+// NewServer returns a server for the daemon's socket.
+func (d *Daemon) NewServer() *http.Server {
+	return server.New(d.Handler(), server.Options{Logger: d.log, AnswerTimeout: d.answerTimeout, Handover: d.serveHandover})
+}
+
+// maxWaits is how many requests may wait for a snapshot to settle: the only ones that no time limit ends.
+const maxWaits = 32
+
+// wait takes one of the places of those who wait for a snapshot.
+func (d *Daemon) wait() (leave func(), err error) {
+	select {
+	case d.waits <- struct{}{}:
+		return func() { <-d.waits }, nil
+	default:
+		return nil, fmt.Errorf("%w: %d requests wait for snapshots to settle, and no more may; try again, or without waiting",
+			protocol.ErrCrowded, maxWaits)
+	}
+}
