@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // SectorSize is the unit of lengths and offsets inside a volume: every off and length that a Volume or View
@@ -107,7 +108,7 @@ type Piece struct {
 	BufOff  int   // bytes from the start of the request
 	Len     int   // bytes
 
-	seg     *segment
+	seg     *segment.File
 	settled bool // it belongs to the tree, not to a layer
 }
 
@@ -125,7 +126,7 @@ type Write struct {
 	FileOff int64 // bytes, a multiple of 4096
 	Off     int64 // volume offset in bytes
 	Len     int   // bytes
-	seg     *segment
+	seg     *segment.File
 }
 
 // Image is what a Volume and a View have in common: a disk to read. Safe for concurrent use.

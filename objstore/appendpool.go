@@ -1,6 +1,10 @@
 package objstore
 
-import "sync"
+import (
+	"sync"
+
+	"varve/objstore/internal/segment"
+)
 
 // segmentPool keeps the append segments of volumes at rest for the next volume that writes. If each were sealed, there
 // would be as many files as volumes are opened; if each stayed with its volume, as many descriptors as there are volumes.
@@ -10,18 +14,18 @@ import "sync"
 // next. So a segment taken from the pool has unsettled writes of one volume at a time, as every append segment has.
 type segmentPool struct {
 	mu   sync.Mutex
-	segs []*segment
+	segs []*segment.File
 }
 
 // put adds a segment with room for a request, which holds objects and no unsettled writes.
-func (p *segmentPool) put(g *segment) {
+func (p *segmentPool) put(g *segment.File) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.segs = append(p.segs, g)
 }
 
 // take returns a segment with room for a request, or nil if there is none. It never blocks on I/O.
-func (p *segmentPool) take() *segment {
+func (p *segmentPool) take() *segment.File {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := len(p.segs)

@@ -6,12 +6,13 @@ import (
 	"fmt"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true: no segment is retired
 // that has objects, nor punched where they lie.
 type leaf struct {
-	places [merkle.FanOut]place
+	places [merkle.FanOut]segment.Location
 	used   bool  // since the last sweep of the cache
 	heals  int64 // what damageBook.heals was when places were looked for
 }
@@ -130,21 +131,21 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		pl := l.places[i%merkle.FanOut]
-		if l.heals != b.s.heals.Load() && (pl == lostPlace || b.s.isSick(pl)) || b.s.isBad(pl) {
+		if l.heals != b.s.heals.Load() && (pl == segment.Lost || b.s.isSick(pl)) || b.s.isBad(pl) {
 			b.setLeaf(int64(i/merkle.FanOut), nil) // there may be another place by now
 			return ErrNotLoaded
 		}
 		switch pl {
 		case 0:
 			p.add(nil, 0, int(end-from)*SectorSize, true)
-		case lostPlace:
-			return &CorruptError{File: segmentDir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
+		case segment.Lost:
+			return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
-			g := b.s.segments.get(pl.segment())
+			g := b.s.segments.Get(pl.Segment())
 			if g == nil {
-				return fmt.Errorf("segment %08x: %w", pl.segment(), ErrNotFound)
+				return fmt.Errorf("segment %08x: %w", pl.Segment(), ErrNotFound)
 			}
-			p.add(g, pl.offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
+			p.add(g, pl.Offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
 		}
 		from = end
 	}
@@ -233,7 +234,7 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 			l.places[i] = at.place
 		default:
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
-			l.places[i] = lostPlace
+			l.places[i] = segment.Lost
 			if lost++; lost == 1 {
 				err = nowhere(&n[i], merkle.KindChunk, damage)
 			}

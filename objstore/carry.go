@@ -7,6 +7,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
+	"varve/objstore/internal/segment"
 )
 
 // A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would
@@ -194,13 +195,13 @@ func (v *volume) carryHole(l *layer, e extent.Extent) error {
 }
 
 func (v *volume) carryData(l *layer, e extent.Extent) error {
-	g := v.s.segments.get(e.Segment)
+	g := v.s.segments.Get(e.Segment)
 	if g == nil {
 		return fmt.Errorf("segment %08x: %w", e.Segment, ErrNotFound)
 	}
 	buf := disk.AlignedBuffer(int(e.Sectors) * SectorSize)
-	if err := disk.ReadAligned(g.file, buf, int64(e.File)*SectorSize); err != nil {
-		return fmt.Errorf("read %s: %w", segmentName(e.Segment), err)
+	if err := disk.ReadAligned(g.Data, buf, int64(e.File)*SectorSize); err != nil {
+		return fmt.Errorf("read %s: %w", segment.Name(e.Segment), err)
 	}
 	off := int64(e.Start()) * SectorSize
 	if err := v.s.takeSpace(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
@@ -219,12 +220,12 @@ func (v *volume) carryData(l *layer, e extent.Extent) error {
 	if err != nil {
 		return err
 	}
-	err = disk.WriteAligned(w.seg.file, buf, w.FileOff)
+	err = disk.WriteAligned(w.seg.Data, buf, w.FileOff)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
 		v.abort(&w)
-		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
+		return v.s.spaceError(fmt.Errorf("write %s: %w", segment.Name(w.seg.ID), err))
 	}
 	if now, ok := shown(l, v.layers[1:], e.Start(), e.End); !ok || now != e {
 		v.abort(&w) // overtaken

@@ -11,6 +11,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -35,7 +36,7 @@ func newCarryWorld(t *testing.T) *carryWorld {
 	must(t, w.s.Settle(t.Context()))
 	var p Plan
 	must(t, planLoaded(t.Context(), w.v, 2*carryChunk, SectorSize, &p))
-	name, off := segmentName(p.Pieces[0].seg.id), p.Pieces[0].FileOff
+	name, off := segment.Name(p.Pieces[0].seg.ID), p.Pieces[0].FileOff
 	w.v.Release(&p)
 	flip := func() {
 		f, err := w.mem.Open(name)
@@ -402,7 +403,7 @@ func TestDamagedChunkInOlderSegment(t *testing.T) {
 		_, err := w.s.SetVerify(t.Context(), "late", true)
 		must(t, err)
 		seg, off := placeOf(t, late, 2*carryChunk)
-		flip(t, w.mem, segmentName(seg), off+100)
+		flip(t, w.mem, segment.Name(seg), off+100)
 		if _, err := late.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("read of a damaged chunk: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
@@ -274,12 +275,12 @@ func (c *checker) volumes() []*volume {
 
 // segments looks at the records of all segments and hashes every object.
 func (c *checker) segments() error {
-	all := c.s.segments.all()
+	all := c.s.segments.All()
 	c.report.Segments = len(all)
 	bad := map[objectID]int{}
 	for _, g := range all {
 		c.record(g)
-		objs, err := c.s.objectsOf(g)
+		objs, err := g.Objects()
 		if err != nil {
 			continue // record has said so
 		}
@@ -292,13 +293,13 @@ func (c *checker) segments() error {
 	}
 	// One that is good somewhere else is not needed here.
 	for _, g := range all {
-		objs, err := c.s.objectsOf(g)
+		objs, err := g.Objects()
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
-			if _, ok := bad[objectID{o.hash, o.kind}]; ok && !c.s.isSick(makePlace(g.id, o.block)) {
-				delete(bad, objectID{o.hash, o.kind})
+			if _, ok := bad[objectID{o.Hash, o.Kind}]; ok && !c.s.isSick(segment.At(g.ID, o.Block)) {
+				delete(bad, objectID{o.Hash, o.Kind})
 			}
 		}
 	}
@@ -306,37 +307,22 @@ func (c *checker) segments() error {
 	return nil
 }
 
-// record looks at a segment's header, and its footer or directory.
-func (c *checker) record(g *segment) {
-	name := segmentName(g.id)
-	known := c.named(name)
-	g.recordMu.Lock() // header, footer and directory are written under it
-	defer g.recordMu.Unlock()
-	c.there(name, "segment", func() bool { return c.s.segments.get(g.id) == g }) // else it was retired meanwhile
-	if g.dir != nil {
-		c.there(dirName(g.id), "log", always)
-	}
-	b := make([]byte, segmentHeaderSize)
-	n, err := g.file.ReadAt(b, 0)
-	if n == len(b) {
-		_, _, err = decodeSegmentHeader(b, g.id, c.s.sb.id)
-	}
-	if errors.Is(err, os.ErrClosed) {
-		return // it was retired meanwhile
-	}
-	if err != nil {
-		c.found(disk.AsCorrupt(err, name, 0, "segment header"))
-	}
-	switch {
-	case g.footer > 0:
-		if _, err := g.readFooter(); err != nil && !known {
-			c.found(err)
-		}
-	case g.dir != nil:
-		if err := g.dir.VerifyCopy(0); err != nil {
-			c.found(err)
+// record looks at a segment's header, and its footer or object log.
+func (c *checker) record(g *segment.File) {
+	known := c.named(segment.Name(g.ID)) // as opening found it
+	there := func(file string) {
+		if file == segment.Name(g.ID) {
+			c.there(file, "segment", func() bool { return c.s.segments.Get(g.ID) == g }) // else it was retired meanwhile
+		} else {
+			c.there(file, "log", always)
 		}
 	}
+	_ = g.Check(c.s.sb.id, there, func(err error) { // an error: it was retired meanwhile
+		if bad := (*CorruptError)(nil); known && errors.As(err, &bad) && bad.Object == "segment footer" {
+			return
+		}
+		c.found(err)
+	})
 }
 
 // named reports a file that opening has found damaged, and could not mend.
@@ -345,20 +331,20 @@ func (c *checker) named(file string) bool {
 }
 
 // hash reads the objects of a segment, and notes those that are not what their hash says.
-func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
+func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]int) error {
 	buf := disk.AlignedBuffer(disk.MaxChunkSize)
 	for _, o := range objs {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		b := buf[:o.length]
-		pl := makePlace(g.id, o.block)
-		err := disk.ReadAligned(g.file, b, pl.offset())
-		if err == nil && merkle.Sum(o.kind, b) != o.hash {
+		b := buf[:o.Length]
+		pl := segment.At(g.ID, o.Block)
+		err := disk.ReadAligned(g.Data, b, pl.Offset())
+		if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
 			err = errOtherHash
 		}
 		c.report.Objects++
-		c.report.Bytes += int64(o.length)
+		c.report.Bytes += int64(o.Length)
 		if c.progress != nil && c.report.Objects%256 == 0 {
 			c.progress(CheckProgress{c.report.Bytes, max(c.total, c.report.Bytes)})
 		}
@@ -367,8 +353,8 @@ func (c *checker) hash(g *segment, objs []object, bad map[objectID]int) error {
 			c.s.good.add(pl)
 			continue
 		}
-		err = &CorruptError{File: segmentName(g.id), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", o.kind, o.hash), Err: err}
-		bad[objectID{o.hash, o.kind}] = c.found(err)
+		err = &CorruptError{File: segment.Name(g.ID), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
+		bad[objectID{o.Hash, o.Kind}] = c.found(err)
 		c.s.markBad(pl, err)
 	}
 	return nil
@@ -416,7 +402,7 @@ func (c *checker) trees() error {
 			return err
 		}
 		if err != nil {
-			c.found(disk.AsCorrupt(err, segmentDir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
+			c.found(disk.AsCorrupt(err, segment.Dir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
 			continue
 		}
 		roots[i] = r
@@ -454,7 +440,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 		c.clean[h] = false
 		id := objectID{h, merkle.NodeKind(level)}
 		if _, known := c.objects[id]; !known {
-			c.objects[id] = c.found(disk.AsCorrupt(err, segmentDir, 0, fmt.Sprintf("%v %v", id.kind, h)))
+			c.objects[id] = c.found(disk.AsCorrupt(err, segment.Dir, 0, fmt.Sprintf("%v %v", id.kind, h)))
 		}
 		return nil
 	}
@@ -485,17 +471,17 @@ func (c *checker) seek() error {
 	if len(c.missing) == 0 {
 		return nil
 	}
-	for _, g := range c.s.segments.all() {
+	for _, g := range c.s.segments.All() {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		objs, err := c.s.objectsOf(g)
+		objs, err := g.Objects()
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
-			if o.kind == merkle.KindChunk && !c.s.isSick(makePlace(g.id, o.block)) {
-				delete(c.missing, o.hash)
+			if o.Kind == merkle.KindChunk && !c.s.isSick(segment.At(g.ID, o.Block)) {
+				delete(c.missing, o.Hash)
 			}
 		}
 	}
@@ -507,7 +493,7 @@ func (c *checker) seek() error {
 		}
 	}
 	if n := len(c.missing); n > 0 {
-		c.lost = c.found(&CorruptError{File: segmentDir, Object: fmt.Sprintf("%d chunks", n), Err: errors.New("no segment has them")})
+		c.lost = c.found(&CorruptError{File: segment.Dir, Object: fmt.Sprintf("%d chunks", n), Err: errors.New("no segment has them")})
 	}
 	return nil
 }
@@ -606,8 +592,8 @@ func (c *checker) tail(v *volume, off int64, length int) error {
 			continue
 		}
 		c.report.Tail += int64(e.Len)
-		if err := disk.ReadAligned(e.seg.file, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
-			c.found(&CorruptError{File: segmentName(e.seg.id), Offset: e.FileOff, Object: "data that has not settled", Err: err},
+		if err := disk.ReadAligned(e.seg.Data, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
+			c.found(&CorruptError{File: segment.Name(e.seg.ID), Offset: e.FileOff, Object: "data that has not settled", Err: err},
 				Affected{Volume: v.ref.name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
 		}
 	}

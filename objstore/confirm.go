@@ -12,6 +12,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
@@ -42,48 +43,48 @@ func (p *goodPlaces) fresh() {
 	}
 }
 
-func (p *goodPlaces) has(pl place) bool {
+func (p *goodPlaces) has(pl segment.Location) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fresh()
-	b, _ := p.bits.Get(pl.segment())
-	word := int(pl.block() / 64)
-	return word < len(b) && b[word]>>(pl.block()%64)&1 == 1
+	b, _ := p.bits.Get(pl.Segment())
+	word := int(pl.Block() / 64)
+	return word < len(b) && b[word]>>(pl.Block()%64)&1 == 1
 }
 
-func (p *goodPlaces) add(pl place) {
+func (p *goodPlaces) add(pl segment.Location) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fresh()
-	b, _ := p.bits.Get(pl.segment())
-	if word := int(pl.block() / 64); word >= len(b) {
+	b, _ := p.bits.Get(pl.Segment())
+	if word := int(pl.Block() / 64); word >= len(b) {
 		grown := make([]uint64, disk.RoundUp(int64(word)+1, 64)) // 512 bytes: 16 MiB of the segment
 		p.bytes += int64(len(grown)-copy(grown, b)) * 8
 		b = grown
-		p.bits.Add(pl.segment(), b)
+		p.bits.Add(pl.Segment(), b)
 	}
-	b[pl.block()/64] |= 1 << (pl.block() % 64)
+	b[pl.Block()/64] |= 1 << (pl.Block() % 64)
 	for p.bytes > goodBytes && p.bits.Len() > 1 {
 		p.bits.RemoveOldest()
 	}
 }
 
-func (p *goodPlaces) forget(pl place) {
+func (p *goodPlaces) forget(pl segment.Location) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.bits == nil {
 		return
 	}
-	b, _ := p.bits.Peek(pl.segment())
-	if word := int(pl.block() / 64); word < len(b) {
-		b[word] &^= 1 << (pl.block() % 64)
+	b, _ := p.bits.Peek(pl.Segment())
+	if word := int(pl.Block() / 64); word < len(b) {
+		b[word] &^= 1 << (pl.Block() % 64)
 	}
 }
 
 // hit is a chunk of a run that settles, and where the store has it.
 type hit struct {
 	hash merkle.Hash
-	pl   place // 0: nowhere
+	pl   segment.Location // 0: nowhere
 }
 
 // lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds. slot is the first one's in
@@ -96,7 +97,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
-			if pl := out.places[i]; h.hash == n[i] && pl != lostPlace && !st.s.isSick(pl) {
+			if pl := out.places[i]; h.hash == n[i] && pl != segment.Lost && !st.s.isSick(pl) {
 				h.pl = pl
 			} else if pl, ok := st.find(&h.hash, merkle.KindChunk); ok {
 				h.pl = pl
@@ -104,7 +105,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		}
 		st.hits = append(st.hits, h)
 	}
-	blocks := place(size / disk.BlockSize)
+	blocks := segment.Location(size / disk.BlockSize)
 	for i := 0; i < len(st.hits); {
 		end := i + 1
 		if st.trusts(st.hits[i].pl) {
@@ -123,7 +124,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 }
 
 // trusts reports a place that need not be read: none, one of this settling's own objects, or one that was good not long ago.
-func (st *settling) trusts(pl place) bool {
+func (st *settling) trusts(pl segment.Location) bool {
 	if pl == 0 || st.own[pl] {
 		return true
 	}
@@ -152,16 +153,16 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 }
 
 // confirm reports whether the object lies at pl as it should. If not, the place is quarantined.
-func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl place, data []byte) (bool, error) {
+func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl segment.Location, data []byte) (bool, error) {
 	err := st.same(data, pl)
 	if err == nil {
 		st.s.good.add(pl)
 		return true, nil
 	}
 	if !disk.Damaged(err) {
-		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segmentName(pl.segment()), pl.offset(), err)
+		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(pl.Segment()), pl.Offset(), err)
 	}
-	st.s.markBad(pl, &CorruptError{File: segmentName(pl.segment()), Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
+	st.s.markBad(pl, &CorruptError{File: segment.Name(pl.Segment()), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
 	st.heals = true // it is stored anew
 	return false, nil
 }
@@ -170,8 +171,8 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl place, data []byte
 var errOtherBytes = fmt.Errorf("%w: %w", ErrCorrupt, errOtherHash)
 
 // same compares data with the bytes that lie at pl, past the page cache.
-func (st *settling) same(data []byte, pl place) error {
-	g := st.s.segments.get(pl.segment())
+func (st *settling) same(data []byte, pl segment.Location) error {
+	g := st.s.segments.Get(pl.Segment())
 	if g == nil {
 		return errOtherBytes
 	}
@@ -180,7 +181,7 @@ func (st *settling) same(data []byte, pl place) error {
 		st.copyBuf = disk.AlignedBuffer(n)
 	}
 	b := st.copyBuf[:n]
-	err := disk.ReadAligned(g.file, b, pl.offset())
+	err := disk.ReadAligned(g.Data, b, pl.Offset())
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return errOtherBytes

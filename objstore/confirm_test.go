@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -21,7 +22,7 @@ import (
 func (r *rig) rot(v *Volume, off int64) {
 	r.t.Helper()
 	seg, at := placeOf(r.t, v, off)
-	flip(r.t, r.mem, segmentName(seg), at+100)
+	flip(r.t, r.mem, segment.Name(seg), at+100)
 }
 
 // What was written is not dropped for a copy that has rotted, however the store comes upon that copy: it reads the same
@@ -106,7 +107,7 @@ func TestUnreadableCopyReplacesNothing(t *testing.T) {
 	must(t, a.Close())
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
-		if op.Kind == vfs.OpRead && op.Name == segmentName(seg) && op.Off <= off && off < op.Off+op.Len {
+		if op.Kind == vfs.OpRead && op.Name == segment.Name(seg) && op.Off <= off && off < op.Off+op.Len {
 			return unix.EIO
 		}
 		return nil
@@ -144,12 +145,12 @@ func TestConfirmingIsCheap(t *testing.T) {
 			return nil
 		})
 		b := r.volume("b", size)
-		_, err := r.s.footers.get(r.s.segments.all()[0]) // the records are no part of the cost
+		_, err := r.s.footers.Get(r.s.segments.All()[0]) // the records are no part of the cost
 		must(t, err)
 		again := func(what string, wantBytes, most int64) {
 			t.Helper()
 			r.write(b, data, 0)
-			logs = segmentName(b.appendSegment.id)
+			logs = segment.Name(b.appendSegment.ID)
 			reads.Store(0)
 			readBytes.Store(0)
 			must(t, r.s.Settle(t.Context()))
@@ -178,16 +179,16 @@ func TestGoodPlacesAreBounded(t *testing.T) {
 	var p goodPlaces
 	for seg := uint32(1); seg < 5000; seg++ {
 		for block := uint32(1); block < 1<<16; block += 4097 {
-			p.add(makePlace(seg, block))
+			p.add(segment.At(seg, block))
 		}
-		if !p.has(makePlace(seg, 1)) || p.has(makePlace(seg, 2)) {
+		if !p.has(segment.At(seg, 1)) || p.has(segment.At(seg, 2)) {
 			t.Fatalf("segment %d: it does not know what it was told", seg)
 		}
 	}
 	if p.bytes > goodBytes || p.bytes < goodBytes/2 {
 		t.Errorf("%d bytes, bound %d", p.bytes, goodBytes)
 	}
-	if p.has(makePlace(1, 1)) {
+	if p.has(segment.At(1, 1)) {
 		t.Error("nothing was forgotten")
 	}
 }
@@ -218,14 +219,14 @@ func (w *rotWorld) open() {
 
 // rotOne damages the copy that a settled chunk lies in.
 func (w *rotWorld) rotOne(v, c int) {
-	at := func(v, c int) place {
+	at := func(v, c int) segment.Location {
 		var p Plan
 		must(w.t, planLoaded(w.t.Context(), w.vols[v], int64(c)*4096, 4096, &p))
 		defer w.vols[v].Release(&p)
 		if len(p.Pieces) != 1 || !p.Pieces[0].settled || p.Pieces[0].Hole {
 			return 0
 		}
-		return makePlace(p.Pieces[0].seg.id, uint32(p.Pieces[0].FileOff/disk.BlockSize))
+		return segment.At(p.Pieces[0].seg.ID, uint32(p.Pieces[0].FileOff/disk.BlockSize))
 	}
 	if w.excused[v][c] {
 		return // it may not even be planned
@@ -239,7 +240,7 @@ func (w *rotWorld) rotOne(v, c int) {
 			defer func() { w.excused[i][j] = true }()
 		}
 	})
-	flip(w.t, w.mem, segmentName(pl.segment()), pl.offset()+77)
+	flip(w.t, w.mem, segment.Name(pl.Segment()), pl.Offset()+77)
 	w.s.good.forget(pl) // as if it had been good long ago
 }
 

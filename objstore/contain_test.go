@@ -23,6 +23,7 @@ import (
 	"varve/objstore/internal/disktest"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -257,7 +258,7 @@ func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
 func TestFileThatCantBeOpened(t *testing.T) {
 	r, _ := newRigOfTwo(t)
 	must(t, r.s.Close())
-	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
 		names, err := r.mem.List(dir)
 		must(t, err)
 		for _, name := range names {
@@ -301,7 +302,7 @@ func TestFileThatCantBeTouched(t *testing.T) {
 			}
 		}
 	}
-	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
 		leave()
 		names, err := r.mem.List(dir)
 		must(t, err)
@@ -510,11 +511,11 @@ func TestSalvageBehindZeroes(t *testing.T) {
 	must(t, v.Close())
 	must(t, w.s.Close())
 	mem := w.mem.Kill()
-	names, err := mem.List(segmentDir)
+	names, err := mem.List(segment.Dir)
 	must(t, err)
 	for _, n := range names {
 		if strings.HasSuffix(n, ".dir") {
-			flip(t, mem, segmentDir+"/"+n, record.HeaderSize+20)
+			flip(t, mem, segment.Dir+"/"+n, record.HeaderSize+20)
 		}
 	}
 	must(t, w.reopened(mem, "boot"))
@@ -531,10 +532,10 @@ func TestCheckNamesFooter(t *testing.T) {
 	must(t, r.s.Settle(t.Context()))
 	must(t, v.Close())
 	name := ""
-	for _, g := range r.s.segments.all() {
-		if g.footer > 0 {
-			name = segmentName(g.id)
-			flip(t, r.mem, name, g.capacity+10)
+	for _, g := range r.s.segments.All() {
+		if g.Sealed() {
+			name = segment.Name(g.ID)
+			flip(t, r.mem, name, g.Capacity+10)
 			break
 		}
 	}
@@ -637,7 +638,7 @@ func TestCheckNamesMissingFile(t *testing.T) {
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(1, 4096), 0)
-	for _, dir := range []string{"refs", segmentDir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
 		names, err := r.mem.List(dir)
 		must(t, err)
 		for _, name := range names {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -55,8 +56,8 @@ func (s *Store) checkCopy(rp *replay) error {
 	}
 	for i := range rp.records {
 		r := &rp.records[i]
-		if g := s.segments.get(r.segment); r.kind == recordData && g != nil && g.closing != rp.closing {
-			return refuse(fmt.Sprintf("%s was copied at another time, while the store was in use", segmentName(g.id)))
+		if g := s.segments.Get(r.segment); r.kind == recordData && g != nil && g.Closing != rp.closing {
+			return refuse(fmt.Sprintf("%s was copied at another time, while the store was in use", segment.Name(g.ID)))
 		}
 	}
 	return nil
@@ -74,8 +75,8 @@ func (s *Store) stampClosing(journals []string) {
 			s.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
 		}
 	}
-	for _, g := range s.segments.all() {
-		if g.unsettled.Load() > 0 {
+	for _, g := range s.segments.All() {
+		if g.Unsettled.Load() > 0 {
 			s.stampSegment(g, closing)
 		}
 	}
@@ -95,9 +96,9 @@ func stampJournal(fs vfs.FS, name string, closing uint64) error {
 }
 
 // stampSegment does it in one segment; 0 takes it back.
-func (s *Store) stampSegment(g *segment, closing uint64) {
-	if err := g.stamp(s.sb.id, closing); err != nil {
-		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.id, "error", err)
+func (s *Store) stampSegment(g *segment.File, closing uint64) {
+	if err := g.Stamp(s.sb.id, closing); err != nil {
+		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.ID, "error", err)
 	}
 }
 

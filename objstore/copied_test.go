@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -40,7 +41,7 @@ func copyFiles(t *testing.T, from, to string, want func(name string) bool) {
 
 func everyFile(string) bool { return true }
 
-func segmentFiles(name string) bool { return strings.HasPrefix(name, segmentDir+"/") }
+func segmentFiles(name string) bool { return strings.HasPrefix(name, segment.Dir+"/") }
 
 func otherFiles(name string) bool { return !segmentFiles(name) }
 

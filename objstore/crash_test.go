@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // crashCuts is how many crashes the long tests try: VARVE_CRASH_CUTS.
@@ -52,17 +53,17 @@ func (w *world) run(n int, crashes bool) {
 // checkSpace finds room that no object takes, once everything has settled and been opened again.
 func (w *world) checkSpace() {
 	w.opSettle()
-	for _, g := range w.s.segments.all() {
-		objs, err := w.s.objectsOf(g)
+	for _, g := range w.s.segments.All() {
+		objs, err := g.Objects()
 		w.must(err)
-		want := int64(disk.BlockSize) + disk.RoundUp(g.footer, disk.BlockSize)
+		want := int64(disk.BlockSize) + disk.RoundUp(g.FooterSize(), disk.BlockSize)
 		for _, o := range objs {
-			want += disk.RoundUp(int64(o.length), disk.BlockSize)
+			want += disk.RoundUp(int64(o.Length), disk.BlockSize)
 		}
-		used, err := w.mem.Used(segmentName(g.id))
+		used, err := w.mem.Used(segment.Name(g.ID))
 		w.must(err)
 		if used > want {
-			w.failf("%s takes %d bytes, its %d objects %d; %d unsettled, held %v, damage %v", segmentName(g.id), used, len(objs), want, g.unsettled.Load(), w.s.holds(g), g.damaged)
+			w.failf("%s takes %d bytes, its %d objects %d; %d unsettled, held %v, damage %v", segment.Name(g.ID), used, len(objs), want, g.Unsettled.Load(), w.s.holds(g), g.Damage())
 		}
 	}
 }

@@ -7,11 +7,12 @@ import (
 	"sync/atomic"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // damagedSegments are those of which nobody knows all that is in them.
-func (s *Store) damagedSegments() []*segment {
-	return slices.DeleteFunc(s.segments.all(), func(g *segment) bool { return !g.isDamaged() })
+func (s *Store) damagedSegments() []*segment.File {
+	return slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool { return !g.Damaged() })
 }
 
 // damageBook is what a store knows of its damage.
@@ -19,11 +20,11 @@ type damageBook struct {
 	hold atomic.Bool // a volume is damaged: no segment of a former process is given back
 
 	badMu   sync.Mutex
-	bad     map[place]bool  // where an object can't be read, or (true) is another one and nobody is let read it
-	repairs []*CorruptError // damage that opening has mended
-	losses  []*CorruptError // damage that opening has found and could not mend
-	strays  []string        // files that opening has found, and that are none of the store's
-	anyBad  atomic.Bool     // for a look without the lock
+	bad     map[segment.Location]bool // where an object can't be read, or (true) is another one and nobody is let read it
+	repairs []*CorruptError           // damage that opening has mended
+	losses  []*CorruptError           // damage that opening has found and could not mend
+	strays  []string                  // files that opening has found, and that are none of the store's
+	anyBad  atomic.Bool               // for a look without the lock
 	good    goodPlaces
 	heals   atomic.Int64 // how often something that was lost has come back
 }
@@ -54,13 +55,13 @@ const maxBad = 1 << 20
 // noteBad notes a place whose bytes are not those of the object that its segment's record names, or can't be read:
 // nothing new is pointed to it, and what is written again gets another place. If it is wrong for certain, nobody reads
 // from it either. It says whether the place is news.
-func (s *Store) noteBad(pl place, wrong bool) bool {
+func (s *Store) noteBad(pl segment.Location, wrong bool) bool {
 	s.badMu.Lock()
 	defer s.badMu.Unlock()
 	was, known := s.bad[pl]
 	if known || len(s.bad) < maxBad {
 		if s.bad == nil {
-			s.bad = map[place]bool{}
+			s.bad = map[segment.Location]bool{}
 		}
 		s.bad[pl] = was || wrong
 		s.anyBad.Store(true)
@@ -70,7 +71,7 @@ func (s *Store) noteBad(pl place, wrong bool) bool {
 }
 
 // markBad notes a bad place, and tells of it. That the disk gave no answer may pass.
-func (s *Store) markBad(pl place, err error) {
+func (s *Store) markBad(pl segment.Location, err error) {
 	if disk.Transient(err) {
 		return
 	}
@@ -80,7 +81,7 @@ func (s *Store) markBad(pl place, err error) {
 }
 
 // well forgets that a place was bad: its bytes were read, and are right.
-func (s *Store) well(pl place) {
+func (s *Store) well(pl segment.Location) {
 	if !s.anyBad.Load() {
 		return
 	}
@@ -93,7 +94,7 @@ func (s *Store) well(pl place) {
 }
 
 // isBad reports a place that has the wrong bytes.
-func (s *Store) isBad(pl place) bool {
+func (s *Store) isBad(pl segment.Location) bool {
 	if !s.anyBad.Load() {
 		return false
 	}
@@ -103,7 +104,7 @@ func (s *Store) isBad(pl place) bool {
 }
 
 // isSick reports a place that is bad, or could not be read.
-func (s *Store) isSick(pl place) bool {
+func (s *Store) isSick(pl segment.Location) bool {
 	if !s.anyBad.Load() {
 		return false
 	}

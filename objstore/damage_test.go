@@ -19,6 +19,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 )
 
 // damageWorld is a store with all that a store can have: sealed and open segments, volumes that have settled and
@@ -109,7 +110,7 @@ func (w *world) boundaries(name string, b []byte) []int64 {
 		}
 		add(journalHeader+128*recordSize, journalHeader+windowSize)
 	case strings.HasSuffix(name, ".seg"):
-		add(disk.BlockSize, 2*disk.BlockSize, 5*disk.BlockSize, w.opts.SegmentSize-disk.BlockSize, w.opts.SegmentSize, w.opts.SegmentSize+entrySize, size-trailerSize)
+		add(disk.BlockSize, 2*disk.BlockSize, 5*disk.BlockSize, w.opts.SegmentSize-disk.BlockSize, w.opts.SegmentSize, w.opts.SegmentSize+segment.ObjectSize, size-segment.TrailerSize)
 		for off := int64(disk.BlockSize); off < min(size, w.opts.SegmentSize); off += 37 * disk.BlockSize {
 			add(off)
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/segment"
 )
 
 // DeleteVolume removes a volume that nobody has open and that has no snapshots: its name durably, and then what it has not
@@ -96,7 +97,7 @@ func (s *Store) dropVolume(v *volume) error {
 	}
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
-	touched := map[*segment]bool{}
+	touched := map[*segment.File]bool{}
 	v.mu.Lock()
 	if v.appendSegment != nil {
 		touched[v.appendSegment] = true
@@ -130,7 +131,7 @@ func (v *volume) end() ([]*layer, *pin) {
 	layers, readers := v.layers, v.replacePin()
 	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
 	if v.appendSegment != nil {
-		v.appendSegment.full = true
+		v.appendSegment.Full = true
 	}
 	v.unstick()
 	for _, l := range layers {
@@ -147,17 +148,14 @@ func (v *volume) end() ([]*layer, *pin) {
 
 // dropSlots gives back what the writes of a layer occupy, but for objects, and notes their segments.
 // REQUIRES: volume.settleMu is held, and nobody reads the layer.
-func (s *Store) dropSlots(l *layer, touched map[*segment]bool) {
+func (s *Store) dropSlots(l *layer, touched map[*segment.File]bool) {
 	for _, h := range mergeSlots(l.handed) {
-		g := s.segments.get(h.seg)
+		g := s.segments.Get(h.seg)
 		if g == nil {
 			continue
 		}
 		touched[g] = true
-		g.mu.Lock()
-		objs := g.sorted()
-		g.mu.Unlock()
-		s.punchBetween(g, h.from, h.to, objs)
-		g.unsettled.Add(h.from - h.to)
+		s.punchBetween(g, h.from, h.to, g.OpenObjects())
+		g.Unsettled.Add(h.from - h.to)
 	}
 }

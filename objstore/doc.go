@@ -32,7 +32,7 @@
 //	lock                          held by the process that has the store open
 //	refs/log                      refs.go, in frames of internal/record
 //	journal/VOLUME-GENERATION     journal.go
-//	segments/ID.seg, ID.dir       segment.go; the directory in frames of internal/record
+//	segments/ID.seg, ID.dir       internal/segment; the object log in frames of internal/record
 //	index/                        badger
 //
 // Roots and tree nodes, which are objects in segments, are drawn in internal/merkle.

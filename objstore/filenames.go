@@ -12,20 +12,6 @@ import (
 // A file is the store's by its name, in the one form that the store itself writes. Any other spelling of the same number
 // is a stray: it is named in the log and by a check, and neither opened nor deleted. Somebody has put it there.
 
-// parseSegmentName gives the segment that a file in segmentDir belongs to, and whether it is its directory.
-func parseSegmentName(name string) (id uint32, dir, ok bool) {
-	if _, err := fmt.Sscanf(name, "%08x.", &id); err != nil || id == 0 {
-		return 0, false, false
-	}
-	switch name {
-	case path.Base(segmentName(id)):
-		return id, false, true
-	case path.Base(dirName(id)):
-		return id, true, true
-	}
-	return 0, false, false
-}
-
 // parseJournalName gives the volume and the generation of a file in journalDir, and whether it is a draft.
 func parseJournalName(name string) (volume uuid.UUID, gen uint64, draft, ok bool) {
 	base, draft := strings.CutSuffix(name, journalDraft)

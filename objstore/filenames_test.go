@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -27,8 +28,8 @@ func TestStraysAreLeftAlone(t *testing.T) {
 
 	var segs []string
 	for id := uint32(1); id < 16; id++ {
-		if _, err := r.mem.Used(segmentName(id)); err == nil {
-			segs = append(segs, segmentName(id))
+		if _, err := r.mem.Used(segment.Name(id)); err == nil {
+			segs = append(segs, segment.Name(id))
 		}
 	}
 	journals, err := r.mem.List(journalDir)
@@ -49,14 +50,14 @@ func TestStraysAreLeftAlone(t *testing.T) {
 		must(t, f.Close())
 		strays = append(strays, name)
 	}
-	id := segs[0][len(segmentDir)+1 : len(segmentDir)+9]
+	id := segs[0][len(segment.Dir)+1 : len(segment.Dir)+9]
 	for _, name := range []string{id + ".bak", id + ".SEG", id + ".sg~", "+" + id[1:] + ".seg", " " + id[1:] + ".seg", "0000000A.seg", "0000000B.dir", id + ".seg.old"} {
-		stray(segmentDir+"/"+name, segs[0])
+		stray(segment.Dir+"/"+name, segs[0])
 	}
 	for _, name := range []string{journals[0] + "~", journals[0][:36] + "-000000000000000A", journals[0][:36] + "-+00000000000000f", "notes.new", "{" + journals[0][:36] + "}-0000000000000001"} {
 		stray(journalDir+"/"+name, journalDir+"/"+journals[0])
 	}
-	must(t, r.mem.SyncDir(segmentDir))
+	must(t, r.mem.SyncDir(segment.Dir))
 	must(t, r.mem.SyncDir(journalDir))
 	var mu sync.Mutex
 	opened := map[string]int{} // guarded by mu

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -150,7 +151,7 @@ func (w *world) twin() *world {
 // metadata lists the files whose bytes are checked.
 func (w *world) metadata() []string {
 	var names []string
-	for _, dir := range []string{".", "refs", journalDir, segmentDir} {
+	for _, dir := range []string{".", "refs", journalDir, segment.Dir} {
 		list, err := w.mem.Kill().List(dir)
 		w.must(err)
 		for _, n := range list {

@@ -6,6 +6,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // Flush makes everything committed before the call durable. It blocks; concurrent calls share one commit.
@@ -42,7 +43,7 @@ func (v *volume) commitTo(target uint64) error {
 	dirty := v.dirty
 	v.dirty = nil
 	for _, g := range dirty {
-		g.dirty = false
+		g.Dirty = false
 	}
 	seq := v.appended
 	for i, l := range v.layers {
@@ -52,9 +53,9 @@ func (v *volume) commitTo(target uint64) error {
 		}
 	}
 	v.mu.Unlock()
-	err := disk.Parallel(dirty, func(g *segment) error {
-		if err := g.file.Datasync(); err != nil {
-			return v.failSync(segmentName(g.id), err)
+	err := disk.Parallel(dirty, func(g *segment.File) error {
+		if err := g.Data.Datasync(); err != nil {
+			return v.failSync(segment.Name(g.ID), err)
 		}
 		return nil
 	})

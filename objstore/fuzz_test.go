@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
-	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
 
@@ -38,71 +37,6 @@ func FuzzSuperblock(f *testing.F) {
 	})
 }
 
-func FuzzSegmentHeader(f *testing.F) {
-	f.Add(goldenFormats(f)["segment"])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, b := range [][]byte{b, sealSum(b, 508)} {
-			capacity, footer, err := decodeSegmentHeader(b, 7, goldenStore)
-			if err == nil && (capacity < disk.BlockSize || capacity%disk.BlockSize != 0 || footer < 0) {
-				t.Fatalf("capacity %d, footer %d", capacity, footer)
-			}
-		}
-	})
-}
-
-// A segment with any footer opens, or fails with a named place.
-func FuzzSegmentFooter(f *testing.F) {
-	footer := goldenFormats(f)["footer"]
-	f.Add(footer, true)
-	f.Add(footer[len(footer)-trailerSize:], false)
-	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
-		if len(b) < trailerSize || len(b) > 1<<20 {
-			return
-		}
-		b = bytes.Clone(b)
-		g := &segment{id: 7, capacity: 2 * disk.BlockSize, footer: int64(len(b))}
-		if trailer := b[len(b)-trailerSize:]; mend {
-			copy(trailer, trailerMagic)
-			le.PutUint32(trailer[8:], disk.Version)
-			le.PutUint32(trailer[12:], g.id)
-			if n := int(le.Uint32(trailer[16:])) * entrySize; n >= 0 && n <= len(b)-trailerSize {
-				le.PutUint32(trailer[20:], disk.Checksum(b[:n]))
-			}
-			copy(trailer, sealSum(trailer, 60))
-		}
-		fs := memWith(t, segmentName(7), g.header(goldenStore))
-		file, err := fs.Open(segmentName(7))
-		must(t, err)
-		_, err = file.WriteAt(b, g.capacity)
-		must(t, err)
-		o, err := openSegment(fs, 7, goldenStore, false)
-		must(t, err) // a damaged footer is no reason not to open
-		entries, err := o.readFooter()
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		for block := range uint32(8) {
-			findEntry(entries, block)
-		}
-		objs, err := decodeObjects(entries)
-		if err == nil && !bytes.Equal(encodeObjects(objs), zeroTails(entries)) {
-			t.Fatal("objects are encoded otherwise")
-		}
-	})
-}
-
-// zeroTails clears what an entry doesn't use.
-func zeroTails(entries []byte) []byte {
-	b := bytes.Clone(entries)
-	for i := 0; i < len(b); i += entrySize {
-		clear(b[i+41 : i+entrySize])
-	}
-	return b
-}
-
 func FuzzRefs(f *testing.F) {
 	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
 		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1}]`))
@@ -121,42 +55,6 @@ func FuzzRefs(f *testing.F) {
 		}
 		if len(again.volumes) != len(r.volumes) || again.segments != r.segments {
 			t.Fatalf("%+v becomes %+v", r, again)
-		}
-	})
-}
-
-// The directory of an open segment, of any frames.
-func FuzzDirectory(f *testing.F) {
-	log := goldenFormats(f)["directory"]
-	f.Add(log[record.HeaderSize:])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 1<<16 {
-			return
-		}
-		g := &segment{id: 7, capacity: 2 * disk.BlockSize}
-		fs := memWith(t, segmentName(7), g.header(goldenStore))
-		dir, err := record.Create(fs, dirName(7), dirID(goldenStore, 7))
-		must(t, err)
-		for len(b) >= 8 { // as in a log: a checksum, a length, the payload, padding
-			n := int(min(int64(le.Uint32(b[4:])), int64(len(b)-8)))
-			if n == 0 {
-				break
-			}
-			must(t, dir.Append(b[8:8+n]))
-			b = b[min(disk.RoundUp(int64(8+n), 8), int64(len(b))):]
-		}
-		must(t, dir.Close())
-		o, err := openSegment(fs, 7, goldenStore, true)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		for block, obj := range o.objects {
-			if obj.block != block || !obj.kind.Valid() || obj.length == 0 || obj.length > disk.MaxChunkSize {
-				t.Fatalf("block %d holds %+v", block, obj)
-			}
 		}
 	})
 }

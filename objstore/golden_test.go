@@ -3,7 +3,6 @@ package objstore
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -25,18 +24,6 @@ var (
 
 func goldenHash(b byte) merkle.Hash { return merkle.Hash(bytes.Repeat([]byte{b}, 32)) }
 
-func goldenSegment() *segment {
-	return &segment{id: 7, capacity: 256 << 20, footer: 8192, chunks: 49152, nodes: 96}
-}
-
-func goldenObjects() []object {
-	return []object{
-		{hash: goldenHash(0xa1), block: 1, length: 16384, kind: merkle.KindChunk},
-		{hash: goldenHash(0xa2), block: 5, length: 64, kind: merkle.NodeKind(1)},
-		{hash: goldenHash(0xa3), block: 6, length: 64, kind: merkle.KindRoot},
-	}
-}
-
 // goldenFormats encodes one of everything that varve writes to a disk.
 func goldenFormats(t testing.TB) map[string][]byte {
 	sb := superblock{chunkSize: 16384, id: goldenStore, created: time.Unix(1700000000, 5)}
@@ -46,14 +33,9 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	must(t, fs.Mkdir("journal"))
 	named := sb
 	named.name = goldenVolume
-	closed := goldenSegment()
-	closed.footer, closed.closing = 0, 0xf1
 	out := map[string][]byte{
 		"superblock-named": named.encode(),
 		"superblock":       sb.encode(),
-		"objects":          encodeObjects(goldenObjects()),
-		"segment":          goldenSegment().header(goldenStore),
-		"segment-closed":   closed.header(goldenStore),
 	}
 	log, err := record.Create(fs, refsFile, refsID(goldenStore))
 	must(t, err)
@@ -71,10 +53,6 @@ func goldenFormats(t testing.TB) map[string][]byte {
 		must(t, log.Append(b))
 	}
 	out["refs"] = disktest.ReadFile(t, fs, refsFile)
-	dir, err := record.Create(fs, dirName(7), dirID(goldenStore, 7))
-	must(t, err)
-	must(t, dir.Append(encodeObjects(goldenObjects())))
-	out["directory"] = disktest.ReadFile(t, fs, dirName(7))
 	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
 	must(t, err)
 	// As older versions write it, and as it is in a file of which nothing is known.
@@ -96,14 +74,6 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	}
 	out["journal"] = fileBytes(t, j.file)[:journalHeader+6*recordSize]
 	j.close()
-	must(t, fs.Remove(dirName(7)))
-	seg, err := createSegment(fs, 7, 1<<20, goldenStore)
-	must(t, err)
-	for _, o := range goldenObjects() {
-		must(t, seg.addObjects(fs, goldenStore, []object{o}))
-	}
-	must(t, seg.seal(fs, goldenStore))
-	out["footer"] = fileBytes(t, seg.file)[1<<20:]
 	return out
 }
 
@@ -128,16 +98,6 @@ func TestGoldenDecode(t *testing.T) {
 	must(t, err)
 	if sb.chunkSize != 16384 || sb.id != goldenStore || !sb.created.Equal(time.Unix(1700000000, 5)) {
 		t.Errorf("superblock %+v", sb)
-	}
-	objs, err := decodeObjects(b["objects"])
-	must(t, err)
-	if fmt.Sprint(objs) != fmt.Sprint(goldenObjects()) {
-		t.Errorf("objects %v", objs)
-	}
-	capacity, footer, err := decodeSegmentHeader(b["segment"], 7, goldenStore)
-	must(t, err)
-	if capacity != 256<<20 || footer != 8192 {
-		t.Errorf("segment of %d bytes, footer %d", capacity, footer)
 	}
 	r := newRefs()
 	_, err = record.Open(memWith(t, "refs/log", b["refs"]), []string{"refs/log"}, refsID(goldenStore), false, r.applyFrame)

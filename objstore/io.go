@@ -8,6 +8,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // readPieces fills buf with what the plan describes, and checks what the plan wants checked.
@@ -25,7 +26,7 @@ func readPieces(p *Plan, buf []byte) error {
 			}
 			continue
 		}
-		if err := disk.ReadAligned(c.seg.file, b, c.FileOff); err != nil {
+		if err := disk.ReadAligned(c.seg.Data, b, c.FileOff); err != nil {
 			return readError(c, err)
 		}
 	}
@@ -35,9 +36,9 @@ func readPieces(p *Plan, buf []byte) error {
 // readError says where a piece could not be read. A file that ends before it is damaged.
 func readError(c *Piece, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &CorruptError{File: segmentName(c.seg.id), Offset: c.FileOff, Object: "data", Err: io.ErrUnexpectedEOF}
+		return &CorruptError{File: segment.Name(c.seg.ID), Offset: c.FileOff, Object: "data", Err: io.ErrUnexpectedEOF}
 	}
-	return fmt.Errorf("read %s at byte %d: %w", segmentName(c.seg.id), c.FileOff, err)
+	return fmt.Errorf("read %s at byte %d: %w", segment.Name(c.seg.ID), c.FileOff, err)
 }
 
 // readAt serves any range of an image, sector-aligned or not.
@@ -236,9 +237,9 @@ func (v *volume) writeSectors(p []byte, off int64) error {
 	if err := v.retry(func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
-	if err := disk.WriteAligned(w.seg.file, p, w.FileOff); err != nil {
+	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {
 		v.Abort(&w)
-		return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
+		return v.s.spaceError(fmt.Errorf("write %s: %w", segment.Name(w.seg.ID), err))
 	}
 	return v.Commit(&w)
 }

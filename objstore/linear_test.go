@@ -65,7 +65,7 @@ func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	d.r.pause()
-	if err := disk.WriteAligned(w.seg.file, p, w.FileOff); err != nil {
+	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {
 		d.v.Abort(&w)
 		return 0, err
 	}

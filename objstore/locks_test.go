@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -129,7 +130,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 	must(t, slow.Close())
 	must(t, other.Close())
 	must(t, r.s.Close())
-	for try, where := range []string{segmentDir, journalDir, path.Dir(refsFile)} {
+	for try, where := range []string{segment.Dir, journalDir, path.Dir(refsFile)} {
 		var mine atomic.Pointer[string] // what the snapshot syncs: a file, or what is below a directory
 		held, free := make(chan struct{}), make(chan struct{})
 		release := sync.OnceFunc(func() { close(free) })
@@ -147,8 +148,8 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 		r.write(slow, randomBytes(2, 8192), 0)
 		r.write(other, randomBytes(3, 8192), 0) // it has its segment
 		name := where
-		if where == segmentDir { // the spare segment may be made at this moment
-			name = segmentName(slow.appendSegment.id)
+		if where == segment.Dir { // the spare segment may be made at this moment
+			name = segment.Name(slow.appendSegment.ID)
 		}
 		mine.Store(&name)
 		made := make(chan error, 1)

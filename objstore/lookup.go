@@ -11,6 +11,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // The index is a hint: what it does not know may be in any segment. Looking there costs a read of every record, 48 bytes an
@@ -25,11 +26,11 @@ type wanted struct {
 }
 
 type located struct {
-	place place
+	place segment.Location
 	bytes int
 }
 
-func (w *wanted) take(h merkle.Hash, pl place, n int) {
+func (w *wanted) take(h merkle.Hash, pl segment.Location, n int) {
 	delete(w.left, h)
 	w.found[h] = located{pl, n}
 }
@@ -45,7 +46,7 @@ func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle
 			continue
 		}
 		if p, ok := s.index.Get((*[32]byte)(h)); ok {
-			pl := makePlace(p.Segment, p.Block)
+			pl := segment.At(p.Segment, p.Block)
 			if n, err := s.check(pl, h, k); err == nil {
 				w.found[*h] = located{pl, n}
 				continue
@@ -68,7 +69,7 @@ func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle
 	entries := make([]index.Entry, 0, len(w.found))
 	for h, l := range w.found {
 		found[h] = l
-		entries = append(entries, index.Entry{Hash: h, Place: l.place.indexed()})
+		entries = append(entries, index.Entry{Hash: h, Place: indexed(l.place)})
 	}
 	if len(entries) > 0 {
 		_ = s.index.Put(entries) // a hint that the next look-up can do without
@@ -78,7 +79,7 @@ func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle
 }
 
 // locate is locateAll for one object; one that is nowhere is a CorruptError.
-func (s *Store) locate(h *merkle.Hash, k merkle.Kind) (place, int, error) {
+func (s *Store) locate(h *merkle.Hash, k merkle.Kind) (segment.Location, int, error) {
 	found, damage, err := s.locateAll([]merkle.Hash{*h}, k)
 	if err != nil {
 		return 0, 0, err
@@ -94,17 +95,17 @@ func nowhere(h *merkle.Hash, k merkle.Kind, damage error) error {
 	if damage != nil {
 		err = fmt.Errorf("no readable segment has it; %w", damage)
 	}
-	return &CorruptError{File: segmentDir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
+	return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
 }
 
 // search goes through the records of all segments, outwards from where something was found last: what was written
 // together is found together. Damaged ones come last, by their content. err says that a segment could not be read for a
 // reason that says nothing about it.
 func (s *Store) search(w *wanted) (damage, err error) {
-	all := s.segments.all()
+	all := s.segments.All()
 	low, high := splitAt(all, s.foundLast(w.kind).Load())
 	for len(low)+len(high) > 0 && len(w.left) > 0 {
-		for _, side := range []*[]*segment{&low, &high} {
+		for _, side := range []*[]*segment.File{&low, &high} {
 			if len(*side) == 0 || len(w.left) == 0 {
 				continue
 			}
@@ -118,9 +119,7 @@ func (s *Store) search(w *wanted) (damage, err error) {
 		}
 	}
 	for _, g := range s.damagedSegments() {
-		g.mu.Lock()
-		damage = g.damaged
-		g.mu.Unlock()
+		damage = g.Damage()
 		for h := range w.left {
 			if pl, n, ok := s.salvage(g, &h, w.kind); ok {
 				w.take(h, pl, n)
@@ -142,9 +141,9 @@ func (s *Store) foundLast(k merkle.Kind) *atomic.Uint32 {
 }
 
 // splitAt gives the segments up to an ID, the nearest first, and those behind it.
-func splitAt(all []*segment, id uint32) (low, high []*segment) {
+func splitAt(all []*segment.File, id uint32) (low, high []*segment.File) {
 	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].id <= id {
+		if all[i].ID <= id {
 			low = append(low, all[i])
 		}
 	}
@@ -152,41 +151,36 @@ func splitAt(all []*segment, id uint32) (low, high []*segment) {
 }
 
 // searchRecord looks for what is wanted in one segment's record. Footers come from the cache, as far as they are there.
-func (s *Store) searchRecord(g *segment, w *wanted) error {
+func (s *Store) searchRecord(g *segment.File, w *wanted) error {
 	before := len(w.left)
-	look := func(o object) {
-		if pl := makePlace(g.id, o.block); o.kind == w.kind && w.left[o.hash] && !s.isBad(pl) {
-			w.take(o.hash, pl, int(o.length))
+	look := func(o segment.Object) {
+		if pl := segment.At(g.ID, o.Block); o.Kind == w.kind && w.left[o.Hash] && !s.isBad(pl) {
+			w.take(o.Hash, pl, int(o.Length))
 		}
 	}
-	g.mu.Lock()
-	open, known := g.footer == 0, g.damaged
-	for _, o := range g.objects { // none once it is sealed
-		look(o)
-	}
-	g.mu.Unlock()
-	if !open {
+	sealed, known := g.EachOpen(look)
+	if sealed {
 		if known != nil {
 			return known // its objects are told by their content
 		}
-		entries, err := s.footers.get(g)
+		entries, err := s.footers.Get(g)
 		if err != nil {
 			if disk.Damaged(err) {
 				s.noteDamage(g, err)
 			}
 			return err
 		}
-		for ; len(entries) >= entrySize; entries = entries[entrySize:] {
-			if !w.left[merkle.Hash(entries[:merkle.HashSize])] {
+		for i := range entries.Len() {
+			if !w.left[entries.Hash(i)] {
 				continue
 			}
-			if o, err := decodeObject(entries); err == nil {
+			if o, err := entries.At(i); err == nil {
 				look(o)
 			}
 		}
 	}
 	if len(w.left) < before {
-		s.foundLast(w.kind).Store(g.id)
+		s.foundLast(w.kind).Store(g.ID)
 	}
 	return nil
 }
@@ -234,7 +228,7 @@ func (a *absentees) add(hashes map[merkle.Hash]bool, damage error, gen int64) {
 }
 
 // storedNow takes out what has been recorded. It reports whether any of it was looked for: who could not find it may try again.
-func (a *absentees) storedNow(objs []object) (missed bool) {
+func (a *absentees) storedNow(objs []segment.Object) (missed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.stored++
@@ -242,7 +236,12 @@ func (a *absentees) storedNow(objs []object) (missed bool) {
 		return false
 	}
 	for i := range objs {
-		missed = a.hashes.Remove(objs[i].hash) || missed
+		missed = a.hashes.Remove(objs[i].Hash) || missed
 	}
 	return missed
+}
+
+// indexed is pl as the index keeps it.
+func indexed(pl segment.Location) index.Place {
+	return index.Place{Segment: pl.Segment(), Block: pl.Block()}
 }

@@ -8,6 +8,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -56,12 +57,12 @@ func TestLostSegmentCostsOnePass(t *testing.T) {
 	seg, _ := placeOf(t, v, 0)
 	must(t, v.Close())
 	must(t, r.s.Close())
-	must(t, r.mem.Remove(segmentName(seg)))
+	must(t, r.mem.Remove(segment.Name(seg)))
 	var c footerReads
 	r.open(c.hook)
 	v = r.volume("a", 0)
 	must(t, v.Load(t.Context(), 20<<20, 4096)) // the nodes above
-	segs := int64(len(r.s.segments.all()))
+	segs := int64(len(r.s.segments.All()))
 	c.take()
 	for range 3 {
 		v.forget()
@@ -104,7 +105,7 @@ func TestLeafWithoutIndex(t *testing.T) {
 	r.open(c.hook)
 	v := r.volume("a", 0)
 	must(t, v.Load(t.Context(), 0, 4096))
-	segs := int64(len(r.s.segments.all()))
+	segs := int64(len(r.s.segments.All()))
 	if segs < 8 {
 		t.Fatalf("%d segments", segs)
 	}
@@ -129,10 +130,10 @@ func TestAbsentees(t *testing.T) {
 		t.Fatal("it does not know what it was told")
 	}
 	gen = a.begin(0)
-	if !a.storedNow([]object{{hash: h(1)}, {hash: h(7)}}) || absent(1) || !absent(2) {
+	if !a.storedNow([]segment.Object{{Hash: h(1)}, {Hash: h(7)}}) || absent(1) || !absent(2) {
 		t.Error("what was stored is absent, or what was not is not")
 	}
-	if a.storedNow([]object{{hash: h(1)}}) {
+	if a.storedNow([]segment.Object{{Hash: h(1)}}) {
 		t.Error("what nobody has looked for was missed")
 	}
 	if a.add(map[merkle.Hash]bool{h(3): true}, nil, gen); absent(3) {

@@ -8,15 +8,16 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // lookup asks the index where an object lies, and checks the answer against the segment's own record.
-func (s *Store) lookup(h *merkle.Hash, k merkle.Kind) (place, bool) {
+func (s *Store) lookup(h *merkle.Hash, k merkle.Kind) (segment.Location, bool) {
 	p, ok := s.index.Get((*[32]byte)(h))
 	if !ok {
 		return 0, false
 	}
-	pl := makePlace(p.Segment, p.Block)
+	pl := segment.At(p.Segment, p.Block)
 	_, err := s.check(pl, h, k)
 	return pl, err == nil && !s.isSick(pl)
 }
@@ -27,56 +28,46 @@ var (
 )
 
 // check says whether the object lies at pl, and how many bytes it has.
-func (s *Store) check(pl place, h *merkle.Hash, k merkle.Kind) (int, error) {
-	g := s.segments.get(pl.segment())
+func (s *Store) check(pl segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
+	g := s.segments.Get(pl.Segment())
 	if g == nil {
 		return 0, errNoSuchObject
 	}
-	var o object
-	var ok bool
-	g.mu.Lock()
-	open, damaged := g.footer == 0, g.damaged != nil
-	if open {
-		o, ok = g.objects[pl.block()]
-	}
-	g.mu.Unlock()
+	o, ok, sealed, damage := g.Recorded(pl.Block())
+	damaged := damage != nil
 	if s.isBad(pl) {
 		return 0, errNoSuchObject
 	}
-	if open && ok {
+	if ok {
 		damaged = false
 	}
-	if !open && !damaged {
-		entries, err := s.footers.get(g)
+	if sealed && !damaged {
+		entries, err := s.footers.Get(g)
 		if err != nil {
 			s.noteDamage(g, err)
 			damaged = true
 		} else {
-			o, ok = findEntry(entries, pl.block())
+			o, ok = entries.Find(pl.Block())
 		}
 	}
 	if damaged {
 		return s.checkContent(g, pl, h, k)
 	}
-	if !ok || o.hash != *h || o.kind != k {
+	if !ok || o.Hash != *h || o.Kind != k {
 		return 0, errNoSuchObject
 	}
-	return int(o.length), nil
+	return int(o.Length), nil
 }
 
 // noteDamage records that a segment's footer can't be read: its objects are told by their content from now on.
-func (s *Store) noteDamage(g *segment, err error) {
-	g.mu.Lock()
-	first := g.damaged == nil
-	g.damaged = err
-	g.mu.Unlock()
-	if first {
+func (s *Store) noteDamage(g *segment.File, err error) {
+	if g.SetDamage(err) {
 		s.log.Error("a segment's footer is damaged; its objects are checked by their content", "error", err)
 	}
 }
 
 // checkContent looks at the bytes themselves, where the segment's record is damaged.
-func (s *Store) checkContent(g *segment, pl place, h *merkle.Hash, k merkle.Kind) (int, error) {
+func (s *Store) checkContent(g *segment.File, pl segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
 	step, largest := 32, merkle.NodeSize
 	switch k {
 	case merkle.KindChunk:
@@ -86,7 +77,7 @@ func (s *Store) checkContent(g *segment, pl place, h *merkle.Hash, k merkle.Kind
 	default: // a tree node, of any number of hashes
 	}
 	b := make([]byte, largest)
-	n, _ := g.file.ReadAt(b, pl.offset())
+	n, _ := g.Data.ReadAt(b, pl.Offset())
 	for size := step; size <= n; size += step {
 		if merkle.Sum(k, b[:size]) == *h {
 			return size, nil
@@ -95,26 +86,11 @@ func (s *Store) checkContent(g *segment, pl place, h *merkle.Hash, k merkle.Kind
 	return 0, errNoSuchObject
 }
 
-// objectsOf gives a segment's record, in order of block.
-func (s *Store) objectsOf(g *segment) ([]object, error) {
-	g.mu.Lock()
-	if g.footer == 0 {
-		defer g.mu.Unlock()
-		return g.sorted(), nil
-	}
-	g.mu.Unlock()
-	entries, err := g.readFooter()
-	if err != nil {
-		return nil, err
-	}
-	return decodeObjects(entries)
-}
-
 // readObject reads a small object and checks it against its hash. Where its bytes are wrong, another place is
 // looked for.
 func (s *Store) readObject(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	var first error
-	var last place
+	var last segment.Location
 	for {
 		pl, n, err := s.locate(h, k)
 		if err != nil || first != nil && pl == last { // the same again: more is bad than is remembered
@@ -134,23 +110,23 @@ func (s *Store) readObject(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 }
 
 // readPlace reads the n bytes of an object and checks them.
-func (s *Store) readPlace(pl place, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
-	name := segmentName(pl.segment())
+func (s *Store) readPlace(pl segment.Location, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	name := segment.Name(pl.Segment())
 	bad := func(err error) error {
-		return &CorruptError{File: name, Offset: pl.offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
+		return &CorruptError{File: name, Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
 	}
-	g := s.segments.get(pl.segment())
+	g := s.segments.Get(pl.Segment())
 	if g == nil {
 		return nil, bad(errNoSuchObject)
 	}
 	b := make([]byte, n)
-	got, err := g.file.ReadAt(b, pl.offset())
+	got, err := g.Data.ReadAt(b, pl.Offset())
 	switch {
 	case got == n:
 	case errors.Is(err, io.EOF):
 		return nil, bad(fmt.Errorf("the file ends after %d of its %d bytes", got, n))
 	default:
-		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, pl.offset(), err)
+		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, pl.Offset(), err)
 	}
 	if merkle.Sum(k, b) != *h {
 		return nil, bad(errOtherHash)
@@ -181,7 +157,7 @@ func (s *Store) freshNode(h merkle.Hash, level int) (*merkle.Node, error) {
 	}
 	n, err := merkle.DecodeNode(b)
 	if err != nil {
-		return nil, &CorruptError{File: segmentDir, Object: "tree node " + h.String(), Err: err}
+		return nil, &CorruptError{File: segment.Dir, Object: "tree node " + h.String(), Err: err}
 	}
 	return n, nil
 }
@@ -210,7 +186,7 @@ func (s *Store) readRoot(id merkle.Hash, size int64) (*merkle.Root, error) {
 		err = fmt.Errorf("chunk size %d bytes in a store of %d", r.ChunkSize, s.sb.chunkSize)
 	}
 	if err != nil {
-		return nil, &CorruptError{File: segmentDir, Object: "root " + id.String(), Err: err}
+		return nil, &CorruptError{File: segment.Dir, Object: "root " + id.String(), Err: err}
 	}
 	return r, nil
 }
@@ -235,13 +211,13 @@ func (s *Store) rebuildRoot(id merkle.Hash, r merkle.Root, cause error) (*merkle
 // eachOfLevel calls f with the hash of every tree node of a level, and of all that could be one where a segment's record is
 // damaged, until f says no.
 func (s *Store) eachOfLevel(level int, f func(merkle.Hash) bool) {
-	for _, g := range s.segments.all() {
-		objs, err := s.objectsOf(g)
+	for _, g := range s.segments.All() {
+		objs, err := g.Objects()
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
-			if o.kind == merkle.NodeKind(level) && !f(o.hash) {
+			if o.Kind == merkle.NodeKind(level) && !f(o.Hash) {
 				return
 			}
 		}

@@ -162,7 +162,7 @@ func (w *world) opReserve() {
 			w.note("abort %s %d+%d", v.name, r.off, len(r.p))
 			continue
 		}
-		if err := disk.WriteAligned(r.w.seg.file, r.p, r.w.FileOff); err != nil {
+		if err := disk.WriteAligned(r.w.seg.Data, r.p, r.w.FileOff); err != nil {
 			vol.Abort(&r.w)
 			w.note("data of %s %d+%d: %v", v.name, r.off, len(r.p), err)
 			if !w.mem.WasCut() && w.hook.Load() == nil && w.space == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // partial is the write of a part of a sector that is under way. Devices write whole sectors; through the mount a
@@ -47,9 +48,9 @@ func (v *volume) writePartial(p []byte, off int64, within int) error {
 			return err
 		}
 		copy(sector[within:], p)
-		if err := disk.WriteAligned(w.seg.file, sector[:], w.FileOff); err != nil {
+		if err := disk.WriteAligned(w.seg.Data, sector[:], w.FileOff); err != nil {
 			v.Abort(&w)
-			return v.s.spaceError(fmt.Errorf("write %s: %w", segmentName(w.seg.id), err))
+			return v.s.spaceError(fmt.Errorf("write %s: %w", segment.Name(w.seg.ID), err))
 		}
 		if done, err := v.commitUnlessStale(&w); done {
 			return err

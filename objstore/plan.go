@@ -4,10 +4,11 @@ import (
 	"fmt"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // add appends a piece, or lengthens the last one. seg nil: a hole.
-func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {
+func (p *Plan) add(seg *segment.File, fileOff int64, length int, settled bool) {
 	bufOff := 0
 	if n := len(p.Pieces); n > 0 {
 		last := &p.Pieces[n-1]
@@ -26,7 +27,7 @@ func (p *Plan) add(seg *segment, fileOff int64, length int, settled bool) {
 func (p *Plan) resolve() {
 	for i := range p.Pieces {
 		if c := &p.Pieces[i]; !c.Hole {
-			c.FD = c.seg.file.FD(disk.Alignment(c.FileOff | int64(c.Len) | int64(c.BufOff)))
+			c.FD = c.seg.Data.FD(disk.Alignment(c.FileOff | int64(c.Len) | int64(c.BufOff)))
 		}
 	}
 }
@@ -46,7 +47,7 @@ func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 			from = s
 		}
 		c := e.Cut(from, to)
-		g := b.s.segments.get(c.Segment)
+		g := b.s.segments.Get(c.Segment)
 		if g == nil && c.Segment != 0 {
 			return fmt.Errorf("segment %08x: %w", c.Segment, ErrNotFound)
 		}

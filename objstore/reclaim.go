@@ -9,6 +9,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
@@ -41,19 +42,17 @@ func (st *settling) reclaim(ctx context.Context) error {
 	defer v.settleMu.Unlock()
 	// What the segment's record names stays: this settling adopted it, or one that a crash or an error cut off
 	// before its root was published, and this one has found it through the index.
-	kept := map[*segment][]object{}
+	kept := map[*segment.File][]segment.Object{}
 	for _, h := range mergeSlots(st.l.handed) {
-		g := s.segments.get(h.seg)
+		g := s.segments.Get(h.seg)
 		if g == nil {
 			continue
 		}
 		if _, ok := kept[g]; !ok {
-			g.mu.Lock()
-			kept[g] = g.sorted()
-			g.mu.Unlock()
+			kept[g] = g.OpenObjects()
 		}
 		s.punchBetween(g, h.from, h.to, kept[g])
-		g.unsettled.Add(h.from - h.to)
+		g.Unsettled.Add(h.from - h.to)
 	}
 	st.l.handed = nil
 	failpoint.Here(failpoint.ReclaimPunched)
@@ -67,7 +66,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 
 // holds reports a segment that must not go, since it may have what nobody knows of: its record is damaged, or a
 // damaged volume's journal may speak of it. The next opening looks again.
-func (s *Store) holds(g *segment) bool { return g.isDamaged() || g.inherited && s.hold.Load() }
+func (s *Store) holds(g *segment.File) bool { return g.Damaged() || g.Inherited && s.hold.Load() }
 
 // mergeSlots sorts slots and joins those that touch.
 func mergeSlots(in []slots) []slots {
@@ -89,21 +88,21 @@ func mergeSlots(in []slots) []slots {
 }
 
 // punchBetween gives back the room of [from, to) but for the objects, which are in order of block.
-func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
-	if g.isDamaged() {
+func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Object) {
+	if g.Damaged() {
 		return // nobody knows all objects
 	}
-	defer g.used.Store(0) // afterwards: what is asked for meanwhile may be from before
-	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].block)*disk.BlockSize >= from })
+	defer g.Used.Store(0) // afterwards: what is asked for meanwhile may be from before
+	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].Block)*disk.BlockSize >= from })
 	for ; from < to; i++ {
 		end, next := to, to
 		if i < len(objs) {
-			if at := int64(objs[i].block) * disk.BlockSize; at < to {
-				end, next = at, at+disk.RoundUp(int64(objs[i].length), disk.BlockSize)
+			if at := int64(objs[i].Block) * disk.BlockSize; at < to {
+				end, next = at, at+disk.RoundUp(int64(objs[i].Length), disk.BlockSize)
 			}
 		}
 		if end > from {
-			if err := g.file.Punch(from, end-from); err != nil {
+			if err := g.Data.Punch(from, end-from); err != nil {
 				s.punchFailed.Do(func() { s.log.Warn("room is not given back", "error", err) })
 			}
 		}
@@ -113,20 +112,20 @@ func (s *Store) punchBetween(g *segment, from, to int64, objs []object) {
 
 // retireOrSeal ends an append segment whose writes have all settled: unlinked if nothing of it was adopted,
 // sealed otherwise.
-func (s *Store) retireOrSeal(v *volume, g *segment) error {
+func (s *Store) retireOrSeal(v *volume, g *segment.File) error {
 	if s.holds(g) {
 		return nil
 	}
 	v.commitMu.Lock() // no commit may be syncing the file when it is closed
 	v.mu.Lock()
-	done := g.full && !g.ended && g.unsettled.Load() == 0
+	done := g.Full && !g.Ended && g.Unsettled.Load() == 0
 	if done {
-		g.ended = true
+		g.Ended = true
 		if v.appendSegment == g {
 			v.appendSegment = nil
 		}
-		if g.dirty {
-			v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })
+		if g.Dirty {
+			v.dirty = slices.DeleteFunc(v.dirty, func(d *segment.File) bool { return d == g })
 		}
 	}
 	v.mu.Unlock()
@@ -134,57 +133,51 @@ func (s *Store) retireOrSeal(v *volume, g *segment) error {
 	if !done {
 		return nil
 	}
-	g.mu.Lock()
-	empty := len(g.objects) == 0 && g.dir == nil
-	g.mu.Unlock()
-	if empty {
+	if g.Blank() {
 		return s.retire(g)
 	}
 	return s.sealSegment(g)
 }
 
-func (s *Store) sealSegment(g *segment) error {
-	if g.inherited && !s.hold.Load() {
+func (s *Store) sealSegment(g *segment.File) error {
+	if g.Inherited && !s.hold.Load() {
 		// What a power cut or a kill left in it belongs to no journal, and so to nobody who would give it back.
-		g.mu.Lock()
-		objs := g.sorted()
-		g.mu.Unlock()
-		s.punchBetween(g, disk.BlockSize, g.capacity, objs)
+		s.punchBetween(g, disk.BlockSize, g.Capacity, g.OpenObjects())
 	}
-	err := g.seal(s.fs, s.sb.id)
+	err := g.Seal(s.fs, s.sb.id)
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
 		// Its directory goes on to say what is in it; the next opening tries again.
-		s.log.Warn("a segment can't be sealed", "segment", g.id, "error", err)
+		s.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
 		return nil
 	}
 	if err != nil {
-		return s.fail(fmt.Errorf("seal %s: %w", segmentName(g.id), err))
+		return s.fail(fmt.Errorf("seal %s: %w", segment.Name(g.ID), err))
 	}
 	failpoint.Here(failpoint.SealDone)
 	if s.missed.Load() > 0 {
 		return nil // the segment may hold some of them: it stays unmarked, to be read again when the store opens
 	}
-	if err := s.index.MarkDone(g.id); err != nil {
-		s.log.Warn("the index did not take a mark; the segment is read again when the store opens", "segment", g.id, "error", err)
+	if err := s.index.MarkDone(g.ID); err != nil {
+		s.log.Warn("the index did not take a mark; the segment is read again when the store opens", "segment", g.ID, "error", err)
 	}
 	return nil
 }
 
 // retire removes a segment that holds nothing. No plan may refer to it any more.
-func (s *Store) retire(g *segment) error {
-	s.segments.remove(g.id)
-	defer g.file.Close()
-	if err := s.fs.Remove(segmentName(g.id)); err != nil {
+func (s *Store) retire(g *segment.File) error {
+	s.segments.Remove(g.ID)
+	defer g.Data.Close()
+	if err := s.fs.Remove(segment.Name(g.ID)); err != nil {
 		return fmt.Errorf("retire segment: %w", err)
 	}
 	failpoint.Here(failpoint.RetireRemoved)
-	err := s.fs.SyncDir(segmentDir)
+	err := s.fs.SyncDir(segment.Dir)
 	if disk.Transient(err) {
-		s.log.Warn("a segment that holds nothing may come back after a power cut", "segment", g.id, "error", err)
+		s.log.Warn("a segment that holds nothing may come back after a power cut", "segment", g.ID, "error", err)
 		return nil
 	}
 	if err != nil {
-		return s.fail(fmt.Errorf("sync %s: %w", segmentDir, err))
+		return s.fail(fmt.Errorf("sync %s: %w", segment.Dir, err))
 	}
 	return nil
 }

@@ -30,10 +30,10 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	if err := r.s.waitReclaimed(ctx, b.volume); err != nil {
 		t.Fatalf("b gives nothing back while a plan is held on a: %v", err)
 	}
-	if g := b.appendSegment; g != nil && g.unsettled.Load() > 0 {
-		t.Errorf("%d bytes of b's append segment are not given back", g.unsettled.Load())
+	if g := b.appendSegment; g != nil && g.Unsettled.Load() > 0 {
+		t.Errorf("%d bytes of b's append segment are not given back", g.Unsettled.Load())
 	}
-	if g := a.appendSegment; g == nil || g.unsettled.Load() == 0 {
+	if g := a.appendSegment; g == nil || g.Unsettled.Load() == 0 {
 		t.Error("a's append segment is given back while a plan is held on it")
 	}
 	// A snapshot of b does not wait for a.
@@ -56,7 +56,7 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	}
 	a.Release(&p)
 	must(t, r.s.waitReclaimed(ctx, nil))
-	if g := a.appendSegment; g != nil && g.unsettled.Load() > 0 {
-		t.Errorf("%d bytes of a's append segment are not given back", g.unsettled.Load())
+	if g := a.appendSegment; g != nil && g.Unsettled.Load() > 0 {
+		t.Errorf("%d bytes of a's append segment are not given back", g.Unsettled.Load())
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // recover brings the store to life: segments, index, journals, in this order. Refs are read.
@@ -46,16 +47,16 @@ func (s *Store) recover(ctx context.Context) error {
 
 // openSegments opens every segment file.
 func (s *Store) openSegments() error {
-	names, err := s.fs.List(segmentDir)
+	names, err := s.fs.List(segment.Dir)
 	if err != nil {
 		return err
 	}
 	dirs := map[uint32]bool{}
 	var files []*segmentFile
 	for _, n := range names {
-		switch id, dir, ok := parseSegmentName(n); {
+		switch id, dir, ok := segment.ParseName(n); {
 		case !ok:
-			s.stray(segmentDir + "/" + n)
+			s.stray(segment.Dir + "/" + n)
 		case dir:
 			dirs[id] = true
 		default:
@@ -63,9 +64,9 @@ func (s *Store) openSegments() error {
 		}
 	}
 	_ = disk.Parallel(files, func(f *segmentFile) error { // each has its own error
-		f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
+		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.id, dirs[f.id])
 		if disk.Unreadable(f.err) { // it may be better the second time
-			f.seg, f.err = openSegment(s.fs, f.id, s.sb.id, dirs[f.id])
+			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.id, dirs[f.id])
 		}
 		return nil
 	})
@@ -73,13 +74,13 @@ func (s *Store) openSegments() error {
 		return err
 	}
 	// The process that made a directory may have been killed before it could sync its name.
-	return s.fs.SyncDir(segmentDir)
+	return s.fs.SyncDir(segment.Dir)
 }
 
 // segmentFile is a file of segmentDir that was opened, or why it was not.
 type segmentFile struct {
 	id  uint32
-	seg *segment
+	seg *segment.File
 	err error
 }
 
@@ -90,15 +91,15 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 	for _, f := range files {
 		id, g, err := f.id, f.seg, f.err
 		if disk.Unreadable(err) {
-			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: err})
+			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: err})
 			closed[id] = true
 			delete(dirs, id)
 			continue
 		}
-		if errors.Is(err, errNeverMade) {
+		if errors.Is(err, segment.ErrUnfinished) {
 			// A power cut before the segment's header was durable: nothing refers to it.
 			s.log.Info("an unfinished segment is removed", "segment", id)
-			err = s.fs.Remove(segmentName(id))
+			err = s.fs.Remove(segment.Name(id))
 			if first == nil {
 				first = err
 			}
@@ -111,52 +112,53 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 			continue // the others are closed with the store
 		}
 		s.checkDir(g)
-		if g.mended != nil {
-			s.mended(g.mended)
+		if d := g.Repaired(); d != nil {
+			s.mended(d)
 		}
-		if g.damaged != nil {
-			s.lost(g.damaged)
+		if err := g.Damage(); err != nil {
+			s.lost(err)
 		}
 		delete(dirs, id)
-		s.segments.add(g)
-		s.chunkBytes.Add(g.chunks)
-		s.nodeBytes.Add(g.nodes)
+		s.segments.Add(g)
+		chunks, others := g.Stored()
+		s.chunkBytes.Add(chunks)
+		s.nodeBytes.Add(others)
 		s.catalog.usedSegment(id)
 	}
 	if first != nil {
 		return first
 	}
 	for id := range s.catalog.refs.dirs {
-		if s.segments.get(id) == nil && !dirs[id] && !closed[id] {
-			s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
+		if s.segments.Get(id) == nil && !dirs[id] && !closed[id] {
+			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
 	}
 	for id := range dirs {
-		s.lost(&CorruptError{File: segmentName(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")})
+		s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")})
 	}
 	return nil
 }
 
 // checkDir holds a directory against what refs know of it.
-func (s *Store) checkDir(g *segment) {
-	want := s.catalog.refs.dirs[g.id]
-	if want == 0 || g.damaged != nil {
+func (s *Store) checkDir(g *segment.File) {
+	want := s.catalog.refs.dirs[g.ID]
+	if want == 0 || g.Damaged() {
 		return
 	}
-	if g.footer > 0 {
-		delete(s.catalog.refs.dirs, g.id)
+	if g.Sealed() {
+		delete(s.catalog.refs.dirs, g.ID)
 		return
 	}
-	bad := &CorruptError{File: dirName(g.id), Object: "log"}
-	switch {
-	case g.dir == nil:
+	bad := &CorruptError{File: segment.ObjectLogName(g.ID), Object: "log"}
+	switch n := g.ObjectLogSize(); {
+	case n == 0:
 		bad.Err = errors.New("it is not there, and refs know of objects in it")
-	case g.dir.Size() < want:
-		bad.Offset, bad.Err = g.dir.Size(), fmt.Errorf("it ends there, and had %d bytes", want)
+	case n < want:
+		bad.Offset, bad.Err = n, fmt.Errorf("it ends there, and had %d bytes", want)
 	default:
 		return
 	}
-	g.damaged = bad
+	g.SetDamage(bad)
 }
 
 // fillIndex puts the objects of segments into the index that it may not have yet.
@@ -165,14 +167,15 @@ func (s *Store) fillIndex(ctx context.Context) error {
 		return nil
 	}
 	var done []uint32
-	for _, g := range s.segments.all() {
-		if g.footer > 0 && s.index.Done(g.id) {
+	for _, g := range s.segments.All() {
+		sealed := g.Sealed()
+		if sealed && s.index.Done(g.ID) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		objs, err := s.objectsOf(g)
+		objs, err := g.Objects()
 		if err != nil {
 			s.noteDamage(g, err)
 			continue
@@ -180,8 +183,8 @@ func (s *Store) fillIndex(ctx context.Context) error {
 		entries := make([]index.Entry, 0, len(objs))
 		for i := range objs {
 			o := &objs[i]
-			if pl := makePlace(g.id, o.block); g.footer > 0 || !s.replaced(pl, o) {
-				entries = append(entries, index.Entry{Hash: o.hash, Place: pl.indexed()})
+			if pl := segment.At(g.ID, o.Block); sealed || !s.replaced(pl, o) {
+				entries = append(entries, index.Entry{Hash: o.Hash, Place: indexed(pl)})
 			}
 		}
 		if err := s.index.Put(entries); err != nil {
@@ -190,8 +193,8 @@ func (s *Store) fillIndex(ctx context.Context) error {
 			s.missed.Add(int64(len(entries)))
 			return nil
 		}
-		if g.footer > 0 {
-			done = append(done, g.id)
+		if sealed {
+			done = append(done, g.ID)
 		}
 	}
 	if len(done) == 0 {
@@ -205,16 +208,16 @@ func (s *Store) fillIndex(ctx context.Context) error {
 }
 
 // replaced reports an object that was damaged and written again somewhere else, as the index knows.
-func (s *Store) replaced(pl place, o *object) bool {
-	p, ok := s.index.Get((*[32]byte)(&o.hash))
-	other := makePlace(p.Segment, p.Block)
+func (s *Store) replaced(pl segment.Location, o *segment.Object) bool {
+	p, ok := s.index.Get((*[32]byte)(&o.Hash))
+	other := segment.At(p.Segment, p.Block)
 	if !ok || other == pl {
 		return false
 	}
-	if _, err := s.check(other, &o.hash, o.kind); err != nil {
+	if _, err := s.check(other, &o.Hash, o.Kind); err != nil {
 		return false
 	}
-	_, err := s.readPlace(pl, int(o.length), &o.hash, o.kind)
+	_, err := s.readPlace(pl, int(o.Length), &o.Hash, o.Kind)
 	if err != nil {
 		s.markBad(pl, err)
 	}
@@ -333,14 +336,14 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 	// that it counts, to the next opening too.
 	for _, l := range layers {
 		for _, h := range l.handed {
-			s.stampSegment(s.segments.get(h.seg), 0)
+			s.stampSegment(s.segments.Get(h.seg), 0)
 		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, l := range layers { // all or none: what fails here may be tried again
 		for _, h := range l.handed {
-			s.segments.get(h.seg).unsettled.Add(h.to - h.from)
+			s.segments.Get(h.seg).Unsettled.Add(h.to - h.from)
 		}
 		s.debt.Add(l.debt.bytes)
 		s.tails.Add(l.bytes)
@@ -359,14 +362,14 @@ func (s *Store) checkRecord(v *volume, r *journalRecord) error {
 	if r.kind != recordData {
 		return nil
 	}
-	g := s.segments.get(r.segment)
+	g := s.segments.Get(r.segment)
 	if g == nil {
 		return fmt.Errorf("segment %08x is not there", r.segment)
 	}
 	from := int64(r.block) * disk.BlockSize
 	to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
-	if r.block == 0 || to > g.capacity {
-		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.capacity)
+	if r.block == 0 || to > g.Capacity {
+		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.Capacity)
 	}
 	return nil
 }
@@ -376,17 +379,17 @@ var errNotSynced = errors.New("what its journal speaks of can't be made durable"
 // replayLayer makes a frozen layer of one journal, whose records were checked.
 func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	l := newLayer(rp.gen, nil)
-	used := map[*segment]bool{}
+	used := map[*segment.File]bool{}
 	for i := range rp.records {
 		r := &rp.records[i]
 		e := extent.Extent{End: r.sector + r.count, Sectors: r.count}
 		if r.kind == recordData {
-			g := s.segments.get(r.segment)
+			g := s.segments.Get(r.segment)
 			from := int64(r.block) * disk.BlockSize
 			to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
-			e.Segment, e.File = g.id, uint64(from)/SectorSize
+			e.Segment, e.File = g.ID, uint64(from)/SectorSize
 			used[g] = true
-			l.hand(g.id, from, to)
+			l.hand(g.ID, from, to)
 			l.bytes += int64(r.count) * SectorSize
 		}
 		l.insert(e)
@@ -396,7 +399,7 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 	// What this opening takes for good must stay so after the next power cut.
 	if rp.trusted {
 		for g := range used {
-			if err := g.file.Datasync(); err != nil {
+			if err := g.Data.Datasync(); err != nil {
 				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
 			}
 		}
@@ -413,15 +416,15 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 
 // sweepSegments ends the segments that a former process left open: nothing is appended to them any more.
 func (s *Store) sweepSegments() error {
-	for _, g := range s.segments.all() {
-		if g.outlived {
+	for _, g := range s.segments.All() {
+		if g.Outlived() {
 			if err := s.dropOutlived(g); err != nil {
 				return err
 			}
 		}
 	}
-	left := slices.DeleteFunc(s.segments.all(), func(g *segment) bool {
-		return g.footer > 0 || g.unsettled.Load() > 0 || s.holds(g)
+	left := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool {
+		return g.Sealed() || g.Unsettled.Load() > 0 || s.holds(g)
 	})
 	if err := disk.Parallel(left, s.sweepSegment); err != nil {
 		return err
@@ -430,23 +433,27 @@ func (s *Store) sweepSegments() error {
 	return nil
 }
 
+// dropOutlived removes the object log of a segment whose footer names all that is in it.
+func (s *Store) dropOutlived(g *segment.File) error {
+	// A process that was killed may have written the footer, and not synced it.
+	if err := g.Data.Datasync(); err != nil {
+		s.log.Warn("an object log that is not needed stays behind", "file", segment.ObjectLogName(g.ID), "error", err)
+		return nil
+	}
+	if err := removeLeftover(s.fs, s.log, segment.ObjectLogName(g.ID)); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(segment.Dir)
+}
+
 // sweepSegment seals a segment, or removes it if it holds nothing.
-func (s *Store) sweepSegment(g *segment) error {
-	if len(g.objects) > 0 {
+func (s *Store) sweepSegment(g *segment.File) error {
+	if len(g.OpenObjects()) > 0 {
 		return s.sealSegment(g)
 	}
-	if g.dir != nil {
-		if err := g.dir.Close(); err != nil {
-			return err
-		}
-		g.dir = nil
-		if err := s.fs.Remove(dirName(g.id)); err != nil {
-			return err
-		}
-		// Before the segment goes: a directory without one is damage.
-		if err := s.fs.SyncDir(segmentDir); err != nil {
-			return err
-		}
+	// Before the segment goes: an object log without a segment is damage.
+	if err := g.RemoveObjectLog(s.fs); err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.RecoverEmptied)
 	return s.retire(g)

@@ -7,6 +7,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // An index that breaks while the store is open, for badger is not to be trusted after a fault, is made anew beside the I/O,
@@ -120,9 +121,9 @@ func (s *Store) indexer(ctx context.Context) {
 // entry. It takes no more than half of the time, so that requests get the disk.
 func (s *Store) refillIndex(ctx context.Context) error {
 	var done []uint32
-	for _, g := range s.segments.all() {
+	for _, g := range s.segments.All() {
 		start := time.Now()
-		objs, err := s.objectsOf(g)
+		objs, err := g.Objects()
 		if err != nil {
 			if disk.Damaged(err) {
 				s.noteDamage(g, err)
@@ -132,18 +133,16 @@ func (s *Store) refillIndex(ctx context.Context) error {
 		}
 		entries := make([]index.Entry, 0, len(objs))
 		for i := range objs {
-			if pl := makePlace(g.id, objs[i].block); !s.isSick(pl) {
-				entries = append(entries, index.Entry{Hash: objs[i].hash, Place: pl.indexed()})
+			if pl := segment.At(g.ID, objs[i].Block); !s.isSick(pl) {
+				entries = append(entries, index.Entry{Hash: objs[i].Hash, Place: indexed(pl)})
 			}
 		}
 		if err := s.index.Put(entries); err != nil {
 			return err
 		}
-		g.mu.Lock()
-		if g.footer > 0 {
-			done = append(done, g.id)
+		if g.Sealed() {
+			done = append(done, g.ID)
 		}
-		g.mu.Unlock()
 		if !sleep(ctx, time.Since(start)) {
 			return ctx.Err()
 		}

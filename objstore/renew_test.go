@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/segment"
 )
 
 // breakable is an index that breaks when it is told to.
@@ -74,12 +75,12 @@ func TestBrokenIndexIsMadeAnew(t *testing.T) {
 		r.s.nodesMu.Lock()
 		r.s.nodes.Purge()
 		r.s.nodesMu.Unlock()
-		r.s.footers = newFooterCache(1 << 30)
+		r.s.footers = segment.NewFooterCache(1 << 30)
 		c.take()
 		for i := range int64(32) {
 			must(t, v.Load(t.Context(), i<<20, 4096))
 		}
-		if ops, _ := c.take(); ops > int64(len(r.s.segments.all())) {
+		if ops, _ := c.take(); ops > int64(len(r.s.segments.All())) {
 			t.Errorf("%d reads of footers for 32 leaves: the index does not know them", ops)
 		}
 		was := r.s.chunkBytes.Load()

@@ -16,6 +16,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -242,9 +243,9 @@ func TestReadableAgain(t *testing.T) {
 	if tails, debt := r.s.tails.Load(), r.s.debt.Load(); tails != 0 || debt != 0 {
 		t.Errorf("all has settled, and %d bytes of tails and %d of debts are left", tails, debt)
 	}
-	for _, g := range r.s.segments.all() {
-		if n := g.unsettled.Load(); n != 0 && g != v.appendSegment {
-			t.Errorf("all has settled, and %d bytes of %s have not", n, segmentName(g.id))
+	for _, g := range r.s.segments.All() {
+		if n := g.Unsettled.Load(); n != 0 && g != v.appendSegment {
+			t.Errorf("all has settled, and %d bytes of %s have not", n, segment.Name(g.ID))
 		}
 	}
 	snaps, err := r.s.Snapshots("a")
@@ -393,11 +394,11 @@ func TestDirectoryOfUnendedSettling(t *testing.T) {
 	must(t, v.Close())
 	must(t, r.s.Close())
 	mem := r.mem.Kill()
-	names, err := mem.List(segmentDir)
+	names, err := mem.List(segment.Dir)
 	must(t, err)
 	for _, n := range names {
 		if strings.HasSuffix(n, ".dir") {
-			f, err := mem.Open(segmentDir + "/" + n)
+			f, err := mem.Open(segment.Dir + "/" + n)
 			must(t, err)
 			must(t, f.Truncate(record.HeaderSize))
 			must(t, f.Close())
@@ -474,7 +475,7 @@ func TestSecondLookBesideNames(t *testing.T) {
 // A file whose size makes no sense is damaged, and no reason to give up.
 func TestFileOfNonsenseSize(t *testing.T) {
 	r, v, content := tailed(t)
-	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.name, dirName(r.s.segments.all()[0].id)}
+	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.name, segment.ObjectLogName(r.s.segments.All()[0].ID)}
 	for _, size := range []int64{1 << 40, 1 << 62} {
 		for _, name := range names {
 			mem := base.Kill()
@@ -540,7 +541,7 @@ func TestRepairAfterFailedSync(t *testing.T) {
 	r.mem = mem
 	var fails atomic.Bool
 	r.open(func(op vfs.Op) error {
-		if op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, segmentDir) && fails.Load() {
+		if op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, segment.Dir) && fails.Load() {
 			return unix.EIO
 		}
 		return nil

@@ -3,6 +3,8 @@ package objstore
 import (
 	"slices"
 	"time"
+
+	"varve/objstore/internal/segment"
 )
 
 // restAfter is how many settle delays a volume that nobody uses stays ready for writes.
@@ -54,7 +56,7 @@ func (v *volume) lieDown() error {
 
 // layDown ends the volume's being writable, if still nobody uses it, and gives its append segment if that is to end. Whoever
 // opens the volume meanwhile waits in activate for freezeMu, and makes it writable again. Under settleMu.
-func (v *volume) layDown() *segment {
+func (v *volume) layDown() *segment.File {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
 	v.commitMu.Lock()
@@ -84,30 +86,23 @@ func (v *volume) layDown() *segment {
 
 // leaveAppendSegment takes the append segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
 // end. Under settleMu, freezeMu and commitMu.
-func (v *volume) leaveAppendSegment() *segment {
+func (v *volume) leaveAppendSegment() *segment.File {
 	v.mu.Lock()
 	g := v.appendSegment
-	if g == nil || g.ended || g.unsettled.Load() != 0 {
+	if g == nil || g.Ended || g.Unsettled.Load() != 0 {
 		v.mu.Unlock()
 		return nil
 	}
 	v.appendSegment = nil
-	if g.dirty { // what it holds has settled, and was synced then
-		v.dirty = slices.DeleteFunc(v.dirty, func(d *segment) bool { return d == g })
-		g.dirty = false
+	if g.Dirty { // what it holds has settled, and was synced then
+		v.dirty = slices.DeleteFunc(v.dirty, func(d *segment.File) bool { return d == g })
+		g.Dirty = false
 	}
 	v.mu.Unlock()
-	if g.next+MaxRequest > g.capacity || g.blank() || g.isDamaged() {
-		g.full = true // nobody else knows the segment now
+	if g.Next+MaxRequest > g.Capacity || g.Blank() || g.Damaged() {
+		g.Full = true // nobody else knows the segment now
 		return g
 	}
 	v.s.appendPool.put(g)
 	return nil
-}
-
-// blank says that the segment holds no object.
-func (g *segment) blank() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.objects) == 0 && g.dir == nil
 }

@@ -13,11 +13,12 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
 // leafNode says where the node of leaf i of a volume's settled tree lies.
-func (r *rig) leafNode(v *Volume, i int64) place {
+func (r *rig) leafNode(v *Volume, i int64) segment.Location {
 	r.t.Helper()
 	root := v.base.root
 	h := root.Top
@@ -32,10 +33,12 @@ func (r *rig) leafNode(v *Volume, i int64) place {
 }
 
 // flipAt changes, or changes back, a byte of what lies there.
-func (r *rig) flipAt(pl place) { flip(r.t, r.mem, segmentName(pl.segment()), pl.offset()+65) }
+func (r *rig) flipAt(pl segment.Location) {
+	flip(r.t, r.mem, segment.Name(pl.Segment()), pl.Offset()+65)
+}
 
 // sickVolume has a settled volume of 1 MiB leaves, and opens its store anew when the node of the last leaf is damaged.
-func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node place) {
+func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node segment.Location) {
 	t.Helper()
 	r = newRig(t, Options{TailSoft: 1 << 30, TailHard: 2 << 30})
 	v = r.volume("sick", int64(leaves)<<20)
@@ -132,7 +135,7 @@ func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 		copied.Store(0)
 		last := int64(4<<20 - 4096)
 		seg, off := placeOf(t, v, last)
-		flip(t, r.mem, segmentName(seg), off+100)
+		flip(t, r.mem, segment.Name(seg), off+100)
 		for j := range int64(200) {
 			r.write(v, randomBytes(uint64(j), 512), j*4096)
 		}

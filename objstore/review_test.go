@@ -20,6 +20,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -344,14 +345,14 @@ func TestSegmentWithoutHeader(t *testing.T) {
 	must(t, v.Close())
 	must(t, r.s.Close())
 	sealed := ""
-	names, err := r.mem.List(segmentDir)
+	names, err := r.mem.List(segment.Dir)
 	must(t, err)
 	for _, n := range names {
-		if n = segmentDir + "/" + n; strings.HasSuffix(n, ".seg") && !slices.Contains(names, strings.TrimSuffix(filepath.Base(n), ".seg")+".dir") {
+		if n = segment.Dir + "/" + n; strings.HasSuffix(n, ".seg") && !slices.Contains(names, strings.TrimSuffix(filepath.Base(n), ".seg")+".dir") {
 			f, err := r.mem.Open(n)
 			must(t, err)
 			b := fileBytes(t, f)
-			if !disk.AllZero(b[segmentHeaderSize:]) {
+			if !disk.AllZero(b[segment.HeaderSize:]) {
 				sealed = n
 			}
 			must(t, f.Close())
@@ -360,7 +361,7 @@ func TestSegmentWithoutHeader(t *testing.T) {
 	if sealed == "" {
 		t.Fatalf("no segment is sealed: %v", names)
 	}
-	unmade, err := r.mem.Create(segmentName(4000))
+	unmade, err := r.mem.Create(segment.Name(4000))
 	must(t, err)
 	must(t, unmade.Truncate(smallestSegment))
 	must(t, unmade.Close())
@@ -384,7 +385,7 @@ func TestSegmentWithoutHeader(t *testing.T) {
 	must(t, r.s.Close())
 	f, err := r.mem.Open(sealed)
 	must(t, err)
-	_, err = f.WriteAt(make([]byte, segmentHeaderSize), 0)
+	_, err = f.WriteAt(make([]byte, segment.HeaderSize), 0)
 	must(t, err)
 	must(t, f.Close())
 	r.o.FS = r.mem
@@ -394,7 +395,7 @@ func TestSegmentWithoutHeader(t *testing.T) {
 	for i := range 12 {
 		wantRead(t, v, int64(i)<<20, randomBytes(uint64(i+1), 1<<20))
 	}
-	if _, err := r.mem.Open(segmentName(4000)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := r.mem.Open(segment.Name(4000)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a segment that was never made: %v, want it gone", err)
 	}
 }
@@ -412,10 +413,10 @@ func TestLostChunk(t *testing.T) {
 	must(t, r.s.Close())
 	// The record of chunk 3 goes.
 	lost := merkle.Sum(merkle.KindChunk, randomBytes(4, 4096))
-	names, err := r.mem.List(segmentDir)
+	names, err := r.mem.List(segment.Dir)
 	must(t, err)
 	for _, n := range names {
-		f, err := r.mem.Open(segmentDir + "/" + n)
+		f, err := r.mem.Open(segment.Dir + "/" + n)
 		must(t, err)
 		b := fileBytes(t, f)
 		at := bytes.Index(b, lost[:])
@@ -424,9 +425,9 @@ func TestLostChunk(t *testing.T) {
 		}
 		// The directory is made anew with another hash in its place.
 		must(t, f.Close())
-		id, _, _ := parseSegmentName(n)
+		id, _, _ := segment.ParseName(n)
 		var payloads [][]byte
-		l, err := record.Open(r.mem, []string{dirName(id)}, dirID(r.s.sb.id, id), false, func(p []byte) error {
+		l, err := record.Open(r.mem, []string{segment.ObjectLogName(id)}, segment.ObjectLogID(r.s.sb.id, id), false, func(p []byte) error {
 			p = bytes.Clone(p)
 			if at := bytes.Index(p, lost[:]); at >= 0 {
 				p[at] ^= 1
@@ -436,8 +437,8 @@ func TestLostChunk(t *testing.T) {
 		})
 		must(t, err)
 		must(t, l.Close())
-		must(t, r.mem.Remove(dirName(id)))
-		l, err = record.Create(r.mem, dirName(id), dirID(r.s.sb.id, id))
+		must(t, r.mem.Remove(segment.ObjectLogName(id)))
+		l, err = record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.id, id))
 		must(t, err)
 		for _, p := range payloads {
 			must(t, l.Append(p))
@@ -521,9 +522,9 @@ func TestResumeGivesBack(t *testing.T) {
 	}
 	v.Release(&p)
 	must(t, r.s.waitReclaimed(t.Context(), nil))
-	for _, g := range r.s.segments.all() {
-		if n := g.unsettled.Load(); n != 0 && g != v.appendSegment {
-			t.Errorf("all has settled, and %d bytes of %s have not", n, segmentName(g.id))
+	for _, g := range r.s.segments.All() {
+		if n := g.Unsettled.Load(); n != 0 && g != v.appendSegment {
+			t.Errorf("all has settled, and %d bytes of %s have not", n, segment.Name(g.ID))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // Where a segment's record is damaged, its objects are still there, each at the beginning of a block, and a hash
@@ -12,13 +13,13 @@ import (
 // is hashed, once, and remembered by the first 8 bytes of its hash.
 
 // salvage finds an object in a damaged segment.
-func (s *Store) salvage(g *segment, h *merkle.Hash, k merkle.Kind) (place, int, bool) {
-	g.scanned.Do(func() { s.scanContent(g) })
-	block, ok := g.byContent[binary.BigEndian.Uint64(h[:])]
+func (s *Store) salvage(g *segment.File, h *merkle.Hash, k merkle.Kind) (segment.Location, int, bool) {
+	g.Scanned.Do(func() { s.scanContent(g) })
+	block, ok := g.ByContent[binary.BigEndian.Uint64(h[:])]
 	if !ok {
 		return 0, 0, false
 	}
-	pl := makePlace(g.id, block)
+	pl := segment.At(g.ID, block)
 	if s.isBad(pl) {
 		return 0, 0, false
 	}
@@ -27,11 +28,11 @@ func (s *Store) salvage(g *segment, h *merkle.Hash, k merkle.Kind) (place, int, 
 }
 
 // scanContent hashes what every block could be the beginning of.
-func (s *Store) scanContent(g *segment) {
-	s.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segmentName(g.id))
-	g.byContent = map[uint64]uint32{}
+func (s *Store) scanContent(g *segment.File) {
+	s.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segment.Name(g.ID))
+	g.ByContent = map[uint64]uint32{}
 	s.eachBlock(g, func(block uint32, b []byte) bool {
-		note := func(h merkle.Hash) { g.byContent[binary.BigEndian.Uint64(h[:])] = block }
+		note := func(h merkle.Hash) { g.ByContent[binary.BigEndian.Uint64(h[:])] = block }
 		if len(b) >= s.sb.chunkSize {
 			note(merkle.Sum(merkle.KindChunk, b[:s.sb.chunkSize]))
 		}
@@ -47,16 +48,16 @@ func (s *Store) scanContent(g *segment) {
 
 // eachBlock calls f with what begins at each block, unless all that an object could have there are zeroes, until f says
 // no; then it gives false. What can't be read is left out.
-func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool {
+func (s *Store) eachBlock(g *segment.File, f func(block uint32, b []byte) bool) bool {
 	const step = 1 << 20
 	largest := max(s.sb.chunkSize, merkle.NodeSize)
-	size, err := g.file.Size()
+	size, err := g.Data.Size()
 	if err != nil {
 		return true
 	}
 	buf := make([]byte, step+disk.MaxChunkSize)
 	for off := int64(disk.BlockSize); off < size; off += step {
-		n, _ := g.file.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
+		n, _ := g.Data.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
 		zeroes := 0                     // the end of those that begin at at
 		for at := 0; at < min(n, step); at += disk.BlockSize {
 			for zeroes = max(zeroes, at); zeroes < n && buf[zeroes] == 0; {
@@ -72,7 +73,7 @@ func (s *Store) eachBlock(g *segment, f func(block uint32, b []byte) bool) bool 
 
 // eachNode calls f with the hash of everything in the segment that could be a tree node of that level, until f says
 // no; then it gives false.
-func (s *Store) eachNode(g *segment, level int, f func(merkle.Hash) bool) bool {
+func (s *Store) eachNode(g *segment.File, level int, f func(merkle.Hash) bool) bool {
 	return s.eachBlock(g, func(_ uint32, b []byte) bool { return s.asNodes(b, level, f) })
 }
 

@@ -2,67 +2,15 @@ package objstore
 
 import (
 	"errors"
-	"sync"
-	"sync/atomic"
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
-
-// segmentTable finds a segment by its ID, without a lock.
-type segmentTable struct {
-	mu    sync.Mutex
-	slots atomic.Pointer[[]atomic.Pointer[segment]]
-}
-
-func (t *segmentTable) get(id uint32) *segment {
-	if s := t.slots.Load(); s != nil && int(id) < len(*s) {
-		return (*s)[id].Load()
-	}
-	return nil
-}
-
-func (t *segmentTable) add(g *segment) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	old := t.slots.Load()
-	if old == nil || int(g.id) >= len(*old) {
-		grown := make([]atomic.Pointer[segment], disk.RoundUp(int64(g.id)+1, 1024)*5/4)
-		if old != nil {
-			for i := range *old {
-				grown[i].Store((*old)[i].Load())
-			}
-		}
-		t.slots.Store(&grown)
-		old = &grown
-	}
-	(*old)[g.id].Store(g)
-}
-
-func (t *segmentTable) remove(id uint32) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	(*t.slots.Load())[id].Store(nil)
-}
-
-// all gives the segments in order of ID.
-func (t *segmentTable) all() []*segment {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out []*segment
-	if s := t.slots.Load(); s != nil {
-		for i := range *s {
-			if g := (*s)[i].Load(); g != nil {
-				out = append(out, g)
-			}
-		}
-	}
-	return out
-}
 
 // made is a new segment, or why there is none.
 type made struct {
-	seg *segment
+	seg *segment.File
 	err error
 }
 
@@ -82,24 +30,24 @@ func (s *Store) makeSegments() {
 	}
 }
 
-func (s *Store) makeSegment() (*segment, error) {
+func (s *Store) makeSegment() (*segment.File, error) {
 	id, err := s.catalog.newSegmentID()
 	if err != nil {
 		return nil, err
 	}
-	g, err := createSegment(s.fs, id, s.opts.SegmentSize, s.sb.id)
+	g, err := segment.Create(s.fs, id, s.opts.SegmentSize, s.sb.id)
 	if err != nil {
 		return nil, s.spaceError(err)
 	}
 	failpoint.Here(failpoint.SegmentMade)
-	if err := s.fs.SyncDir(segmentDir); err != nil {
-		g.file.Close()
+	if err := s.fs.SyncDir(segment.Dir); err != nil {
+		g.Data.Close()
 		if disk.Transient(err) {
-			return nil, errors.Join(err, s.fs.Remove(segmentName(id)))
+			return nil, errors.Join(err, s.fs.Remove(segment.Name(id)))
 		}
 		return nil, s.fail(err)
 	}
-	s.segments.add(g)
+	s.segments.Add(g)
 	return g, nil
 }
 
@@ -112,7 +60,7 @@ func (s *Store) startMaker() {
 }
 
 // trySegment gives an empty segment if there is one at hand, or nil.
-func (s *Store) trySegment() *segment {
+func (s *Store) trySegment() *segment.File {
 	s.startMaker()
 	select {
 	case m := <-s.spare:
@@ -123,7 +71,7 @@ func (s *Store) trySegment() *segment {
 }
 
 // takeSegment gives an empty segment.
-func (s *Store) takeSegment() (*segment, error) {
+func (s *Store) takeSegment() (*segment.File, error) {
 	s.startMaker()
 	select {
 	case m := <-s.spare:
@@ -138,19 +86,19 @@ func (s *Store) takeSegment() (*segment, error) {
 }
 
 // giveSegmentBack removes a segment that was never used.
-func (s *Store) giveSegmentBack(g *segment) {
-	s.segments.remove(g.id)
-	g.file.Close()
-	if err := s.fs.Remove(segmentName(g.id)); err != nil {
-		s.log.Warn("an empty segment stays behind", "segment", g.id, "error", err)
+func (s *Store) giveSegmentBack(g *segment.File) {
+	s.segments.Remove(g.ID)
+	g.Data.Close()
+	if err := s.fs.Remove(segment.Name(g.ID)); err != nil {
+		s.log.Warn("an empty segment stays behind", "segment", g.ID, "error", err)
 	}
 }
 
 // objectSlot finds room for an object that settling writes. Only the settler calls it.
-func (s *Store) objectSlot(n int64) (*segment, int64, error) {
+func (s *Store) objectSlot(n int64) (*segment.File, int64, error) {
 	slot := disk.RoundUp(n, disk.BlockSize)
-	if s.objects != nil && s.objects.next+slot > s.objects.capacity {
-		s.objects.full = true
+	if s.objects != nil && s.objects.Next+slot > s.objects.Capacity {
+		s.objects.Full = true
 		s.filled = append(s.filled, s.objects)
 		s.objects = nil
 	}
@@ -161,8 +109,8 @@ func (s *Store) objectSlot(n int64) (*segment, int64, error) {
 		}
 		s.objects = g
 	}
-	off := s.objects.next
-	s.objects.next += slot
+	off := s.objects.Next
+	s.objects.Next += slot
 	return s.objects, off, nil
 }
 
@@ -175,7 +123,7 @@ func (s *Store) sealFilled() error {
 		g := s.filled[0]
 		s.filled = s.filled[1:]
 		end := s.sealSegment
-		if g.dir == nil { // a settling that failed has filled it
+		if !g.HasObjectLog() { // a settling that failed has filled it
 			end = s.retire
 		}
 		if err := end(g); err != nil {

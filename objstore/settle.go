@@ -13,6 +13,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 )
 
 // settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
@@ -33,8 +34,8 @@ type settling struct {
 	l   *layer
 	old merkle.Root
 
-	fresh   map[merkle.Hash]place // objects of this settling, not in the index yet
-	added   map[*segment][]object
+	fresh   map[merkle.Hash]segment.Location // objects of this settling, not in the index yet
+	added   map[*segment.File][]segment.Object
 	copied  []slots // where those of them lie that were written to the store's own segments
 	leaves  map[int64]*leaf
 	logical int64 // change in bytes that are not holes
@@ -47,12 +48,12 @@ type settling struct {
 	pinned  *pin        // what reclaiming waits for
 	heals   bool        // a damaged chunk was written again
 
-	hits    []hit          // of the run that settles now
-	own     map[place]bool // where fresh objects lie
-	copyBuf []byte         // what confirming has read
+	hits    []hit                     // of the run that settles now
+	own     map[segment.Location]bool // where fresh objects lie
+	copyBuf []byte                    // what confirming has read
 
 	oldChunk []byte // the chunk that readOld has read last
-	oldPlace place
+	oldPlace segment.Location
 }
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
@@ -73,7 +74,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	}
 	st := &settling{
 		ctx: ctx, s: s, v: v, l: v.layers[0], old: v.base.root, base: v.base,
-		fresh: map[merkle.Hash]place{}, own: map[place]bool{}, added: map[*segment][]object{}, leaves: map[int64]*leaf{},
+		fresh: map[merkle.Hash]segment.Location{}, own: map[segment.Location]bool{}, added: map[*segment.File][]segment.Object{}, leaves: map[int64]*leaf{},
 	}
 	v.mu.Unlock()
 	st.view[0] = st.l
@@ -312,7 +313,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		case c.settled:
 			err = st.readOld(c, off+int64(c.BufOff), b)
 		default:
-			if err = disk.ReadAligned(c.seg.file, b, c.FileOff); err != nil {
+			if err = disk.ReadAligned(c.seg.Data, b, c.FileOff); err != nil {
 				err = readError(c, err)
 			}
 		}
@@ -334,7 +335,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	for len(b) > 0 {
 		first := at / size * size
 		from := c.FileOff + first - off
-		if pl := makePlace(c.seg.id, uint32(from/disk.BlockSize)); pl != st.oldPlace {
+		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldPlace {
 			st.oldPlace = 0
 			k := check{s: st.s, root: st.old, image: st.v.ref.name}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
@@ -381,7 +382,7 @@ func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n 
 }
 
 // find looks for an object that the store holds already.
-func (st *settling) find(h *merkle.Hash, k merkle.Kind) (place, bool) {
+func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool) {
 	if pl, ok := st.fresh[*h]; ok {
 		return pl, true
 	}
@@ -391,30 +392,30 @@ func (st *settling) find(h *merkle.Hash, k merkle.Kind) (place, bool) {
 }
 
 // adopt makes an object of a chunk that lies whole and aligned in an append segment.
-func (st *settling) adopt(h merkle.Hash, o, size int) (place, bool) {
+func (st *settling) adopt(h merkle.Hash, o, size int) (segment.Location, bool) {
 	for i := range st.plan.Pieces {
 		c := &st.plan.Pieces[i]
 		if o < c.BufOff || o+size > c.BufOff+c.Len {
 			continue
 		}
 		at := c.FileOff + int64(o-c.BufOff)
-		if c.Hole || c.settled || at%disk.BlockSize != 0 || c.seg.isDamaged() {
+		if c.Hole || c.settled || at%disk.BlockSize != 0 || c.seg.Damaged() {
 			return 0, false
 		}
-		return st.record(c.seg, object{hash: h, block: uint32(at / disk.BlockSize), length: uint32(size), kind: merkle.KindChunk}), true
+		return st.record(c.seg, segment.Object{Hash: h, Block: uint32(at / disk.BlockSize), Length: uint32(size), Kind: merkle.KindChunk}), true
 	}
 	return 0, false
 }
 
-func (st *settling) record(g *segment, o object) place {
-	pl := makePlace(g.id, o.block)
-	st.fresh[o.hash], st.own[pl] = pl, true
+func (st *settling) record(g *segment.File, o segment.Object) segment.Location {
+	pl := segment.At(g.ID, o.Block)
+	st.fresh[o.Hash], st.own[pl] = pl, true
 	st.added[g] = append(st.added[g], o)
 	return pl
 }
 
 // store puts an object into the store unless it is there.
-func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (place, error) {
+func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
 	if pl, ok := st.find(&h, k); ok {
 		if ok = st.trusts(pl); !ok {
 			var err error
@@ -430,17 +431,17 @@ func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (place, err
 }
 
 // append copies an object into the store's own open segment.
-func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (place, error) {
+func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
 	g, off, err := st.s.objectSlot(int64(len(data)))
 	if err != nil {
 		return 0, err
 	}
-	if err := disk.WriteAligned(g.file, data, off); err != nil {
+	if err := disk.WriteAligned(g.Data, data, off); err != nil {
 		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
 	}
-	st.copied = append(st.copied, slots{g.id, off, off + disk.RoundUp(int64(len(data)), disk.BlockSize)})
+	st.copied = append(st.copied, slots{g.ID, off, off + disk.RoundUp(int64(len(data)), disk.BlockSize)})
 	failpoint.Here(failpoint.SettleCopied)
-	return st.record(g, object{hash: h, block: uint32(off / disk.BlockSize), length: uint32(len(data)), kind: k}), nil
+	return st.record(g, segment.Object{Hash: h, Block: uint32(off / disk.BlockSize), Length: uint32(len(data)), Kind: k}), nil
 }
 
 // undo gives back what a settling that failed has copied and not recorded: tried again and again, it would eat
@@ -450,11 +451,8 @@ func (st *settling) undo() {
 		return // nobody knows what is recorded
 	}
 	for _, c := range st.copied {
-		g := st.s.segments.get(c.seg)
-		g.mu.Lock()
-		_, kept := g.objects[uint32(c.from/disk.BlockSize)]
-		g.mu.Unlock()
-		if !kept {
+		g := st.s.segments.Get(c.seg)
+		if _, kept, _, _ := g.Recorded(uint32(c.from / disk.BlockSize)); !kept {
 			st.s.punchBetween(g, c.from, c.to, nil)
 		}
 	}
@@ -471,9 +469,9 @@ func (st *settling) pace(n int) error {
 // durable does steps B and C.
 func (st *settling) durable() error {
 	segs := slices.Collect(maps.Keys(st.added))
-	err := disk.Parallel(segs, func(g *segment) error {
-		if err := g.file.Datasync(); err != nil {
-			return st.v.failSync(segmentName(g.id), err)
+	err := disk.Parallel(segs, func(g *segment.File) error {
+		if err := g.Data.Datasync(); err != nil {
+			return st.v.failSync(segment.Name(g.ID), err)
 		}
 		return nil
 	})
@@ -491,14 +489,14 @@ func (st *settling) durable() error {
 }
 
 // recordIn does step C for one segment.
-func (st *settling) recordIn(g *segment) error {
+func (st *settling) recordIn(g *segment.File) error {
 	objs := st.added[g]
-	err := g.addObjects(st.s.fs, st.s.sb.id, objs)
+	err := g.Add(st.s.fs, st.s.sb.id, objs)
 	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
 		return st.s.spaceError(err)
 	}
 	if err != nil {
-		return st.s.fail(fmt.Errorf("record objects of %s: %w", segmentName(g.id), err))
+		return st.s.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
 	}
 	failpoint.Here(failpoint.SettleRecorded)
 	st.index(g, objs)
@@ -507,11 +505,11 @@ func (st *settling) recordIn(g *segment) error {
 }
 
 // index enters objects that are recorded.
-func (st *settling) index(g *segment, objs []object) {
+func (st *settling) index(g *segment.File, objs []segment.Object) {
 	entries := make([]index.Entry, len(objs))
 	for i, o := range objs {
 		st.s.countObject(o)
-		entries[i] = index.Entry{Hash: o.hash, Place: makePlace(g.id, o.block).indexed()}
+		entries[i] = index.Entry{Hash: o.Hash, Place: indexed(segment.At(g.ID, o.Block))}
 	}
 	if err := st.s.index.Put(entries); err != nil {
 		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
@@ -526,12 +524,10 @@ func (st *settling) index(g *segment, objs []object) {
 // has recorded that was cut off, which this one has found.
 func (s *Store) dirLengths() map[uint32]int64 {
 	out := map[uint32]int64{}
-	for _, g := range s.segments.all() {
-		g.recordMu.Lock()
-		if g.dir != nil && g.dir.Size() > record.HeaderSize {
-			out[g.id] = g.dir.Size()
+	for _, g := range s.segments.All() {
+		if n := g.ObjectLogSize(); n > record.HeaderSize {
+			out[g.ID] = n
 		}
-		g.recordMu.Unlock()
 	}
 	return out
 }

@@ -5,14 +5,15 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // countObject keeps the figures of what is stored.
-func (s *Store) countObject(o object) {
-	if o.kind == merkle.KindChunk {
-		s.chunkBytes.Add(int64(o.length))
+func (s *Store) countObject(o segment.Object) {
+	if o.Kind == merkle.KindChunk {
+		s.chunkBytes.Add(int64(o.Length))
 	} else {
-		s.nodeBytes.Add(int64(o.length))
+		s.nodeBytes.Add(int64(o.Length))
 	}
 }
 
@@ -21,7 +22,7 @@ func (s *Store) Stat() (Stat, error) {
 	st := Stat{
 		UUID: *s.uuid.Load(), Path: s.dir, ChunkSize: s.sb.chunkSize,
 		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
-		PerVolume: s.Volumes(), Segments: len(s.segments.all()),
+		PerVolume: s.Volumes(), Segments: len(s.segments.All()),
 	}
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {

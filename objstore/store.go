@@ -22,6 +22,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -65,8 +66,8 @@ type Store struct {
 
 	catalog *catalog
 
-	segments   segmentTable
-	footers    *footerCache
+	segments   segment.Table
+	footers    *segment.FooterCache
 	absent     absentees
 	lastChunk  atomic.Uint32 // the segment in which a search has found a chunk last
 	lastNode   atomic.Uint32 // and a node or a root
@@ -96,8 +97,8 @@ type Store struct {
 	reclaimed chan struct{}           // closed when a volume has none any more; nil if nobody waits
 
 	// The settler's own.
-	objects    *segment
-	filled     []*segment
+	objects    *segment.File
+	filled     []*segment.File
 	pacedBytes int
 	pacedOps   uint64
 }
@@ -139,7 +140,7 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 		}
 	}
 	sb := &superblock{chunkSize: o.ChunkSize, id: uuid.New(), created: time.Now()}
-	for _, d := range []string{segmentDir, journalDir, filepath.Dir(refsFile), IndexDir} {
+	for _, d := range []string{segment.Dir, journalDir, filepath.Dir(refsFile), IndexDir} {
 		if err := fs.Mkdir(d); err != nil {
 			return err
 		}
@@ -193,7 +194,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
-		footers: newFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
+		footers: segment.NewFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
 		reclaims: map[*volume][]*settling{},
 	}
 	s.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](nodeCache, nil) // fails for size 0 only
@@ -401,11 +402,8 @@ func (s *Store) closeFiles() error {
 	if s.index != nil && s.opts.Index == nil {
 		keep(s.index.Close())
 	}
-	for _, g := range s.segments.all() {
-		if g.dir != nil {
-			keep(g.dir.Close())
-		}
-		keep(g.file.Close())
+	for _, g := range s.segments.All() {
+		keep(g.Close())
 	}
 	keep(s.catalog.close())
 	if s.lock != nil {

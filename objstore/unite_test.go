@@ -7,11 +7,12 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
 )
 
 // sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
 // directory was, unless they were compacted since it went (forgotten).
-func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, objs []object) {
+func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, objs []segment.Object) {
 	t.Helper()
 	r = newRig(t, Options{})
 	v := r.volume("a", 4<<20)
@@ -21,11 +22,11 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 	must(t, v.Close())
 	must(t, r.s.Close())
 	r.open(nil) // seals
-	for _, g := range r.s.segments.all() {
-		if g.footer > 0 && g.chunks > 0 {
-			id = g.id
+	for _, g := range r.s.segments.All() {
+		if chunks, _ := g.Stored(); g.Sealed() && chunks > 0 {
+			id = g.ID
 			var err error
-			objs, err = r.s.objectsOf(g)
+			objs, err = g.Objects()
 			must(t, err)
 		}
 	}
@@ -43,48 +44,46 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 }
 
 // directory makes the segment's directory of the objects, in frames of 64.
-func (r *rig) directory(id, number uint32, objs []object) {
+func (r *rig) directory(id, number uint32, objs []segment.Object) {
 	r.t.Helper()
-	l, err := record.Create(r.mem, dirName(id), dirID(r.s.sb.id, number))
+	l, err := record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.id, number))
 	must(r.t, err)
 	for len(objs) > 0 {
 		n := min(64, len(objs))
-		must(r.t, l.Append(encodeObjects(objs[:n])))
+		must(r.t, l.Append(segment.EncodeObjects(objs[:n])))
 		objs = objs[n:]
 	}
 	must(r.t, l.Close())
 }
 
 // header has the segment's header say how long its footer is.
-func (r *rig) header(id uint32, footer func(was int64) int64) {
+func (r *rig) header(id uint32, footer int64) {
 	r.t.Helper()
-	f, err := r.mem.Open(segmentName(id))
+	f, err := r.mem.Open(segment.Name(id))
 	must(r.t, err)
-	b := make([]byte, segmentHeaderSize)
+	b := make([]byte, segment.HeaderSize)
 	_, err = f.ReadAt(b, 0)
 	must(r.t, err)
-	g := segment{id: id}
-	g.capacity, g.footer, err = decodeSegmentHeader(b, id, r.s.sb.id)
+	h, err := segment.DecodeHeader(b, id, r.s.sb.id)
 	must(r.t, err)
-	g.footer = footer(g.footer)
-	_, err = f.WriteAt(g.header(r.s.sb.id), 0)
+	h.Footer = footer
+	_, err = f.WriteAt(h.Encode(), 0)
 	must(r.t, err)
 	must(r.t, f.Datasync())
 	must(r.t, f.Close())
 }
 
 // footer writes another footer to the segment, which names the objects, and its header.
-func (r *rig) footer(id uint32, objs []object) {
+func (r *rig) footer(id uint32, objs []segment.Object) {
 	r.t.Helper()
-	f, err := r.mem.Open(segmentName(id))
+	f, err := r.mem.Open(segment.Name(id))
 	must(r.t, err)
-	g := segment{id: id, file: f, capacity: r.o.SegmentSize, objects: map[uint32]object{}}
-	must(r.t, f.Truncate(g.capacity))
-	for _, o := range objs {
-		g.note(o)
-	}
-	must(r.t, g.seal(r.mem, r.s.sb.id))
+	must(r.t, f.Truncate(r.o.SegmentSize))
+	b := segment.EncodeFooter(id, objs)
+	_, err = f.WriteAt(b, r.o.SegmentSize)
+	must(r.t, err)
 	must(r.t, f.Close())
+	r.header(id, int64(len(b)))
 }
 
 // wholeAgain opens the store, which has to have all that it had, again and again.
@@ -103,7 +102,7 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 			r.o.Boot += "."
 		}
 		r.open(nil)
-		if r.s.segments.get(id) == nil {
+		if r.s.segments.Get(id) == nil {
 			r.t.Fatalf("%s: segment %08x is gone; lost %v", how, id, r.s.losses)
 		}
 		v := r.volume("a", 0)
@@ -117,7 +116,7 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 		}
 		must(r.t, v.Close())
 	}
-	if _, err := r.mem.Open(dirName(id)); err == nil {
+	if _, err := r.mem.Open(segment.ObjectLogName(id)); err == nil {
 		r.t.Error("the directory of a sealed segment is left")
 	}
 	must(r.t, r.s.Close())
@@ -125,45 +124,51 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 
 // Whatever becomes of a sealed segment's directory, or of its header, nothing of it goes that its footer names.
 func TestDirectoryBesideSealedSegment(t *testing.T) {
-	raw := func(b []byte) func(*rig, uint32, []object) {
-		return func(r *rig, id uint32, _ []object) {
-			f, err := disk.CreateFile(r.mem, dirName(id), b)
+	raw := func(b []byte) func(*rig, uint32, []segment.Object) {
+		return func(r *rig, id uint32, _ []segment.Object) {
+			f, err := disk.CreateFile(r.mem, segment.ObjectLogName(id), b)
 			must(r.t, err)
 			must(r.t, f.Close())
 		}
 	}
-	cases := map[string]func(r *rig, id uint32, objs []object){
-		"no directory":                    func(*rig, uint32, []object) {},
-		"a begun directory":               func(r *rig, id uint32, _ []object) { r.directory(id, id, nil) },
-		"a file of nothing":               raw(nil),
-		"a file of zeroes":                raw(make([]byte, record.HeaderSize)),
-		"noise":                           raw(randomBytes(5, 4096)),
-		"the directory of another":        func(r *rig, id uint32, objs []object) { r.directory(id, id+1, objs) },
-		"half a directory":                func(r *rig, id uint32, objs []object) { r.directory(id, id, objs[:128]) },
-		"a whole directory":               func(r *rig, id uint32, objs []object) { r.directory(id, id, objs) },
-		"a directory with a spoilt frame": func(r *rig, id uint32, objs []object) { r.directory(id, id, objs); flip(r.t, r.mem, dirName(id), 5000) },
-		"a draft of a directory": func(r *rig, id uint32, _ []object) {
-			raw(nil)(r, id, nil)
-			must(r.t, r.mem.Rename(dirName(id), dirName(id)+".new"))
+	cases := map[string]func(r *rig, id uint32, objs []segment.Object){
+		"no directory":             func(*rig, uint32, []segment.Object) {},
+		"a begun directory":        func(r *rig, id uint32, _ []segment.Object) { r.directory(id, id, nil) },
+		"a file of nothing":        raw(nil),
+		"a file of zeroes":         raw(make([]byte, record.HeaderSize)),
+		"noise":                    raw(randomBytes(5, 4096)),
+		"the directory of another": func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id+1, objs) },
+		"half a directory":         func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id, objs[:128]) },
+		"a whole directory":        func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id, objs) },
+		"a directory with a spoilt frame": func(r *rig, id uint32, objs []segment.Object) {
+			r.directory(id, id, objs)
+			flip(r.t, r.mem, segment.ObjectLogName(id), 5000)
 		},
-		"a header that knows no footer": func(r *rig, id uint32, _ []object) { r.header(id, func(int64) int64 { return 0 }) },
-		"such a header, a begun directory": func(r *rig, id uint32, _ []object) {
-			r.header(id, func(int64) int64 { return 0 })
+		"a draft of a directory": func(r *rig, id uint32, _ []segment.Object) {
+			raw(nil)(r, id, nil)
+			must(r.t, r.mem.Rename(segment.ObjectLogName(id), segment.ObjectLogName(id)+".new"))
+		},
+		"a header that knows no footer": func(r *rig, id uint32, _ []segment.Object) { r.header(id, 0) },
+		"such a header, a begun directory": func(r *rig, id uint32, _ []segment.Object) {
+			r.header(id, 0)
 			r.directory(id, id, nil)
 		},
-		"such a header, a whole directory": func(r *rig, id uint32, objs []object) {
-			r.header(id, func(int64) int64 { return 0 })
+		"such a header, a whole directory": func(r *rig, id uint32, objs []segment.Object) {
+			r.header(id, 0)
 			r.directory(id, id, objs)
 		},
-		"a footer and a directory of halves": func(r *rig, id uint32, objs []object) { r.footer(id, objs[:150]); r.directory(id, id, objs[100:]) },
-		"half a footer, a whole directory":   func(r *rig, id uint32, objs []object) { r.footer(id, objs[:150]); r.directory(id, id, objs) },
+		"a footer and a directory of halves": func(r *rig, id uint32, objs []segment.Object) {
+			r.footer(id, objs[:150])
+			r.directory(id, id, objs[100:])
+		},
+		"half a footer, a whole directory": func(r *rig, id uint32, objs []segment.Object) { r.footer(id, objs[:150]); r.directory(id, id, objs) },
 	}
 	for name, harm := range cases {
 		for _, forgotten := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, forgotten %v", name, forgotten), func(t *testing.T) {
 				r, data, id, objs := sealedRig(t, forgotten)
 				harm(r, id, objs)
-				must(t, r.mem.SyncDir(segmentDir))
+				must(t, r.mem.SyncDir(segment.Dir))
 				r.wholeAgain(data, id)
 			})
 		}
@@ -174,12 +179,12 @@ func TestDirectoryBesideSealedSegment(t *testing.T) {
 // objects are told by their content.
 func TestDirectoryAndHeaderDamaged(t *testing.T) {
 	r, data, id, _ := sealedRig(t, true)
-	flip(t, r.mem, segmentName(id), 20)
+	flip(t, r.mem, segment.Name(id), 20)
 	r.directory(id, id, nil)
-	must(t, r.mem.SyncDir(segmentDir))
+	must(t, r.mem.SyncDir(segment.Dir))
 	for range 3 {
 		r.open(nil)
-		if g := r.s.segments.get(id); g == nil || !g.isDamaged() {
+		if g := r.s.segments.Get(id); g == nil || !g.Damaged() {
 			t.Fatalf("segment %08x: %+v; lost %v", id, g, r.s.losses)
 		}
 		v := r.volume("a", 0)
@@ -205,7 +210,7 @@ func TestEveryCutOfUniting(t *testing.T) {
 				r.footer(id, objs[:150])
 				r.directory(id, id, objs[100:])
 			}
-			must(t, r.mem.SyncDir(segmentDir))
+			must(t, r.mem.SyncDir(segment.Dir))
 			r.mem.CutAt(r.mem.Ops() + n/2)
 			r.o.FS = r.mem
 			s, err := Open(t.Context(), "mem", r.o)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"varve/objstore/internal/segment"
 )
 
 // usage is what the store's files occupy on disk, known without asking for each of them: a sealed segment does not
@@ -34,7 +36,7 @@ func (s *Store) used() (int64, error) {
 
 // usedParts tells the segments and their directories from journals, refs, index, and the daemon's files.
 func (s *Store) usedParts() (segs, other int64, err error) {
-	for _, g := range s.segments.all() {
+	for _, g := range s.segments.All() {
 		n, err := s.segmentUsed(g)
 		if err != nil {
 			return 0, 0, err
@@ -57,24 +59,22 @@ func (s *Store) usedParts() (segs, other int64, err error) {
 }
 
 // segmentUsed says what a segment occupies, and its directory.
-func (s *Store) segmentUsed(g *segment) (int64, error) {
-	if n := g.used.Load(); n > 0 {
+func (s *Store) segmentUsed(g *segment.File) (int64, error) {
+	if n := g.Used.Load(); n > 0 {
 		return n, nil
 	}
-	g.mu.Lock()
-	sealed, dir := g.footer > 0, g.dir != nil
-	g.mu.Unlock()
-	n, err := s.fileUsed(segmentName(g.id))
+	sealed, log := g.Sealed(), g.HasObjectLog()
+	n, err := s.fileUsed(segment.Name(g.ID))
 	if err != nil {
 		return 0, err
 	}
 	if sealed {
-		g.used.Store(n)
+		g.Used.Store(n)
 	}
-	if !dir {
+	if !log {
 		return n, nil
 	}
-	d, err := s.fileUsed(dirName(g.id))
+	d, err := s.fileUsed(segment.ObjectLogName(g.ID))
 	return n + d, err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // check has the settled pieces of a plan checked as they are read. The zero value checks nothing.
@@ -77,9 +78,9 @@ func (k *check) read(c *Piece, b []byte) error {
 }
 
 // chunks reads whole chunks of the image from first on, which lie at fileOff one after the other, and checks them.
-func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
-	if err := disk.ReadAligned(g.file, run, fileOff); err != nil {
-		return fmt.Errorf("read %s: %w", segmentName(g.id), err)
+func (k *check) chunks(g *segment.File, fileOff, first int64, run []byte) error {
+	if err := disk.ReadAligned(g.Data, run, fileOff); err != nil {
+		return fmt.Errorf("read %s: %w", segment.Name(g.ID), err)
 	}
 	size := int64(k.root.ChunkSize)
 	var hashes *merkle.Node
@@ -103,18 +104,18 @@ func (k *check) chunks(g *segment, fileOff, first int64, run []byte) error {
 }
 
 // bad tells of a chunk that is not what it was, and gives the error for its reader.
-func (k *check) bad(g *segment, fileOff, chunk int64, want, got merkle.Hash) error {
+func (k *check) bad(g *segment.File, fileOff, chunk int64, want, got merkle.Hash) error {
 	sectors := int64(k.root.ChunkSize) / SectorSize
 	from := chunk * sectors
 	to := min(from+sectors, k.root.Size/SectorSize) - 1
 	err := &CorruptError{
-		File: segmentName(g.id), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
+		File: segment.Name(g.ID), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
 		Err: errors.New("its bytes do not have its hash"),
 	}
 	// Who wants chunks checked is not let read it, and others get the bytes as they are, as long as that is all.
-	if k.s.noteBad(makePlace(g.id, uint32(fileOff/disk.BlockSize)), false) {
+	if k.s.noteBad(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
 		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
-			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segmentName(g.id)),
+			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segment.Name(g.ID)),
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))
 	}
 	return err

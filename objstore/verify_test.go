@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
 )
 
 // logBuffer is a log that goroutines write to.
@@ -36,7 +37,7 @@ func (l *logBuffer) String() string {
 // flipOnDisk changes one bit at a place of a segment, past all caches of the store.
 func flipOnDisk(t *testing.T, dir string, seg uint32, off int64) {
 	t.Helper()
-	f, err := os.OpenFile(filepath.Join(dir, segmentName(seg)), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(dir, segment.Name(seg)), os.O_RDWR, 0)
 	must(t, err)
 	defer f.Close()
 	b := make([]byte, 1)
@@ -59,7 +60,7 @@ func placeOf(t *testing.T, im Image, off int64) (seg uint32, fileOff int64) {
 	if c.Hole || !c.settled {
 		t.Fatalf("byte %d is not in a settled chunk: %+v", off, *c)
 	}
-	return c.seg.id, c.FileOff + off - from
+	return c.seg.ID, c.FileOff + off - from
 }
 
 // verifyWorld is a store with a settled volume of 40 chunks, the last of them partial, and some of them in pieces.
@@ -119,7 +120,7 @@ func TestVerifiedRead(t *testing.T) {
 				seg, fileOff := placeOf(t, v, at)
 				flipOnDisk(t, dir, seg, fileOff)
 				for name, im := range images {
-					wantDamage(t, name, im, data, i, chunk, segmentName(seg))
+					wantDamage(t, name, im, data, i, chunk, segment.Name(seg))
 				}
 				flipOnDisk(t, dir, seg, fileOff)
 			}

@@ -12,6 +12,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -72,10 +73,10 @@ type volume struct {
 	unjournaled bool // opened, but there was no room for a journal
 
 	base          *base
-	baseGen       uint64   // the generation that the base holds
-	baseData      int64    // its bytes that are not holes
-	appendSegment *segment // where writes go
-	dirty         []*segment
+	baseGen       uint64        // the generation that the base holds
+	baseData      int64         // its bytes that are not holes
+	appendSegment *segment.File // where writes go
+	dirty         []*segment.File
 	pin           *pin
 	namings       []*naming // snapshots that are being made
 	appended      uint64    // records ever appended
@@ -192,15 +193,15 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 func (v *volume) reserve(off int64, length int, w *Write) error {
 	slot := disk.RoundUp(int64(length), disk.BlockSize)
 	g := v.appendSegment
-	if g == nil || g.next+slot > g.capacity {
+	if g == nil || g.Next+slot > g.Capacity {
 		if g = v.nextSegment(); g == nil {
 			return ErrBusy
 		}
 	}
-	*w = Write{FileOff: g.next, Off: off, Len: length, seg: g}
-	w.FD = g.file.FD(disk.Alignment(int64(length)))
-	g.next += slot
-	g.unsettled.Add(slot)
+	*w = Write{FileOff: g.Next, Off: off, Len: length, seg: g}
+	w.FD = g.Data.FD(disk.Alignment(int64(length)))
+	g.Next += slot
+	g.Unsettled.Add(slot)
 	v.s.flying.Add(slot)
 	v.inflight++
 	return nil
@@ -246,7 +247,7 @@ func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
 
 // nextSegment replaces the append segment by one from the pool or by the spare one; nil if that is still being made. Under
 // v.mu.
-func (v *volume) nextSegment() *segment {
+func (v *volume) nextSegment() *segment.File {
 	g := v.s.appendPool.take()
 	if g == nil {
 		g = v.s.trySegment()
@@ -257,11 +258,11 @@ func (v *volume) nextSegment() *segment {
 	return g
 }
 
-func (v *volume) useSegment(g *segment) {
+func (v *volume) useSegment(g *segment.File) {
 	if g := v.appendSegment; g != nil {
-		g.full = true
+		g.Full = true
 		// It may have settled as far as it was used: the end of the active layer is its end too.
-		v.active().hand(g.id, g.next, g.next)
+		v.active().hand(g.ID, g.Next, g.Next)
 	}
 	v.appendSegment = g
 	failpoint.Here(failpoint.SegmentRolled)
@@ -296,7 +297,7 @@ func (v *volume) Wait(ctx context.Context) error {
 
 // waitSegment blocks until there is a segment to write to. Under v.mu, which it gives up meanwhile.
 func (v *volume) waitSegment() error {
-	if v.appendSegment != nil && v.appendSegment.next+MaxRequest <= v.appendSegment.capacity {
+	if v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity {
 		return nil
 	}
 	if g := v.s.appendPool.take(); g != nil {
@@ -309,7 +310,7 @@ func (v *volume) waitSegment() error {
 	switch {
 	case err != nil:
 		return err
-	case !v.writable || v.appendSegment != nil && v.appendSegment.next+MaxRequest <= v.appendSegment.capacity:
+	case !v.writable || v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity:
 		v.s.giveSegmentBack(g)
 	default:
 		v.useSegment(g)
@@ -359,16 +360,16 @@ func (v *volume) place(w *Write) (*layer, error) {
 	l := v.active()
 	// The journal and the live map in one critical section: replay must come to the same map.
 	if err := l.journal.append(&journalRecord{
-		kind: recordData, sector: end - n, count: n, segment: w.seg.id, block: uint32(w.FileOff / disk.BlockSize),
+		kind: recordData, sector: end - n, count: n, segment: w.seg.ID, block: uint32(w.FileOff / disk.BlockSize),
 	}); err != nil {
 		return nil, v.s.fail(err)
 	}
 	failpoint.Here(failpoint.WriteJournaled)
-	l.insert(extent.Extent{End: end, Sectors: n, File: uint64(w.FileOff) / SectorSize, Segment: w.seg.id})
+	l.insert(extent.Extent{End: end, Sectors: n, File: uint64(w.FileOff) / SectorSize, Segment: w.seg.ID})
 	v.partial.written(end-n, end)
-	l.hand(w.seg.id, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
-	if !w.seg.dirty {
-		w.seg.dirty = true
+	l.hand(w.seg.ID, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
+	if !w.seg.Dirty {
+		w.seg.Dirty = true
 		v.dirty = append(v.dirty, w.seg)
 	}
 	return l, nil
@@ -404,7 +405,7 @@ func (v *volume) abort(w *Write) {
 	v.room.Broadcast()
 	v.s.budget.Store(0) // the disk may be full: the next write asks
 	if len(v.layers) > 0 {
-		v.active().hand(w.seg.id, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
+		v.active().hand(w.seg.ID, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -606,7 +607,7 @@ func places(p *Plan) string {
 		if c.Hole {
 			fmt.Fprintf(&b, "hole+%d ", c.Len)
 		} else {
-			fmt.Fprintf(&b, "%s:%d+%d ", segmentName(c.seg.id), c.FileOff, c.Len)
+			fmt.Fprintf(&b, "%s:%d+%d ", segment.Name(c.seg.ID), c.FileOff, c.Len)
 		}
 	}
 	return b.String()

@@ -1,4 +1,4 @@
-package objstore
+package segment
 
 import (
 	"sync"
@@ -7,37 +7,37 @@ import (
 )
 
 // footerCache keeps the footers of sealed segments in memory, within a bound.
-type footerCache struct {
+type FooterCache struct {
 	mu    sync.Mutex
-	lru   *simplelru.LRU[uint32, []byte]
+	lru   *simplelru.LRU[uint32, Entries]
 	bytes int64
 	limit int64
 }
 
-func newFooterCache(limit int64) *footerCache {
-	c := &footerCache{limit: limit}
-	c.lru, _ = simplelru.NewLRU(1<<20, func(_ uint32, b []byte) { c.bytes -= int64(len(b)) }) // fails for size 0 only
+func NewFooterCache(limit int64) *FooterCache {
+	c := &FooterCache{limit: limit}
+	c.lru, _ = simplelru.NewLRU(1<<20, func(_ uint32, b Entries) { c.bytes -= int64(len(b)) }) // fails for size 0 only
 	return c
 }
 
 // get gives the entries of a sealed segment's footer.
-func (c *footerCache) get(g *segment) ([]byte, error) {
+func (c *FooterCache) Get(g *File) (Entries, error) {
 	c.mu.Lock()
-	b, ok := c.lru.Get(g.id)
+	b, ok := c.lru.Get(g.ID)
 	c.mu.Unlock()
 	if ok {
 		return b, nil
 	}
-	b, err := g.readFooter()
+	b, err := g.ReadFooter()
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.lru.Contains(g.id) {
+	if c.lru.Contains(g.ID) {
 		return b, nil
 	}
-	c.lru.Add(g.id, b)
+	c.lru.Add(g.ID, b)
 	c.bytes += int64(len(b))
 	for c.bytes > c.limit && c.lru.Len() > 1 {
 		c.lru.RemoveOldest()

@@ -1,4 +1,4 @@
-package objstore
+package segment
 
 import (
 	"errors"
@@ -27,17 +27,17 @@ import (
 //	none, or damaged     none, or names too little       damaged, if refs know of objects: see Store.checkDir
 //
 // Where the header is damaged too, and the footer names more, the segment is damaged.
-func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
+func (g *File) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 	sure := g.mended == nil // else the capacity is a guess, and a footer there may be what somebody has written to a volume
 	said := g.footer
 	length, named := g.footerAtEnd(sure)
 	g.footer = 0
-	var bad *CorruptError // of the directory
+	var bad *disk.CorruptError // of the directory
 	if hasDir {
 		if err := g.openDir(fs, store); err != nil && !disk.Damaged(err) {
 			return err
 		} else if err != nil {
-			bad, g.dir = disk.AsCorrupt(err, dirName(g.id), 0, "log"), nil
+			bad, g.objectLog = disk.AsCorrupt(err, ObjectLogName(g.ID), 0, "log"), nil
 		}
 	}
 	lacks := missingFrom(g.objects, named)
@@ -55,20 +55,20 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 	for b, o := range lacks {
 		if _, other := g.objects[b]; other { // nobody knows which of them is right: the content tells
 			delete(g.objects, b)
-			bad = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it and the footer name different objects at block %d", b)}
+			bad = &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf("it and the footer name different objects at block %d", b)}
 			continue
 		}
 		g.note(o)
 	}
 	if bad == nil {
 		objs := slices.Collect(maps.Values(lacks))
-		if err := g.dir.Append(encodeObjects(objs)); err == nil {
-			g.mended = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacked %d objects that the footer names", len(lacks))}
+		if err := g.objectLog.Append(EncodeObjects(objs)); err == nil {
+			g.mended = &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf("it lacked %d objects that the footer names", len(lacks))}
 			return nil
-		} else if !errors.Is(err, ErrNoSpace) && !disk.Unreadable(err) {
+		} else if !errors.Is(err, disk.ErrNoSpace) && !disk.Unreadable(err) {
 			return err
 		}
-		bad = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", len(lacks))}
+		bad = &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", len(lacks))}
 	}
 	g.damaged = bad
 	return nil
@@ -76,21 +76,21 @@ func (g *segment) openRecord(fs vfs.FS, store uuid.UUID, hasDir bool) error {
 
 // keepSealed takes the segment for sealed: its footer names all that its directory does, and lacks more, or has no
 // directory at all. said is the length of the footer by the header.
-func (g *segment) keepSealed(store uuid.UUID, length, said int64, hasDir bool, bad *CorruptError, lacks int) error {
-	if g.dir != nil {
-		if err := g.dir.Close(); err != nil {
+func (g *File) keepSealed(store uuid.UUID, length, said int64, hasDir bool, bad *disk.CorruptError, lacks int) error {
+	if g.objectLog != nil {
+		if err := g.objectLog.Close(); err != nil {
 			return err
 		}
 	}
-	g.dir, g.objects, g.chunks, g.nodes = nil, nil, 0, 0
+	g.objectLog, g.objects, g.chunks, g.nodes = nil, nil, 0, 0
 	g.footer, g.outlived = length, hasDir
 	switch {
 	case bad != nil:
 		g.mended = bad
 	case hasDir:
-		g.mended = &CorruptError{File: dirName(g.id), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", lacks)}
+		g.mended = &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", lacks)}
 	default:
-		g.mended = &CorruptError{File: segmentName(g.id), Object: "segment header", Err: errors.New("it does not know of the footer")}
+		g.mended = &disk.CorruptError{File: Name(g.ID), Object: "segment header", Err: errors.New("it does not know of the footer")}
 	}
 	if said != length {
 		if err := g.rewriteHeader(store); err != nil {
@@ -102,12 +102,12 @@ func (g *segment) keepSealed(store uuid.UUID, length, said int64, hasDir bool, b
 }
 
 // rewriteHeader makes a header anew that was found out. Where there is no room for it, the next opening finds it out again.
-func (g *segment) rewriteHeader(store uuid.UUID) error {
-	_, err := g.file.WriteAt(g.header(store), 0)
+func (g *File) rewriteHeader(store uuid.UUID) error {
+	err := g.writeHeader(store, g.footer)
 	if err == nil {
-		err = g.file.Datasync()
+		err = g.Data.Datasync()
 	}
-	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Unreadable(err) {
+	if errors.Is(disk.SpaceError(err), disk.ErrNoSpace) || disk.Unreadable(err) {
 		return nil
 	}
 	return err
@@ -115,49 +115,49 @@ func (g *segment) rewriteHeader(store uuid.UUID) error {
 
 // footerAtEnd gives the length in bytes of a footer that lies whole behind the segment's data, and the objects that it
 // names, by block; none: 0. Where the header does not tell the capacity (sure), the file's end tells where a footer begins.
-func (g *segment) footerAtEnd(sure bool) (int64, map[uint32]object) {
-	size, err := g.file.Size()
+func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
+	size, err := g.Data.Size()
 	if err != nil {
 		return 0, nil
 	}
-	at := segment{id: g.id, file: g.file, capacity: g.capacity, footer: g.footer}
+	at := File{ID: g.ID, Data: g.Data, Capacity: g.Capacity, footer: g.footer}
 	switch {
 	case !sure:
-		t := make([]byte, trailerSize)
-		if n, _ := g.file.ReadAt(t, max(size-trailerSize, 0)); n < len(t) { // short, or an error: no trailer
+		t := make([]byte, TrailerSize)
+		if n, _ := g.Data.ReadAt(t, max(size-TrailerSize, 0)); n < len(t) { // short, or an error: no trailer
 			return 0, nil
 		}
 		at.footer = footerLength(int(le.Uint32(t[16:])))
-		at.capacity = size - at.footer
+		at.Capacity = size - at.footer
 	case at.footer == 0:
-		at.footer = size - g.capacity
+		at.footer = size - g.Capacity
 	}
-	if at.footer < trailerSize || at.footer > 1<<32 || at.capacity < disk.BlockSize {
+	if at.footer < TrailerSize || at.footer > 1<<32 || at.Capacity < disk.BlockSize {
 		return 0, nil
 	}
-	entries, err := at.readFooter()
+	entries, err := at.ReadFooter()
 	if err != nil {
 		return 0, nil
 	}
-	objs, err := decodeObjects(entries)
+	objs, err := DecodeObjects(entries)
 	if err != nil {
 		return 0, nil
 	}
-	named := make(map[uint32]object, len(objs))
+	named := make(map[uint32]Object, len(objs))
 	for _, o := range objs {
-		named[o.block] = o
+		named[o.Block] = o
 	}
 	return at.footer, named
 }
 
 // footerLength is how many bytes a footer of so many objects has.
 func footerLength(objects int) int64 {
-	return disk.RoundUp(int64(objects)*entrySize+trailerSize, disk.BlockSize)
+	return disk.RoundUp(int64(objects)*ObjectSize+TrailerSize, disk.BlockSize)
 }
 
 // missingFrom gives the objects of want that have does not name.
-func missingFrom(have, want map[uint32]object) map[uint32]object {
-	out := map[uint32]object{}
+func missingFrom(have, want map[uint32]Object) map[uint32]Object {
+	out := map[uint32]Object{}
 	for b, o := range want {
 		if have[b] != o {
 			out[b] = o
@@ -166,16 +166,6 @@ func missingFrom(have, want map[uint32]object) map[uint32]object {
 	return out
 }
 
-// dropOutlived removes the directory of a segment whose footer names all.
-func (s *Store) dropOutlived(g *segment) error {
-	// A process that was killed may have written the footer, and not synced it.
-	if err := g.file.Datasync(); err != nil {
-		s.log.Warn("a directory that is not needed stays behind", "file", dirName(g.id), "error", err)
-		return nil
-	}
-	if err := removeLeftover(s.fs, s.log, dirName(g.id)); err != nil {
-		return err
-	}
-	g.outlived = false
-	return s.fs.SyncDir(segmentDir)
-}
+// hasOutlivedLog reports whether the object log is still there and does not count any more: the footer names all that it
+// does. The caller removes it, when the footer is durable.
+func (g *File) Outlived() bool { return g.outlived }

@@ -1,0 +1,59 @@
+package segment
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"varve/objstore/internal/disk"
+)
+
+// segmentTable finds a segment by its ID, without a lock.
+type Table struct {
+	mu    sync.Mutex
+	slots atomic.Pointer[[]atomic.Pointer[File]]
+}
+
+func (t *Table) Get(id uint32) *File {
+	if s := t.slots.Load(); s != nil && int(id) < len(*s) {
+		return (*s)[id].Load()
+	}
+	return nil
+}
+
+func (t *Table) Add(g *File) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.slots.Load()
+	if old == nil || int(g.ID) >= len(*old) {
+		grown := make([]atomic.Pointer[File], disk.RoundUp(int64(g.ID)+1, 1024)*5/4)
+		if old != nil {
+			for i := range *old {
+				grown[i].Store((*old)[i].Load())
+			}
+		}
+		t.slots.Store(&grown)
+		old = &grown
+	}
+	(*old)[g.ID].Store(g)
+}
+
+func (t *Table) Remove(id uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	(*t.slots.Load())[id].Store(nil)
+}
+
+// all gives the segments in order of ID.
+func (t *Table) All() []*File {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*File
+	if s := t.slots.Load(); s != nil {
+		for i := range *s {
+			if g := (*s)[i].Load(); g != nil {
+				out = append(out, g)
+			}
+		}
+	}
+	return out
+}
