@@ -18,6 +18,7 @@ func TestDeletionWaitsForReadersBesideSettling(t *testing.T) {
 	var p Plan
 	must(t, v.Plan(0, 4096, &p))
 	must(t, v.Close())
+	l := v.layers[0]
 	impatient, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	deleted := make(chan error, 1)
@@ -44,6 +45,11 @@ func TestDeletionWaitsForReadersBesideSettling(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("delete does not obey its context")
 	}
+	v.commitMu.Lock()
+	if l.journal.file != nil {
+		t.Error("the journal is open while a plan is held")
+	}
+	v.commitMu.Unlock()
 	if n := len(r.names(journalDir)); n != 1 {
 		t.Errorf("%d journals while a plan is held, want 1", n)
 	}

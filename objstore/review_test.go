@@ -529,26 +529,6 @@ func TestResumeGivesBack(t *testing.T) {
 	}
 }
 
-// A deletion that nobody waits for any more leaves no journal open.
-func TestDeleteCutOff(t *testing.T) {
-	r := newRig(t, Options{})
-	v := r.volume("a", 1<<20)
-	r.write(v, randomBytes(1, 4096), 0)
-	var p Plan
-	must(t, planLoaded(t.Context(), v, 0, SectorSize, &p)) // a reader, who keeps its room from being given back
-	defer v.Release(&p)
-	must(t, v.Close())
-	l := v.layers[0]
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := r.s.DeleteVolume(ctx, "a"); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	if l.journal.file != nil {
-		t.Error("its journal is open")
-	}
-}
-
 // A flush that meets the end of its store says so, or was in time: what it has answered is durable.
 func TestFlushBesideClose(t *testing.T) {
 	for i := range 100 {
