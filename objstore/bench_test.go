@@ -35,7 +35,7 @@ func BenchmarkWrite(b *testing.B) {
 			if !errors.Is(err, ErrBusy) {
 				b.Fatal(err)
 			}
-			must(b, v.Wait(context.Background()))
+			must(b, v.Wait(context.Background(), off, 4096, false))
 		}
 		if err := v.Commit(&w); err != nil {
 			b.Fatal(err)

@@ -40,7 +40,7 @@ func (st *settling) keep(from, to uint64, cause error) error {
 	err := st.mayKeep(chunk)
 	st.s.catalog.mu.Unlock()
 	if err == nil {
-		err = v.carry(st.l, from, to)
+		err = v.carry(st.ctx, st.l, from, to)
 	}
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func (st *settling) endKeeping() error {
 }
 
 // carry writes once more what the oldest layer has in [from, to) and no newer one hides.
-func (v *volume) carry(l *layer, from, to uint64) error {
+func (v *volume) carry(ctx context.Context, l *layer, from, to uint64) error {
 	for {
 		v.mu.Lock()
 		e, ok := shown(l, v.layers[1:], from, to)
@@ -113,11 +113,13 @@ func (v *volume) carry(l *layer, from, to uint64) error {
 		if !ok {
 			return nil
 		}
-		var err error
-		if e.Segment == 0 {
+		err := v.extendJournal(1)
+		switch {
+		case err != nil:
+		case e.Segment == 0:
 			err = v.carryHole(l, e)
-		} else {
-			err = v.carryData(l, e)
+		default:
+			err = v.carryData(ctx, l, e)
 		}
 		if err != nil {
 			return fmt.Errorf("keep sectors %d to %d in the tail: %w", e.Start(), e.End-1, err)
@@ -168,11 +170,10 @@ func (v *volume) admitCarried() error {
 	if !v.writable {
 		return fmt.Errorf("nobody has opened the volume yet: %w", ErrBusy)
 	}
-	full, err := v.active().journal.room(v.inflight + 1)
-	if full {
-		err = ErrBusy
+	if j := v.active().journal; j.full(v.inflight+1) || !j.fits(v.inflight+1) {
+		return ErrBusy
 	}
-	return err
+	return nil
 }
 
 func (v *volume) carryHole(l *layer, e extent.Extent) error {
@@ -194,7 +195,7 @@ func (v *volume) carryHole(l *layer, e extent.Extent) error {
 	return nil
 }
 
-func (v *volume) carryData(l *layer, e extent.Extent) error {
+func (v *volume) carryData(ctx context.Context, l *layer, e extent.Extent) error {
 	g := v.s.segments.Get(e.Segment)
 	if g == nil {
 		return fmt.Errorf("segment %08x: %w", e.Segment, ErrNotFound)
@@ -204,15 +205,15 @@ func (v *volume) carryData(l *layer, e extent.Extent) error {
 		return fmt.Errorf("read %s: %w", segment.Name(e.Segment), err)
 	}
 	off := int64(e.Start()) * SectorSize
-	if err := v.s.takeSpace(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
+	if err := v.s.space.mustTake(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
+		return err
+	}
+	if err := v.waitSegment(ctx); err != nil {
 		return err
 	}
 	var w Write
 	v.mu.Lock()
-	err := v.waitSegment()
-	if err == nil {
-		err = v.admitCarried()
-	}
+	err := v.admitCarried()
 	if err == nil {
 		err = v.reserve(off, len(buf), &w)
 	}

@@ -135,9 +135,9 @@ func (v *volume) end() ([]*layer, *pin) {
 	}
 	v.unstick()
 	for _, l := range layers {
-		v.s.pay(l)
+		v.s.space.settled(l)
 	}
-	v.room.Broadcast()
+	v.room.fire()
 	v.base.drop()
 	v.mu.Unlock()
 	for _, l := range layers {

@@ -318,7 +318,7 @@ func (w *world) moveMaxSize() {
 
 // used is what the store takes, or 0 while it is cut off.
 func (w *world) used() int64 {
-	n, err := w.s.used()
+	n, err := w.s.usage.total()
 	if err != nil && !w.mem.WasCut() {
 		w.failf("what is used: %v", err)
 	}
@@ -330,10 +330,10 @@ func (w *world) checkFull(before int64) {
 	if err := w.s.writeError(); err != nil {
 		w.failf("a full disk has made the store read-only: %v", err)
 	}
-	if room, err := w.s.room(); err == nil && room < 1<<20 {
+	if room, err := w.s.space.room(); err == nil && room < 1<<20 {
 		w.counts["steps on a full disk"]++
 	}
-	limit, used := w.s.maxSize.Load(), w.used()
+	limit, used := w.s.space.maxSize.Load(), w.used()
 	if limit == 0 || w.mem.WasCut() {
 		return
 	}

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -103,10 +104,11 @@ func (v *volume) commitTo(target uint64) error {
 // failSync turns the store read-only, and keeps its next opening from counting on what could not be synced.
 func (v *volume) failSync(name string, err error) error {
 	v.mu.Lock()
-	for _, l := range v.layers {
+	layers := slices.Clone(v.layers)
+	v.mu.Unlock()
+	for _, l := range layers {
 		l.journal.distrust()
 	}
-	v.mu.Unlock()
 	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
 }
 
@@ -134,14 +136,26 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		return 0, v.s.spaceError(err)
 	}
 	failpoint.Here(failpoint.RollCreated)
-	used, err := v.roll(j, n)
-	if !used {
-		j.close()
-		_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
+	for {
+		v.mu.Lock()
+		inflight := v.inflight
+		v.mu.Unlock()
+		if err = j.extend(&v.mu, inflight); err != nil { // their records go here
+			break
+		}
+		if v.roll(j, n) {
+			return gen, nil
+		}
+		if !v.isWritable() { // deleted or closed meanwhile
+			break
+		}
 	}
+	j.close()
+	_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
 	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
+	gen, _ = v.frozenFor(n)
 	return gen, nil
 }
 
@@ -157,25 +171,28 @@ func (v *volume) frozenFor(n *naming) (gen uint64, active *journal) {
 	return v.frozenGen(), nil
 }
 
-// roll freezes the active layer; the new one has the journal, if it was used. Under v.freezeMu.
-func (v *volume) roll(j *journal, n *naming) (used bool, err error) {
+// roll freezes the active layer, unless the volume takes no writes any more, or more of them have begun than the new
+// journal has room for. Under v.freezeMu.
+func (v *volume) roll(j *journal, n *naming) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.writable { // deleted or closed meanwhile
-		v.enlist(n, v.frozenGen())
-		return false, nil
-	}
-	if _, err := j.room(v.inflight); err != nil { // their records go here
-		return false, err
+	if !v.writable || !j.ready(v.inflight) {
+		return false
 	}
 	gen := v.active().gen
-	v.active().debt.freeze()
+	v.active().reservation.freeze()
 	v.layers = append(v.layers, newLayer(gen+1, j))
 	v.enlist(n, gen)
-	v.since = 0
+	v.since, v.extending = 0, false
 	failpoint.Here(failpoint.RollFrozen)
-	v.room.Broadcast()
-	return true, nil
+	v.room.fire()
+	return true
+}
+
+func (v *volume) isWritable() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.writable
 }
 
 // frozenGen is the newest generation that takes no more writes. Under v.mu.
@@ -202,19 +219,28 @@ func (v *volume) activate() error {
 		return nil
 	}
 	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if err != nil {
-		v.unjournaled = true
-		return v.s.spaceError(err)
-	}
-	if err := v.openError(); err != nil {
-		j.close()
-		_ = v.s.fs.Remove(j.name)
+	if err == nil {
+		if err = v.begin(gen+1, j); err != nil {
+			j.close()
+			_ = v.s.fs.Remove(j.name)
+		}
 		return err
 	}
-	v.layers = append(v.layers, newLayer(gen+1, j))
-	v.writable, v.unjournaled = true, false
+	v.mu.Lock()
+	v.unjournaled = true
+	v.mu.Unlock()
+	return v.s.spaceError(err)
+}
+
+// begin adds the first layer that takes writes. Under v.freezeMu.
+func (v *volume) begin(gen uint64, j *journal) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.openError(); err != nil {
+		return err
+	}
+	v.layers = append(v.layers, newLayer(gen, j))
+	v.writable, v.unjournaled, v.extending = true, false, false
 	return nil
 }
 
@@ -227,7 +253,7 @@ func (v *volume) activateLater() {
 		return
 	}
 	// It may take of the reserve what opening would have taken.
-	if free, _, err := v.s.rooms(); err == nil && free > v.s.reserve.Load()/2 {
+	if free, _, err := v.s.space.rooms(); err == nil && free > v.s.space.reserve.Load()/2 {
 		_ = v.activate() // it is tried again
 	}
 }
@@ -245,9 +271,11 @@ func (v *volume) shut() (left []string, err error) {
 	err = v.commitTo(target)
 	failpoint.Here(failpoint.CloseCommitted)
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.room.Broadcast()
-	for i, l := range v.layers {
+	layers, writable := v.layers, v.writable
+	v.layers, v.writable, v.closed = nil, false, true
+	v.mu.Unlock()
+	v.room.fire()
+	for i, l := range layers {
 		if l.journal == nil {
 			continue
 		}
@@ -255,13 +283,11 @@ func (v *volume) shut() (left []string, err error) {
 			l.journal.mark(l.journal.committed, true)
 		}
 		l.journal.close()
-		if v.writable && i == len(v.layers)-1 && l.empty() && err == nil {
+		if writable && i == len(layers)-1 && l.empty() && err == nil {
 			err = v.s.fs.Remove(l.journal.name)
 			continue
 		}
 		left = append(left, l.journal.name)
 	}
-	v.writable, v.closed = false, true
-	v.layers = nil
 	return left, err
 }

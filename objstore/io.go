@@ -97,20 +97,14 @@ func planLoaded(ctx context.Context, im Image, off int64, length int, p *Plan) e
 // sparse is an image that knows its large holes.
 type sparse interface {
 	Image
-	// emptyUntil gives the end of the hole at a sector's offset, as far as the layers and the inner nodes of the
+	// emptyUntil returns the end of the hole at a sector's offset, as far as the layers and the inner nodes of the
 	// tree tell, or the offset itself.
 	emptyUntil(off int64) (int64, error)
 }
 
-// emptyUntil does it for layers over a tree. The layers' lock is held; they are not used after unlock.
-func (s *Store) emptyUntil(layers []*layer, root merkle.Root, off int64, unlock func()) (int64, error) {
-	end := root.Size
-	for _, l := range layers {
-		if at, ok := l.extents.Next(uint64(off) / SectorSize); ok {
-			end = min(end, int64(at)*SectorSize)
-		}
-	}
-	unlock()
+// emptyBelow returns the end of the hole at off in a tree, as far as its inner nodes tell, but end at most; off itself where
+// there is no hole. It blocks.
+func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
 	if end <= off {
 		return off, nil
 	}
@@ -133,9 +127,24 @@ func (s *Store) emptyUntil(layers []*layer, root merkle.Root, off int64, unlock 
 	return end, nil
 }
 
+// untouched returns the end of what the layers leave as it is at off; off itself where one of them touches it. Under the
+// volume's lock.
+func untouched(layers []*layer, off, size int64) int64 {
+	end := size
+	for _, l := range layers {
+		if at, ok := l.extents.Next(uint64(off) / SectorSize); ok {
+			end = min(end, int64(at)*SectorSize)
+		}
+	}
+	return end
+}
+
 func (v *volume) emptyUntil(off int64) (int64, error) {
 	v.mu.Lock()
-	return v.s.emptyUntil(v.layers, v.base.root, off, v.mu.Unlock)
+	root := v.base.root
+	end := untouched(v.layers, off, root.Size)
+	v.mu.Unlock()
+	return v.s.emptyBelow(&root, off, end)
 }
 
 // extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by these at
@@ -214,14 +223,14 @@ func (v *volume) writePart(p []byte, off int64) (int, error) {
 	return n, v.writePartial(p[:n], off-int64(within), within)
 }
 
-// retry waits and tries again as long as op is told to.
-func (v *volume) retry(op func() error) error {
+// retry waits and tries again as long as op, which is Reserve or TryZero (hole) for the range, is told to.
+func (v *volume) retry(off, length int64, hole bool, op func() error) error {
 	for {
 		err := op()
 		if !errors.Is(err, ErrBusy) {
 			return err
 		}
-		if err := v.Wait(context.Background()); err != nil {
+		if err := v.Wait(context.Background(), off, length, hole); err != nil {
 			return err
 		}
 	}
@@ -229,12 +238,12 @@ func (v *volume) retry(op func() error) error {
 
 // Zero makes a hole (discard, write zeroes), and waits where TryZero would not.
 func (v *volume) Zero(off, length int64) error {
-	return v.retry(func() error { return v.TryZero(off, length) })
+	return v.retry(off, length, true, func() error { return v.TryZero(off, length) })
 }
 
 func (v *volume) writeSectors(p []byte, off int64) error {
 	var w Write
-	if err := v.retry(func() error { return v.Reserve(off, len(p), &w) }); err != nil {
+	if err := v.retry(off, int64(len(p)), false, func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
 	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {

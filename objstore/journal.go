@@ -106,14 +106,16 @@ type journal struct {
 
 	linked atomic.Bool // its name is durable, and those of the generations before it
 
-	headerMu   sync.Mutex
-	marked     time.Time // when the header was last written
+	headerMu   sync.Mutex // one write of the header at a time; held over I/O
+	marked     time.Time  // when the header was last written
 	distrusted bool
 
+	growMu sync.Mutex // one extension at a time; held over I/O, taken before the volume's lock
+
 	// Under the volume's lock.
-	windows   [][]byte
-	count     int // records written
-	committed int // records that the last durable commit covers
+	windows   [][]byte // changes under growMu too
+	count     int      // records written
+	committed int      // records that the last durable commit covers
 	final     bool
 	max       int // records it may hold
 }
@@ -180,7 +182,7 @@ func createJournal(fs vfs.FS, store, volume uuid.UUID, gen uint64, o origin, max
 		_, err = f.WriteAt(h, 0)
 	}
 	if err == nil {
-		err = j.extend()
+		err = j.extend(new(sync.Mutex), 1) // nobody else knows the journal yet
 	}
 	if err == nil {
 		err = f.Datasync()
@@ -210,34 +212,50 @@ func (j *journal) link(fs vfs.FS) error {
 	return nil
 }
 
-// extend allocates and maps one more window.
-func (j *journal) extend() error {
-	off := int64(journalHeader + len(j.windows)*windowSize)
-	if err := j.file.Allocate(off, windowSize); err != nil {
-		return err
+// extend allocates and maps windows until n more records fit into what is mapped, all that the journal may hold is mapped, or it
+// is closed. It blocks. mu is the volume's lock, which it takes only to look and to add a window.
+func (j *journal) extend(mu sync.Locker, n int) error {
+	j.growMu.Lock()
+	defer j.growMu.Unlock()
+	for j.file != nil {
+		mu.Lock()
+		enough, mapped := j.ready(n), int64(len(j.windows))
+		mu.Unlock()
+		if enough {
+			return nil
+		}
+		off := journalHeader + mapped*windowSize
+		if err := j.file.Allocate(off, windowSize); err != nil {
+			return err
+		}
+		w, err := j.file.Map(off, windowSize)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		j.windows = append(j.windows, w)
+		mu.Unlock()
 	}
-	w, err := j.file.Map(off, windowSize)
-	if err != nil {
-		return err
-	}
-	j.windows = append(j.windows, w)
 	return nil
 }
 
-// room makes sure that n records fit, each with a commit of its own, beside the headroom. full: the generation
-// must be frozen.
-func (j *journal) room(n int) (full bool, err error) {
-	need := j.count + 2*n + commitHeadroom
-	if need > j.max {
-		return true, nil
-	}
-	for need > len(j.windows)*windowRecords {
-		if err := j.extend(); err != nil {
-			return false, err
-		}
-	}
-	return false, nil
-}
+// take is how far n more records reach, each with a commit of its own, beside the headroom.
+func (j *journal) take(n int) int { return j.count + 2*n + commitHeadroom }
+
+// full reports that the generation can't take n more records: it must be frozen. Under the volume's lock.
+func (j *journal) full(n int) bool { return j.take(n) > j.max }
+
+// fits reports whether n more records fit into what is mapped. Under the volume's lock.
+func (j *journal) fits(n int) bool { return j.take(n) <= len(j.windows)*windowRecords }
+
+// ready reports whether n more records fit into what is mapped, or nothing is left to be mapped. Under the volume's lock.
+func (j *journal) ready(n int) bool { return j.fits(n) || len(j.windows)*windowRecords >= j.max }
+
+// ahead is how many records have to fit beyond the last one for the next window not to be wanted yet.
+const ahead = windowRecords / 4 // two records each: half a window
+
+// wantsWindow reports that half of the last window is used, and the journal may become longer. Under the volume's lock.
+func (j *journal) wantsWindow() bool { return !j.ready(ahead) }
 
 func (j *journal) slot(i int) []byte {
 	o := i % windowRecords * recordSize
@@ -336,8 +354,12 @@ func setDurable(header []byte, n int) {
 	le.PutUint32(header[508:], disk.Checksum(header[:508]))
 }
 
-// close unmaps and closes; what was appended stays in the page cache.
+// close unmaps and closes; what was appended stays in the page cache. The volume's lock must not be held.
 func (j *journal) close() {
+	j.growMu.Lock()
+	defer j.growMu.Unlock()
+	j.headerMu.Lock()
+	defer j.headerMu.Unlock()
 	if j.file == nil {
 		return
 	}

@@ -12,13 +12,13 @@ type slots struct {
 // older. The newest layer of a volume takes the writes; the others are frozen and wait to settle, oldest
 // first. It is guarded by the volume's lock.
 type layer struct {
-	gen     uint64
-	journal *journal
-	bytes   int64 // bytes written, overwritten ones too
-	fresh   bool  // it has something that is not carried: it settles by itself
-	holes   bool  // it has had one
-	debt    debt
-	handed  []slots // what these writes occupy, dead once the layer has settled, but for adopted objects
+	gen         uint64
+	journal     *journal
+	bytes       int64             // bytes written, overwritten ones too
+	fresh       bool              // it has something that is not carried: it settles by itself
+	holes       bool              // it has had one
+	reservation settleReservation // what settling it may write
+	handed      []slots           // what these writes occupy, dead once the layer has settled, but for adopted objects
 
 	extents *extent.Map
 }

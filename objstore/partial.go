@@ -34,7 +34,7 @@ func (v *volume) writePartial(p []byte, off int64, within int) error {
 	defer v.rmw.Unlock()
 	// The place is reserved once, and written as often as it takes: nobody reads it before the commit.
 	var w Write
-	if err := v.retry(func() error { return v.Reserve(off, SectorSize, &w) }); err != nil {
+	if err := v.retry(off, SectorSize, false, func() error { return v.Reserve(off, SectorSize, &w) }); err != nil {
 		return err
 	}
 	defer v.partialDone()
@@ -72,7 +72,7 @@ func (v *volume) partialDone() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.partial.exclusive {
-		v.room.Broadcast()
+		v.room.fire()
 	}
 	v.partial = partial{}
 }

@@ -9,10 +9,9 @@ import (
 func (s *Store) startHousework() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.endHousework = cancel
-	s.housekeepers.Add(2)
-	s.resumeReclaiming(ctx)
-	go s.settler(ctx)
-	go s.indexer(ctx)
+	s.reclaimer.start(ctx)
+	s.housekeepers.Go(func() { s.settler.run(ctx) })
+	s.housekeepers.Go(func() { s.indexer(ctx) })
 }
 
 // Quiet leaves Close little to do: it ends settling and the giving back of room, and makes everything written so far
@@ -20,7 +19,7 @@ func (s *Store) startHousework() {
 // Quiet, Resume and Close don't run at once, and that nobody waits for a snapshot meanwhile.
 func (s *Store) Quiet() error {
 	s.endHousework()
-	s.housekeepers.Wait()
+	s.waitHousework()
 	var errs []error
 	for _, v := range s.catalog.all() {
 		errs = append(errs, v.Flush())
@@ -30,3 +29,9 @@ func (s *Store) Quiet() error {
 
 // Resume takes back a Quiet.
 func (s *Store) Resume() { s.startHousework() }
+
+// waitHousework waits for what startHousework has started, after its context has ended.
+func (s *Store) waitHousework() {
+	s.housekeepers.Wait() // first: the settler hands layers to the reclaimer
+	s.reclaimer.stop()
+}

@@ -64,6 +64,13 @@ func (st *settling) reclaim(ctx context.Context) error {
 	return nil
 }
 
+// abandon closes what the layer has open; the next opening removes the journal and punches.
+func (st *settling) abandon() {
+	if j := st.l.journal; j != nil {
+		j.close()
+	}
+}
+
 // holds reports a segment that must not go, since it may have what nobody knows of: its record is damaged, or a
 // damaged volume's journal may speak of it. The next opening looks again.
 func (s *Store) holds(g *segment.File) bool { return g.Damaged() || g.Inherited && s.hold.Load() }

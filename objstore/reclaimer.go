@@ -1,103 +1,164 @@
 package objstore
 
-import "context"
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
-// Reclaiming waits for readers, and readers may wait for settling: a queue's thread that waits for room in the tail can't
-// end its reads meanwhile. So the settler hands a settled layer over to a goroutine, one for each volume that has some.
-// What a layer gives back is read by plans of its own volume alone: a plan that is held on one is not in the way of what
-// the others give back.
+// reclaimer gives back what is not needed any more: today the room of settled layers, in the order in which those of a
+// volume have settled. It waits for readers, and readers may wait for settling: a queue's thread that waits for room in the
+// tail can't end its reads meanwhile. So each volume that has something to give back has a goroutine for it; what a volume
+// gives back is read by plans of that volume alone, and a plan that is held on one is not in the way of the others.
+//
+// What is dead is known to whoever queues it (a settling knows its layer's slots); what was given back is told to the space
+// account, by returned. A collector of dead objects queues its work here as well, as a reclaimable.
+//
+// Invariants:
+//
+//   - A volume with something queued has exactly one goroutine, between start and stop, which works on the first item.
+//   - An item leaves the queue when it was given back, or can't be given back before the store opens again. One that stop
+//     has interrupted stays, and is begun again by start.
+//   - left counts what is queued, and what a settling has announced (expect) and is about to queue.
+//
+// mu is never held over I/O.
+type reclaimer struct {
+	returned func()               // room was given back, or won't be
+	uptime   func() time.Duration // of the store
+	log      *slog.Logger
 
-// reclaimLater queues step F of a settling. The settler calls it, whose context ends the goroutine too.
-func (s *Store) reclaimLater(st *settling) {
-	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil
-	s.reclaimMu.Lock()
-	defer s.reclaimMu.Unlock()
-	s.reclaims[st.v] = append(s.reclaims[st.v], st)
-	if len(s.reclaims[st.v]) == 1 {
-		s.startReclaimer(st.ctx, st.v)
+	mu     sync.Mutex
+	queues map[*volume][]reclaimable
+	done   event // a volume has nothing queued any more
+
+	workers sync.WaitGroup
+	left    atomic.Int64
+	since   atomic.Int64 // the uptime, in nanoseconds, at which left changed last
+}
+
+// reclaimable is something whose room can be given back.
+type reclaimable interface {
+	// reclaim gives the room back. It blocks, and may be called again if ctx has ended it.
+	reclaim(ctx context.Context) error
+	// abandon leaves the room to the next opening.
+	abandon()
+}
+
+func newReclaimer(log *slog.Logger, uptime func() time.Duration, returned func()) *reclaimer {
+	return &reclaimer{log: log, uptime: uptime, returned: returned, queues: map[*volume][]reclaimable{}}
+}
+
+// expect announces that add is about to be called. It never blocks.
+func (r *reclaimer) expect() { r.count(1) }
+
+func (r *reclaimer) count(n int64) {
+	r.since.Store(int64(r.uptime()))
+	r.left.Add(n)
+}
+
+// returning reports whether room is about to be given back. Readers keep it from that; a write does not wait for those
+// for long. It never blocks.
+func (r *reclaimer) returning() bool {
+	return r.left.Load() > 0 && r.uptime()-time.Duration(r.since.Load()) < reclaimPatience
+}
+
+// add queues what was announced by expect. It is given back by a goroutine that ends with ctx, and that stop waits for.
+func (r *reclaimer) add(ctx context.Context, v *volume, item reclaimable) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queues[v] = append(r.queues[v], item)
+	if len(r.queues[v]) == 1 {
+		r.workers.Go(func() { r.run(ctx, v) })
 	}
 }
 
-// startReclaimer starts the goroutine of a volume that has layers to give back. Housework must be going on.
-func (s *Store) startReclaimer(ctx context.Context, v *volume) {
-	s.housekeepers.Add(1)
-	go s.reclaimer(ctx, v)
-}
-
-// resumeReclaiming goes on where Quiet has ended it.
-func (s *Store) resumeReclaiming(ctx context.Context) {
-	s.reclaimMu.Lock()
-	defer s.reclaimMu.Unlock()
-	for v := range s.reclaims {
-		s.startReclaimer(ctx, v)
+// start goes on with what is queued, after the end of an earlier context.
+func (r *reclaimer) start(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for v := range r.queues {
+		r.workers.Go(func() { r.run(ctx, v) })
 	}
 }
 
-// reclaimer gives the room of a volume's settled layers back, in their order, until there are none.
-func (s *Store) reclaimer(ctx context.Context, v *volume) {
-	defer s.housekeepers.Done()
-	for st := s.firstReclaim(v); st != nil; st = s.nextReclaim(v) {
-		err := st.reclaim(ctx)
+// stop waits for the goroutines, whose context the caller has ended. Nobody may call add meanwhile.
+func (r *reclaimer) stop() { r.workers.Wait() }
+
+// abandon leaves what is queued to the next opening. After stop.
+func (r *reclaimer) abandon() {
+	for _, queue := range r.queues {
+		for _, item := range queue {
+			item.abandon()
+		}
+	}
+}
+
+// run gives back what is queued for a volume, until there is nothing.
+func (r *reclaimer) run(ctx context.Context, v *volume) {
+	for item := r.first(v); item != nil; item = r.next(v) {
+		err := item.reclaim(ctx)
 		if err != nil && ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			s.log.Error("room of a settled layer is not given back until the store opens again", "volume", v.ref.name, "error", err)
+			r.log.Error("room of a settled layer is not given back until the store opens again", "volume", v.ref.name, "error", err)
 		}
 	}
 }
 
-func (s *Store) firstReclaim(v *volume) *settling {
-	s.reclaimMu.Lock()
-	defer s.reclaimMu.Unlock()
-	return s.reclaims[v][0]
+func (r *reclaimer) first(v *volume) reclaimable {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.queues[v][0]
 }
 
-// nextReclaim takes the first one off the queue, and gives the next; nil: there is none, and the goroutine ends.
-func (s *Store) nextReclaim(v *volume) *settling {
-	defer s.gain()
-	s.reclaimMu.Lock()
-	defer s.reclaimMu.Unlock()
-	s.noteReclaim(-1)
-	rest := s.reclaims[v][1:]
+// next takes the first item off the queue and returns the one behind it; nil: there is none, and the goroutine ends.
+func (r *reclaimer) next(v *volume) reclaimable {
+	defer r.returned()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count(-1)
+	rest := r.queues[v][1:]
 	if len(rest) > 0 {
-		s.reclaims[v] = rest
+		r.queues[v] = rest
 		return rest[0]
 	}
-	delete(s.reclaims, v)
-	if s.reclaimed != nil {
-		close(s.reclaimed)
-		s.reclaimed = nil
-	}
+	delete(r.queues, v)
+	r.done.fire()
 	return nil
 }
 
-// waitReclaimed returns when everything of the volume that has settled has given its room back; nil: of all volumes.
-func (s *Store) waitReclaimed(ctx context.Context, v *volume) error {
+// wait returns when everything that is queued for a volume was given back; nil: for all volumes. end ends the waiting with
+// ErrClosed.
+func (r *reclaimer) wait(ctx context.Context, v *volume, end <-chan struct{}) error {
 	for {
-		done := s.reclaimsLeft(v)
-		if done == nil {
+		done := r.done.next()
+		if r.idle(v) {
 			return nil
 		}
 		select {
 		case <-done:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.ctx.Done():
+		case <-end:
 			return ErrClosed
 		}
 	}
 }
 
-// reclaimsLeft gives a channel that is closed when a volume has given all back; nil: there is nothing to wait for.
-func (s *Store) reclaimsLeft(v *volume) <-chan struct{} {
-	s.reclaimMu.Lock()
-	defer s.reclaimMu.Unlock()
-	if len(s.reclaims) == 0 || v != nil && len(s.reclaims[v]) == 0 {
-		return nil
+// idle reports whether nothing is queued for a volume; nil: for any.
+func (r *reclaimer) idle(v *volume) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v == nil {
+		return len(r.queues) == 0
 	}
-	if s.reclaimed == nil {
-		s.reclaimed = make(chan struct{})
-	}
-	return s.reclaimed
+	return len(r.queues[v]) == 0
+}
+
+// waitReclaimed returns when everything of the volume that has settled has given its room back; nil: of all volumes.
+func (s *Store) waitReclaimed(ctx context.Context, v *volume) error {
+	return s.reclaimer.wait(ctx, v, s.ctx.Done())
 }

@@ -345,8 +345,7 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 		for _, h := range l.handed {
 			s.segments.Get(h.seg).Unsettled.Add(h.to - h.from)
 		}
-		s.debt.Add(l.debt.bytes)
-		s.tails.Add(l.bytes)
+		s.space.commit(l.bytes, l.reservation.bytes)
 		v.layers = append(v.layers, l)
 		v.tail += l.bytes
 	}
@@ -393,9 +392,9 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 			l.bytes += int64(r.count) * SectorSize
 		}
 		l.insert(e)
-		l.debt.owe(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.chunkSize), e.Segment == 0)
+		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.chunkSize), e.Segment == 0)
 	}
-	l.debt.freeze()
+	l.reservation.freeze()
 	// What this opening takes for good must stay so after the next power cut.
 	if rp.trusted {
 		for g := range used {

@@ -73,7 +73,6 @@ func (c *currentIndex) Close() error {
 
 // indexer is the goroutine that makes a broken index anew, and fills it.
 func (s *Store) indexer(ctx context.Context) {
-	defer s.housekeepers.Done()
 	tick := time.NewTicker(renewTick)
 	defer tick.Stop()
 	for {

@@ -240,7 +240,7 @@ func TestReadableAgain(t *testing.T) {
 	wantRead(t, v, 0, content)
 	must(t, r.s.Settle(t.Context()))
 	wantRead(t, v, 0, content)
-	if tails, debt := r.s.tails.Load(), r.s.debt.Load(); tails != 0 || debt != 0 {
+	if tails, debt := r.s.space.tails.Load(), r.s.space.reserved.Load(); tails != 0 || debt != 0 {
 		t.Errorf("all has settled, and %d bytes of tails and %d of debts are left", tails, debt)
 	}
 	for _, g := range r.s.segments.All() {

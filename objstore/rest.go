@@ -45,7 +45,7 @@ func (v *volume) atRest() bool {
 func (v *volume) lieDown() error {
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
-	if v.s.reclaimsLeft(v) != nil { // a settled layer still gives back room in the segment
+	if !v.s.reclaimer.idle(v) { // a settled layer still gives back room in the segment
 		return nil
 	}
 	if g := v.layDown(); g != nil {

@@ -45,7 +45,7 @@ func (s *Store) beginTry(v *volume) settleTry {
 func (s *Store) retryDue(v *volume) bool {
 	r := &v.nextTry
 	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
-		r.try != s.beginTry(v) || r.full && s.roomSeen.Load()-r.room >= r.need
+		r.try != s.beginTry(v) || r.full && s.space.roomSeen.Load()-r.room >= r.need
 }
 
 // settleFailed notes that a try has failed, for those who wait for it, and says when the next one is.
@@ -56,22 +56,20 @@ func (s *Store) settleFailed(v *volume, try settleTry, err error) {
 	r.try, r.full = try, false
 	if errors.Is(err, ErrNoSpace) {
 		longest = fullRetry
-		if room, rerr := s.room(); rerr == nil {
+		if room, rerr := s.space.room(); rerr == nil {
 			v.mu.Lock()
-			_, owed := v.tailDebt()
+			_, reserved := v.tailAndReservation()
 			v.mu.Unlock()
-			s.roomSeen.Store(room)
-			r.full, r.room, r.need = true, room, max(min(owed, retryRoom), disk.BlockSize)
+			s.space.roomSeen.Store(room)
+			r.full, r.room, r.need = true, room, max(min(reserved, retryRoom), disk.BlockSize)
 		}
 	}
 	wait = min(wait, longest)
 	r.at = time.Now().Add(wait)
 	v.settleErr.Store(&err)
 	s.countStuck()
-	v.mu.Lock()
-	v.room.Broadcast()
-	v.mu.Unlock()
-	s.leaveRoom()
+	v.room.fire()
+	s.space.freed.fire()
 	s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
 }
 
@@ -81,12 +79,12 @@ func (v *volume) mayHelp() {
 	v.s.kickSettler()
 }
 
-// tailDebt sums what the volume has not settled, and what settling it may have to write, in bytes. Under v.mu.
-func (v *volume) tailDebt() (tail, owed int64) {
+// tailAndReservation returns how many bytes the volume has not settled, and how many settling them may write. Under v.mu.
+func (v *volume) tailAndReservation() (tail, reserved int64) {
 	for _, l := range v.layers {
-		owed += l.debt.bytes
+		reserved += l.reservation.bytes
 	}
-	return v.tail, owed
+	return v.tail, reserved
 }
 
 // countStuck counts what volumes have in their tails that settling does not come through with: no write waits for that.
@@ -98,9 +96,8 @@ func (s *Store) countStuck() {
 		v.mu.Lock()
 		v.unstick()
 		if v.settleFails.Load() >= settleTries { // else it has settled just now
-			v.stuckTail, v.stuckDebt = v.tailDebt()
-			s.stuckTails.Add(v.stuckTail)
-			s.stuckDebt.Add(v.stuckDebt)
+			v.stuckTail, v.stuckReserved = v.tailAndReservation()
+			s.space.stuck(v.stuckTail, v.stuckReserved)
 		}
 		v.mu.Unlock()
 	}
@@ -108,7 +105,6 @@ func (s *Store) countStuck() {
 
 // unstick takes back what countStuck has counted for the volume. Under v.mu.
 func (v *volume) unstick() {
-	v.s.stuckTails.Add(-v.stuckTail)
-	v.s.stuckDebt.Add(-v.stuckDebt)
-	v.stuckTail, v.stuckDebt = 0, 0
+	v.s.space.stuck(-v.stuckTail, -v.stuckReserved)
+	v.stuckTail, v.stuckReserved = 0, 0
 }

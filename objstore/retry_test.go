@@ -233,13 +233,13 @@ func TestOneSickVolume(t *testing.T) {
 			t.Error("the other volume does not settle")
 		}
 		// Where nothing but the sick one's tail is left, nobody waits for it.
-		if r.s.tails.Load() == 0 || r.s.stuckTails.Load() != r.s.tails.Load() {
-			t.Errorf("tails of %d bytes, of which %d are stuck", r.s.tails.Load(), r.s.stuckTails.Load())
+		if r.s.space.tails.Load() == 0 || r.s.space.stuckTails.Load() != r.s.space.tails.Load() {
+			t.Errorf("tails of %d bytes, of which %d are stuck", r.s.space.tails.Load(), r.s.space.stuckTails.Load())
 		}
 		must(t, sick.Close())
 		must(t, other.Close())
 		must(t, r.s.DeleteVolume(t.Context(), "sick"))
-		if n, m := r.s.stuckTails.Load(), r.s.stuckDebt.Load(); n != 0 || m != 0 {
+		if n, m := r.s.space.stuckTails.Load(), r.s.space.stuckReserved.Load(); n != 0 || m != 0 {
 			t.Errorf("a deleted volume leaves %d and %d bytes on the account", n, m)
 		}
 		must(t, r.s.Close())

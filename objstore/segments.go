@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 
 	"varve/objstore/failpoint"
@@ -70,8 +71,8 @@ func (s *Store) trySegment() *segment.File {
 	}
 }
 
-// takeSegment gives an empty segment.
-func (s *Store) takeSegment() (*segment.File, error) {
+// takeSegment returns an empty segment. It blocks until there is one.
+func (s *Store) takeSegment(ctx context.Context) (*segment.File, error) {
 	s.startMaker()
 	select {
 	case m := <-s.spare:
@@ -80,55 +81,18 @@ func (s *Store) takeSegment() (*segment.File, error) {
 		}
 		// What failed when the spare was made may have passed.
 		return s.makeSegment()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	case <-s.ctx.Done():
 		return nil, ErrClosed
 	}
 }
 
-// giveSegmentBack removes a segment that was never used.
+// giveSegmentBack removes a segment that was never used. It blocks.
 func (s *Store) giveSegmentBack(g *segment.File) {
 	s.segments.Remove(g.ID)
 	g.Data.Close()
 	if err := s.fs.Remove(segment.Name(g.ID)); err != nil {
 		s.log.Warn("an empty segment stays behind", "segment", g.ID, "error", err)
 	}
-}
-
-// objectSlot finds room for an object that settling writes. Only the settler calls it.
-func (s *Store) objectSlot(n int64) (*segment.File, int64, error) {
-	slot := disk.RoundUp(n, disk.BlockSize)
-	if s.objects != nil && s.objects.Next+slot > s.objects.Capacity {
-		s.objects.Full = true
-		s.filled = append(s.filled, s.objects)
-		s.objects = nil
-	}
-	if s.objects == nil {
-		g, err := s.takeSegment()
-		if err != nil {
-			return nil, 0, err
-		}
-		s.objects = g
-	}
-	off := s.objects.Next
-	s.objects.Next += slot
-	return s.objects, off, nil
-}
-
-// sealFilled ends the object segments that are full; their objects are recorded, or given up.
-func (s *Store) sealFilled() error {
-	if err := s.writeError(); err != nil {
-		return err
-	}
-	for len(s.filled) > 0 {
-		g := s.filled[0]
-		s.filled = s.filled[1:]
-		end := s.sealSegment
-		if !g.HasObjectLog() { // a settling that failed has filled it
-			end = s.retire
-		}
-		if err := end(g); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -103,7 +103,8 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	v.counted = nil
 	s.log.Debug("settled", "volume", v.ref.name, "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
-	s.reclaimLater(st)
+	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil // reclaiming may take long
+	s.reclaimer.add(ctx, v, st)
 	return nil
 }
 
@@ -432,7 +433,7 @@ func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Lo
 
 // append copies an object into the store's own open segment.
 func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	g, off, err := st.s.objectSlot(int64(len(data)))
+	g, off, err := st.s.settler.copies.slot(st.ctx, int64(len(data)))
 	if err != nil {
 		return 0, err
 	}
@@ -592,12 +593,12 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
-	s.noteReclaim(1) // before its bytes are off the account: a write must not find that there is nothing to wait for
+	s.reclaimer.expect() // before its bytes are off the account: a write must not find that there is nothing to wait for
 	v.settleFails.Store(0)
 	v.unstick()
-	s.pay(st.l)
+	s.space.settled(st.l)
 	if k := v.kept.Load(); k != nil && st.kept == nil && st.l.gen >= k.gen {
 		v.kept.Store(nil)
 	}
-	v.room.Broadcast()
+	v.room.fire()
 }

@@ -4,20 +4,53 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	paceBytes    = 2 << 20                // settling looks for foreground I/O this often
-	pacePause    = 10 * time.Millisecond  // and gives way to it for so long
-	paceLongest  = 200 * time.Millisecond // but goes on after this
 	settlerTick  = 250 * time.Millisecond
 	frozenLayers = 32 // above it, a snapshot waits for settling
 )
 
-// settler is the goroutine that settles, one layer at a time.
-func (s *Store) settler(ctx context.Context) {
-	defer s.housekeepers.Done()
+// settler turns what was written into settled state: it decides which volume settles when, one layer at a time in a store,
+// and tries again what has failed. How a layer settles is in settle.go.
+//
+// Invariants:
+//
+//   - Layers of a volume settle in their order; each settling is one call of settleLayer, on the settler's goroutine.
+//   - A volume that can't settle keeps no other from it: it is tried again by its own retry, and costs the others nothing.
+//   - Settling gives way to requests (pacer) unless somebody waits for it, or room or the tail's limit press.
+//   - Whoever waits for settling is woken when it has succeeded, failed, or given something back.
+//
+// What run and its callees alone use needs no lock; ask, await and pressing may be called by anybody.
+type settler struct {
+	s     *Store
+	asked chan struct{}
+
+	awaited atomic.Int64 // how many wait for settling, of all volumes
+	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
+
+	pacer  pacer
+	copies *appender // objects that settling writes
+}
+
+func newSettler(s *Store) *settler {
+	st := &settler{s: s, asked: make(chan struct{}, 1), copies: &appender{take: s.takeSegment}}
+	st.clock.Store(1)
+	return st
+}
+
+// ask has the settler look for something to do. It never blocks.
+func (t *settler) ask() {
+	select {
+	case t.asked <- struct{}{}:
+	default:
+	}
+}
+
+// run settles until ctx ends.
+func (t *settler) run(ctx context.Context) {
 	tick := time.NewTicker(settlerTick)
 	defer tick.Stop()
 	for {
@@ -25,34 +58,20 @@ func (s *Store) settler(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.clock.Store(int64(s.uptime()))
-			_ = s.catalog.takeBack() // it is tried again
-			s.lookForRoom()
-		case <-s.kick:
+			t.clock.Store(int64(t.s.uptime()))
+			_ = t.s.catalog.takeBack() // it is tried again
+			t.s.countStuck()           // before those who wait look again
+			t.s.space.tick()
+		case <-t.asked:
 		}
-		s.settleDue(ctx)
-	}
-}
-
-// lookForRoom notes whether there is less room left than the tails take, and may take to settle: settling gives it
-// back. Writes that wait for room that did not come are let go.
-func (s *Store) lookForRoom() {
-	room, err := s.room()
-	s.tight.Store(err == nil && room < s.tails.Load()+s.debt.Load())
-	if err != nil {
-		return
-	}
-	s.roomSeen.Store(room)
-	s.watchRoom(room, time.Now())
-	s.countStuck()
-	if s.tails.Load() <= s.stuckTails.Load() && !s.returning() {
-		s.leaveRoom()
+		t.settleDue(ctx)
 	}
 }
 
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
 // settle doesn't keep the others from it.
-func (s *Store) settleDue(ctx context.Context) {
+func (t *settler) settleDue(ctx context.Context) {
+	s := t.s
 	if s.writeError() != nil {
 		return // who waits is told so
 	}
@@ -61,7 +80,7 @@ func (s *Store) settleDue(ctx context.Context) {
 			continue
 		}
 		try := s.beginTry(v)
-		err := s.settleVolume(ctx, v)
+		err := t.settleVolume(ctx, v)
 		if ctx.Err() != nil {
 			return
 		}
@@ -77,20 +96,20 @@ func (s *Store) settleDue(ctx context.Context) {
 	}
 }
 
-func (s *Store) settleVolume(ctx context.Context, v *volume) error {
+func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	v.activateLater()
-	if s.due(v) {
+	if t.s.due(v) {
 		if _, err := v.freeze(); err != nil {
 			return err
 		}
 	}
 	for v.frozen() > 0 {
-		err := s.settleLayer(ctx, v)
-		if serr := s.sealFilled(); err == nil {
+		err := t.s.settleLayer(ctx, v)
+		if serr := t.s.sealCopies(); err == nil {
 			err = serr
 		}
 		if errors.Is(err, errCounting) { // the other volumes first
-			s.kickSettler()
+			t.ask()
 			return nil
 		}
 		if err != nil {
@@ -127,40 +146,11 @@ func (s *Store) due(v *volume) bool {
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.
 func (s *Store) pressing(v *volume) bool {
-	if v.tail > s.opts.TailSoft || s.crowded.Load() || s.tight.Load() && v.tail > 0 {
+	if v.tail > s.opts.TailSoft || s.space.waiting.Load() > 0 || s.space.lowSpace.Load() && v.tail > 0 {
 		return true
 	}
 	n := len(v.layers)
 	return v.writable && v.layers[n-1].journal.count > v.layers[n-1].journal.max/2
-}
-
-// pace gives way to requests before n more bytes settle: it waits while volumes are busy, unless settling v
-// presses. It looks at every paceBytes only, since the clock and the volumes' locks cost time too.
-func (s *Store) pace(ctx context.Context, v *volume, n int) error {
-	if s.pacedBytes += n; s.pacedBytes < paceBytes {
-		return nil
-	}
-	s.pacedBytes = 0
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	for waited := time.Duration(0); waited < paceLongest; waited += pacePause {
-		ops := s.requests()
-		busy := ops != s.pacedOps
-		s.pacedOps = ops
-		v.mu.Lock()
-		pressing := s.pressing(v) || s.wanted.Load() > 0
-		v.mu.Unlock()
-		if !busy || pressing {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pacePause):
-		}
-	}
-	return nil
 }
 
 // requests counts the requests of all volumes.
@@ -174,23 +164,8 @@ func (s *Store) requests() uint64 {
 	return n
 }
 
-func (s *Store) kickSettler() {
-	select {
-	case s.kick <- struct{}{}:
-	default:
-	}
-}
-
-// wakeAll lets every writer that waits for room look again.
-func (s *Store) wakeAll() {
-	go func() { // callers may hold a volume's lock
-		for _, v := range s.catalog.all() {
-			v.mu.Lock()
-			v.room.Broadcast()
-			v.mu.Unlock()
-		}
-	}()
-}
+// kickSettler has the settler look for something to do. It never blocks.
+func (s *Store) kickSettler() { s.settler.ask() }
 
 // Settle returns when everything written before the call has settled, but for what a damaged chunk keeps in the tail,
 // which is an error.
@@ -216,8 +191,8 @@ func (s *Store) Settle(ctx context.Context) error {
 
 // waitSettled waits until the volume's base holds gen.
 func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
-	s.wanted.Add(1)
-	defer s.wanted.Add(-1)
+	s.settler.awaited.Add(1)
+	defer s.settler.awaited.Add(-1)
 	v.wanted.Add(1)
 	defer v.wanted.Add(-1)
 	v.settleErr.Store(nil)

@@ -33,7 +33,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		return SnapshotInfo{}, err
 	}
 	// Each frozen layer has a journal: where room is short, they are not left to pile up.
-	if n := v.frozen(); n > frozenLayers || n > 0 && s.tight.Load() {
+	if n := v.frozen(); n > frozenLayers || n > 0 && s.space.lowSpace.Load() {
 		v.mu.Lock()
 		gen := v.baseGen + 1
 		v.mu.Unlock()

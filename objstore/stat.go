@@ -39,9 +39,9 @@ func (s *Store) Stat() (Stat, error) {
 		}
 	}
 	// A disk that does not say how much is on it must not keep the rest from being told.
-	err := s.statSpace(&st)
+	err := s.space.stat(&st)
 	s.usage.forget()
-	segs, other, uerr := s.usedParts()
+	segs, other, uerr := s.usage.parts()
 	if err = cmp.Or(err, uerr); err != nil && !disk.Unreadable(err) {
 		return st, err
 	} else if err != nil {

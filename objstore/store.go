@@ -60,7 +60,7 @@ type Store struct {
 	workersMu sync.Mutex // held to add a worker, and by Close when it forbids that
 	workers   sync.WaitGroup
 
-	housekeepers sync.WaitGroup // settler and reclaimers, which Quiet ends and Resume starts again
+	housekeepers sync.WaitGroup // settler and indexer, which Quiet ends and Resume starts again
 	endHousework context.CancelFunc
 	checking     sync.Mutex // held by Check
 
@@ -78,29 +78,20 @@ type Store struct {
 	maker      sync.Once // starts makeSegments
 	appendPool segmentPool
 
-	spaceMu sync.Mutex // one at a time asks what is free
-	account
+	space     *spaceAccount
+	usage     *usage
+	settler   *settler
+	reclaimer *reclaimer
+	extender  *extender
+
 	damageBook
 
 	failed      atomic.Pointer[error] // why the store is read-only
 	depth       atomic.Int64          // the level of the highest node that a volume can have
-	clock       atomic.Int64          // uptime in nanoseconds, to a settler's tick; never 0
-	wanted      atomic.Int64          // who waits for settling
 	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
-	kick        chan struct{}
 	punchFailed sync.Once
-
-	reclaimMu sync.Mutex
-	reclaims  map[*volume][]*settling // settled layers whose room is not given back yet, in order
-	reclaimed chan struct{}           // closed when a volume has none any more; nil if nobody waits
-
-	// The settler's own.
-	objects    *segment.File
-	filled     []*segment.File
-	pacedBytes int
-	pacedOps   uint64
 }
 
 // Init makes a store in dir, which must be empty or not exist yet. It takes effect with the superblock, which
@@ -194,11 +185,9 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
-		footers: segment.NewFooterCache(o.FooterCache), spare: make(chan made), kick: make(chan struct{}, 1),
-		reclaims: map[*volume][]*settling{},
+		footers: segment.NewFooterCache(o.FooterCache), spare: make(chan made), extender: newExtender(),
 	}
 	s.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](nodeCache, nil) // fails for size 0 only
-	s.clock.Store(1)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
@@ -210,6 +199,9 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		s.failed.Store(&errLookOnly)
 		return s, nil
 	}
+	s.workers.Go(func() { s.space.run(s.ctx) })
+	s.workers.Go(func() { s.extender.run(s.ctx) })
+	s.space.askForLook() // the first write finds a budget
 	s.startHousework()
 	return s, nil
 }
@@ -250,7 +242,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openCatalog(); err != nil {
 		return err
 	}
-	s.setLimits(s.catalog.refs.maxSize)
+	s.space.setLimits(s.opts.Reserve, s.catalog.refs.maxSize)
 	if err := s.openIndex(); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
@@ -287,7 +279,7 @@ func (s *Store) openIndex() (err error) {
 		return nil
 	}
 	// It must have its room within what writes leave free, or a store that they filled would not open.
-	table := min(max(s.reserve.Load()/16, 1<<20), 4<<20)
+	table := min(max(s.space.reserve.Load()/16, 1<<20), 4<<20)
 	o := index.Options{Logger: s.log, MemTable: table}
 	dir := s.dir
 	if s.files != nil {
@@ -332,8 +324,21 @@ func (s *Store) openSpace() error {
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	s.total = total
-	s.setLimits(0) // a maximum is known when the refs are read
+	s.usage = &usage{fs: s.fs, segments: &s.segments, indexBytes: func() int64 { return s.index.Bytes() }}
+	s.space = newSpaceAccount(total, spaceDeps{
+		free: func() (int64, error) {
+			_, free, err := s.fs.Space()
+			return free, err
+		},
+		used:         s.usage.total,
+		returning:    func() bool { return s.reclaimer.returning() },
+		wantSettling: s.kickSettler,
+		stopped:      func() bool { return s.failed.Load() != nil },
+		log:          s.log,
+	})
+	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
+	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
+	s.settler = newSettler(s)
 	return nil
 }
 
@@ -357,7 +362,7 @@ func (s *Store) Close() error {
 	s.workersMu.Lock()
 	s.cancel()
 	s.workersMu.Unlock()
-	s.housekeepers.Wait()
+	s.waitHousework()
 	s.maker.Do(func() {}) // from here on nobody starts it
 	s.workers.Wait()
 	s.checking.Lock()
@@ -383,11 +388,7 @@ func (s *Store) Close() error {
 	if !s.opts.LookOnly {
 		s.stampClosing(left)
 	}
-	for _, queue := range s.reclaims { // settled, and not given back: the next opening removes them
-		for _, st := range queue {
-			st.l.journal.close()
-		}
-	}
+	s.reclaimer.abandon() // settled, and not given back: the next opening does it
 	keep(s.closeFiles())
 	return first
 }

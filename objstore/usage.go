@@ -8,12 +8,17 @@ import (
 	"time"
 
 	"varve/objstore/internal/segment"
+	"varve/objstore/vfs"
 )
 
-// usage is what the store's files occupy on disk, known without asking for each of them: a sealed segment does not
-// change, so that only those are asked that are being written, and the index, of many files, now and then.
+// usage knows what the store's files occupy on disk, without asking for each of them: a sealed segment does not change, so
+// that only those are asked that are being written, and the index, of many files, now and then. Its methods block.
 type usage struct {
-	mu      sync.Mutex
+	fs         vfs.FS
+	segments   *segment.Table
+	indexBytes func() int64
+
+	mu      sync.Mutex // never held over I/O
 	index   int64
 	indexAt time.Time
 }
@@ -28,65 +33,75 @@ func (u *usage) forget() {
 	u.mu.Unlock()
 }
 
-// used says what the store's files occupy, in bytes.
-func (s *Store) used() (int64, error) {
-	segs, other, err := s.usedParts()
+// total returns what the store's files occupy, in bytes.
+func (u *usage) total() (int64, error) {
+	segs, other, err := u.parts()
 	return segs + other, err
 }
 
-// usedParts tells the segments and their directories from journals, refs, index, and the daemon's files.
-func (s *Store) usedParts() (segs, other int64, err error) {
-	for _, g := range s.segments.All() {
-		n, err := s.segmentUsed(g)
+// parts tells the segments and their directories from journals, refs, index, and the daemon's files.
+func (u *usage) parts() (segs, other int64, err error) {
+	for _, g := range u.segments.All() {
+		n, err := u.ofSegment(g)
 		if err != nil {
 			return 0, 0, err
 		}
 		segs += n
 	}
 	for _, d := range []string{journalDir, filepath.Dir(refsFile), "."} {
-		n, err := s.usedBelow(d)
+		n, err := u.below(d)
 		if err != nil {
 			return 0, 0, err
 		}
 		other += n
 	}
-	s.usage.mu.Lock()
-	defer s.usage.mu.Unlock()
-	if time.Since(s.usage.indexAt) > indexUsage {
-		s.usage.index, s.usage.indexAt = s.index.Bytes(), time.Now()
-	}
-	return segs, other + s.usage.index, nil
+	return segs, other + u.ofIndex(), nil
 }
 
-// segmentUsed says what a segment occupies, and its directory.
-func (s *Store) segmentUsed(g *segment.File) (int64, error) {
+// ofIndex returns what the index's files occupy, as it was a second ago at most.
+func (u *usage) ofIndex() int64 {
+	u.mu.Lock()
+	n, fresh := u.index, time.Since(u.indexAt) <= indexUsage
+	u.mu.Unlock()
+	if fresh {
+		return n
+	}
+	n = u.indexBytes()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.index, u.indexAt = n, time.Now()
+	return n
+}
+
+// ofSegment returns what a segment occupies, and its directory.
+func (u *usage) ofSegment(g *segment.File) (int64, error) {
 	if n := g.Used.Load(); n > 0 {
 		return n, nil
 	}
-	sealed, log := g.Sealed(), g.HasObjectLog()
-	n, err := s.fileUsed(segment.Name(g.ID))
+	sealed, dir := g.Sealed(), g.HasObjectLog()
+	n, err := u.file(segment.Name(g.ID))
 	if err != nil {
 		return 0, err
 	}
 	if sealed {
 		g.Used.Store(n)
 	}
-	if !log {
+	if !dir {
 		return n, nil
 	}
-	d, err := s.fileUsed(segment.ObjectLogName(g.ID))
+	d, err := u.file(segment.ObjectLogName(g.ID))
 	return n + d, err
 }
 
-// usedBelow adds up what the files of a directory occupy.
-func (s *Store) usedBelow(dir string) (int64, error) {
-	names, err := s.fs.List(dir)
+// below adds up what the files of a directory occupy.
+func (u *usage) below(dir string) (int64, error) {
+	names, err := u.fs.List(dir)
 	if err != nil {
 		return 0, err
 	}
 	var sum int64
 	for _, n := range names {
-		used, err := s.fileUsed(dir + "/" + n)
+		used, err := u.file(dir + "/" + n)
 		if err != nil {
 			return 0, err
 		}
@@ -95,9 +110,9 @@ func (s *Store) usedBelow(dir string) (int64, error) {
 	return sum, nil
 }
 
-// fileUsed says what a file occupies that may go meanwhile.
-func (s *Store) fileUsed(name string) (int64, error) {
-	n, err := s.fs.Used(name)
+// file returns what a file occupies that may go meanwhile.
+func (u *usage) file(name string) (int64, error) {
+	n, err := u.fs.Used(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -171,16 +171,24 @@ func (w *View) Release(p *Plan) { p.release() }
 func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
 
 func (w *View) emptyUntil(off int64) (int64, error) {
+	root, end := w.untouched(off)
+	return w.s.emptyBelow(&root, off, end)
+}
+
+// untouched returns the tree of the view, and the end of what the layers over it leave as it is at off.
+func (w *View) untouched(off int64) (root merkle.Root, end int64) {
 	w.mu.Lock()
-	if w.base != nil || w.closed {
-		root := merkle.Root{Size: off}
-		if w.base != nil {
-			root = w.base.root
-		}
-		return w.s.emptyUntil(nil, root, off, w.mu.Unlock)
+	defer w.mu.Unlock()
+	switch {
+	case w.base != nil:
+		return w.base.root, w.base.root.Size
+	case w.closed:
+		return merkle.Root{}, off
 	}
 	w.v.mu.Lock()
-	return w.s.emptyUntil(w.v.upTo(w.gen), w.v.base.root, off, func() { w.v.mu.Unlock(); w.mu.Unlock() })
+	defer w.v.mu.Unlock()
+	root = w.v.base.root
+	return root, untouched(w.v.upTo(w.gen), off, root.Size)
 }
 
 // Extent implements [Image].

@@ -65,12 +65,13 @@ type volume struct {
 	rmw      sync.Mutex // one write of part of a sector at a time; taken before mu
 
 	mu       sync.Mutex
-	room     sync.Cond // the tail has become shorter, or the volume is closed
-	layers   []*layer  // oldest first; the last one is active while writable
+	room     event    // the tail has become shorter, a request has ended, or the volume is closed
+	layers   []*layer // oldest first; the last one is active while writable
 	writable bool
 	closed   bool // by Store.Close, or deleted
 
 	unjournaled bool // opened, but there was no room for a journal
+	extending   bool // the extender was asked for a window of the active layer's journal
 
 	base          *base
 	baseGen       uint64        // the generation that the base holds
@@ -87,12 +88,11 @@ type volume struct {
 	idleAt        time.Duration // the uptime from which on nobody uses it and nothing waits to settle; 0: that is not so
 	since         time.Duration // the uptime at which the active layer became non-empty; 0: empty
 
-	stuckTail, stuckDebt int64 // bytes that the account of stuck ones has of this volume
+	stuckTail, stuckReserved int64 // bytes that the account of stuck ones has of this volume
 }
 
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
-	v.room.L = &v.mu
 	v.verify.Store(ref.verify)
 	s.depth.Store(max(s.depth.Load(), int64(b.root.Depth))) // under s.catalog.mu, or while the store opens
 	return v
@@ -168,8 +168,8 @@ func (v *volume) sweep(n int64) {
 	v.mu.Unlock()
 }
 
-// Reserve finds a place for a write. It never blocks on I/O. ErrBusy: call Wait, from a goroutine that may
-// block, and retry. ErrNoSpace and ErrReadOnly are the other errors to expect.
+// Reserve finds a location for a write. It never blocks on I/O, nor on a lock that is held over I/O. ErrBusy: call Wait,
+// from a goroutine that may block, and retry. ErrReadOnly is the other error to expect.
 func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if err := v.checkRange(off, int64(length)); err != nil {
 		return err
@@ -177,8 +177,8 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if length > MaxRequest {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
-	if err := v.s.takeSpace(largestWrite(off, length, v.s.sb.chunkSize), false); err != nil {
-		return err
+	if !v.s.space.take(largestWrite(off, length, v.s.sb.chunkSize)) {
+		return ErrBusy
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -202,12 +202,15 @@ func (v *volume) reserve(off int64, length int, w *Write) error {
 	w.FD = g.Data.FD(disk.Alignment(int64(length)))
 	g.Next += slot
 	g.Unsettled.Add(slot)
-	v.s.flying.Add(slot)
+	v.s.space.inflight.Add(slot)
 	v.inflight++
 	return nil
 }
 
-// admit says whether a request that appends a record may go on. Under v.mu.
+// errNoWindow is an ErrBusy: no mapped part of the journal is left. extendJournal makes one.
+var errNoWindow = fmt.Errorf("the journal is being extended: %w", ErrBusy)
+
+// admit says whether a request that appends a record may go on. It never blocks. Under v.mu.
 func (v *volume) admit() error {
 	if err := v.s.writeError(); err != nil {
 		return err
@@ -221,16 +224,16 @@ func (v *volume) admit() error {
 	if v.partial.exclusive {
 		return ErrBusy // it is about to be over
 	}
-	full, err := v.active().journal.room(v.inflight + 1)
-	if err != nil {
-		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
-	}
-	if full || v.tail > v.s.opts.TailHard {
+	j := v.active().journal
+	if j.full(v.inflight+1) || v.tail > v.s.opts.TailHard {
 		v.s.kickSettler()
 		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
 			return fmt.Errorf("the tail is full and does not settle: %w", *p)
 		}
 		return ErrBusy
+	}
+	if !j.fits(v.inflight + 1) {
+		return errNoWindow
 	}
 	return nil
 }
@@ -268,54 +271,77 @@ func (v *volume) useSegment(g *segment.File) {
 	failpoint.Here(failpoint.SegmentRolled)
 }
 
-// Wait blocks until a request that got ErrBusy is worth another try: the tail has become shorter, there is room
-// for its settling, and a segment to write to.
-func (v *volume) Wait(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		v.mu.Lock()
-		v.room.Broadcast()
-		v.mu.Unlock()
-	})
-	defer stop()
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the tail has become shorter,
+// there is room for the request and its settling, and a segment to write to. hole says that the request was for TryZero.
+// ErrNoSpace is the error if there is no room and settling makes none. Any error is the request's.
+func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
+	need := holeReservation(int64(v.s.sb.chunkSize))
+	if !hole {
+		need = largestWrite(off, int(length), v.s.sb.chunkSize)
+	}
 	for {
+		freed, room := v.s.space.freed.next(), v.room.next()
+		v.mu.Lock()
 		err := v.admit()
-		if err == nil && v.s.crowded.Load() {
-			err = ErrBusy
+		v.mu.Unlock()
+		switch {
+		case err == nil:
+			if err = v.s.space.look(need, hole); err == nil && !hole {
+				return v.waitSegment(ctx)
+			}
+			if !errors.Is(err, ErrBusy) {
+				return err
+			}
+			err = v.s.space.wait(ctx, freed, room)
+		case errors.Is(err, errNoWindow):
+			err = v.extendJournal(1)
+		case errors.Is(err, ErrBusy):
+			err = waitAny(ctx, freed, room)
 		}
-		if !errors.Is(err, ErrBusy) {
-			break // any other error is for the next try to report
-		}
-		if err := ctx.Err(); err != nil {
+		if err != nil {
 			return err
 		}
-		v.room.Wait()
 	}
-	return v.waitSegment()
 }
 
-// waitSegment blocks until there is a segment to write to. Under v.mu, which it gives up meanwhile.
-func (v *volume) waitSegment() error {
-	if v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity {
+// waitSegment blocks until there is a segment with room for a request.
+func (v *volume) waitSegment(ctx context.Context) error {
+	if v.hasSegment() {
 		return nil
 	}
-	if g := v.s.appendPool.take(); g != nil {
+	g, err := v.s.takeSegment(ctx)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	use := v.writable && !v.segmentFits()
+	if use {
 		v.useSegment(g)
-		return nil
 	}
 	v.mu.Unlock()
-	g, err := v.s.takeSegment()
-	v.mu.Lock()
-	switch {
-	case err != nil:
-		return err
-	case !v.writable || v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity:
+	if !use {
 		v.s.giveSegmentBack(g)
-	default:
-		v.useSegment(g)
 	}
 	return nil
+}
+
+// hasSegment reports whether there is a segment with room for a request, or none is needed; it takes one from the pool.
+func (v *volume) hasSegment() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.writable || v.segmentFits() {
+		return true
+	}
+	g := v.s.appendPool.take()
+	if g != nil {
+		v.useSegment(g)
+	}
+	return g != nil
+}
+
+// segmentFits reports whether a request of any size fits into the append segment. Under v.mu.
+func (v *volume) segmentFits() bool {
+	return v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity
 }
 
 // Commit makes a completed write visible and journaled; it survives the death of this process, and power
@@ -335,10 +361,7 @@ func (v *volume) commit(w *Write) error {
 	v.note(l)
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
-	v.s.tails.Add(int64(w.Len))
-	if owed := l.debt.owe(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false); owed > 0 {
-		v.s.debt.Add(owed)
-	}
+	v.s.space.commit(int64(w.Len), l.reservation.add(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false))
 	if v.tail > v.s.opts.TailSoft {
 		v.s.kickSettler()
 	}
@@ -350,7 +373,7 @@ func (v *volume) place(w *Write) (*layer, error) {
 	n := uint64(w.Len) / SectorSize
 	end := uint64(w.Off)/SectorSize + n
 	v.land(w)
-	v.room.Broadcast() // what is in flight takes room in the journal, for its commits
+	v.room.fire() // what is in flight takes room in the journal, for its commits
 	if err := v.s.writeError(); err != nil {
 		return nil, err
 	}
@@ -379,17 +402,20 @@ func (v *volume) note(l *layer) {
 	v.appended++
 	l.fresh = true
 	if v.since == 0 {
-		v.since = time.Duration(v.s.clock.Load())
+		v.since = time.Duration(v.s.settler.clock.Load())
 	}
 	if l.journal.count == l.journal.max/2 {
 		v.s.kickSettler()
+	}
+	if l.journal.wantsWindow() && !v.extending {
+		v.extending = v.s.extender.ask(v)
 	}
 }
 
 // land takes a write out of those under way. Under v.mu.
 func (v *volume) land(w *Write) {
 	v.inflight--
-	v.s.flying.Add(-disk.RoundUp(int64(w.Len), disk.BlockSize))
+	v.s.space.inflight.Add(-disk.RoundUp(int64(w.Len), disk.BlockSize))
 }
 
 // Abort gives the place up. No I/O to it may be in flight any more.
@@ -402,20 +428,21 @@ func (v *volume) Abort(w *Write) {
 // abort is Abort under v.mu.
 func (v *volume) abort(w *Write) {
 	v.land(w)
-	v.room.Broadcast()
-	v.s.budget.Store(0) // the disk may be full: the next write asks
+	v.room.fire()
+	v.s.space.lookAgain() // the disk may be full
 	if len(v.layers) > 0 {
 		v.active().hand(w.seg.ID, w.FileOff, w.FileOff+disk.RoundUp(int64(w.Len), disk.BlockSize))
 	}
 }
 
-// TryZero makes a hole (discard, write zeroes). It never blocks on I/O; ErrBusy as of Reserve.
+// TryZero makes a hole (discard, write zeroes). It never blocks on I/O, nor on a lock that is held over I/O; the errors are
+// those of Reserve.
 func (v *volume) TryZero(off, length int64) error {
 	if err := v.checkRange(off, length); err != nil {
 		return err
 	}
-	if err := v.s.takeSpace(holeDebt(int64(v.s.sb.chunkSize)), true); err != nil {
-		return err
+	if !v.s.space.takeHole(holeReservation(int64(v.s.sb.chunkSize))) {
+		return ErrBusy
 	}
 	n := uint64(length) / SectorSize
 	from := uint64(off) / SectorSize
@@ -432,8 +459,6 @@ func (v *volume) TryZero(off, length int64) error {
 	v.note(l)
 	l.insert(extent.Extent{End: from + n, Sectors: n})
 	v.partial.written(from, from+n)
-	if owed := l.debt.owe(off, off+length, int64(v.s.sb.chunkSize), true); owed > 0 {
-		v.s.debt.Add(owed)
-	}
+	v.s.space.commit(0, l.reservation.add(off, off+length, int64(v.s.sb.chunkSize), true))
 	return nil
 }

@@ -31,44 +31,40 @@ type watermark struct {
 
 	mu     sync.Mutex
 	state  SpaceState
-	low    voice
-	full   voice
+	low    rateLimit
+	full   rateLimit
 	warned int64 // the room at the last warning that it is low
 }
 
-// voice is one message that is not repeated too often.
-type voice struct {
-	at   time.Time // when it was said last
-	said bool      // and not taken back since
+// rateLimit keeps one message from being logged too often.
+type rateLimit struct {
+	at     time.Time // when it was logged last
+	logged bool      // and not taken back since
 }
 
-// speak reports whether the message is due: it is news, or worse, or was said long ago.
-func (v *voice) speak(now time.Time, worse bool) bool {
-	since := now.Sub(v.at)
-	if !v.at.IsZero() && (since < warnInterval || v.said && !worse && since < remindAfter) {
+// due reports whether the message is to be logged, and takes it for logged: it is news, or worse, or was logged long ago.
+func (l *rateLimit) due(now time.Time, worse bool) bool {
+	since := now.Sub(l.at)
+	if !l.at.IsZero() && (since < warnInterval || l.logged && !worse && since < remindAfter) {
 		return false
 	}
-	v.at, v.said = now, true
+	l.at, l.logged = now, true
 	return true
 }
 
 // over reports whether the message has to be taken back.
-func (v *voice) over() bool {
-	said := v.said
-	v.said = false
-	return said
+func (l *rateLimit) over() bool {
+	logged := l.logged
+	l.logged = false
+	return logged
 }
 
 // lowMark is the room in bytes below which it is low.
-func (s *Store) lowMark() int64 {
-	limit := s.total
-	if n := s.maxSize.Load(); n > 0 {
-		limit = min(limit, n)
-	}
-	return min(max(limit/10, 2*fullMark), largestLow)
+func (a *spaceAccount) lowMark() int64 {
+	return min(max(a.limit(a.maxSize.Load())/10, 2*fullMark), largestLow)
 }
 
-// stateOf gives the state for the room that writes have beside what settling may need. One that was is left when
+// stateOf returns the state for the room that writes have beside what settling may need. One that was is left when
 // there is a quarter more than what it begins with, so that it does not come and go with every write.
 func stateOf(was SpaceState, room, low int64) SpaceState {
 	below := func(mark int64, in bool) bool {
@@ -86,52 +82,52 @@ func stateOf(was SpaceState, room, low int64) SpaceState {
 	return SpaceOK
 }
 
-// statSpace fills in what is known of the room for writes.
-func (s *Store) statSpace(st *Stat) error {
-	room, err := s.room()
+// stat fills in what is known of the room for writes. It blocks.
+func (a *spaceAccount) stat(st *Stat) error {
+	room, err := a.room()
 	if err != nil {
 		return err
 	}
-	st.Free, st.Owed = max(room, 0), s.debt.Load()
-	st.Reserve, st.MaxSize = s.reserve.Load(), s.maxSize.Load()
-	st.LowAt, st.FullAt = s.lowMark(), fullMark
-	s.mark.mu.Lock()
-	was := s.mark.state
-	s.mark.mu.Unlock()
+	st.Free, st.Owed = max(room, 0), a.reserved.Load()
+	st.Reserve, st.MaxSize = a.reserve.Load(), a.maxSize.Load()
+	st.LowAt, st.FullAt = a.lowMark(), fullMark
+	a.mark.mu.Lock()
+	was := a.mark.state
+	a.mark.mu.Unlock()
 	st.State = stateOf(was, room-st.Owed, st.LowAt)
 	return nil
 }
 
-// watchRoom takes note of the room that writes have, and warns. The settler calls it at each tick.
-func (s *Store) watchRoom(room int64, now time.Time) {
-	m := &s.mark
+// watch takes note of the room that writes have, and warns.
+func (a *spaceAccount) watch(room int64, now time.Time) {
+	m := &a.mark
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	low := s.lowMark()
-	left := room - s.debt.Load()
+	low := a.lowMark()
+	left := room - a.reserved.Load()
 	m.state = stateOf(m.state, left, low)
 	if m.refused.Swap(false) && m.state == SpaceLow {
 		m.state = SpaceFull // a large request was refused: smaller ones may go on
 	}
 	attrs := []any{
-		slog.Int64("free", max(left, 0)), slog.Int64("reserve", s.reserve.Load()), slog.Int64("low_at", low),
-		slog.Int64("full_at", fullMark), slog.Int64("max_size", s.maxSize.Load()),
+		slog.Int64("free", max(left, 0)), slog.Int64("reserve", a.reserve.Load()), slog.Int64("low_at", low),
+		slog.Int64("full_at", fullMark), slog.Int64("max_size", a.maxSize.Load()),
 	}
 	switch {
 	case m.state == SpaceFull:
-		if m.full.speak(now, false) {
-			s.log.Error("the store is full: writes wait for settling or are refused, all else goes on", attrs...)
+		if m.full.due(now, false) {
+			a.deps.log.Error("the store is full: writes wait for settling or are refused, all else goes on", attrs...)
 		}
 	case m.full.over():
-		s.log.Info("the store takes writes again", attrs...)
+		a.deps.log.Info("the store takes writes again", attrs...)
 	}
 	switch {
 	case m.state == SpaceLow:
-		if m.low.speak(now, left <= m.warned/2) {
+		if m.low.due(now, left <= m.warned/2) {
 			m.warned = left
-			s.log.Warn("the store is running out of room", attrs...)
+			a.deps.log.Warn("the store is running out of room", attrs...)
 		}
 	case m.state == SpaceOK && m.low.over():
-		s.log.Info("the store has room again", attrs...)
+		a.deps.log.Info("the store has room again", attrs...)
 	}
 }

@@ -12,8 +12,7 @@ import (
 // minute.
 func TestWatermarkMessages(t *testing.T) {
 	var log bytes.Buffer
-	s := &Store{log: slog.New(slog.NewTextHandler(&log, nil))}
-	s.total = 1 << 30
+	a := newSpaceAccount(1<<30, spaceDeps{log: slog.New(slog.NewTextHandler(&log, nil))})
 	start := time.Unix(1, 0)
 	const low, full, again, room = "running out of room", "the store is full", "takes writes again", "has room again"
 	for _, c := range []struct {
@@ -33,9 +32,9 @@ func TestWatermarkMessages(t *testing.T) {
 		{7 * time.Minute, 500 << 20, SpaceOK, nil},
 	} {
 		log.Reset()
-		s.watchRoom(c.free, start.Add(c.at))
-		if s.mark.state != c.state {
-			t.Errorf("after %v with %d bytes: %s, want %s", c.at, c.free, s.mark.state, c.state)
+		a.watch(c.free, start.Add(c.at))
+		if a.mark.state != c.state {
+			t.Errorf("after %v with %d bytes: %s, want %s", c.at, c.free, a.mark.state, c.state)
 		}
 		if n := strings.Count(log.String(), "\n"); n != len(c.want) {
 			t.Errorf("after %v: %d messages, want %d:\n%s", c.at, n, len(c.want), &log)

@@ -35,7 +35,7 @@ type Volume interface {
 	Commit(w *objstore.Write) error
 	Abort(w *objstore.Write)
 	TryZero(off, length int64) error
-	Wait(ctx context.Context) error
+	Wait(ctx context.Context, off, length int64, hole bool) error
 	Flush() error
 }
 
@@ -182,7 +182,7 @@ func (h *handler) Work(ctx context.Context, r *queue.Request) (queue.Action, err
 	case needNodes:
 		return queue.Again, status(h.volume.Load(ctx, r.Off, r.Len))
 	case needRoom:
-		return queue.Again, status(h.volume.Wait(ctx))
+		return queue.Again, status(h.volume.Wait(ctx, r.Off, int64(r.Len), r.Op != queue.OpWrite))
 	case needFlush:
 		return queue.Answer, h.timedFlush()
 	case needCheck:

@@ -70,8 +70,8 @@ func (v *memVolume) TryZero(_, _ int64) error {
 	v.say("zero ")
 	return nil
 }
-func (v *memVolume) Wait(context.Context) error { v.say("wait "); return nil }
-func (v *memVolume) Flush() error               { v.say("flush "); return nil }
+func (v *memVolume) Wait(context.Context, int64, int64, bool) error { v.say("wait "); return nil }
+func (v *memVolume) Flush() error                                   { v.say("flush "); return nil }
 
 func (v *memVolume) isBusy() error {
 	v.mu.Lock()
@@ -179,7 +179,7 @@ func (v *fullVolume) Reserve(off int64, length int, w *objstore.Write) error {
 	}
 }
 
-func (v *fullVolume) Wait(context.Context) error { <-v.room; return nil }
+func (v *fullVolume) Wait(context.Context, int64, int64, bool) error { <-v.room; return nil }
 
 // However many writes wait for room, a read that needs a worker, and a flush, get one: settling, which makes the room,
 // may take longer than a file system is patient.

@@ -1,0 +1,64 @@
+package objstore
+
+import (
+	"context"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
+)
+
+// appender hands out room in segments of the store's own, for objects that settling writes. One segment is open at a time;
+// those that are full wait in filled to be sealed. The settler's own: it has no lock. Objects that die at different times
+// (chunks and tree nodes, say) can have an appender each.
+type appender struct {
+	take   func(context.Context) (*segment.File, error) // an empty segment
+	open   *segment.File                                // nil: none yet
+	filled []*segment.File
+}
+
+// slot finds room for n bytes, and returns the segment and the offset in its file.
+func (a *appender) slot(ctx context.Context, n int64) (*segment.File, int64, error) {
+	n = disk.RoundUp(n, disk.BlockSize)
+	if g := a.open; g != nil && g.Next+n > g.Capacity {
+		g.Full = true
+		a.filled = append(a.filled, g)
+		a.open = nil
+	}
+	if a.open == nil {
+		g, err := a.take(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		a.open = g
+	}
+	off := a.open.Next
+	a.open.Next += n
+	return a.open, off, nil
+}
+
+// nextFilled takes a segment that is full off the list; nil: there is none.
+func (a *appender) nextFilled() *segment.File {
+	if len(a.filled) == 0 {
+		return nil
+	}
+	g := a.filled[0]
+	a.filled = a.filled[1:]
+	return g
+}
+
+// sealCopies ends the segments that are full of what settling has written; their objects are recorded, or given up.
+func (s *Store) sealCopies() error {
+	if err := s.writeError(); err != nil {
+		return err
+	}
+	for g := s.settler.copies.nextFilled(); g != nil; g = s.settler.copies.nextFilled() {
+		end := s.sealSegment
+		if !g.HasObjectLog() { // a settling that failed has filled it
+			end = s.retire
+		}
+		if err := end(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}

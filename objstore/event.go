@@ -1,0 +1,33 @@
+package objstore
+
+import "sync/atomic"
+
+// event wakes everybody who waits for something to change. The zero value is ready. It has no lock and never blocks, so
+// that it may be fired under any lock.
+//
+// A waiter takes the channel first and looks at the condition afterwards; whoever changes the condition fires afterwards.
+// Then no change is missed.
+type event struct{ waiting atomic.Pointer[chan struct{}] }
+
+// next returns a channel that is closed when the event is fired next.
+func (e *event) next() <-chan struct{} {
+	for {
+		if c := e.waiting.Load(); c != nil {
+			return *c
+		}
+		c := make(chan struct{})
+		if e.waiting.CompareAndSwap(nil, &c) {
+			return c
+		}
+	}
+}
+
+// fire wakes all who wait. Without waiters it costs a load.
+func (e *event) fire() {
+	if e.waiting.Load() == nil {
+		return
+	}
+	if c := e.waiting.Swap(nil); c != nil {
+		close(*c)
+	}
+}

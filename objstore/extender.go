@@ -1,0 +1,61 @@
+package objstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// extender extends journals ahead of those who append to them: it allocates and maps the next window (1 MiB) when the last
+// one is half used, so that a request seldom finds the journal without room. One that does gets ErrBusy, and Wait extends
+// the journal itself.
+type extender struct{ asked chan *volume }
+
+// extendersQueue is how many volumes may wait for the extender. One that finds no room asks again at its next record.
+const extendersQueue = 64
+
+func newExtender() *extender { return &extender{make(chan *volume, extendersQueue)} }
+
+// ask has the journal of a volume's active layer extended, and reports whether the extender will come to it. It never
+// blocks.
+func (x *extender) ask(v *volume) bool {
+	select {
+	case x.asked <- v:
+		return true
+	default:
+		return false
+	}
+}
+
+// run extends journals until ctx ends.
+func (x *extender) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case v := <-x.asked:
+			_ = v.extendJournal(ahead) // who needs the window tries again, and gets the error
+		}
+	}
+}
+
+// extendJournal has n more records fit into the journal of the active layer. It blocks.
+func (v *volume) extendJournal(n int) error {
+	v.mu.Lock()
+	if !v.writable {
+		v.mu.Unlock()
+		return nil
+	}
+	j := v.active().journal
+	n += v.inflight
+	v.mu.Unlock()
+	if err := j.extend(&v.mu, n); err != nil {
+		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
+	}
+	v.mu.Lock()
+	if v.writable && v.active().journal == j {
+		v.extending = false
+	}
+	v.mu.Unlock()
+	v.room.fire()
+	return nil
+}

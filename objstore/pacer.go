@@ -1,0 +1,52 @@
+package objstore
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	paceBytes   = 2 << 20                // settling looks for requests this often
+	pacePause   = 10 * time.Millisecond  // and gives way to them for so long
+	paceLongest = 200 * time.Millisecond // but goes on after this
+)
+
+// pacer makes settling give way to requests. The settler's own.
+type pacer struct {
+	bytes    int    // settled since the last look
+	requests uint64 // that there had been by then
+}
+
+// pace is called before n more bytes settle. It waits while requests come in, unless settling presses. It looks at every
+// paceBytes only, since the clock and the volumes' locks cost time too.
+func (p *pacer) pace(ctx context.Context, n int, requests func() uint64, pressing func() bool) error {
+	if p.bytes += n; p.bytes < paceBytes {
+		return nil
+	}
+	p.bytes = 0
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for waited := time.Duration(0); waited < paceLongest; waited += pacePause {
+		now := requests()
+		busy := now != p.requests
+		if p.requests = now; !busy || pressing() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pacePause):
+		}
+	}
+	return nil
+}
+
+// pace gives way to requests before n more bytes of a volume settle.
+func (s *Store) pace(ctx context.Context, v *volume, n int) error {
+	return s.settler.pacer.pace(ctx, n, s.requests, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return s.pressing(v) || s.settler.awaited.Load() > 0
+	})
+}
