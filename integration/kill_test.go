@@ -56,6 +56,7 @@ var killPoints = []killPoint{
 	{point: failpoint.SealFooter, most: 4},
 	{point: failpoint.SealHeader, most: 4},
 	{point: failpoint.SealDone, most: 4},
+	{point: failpoint.IndexEntered, way: byOpen, most: 1},
 	{point: failpoint.RetireRemoved, most: 2},
 	{point: failpoint.SettleCopied, most: 100},
 	{point: failpoint.SettleTree, most: 6},

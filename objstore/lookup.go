@@ -3,6 +3,7 @@ package objstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,8 +16,10 @@ import (
 )
 
 // The index is a hint: what it does not know may be in any segment. Looking there costs a read of every record, 48 bytes an
-// object, so that it is done once for all the objects that are wanted together (a leaf has 256 chunks), begins where the
-// last one was found, ends when all are found, and what is nowhere is remembered (absentees).
+// object, so that it is done once for all the objects that are wanted together (a leaf has 256 chunks), begins with the
+// segments that the index lacks, the newest first, goes on in the others, outwards from where an object was found last, and
+// ends when all are found. Segments that have no object of the kind are left out, as the trailer tells, and of those that the
+// index lacks the ones whose sketch says that they have none of the objects. What is nowhere is remembered (absentees).
 
 // wanted are objects of one kind that are looked for, and where they were found.
 type wanted struct {
@@ -45,8 +48,7 @@ func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle
 		if _, known := w.found[*h]; known || h.IsZero() {
 			continue
 		}
-		if p, ok := s.index.Get((*[32]byte)(h)); ok {
-			pl := segment.At(p.Segment, p.Block)
+		if pl, ok := s.index.Get(h); ok {
 			if n, err := s.check(pl, h, k); err == nil {
 				w.found[*h] = located{pl, n}
 				continue
@@ -66,13 +68,13 @@ func (s *Store) locateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle
 	if err != nil {
 		return nil, nil, err
 	}
-	entries := make([]index.Entry, 0, len(w.found))
+	objs := make([]foundObject, 0, len(w.found))
 	for h, l := range w.found {
 		found[h] = l
-		entries = append(entries, index.Entry{Hash: h, Place: indexed(l.place)})
+		objs = append(objs, foundObject{h, k, l.place})
 	}
-	if len(entries) > 0 {
-		_ = s.index.Put(entries) // a hint that the next look-up can do without
+	if len(objs) > 0 && !s.filling.Load() { // else the indexer does it, and readers don't wait for what it writes
+		_ = s.enterFound(objs) // a hint that the next look-up can do without
 	}
 	s.absent.add(w.left, damage, gen)
 	return found, damage, nil
@@ -98,19 +100,25 @@ func nowhere(h *merkle.Hash, k merkle.Kind, damage error) error {
 	return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
 }
 
-// search goes through the records of all segments, outwards from where something was found last: what was written
-// together is found together. Damaged ones come last, by their content. err says that a segment could not be read for a
-// reason that says nothing about it.
+// search goes through the records of segments: first of those that the index lacks, then of all others, for the index may
+// have lost any entry. Damaged ones come last, by their content. err says that a segment could not be read for a reason that
+// says nothing about it.
 func (s *Store) search(w *wanted) (damage, err error) {
-	all := s.segments.All()
-	low, high := splitAt(all, s.foundLast(w.kind).Load())
-	for len(low)+len(high) > 0 && len(w.left) > 0 {
-		for _, side := range []*[]*segment.File{&low, &high} {
-			if len(*side) == 0 || len(w.left) == 0 {
-				continue
+	var lacking, known []*segment.File
+	for _, g := range s.segments.All() {
+		if s.index.has(g.ID) {
+			known = append(known, g)
+		} else {
+			lacking = append(lacking, g)
+		}
+	}
+	slices.Reverse(lacking)
+	low, high := splitAt(known, s.foundLast(w.kind).Load())
+	for _, order := range [][]*segment.File{lacking, outwards(low, high)} {
+		for _, g := range order {
+			if len(w.left) == 0 {
+				break
 			}
-			g := (*side)[0]
-			*side = (*side)[1:]
 			if rerr := s.searchRecord(g, w); disk.Damaged(rerr) {
 				damage = rerr
 			} else if rerr != nil {
@@ -150,6 +158,29 @@ func splitAt(all []*segment.File, id uint32) (low, high []*segment.File) {
 	return low, all[len(low):]
 }
 
+// outwards takes turns between the two sides: what was written together is found together.
+func outwards(low, high []*segment.File) []*segment.File {
+	out := make([]*segment.File, 0, len(low)+len(high))
+	for len(low) > 0 || len(high) > 0 {
+		for _, side := range []*[]*segment.File{&low, &high} {
+			if len(*side) > 0 {
+				out = append(out, (*side)[0])
+				*side = (*side)[1:]
+			}
+		}
+	}
+	return out
+}
+
+// mayHold reports whether the segment has objects of the kind at all.
+func mayHold(g *segment.File, k merkle.Kind) bool {
+	chunks, others := g.Stored()
+	if k == merkle.KindChunk {
+		return chunks > 0
+	}
+	return others > 0
+}
+
 // searchRecord looks for what is wanted in one segment's record. Footers come from the cache, as far as they are there.
 func (s *Store) searchRecord(g *segment.File, w *wanted) error {
 	before := len(w.left)
@@ -163,12 +194,18 @@ func (s *Store) searchRecord(g *segment.File, w *wanted) error {
 		if known != nil {
 			return known // its objects are told by their content
 		}
+		if !mayHold(g, w.kind) || !s.sketches.MayHave(g.ID, w.left) {
+			return nil
+		}
 		entries, err := s.footers.Get(g)
 		if err != nil {
 			if disk.Damaged(err) {
 				s.noteDamage(g, err)
 			}
 			return err
+		}
+		if !s.index.has(g.ID) {
+			s.sketches.Add(g.ID, entries)
 		}
 		for i := range entries.Len() {
 			if !w.left[entries.Hash(i)] {

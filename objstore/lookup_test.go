@@ -12,11 +12,11 @@ import (
 	"varve/objstore/vfs"
 )
 
-// footerReads counts what is read of segments' footers.
+// footerReads counts what is read of segments' footers, beside their trailers, of 64 bytes.
 type footerReads struct{ ops, bytes atomic.Int64 }
 
 func (c *footerReads) hook(op vfs.Op) error {
-	if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Off >= smallestSegment {
+	if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Off >= smallestSegment && op.Len > 64 {
 		c.ops.Add(1)
 		c.bytes.Add(op.Len)
 	}

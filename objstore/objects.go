@@ -13,11 +13,10 @@ import (
 
 // lookup asks the index where an object lies, and checks the answer against the segment's own record.
 func (s *Store) lookup(h *merkle.Hash, k merkle.Kind) (segment.Location, bool) {
-	p, ok := s.index.Get((*[32]byte)(h))
+	pl, ok := s.index.Get(h)
 	if !ok {
 		return 0, false
 	}
-	pl := segment.At(p.Segment, p.Block)
 	_, err := s.check(pl, h, k)
 	return pl, err == nil && !s.isSick(pl)
 }
@@ -170,11 +169,22 @@ func (s *Store) keepNode(h merkle.Hash, n *merkle.Node) {
 
 // readRoot reads a root object. The root of an image of zeroes needs no object.
 func (s *Store) readRoot(id merkle.Hash, size int64) (*merkle.Root, error) {
+	return s.readRootAt(id, size, located{})
+}
+
+// readRootAt is readRoot for one that was located already, or else is looked for.
+func (s *Store) readRootAt(id merkle.Hash, size int64, at located) (*merkle.Root, error) {
 	empty := s.emptyRoot(size)
 	if empty.Hash() == id {
 		return &empty, nil
 	}
-	b, err := s.readObject(&id, merkle.KindRoot)
+	b, err := []byte(nil), error(nil)
+	if at.place != 0 {
+		b, err = s.readPlace(at.place, at.bytes, &id, merkle.KindRoot)
+	}
+	if at.place == 0 || disk.Damaged(err) {
+		b, err = s.readObject(&id, merkle.KindRoot)
+	}
 	if disk.Damaged(err) {
 		return s.rebuildRoot(id, empty, err)
 	}

@@ -41,6 +41,7 @@ var enginePoints = []struct {
 	{failpoint.SealFooter, 1},
 	{failpoint.SealHeader, 1},
 	{failpoint.SealDone, 1},
+	{failpoint.IndexEntered, 1},
 	{failpoint.RetireRemoved, 1},
 	{failpoint.SettleCopied, 20},
 	{failpoint.SettleTree, 6},

@@ -161,11 +161,11 @@ func (s *Store) sealSegment(g *segment.File) error {
 		return s.fail(fmt.Errorf("seal %s: %w", segment.Name(g.ID), err))
 	}
 	failpoint.Here(failpoint.SealDone)
-	if s.missed.Load() > 0 {
-		return nil // the segment may hold some of them: it stays unmarked, to be read again when the store opens
+	if !s.index.has(g.ID) {
+		return nil // the indexer marks it when it has entered what is missing
 	}
-	if err := s.index.MarkDone(g.ID); err != nil {
-		s.log.Warn("the index did not take a mark; the segment is read again when the store opens", "segment", g.ID, "error", err)
+	if err := s.index.now().MarkDone(g.ID); err != nil {
+		s.log.Warn("the index did not take a mark; the segment's objects are entered again when the store opens", "segment", g.ID, "error", err)
 	}
 	return nil
 }
@@ -173,6 +173,7 @@ func (s *Store) sealSegment(g *segment.File) error {
 // retire removes a segment that holds nothing. No plan may refer to it any more.
 func (s *Store) retire(g *segment.File) error {
 	s.segments.Remove(g.ID)
+	s.index.forget(g.ID)
 	defer g.Data.Close()
 	if err := s.fs.Remove(segment.Name(g.ID)); err != nil {
 		return fmt.Errorf("retire segment: %w", err)

@@ -10,29 +10,36 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
-	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
 
-// recover brings the store to life: segments, index, journals, in this order. Refs are read.
+// recover brings the store to life: segments, roots, journals, in this order. Refs are read. What the index lacks is left to
+// the indexer.
 func (s *Store) recover(ctx context.Context) error {
 	failpoint.Here(failpoint.RecoverRefs)
 	if err := s.openSegments(); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSegments)
-	if err := s.fillIndex(ctx); err != nil {
+	if err := s.openIndexed(ctx); err != nil {
 		return err
 	}
 	for _, ref := range s.catalog.refs.byID { // before anything is looked for by its content
 		s.depth.Store(max(s.depth.Load(), int64(merkle.Depth(ref.size, s.sb.chunkSize))))
 	}
+	roots, err := s.findRoots()
+	if err != nil {
+		return err
+	}
 	failpoint.Here(failpoint.RecoverIndexed)
 	for _, ref := range s.catalog.refs.sorted() {
-		v, err := s.openVolume(ref)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		v, err := s.openVolume(ref, roots)
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", ref.name, err)
 		}
@@ -161,76 +168,27 @@ func (s *Store) checkDir(g *segment.File) {
 	g.SetDamage(bad)
 }
 
-// fillIndex puts the objects of segments into the index that it may not have yet.
-func (s *Store) fillIndex(ctx context.Context) error {
-	if s.opts.LookOnly {
-		return nil
+// findRoots looks for the roots of all volumes at once: where the index lacks them, that costs one pass through the records.
+// It begins with the newest ones.
+func (s *Store) findRoots() (map[merkle.Hash]located, error) {
+	if all := s.segments.All(); len(all) > 0 {
+		s.lastNode.Store(all[len(all)-1].ID)
 	}
-	var done []uint32
-	for _, g := range s.segments.All() {
-		sealed := g.Sealed()
-		if sealed && s.index.Done(g.ID) {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		objs, err := g.Objects()
-		if err != nil {
-			s.noteDamage(g, err)
-			continue
-		}
-		entries := make([]index.Entry, 0, len(objs))
-		for i := range objs {
-			o := &objs[i]
-			if pl := segment.At(g.ID, o.Block); sealed || !s.replaced(pl, o) {
-				entries = append(entries, index.Entry{Hash: o.Hash, Place: indexed(pl)})
-			}
-		}
-		if err := s.index.Put(entries); err != nil {
-			// A full disk must not keep the store from opening: what the index lacks is found in the segments.
-			s.log.Warn("the index can't be filled", "error", err)
-			s.missed.Add(int64(len(entries)))
-			return nil
-		}
-		if sealed {
-			done = append(done, g.ID)
-		}
+	var roots []merkle.Hash
+	for _, ref := range s.catalog.refs.byID {
+		roots = append(roots, ref.root)
 	}
-	if len(done) == 0 {
-		return nil
-	}
-	s.log.Info("indexed segments", "segments", len(done))
-	if err := s.index.MarkDone(done...); err != nil {
-		s.log.Warn("the index did not take marks", "error", err)
-	}
-	return nil
-}
-
-// replaced reports an object that was damaged and written again somewhere else, as the index knows.
-func (s *Store) replaced(pl segment.Location, o *segment.Object) bool {
-	p, ok := s.index.Get((*[32]byte)(&o.Hash))
-	other := segment.At(p.Segment, p.Block)
-	if !ok || other == pl {
-		return false
-	}
-	if _, err := s.check(other, &o.Hash, o.Kind); err != nil {
-		return false
-	}
-	_, err := s.readPlace(pl, int(o.Length), &o.Hash, o.Kind)
-	if err != nil {
-		s.markBad(pl, err)
-	}
-	return err != nil
+	found, _, err := s.locateAll(roots, merkle.KindRoot)
+	return found, err
 }
 
 // openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
 // wants to open it.
-func (s *Store) openVolume(ref *volumeRef) (*volume, error) {
+func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]located) (*volume, error) {
 	root := s.emptyRoot(ref.size)
 	var damage error
 	if !ref.root.IsZero() {
-		r, err := s.readRoot(ref.root, ref.size)
+		r, err := s.readRootAt(ref.root, ref.size, roots[ref.root])
 		switch {
 		case err == nil:
 			root = *r

@@ -48,6 +48,7 @@ func (s *Store) makeSegment() (*segment.File, error) {
 		}
 		return nil, s.fail(err)
 	}
+	s.index.entered(g.ID) // before it has objects
 	s.segments.Add(g)
 	return g, nil
 }
@@ -91,6 +92,7 @@ func (s *Store) takeSegment(ctx context.Context) (*segment.File, error) {
 // giveSegmentBack removes a segment that was never used. It blocks.
 func (s *Store) giveSegmentBack(g *segment.File) {
 	s.segments.Remove(g.ID)
+	s.index.forget(g.ID)
 	g.Data.Close()
 	if err := s.fs.Remove(segment.Name(g.ID)); err != nil {
 		s.log.Warn("an empty segment stays behind", "segment", g.ID, "error", err)

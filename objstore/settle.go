@@ -512,9 +512,9 @@ func (st *settling) index(g *segment.File, objs []segment.Object) {
 		st.s.countObject(o)
 		entries[i] = index.Entry{Hash: o.Hash, Place: indexed(segment.At(g.ID, o.Block))}
 	}
-	if err := st.s.index.Put(entries); err != nil {
-		st.s.log.Warn("the index did not take new objects; they are found again when the store opens", "error", err)
-		st.s.missed.Add(int64(len(entries)))
+	if err := st.s.index.put(entries); err != nil {
+		st.s.log.Warn("the index did not take new objects; it is tried again", "error", err)
+		st.s.index.lacks(g.ID)
 	}
 	if st.s.absent.storedNow(objs) {
 		st.s.heals.Add(1)

@@ -98,6 +98,9 @@ func (t *settler) settleDue(ctx context.Context) {
 
 func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	v.activateLater()
+	if t.awaitsIndex(v) {
+		return v.rest()
+	}
 	if t.s.due(v) {
 		if _, err := v.freeze(); err != nil {
 			return err
@@ -142,6 +145,16 @@ func (s *Store) due(v *volume) bool {
 	}
 	d := s.opts.SettleDelay
 	return d >= 0 && s.uptime()-v.since > d
+}
+
+// awaitsIndex reports whether the volume's settling waits for the index to be filled, so that duplicates are found.
+func (t *settler) awaitsIndex(v *volume) bool {
+	if !t.s.filling.Load() || t.awaited.Load() > 0 {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !t.s.pressing(v) && len(v.layers) <= frozenLayers/2
 }
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.

@@ -24,6 +24,9 @@ func (s *Store) Stat() (Stat, error) {
 		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
 		PerVolume: s.Volumes(), Segments: len(s.segments.All()),
 	}
+	if !s.opts.LookOnly {
+		st.Unindexed = len(s.unindexed())
+	}
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {
 		st.Logical += v.Logical

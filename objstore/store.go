@@ -40,20 +40,21 @@ const (
 // volume.mu, segment.mu. Those from catalog.mu to volume.mu are not held over I/O, but for the end of a volume; what that
 // costs a request is in volume.go.
 type Store struct {
-	dir         string
-	fs          vfs.FS
-	files       *vfs.Dir // the same, where it is the real one; nil: another
-	lock        io.Closer
-	opts        Options
-	log         *slog.Logger
-	sb          *superblock
-	uuid        atomic.Pointer[string] // that the store is known by
-	naming      sync.Mutex             // one NewUUID at a time
-	origin      origin
-	index       *currentIndex
-	indexFilled bool          // the index made anew has all objects; the indexer's own
-	began       time.Time     // of the opening: what uptime counts from
-	took        time.Duration // to open
+	dir      string
+	fs       vfs.FS
+	files    *vfs.Dir // the same, where it is the real one; nil: another
+	lock     io.Closer
+	opts     Options
+	log      *slog.Logger
+	sb       *superblock
+	uuid     atomic.Pointer[string] // that the store is known by
+	naming   sync.Mutex             // one NewUUID at a time
+	origin   origin
+	index    *storeIndex
+	filling  atomic.Bool // the index is being filled, and settling waits for it
+	sketches segment.Sketches
+	began    time.Time     // of the opening: what uptime counts from
+	took     time.Duration // to open
 
 	ctx       context.Context //nolint:containedctx // the life of the workers, ended by Close
 	cancel    context.CancelFunc
@@ -88,7 +89,6 @@ type Store struct {
 
 	failed      atomic.Pointer[error] // why the store is read-only
 	depth       atomic.Int64          // the level of the highest node that a volume can have
-	missed      atomic.Int64          // entries that the index did not take
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
 	punchFailed sync.Once
@@ -270,12 +270,11 @@ func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 
 func (s *Store) openIndex() (err error) {
 	if s.opts.Index != nil {
-		s.index = newCurrentIndex(s.opts.Index)
+		s.index = newStoreIndex(s.opts.Index)
 		return nil
 	}
-	if s.opts.LookOnly { // filling one in memory would take longer than looking a few objects up without
-		s.index = newCurrentIndex(index.NewMem())
-		s.missed.Add(1)
+	if s.opts.LookOnly { // nothing fills it: that would take longer than to look a few objects up without
+		s.index = newStoreIndex(index.NewMem())
 		return nil
 	}
 	// It must have its room within what writes leave free, or a store that they filled would not open.
@@ -300,7 +299,7 @@ func (s *Store) openIndex() (err error) {
 	if err != nil {
 		return err
 	}
-	s.index = newCurrentIndex(ix)
+	s.index = newStoreIndex(ix)
 	return nil
 }
 
@@ -324,7 +323,7 @@ func (s *Store) openSpace() error {
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	s.usage = &usage{fs: s.fs, segments: &s.segments, indexBytes: func() int64 { return s.index.Bytes() }}
+	s.usage = &usage{fs: s.fs, segments: &s.segments, indexBytes: func() int64 { return s.index.bytes() }}
 	s.space = newSpaceAccount(total, spaceDeps{
 		free: func() (int64, error) {
 			_, free, err := s.fs.Space()
@@ -401,7 +400,7 @@ func (s *Store) closeFiles() error {
 		}
 	}
 	if s.index != nil && s.opts.Index == nil {
-		keep(s.index.Close())
+		keep(s.index.close())
 	}
 	for _, g := range s.segments.All() {
 		keep(g.Close())

@@ -33,6 +33,7 @@ const (
 	SealFooter    Point = "seal.footer"    // footer written, the header does not know of it
 	SealHeader    Point = "seal.header"    // both durable, the directory is there still
 	SealDone      Point = "seal.done"      // the index does not know
+	IndexEntered  Point = "index.entered"  // a segment's objects are in the index, which was filled, and not marked
 	RetireRemoved Point = "retire.removed" // not durable yet
 
 	// Settling; the letters are those of objstore's settling.
@@ -63,7 +64,7 @@ const (
 	RecoverCompact   Point = "recover.compact"   // the new refs log is durable, and not in its place; the old one has no copy
 	RecoverCompacted Point = "recover.compacted" // it is in its place, and has no copy
 	RecoverSegments  Point = "recover.segments"
-	RecoverIndexed   Point = "recover.indexed"
+	RecoverIndexed   Point = "recover.indexed"  // it is known what the index has, and the roots are found
 	RecoverDropped   Point = "recover.dropped"  // a volume's journals that do not count are removed
 	RecoverReplayed  Point = "recover.replayed" // a journal is in memory, its file is as it was
 	RecoverWiped     Point = "recover.wiped"    // what does not count in it is zeroes
@@ -115,7 +116,7 @@ func Points() []Point {
 	return []Point{
 		WriteJournaled, FlushData, FlushCommit, FlushDone, JournalFile, JournalNamed, RollCreated, RollFrozen,
 		LogWritten, LogSynced,
-		SegmentMade, SegmentRolled, DirMade, SealFooter, SealHeader, SealDone, RetireRemoved,
+		SegmentMade, SegmentRolled, DirMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,

@@ -108,6 +108,9 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},
 		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
 	}
+	if s.Unindexed > 0 {
+		fields = append(fields, [2]string{"index", fmt.Sprintf("being filled, %d of %s to do; look-ups are slow until then", s.Unindexed, counted(s.Segments, "segment"))})
+	}
 	if f := s.OpenFiles; f != nil {
 		fields = append(fields, [2]string{"open files", fmt.Sprintf("%d of %d", f.Open, f.Limit)})
 	}

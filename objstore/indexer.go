@@ -1,0 +1,261 @@
+package objstore
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/index"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+// What the index lacks is entered from the segments' records: what was being written, after a kill or an orderly end; all,
+// where the index was deleted or could not be read; and all again if it breaks while the store is open, for badger is not to
+// be trusted after a fault. Opening does the first, whose objects are in memory. The indexer does the others, beside the I/O,
+// so that devices do not wait for it.
+//
+// Until the index is complete, objects are found in the records, at a higher price (lookup.go). Duplicates of what it lacks
+// would be stored again for good. So settling waits for it, as it waits for a quiet moment: until a tail presses, or somebody
+// waits for the settling.
+//
+// An object may have been stored twice, because its first copy was damaged. The index, where it has been lost, does not say
+// any more which copy is the good one. So where a record names another place than the index, the index's is read.
+
+const (
+	renewTick  = time.Second
+	renewRetry = time.Minute // where there was no room for it
+
+	// longestPause is how long at most the indexer gives way after a segment, however long that took.
+	longestPause = time.Second
+
+	// indexBatch is how many entries are put at once, and wait for nothing but each other.
+	indexBatch = 256
+	// enteredFirst is how many sealed segments at most opening enters itself: a power cut costs the marks of a few.
+	enteredFirst = 8
+
+	// indexMark is after how many segments what was entered is synced and marked, so that a kill costs no more.
+	indexMark = 64
+)
+
+// renewable is an index that can break, and be replaced.
+type renewable interface {
+	// Broken reports that it answers nothing and takes nothing any more.
+	Broken() bool
+	// Renew makes an empty one to use in its place.
+	Renew() (index.Index, error)
+}
+
+// openIndexed finds out which segments the index has all the objects of, when the store opens: the sealed ones that it has a
+// mark of. It enters the objects of the others, or leaves all that are sealed to the indexer if they are many.
+func (s *Store) openIndexed(ctx context.Context) error {
+	for _, g := range s.segments.All() {
+		if g.Sealed() && s.index.now().Done(g.ID) {
+			s.index.entered(g.ID)
+		}
+	}
+	if s.opts.LookOnly {
+		return nil
+	}
+	todo := s.unindexed()
+	open := slices.DeleteFunc(slices.Clone(todo), func(g *segment.File) bool { return g.Sealed() })
+	if later := len(todo) - len(open); later > enteredFirst {
+		s.log.Warn("the index is not complete; until it is, look-ups are slow", "segments", later)
+		s.filling.Store(true)
+		todo = open
+	}
+	err := s.fillIndex(ctx, todo)
+	if err != nil && ctx.Err() == nil {
+		// A full disk must not keep the store from opening.
+		s.log.Warn("the index can't be filled", "error", err)
+		return nil
+	}
+	return err
+}
+
+// unindexed are the segments that may have objects which the index lacks, the newest first: what was stored again because
+// its first place is damaged has its entry before that one comes. Damaged segments are searched by content instead.
+func (s *Store) unindexed() []*segment.File {
+	all := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool { return s.index.has(g.ID) || g.Damaged() })
+	slices.Reverse(all)
+	return all
+}
+
+// indexer is the goroutine that enters what the index lacks, and makes a broken one anew.
+func (s *Store) indexer(ctx context.Context) {
+	defer s.housekeepers.Done()
+	tick := time.NewTicker(renewTick)
+	defer tick.Stop()
+	for {
+		err := s.renewIndex()
+		if err == nil {
+			err = s.completeIndex(ctx)
+			if _, broken := s.index.broken(); broken {
+				err = nil // it is made anew at the next tick
+			}
+		}
+		if ctx.Err() != nil {
+			return // Resume goes on
+		}
+		s.filling.Store(false) // a full disk must not keep anything from settling
+		if err != nil {
+			s.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
+			if !sleep(ctx, renewRetry) {
+				return
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// renewIndex makes a broken index anew.
+func (s *Store) renewIndex() error {
+	r, broken := s.index.broken()
+	if !broken {
+		return nil
+	}
+	ix, err := r.Renew()
+	if err != nil {
+		return err
+	}
+	s.filling.Store(true)
+	s.index.use(ix)
+	return nil
+}
+
+// completeIndex enters what the index lacks.
+func (s *Store) completeIndex(ctx context.Context) error {
+	todo := s.unindexed()
+	if len(todo) == 0 {
+		return nil
+	}
+	start := time.Now()
+	if err := s.fillIndex(ctx, todo); err != nil {
+		return err
+	}
+	s.log.Info("the index is complete", "segments_entered", len(todo), "seconds", time.Since(start).Seconds())
+	return nil
+}
+
+// fillIndex enters the objects of segments. While there are requests it takes no more than half of the time, so that they
+// get the disk. Sealed segments are marked when their entries are durable, so that no opening reads them again.
+func (s *Store) fillIndex(ctx context.Context, todo []*segment.File) error {
+	var done []uint32
+	mark := func() error {
+		ids := done
+		done = nil
+		return s.index.now().MarkDone(ids...)
+	}
+	requests := s.requests()
+	for _, g := range todo {
+		start := time.Now()
+		sealed, err := s.enterSegment(ctx, g)
+		if err != nil {
+			return err
+		}
+		failpoint.Here(failpoint.IndexEntered)
+		if sealed {
+			done = append(done, g.ID)
+		}
+		if len(done) == indexMark {
+			if err := mark(); err != nil {
+				return err
+			}
+		}
+		if now := s.requests(); now != requests {
+			requests = now
+			if !sleep(ctx, min(time.Since(start), longestPause)) {
+				return ctx.Err()
+			}
+		}
+	}
+	return mark()
+}
+
+// enterSegment enters the objects of one segment. sealed reports that there will be no more of them.
+func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool, err error) {
+	missed := s.index.begin()
+	objs, err := g.Objects()
+	if disk.Damaged(err) {
+		s.noteDamage(g, err)
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for batch := range slices.Chunk(objs, indexBatch) {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		found := make([]foundObject, len(batch))
+		for i, o := range batch {
+			found[i] = foundObject{o.Hash, o.Kind, segment.At(g.ID, o.Block)}
+		}
+		if err := s.enterFound(found); err != nil {
+			return false, err
+		}
+	}
+	if !s.index.enteredSince(g.ID, missed) {
+		return false, nil // some of it was not taken: the next round enters it
+	}
+	s.sketches.Drop(g.ID)
+	return g.Sealed(), nil // else it is marked when it is sealed
+}
+
+// foundObject is an object that a segment's record names.
+type foundObject struct {
+	hash merkle.Hash
+	kind merkle.Kind
+	pl   segment.Location
+}
+
+// enterFound enters objects that were found in records. What the index knows of them stays if it is true.
+func (s *Store) enterFound(found []foundObject) error {
+	entries := make([]index.Entry, 0, len(found))
+	from := make([]*foundObject, 0, len(found))
+	for i := range found {
+		if o := &found[i]; !s.isSick(o.pl) {
+			entries = append(entries, index.Entry{Hash: o.hash, Place: indexed(o.pl)})
+			from = append(from, o)
+		}
+	}
+	others, err := s.index.putMissing(entries)
+	if err != nil {
+		return err
+	}
+	wrong := slices.DeleteFunc(others, func(c conflict) bool {
+		pl := segment.At(c.has.Segment, c.has.Block)
+		return s.isIntact(pl, &from[c.i].hash, from[c.i].kind)
+	})
+	return s.index.replace(entries, wrong)
+}
+
+// isIntact reads an object to see whether it lies at pl. If its bytes are wrong, the place is quarantined.
+func (s *Store) isIntact(pl segment.Location, h *merkle.Hash, k merkle.Kind) bool {
+	n, err := s.check(pl, h, k)
+	if err != nil || s.isSick(pl) {
+		return false
+	}
+	if _, err = s.readPlace(pl, n, h, k); disk.Damaged(err) {
+		s.markBad(pl, err)
+		return false
+	}
+	return true
+}
+
+// sleep reports whether the time passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
