@@ -7,6 +7,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 )
 
@@ -170,7 +171,7 @@ func (v *volume) admitCarried() error {
 	if !v.writable {
 		return fmt.Errorf("nobody has opened the volume yet: %w", ErrBusy)
 	}
-	if j := v.active().journal; j.full(v.inflight+1) || !j.fits(v.inflight+1) {
+	if j := v.active().journal; j.Full(v.inflight+1) || !j.Fits(v.inflight+1) {
 		return ErrBusy
 	}
 	return nil
@@ -186,7 +187,7 @@ func (v *volume) carryHole(l *layer, e extent.Extent) error {
 		return nil // overtaken
 	}
 	a := v.active()
-	if err := a.journal.append(&journalRecord{kind: recordHole, sector: e.Start(), count: e.Sectors}); err != nil {
+	if err := a.journal.Append(&journal.Record{Type: journal.Hole, Sector: e.Start(), Count: e.Sectors}); err != nil {
 		return v.s.fail(err)
 	}
 	v.appended++

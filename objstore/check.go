@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
@@ -198,7 +199,7 @@ func (c *checker) there(name, object string, held func() bool) {
 // journals reads those of the layers that have not settled.
 func (c *checker) journals() error {
 	type live struct {
-		*journal
+		*journal.File
 		gen   uint64
 		count int
 	}
@@ -207,7 +208,7 @@ func (c *checker) journals() error {
 		v.mu.Lock()
 		for _, l := range v.layers {
 			if l.journal != nil {
-				all = append(all, live{l.journal, l.gen, l.journal.count})
+				all = append(all, live{l.journal, l.gen, l.journal.Count()})
 			}
 		}
 		v.mu.Unlock()
@@ -215,30 +216,28 @@ func (c *checker) journals() error {
 			if err := c.ctx.Err(); err != nil {
 				return err
 			}
-			c.journal(v, j.journal, j.gen, j.count)
+			c.journal(v, j.File, j.gen, j.count)
 		}
 	}
 	return nil
 }
 
 // journal reads one that may be written meanwhile, up to the records that it had before.
-func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
-	j.headerMu.Lock()
-	rp, err := readJournal(c.s.fs, j.name, c.s.sb.id, v.ref.id, gen, func(bool, bool) cacheTrust { return cacheTrust{cache: true, moved: true} }, c.s.origin)
-	j.headerMu.Unlock()
+func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
+	rp, err := j.Reread(c.s.fs)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !v.has(gen):
 		return // it has settled meanwhile
 	case errors.Is(err, os.ErrNotExist):
-	case rp != nil && rp.whole >= count:
+	case rp != nil && rp.Whole >= count:
 		err = nil // what is behind may be half written
-		if rp.mended != nil {
-			err = rp.mended
+		if rp.BadHeader != nil {
+			err = rp.BadHeader
 		}
 	case err == nil:
 		err = &CorruptError{
-			File: j.name, Offset: journalHeader + int64(rp.whole)*recordSize, Object: "journal record",
-			Err: fmt.Errorf("%d records can be read of %d", rp.whole, count),
+			File: j.Name(), Offset: journal.Offset(rp.Whole), Object: "journal record",
+			Err: fmt.Errorf("%d records can be read of %d", rp.Whole, count),
 		}
 	}
 	if err == nil {
@@ -246,11 +245,11 @@ func (c *checker) journal(v *volume, j *journal, gen uint64, count int) {
 	}
 	a := Affected{Volume: v.ref.name, Ranges: []Range{{0, v.ref.size}}}
 	if rp != nil {
-		if ranges, unknown := c.s.readBehind(v.ref.id, j.name, rp.whole, count); unknown == 0 {
+		if ranges, unknown := c.s.readBehind(v.ref.id, j.Name(), rp.Whole, count); unknown == 0 {
 			a.Ranges = mergeRanges(ranges, v.ref.size)
 		}
 	}
-	c.found(disk.AsCorrupt(err, j.name, 0, "journal"), a)
+	c.found(disk.AsCorrupt(err, j.Name(), 0, "journal"), a)
 }
 
 // has reports a generation that has not settled.
@@ -551,12 +550,12 @@ func (c *checker) affect(damage int, im image, off, length int64) {
 // tails reads what has not settled.
 func (c *checker) tails() error {
 	for _, v := range c.volumes() {
-		var all []span
+		var all []journal.Span
 		v.mu.Lock()
 		for _, l := range v.layers {
 			for e := range l.extents.All() {
 				if !e.Hole() {
-					all = append(all, span{e.Start(), e.End})
+					all = append(all, journal.Span{From: e.Start(), To: e.End})
 				}
 			}
 		}

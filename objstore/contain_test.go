@@ -21,6 +21,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/disktest"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
@@ -54,7 +55,7 @@ func TestReplayIsLogged(t *testing.T) {
 		must(t, v.Flush())
 		r.write(v, randomBytes(2, 4096), 4096)
 		if c.name == "failed sync" {
-			v.layers[0].journal.distrust()
+			v.layers[0].journal.Distrust()
 		}
 		r.o.Mount = c.mount
 		must(t, r.reopened(r.mem.Kill(), c.boot))
@@ -258,7 +259,7 @@ func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
 func TestFileThatCantBeOpened(t *testing.T) {
 	r, _ := newRigOfTwo(t)
 	must(t, r.s.Close())
-	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journal.Dir, "."} {
 		names, err := r.mem.List(dir)
 		must(t, err)
 		for _, name := range names {
@@ -293,16 +294,16 @@ func TestFileThatCantBeOpened(t *testing.T) {
 // Nor does a file without an inode, which can't be replaced or removed either, keep the store from opening.
 func TestFileThatCantBeTouched(t *testing.T) {
 	r, v := newRigOfTwo(t)
-	left := journalName(v.ref.id, v.baseGen)
+	left := journal.Name(v.ref.id, v.baseGen)
 	must(t, r.s.Close())
 	leave := func() { // what a crash may leave behind
-		for _, name := range []string{left, left + journalDraft, refsFile + ".new", refsCopy + ".new", superblockFile + ".new", superblockCopy + ".new"} {
+		for _, name := range []string{left, left + journal.DraftSuffix, refsFile + ".new", refsCopy + ".new", superblockFile + ".new", superblockCopy + ".new"} {
 			if f, err := r.mem.Create(name); err == nil {
 				must(t, f.Close())
 			}
 		}
 	}
-	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journal.Dir, "."} {
 		leave()
 		names, err := r.mem.List(dir)
 		must(t, err)
@@ -333,18 +334,18 @@ func TestFileThatCantBeTouched(t *testing.T) {
 
 // The size of a journal that has grown may be lost with a power cut, while records are not: that is no damage.
 func TestJournalGrownAndCut(t *testing.T) {
-	r := newRig(t, Options{JournalRecords: 4 * windowRecords, TailSoft: 1 << 40, TailHard: 1 << 40})
+	r := newRig(t, Options{JournalRecords: 4 * journal.WindowRecords, TailSoft: 1 << 40, TailHard: 1 << 40})
 	v := r.volume("a", 1<<30)
 	r.write(v, randomBytes(1, 4096), 0)
 	must(t, v.Flush())
-	for i := range int64(windowRecords + 100) {
+	for i := range int64(journal.WindowRecords + 100) {
 		must(t, v.Zero(1<<20+i*512, 512))
 	}
-	name := v.active().journal.name
+	name := v.active().journal.Name()
 	mem := r.mem.Kill()
 	f, err := mem.Open(name)
 	must(t, err)
-	must(t, f.Truncate(journalHeader+windowSize)) // all of the first window was written back
+	must(t, f.Truncate(journal.Offset(0)+journal.WindowSize)) // all of the first window was written back
 	must(t, f.Close())
 	for _, boot := range []string{"next boot", "the one after"} {
 		must(t, r.reopened(mem, boot))
@@ -358,14 +359,14 @@ func TestJournalGrownAndCut(t *testing.T) {
 
 // A repaired journal stays repaired, also when nothing has settled before the next crash.
 func TestRepairedTwice(t *testing.T) {
-	for _, cutTo := range []int64{journalHeader + 40*recordSize, journalHeader + 3*recordSize + 5, 100} {
+	for _, cutTo := range []int64{journal.Offset(40), journal.Offset(3) + 5, 100} {
 		r := newRig(t, Options{})
 		v := r.volume("a", 1<<20)
 		for i := range 20 {
 			r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
 			must(t, v.Flush())
 		}
-		name := v.active().journal.name
+		name := v.active().journal.Name()
 		mem := r.mem.Kill()
 		f, err := mem.Open(name)
 		must(t, err)
@@ -392,12 +393,12 @@ func TestCheckReplayedJournal(t *testing.T) {
 		r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
 	}
 	must(t, v.Close())
-	name := v.active().journal.name
+	name := v.active().journal.Name()
 	must(t, r.reopened(r.mem.Kill(), "boot"))
-	flip(t, r.mem, name, journalHeader+5*recordSize+9)
+	flip(t, r.mem, name, journal.Offset(5)+9)
 	report, err := r.s.Check(context.Background(), nil)
 	must(t, err)
-	if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == name && d.Offset == journalHeader+5*recordSize }) {
+	if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == name && d.Offset == journal.Offset(5) }) {
 		t.Errorf("check does not name it: %+v", report.Damage)
 	}
 }
@@ -418,7 +419,7 @@ func TestRepairNamesLoss(t *testing.T) {
 		r.write(v, randomBytes(3, 4096), 4096)
 		_, err = r.s.CreateSnapshot(ctx, "a", "unsettled")
 		must(t, err)
-		gone := v.layers[0].journal.name
+		gone := v.layers[0].journal.Name()
 		if lost == "a generation" {
 			r.write(v, randomBytes(4, 4096), 8192)
 			must(t, v.Flush())
@@ -471,14 +472,12 @@ func TestEmptyGenerationBeforeOthers(t *testing.T) {
 	must(t, err)
 	r.write(v, randomBytes(2, 4096), 4096)
 	must(t, v.Flush())
-	name := v.layers[0].journal.name
+	name := v.layers[0].journal.Name()
 	mem := r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
 	f, err := mem.Open(name)
 	must(t, err)
-	h := encodeJournalHeader(r.s.sb.id, v.ref.id, v.layers[0].gen, r.s.origin) // the note of how many there are was not durable
-	_, err = f.WriteAt(h, 0)
-	must(t, err)
-	_, err = f.WriteAt(make([]byte, 4096), journalHeader)
+	forgetJournal(t, f) // the note of how many there are was not durable
+	_, err = f.WriteAt(make([]byte, 4096), journal.Offset(0))
 	must(t, err)
 	must(t, f.Close())
 	must(t, r.reopened(mem, "next boot"))
@@ -579,8 +578,11 @@ func TestEndOfGenerationLost(t *testing.T) {
 		l := v.layers[0]
 		mem := r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
 		// The note of how many records there are was not durable.
-		overwrite(t, mem, l.journal.name, encodeJournalHeader(r.s.sb.id, v.ref.id, l.gen, r.s.origin), 0)
-		overwrite(t, mem, l.journal.name, make([]byte, recordSize), journalHeader+int64(l.journal.count-1)*recordSize)
+		f, err := mem.Open(l.journal.Name())
+		must(t, err)
+		forgetJournal(t, f)
+		must(t, f.Close())
+		overwrite(t, mem, l.journal.Name(), make([]byte, journal.RecordSize), journal.Offset(l.journal.Count()-1))
 		must(t, r.reopened(mem, "next boot"))
 		if _, err := r.s.OpenVolume("a", "test"); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("flushed %v: what was flushed is gone, and nobody says so: %v", flushed, err)
@@ -613,7 +615,7 @@ func TestHeaderOfFrozenGeneration(t *testing.T) {
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(2, 4096), 4096)
-	name := v.layers[0].journal.name
+	name := v.layers[0].journal.Name()
 	mem := r.mem.Kill()
 	overwrite(t, mem, name, make([]byte, 512), 0)
 	for range 2 {
@@ -638,7 +640,7 @@ func TestCheckNamesMissingFile(t *testing.T) {
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(1, 4096), 0)
-	for _, dir := range []string{"refs", segment.Dir, journalDir, "."} {
+	for _, dir := range []string{"refs", segment.Dir, journal.Dir, "."} {
 		names, err := r.mem.List(dir)
 		must(t, err)
 		for _, name := range names {

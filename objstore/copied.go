@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 
-	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
-	"varve/objstore/vfs"
 )
 
 // A store that was copied file by file while it was in use is of no moment: a journal that was copied after the segments
@@ -38,25 +37,25 @@ const (
 func newClosing() uint64 { return rand.Uint64() | 1 }
 
 // checkCopy says why a journal can't count although its records may be whole.
-func (s *Store) checkCopy(rp *replay) error {
+func (s *Store) checkCopy(rp *journal.Replay) error {
 	refuse := func(why string) error {
-		return &CorruptError{File: rp.name, Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
+		return &CorruptError{File: rp.Name(), Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
 	}
 	switch {
-	case rp.contested && rp.covered < rp.last:
+	case rp.Contested && rp.Covered < rp.Last:
 		return refuse("a device waits for a server with writes that were not flushed, and whether this is its store, " +
 			"on a disk that was mounted anew, or a snapshot of it, can't be told; varve set says which, by --moved or " +
 			"--copied-from snapshot")
-	case !rp.copied || rp.last == 0: // one that says nothing can't be wrong
+	case !rp.Copied || rp.Last == 0: // one that says nothing can't be wrong
 		return nil
-	case rp.closing == 0:
+	case rp.Closing == 0:
 		return refuse("it was copied while the store was in use, or after its daemon was killed, " +
 			"and may speak of data that the copies of the segments do not have; varve set --copied-from is for those who know " +
 			"that it was of one moment, varve volume repair goes back to what had settled")
 	}
-	for i := range rp.records {
-		r := &rp.records[i]
-		if g := s.segments.Get(r.segment); r.kind == recordData && g != nil && g.Closing != rp.closing {
+	for i := range rp.Records {
+		r := &rp.Records[i]
+		if g := s.segments.Get(r.Segment); r.Type == journal.Data && g != nil && g.Closing != rp.Closing {
 			return refuse(fmt.Sprintf("%s was copied at another time, while the store was in use", segment.Name(g.ID)))
 		}
 	}
@@ -71,7 +70,7 @@ func (s *Store) stampClosing(journals []string) {
 	}
 	closing := newClosing()
 	for _, name := range journals {
-		if err := stampJournal(s.fs, name, closing); err != nil {
+		if err := journal.Stamp(s.fs, name, closing); err != nil {
 			s.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
 		}
 	}
@@ -80,19 +79,6 @@ func (s *Store) stampClosing(journals []string) {
 			s.stampSegment(g, closing)
 		}
 	}
-}
-
-func stampJournal(fs vfs.FS, name string, closing uint64) error {
-	f, err := fs.Open(name)
-	if err != nil {
-		return err
-	}
-	h := make([]byte, 512)
-	if _, err = f.ReadAt(h, 0); err == nil && disk.Checksum(h[:508]) == le.Uint32(h[508:]) {
-		setJournalClosing(h, closing)
-		_, err = f.WriteAt(h, 0)
-	}
-	return errors.Join(err, f.Close())
 }
 
 // stampSegment does it in one segment; 0 takes it back.
@@ -135,8 +121,8 @@ func (s *Store) acceptCopy(v *volume, from CopiedFrom) (bool, error) {
 	if err := s.writeError(); err != nil {
 		return false, err
 	}
-	h, err := s.readHistoryAs(v, d.gens, func(bool, bool) cacheTrust {
-		return cacheTrust{cache: from == CopiedStopped, moved: true}
+	h, err := s.readHistoryAs(v, d.gens, func(bool, bool) journal.Trust {
+		return journal.Trust{Cache: from == CopiedStopped, Moved: true}
 	})
 	if err != nil {
 		return false, err

@@ -10,9 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"varve/objstore/index"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -53,7 +52,7 @@ type copiedWorld struct {
 }
 
 func copiedOptions() Options {
-	return Options{SegmentSize: smallestSegment, SettleDelay: -1, JournalRecords: 4 * commitHeadroom, Index: index.NewMem()}
+	return Options{SegmentSize: smallestSegment, SettleDelay: -1, JournalRecords: journal.MinRecords, Index: index.NewMem()}
 }
 
 func fill(b byte) []byte { return bytes.Repeat([]byte{b}, 16384) }
@@ -328,15 +327,12 @@ func TestJournalOfOlderVersion(t *testing.T) {
 	w.write(t, 1, 2, true)
 	dir := t.TempDir()
 	copyFiles(t, w.dir, dir, everyFile)
-	list, err := filepath.Glob(filepath.Join(dir, journalDir, "*"))
+	list, err := filepath.Glob(filepath.Join(dir, journal.Dir, "*"))
 	must(t, err)
 	for _, name := range list {
-		volume := uuid.MustParse(filepath.Base(name)[:36])
-		h := encodeJournalHeader(w.s.sb.id, volume, 2, w.s.origin)
 		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		must(t, err)
-		_, err = f.WriteAt(h, 0)
-		must(t, err)
+		forgetJournal(t, f)
 		must(t, f.Close())
 	}
 	s := openCopy(t, dir)

@@ -18,6 +18,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
 )
@@ -53,6 +54,11 @@ func damageWorld(t *testing.T, closed bool) *world {
 	w.fixedWrite("d", 0, 4096, 40)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		w.fixedFlush(name)
+		v, err := w.s.catalog.volume(name)
+		w.must(err)
+		for _, l := range v.layers {
+			l.journal.MarkCommitted() // flushes do it once in a second
+		}
 	}
 	w.endFixed(closed)
 	return w
@@ -103,12 +109,12 @@ func (w *world) boundaries(name string, b []byte) []int64 {
 			add(off, off+4, off+8, next)
 			off = next
 		}
-	case strings.HasPrefix(name, journalDir):
-		for i := range int64(70) {
-			add(journalHeader + i*recordSize)
-			add(journalHeader + i*recordSize + 4)
+	case strings.HasPrefix(name, journal.Dir):
+		for i := range 70 {
+			add(journal.Offset(i))
+			add(journal.Offset(i) + 4)
 		}
-		add(journalHeader+128*recordSize, journalHeader+windowSize)
+		add(journal.Offset(128), journal.Offset(0)+journal.WindowSize)
 	case strings.HasSuffix(name, ".seg"):
 		add(disk.BlockSize, 2*disk.BlockSize, 5*disk.BlockSize, w.opts.SegmentSize-disk.BlockSize, w.opts.SegmentSize, w.opts.SegmentSize+segment.ObjectSize, size-segment.TrailerSize)
 		for off := int64(disk.BlockSize); off < min(size, w.opts.SegmentSize); off += 37 * disk.BlockSize {
@@ -288,10 +294,10 @@ func (w *world) repairAll(t *testing.T, what string, tally map[string]int) {
 			continue
 		}
 		got := make([]byte, v.size)
-		if _, err := vol.ReadAt(got, 0); err != nil && strings.Contains(what, journalDir) {
+		if _, err := vol.ReadAt(got, 0); err != nil && strings.Contains(what, journal.Dir) {
 			t.Errorf("%s: repaired, but %v", what, err)
 		}
-		exact := done.Unknown == 0 && strings.Contains(what, journalDir) && !strings.Contains(info.Damage, "shorter")
+		exact := done.Unknown == 0 && strings.Contains(what, journal.Dir) && !strings.Contains(info.Damage, "shorter")
 		for i := int64(0); exact && i < v.size; i += SectorSize {
 			if sectorOf(got[i:i+SectorSize]) != v.cur[i/SectorSize] && !within(done.Lost, i) {
 				t.Errorf("%s: byte %d of %s is lost, and the repair has not said so: %+v", what, i, info.Name, done)
@@ -318,9 +324,6 @@ func (w *world) repairAll(t *testing.T, what string, tally map[string]int) {
 // right; what it does is an error that names the place, or is named by Check. A volume that is refused can be
 // repaired, and then has all but what the repair has named.
 func TestEveryDamage(t *testing.T) {
-	usual := markEvery
-	t.Cleanup(func() { markEvery = usual })
-	markEvery = 0
 	stride := 101
 	if crashCuts(t, 0) > 0 {
 		stride = 1
@@ -355,7 +358,7 @@ func everyDamage(t *testing.T, closed bool, stride int) {
 				total[h.name]++
 			}
 		}
-		if !strings.HasPrefix(name, journalDir) { // nothing says that a newest generation was there
+		if !strings.HasPrefix(name, journal.Dir) { // nothing says that a newest generation was there
 			w.damaged(name, nil).holdsUp(t, fmt.Sprintf("closed %v, without %s", closed, name), tally)
 			total["missing file"]++
 		}
@@ -382,7 +385,7 @@ func TestJournalPageLost(t *testing.T) {
 	_, err = v.WriteAt(randomBytes(1, 4096), 0)
 	must(t, err)
 	must(t, v.Flush())
-	must(t, os.Truncate(dir+"/"+v.active().journal.name, journalHeader))
+	must(t, os.Truncate(dir+"/"+v.active().journal.Name(), journal.Offset(0)))
 	for range 2 {
 		if _, err := v.WriteAt(randomBytes(2, 4096), 8192); !errors.Is(err, ErrReadOnly) || !errors.Is(err, unix.EIO) {
 			t.Fatalf("write to a journal whose page is lost: %v", err)

@@ -1,13 +1,15 @@
 package objstore
 
 import (
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/vfs"
 )
 
@@ -44,11 +46,11 @@ func TestDeepTree(t *testing.T) {
 func TestLongJournal(t *testing.T) {
 	for kind := range crashKinds {
 		w := fixedWorld(t, uint64(kind))
-		w.opts.JournalRecords = 3 * windowRecords
+		w.opts.JournalRecords = 3 * journal.WindowRecords
 		w.init()
 		w.fixedCreate("v", 4<<20, 512)
 		v, vol := w.fixedVolume("v")
-		for i := range 2*windowRecords + 1000 {
+		for i := range 2*journal.WindowRecords + 1000 {
 			if i%1000 == 7 {
 				w.fixedWrite("v", int64(i*37%8000)*512, 1536, uint64(i))
 			}
@@ -109,35 +111,31 @@ func TestFaultForever(t *testing.T) {
 
 // A record that the process was storing when it was killed is torn: it was not answered, and is no damage.
 func (w *world) tearRecords() {
-	names, err := w.mem.List(journalDir)
+	names, err := w.mem.List(journal.Dir)
 	w.must(err)
 	for _, name := range names {
-		f, err := w.mem.Open(journalDir + "/" + name)
+		f, err := w.mem.Open(journal.Dir + "/" + name)
 		w.must(err)
 		c, err := disk.ReadContent(f)
 		w.must(err)
-		data := c.Data
-		if len(data) <= journalHeader || disk.AllZero(data[:512]) {
+		if int64(len(c.Data)) <= journal.Offset(0) || disk.AllZero(c.Data[:512]) {
 			w.must(f.Close())
 			continue
 		}
-		seed, at, final := disk.Checksum(data[:56]), 0, false
-		for journalHeader+(at+1)*recordSize <= len(data) {
-			r, err := decodeRecord(data[journalHeader+at*recordSize:], seed+uint32(at))
-			if errors.Is(err, errTorn) {
-				break
-			}
-			final = final || r.flags&flagFinal != 0
-			at++
-		}
-		off := journalHeader + at*recordSize
-		if !final && off+recordSize <= len(data) && disk.AllZero(data[off:off+recordSize]) {
-			r := journalRecord{kind: recordData, sector: 1, count: 1, segment: uint32(1 + w.pick(300, "segment")), block: 0x03030303}
-			b := make([]byte, recordSize)
-			r.encode(b, seed+uint32(at))
+		id := journal.ID{Store: uuid.UUID(c.Data[16:32])}
+		id.Volume, id.Gen, _, _ = journal.ParseName(name)
+		rp, err := journal.Read(w.mem, id, journal.Origin{}, func(bool, bool) journal.Trust { return journal.Trust{Cache: true, Moved: true} })
+		w.must(err)
+		off, next := journal.Offset(rp.Whole), journal.Offset(rp.Whole+1)
+		if !rp.Final && next <= int64(len(c.Data)) && disk.AllZero(c.Data[off:next]) {
+			b := make([]byte, journal.RecordSize) // data, as package journal draws it; no part of it has the right checksum
+			le.PutUint32(b, 0x01020304)
+			b[4], b[8], b[16] = byte(journal.Data), 1, 1
+			le.PutUint32(b[24:], uint32(1+w.pick(300, "segment")))
+			le.PutUint32(b[28:], 0x03030303)
 			from := 4 * w.pick(2, "checksum last") // the checksum is stored last
-			upto := from + 1 + w.pick(recordSize-1-from, "torn at")
-			_, err := f.WriteAt(b[from:upto], int64(off+from))
+			upto := from + 1 + w.pick(journal.RecordSize-1-from, "torn at")
+			_, err := f.WriteAt(b[from:upto], off+int64(from))
 			w.must(err)
 			w.counts["torn records"]++
 		}

@@ -104,7 +104,7 @@ func (s *Store) dropVolume(v *volume) error {
 	}
 	v.mu.Unlock()
 	for _, l := range layers {
-		if err := s.fs.Remove(l.journal.name); err != nil {
+		if err := s.fs.Remove(l.journal.Name()); err != nil {
 			return fmt.Errorf("remove journal: %w", err)
 		}
 		failpoint.Here(failpoint.VolumeDropped)
@@ -141,7 +141,7 @@ func (v *volume) end() ([]*layer, *pin) {
 	v.base.drop()
 	v.mu.Unlock()
 	for _, l := range layers {
-		l.journal.close()
+		l.journal.Close()
 	}
 	return layers, readers
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"varve/objstore/internal/journal"
 )
 
 // A deletion waits for readers of the volume, as long as its caller does: meanwhile the settler gets past the volume, and
@@ -46,15 +48,15 @@ func TestDeletionWaitsForReadersBesideSettling(t *testing.T) {
 		t.Error("delete does not obey its context")
 	}
 	v.commitMu.Lock()
-	if l.journal.file != nil {
+	if !l.journal.Closed() {
 		t.Error("the journal is open while a plan is held")
 	}
 	v.commitMu.Unlock()
-	if n := len(r.names(journalDir)); n != 1 {
+	if n := len(r.names(journal.Dir)); n != 1 {
 		t.Errorf("%d journals while a plan is held, want 1", n)
 	}
 	v.Release(&p)
-	eventually(t, "the journal's removal", func() bool { return len(r.names(journalDir)) == 0 })
+	eventually(t, "the journal's removal", func() bool { return len(r.names(journal.Dir)) == 0 })
 	b := r.volume("b", 1<<20)
 	r.write(b, randomBytes(2, 4096), 0)
 	must(t, r.s.Settle(ctx))

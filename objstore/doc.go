@@ -31,7 +31,7 @@
 //	superblock, superblock.copy   superblock.go
 //	lock                          held by the process that has the store open
 //	refs/log                      refs.go, in frames of internal/record
-//	journal/VOLUME-GENERATION     journal.go
+//	journal/VOLUME-GENERATION     internal/journal
 //	segments/ID.seg, ID.dir       internal/segment; the object log in frames of internal/record
 //	index/                        badger
 //

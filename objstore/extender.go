@@ -3,6 +3,8 @@ package objstore
 import (
 	"context"
 	"fmt"
+
+	"varve/objstore/internal/journal"
 )
 
 // extender extends journals ahead of those who append to them: it allocates and maps the next window (1 MiB) when the last
@@ -33,7 +35,7 @@ func (x *extender) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case v := <-x.asked:
-			_ = v.extendJournal(ahead) // who needs the window tries again, and gets the error
+			_ = v.extendJournal(journal.Ahead) // who needs the window tries again, and gets the error
 		}
 	}
 }
@@ -48,7 +50,7 @@ func (v *volume) extendJournal(n int) error {
 	j := v.active().journal
 	n += v.inflight
 	v.mu.Unlock()
-	if err := j.extend(&v.mu, n); err != nil {
+	if err := j.Extend(&v.mu, n); err != nil {
 		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
 	}
 	v.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/journal"
 	"varve/objstore/vfs"
 )
 
@@ -30,7 +31,7 @@ var faults = map[string]fault{
 
 // failsFlush says whether the failure of op is one of a flush: the next opening may go back to what was flushed before.
 func failsFlush(op vfs.Op) bool {
-	return op.Kind == vfs.OpDatasync || op.Kind == vfs.OpSyncDir && op.Name == journalDir
+	return op.Kind == vfs.OpDatasync || op.Kind == vfs.OpSyncDir && op.Name == journal.Dir
 }
 
 // failing gives a hook that lets operation n of those that want picks fail, and says what that was.
@@ -344,7 +345,7 @@ func (w *world) checkFull(before int64) {
 	bound := limit
 	if before+w.opts.Reserve > limit {
 		// Opening makes a journal for each volume, whatever the maximum is.
-		bound = max(limit, before) + max(w.opts.Reserve/2, int64(len(w.vols))*(windowSize+2*journalHeader)+1<<20)
+		bound = max(limit, before) + max(w.opts.Reserve/2, int64(len(w.vols))*(journal.WindowSize+2*journal.Offset(0))+1<<20)
 	}
 	if used > bound {
 		w.failf("the store takes %d bytes, its maximum is %d, and before the step it took %d", used, limit, before)

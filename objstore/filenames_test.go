@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -32,7 +33,7 @@ func TestStraysAreLeftAlone(t *testing.T) {
 			segs = append(segs, segment.Name(id))
 		}
 	}
-	journals, err := r.mem.List(journalDir)
+	journals, err := r.mem.List(journal.Dir)
 	must(t, err)
 	if len(segs) == 0 || len(journals) == 0 {
 		t.Fatalf("segments %v, journals %v", segs, journals)
@@ -55,10 +56,10 @@ func TestStraysAreLeftAlone(t *testing.T) {
 		stray(segment.Dir+"/"+name, segs[0])
 	}
 	for _, name := range []string{journals[0] + "~", journals[0][:36] + "-000000000000000A", journals[0][:36] + "-+00000000000000f", "notes.new", "{" + journals[0][:36] + "}-0000000000000001"} {
-		stray(journalDir+"/"+name, journalDir+"/"+journals[0])
+		stray(journal.Dir+"/"+name, journal.Dir+"/"+journals[0])
 	}
 	must(t, r.mem.SyncDir(segment.Dir))
-	must(t, r.mem.SyncDir(journalDir))
+	must(t, r.mem.SyncDir(journal.Dir))
 	var mu sync.Mutex
 	opened := map[string]int{} // guarded by mu
 	r.open(func(op vfs.Op) error {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -151,7 +152,7 @@ func (w *world) twin() *world {
 // metadata lists the files whose bytes are checked.
 func (w *world) metadata() []string {
 	var names []string
-	for _, dir := range []string{".", "refs", journalDir, segment.Dir} {
+	for _, dir := range []string{".", "refs", journal.Dir, segment.Dir} {
 		list, err := w.mem.Kill().List(dir)
 		w.must(err)
 		for _, n := range list {
@@ -175,8 +176,8 @@ func (w *world) checkedRanges(name string) [][2]int64 {
 	if strings.HasSuffix(name, ".seg") {
 		return [][2]int64{{0, 512}, {w.opts.SegmentSize, size}}
 	}
-	if strings.HasPrefix(name, journalDir) {
-		return [][2]int64{{0, 512}, {journalHeader, journalHeader + 60*recordSize}}
+	if strings.HasPrefix(name, journal.Dir) {
+		return [][2]int64{{0, 512}, {journal.Offset(0), journal.Offset(60)}}
 	}
 	return [][2]int64{{0, size}}
 }

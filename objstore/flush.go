@@ -7,6 +7,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 )
 
@@ -31,7 +32,7 @@ func (v *volume) commitTo(target uint64) error {
 		return nil
 	}
 	type pending struct {
-		j     *journal
+		j     *journal.File
 		upto  int
 		final bool
 	}
@@ -49,8 +50,8 @@ func (v *volume) commitTo(target uint64) error {
 	seq := v.appended
 	for i, l := range v.layers {
 		j, frozen := l.journal, i < len(v.layers)-1
-		if j != nil && j.file != nil && (j.count > j.committed || frozen && !j.final) {
-			todo = append(todo, pending{j, j.count, frozen})
+		if j != nil && j.Uncommitted(frozen) {
+			todo = append(todo, pending{j, j.Count(), frozen})
 		}
 	}
 	v.mu.Unlock()
@@ -67,33 +68,26 @@ func (v *volume) commitTo(target uint64) error {
 	for _, c := range todo {
 		// Before there is a commit record: one that is not the end of a flush would vouch, to whoever finds another behind
 		// it, for records that are not durable.
-		if err := c.j.link(v.s.fs); disk.Transient(err) {
+		if err := c.j.Link(v.s.fs); disk.Transient(err) {
 			return err // the data is durable; the next flush commits it
 		} else if err != nil {
-			return v.failSync(journalDir, err)
+			return v.failSync(journal.Dir, err)
 		}
-		r := newCommit(c.upto, time.Now())
-		if c.final {
-			r.flags = flagFinal
-		}
+		r := journal.NewCommit(c.upto, c.final, time.Now())
 		v.mu.Lock()
-		err := c.j.append(&r)
-		behind := c.j.count
+		err := c.j.Append(&r)
+		behind := c.j.Count()
 		v.mu.Unlock()
 		if err != nil {
-			return v.failSync(c.j.name, err)
+			return v.failSync(c.j.Name(), err)
 		}
 		failpoint.Here(failpoint.FlushCommit)
-		if err := c.j.file.Datasync(); err != nil {
-			return v.failSync(c.j.name, err)
+		if err := c.j.Sync(); err != nil {
+			return v.failSync(c.j.Name(), err)
 		}
-		c.j.mark(behind, c.final)
+		c.j.Mark(behind, c.final)
 		v.mu.Lock()
-		// The commit record counts as covered, so that a later flush finds nothing to do.
-		c.j.committed, c.j.final = max(c.j.committed, c.upto), c.final
-		if c.j.count == c.upto+1 {
-			c.j.committed = c.j.count
-		}
+		c.j.Committed(c.upto, c.final)
 		v.mu.Unlock()
 	}
 	v.durable = seq
@@ -107,7 +101,7 @@ func (v *volume) failSync(name string, err error) error {
 	layers := slices.Clone(v.layers)
 	v.mu.Unlock()
 	for _, l := range layers {
-		l.journal.distrust()
+		l.journal.Distrust()
 	}
 	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
 }
@@ -126,12 +120,12 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		return gen, nil
 	}
 	// Without the name of its journal, the next generation would look like one that has lost a former one.
-	if err := active.link(v.s.fs); disk.Transient(err) {
+	if err := active.Link(v.s.fs); disk.Transient(err) {
 		return 0, err
 	} else if err != nil {
-		return 0, v.failSync(journalDir, err)
+		return 0, v.failSync(journal.Dir, err)
 	}
-	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
+	j, err := v.createJournal(gen + 1)
 	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
@@ -140,7 +134,7 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		v.mu.Lock()
 		inflight := v.inflight
 		v.mu.Unlock()
-		if err = j.extend(&v.mu, inflight); err != nil { // their records go here
+		if err = j.Extend(&v.mu, inflight); err != nil { // their records go here
 			break
 		}
 		if v.roll(j, n) {
@@ -150,8 +144,8 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 			break
 		}
 	}
-	j.close()
-	_ = v.s.fs.Remove(j.name) // empty; the next opening finds it
+	j.Close()
+	_ = v.s.fs.Remove(j.Name()) // empty; the next opening finds it
 	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
@@ -159,9 +153,14 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 	return gen, nil
 }
 
+func (v *volume) createJournal(gen uint64) (*journal.File, error) {
+	id := journal.ID{Store: v.s.sb.id, Volume: v.ref.id, Gen: gen}
+	return journal.Create(v.s.fs, id, v.s.origin, v.s.opts.JournalRecords)
+}
+
 // frozenFor gives the generation that takes writes, and its journal; or, without one, that up to which the volume is
 // frozen already, or can't be written. Under v.freezeMu.
-func (v *volume) frozenFor(n *naming) (gen uint64, active *journal) {
+func (v *volume) frozenFor(n *naming) (gen uint64, active *journal.File) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.writable && !v.active().empty() {
@@ -173,10 +172,10 @@ func (v *volume) frozenFor(n *naming) (gen uint64, active *journal) {
 
 // roll freezes the active layer, unless the volume takes no writes any more, or more of them have begun than the new
 // journal has room for. Under v.freezeMu.
-func (v *volume) roll(j *journal, n *naming) bool {
+func (v *volume) roll(j *journal.File, n *naming) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.writable || !j.ready(v.inflight) {
+	if !v.writable || !j.Ready(v.inflight) {
 		return false
 	}
 	gen := v.active().gen
@@ -218,11 +217,11 @@ func (v *volume) activate() error {
 	if writable {
 		return nil
 	}
-	j, err := createJournal(v.s.fs, v.s.sb.id, v.ref.id, gen+1, v.s.origin, v.s.opts.JournalRecords)
+	j, err := v.createJournal(gen + 1)
 	if err == nil {
 		if err = v.begin(gen+1, j); err != nil {
-			j.close()
-			_ = v.s.fs.Remove(j.name)
+			j.Close()
+			_ = v.s.fs.Remove(j.Name())
 		}
 		return err
 	}
@@ -233,7 +232,7 @@ func (v *volume) activate() error {
 }
 
 // begin adds the first layer that takes writes. Under v.freezeMu.
-func (v *volume) begin(gen uint64, j *journal) error {
+func (v *volume) begin(gen uint64, j *journal.File) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.openError(); err != nil {
@@ -279,15 +278,15 @@ func (v *volume) shut() (left []string, err error) {
 		if l.journal == nil {
 			continue
 		}
-		if l.journal.file != nil && err == nil {
-			l.journal.mark(l.journal.committed, true)
+		if err == nil {
+			l.journal.MarkCommitted()
 		}
-		l.journal.close()
+		l.journal.Close()
 		if writable && i == len(layers)-1 && l.empty() && err == nil {
-			err = v.s.fs.Remove(l.journal.name)
+			err = v.s.fs.Remove(l.journal.Name())
 			continue
 		}
-		left = append(left, l.journal.name)
+		left = append(left, l.journal.Name())
 	}
 	return left, err
 }

@@ -2,11 +2,9 @@ package objstore
 
 import (
 	"bytes"
-	"errors"
 	"testing"
 
 	"varve/objstore/internal/disk"
-	"varve/objstore/vfs"
 )
 
 // The decoders meet what is on a disk, whatever that is. Each fuzz test tries the bytes as they are, and with
@@ -55,57 +53,6 @@ func FuzzRefs(f *testing.F) {
 		}
 		if len(again.volumes) != len(r.volumes) || again.segments != r.segments {
 			t.Fatalf("%+v becomes %+v", r, again)
-		}
-	})
-}
-
-func FuzzJournal(f *testing.F) {
-	j := goldenFormats(f)["journal"]
-	f.Add(j[journalHeader:], false, uint16(0))
-	f.Add(j[journalHeader:], true, uint16(40))
-	f.Fuzz(func(t *testing.T, b []byte, trusted bool, damage uint16) {
-		if len(b) > 1<<16 {
-			return
-		}
-		header := encodeJournalHeader(goldenStore, goldenVolume, 3, origin{"boot", "mount"})
-		data := append(header, make([]byte, journalHeader-len(header))...)
-		data = append(data, b...)
-		seed := disk.Checksum(header[:56])
-		for i := 0; journalHeader+(i+1)*recordSize <= len(data); i++ { // mend what has a valid type
-			if r := data[journalHeader+i*recordSize:]; r[4] >= recordData && r[4] <= recordCommit {
-				rec := journalRecord{
-					kind: r[4], flags: r[5], sector: le.Uint64(r[8:]), count: le.Uint64(r[16:]),
-					segment: le.Uint32(r[24:]), block: le.Uint32(r[28:]),
-				}
-				rec.encode(r[:recordSize], seed+uint32(i))
-			}
-		}
-		if i := int(damage); i < len(data) && i > 0 {
-			data[i] ^= 1
-		}
-		fs := memWith(t, "journal/x", data)
-		rp, err := readJournal(fs, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) cacheTrust { return cacheTrust{cache: trusted} }, origin{"boot", "mount"})
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		if len(rp.records) > rp.whole || rp.covered > rp.whole || !trusted && len(rp.records) > rp.covered {
-			t.Fatalf("%d records, %d whole, %d covered", len(rp.records), rp.whole, rp.covered)
-		}
-		if rp.whole == 0 {
-			return
-		}
-		// Once finished it reads the same, after a power cut too.
-		must(t, rp.finish(fs, goldenStore, goldenVolume))
-		cut := fs.PowerCut(newRand(uint64(len(b))))
-		again, err := readJournal(cut, "journal/x", goldenStore, goldenVolume, 3, func(bool, bool) cacheTrust { return cacheTrust{} }, origin{"boot2", "mount2"})
-		if errors.Is(err, vfs.ErrCut) || err != nil {
-			t.Fatalf("read again: %v", err)
-		}
-		if len(again.records) != len(rp.records) || !again.final {
-			t.Fatalf("%d records, then %d, final %v", len(rp.records), len(again.records), again.final)
 		}
 	})
 }

@@ -30,7 +30,6 @@ func goldenFormats(t testing.TB) map[string][]byte {
 	fs := vfs.NewMem(0)
 	must(t, fs.Mkdir("refs"))
 	must(t, fs.Mkdir("segments"))
-	must(t, fs.Mkdir("journal"))
 	named := sb
 	named.name = goldenVolume
 	out := map[string][]byte{
@@ -53,27 +52,6 @@ func goldenFormats(t testing.TB) map[string][]byte {
 		must(t, log.Append(b))
 	}
 	out["refs"] = disktest.ReadFile(t, fs, refsFile)
-	j, err := createJournal(fs, goldenStore, goldenVolume, 3, origin{"boot", "mount"}, 1024)
-	must(t, err)
-	// As older versions write it, and as it is in a file of which nothing is known.
-	j.header = encodeJournalHeader(goldenStore, goldenVolume, 3, origin{"boot", "mount"})
-	_, err = j.file.WriteAt(j.header, 0)
-	must(t, err)
-	header := bytes.Clone(j.header)
-	setJournalWriter(header, vfs.Identity{Inode: 0xe1, Generation: 0xe2, Birth: 0xe3})
-	setJournalClosing(header, 0xe4)
-	out["journal-header"] = header
-	for _, r := range []journalRecord{
-		{kind: recordData, sector: 8, count: 16, segment: 7, block: 9},
-		{kind: recordHole, sector: 100, count: 1 << 30},
-		{kind: recordCommit, sector: 2},
-		{kind: recordData, sector: 9, count: 1, segment: 7, block: 11},
-		{kind: recordCommit, flags: flagFinal, sector: 4},
-	} {
-		must(t, j.append(&r))
-	}
-	out["journal"] = fileBytes(t, j.file)[:journalHeader+6*recordSize]
-	j.close()
 	return out
 }
 
@@ -104,12 +82,6 @@ func TestGoldenDecode(t *testing.T) {
 	must(t, err)
 	if v := r.volumes["vol"]; v == nil || v.gen != 3 || v.root != goldenHash(0xb2) || !v.snaps["snap"].settled {
 		t.Errorf("refs %+v", r)
-	}
-	rp, err := readJournal(memWith(t, "journal/x", b["journal"]), "journal/x", goldenStore, goldenVolume, 3,
-		func(boot, mount bool) cacheTrust { return cacheTrust{cache: boot && mount} }, origin{"boot", "mount"})
-	must(t, err)
-	if len(rp.records) != 3 || !rp.final || !rp.trusted || rp.whole != 5 || rp.covered != 4 {
-		t.Errorf("journal %+v", rp)
 	}
 }
 

@@ -1,6 +1,9 @@
 package objstore
 
-import "varve/objstore/internal/extent"
+import (
+	"varve/objstore/internal/extent"
+	"varve/objstore/internal/journal"
+)
 
 // slots is a run of bytes that was handed out in a segment.
 type slots struct {
@@ -13,7 +16,7 @@ type slots struct {
 // first. It is guarded by the volume's lock.
 type layer struct {
 	gen         uint64
-	journal     *journal
+	journal     *journal.File
 	bytes       int64             // bytes written, overwritten ones too
 	fresh       bool              // it has something that is not carried: it settles by itself
 	holes       bool              // it has had one
@@ -23,7 +26,7 @@ type layer struct {
 	extents *extent.Map
 }
 
-func newLayer(gen uint64, j *journal) *layer {
+func newLayer(gen uint64, j *journal.File) *layer {
 	return &layer{gen: gen, journal: j, extents: extent.NewMap()}
 }
 

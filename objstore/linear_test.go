@@ -16,6 +16,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/lincheck"
 	"varve/objstore/vfs"
 )
@@ -101,7 +102,7 @@ const (
 func newLinearWorld(t *testing.T, seed uint64, fs func() vfs.FS, options ...func(*Options)) *linearWorld {
 	w := &linearWorld{t: t, seed: seed, fs: fs, h: lincheck.NewHistory(), largest: 24}
 	w.opts = Options{
-		SegmentSize: smallestSegment, TailSoft: 256 << 10, TailHard: 1 << 20, JournalRecords: 4 * commitHeadroom,
+		SegmentSize: smallestSegment, TailSoft: 256 << 10, TailHard: 1 << 20, JournalRecords: journal.MinRecords,
 		SettleDelay: time.Millisecond, LeafCache: smallestLeaves, FooterCache: 4096, Reserve: 1 << 20,
 		Boot: "boot", Mount: "mount", Index: index.NewMem(),
 	}

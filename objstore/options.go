@@ -7,6 +7,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/vfs"
 )
 
@@ -107,8 +108,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("segment size %d bytes: %w: want a multiple of %d, at least %d", o.SegmentSize, ErrInvalid, disk.BlockSize, smallestSegment)
 	case o.TailSoft < 0 || o.TailHard < o.TailSoft:
 		return fmt.Errorf("tail limits %d and %d bytes: %w: the hard one must not be below the soft one", o.TailSoft, o.TailHard, ErrInvalid)
-	case o.JournalRecords < 4*commitHeadroom:
-		return fmt.Errorf("%d journal records: %w: want at least %d", o.JournalRecords, ErrInvalid, 4*commitHeadroom)
+	case o.JournalRecords < journal.MinRecords:
+		return fmt.Errorf("%d journal records: %w: want at least %d", o.JournalRecords, ErrInvalid, journal.MinRecords)
 	case o.LeafCache < 0 || o.FooterCache < 0 || o.Reserve < 0:
 		return fmt.Errorf("negative cache or reserve: %w", ErrInvalid)
 	}

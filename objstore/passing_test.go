@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"varve/objstore/internal/journal"
 	"varve/objstore/vfs"
 )
 
@@ -87,9 +88,9 @@ func TestFlushThatCantNameItsJournal(t *testing.T) {
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
 		switch {
-		case fails && op.Kind == vfs.OpSyncDir && op.Name == journalDir:
+		case fails && op.Kind == vfs.OpSyncDir && op.Name == journal.Dir:
 			return syscall.EMFILE
-		case cuts && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, journalDir):
+		case cuts && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, journal.Dir):
 			r.mem.CutAt(r.mem.Ops())
 		}
 		return nil

@@ -19,10 +19,10 @@ func (st *settling) reclaim(ctx context.Context) error {
 	s, v := st.s, st.v
 	if j := st.l.journal; j != nil {
 		v.commitMu.Lock() // a commit that began before the layer had settled may write to it
-		j.close()
+		j.Close()
 		v.commitMu.Unlock()
 		// Not durably: refs know that the volume has settled past it, and an opening that finds it removes it.
-		if err := s.removeJournal(j.name); err != nil {
+		if err := s.removeJournal(j.Name()); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 // abandon closes what the layer has open; the next opening removes the journal and punches.
 func (st *settling) abandon() {
 	if j := st.l.journal; j != nil {
-		j.close()
+		j.Close()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
@@ -209,19 +210,19 @@ func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]located) (*volu
 
 // replayJournals turns the journals into frozen layers.
 func (s *Store) replayJournals() error {
-	names, err := s.fs.List(journalDir)
+	names, err := s.fs.List(journal.Dir)
 	if err != nil {
 		return err
 	}
 	gens := map[uuid.UUID][]uint64{}
 	for _, n := range names {
-		id, gen, draft, ok := parseJournalName(n)
+		id, gen, draft, ok := journal.ParseName(n)
 		if !ok {
-			s.stray(journalDir + "/" + n)
+			s.stray(journal.Dir + "/" + n)
 			continue
 		}
 		if draft {
-			if err := removeLeftover(s.fs, s.log, journalDir+"/"+n); err != nil {
+			if err := removeLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
 				return err
 			}
 			continue
@@ -229,7 +230,7 @@ func (s *Store) replayJournals() error {
 		v := s.catalog.volumes[id]
 		if v == nil || gen <= v.baseGen {
 			// Its volume is gone, or has settled past it.
-			if err := removeLeftover(s.fs, s.log, journalDir+"/"+n); err != nil {
+			if err := removeLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
 				return err
 			}
 			continue
@@ -247,7 +248,7 @@ func (s *Store) replayJournals() error {
 	if err != nil {
 		return err
 	}
-	return s.fs.SyncDir(journalDir)
+	return s.fs.SyncDir(journal.Dir)
 }
 
 // replayVolume replays the journals of a volume, or, where they are damaged, leaves all of them as they are.
@@ -276,13 +277,13 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 	return s.replayLayers(v, h.replays)
 }
 
-func (s *Store) replayLayers(v *volume, replays []*replay) error {
+func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 	var layers []*layer
 	for i, rp := range replays {
 		l, err := s.replayLayer(v, rp)
 		if errors.Is(err, errNotSynced) { // of a sync that fails, the next one knows nothing
 			for _, rp := range replays[i:] {
-				rp.distrust(s.fs)
+				rp.Distrust(s.fs)
 			}
 		}
 		if err != nil {
@@ -311,21 +312,21 @@ func (s *Store) replayLayers(v *volume, replays []*replay) error {
 }
 
 // checkRecord says what is wrong with a record that was read whole.
-func (s *Store) checkRecord(v *volume, r *journalRecord) error {
+func (s *Store) checkRecord(v *volume, r *journal.Record) error {
 	sectors := uint64(v.ref.size) / SectorSize
-	if r.count == 0 || r.count > sectors || r.sector > sectors-r.count {
-		return fmt.Errorf("%d sectors at %d in a volume of %d", r.count, r.sector, sectors)
+	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
+		return fmt.Errorf("%d sectors at %d in a volume of %d", r.Count, r.Sector, sectors)
 	}
-	if r.kind != recordData {
+	if r.Type != journal.Data {
 		return nil
 	}
-	g := s.segments.Get(r.segment)
+	g := s.segments.Get(r.Segment)
 	if g == nil {
-		return fmt.Errorf("segment %08x is not there", r.segment)
+		return fmt.Errorf("segment %08x is not there", r.Segment)
 	}
-	from := int64(r.block) * disk.BlockSize
-	to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
-	if r.block == 0 || to > g.Capacity {
+	from := int64(r.Block) * disk.BlockSize
+	to := from + disk.RoundUp(int64(r.Count)*SectorSize, disk.BlockSize)
+	if r.Block == 0 || to > g.Capacity {
 		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.Capacity)
 	}
 	return nil
@@ -334,27 +335,27 @@ func (s *Store) checkRecord(v *volume, r *journalRecord) error {
 var errNotSynced = errors.New("what its journal speaks of can't be made durable")
 
 // replayLayer makes a frozen layer of one journal, whose records were checked.
-func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
-	l := newLayer(rp.gen, nil)
+func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
+	l := newLayer(rp.ID.Gen, nil)
 	used := map[*segment.File]bool{}
-	for i := range rp.records {
-		r := &rp.records[i]
-		e := extent.Extent{End: r.sector + r.count, Sectors: r.count}
-		if r.kind == recordData {
-			g := s.segments.Get(r.segment)
-			from := int64(r.block) * disk.BlockSize
-			to := from + disk.RoundUp(int64(r.count)*SectorSize, disk.BlockSize)
+	for i := range rp.Records {
+		r := &rp.Records[i]
+		e := extent.Extent{End: r.Sector + r.Count, Sectors: r.Count}
+		if r.Type == journal.Data {
+			g := s.segments.Get(r.Segment)
+			from := int64(r.Block) * disk.BlockSize
+			to := from + disk.RoundUp(int64(r.Count)*SectorSize, disk.BlockSize)
 			e.Segment, e.File = g.ID, uint64(from)/SectorSize
 			used[g] = true
 			l.hand(g.ID, from, to)
-			l.bytes += int64(r.count) * SectorSize
+			l.bytes += int64(r.Count) * SectorSize
 		}
 		l.insert(e)
 		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.chunkSize), e.Segment == 0)
 	}
 	l.reservation.freeze()
 	// What this opening takes for good must stay so after the next power cut.
-	if rp.trusted {
+	if rp.Trusted {
 		for g := range used {
 			if err := g.Data.Datasync(); err != nil {
 				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
@@ -362,12 +363,12 @@ func (s *Store) replayLayer(v *volume, rp *replay) (*layer, error) {
 		}
 	}
 	failpoint.Here(failpoint.RecoverReplayed)
-	if err := rp.finish(s.fs, s.sb.id, v.ref.id); err != nil {
+	var err error
+	if l.journal, err = rp.Finish(s.fs); err != nil {
 		return nil, err
 	}
 	failpoint.Here(failpoint.RecoverFinished)
-	l.journal = &journal{name: rp.name, final: true, count: rp.whole}
-	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.gen, "records", len(rp.records), "unflushed", rp.unflushed())
+	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
 	return l, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"sort"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 )
 
@@ -27,11 +29,11 @@ type volumeDamage struct {
 	journals []string
 	gens     []uint64
 
-	keep    []*replay // generations to replay; the last one may have been cut
-	drop    []string  // journals that would go
-	ranges  []Range   // what the records speak of that would go
-	unknown int       // records that nobody can read
-	snaps   []string  // snapshots that would go
+	keep    []*journal.Replay // generations to replay; the last one may have been cut
+	drop    []string          // journals that would go
+	ranges  []Range           // what the records speak of that would go
+	unknown int               // records that nobody can read
+	snaps   []string          // snapshots that would go
 }
 
 // Range is a run of bytes of an image.
@@ -72,71 +74,72 @@ func (s *Store) refuse(v *volume, d *volumeDamage) {
 // history is what the journals of a volume hold.
 type history struct {
 	files   []string
-	replays []*replay
+	replays []*journal.Replay
 	drop    []string // they hold nothing that counts
 	damage  *volumeDamage
 }
 
 // readHistory reads the journals of a volume, in order, and looks at every record.
 func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
-	return s.readHistoryAs(v, gens, func(boot, mount bool) cacheTrust {
+	return s.readHistoryAs(v, gens, func(boot, mount bool) journal.Trust {
 		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.name) }
-		t := cacheTrust{cache: boot && mount || relied(s.opts.TrustCache)}
-		t.contested = !t.cache && relied(s.opts.Contested)
+		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
+		t.Contested = !t.Cache && relied(s.opts.Contested)
 		return t
 	})
 }
 
 // readHistoryAs is readHistory for what somebody has decided.
-func (s *Store) readHistoryAs(v *volume, gens []uint64, trust truster) (*history, error) {
+func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
 	h := &history{}
 	for _, gen := range gens {
-		h.files = append(h.files, journalName(v.ref.id, gen))
+		h.files = append(h.files, journal.Name(v.ref.id, gen))
 	}
 	empty := -1
-	var torn *replay // the first that is incomplete; nil: none is
+	var torn *journal.Replay // the first that is incomplete; nil: none is
 	for i, gen := range gens {
-		rp, err := readJournal(s.fs, h.files[i], s.sb.id, v.ref.id, gen, trust, s.origin)
+		id := journal.ID{Store: s.sb.id, Volume: v.ref.id, Gen: gen}
+		rp, err := journal.Read(s.fs, id, s.origin, trust)
 		if err != nil && !disk.Damaged(err) {
 			return nil, err
 		}
 		if rp == nil {
-			rp = &replay{name: h.files[i], gen: gen, blind: true}
+			rp = &journal.Replay{ID: id, Blind: true}
 		}
 		if cerr := s.checkCopy(rp); cerr != nil {
-			rp.cut(0)
+			rp.Truncate(0)
 			err = cerr
 		}
 		if err == nil {
 			err = s.checkReplay(v, rp)
 		}
-		if err == nil && rp.mended != nil {
-			s.mended(rp.mended)
+		if err == nil && rp.BadHeader != nil {
+			s.mended(rp.BadHeader)
 		}
 		// Who wrote it can't be told from its header, but from the next one's: it was no power cut that ended it.
-		if torn != nil && torn.mended != nil && rp.trusted && rp.whole > 0 {
+		if torn != nil && torn.BadHeader != nil && rp.Trusted && rp.Whole > 0 {
 			torn = nil
 		}
 		// Nothing behind a generation that is incomplete was ever committed.
-		if err == nil && torn != nil && rp.covered > 0 {
+		if err == nil && torn != nil && rp.Covered > 0 {
 			s.assessTorn(v, h, torn, gen)
 			return h, nil
 		}
-		if err == nil && (torn != nil || len(rp.records) == 0) {
-			if torn == nil && !rp.trusted && !rp.final && rp.whole > 0 {
+		if err == nil && (torn != nil || len(rp.Records) == 0) {
+			if torn == nil && !rp.Trusted && !rp.Final && rp.Whole > 0 {
 				torn = rp
 			}
-			h.drop = append(h.drop, rp.name)
-			if empty < 0 && rp.whole == 0 {
+			h.drop = append(h.drop, rp.Name())
+			if empty < 0 && rp.Whole == 0 {
 				empty = i
 			}
 			continue
 		}
 		// One without records is never frozen.
 		if empty >= 0 && err == nil {
-			rp = &replay{name: h.files[empty], gen: gens[empty], blind: true}
+			rp = &journal.Replay{ID: journal.ID{Store: s.sb.id, Volume: v.ref.id, Gen: gens[empty]}, Blind: true}
 			err = &CorruptError{
-				File: rp.name, Offset: journalHeader, Object: "journal record",
+				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
 				Err: fmt.Errorf("there is none, but generation %d has some", gen),
 			}
 			h.drop = nil // all of them come behind it
@@ -145,17 +148,17 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust truster) (*history
 		}
 		if want := v.baseGen + uint64(i) + 1; gen != want {
 			err = &CorruptError{
-				File: journalName(v.ref.id, want), Object: "journal",
+				File: journal.Name(v.ref.id, want), Object: "journal",
 				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
 			}
-			rp.cut(0)
-			rp.blind = true
+			rp.Truncate(0)
+			rp.Blind = true
 		}
 		if err != nil {
 			h.damage = s.assess(v, h, i, rp, err)
 			return h, nil
 		}
-		if !rp.trusted && !rp.final {
+		if !rp.Trusted && !rp.Final {
 			torn = rp
 		}
 		h.replays = append(h.replays, rp)
@@ -164,34 +167,34 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust truster) (*history
 }
 
 // assessTorn is assess for a generation that lacks the commit that ends it, while a later one has commits.
-func (s *Store) assessTorn(v *volume, h *history, torn *replay, later uint64) {
-	i := slices.Index(h.files, torn.name)
-	h.replays = slices.DeleteFunc(h.replays, func(rp *replay) bool { return rp == torn })
+func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later uint64) {
+	i := slices.Index(h.files, torn.Name())
+	h.replays = slices.DeleteFunc(h.replays, func(rp *journal.Replay) bool { return rp == torn })
 	h.drop = slices.DeleteFunc(h.drop, func(name string) bool { return slices.Contains(h.files[i:], name) })
-	torn.blind = true
+	torn.Blind = true
 	h.damage = s.assess(v, h, i, torn, &CorruptError{
-		File: torn.name, Offset: journalHeader + int64(torn.whole)*recordSize, Object: "journal record",
+		File: torn.Name(), Offset: journal.Offset(torn.Whole), Object: "journal record",
 		Err: fmt.Errorf("the commit that ends the generation is not there, but generation %d has one", later),
 	})
 }
 
 // checkReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
-func (s *Store) checkReplay(v *volume, rp *replay) error {
-	for i := range rp.records {
-		if err := s.checkRecord(v, &rp.records[i]); err != nil {
-			at := rp.at[i]
-			rp.cut(at)
-			return &CorruptError{File: rp.name, Offset: journalHeader + int64(at)*recordSize, Object: "journal record", Err: err}
+func (s *Store) checkReplay(v *volume, rp *journal.Replay) error {
+	for i := range rp.Records {
+		if err := s.checkRecord(v, &rp.Records[i]); err != nil {
+			at := rp.At[i]
+			rp.Truncate(at)
+			return &CorruptError{File: rp.Name(), Offset: journal.Offset(at), Object: "journal record", Err: err}
 		}
 	}
-	end := journalHeader + int64(rp.whole)*recordSize
-	if rp.short {
-		rp.blind = true
-		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
+	end := journal.Offset(rp.Whole)
+	if rp.Short {
+		rp.Blind = true
+		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
 	}
-	if rp.ended() {
-		rp.blind = true
-		return &CorruptError{File: rp.name, Offset: end, Object: "journal", Err: errors.New("the file ends without the room that a journal always has")}
+	if rp.EndsWithoutRoom() {
+		rp.Blind = true
+		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file ends without the room that a journal always has")}
 	}
 	return nil
 }
@@ -200,12 +203,12 @@ func (s *Store) checkReplay(v *volume, rp *replay) error {
 // is written next.
 func (s *Store) checkSnapshots(v *volume, h *history) error {
 	for _, sn := range s.catalog.snapshotsOf(v) {
-		there := slices.ContainsFunc(h.replays, func(rp *replay) bool { return rp.gen == sn.gen })
+		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.gen })
 		if sn.settled || there {
 			continue
 		}
 		err := &CorruptError{
-			File: journalName(v.ref.id, sn.gen), Object: "journal",
+			File: journal.Name(v.ref.id, sn.gen), Object: "journal",
 			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.name, sn.name),
 		}
 		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
@@ -218,28 +221,28 @@ func (s *Store) checkSnapshots(v *volume, h *history) error {
 
 // assess says what a repair of the volume would keep, and what it would cost. rp, journal number i, has been cut
 // where the damage is.
-func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *volumeDamage {
-	rp.wasCut = true
+func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause error) *volumeDamage {
+	rp.Cut = true
 	d := &volumeDamage{err: cause, journals: h.files, keep: slices.Clone(h.replays), drop: slices.Clone(h.drop)}
-	if len(rp.records) > 0 {
+	if len(rp.Records) > 0 {
 		d.keep = append(d.keep, rp)
 	} else {
-		d.drop = append(d.drop, rp.name)
+		d.drop = append(d.drop, rp.Name())
 	}
 	d.drop = append(d.drop, h.files[i+1:]...)
-	from := rp.whole
-	if !rp.trusted {
-		from = rp.covered
+	from := rp.Whole
+	if !rp.Trusted {
+		from = rp.Covered
 	}
-	var lost []span
-	upto := rp.promised
+	var lost []journal.Span
+	upto := rp.Promised
 	for _, name := range h.files[i:] {
 		ranges, unknown := s.readBehind(v.ref.id, name, from, upto)
 		lost = append(lost, ranges...)
 		d.unknown += unknown
 		from, upto = 0, 0
 	}
-	if rp.blind {
+	if rp.Blind {
 		d.unknown++
 	}
 	d.ranges = mergeRanges(lost, v.ref.size)
@@ -250,7 +253,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *replay, cause error) *v
 // loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
 func (d *volumeDamage) loseSnapshots(v *volume) {
 	for _, sn := range v.s.catalog.snapshotsOf(v) {
-		whole := slices.ContainsFunc(d.keep, func(rp *replay) bool { return rp.gen == sn.gen && (rp.final || rp.trusted) && !rp.wasCut })
+		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.gen && (rp.Final || rp.Trusted) && !rp.Cut })
 		if !sn.settled && !whole {
 			d.snaps = append(d.snaps, sn.name)
 		}
@@ -258,27 +261,17 @@ func (d *volumeDamage) loseSnapshots(v *volume) {
 }
 
 // readBehind looks at the records of a journal that a repair would leave out.
-func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]span, int) {
-	var gen uint64
-	_, _ = fmt.Sscanf(name[len(journalDir)+1+36:], "-%016x", &gen) // it was made of the same
-	f, err := s.fs.Open(name)
-	if err != nil {
-		return nil, 1
-	}
-	defer f.Close()
-	c, err := disk.ReadContent(f)
-	if err != nil {
-		return nil, 1
-	}
-	return behind(&c, from, upto, disk.Checksum(encodeJournalHeader(s.sb.id, volume, gen, s.origin)[:56]))
+func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
+	_, gen, _, _ := journal.ParseName(path.Base(name))
+	return journal.Behind(s.fs, journal.ID{Store: s.sb.id, Volume: volume, Gen: gen}, from, upto)
 }
 
 // mergeRanges gives sectors as ranges of bytes in order, each byte once, within size.
-func mergeRanges(in []span, size int64) []Range {
-	sort.Slice(in, func(i, j int) bool { return in[i].from < in[j].from })
+func mergeRanges(in []journal.Span, size int64) []Range {
+	sort.Slice(in, func(i, j int) bool { return in[i].From < in[j].From })
 	out := []Range{}
 	for _, e := range in {
-		from, to := int64(min(e.from, uint64(size)/SectorSize))*SectorSize, int64(min(e.to, uint64(size)/SectorSize))*SectorSize
+		from, to := int64(min(e.From, uint64(size)/SectorSize))*SectorSize, int64(min(e.To, uint64(size)/SectorSize))*SectorSize
 		if n := len(out); n > 0 && from <= out[n-1].Off+out[n-1].Len {
 			out[n-1].Len = max(out[n-1].Len, to-out[n-1].Off)
 		} else if to > from {
@@ -319,7 +312,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	} else {
 		r.BackTo = fmt.Sprintf("generation %d", v.baseGen)
 		if n := len(d.keep); n > 0 {
-			r.BackTo = fmt.Sprintf("record %d of generation %d", len(d.keep[n-1].records), d.keep[n-1].gen)
+			r.BackTo = fmt.Sprintf("record %d of generation %d", len(d.keep[n-1].Records), d.keep[n-1].ID.Gen)
 		}
 		r.Time = s.timeOf(v, d)
 	}
@@ -340,9 +333,9 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 // timeOf is when the volume was in the state that a repair would go back to, as far as anything says.
 func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 	for _, rp := range slices.Backward(d.keep) {
-		for _, c := range slices.Backward(rp.commits) {
-			if c.at < rp.whole && !c.time.IsZero() {
-				return c.time
+		for _, c := range slices.Backward(rp.Commits) {
+			if c.At < rp.Whole && !c.Time.IsZero() {
+				return c.Time
 			}
 		}
 	}
@@ -381,7 +374,7 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRe
 			return err
 		}
 	}
-	if err := s.fs.SyncDir(journalDir); err != nil {
+	if err := s.fs.SyncDir(journal.Dir); err != nil {
 		return err
 	}
 	if root == nil {
@@ -455,7 +448,7 @@ func (s *Store) takeHistory(v *volume, h *history) error {
 		return err
 	}
 	// Before the volume takes writes: what a power cut brings back would be looked at as if nobody had decided about it.
-	return s.fs.SyncDir(journalDir)
+	return s.fs.SyncDir(journal.Dir)
 }
 
 // healed takes a volume back into service.

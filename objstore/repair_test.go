@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
@@ -58,12 +59,12 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 func TestRepairSaysTime(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		record int64 // of the first generation; those at odd places are commits
+		record int // of the first generation; those at odd places are commits
 		boot   string
 	}{{"in the middle", 4, "boot"}, {"at the begin", 0, "boot"}, {"after a power cut", 4, "next boot"}} {
 		began := time.Now().Add(-time.Second)
 		r, v, _ := tailed(t)
-		name, settled := v.layers[0].journal.name, v.ref.settled
+		name, settled := v.layers[0].journal.Name(), v.ref.settled
 		if settled.Before(began) || settled.After(time.Now()) {
 			t.Errorf("%s: settled at %v, and it is %v", c.name, settled, time.Now())
 		}
@@ -74,19 +75,21 @@ func TestRepairSaysTime(t *testing.T) {
 		}
 		want := settled
 		if c.record > 0 {
-			j := v.layers[0].journal
-			commit, err := decodeRecord(j.slot(int(c.record)-1), j.seed+uint32(c.record)-1)
+			rp, err := v.layers[0].journal.Reread(r.mem)
 			must(t, err)
-			want = commit.commitTime()
-			if next, err := decodeRecord(j.slot(int(c.record)+1), j.seed+uint32(c.record)+1); err != nil || !next.commitTime().After(want) {
-				t.Errorf("%s: a later commit has the time %v (%v), want it after %v", c.name, next.commitTime(), err, want)
+			at := func(i int) time.Time {
+				return rp.Commits[slices.IndexFunc(rp.Commits, func(cm journal.CommitAt) bool { return cm.At == i })].Time
+			}
+			want = at(c.record - 1)
+			if next := at(c.record + 1); !next.After(want) {
+				t.Errorf("%s: a later commit has the time %v, want it after %v", c.name, next, want)
 			}
 		}
 		mem := r.mem.Kill()
 		if c.boot != "boot" {
 			mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
 		}
-		flip(t, mem, name, journalHeader+c.record*recordSize+9)
+		flip(t, mem, name, journal.Offset(c.record)+9)
 		_ = r.s.Close()
 		must(t, r.reopened(mem, c.boot))
 		must(t, r.reopened(r.mem.Kill(), c.boot))
@@ -98,22 +101,6 @@ func TestRepairSaysTime(t *testing.T) {
 	}
 }
 
-// A commit of an older version has no time, and nothing is made of that.
-func TestCommitWithoutTime(t *testing.T) {
-	r := journalRecord{kind: recordCommit, sector: 7}
-	if !r.commitTime().IsZero() {
-		t.Errorf("it is of %v", r.commitTime())
-	}
-	now := time.Now()
-	r = newCommit(7, now)
-	b := make([]byte, recordSize)
-	r.encode(b, 3)
-	back, err := decodeRecord(b, 3)
-	if err != nil || !back.commitTime().Equal(now) || back.sector != 7 {
-		t.Errorf("%+v of %v, %v; want %v", back, back.commitTime(), err, now)
-	}
-}
-
 // A repair that a crash cuts off at any operation leaves a volume that is damaged still, or one that is repaired, and
 // loses nothing that it had not named.
 func TestEveryCutOfRepair(t *testing.T) {
@@ -121,9 +108,9 @@ func TestEveryCutOfRepair(t *testing.T) {
 		for _, kind := range []string{"kill", "power cut", "EIO", "ENOSPC"} {
 			for n, done := int64(0), false; !done; n++ {
 				r, v, content := tailed(t)
-				name := v.layers[gen].journal.name
+				name := v.layers[gen].journal.Name()
 				mem := r.mem.Kill()
-				flip(t, mem, name, journalHeader+4*recordSize+9)
+				flip(t, mem, name, journal.Offset(4)+9)
 				var count, at atomic.Int64
 				at.Store(-1)
 				_ = r.s.Close()
@@ -206,11 +193,11 @@ func TestReadableAgain(t *testing.T) {
 		r.write(b, randomBytes(uint64(100+i), 8192), 0)
 		must(t, b.Flush())
 	}
-	name, second := v.layers[0].journal.name, v.layers[1].journal.name
+	name, second := v.layers[0].journal.Name(), v.layers[1].journal.Name()
 	var bad atomic.Int32
 	hook := func(op vfs.Op) error {
 		switch {
-		case bad.Load() == 1 && op.Kind == vfs.OpRead && op.Name == name && op.Off+op.Len > journalHeader:
+		case bad.Load() == 1 && op.Kind == vfs.OpRead && op.Name == name && op.Off+op.Len > journal.Offset(0):
 			return unix.EIO
 		case bad.Load() == 2 && op.Kind == vfs.OpWrite && op.Name == second:
 			return unix.EIO
@@ -263,7 +250,7 @@ func TestEveryCutOfSecondLook(t *testing.T) {
 	for _, trusted := range []bool{true, false} {
 		for n, done := int64(0), false; !done; n++ {
 			r, v, content := tailed(t)
-			name := v.layers[1].journal.name
+			name := v.layers[1].journal.Name()
 			mem := r.mem.Kill()
 			var bad atomic.Bool
 			bad.Store(true)
@@ -297,14 +284,14 @@ func TestEveryCutOfSecondLook(t *testing.T) {
 // A repair whose removals fail half way is done when it is tried again.
 func TestRepairTriedAgain(t *testing.T) {
 	r, v, _ := tailed(t)
-	name := v.layers[0].journal.name
+	name := v.layers[0].journal.Name()
 	mem := r.mem.Kill()
-	flip(t, mem, name, journalHeader+4*recordSize+9)
+	flip(t, mem, name, journal.Offset(4)+9)
 	var failing atomic.Bool
 	_ = r.s.Close()
 	r.mem = mem
 	r.open(func(op vfs.Op) error {
-		if failing.Load() && op.Kind == vfs.OpSyncDir && op.Name == journalDir {
+		if failing.Load() && op.Kind == vfs.OpSyncDir && op.Name == journal.Dir {
 			return unix.EIO
 		}
 		return nil
@@ -323,9 +310,9 @@ func TestRepairTriedAgain(t *testing.T) {
 // A store that is read-only doesn't repair.
 func TestRepairReadOnly(t *testing.T) {
 	r, v, _ := tailed(t)
-	name := v.layers[2].journal.name
+	name := v.layers[2].journal.Name()
 	mem := r.mem.Kill()
-	flip(t, mem, name, journalHeader+4*recordSize+9)
+	flip(t, mem, name, journal.Offset(4)+9)
 	must(t, r.reopened(mem, "boot"))
 	_ = r.s.fail(errors.New("a disk that takes no writes"))
 	ops := r.mem.Ops()
@@ -420,15 +407,15 @@ func TestDeleteDamagedVolume(t *testing.T) {
 	for _, s := range []string{"s0", "s1"} {
 		must(t, r.s.DeleteSnapshot(t.Context(), "a", s))
 	}
-	name := v.layers[0].journal.name
+	name := v.layers[0].journal.Name()
 	mem := r.mem.Kill()
-	flip(t, mem, name, journalHeader+4*recordSize+9)
+	flip(t, mem, name, journal.Offset(4)+9)
 	must(t, r.reopened(mem, "boot"))
 	must(t, r.s.DeleteVolume(t.Context(), "a"))
 	if r.s.hold.Load() {
 		t.Error("a volume that is deleted holds segments")
 	}
-	names, err := r.mem.List(journalDir)
+	names, err := r.mem.List(journal.Dir)
 	must(t, err)
 	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, v.ref.id.String()) }) {
 		t.Errorf("journals of a deleted volume: %v", names)
@@ -444,7 +431,7 @@ func TestSecondLookBesideNames(t *testing.T) {
 		_, err := r.s.CreateSnapshot(t.Context(), "a", fmt.Sprint("more", i))
 		must(t, err)
 	}
-	name := v.layers[2].journal.name
+	name := v.layers[2].journal.Name()
 	mem := r.mem.Kill()
 	_ = r.s.Close()
 	r.mem = mem
@@ -475,7 +462,7 @@ func TestSecondLookBesideNames(t *testing.T) {
 // A file whose size makes no sense is damaged, and no reason to give up.
 func TestFileOfNonsenseSize(t *testing.T) {
 	r, v, content := tailed(t)
-	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.name, segment.ObjectLogName(r.s.segments.All()[0].ID)}
+	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.Name(), segment.ObjectLogName(r.s.segments.All()[0].ID)}
 	for _, size := range []int64{1 << 40, 1 << 62} {
 		for _, name := range names {
 			mem := base.Kill()
@@ -487,7 +474,7 @@ func TestFileOfNonsenseSize(t *testing.T) {
 				t.Errorf("%s of %d bytes: %v", name, size, err)
 				continue
 			}
-			if strings.HasPrefix(name, journalDir) {
+			if strings.HasPrefix(name, journal.Dir) {
 				said, err := r.s.RepairVolume(t.Context(), "a", true)
 				if err != nil || said.Unknown == 0 {
 					t.Errorf("%s of %d bytes: repair %+v, %v", name, size, said, err)
@@ -534,9 +521,9 @@ func TestRepairAfterFailedSync(t *testing.T) {
 			must(t, v.Flush())
 		}
 	}
-	name := v.layers[0].journal.name
+	name := v.layers[0].journal.Name()
 	mem := r.mem.Kill()
-	flip(t, mem, name, journalHeader+3*recordSize+9) // behind a commit and two writes
+	flip(t, mem, name, journal.Offset(3)+9) // behind a commit and two writes
 	_ = r.s.Close()
 	r.mem = mem
 	var fails atomic.Bool

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 )
 
@@ -66,7 +67,7 @@ func (v *volume) layDown() *segment.File {
 	}
 	v.mu.Lock()
 	ok := len(v.users) == 0 && !v.closed && v.writable && v.atRest()
-	var j *journal
+	var j *journal.File
 	if ok {
 		j = v.active().journal
 		v.layers, v.writable, v.idleAt = nil, false, 0
@@ -76,8 +77,8 @@ func (v *volume) layDown() *segment.File {
 	if !ok {
 		return nil
 	}
-	name := j.name
-	j.close()
+	name := j.Name()
+	j.Close()
 	if err := v.s.removeJournal(name); err != nil {
 		v.s.log.Warn("an empty journal stays behind; the next opening removes it", "file", name, "error", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
@@ -154,7 +155,7 @@ func TestJournalDamageIsNamed(t *testing.T) {
 			r.write(v, randomBytes(uint64(i+1), 4096), int64(i)*4096)
 			must(t, v.Flush())
 		}
-		name := v.active().journal.name
+		name := v.active().journal.Name()
 		if after == "kill" {
 			r.mem = r.mem.Kill()
 		} else {
@@ -164,10 +165,10 @@ func TestJournalDamageIsNamed(t *testing.T) {
 		f, err := r.mem.Open(name)
 		must(t, err)
 		var b [1]byte
-		_, err = f.ReadAt(b[:], journalHeader+9)
+		_, err = f.ReadAt(b[:], journal.Offset(0)+9)
 		must(t, err)
 		b[0] ^= 4
-		_, err = f.WriteAt(b[:], journalHeader+9)
+		_, err = f.WriteAt(b[:], journal.Offset(0)+9)
 		must(t, err)
 		must(t, f.Close())
 		if after == "power cut" {
@@ -178,7 +179,7 @@ func TestJournalDamageIsNamed(t *testing.T) {
 		_, err = r.s.OpenVolume("a", "test")
 		must(t, r.s.Close())
 		var c *CorruptError
-		if !errors.As(err, &c) || c.File != name || c.Offset != journalHeader {
+		if !errors.As(err, &c) || c.File != name || c.Offset != journal.Offset(0) {
 			t.Errorf("after a %s: %v, want the damaged record of %s", after, err, name)
 		}
 	}
@@ -516,7 +517,7 @@ func TestResumeGivesBack(t *testing.T) {
 		must(t, r.s.Quiet())
 		r.s.Resume()
 		for gone := false; !gone; time.Sleep(time.Millisecond) { // it is about to wait for the reader
-			_, err := r.mem.Used(journalName(v.ref.id, gen))
+			_, err := r.mem.Used(journal.Name(v.ref.id, gen))
 			gone = errors.Is(err, os.ErrNotExist)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/record"
 	"varve/objstore/vfs"
 )
@@ -85,7 +86,7 @@ func TestScratchVolume(t *testing.T) {
 	if list := s.ScratchVolumes(); len(list) != 0 {
 		t.Errorf("scratch volumes after the last was deleted: %+v", list)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, journalDir, info.ID+"*"))
+	left, err := filepath.Glob(filepath.Join(dir, journal.Dir, info.ID+"*"))
 	must(t, err)
 	if len(left) > 0 {
 		t.Errorf("journals of a deleted scratch volume: %q", left)

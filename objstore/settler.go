@@ -163,7 +163,7 @@ func (s *Store) pressing(v *volume) bool {
 		return true
 	}
 	n := len(v.layers)
-	return v.writable && v.layers[n-1].journal.count > v.layers[n-1].journal.max/2
+	return v.writable && v.layers[n-1].journal.Count() > v.layers[n-1].journal.Max()/2
 }
 
 // requests counts the requests of all volumes.

@@ -20,6 +20,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
@@ -49,7 +50,7 @@ type Store struct {
 	sb       *superblock
 	uuid     atomic.Pointer[string] // that the store is known by
 	naming   sync.Mutex             // one NewUUID at a time
-	origin   origin
+	origin   journal.Origin
 	index    *storeIndex
 	filling  atomic.Bool // the index is being filled, and settling waits for it
 	sketches segment.Sketches
@@ -131,7 +132,7 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 		}
 	}
 	sb := &superblock{chunkSize: o.ChunkSize, id: uuid.New(), created: time.Now()}
-	for _, d := range []string{segment.Dir, journalDir, filepath.Dir(refsFile), IndexDir} {
+	for _, d := range []string{segment.Dir, journal.Dir, filepath.Dir(refsFile), IndexDir} {
 		if err := fs.Mkdir(d); err != nil {
 			return err
 		}
@@ -416,18 +417,18 @@ func (s *Store) closeFiles() error {
 }
 
 // findOrigin says which kernel's page cache this process writes through.
-func (s *Store) findOrigin() (origin, error) {
-	o := origin{s.opts.Boot, s.opts.Mount}
-	if o.boot == "" {
+func (s *Store) findOrigin() (journal.Origin, error) {
+	o := journal.Origin{Boot: s.opts.Boot, Mount: s.opts.Mount}
+	if o.Boot == "" {
 		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {
 			return o, fmt.Errorf("read boot ID: %w", err)
 		}
-		o.boot = strings.TrimSpace(string(b))
+		o.Boot = strings.TrimSpace(string(b))
 	}
-	if o.mount == "" && s.opts.FS == nil {
+	if o.Mount == "" && s.opts.FS == nil {
 		var err error
-		if o.mount, err = s.files.MountID(); err != nil {
+		if o.Mount, err = s.files.MountID(); err != nil {
 			return o, err
 		}
 	}

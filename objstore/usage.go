@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -48,7 +49,7 @@ func (u *usage) parts() (segs, other int64, err error) {
 		}
 		segs += n
 	}
-	for _, d := range []string{journalDir, filepath.Dir(refsFile), "."} {
+	for _, d := range []string{journal.Dir, filepath.Dir(refsFile), "."} {
 		n, err := u.below(d)
 		if err != nil {
 			return 0, 0, err

@@ -11,6 +11,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
@@ -225,14 +226,14 @@ func (v *volume) admit() error {
 		return ErrBusy // it is about to be over
 	}
 	j := v.active().journal
-	if j.full(v.inflight+1) || v.tail > v.s.opts.TailHard {
+	if j.Full(v.inflight+1) || v.tail > v.s.opts.TailHard {
 		v.s.kickSettler()
 		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
 			return fmt.Errorf("the tail is full and does not settle: %w", *p)
 		}
 		return ErrBusy
 	}
-	if !j.fits(v.inflight + 1) {
+	if !j.Fits(v.inflight + 1) {
 		return errNoWindow
 	}
 	return nil
@@ -382,8 +383,8 @@ func (v *volume) place(w *Write) (*layer, error) {
 	}
 	l := v.active()
 	// The journal and the live map in one critical section: replay must come to the same map.
-	if err := l.journal.append(&journalRecord{
-		kind: recordData, sector: end - n, count: n, segment: w.seg.ID, block: uint32(w.FileOff / disk.BlockSize),
+	if err := l.journal.Append(&journal.Record{
+		Type: journal.Data, Sector: end - n, Count: n, Segment: w.seg.ID, Block: uint32(w.FileOff / disk.BlockSize),
 	}); err != nil {
 		return nil, v.s.fail(err)
 	}
@@ -404,10 +405,10 @@ func (v *volume) note(l *layer) {
 	if v.since == 0 {
 		v.since = time.Duration(v.s.settler.clock.Load())
 	}
-	if l.journal.count == l.journal.max/2 {
+	if l.journal.Count() == l.journal.Max()/2 {
 		v.s.kickSettler()
 	}
-	if l.journal.wantsWindow() && !v.extending {
+	if l.journal.WantsWindow() && !v.extending {
 		v.extending = v.s.extender.ask(v)
 	}
 }
@@ -453,7 +454,7 @@ func (v *volume) TryZero(off, length int64) error {
 		return err
 	}
 	l := v.active()
-	if err := l.journal.append(&journalRecord{kind: recordHole, sector: from, count: n}); err != nil {
+	if err := l.journal.Append(&journal.Record{Type: journal.Hole, Sector: from, Count: n}); err != nil {
 		return v.s.fail(err)
 	}
 	v.note(l)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -12,9 +13,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -81,7 +85,7 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 		SegmentSize:    smallestSegment + []int64{0, 1 << 18, MaxRequest}[w.pick(3, "segment size")], // of the last, the pool keeps some
 		TailSoft:       1 << 20,
 		TailHard:       3 << 20,
-		JournalRecords: 4 * commitHeadroom,
+		JournalRecords: journal.MinRecords,
 		SettleDelay:    []time.Duration{-1, -1, time.Millisecond}[w.pick(3, "settle delay")],
 		LeafCache:      smallestLeaves,
 		FooterCache:    4096,
@@ -703,4 +707,21 @@ func (w *world) answered(err error, what string) bool {
 		w.failf("%s: %v", what, err)
 	}
 	return err == nil
+}
+
+// forgetJournal has a journal's header say no more than that of an older version: which journal it is, and through which
+// page cache it was written.
+func forgetJournal(t testing.TB, f interface {
+	io.ReaderAt
+	io.WriterAt
+},
+) {
+	t.Helper()
+	h := make([]byte, 512)
+	_, err := f.ReadAt(h, 0)
+	must(t, err)
+	clear(h[64:508])
+	le.PutUint32(h[508:], disk.Checksum(h[:508]))
+	_, err = f.WriteAt(h, 0)
+	must(t, err)
 }
