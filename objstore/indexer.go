@@ -85,7 +85,6 @@ func (s *Store) unindexed() []*segment.File {
 
 // indexer is the goroutine that enters what the index lacks, and makes a broken one anew.
 func (s *Store) indexer(ctx context.Context) {
-	defer s.housekeepers.Done()
 	tick := time.NewTicker(renewTick)
 	defer tick.Stop()
 	for {
