@@ -32,7 +32,7 @@ func (s *Store) check(pl segment.Location, h *merkle.Hash, k merkle.Kind) (int, 
 	if g == nil {
 		return 0, errNoSuchObject
 	}
-	o, ok, sealed, damage := g.Recorded(pl.Block())
+	o, ok, sealed, damage := g.Listed(pl.Block())
 	damaged := damage != nil
 	if s.isBad(pl) {
 		return 0, errNoSuchObject

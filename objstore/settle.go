@@ -453,7 +453,7 @@ func (st *settling) undo() {
 	}
 	for _, c := range st.copied {
 		g := st.s.segments.Get(c.seg)
-		if _, kept, _, _ := g.Recorded(uint32(c.from / disk.BlockSize)); !kept {
+		if _, kept, _, _ := g.Listed(uint32(c.from / disk.BlockSize)); !kept {
 			st.s.punchBetween(g, c.from, c.to, nil)
 		}
 	}

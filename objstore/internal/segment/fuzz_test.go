@@ -34,13 +34,15 @@ func FuzzFooter(f *testing.F) {
 	footer := EncodeFooter(7, goldenObjects())
 	f.Add(footer, true)
 	f.Add(footer[len(footer)-TrailerSize:], false)
+	f.Add([]byte("less than a trailer"), false)
 	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
-		if len(b) < TrailerSize || len(b) > 1<<20 {
+		if len(b) == 0 || len(b) > 1<<20 {
 			return
 		}
 		b = bytes.Clone(b)
 		h := Header{ID: 7, Store: disktest.Store, Capacity: 2 * disk.BlockSize, Footer: int64(len(b))}
-		if trailer := b[len(b)-TrailerSize:]; mend {
+		if mend && len(b) >= TrailerSize {
+			trailer := b[len(b)-TrailerSize:]
 			copy(trailer, trailerMagic)
 			le.PutUint32(trailer[8:], disk.Version)
 			le.PutUint32(trailer[12:], h.ID)

@@ -1,16 +1,23 @@
 package segment
 
-import (
-	"varve/objstore/internal/disk"
-)
+import "varve/objstore/internal/disk"
 
-// place is where a chunk lies: a segment's ID in the high half, a block number in the low one. 0 is a hole.
+// Location is where an object lies: its segment's ID in the high half, its block in the low one. The zero Location is a hole.
+// Locations stay true as long as a volume or a view refers to the object: no segment is retired that has objects, and none is
+// punched where objects lie.
 type Location uint64
 
-// lostPlace stands for a chunk that the tree names and no segment has.
+// Lost is the location of an object that the tree names and no segment has.
 const Lost = ^Location(0)
 
+// At returns the location of a block of a segment.
 func At(segment, block uint32) Location { return Location(segment)<<32 | Location(block) }
-func (p Location) Segment() uint32      { return uint32(p >> 32) }
-func (p Location) Block() uint32        { return uint32(p) }
-func (p Location) Offset() int64        { return int64(p.Block()) * disk.BlockSize }
+
+// Segment returns the ID of the segment.
+func (l Location) Segment() uint32 { return uint32(l >> 32) }
+
+// Block returns the block in the segment's file.
+func (l Location) Block() uint32 { return uint32(l) }
+
+// Offset returns the offset in the segment's file, in bytes.
+func (l Location) Offset() int64 { return int64(l.Block()) * disk.BlockSize }

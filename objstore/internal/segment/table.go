@@ -7,12 +7,14 @@ import (
 	"varve/objstore/internal/disk"
 )
 
-// segmentTable finds a segment by its ID, without a lock.
+// Table holds the open segments of a store by ID. Get takes no lock, for it is on the path of every read; the other methods
+// exclude one another. The zero Table is empty.
 type Table struct {
 	mu    sync.Mutex
-	slots atomic.Pointer[[]atomic.Pointer[File]]
+	slots atomic.Pointer[[]atomic.Pointer[File]] // by ID; replaced by a longer one under mu
 }
 
+// Get returns a segment, or nil if the table does not have it.
 func (t *Table) Get(id uint32) *File {
 	if s := t.slots.Load(); s != nil && int(id) < len(*s) {
 		return (*s)[id].Load()
@@ -20,6 +22,7 @@ func (t *Table) Get(id uint32) *File {
 	return nil
 }
 
+// Add enters a segment.
 func (t *Table) Add(g *File) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -37,13 +40,14 @@ func (t *Table) Add(g *File) {
 	(*old)[g.ID].Store(g)
 }
 
+// Remove takes out a segment that was added. It stays open.
 func (t *Table) Remove(id uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	(*t.slots.Load())[id].Store(nil)
 }
 
-// all gives the segments in order of ID.
+// All returns the segments in order of ID.
 func (t *Table) All() []*File {
 	t.mu.Lock()
 	defer t.mu.Unlock()
