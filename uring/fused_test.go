@@ -329,14 +329,14 @@ func oneUse(t *rapid.T, f *uring.Fused, q *simQueue) {
 
 func TestUserData(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		k, o := rapid.Uint8().Draw(t, "kind"), rapid.Uint8().Draw(t, "owner")
+		k := rapid.Uint8().Draw(t, "kind")
 		g, i, tag := rapid.Uint16().Draw(t, "gen"), rapid.Uint16().Draw(t, "index"), rapid.Uint16().Draw(t, "tag")
-		u := uring.Pack(uring.Kind(k), g, i, tag).WithOwner(^o).WithOwner(o)
-		if u.Kind() != uring.Kind(k) || u.Owner() != o || u.Generation() != g || u.Index() != i || u.Tag() != tag {
+		u := uring.Pack(uring.Kind(k), g, i, tag)
+		if u.Kind() != uring.Kind(k) || u.Generation() != g || u.Index() != i || u.Tag() != tag {
 			t.Fatalf("%#x", uint64(u))
 		}
 	})
-	if u := uring.Pack(0x12, 0x5678, 0x9abc, 0xdef0).WithOwner(0x34); u != 0x123456789abcdef0 {
+	if u := uring.Pack(0x12, 0x5678, 0x9abc, 0xdef0); u != 0x120056789abcdef0 {
 		t.Fatalf("layout: %#x", uint64(u))
 	}
 }

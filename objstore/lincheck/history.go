@@ -143,10 +143,10 @@ type Client struct {
 	buf   []byte
 }
 
-// Use gives the client another way to the same disk.
+// Use makes the client send its requests to d, another way to the same disk.
 func (c *Client) Use(d Disk) { c.disk = d }
 
-// Buffer makes the client send its requests from b, which may be aligned as the disk wants it.
+// Buffer makes the client use b for its requests, so that they can be aligned for direct I/O.
 func (c *Client) Buffer(b []byte) { c.buf = b }
 
 func (c *Client) buffer(n int64) []byte {
