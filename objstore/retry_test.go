@@ -119,6 +119,33 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 	})
 }
 
+// Somebody who asks for a settling that can't end and gives up at once leaves what is known of it to the others: a write
+// that finds the tail full is refused with the reason, and does not wait for the next try.
+func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, v, _ := sickVolume(t, 1, nil)
+		r.write(v, randomBytes(1, 512), 0)
+		time.Sleep(time.Minute)
+		if v.settleFails.Load() < settleTries {
+			t.Fatal("it settles")
+		}
+		must(t, r.s.Quiet()) // no try comes between the waiter and the write
+		impatient, giveUp := context.WithCancel(t.Context())
+		giveUp()
+		if err := r.s.Settle(impatient); !errors.Is(err, context.Canceled) {
+			t.Errorf("settle for nobody: %v", err)
+		}
+		r.s.opts.TailHard = 0
+		var w Write
+		if err := v.Reserve(0, 4096, &w); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("a write that finds the tail full: %v, want the reason why it does not settle", err)
+		}
+		r.s.Resume()
+		must(t, v.Close())
+		must(t, r.s.Close())
+	})
+}
+
 // The same where a snapshot needs a chunk that is damaged and was written in part: the first try copies what comes before
 // it, those after it nothing; and where the snapshot is deleted, all settles at once.
 func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {

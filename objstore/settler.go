@@ -208,7 +208,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 	defer s.settler.awaited.Add(-1)
 	v.wanted.Add(1)
 	defer v.wanted.Add(-1)
-	v.settleErr.Store(nil)
+	before := v.settleErr.Load() // stays what writes that wait are told, even if this caller gives up
 	for {
 		v.mu.Lock()
 		done := v.baseGen >= gen
@@ -222,7 +222,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 		if err := s.writeError(); err != nil {
 			return err
 		}
-		if p := v.settleErr.Load(); p != nil {
+		if p := v.settleErr.Load(); p != before {
 			return *p
 		}
 		s.kickSettler()
