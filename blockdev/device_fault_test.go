@@ -49,6 +49,7 @@ func (h faultyHandler) Work(_ context.Context, r *queue.Request) (queue.Action, 
 			r.Zeroes(0, r.Len)
 			return queue.Submit, nil
 		}
+		r.MoveNothing()
 	}
 	return queue.Answer, nil
 }

@@ -82,6 +82,11 @@ func (f *Fused) Stale() uint64 { return f.stale }
 // some were queued, Start returns nil and the error comes with the completion of those.
 func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	if err := f.check(&p, secs); err != nil {
+		if f.inFlight == 0 {
+			for i := range secs {
+				secs[i].err = err
+			}
+		}
 		return err
 	}
 	f.generation++

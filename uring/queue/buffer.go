@@ -5,100 +5,85 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
-
-	"varve/uring"
 )
 
-// transfer moves the bytes of a planned request. pending: secondaries are in flight, transferred goes on. Else the
-// transfer is done, and err says how it went.
-func (q *Queue) transfer(s *slot) (pending bool, err error) {
-	r := &s.req
-	s.next = 0
-	if n := r.covered(); n != r.Len || !r.HasData() {
-		return false, fmt.Errorf("%w: the plan covers %d of %d bytes", ErrInvalid, n, r.Len)
+// readyMemory readies the memory that the request's bytes go through, where that is not their own pages: with the bytes
+// of a write, or with the zeroes of a read.
+func (q *Queue) readyMemory(r *Request) error {
+	if r.buffer == registered || len(r.zeros) == 0 && !r.lends() {
+		return nil
 	}
-	if r.buffer == registered {
-		q.zeroRequest(s)
-	} else if err := q.readyMemory(s); err != nil {
-		return false, err
-	}
-	if pending, err = q.startSecondaries(s); pending || err != nil {
-		return pending, err
-	}
-	return false, q.handOver(s)
-}
-
-// startSecondaries puts the next ones in flight, if there are any.
-func (q *Queue) startSecondaries(s *slot) (pending bool, err error) {
-	r := &s.req
-	if s.next == len(r.secs) {
-		return false, nil
-	}
-	batch := r.secs[s.next:min(len(r.secs), s.next+maxSecondaries)]
-	s.next += len(batch)
-	p := uring.Primary{Dir: r.direction(), BufIndex: s.tag, Len: uint32(r.Len), Base: r.base}
-	if r.buffer != registered {
-		p.Plain, p.Base = true, uring.Address(r.mem)
-	}
-	if err := s.fused.Start(q.ring, p, batch); err != nil {
-		return false, err
-	}
-	s.move(slotIO)
-	q.inIO++
-	q.count.Secondaries += uint64(len(batch))
-	return true, nil
-}
-
-// zeroRequest fills the holes of a read in the request's own pages from /dev/zero, by secondaries like any other:
-// with them in one enter, and measured faster than a pwrite of zeroes by user copy.
-func (q *Queue) zeroRequest(s *slot) {
-	r := &s.req
-	for _, z := range r.zeros {
-		r.secs = append(r.secs, uring.Secondary{
-			Op: uring.SecondaryRead, FixedFile: true, FD: zeroFile, BufOff: uint32(z.off), Len: uint32(z.len),
-		})
-	}
-}
-
-// readyMemory readies the memory that a request's bytes go through: with the bytes of a write, or with the holes of a
-// read.
-func (q *Queue) readyMemory(s *slot) error {
-	r := &s.req
-	q.count.Copied++
-	if err := q.takeBuffer(r); err != nil {
-		return err
+	if !r.ready {
+		q.count.Copied++
+		if err := q.takeBuffer(r); err != nil {
+			return err
+		}
+		if r.buffer == copied && r.Op.Data() == DataOut {
+			if err := q.copyIn(r.tag, r.mem[:r.Len], 0); err != nil {
+				return err
+			}
+		}
+		r.ready = true
 	}
 	for _, z := range r.zeros {
 		clear(r.mem[z.off : z.off+z.len])
 	}
-	if r.Op != OpWrite || r.buffer == mapped {
-		return nil
-	}
-	return q.copyIn(s.tag, r.mem[:r.Len])
+	r.done = append(r.done, r.zeros...)
+	r.zeros = r.zeros[:0]
+	return nil
 }
 
-// handOver puts what was read into the request. Mapped memory the driver copies at the commit.
-func (q *Queue) handOver(s *slot) error {
-	r := &s.req
-	if r.buffer != copied || r.Op != OpRead {
-		return nil
+// lends says whether a secondary of the next transfer moves bytes of the buffer.
+func (r *Request) lends() bool {
+	for i := r.next; i < len(r.secs); i++ {
+		if r.secs[i].Lent() {
+			return true
+		}
 	}
-	return q.copyOut(s.tag, r.mem[:r.Len])
+	return false
 }
 
-func (q *Queue) copyIn(tag uint16, p []byte) error {
+// handOver copies what was read into a bounce buffer to the request, which is about to be answered. Mapped memory the
+// driver copies at the commit.
+func (q *Queue) handOver(r *Request) error {
+	if r.buffer != copied || !r.ready || r.Op.Data() != DataIn {
+		return nil
+	}
+	if !r.beside {
+		return q.copyOut(r.tag, r.mem[:r.Len], 0)
+	}
+	for i := range r.secs {
+		s := &r.secs[i]
+		if from, to := s.BufOff, s.BufOff+s.Len; s.Lent() && s.Err() == nil {
+			if err := q.copyOut(r.tag, r.mem[from:to], int(from)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range r.done {
+		if d.inMem {
+			if err := q.copyOut(r.tag, r.mem[d.off:d.off+d.len], d.off); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// copyIn and copyOut are called by workers too.
+
+func (q *Queue) copyIn(tag uint16, p []byte, off int) error {
 	if q.copier == nil {
 		return errNoCopier
 	}
-	return q.copier.CopyIn(tag, p, 0)
+	return q.copier.CopyIn(tag, p, off)
 }
 
-// copyOut is called by workers too.
-func (q *Queue) copyOut(tag uint16, p []byte) error {
+func (q *Queue) copyOut(tag uint16, p []byte, off int) error {
 	if q.copier == nil {
 		return errNoCopier
 	}
-	return q.copier.CopyOut(tag, p, 0)
+	return q.copier.CopyOut(tag, p, off)
 }
 
 var errNoCopier = fmt.Errorf("%w: the driver can't copy a request's bytes", ErrInvalid)
@@ -112,7 +97,7 @@ func anonymous(n int) ([]byte, error) {
 	return b, nil
 }
 
-// takeBuffer gives a request a bounce buffer until it is answered. The last one given back comes first: it is in the
+// takeBuffer lends a request a bounce buffer until it is answered. The last one returned comes first: it is in the
 // processor's caches, and those that are never needed never take memory. A mapped request has its own memory.
 func (q *Queue) takeBuffer(r *Request) error {
 	if r.mem != nil {
@@ -131,12 +116,12 @@ func (q *Queue) takeBuffer(r *Request) error {
 	return nil
 }
 
-// giveBuffer takes the bounce buffer back when the request is answered.
-func (q *Queue) giveBuffer(r *Request) {
+// returnBuffer takes the bounce buffer back when the request is answered.
+func (q *Queue) returnBuffer(r *Request) {
 	if r.buffer == copied && r.mem != nil {
 		q.buffers = append(q.buffers, r.mem)
 	}
-	r.mem = nil
+	r.mem, r.ready = nil, false
 }
 
 // unmapMemory returns all bounce buffers to the system.

@@ -4,11 +4,12 @@ import "context"
 
 // Handler serves the requests of one tag:
 //
-//	         Start                    Finish
-//	request -------> Answer       .---------> Answer
-//	            |--> Submit ------'      `--> Handoff
-//	            `--> Handoff ---> Work -----> Answer, Submit or Again (= Start)
-//	                 or Await
+//	         Start                      Finish
+//	request -------> Answer       .-----------> any action
+//	            |--> Submit ------'
+//	            |--> Handoff ---> Work -------> any action
+//	            |    or Await
+//	            `--> Hold ------> Queue.Resume, Request.Post -> any action
 //
 // Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody. An error beside any
 // action is the answer. Only one of the methods runs at a time.
@@ -21,7 +22,8 @@ type Handler interface {
 	Finish(r *Request, err error) (Action, error)
 	// Work may block. It runs on a worker goroutine. ctx ends when the device is stopped.
 	Work(ctx context.Context, r *Request) (Action, error)
-	// Drop releases whatever the handler holds for r, whose serving panicked. Nothing is in flight.
+	// Drop releases whatever the handler holds for r, whose serving panicked, or which is held and left to a successor.
+	// Nothing is in flight.
 	Drop(r *Request)
 }
 
@@ -35,4 +37,5 @@ const (
 	Handoff               // call Work on a goroutine that may block
 	Await                 // the same, and it may take long: what other requests need is done meanwhile
 	Again                 // call Start again
+	Hold                  // nothing, until Queue.Resume or Request.Post says what
 )

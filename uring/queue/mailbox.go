@@ -1,9 +1,7 @@
 package queue
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -15,19 +13,26 @@ import (
 // mailbox is how other goroutines reach a queue; wakeup makes the queue look into it.
 type mailbox struct {
 	sync.Mutex
-	done  []uint16       // tags whose Work has returned
+	done  []result       // requests that come back
 	asks  []chan<- Stats // who wants to know the counters
 	quit  bool           // end without waiting for the driver
 	ended bool           // the queue is gone
 	final Stats          // its last counters
-	spare []uint16       // the other half of done
+	spare []result       // the other half of done
 }
 
-// put hands a tag back to its queue.
-func (m *mailbox) put(tag uint16, w *wakeup) {
+// result is a request that comes back to its queue, and what is wanted next.
+type result struct {
+	tag    uint16
+	action Action
+	err    error
+}
+
+// put hands a request back to its queue.
+func (m *mailbox) put(r result, w *wakeup) {
 	m.Lock()
 	defer m.Unlock()
-	m.done = append(m.done, tag)
+	m.done = append(m.done, r)
 	if len(m.done) == 1 && !m.ended {
 		w.ring()
 	}
@@ -86,28 +91,33 @@ func (q *Queue) woken(res int32) error {
 	m.Lock()
 	done, asks := m.done, m.asks
 	m.done, m.spare, m.asks = m.spare[:0], done, nil
-	quit := m.quit
+	q.quit = m.quit
 	m.Unlock()
-	q.draining = q.draining || quit
+	q.draining = q.draining || q.quit
 	for _, c := range asks {
 		c <- q.count
 	}
-	for _, tag := range done {
-		s := &q.slots[tag]
-		s.move(slotOurs)
-		q.inWork--
-		if q.draining && errors.Is(s.err, context.Canceled) {
-			// The wait was given up because the queue ends: the request is left to a successor, unanswered.
-			s.move(slotDead)
-			q.owned--
-			q.dead++
-			continue
-		}
-		if err := q.act(s, s.action, s.err); err != nil {
+	for _, r := range done {
+		if err := q.goOn(r); err != nil {
 			return err
 		}
 	}
+	if q.quit {
+		q.leaveHeld()
+	}
 	return nil
+}
+
+// leaveHeld leaves the requests that are held to a successor: nobody may be left to resume them.
+func (q *Queue) leaveHeld() {
+	for i := range q.slots {
+		if s := &q.slots[i]; s.state == slotHeld {
+			q.server.drop(s)
+			s.move(slotOurs)
+			q.held--
+			q.leave(s)
+		}
+	}
 }
 
 // wakeup is an eventfd that a queue reads on its ring.

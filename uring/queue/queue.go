@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,9 +10,6 @@ import (
 
 	"varve/uring"
 )
-
-// maxSecondaries of one request are in flight together; a plan with more goes in turns.
-const maxSecondaries = 64
 
 // drainPoll is how long a queue that has lost a fetch waits for the others before it ends.
 const drainPoll = 50 * time.Millisecond
@@ -27,6 +25,7 @@ type Queue struct {
 	driver  Driver
 	copier  Copier // of the driver; nil if it is none
 	part    Part
+	ownEnd  Completer // the part; nil if it is none
 	slots   []slot
 	cqes    []uring.CQE
 	wake    wakeup
@@ -34,16 +33,20 @@ type Queue struct {
 	mapped  [][]byte // bounce buffers: all that there are
 	buffers [][]byte // of them, those that no request has
 
-	inIO     int // slots in slotIO
-	inWork   int // slots in slotWorker
-	dead     int // slots in slotDead
-	owned    int // slots that are neither the driver's nor dead
-	draining bool
+	inIO     int  // slots in slotIO
+	inWork   int  // slots in slotWorker
+	held     int  // slots in slotHeld
+	ownIO    int  // entries of the part in flight
+	dead     int  // slots in slotDead
+	owned    int  // slots that are neither the driver's nor dead
+	draining bool // no request comes any more
+	quit     bool // what is held is left to a successor
 	count    Stats
 	logged   time.Time // when a failed request was last logged
 	muted    uint64    // failed requests since
 
-	back mailbox
+	resumed []result // of held requests, by callers on the thread
+	back    mailbox
 }
 
 // run serves until the driver has taken the fetches back, or the ring fails. ready is told once how the set-up
@@ -95,9 +98,9 @@ func (q *Queue) wait() error {
 	switch {
 	case q.draining && q.owned == 0:
 		return q.ring.SubmitAndWaitTimeout(1, drainPoll)
-	case q.inWork > 0:
+	case q.inWork > 0 || q.held > 0 && q.ownIO == 0:
 		return q.ring.SubmitAndWait(1, uring.WaitHandoff)
-	case q.inIO > 0:
+	case q.inIO > 0 || q.held > 0:
 		return q.ring.SubmitAndWait(1, uring.WaitBusy)
 	}
 	return q.ring.SubmitAndWait(1, uring.WaitIdle)
@@ -111,25 +114,30 @@ func (q *Queue) quits() bool {
 // take looks at one completion. An error ends the queue.
 func (q *Queue) take(c *uring.CQE) error {
 	u := uring.UserData(c.UserData)
+	var err error
 	switch u.Kind() {
 	case uring.KindFetch:
-		return q.fetched(&q.slots[u.Tag()], c.Res)
+		err = q.fetched(&q.slots[u.Tag()], c.Res)
 	case uring.KindSecondary:
-		s := &q.slots[u.Tag()]
-		if !s.fused.Complete(q.ring, c) {
-			return nil
+		if s := &q.slots[u.Tag()]; s.fused.Complete(q.ring, c) {
+			err = q.transferred(s, s.fused.Err())
 		}
-		return q.transferred(s, s.fused.Err())
 	case uring.KindPoll:
-		return q.woken(c.Res)
+		err = q.woken(c.Res)
+	case uring.KindOwner:
+		err = q.partCompleted(u.Tag(), c)
 	default: // a zeroed entry, which is a no-op
-		return nil
 	}
+	if len(q.resumed) > 0 && err == nil {
+		err = q.goOnResumed()
+	}
+	return err
 }
 
 // fetched: a request has come for the slot, or the driver has taken the fetch back.
 func (q *Queue) fetched(s *slot, res int32) error {
 	s.req.reset()
+	s.req.Appended = 0
 	err := q.driver.Describe(s.tag, res, &s.req)
 	if err == nil {
 		s.move(slotOurs)
@@ -172,6 +180,13 @@ func (q *Queue) act(s *slot, a Action, err error) error {
 				q.server.work <- job{q, s}
 			}
 			return nil
+		case a == Hold:
+			s.move(slotHeld)
+			q.held++
+			if q.quit {
+				q.leaveHeld()
+			}
+			return nil
 		default:
 			pending, terr := q.transfer(s)
 			if pending {
@@ -182,25 +197,54 @@ func (q *Queue) act(s *slot, a Action, err error) error {
 	}
 }
 
-// transferred: the secondaries that were in flight are in.
-func (q *Queue) transferred(s *slot, err error) error {
-	s.move(slotOurs)
-	q.inIO--
-	if err == nil {
-		var pending bool
-		if pending, err = q.startSecondaries(s); pending {
-			return nil
+// goOnResumed goes on with what was resumed on the thread, which may resume more.
+func (q *Queue) goOnResumed() error {
+	for i := 0; i < len(q.resumed); i++ {
+		if err := q.goOn(q.resumed[i]); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		err = q.handOver(s)
+	q.resumed = q.resumed[:0]
+	return nil
+}
+
+// goOn takes a request back from a worker, or from whoever held it, and does what is wanted next.
+func (q *Queue) goOn(r result) error {
+	s := &q.slots[r.tag]
+	switch s.state {
+	case slotWorker:
+		q.inWork--
+	case slotHeld:
+		q.held--
+	default: // left to a successor, in spite of its holder
+		return nil
 	}
-	a, err := q.finish(s, err)
-	return q.act(s, a, err)
+	s.move(slotOurs)
+	if q.draining && errors.Is(r.err, context.Canceled) {
+		// The wait was given up because the queue ends.
+		q.leave(s)
+		return nil
+	}
+	return q.act(s, r.action, r.err)
+}
+
+// leave leaves a request to a successor, unanswered.
+func (q *Queue) leave(s *slot) {
+	s.move(slotDead)
+	q.owned--
+	q.dead++
 }
 
 // answer commits the slot.
 func (q *Queue) answer(s *slot, err error) error {
+	r := &s.req
+	if err == nil && r.HasData() {
+		if !r.covered() {
+			err = fmt.Errorf("%w: the plan of a %v of %d bytes has a gap", ErrInvalid, r.Op, r.Len)
+		} else {
+			err = q.handOver(r)
+		}
+	}
 	if err != nil {
 		q.count.Errors++
 		q.logError(s, err)
@@ -209,9 +253,9 @@ func (q *Queue) answer(s *slot, err error) error {
 	if serr != nil {
 		return serr
 	}
-	q.driver.Commit(sqe, s.tag, &s.req, err)
+	q.driver.Commit(sqe, s.tag, r, err)
 	sqe.UserData = uint64(uring.Pack(uring.KindFetch, 0, 0, s.tag))
-	q.giveBuffer(&s.req)
+	q.returnBuffer(r)
 	s.move(slotKernel)
 	q.owned--
 	return nil

@@ -21,9 +21,11 @@ func (q *Queue) setUp() error {
 		return fmt.Errorf("set up queue ring: %w", err)
 	}
 	q.ring = ring
+	q.cqes = make([]uring.CQE, 2*o.Depth)
 	if q.part, err = o.NewPart(q); err != nil {
 		return err
 	}
+	q.ownEnd, _ = q.part.(Completer)
 	files := []int32{DriverFile: int32(o.File), zeroFile: int32(q.server.zero.Fd())}
 	for _, fd := range q.part.Files() {
 		files = append(files, int32(fd))
@@ -36,9 +38,9 @@ func (q *Queue) setUp() error {
 		return err
 	}
 	q.copier, _ = q.driver.(Copier)
-	q.cqes = make([]uring.CQE, 2*o.Depth)
-	q.back.done = make([]uint16, 0, o.Depth)
-	q.back.spare = make([]uint16, 0, o.Depth)
+	q.back.done = make([]result, 0, o.Depth)
+	q.back.spare = make([]result, 0, o.Depth)
+	q.resumed = make([]result, 0, o.Depth)
 	return q.makeSlots()
 }
 
@@ -92,7 +94,7 @@ func (q *Queue) fetchAll() error {
 func (q *Queue) tearDown() error {
 	var errs []error
 	if q.part != nil {
-		errs = append(errs, q.part.Close())
+		errs = append(errs, q.closePart())
 	}
 	if q.ring != nil {
 		errs = append(errs, q.ring.Close())

@@ -6,18 +6,22 @@ import (
 	"varve/uring"
 )
 
-// slot is one tag of one queue. It belongs to the queue's thread, but for a slot in slotWorker, whose request,
-// action and err belong to the worker that has it.
+// slot is one tag of one queue. It belongs to the queue's thread, but for the request of a slot in slotWorker or slotHeld,
+// which belongs to the worker, or to whoever resumes it.
 type slot struct {
 	tag     uint16
 	state   slotState
-	next    int // of req.secs: the first that was not started yet
 	req     Request
 	handler Handler
 	fused   *uring.Fused
+	err     error // the first of the transfer under way
+}
 
-	action Action // that Work returned
-	err    error  // that Work returned
+// fail keeps the first error of a transfer.
+func (s *slot) fail(err error) {
+	if s.err == nil {
+		s.err = err
+	}
 }
 
 // slotState says who owns a slot.
@@ -25,9 +29,9 @@ type slot struct {
 //	            fetched            Submit
 //	slotKernel --------> slotOurs --------> slotIO
 //	    ^  |              |  ^  ^             |
-//	    |  | aborted      |  |  '-------------' last secondary
-//	    |  v              |  '--- slotWorker
-//	    | slotDead        '------------^ Handoff
+//	    |  | taken back   |  |  '-------------' last secondary
+//	    |  v              |  '--- slotWorker, slotHeld
+//	    | slotDead        '-------------^ Handoff, Hold
 //	    '--- committed ---'
 type slotState uint8
 
@@ -37,19 +41,21 @@ const (
 	slotOurs                    // a request is with us, and nothing of it is under way
 	slotIO                      // secondaries are in flight
 	slotWorker                  // a worker goroutine has it
+	slotHeld                    // whoever resumes it has it
 	slotDead                    // the driver took the fetch back for good, or the request is left to a successor
 	slotStates
 )
 
-var slotNames = [slotStates]string{"new", "kernel", "ours", "io", "worker", "dead"}
+var slotNames = [slotStates]string{"new", "kernel", "ours", "io", "worker", "held", "dead"}
 
 // slotMoves are the transitions that exist.
 var slotMoves = [slotStates][slotStates]bool{
 	slotNew:    {slotKernel: true},
 	slotKernel: {slotOurs: true, slotDead: true},
-	slotOurs:   {slotKernel: true, slotIO: true, slotWorker: true, slotDead: true},
+	slotOurs:   {slotKernel: true, slotIO: true, slotWorker: true, slotHeld: true, slotDead: true},
 	slotIO:     {slotOurs: true},
 	slotWorker: {slotOurs: true},
+	slotHeld:   {slotOurs: true},
 }
 
 // move is the only place that changes a slot's owner. A move that does not exist is a bug in the queue's loop,

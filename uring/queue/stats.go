@@ -34,17 +34,21 @@ func (s *Stats) add(o *Stats) {
 // request counts a request that has come.
 func (s *Stats) request(r *Request) {
 	switch r.Op {
-	case OpRead:
-		s.Reads++
-		s.ReadBytes += uint64(r.Len)
-	case OpWrite:
-		s.Writes++
-		s.WriteBytes += uint64(r.Len)
 	case OpFlush:
 		s.Flushes++
 	case OpDiscard:
 		s.Discards++
 	case OpWriteZeroes:
 		s.WriteZeroes++
+	default:
+		switch r.Op.Data() {
+		case DataIn:
+			s.Reads++
+			s.ReadBytes += uint64(r.Len)
+		case DataOut:
+			s.Writes++
+			s.WriteBytes += uint64(r.Len)
+		case NoData:
+		}
 	}
 }

@@ -19,8 +19,8 @@ const waiters = 4
 // worker does jobs until the channel is closed.
 func (s *Server) worker(ctx context.Context, jobs <-chan job) {
 	for j := range jobs {
-		j.s.action, j.s.err = j.run(ctx)
-		j.q.back.put(j.s.tag, &j.q.wake)
+		a, err := j.run(ctx)
+		j.q.back.put(result{j.s.tag, a, err}, &j.q.wake)
 	}
 }
 
@@ -58,14 +58,16 @@ func (s *Server) panicked(slot *slot, p any) error {
 	s.panics.Add(1)
 	s.log.Error("panic while serving a request", slog.String("op", slot.req.Op.String()), slog.Int64("offset", slot.req.Off),
 		slog.Int("length", slot.req.Len), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-	err := fmt.Errorf("%w: %v", ErrPanic, p)
-	func() {
-		defer func() {
-			if p := recover(); p != nil {
-				s.log.Error("panic while dropping a request", slog.Any("panic", p))
-			}
-		}()
-		slot.handler.Drop(&slot.req)
+	s.drop(slot)
+	return fmt.Errorf("%w: %v", ErrPanic, p)
+}
+
+// drop makes a handler let go of its request.
+func (s *Server) drop(slot *slot) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic while dropping a request", slog.Any("panic", p))
+		}
 	}()
-	return err
+	slot.handler.Drop(&slot.req)
 }

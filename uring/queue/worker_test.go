@@ -20,6 +20,7 @@ func (patient) Start(r *Request) (Action, error) {
 }
 
 func (p patient) Work(_ context.Context, r *Request) (Action, error) {
+	r.MoveNothing()
 	if r.Op == OpWrite {
 		<-p.room
 	}
@@ -48,8 +49,8 @@ func TestHandoffsPassAwaits(t *testing.T) {
 	served := map[uint16]bool{}
 	for deadline := time.Now().Add(10 * time.Second); len(served) < 2; time.Sleep(time.Millisecond) {
 		q.back.Lock()
-		for _, tag := range q.back.done {
-			served[tag] = true
+		for _, r := range q.back.done {
+			served[r.tag] = true
 		}
 		q.back.done = q.back.done[:0]
 		q.back.Unlock()

@@ -29,7 +29,10 @@ func (n *Null) NewPart(*queue.Queue) (queue.Part, error) {
 
 type handler struct{}
 
-func (handler) Start(*queue.Request) (queue.Action, error) { return queue.Answer, nil }
+func (handler) Start(r *queue.Request) (queue.Action, error) {
+	r.MoveNothing()
+	return queue.Answer, nil
+}
 
 func (handler) Finish(_ *queue.Request, err error) (queue.Action, error) { return queue.Answer, err }
 

@@ -212,7 +212,7 @@ func (h *handler) readChecked(r *queue.Request) error {
 	if err != nil {
 		return status(err)
 	}
-	return r.Fill((*buf)[:r.Len])
+	return r.Fill((*buf)[:r.Len], 0)
 }
 
 func (h *handler) Drop(*queue.Request) {
