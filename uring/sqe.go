@@ -72,6 +72,12 @@ func (s *SQE) Write(fd int32, buf []byte, fileOff uint64) {
 	*s = SQE{Opcode: IORING_OP_WRITE, FD: fd, Off: fileOff, Addr: Address(buf), Len: uint32(len(buf))}
 }
 
+// Recv prepares a recv into buf from a socket; flags are MSG_*. The caller keeps buf reachable and
+// leaves it alone until the completion.
+func (s *SQE) Recv(fd int32, buf []byte, flags uint32) {
+	*s = SQE{Opcode: IORING_OP_RECV, FD: fd, Addr: Address(buf), Len: uint32(len(buf)), OpFlags: flags}
+}
+
 // Fsync prepares an fsync, or an fdatasync when dataOnly is set.
 func (s *SQE) Fsync(fd int32, dataOnly bool) {
 	*s = SQE{Opcode: IORING_OP_FSYNC, FD: fd}

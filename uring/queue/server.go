@@ -12,7 +12,7 @@ import (
 	"varve/uring"
 )
 
-// Options of a Server. All are needed.
+// Options of a Server. All are needed, but for NewRing.
 type Options struct {
 	Queues  int // each a thread and a ring
 	Depth   int // tags of each queue
@@ -25,6 +25,8 @@ type Options struct {
 	Driver func(q int, ring uring.Ring) (Driver, error)
 	// NewPart makes the disk's part of a queue, on the queue's thread.
 	NewPart func(q *Queue) (Part, error)
+	// NewRing makes a queue's ring; nil: uring.New. Tests wrap it.
+	NewRing func(uring.Options) (uring.Ring, error)
 	// Logger is told about failed requests, panics and the failure of a queue.
 	Logger *slog.Logger
 }

@@ -16,7 +16,11 @@ const fetchLimit = 10 * time.Second
 func (q *Queue) setUp() error {
 	o := &q.server.opts
 	entries := uint32(max(2*o.Depth, 64))
-	ring, err := uring.New(uring.Options{Entries: entries, SingleIssuer: true, DeferTaskrun: true, CoopTaskrun: true})
+	newRing := o.NewRing
+	if newRing == nil {
+		newRing = uring.New
+	}
+	ring, err := newRing(uring.Options{Entries: entries, SingleIssuer: true, DeferTaskrun: true, CoopTaskrun: true})
 	if err != nil {
 		return fmt.Errorf("set up queue ring: %w", err)
 	}

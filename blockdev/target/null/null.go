@@ -4,6 +4,8 @@ package null
 import (
 	"context"
 
+	"golang.org/x/sys/unix"
+
 	"varve/blockdev/target"
 	"varve/uring/queue"
 )
@@ -30,8 +32,13 @@ func (n *Null) NewPart(*queue.Queue) (queue.Part, error) {
 type handler struct{}
 
 func (handler) Start(r *queue.Request) (queue.Action, error) {
-	r.MoveNothing()
-	return queue.Answer, nil
+	switch r.Op {
+	case queue.OpRead, queue.OpWrite, queue.OpFlush, queue.OpDiscard, queue.OpWriteZeroes:
+		r.MoveNothing()
+		return queue.Answer, nil
+	default:
+		return queue.Answer, unix.EOPNOTSUPP
+	}
 }
 
 func (handler) Finish(_ *queue.Request, err error) (queue.Action, error) { return queue.Answer, err }

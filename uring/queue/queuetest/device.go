@@ -9,6 +9,7 @@ package queuetest
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -43,6 +44,7 @@ type Options struct {
 	MaxIO   int     // bytes; 256 KiB
 	Workers int     // 2
 	NewPart func(*queue.Queue) (queue.Part, error)
+	Faults  *Faults      // none
 	Logger  *slog.Logger // none
 }
 
@@ -68,14 +70,18 @@ type tag struct {
 
 // IO is one request and its answer.
 type IO struct {
-	Op      queue.Op
-	FUA     bool
-	NoUnmap bool
-	Off     int64
-	Len     int    // bytes; that of Data, where there is any
-	Data    []byte // the bytes of a write; where those of a read go
-	Err     error  // the answer
+	Op       queue.Op
+	FUA      bool
+	NoUnmap  bool
+	Off      int64
+	Len      int    // bytes; that of Data, where there is any
+	Data     []byte // the bytes of a write; where those of a read go
+	Err      error  // the answer
+	Appended int64  // the answer of queue.OpZoneAppend
 }
+
+// ErrStopped: the device takes no requests any more.
+var ErrStopped = errors.New("the device has been stopped")
 
 // Start serves a device until the test ends.
 func Start(t testing.TB, o Options) *Device {
@@ -113,7 +119,7 @@ func Start(t testing.TB, o Options) *Device {
 	var err error
 	d.server, err = queue.Start(queue.Options{
 		Queues: 1, Depth: o.Depth, MaxIO: o.MaxIO, Workers: o.Workers, File: d.tags[0].event,
-		Driver: d.open, NewPart: o.NewPart, Logger: o.Logger,
+		Driver: d.open, NewPart: o.NewPart, NewRing: o.Faults.newRing, Logger: o.Logger,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -154,15 +160,29 @@ func (d *Device) Do(io *IO) error {
 	for i := range t.mem[:min(io.Len, len(t.mem))] {
 		t.mem[i] = Poison
 	}
-	if io.Op == queue.OpWrite {
+	if io.Op.Data() == queue.DataOut {
 		copy(t.mem, io.Data)
 	}
 	d.mu.Lock()
-	t.io = io
+	gone := d.gone
+	if !gone {
+		t.io = io
+	}
 	d.mu.Unlock()
+	if gone {
+		return ErrStopped
+	}
 	d.ring(t)
-	<-t.done
-	if io.Op == queue.OpRead && io.Err == nil {
+	select {
+	case <-t.done:
+	case <-d.server.Done(): // it may have been answered all the same
+		select {
+		case <-t.done:
+		default:
+			return ErrStopped
+		}
+	}
+	if io.Op.Data() == queue.DataIn && io.Err == nil {
 		copy(io.Data, t.mem)
 	}
 	return io.Err
@@ -240,11 +260,11 @@ func (d *driver) Describe(n uint16, res int32, r *queue.Request) error {
 	return nil
 }
 
-func (d *driver) Commit(sqe *uring.SQE, n uint16, _ *queue.Request, err error) {
+func (d *driver) Commit(sqe *uring.SQE, n uint16, r *queue.Request, err error) {
 	d.Fetch(sqe, n)
 	d.mu.Lock()
 	t := &d.tags[n]
-	t.io.Err = err
+	t.io.Err, t.io.Appended = err, r.Appended
 	t.io = nil
 	d.mu.Unlock()
 	t.done <- struct{}{}
