@@ -89,8 +89,9 @@ func (h handler) Start(r *queue.Request) (queue.Action, error) {
 		return queue.Handoff, nil
 	case queue.OpDiscard, queue.OpWriteZeroes:
 		return queue.Handoff, nil
+	default:
+		return queue.Answer, unix.EOPNOTSUPP
 	}
-	return queue.Answer, unix.EOPNOTSUPP
 }
 
 // flush is timed: see target.FlushCost.
@@ -111,9 +112,9 @@ func (h handler) Work(_ context.Context, r *queue.Request) (queue.Action, error)
 		return queue.Answer, unix.Fallocate(h.fd, punch, r.Off, int64(r.Len))
 	case queue.OpWriteZeroes:
 		return queue.Answer, h.zero(r)
-	case queue.OpRead, queue.OpWrite:
+	default:
+		return queue.Answer, unix.EOPNOTSUPP
 	}
-	return queue.Answer, unix.EOPNOTSUPP
 }
 
 // punch is the mode of fallocate(2) that makes a hole.

@@ -77,7 +77,7 @@ func testFaults(t *testing.T, o Options, l queuetest.Lending) {
 	faults.Set(0.4, 0)
 	Model(t, d, m)
 	if !o.NoFailures {
-		faults.Set(0.2, 0.1)
+		faults.Set(0.2, 0.02)
 		m.Retries = 100
 		Model(t, d, m)
 	}

@@ -102,8 +102,9 @@ func (h *handler) Start(r *queue.Request) (queue.Action, error) {
 			return h.waitFor(needRoom, err)
 		}
 		return h.durable(r)
+	default:
+		return queue.Answer, unix.EOPNOTSUPP
 	}
-	return queue.Answer, unix.EOPNOTSUPP
 }
 
 func (h *handler) startRead(r *queue.Request) (queue.Action, error) {

@@ -80,7 +80,7 @@ type IO struct {
 	Appended int64  // the answer of queue.OpZoneAppend
 }
 
-// ErrStopped: the device takes no requests any more.
+// ErrStopped means that the device takes no requests any more.
 var ErrStopped = errors.New("the device has been stopped")
 
 // Start serves a device until the test ends.
