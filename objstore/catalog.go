@@ -12,6 +12,7 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/record"
+	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -35,7 +36,7 @@ type catalog struct {
 	logger *slog.Logger
 	gate   gate
 
-	logMu     sync.Mutex
+	logMu     queuethread.IOMutex
 	log       *record.Log
 	doubt     atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
 	compactAt int64       // length of the log, in bytes, at which to see whether it can be shorter

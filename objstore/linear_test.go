@@ -45,10 +45,10 @@ func (l *lockedRand) pause() {
 
 func (d deviceDisk) ReadAt(p []byte, off int64) (int, error) {
 	var plan Plan
-	if err := planLoaded(context.Background(), d.v, off, len(p), &plan); err != nil {
+	if err := planLoaded(context.Background(), queueVolume{d.v}, off, len(p), &plan); err != nil {
 		return 0, err
 	}
-	defer d.v.Release(&plan)
+	defer queueVolume{d.v}.Release(&plan)
 	for i := range plan.Pieces {
 		d.r.pause()
 		one := Plan{Pieces: plan.Pieces[i : i+1]}
@@ -62,7 +62,7 @@ func (d deviceDisk) ReadAt(p []byte, off int64) (int, error) {
 
 func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 	var w Write
-	if err := d.v.retry(off, int64(len(p)), false, func() error { return d.v.Reserve(off, len(p), &w) }); err != nil {
+	if err := d.v.retry(off, int64(len(p)), false, func() error { return queueVolume{d.v}.Reserve(off, len(p), &w) }); err != nil {
 		return 0, err
 	}
 	d.r.pause()
@@ -71,7 +71,7 @@ func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	d.r.pause()
-	return len(p), d.v.Commit(&w)
+	return len(p), queueVolume{d.v}.Commit(&w)
 }
 
 func (d deviceDisk) Zero(off, length int64) error { return d.v.Zero(off, length) }

@@ -146,7 +146,7 @@ func (w *world) opReserve() {
 	for range 1 + w.pick(4, "reservations") {
 		off, n := w.extent(v, true)
 		r := &reservation{p: w.data(off, n), off: off}
-		err := vol.retry(off, int64(n), false, func() error { return vol.Reserve(off, n, &r.w) })
+		err := vol.retry(off, int64(n), false, func() error { return queueVolume{vol}.Reserve(off, n, &r.w) })
 		if !w.answered(err, "reserve") {
 			w.note("reserve %s %d+%d: %v", v.name, off, n, err)
 			break
@@ -158,7 +158,7 @@ func (w *world) opReserve() {
 		r := open[i]
 		open = append(open[:i], open[i+1:]...)
 		if w.pick(6, "abort") == 0 {
-			vol.Abort(&r.w)
+			queueVolume{vol}.Abort(&r.w)
 			w.note("abort %s %d+%d", v.name, r.off, len(r.p))
 			continue
 		}
@@ -171,7 +171,7 @@ func (w *world) opReserve() {
 			continue
 		}
 		first, sectors := v.overlay(r.off, r.p)
-		err := vol.Commit(&r.w)
+		err := queueVolume{vol}.Commit(&r.w)
 		w.note("commit %s %d+%d: %v", v.name, r.off, len(r.p), err)
 		w.wrote(v, vol, first, sectors, err, "commit")
 	}
@@ -190,7 +190,7 @@ func (w *world) opZero() {
 	if w.pick(10, "all") == 0 {
 		off, n = 0, int(v.size)
 	}
-	err := vol.Zero(off, int64(n))
+	err := queueVolume{vol}.zero(off, int64(n))
 	w.note("zero %s %d+%d: %v", v.name, off, n, err)
 	w.wrote(v, vol, int(off/SectorSize), make([]string, n/SectorSize), err, "zero")
 }
@@ -228,7 +228,7 @@ func (w *world) opRead() {
 	whole := make([]byte, (n+2*SectorSize)/SectorSize*SectorSize)
 	first := int(off / SectorSize)
 	whole = whole[:min(int64(len(whole)), v.size-int64(first)*SectorSize)]
-	if _, err := vol.ReadAt(whole, int64(first)*SectorSize); !w.answered(err, "read") {
+	if err := (queueVolume{vol}).read(whole, int64(first)*SectorSize); !w.answered(err, "read") {
 		return
 	}
 	if skip := int(off % SectorSize); string(whole[skip:skip+n]) != string(got) {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/queuethread"
 )
 
 const (
@@ -61,7 +61,7 @@ type spaceAccount struct {
 	roomSeen atomic.Int64 // bytes that writes could take at the settler's last look
 	freed    event        // there may be more room, or less to wait for
 
-	lookMu sync.Mutex
+	lookMu queuethread.IOMutex
 	refill chan struct{} // asks run for a look
 
 	total   int64 // bytes of the file system when the store was opened

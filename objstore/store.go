@@ -24,6 +24,7 @@ import (
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
+	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -49,7 +50,7 @@ type Store struct {
 	log      *slog.Logger
 	sb       *superblock
 	uuid     atomic.Pointer[string] // that the store is known by
-	naming   sync.Mutex             // one NewUUID at a time
+	naming   queuethread.IOMutex    // one NewUUID at a time
 	origin   journal.Origin
 	index    *storeIndex
 	filling  atomic.Bool // the index is being filled, and settling waits for it
@@ -64,7 +65,7 @@ type Store struct {
 
 	housekeepers sync.WaitGroup // settler and indexer, which Quiet ends and Resume starts again
 	endHousework context.CancelFunc
-	checking     sync.Mutex // held by Check
+	checking     queuethread.IOMutex // held by Check
 
 	catalog *catalog
 

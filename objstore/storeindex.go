@@ -7,6 +7,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
+	"varve/objstore/queuethread"
 )
 
 // storeIndex is the index of an open store: the one the store was opened with, or the one that was made in its place after
@@ -18,7 +19,7 @@ type storeIndex struct {
 
 	// putMu keeps an entry that was found in an old record from replacing one that is newer: that of an object which was
 	// stored again, because its old place is damaged. Held over writes of the index, and over no other I/O.
-	putMu sync.Mutex
+	putMu queuethread.IOMutex
 
 	mu       sync.Mutex
 	complete map[uint32]bool // segments whose objects have all been entered
@@ -30,6 +31,7 @@ func newStoreIndex(ix index.Index) *storeIndex {
 }
 
 func (x *storeIndex) now() index.Index {
+	queuethread.Blocks("a look-up in the index")
 	if p := x.anew.Load(); p != nil {
 		return *p
 	}

@@ -14,6 +14,7 @@ import (
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
+	"varve/objstore/queuethread"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -59,11 +60,11 @@ type volume struct {
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 
-	settleMu sync.Mutex // one at a time settles its layers, gives their room back or drops them; taken before all others
-	freezeMu sync.Mutex // one freeze at a time
-	commitMu sync.Mutex // one commit at a time; taken before mu
-	durable  uint64     // records that are durable; under commitMu
-	rmw      sync.Mutex // one write of part of a sector at a time; taken before mu
+	settleMu queuethread.IOMutex // one at a time settles its layers, gives their room back or drops them; taken before all others
+	freezeMu queuethread.IOMutex // one freeze at a time
+	commitMu queuethread.IOMutex // one commit at a time; taken before mu
+	durable  uint64              // records that are durable; under commitMu
+	rmw      queuethread.IOMutex // one write of part of a sector at a time; taken before mu
 
 	mu       sync.Mutex
 	room     event    // the tail has become shorter, a request has ended, or the volume is closed

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/queuethread"
 )
 
 // Passing reports an error that says that the machine had no descriptor or no memory left at that moment: the operation
@@ -20,13 +22,15 @@ const (
 	fileTries = 3
 )
 
-// Patient tries again what has failed with a Passing error, but for a file's sync.
+// Patient tries again what has failed with a Passing error, but for a file's sync. A store's files are all behind it, so that
+// it also says of every operation that it may block (queuethread.Blocks).
 func Patient(fs FS) FS { return patientFS{fs} }
 
 type patientFS struct{ FS }
 
 // named repeats an operation on names.
 func named(do func() error) error {
+	queuethread.Blocks("a file operation")
 	err := do()
 	for i := 1; i < nameTries && Passing(err); i++ {
 		time.Sleep(time.Millisecond << (i - 1))
@@ -37,6 +41,7 @@ func named(do func() error) error {
 
 // filed repeats an operation on an open file.
 func filed(do func() error) error {
+	queuethread.Blocks("a file operation")
 	err := do()
 	for i := 1; i < fileTries && Passing(err); i++ {
 		err = do()
@@ -130,4 +135,14 @@ func (p patientFile) Punch(off, length int64) error {
 func (p patientFile) Map(off int64, length int) (b []byte, err error) {
 	err = filed(func() (err error) { b, err = p.File.Map(off, length); return err })
 	return b, err
+}
+
+func (p patientFile) Datasync() error {
+	queuethread.Blocks("a file operation")
+	return p.File.Datasync()
+}
+
+func (p patientFile) Close() error {
+	queuethread.Blocks("a file operation")
+	return p.File.Close()
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -28,6 +29,7 @@ func Alignment(n int64) int64 {
 
 // ReadAligned fills b from off, past the page cache where the alignment of b and off allows it.
 func ReadAligned(f vfs.File, b []byte, off int64) error {
+	queuethread.Blocks("a read")
 	fd := f.FD(Alignment(off | int64(len(b)) | bufferAddress(b)))
 	if fd < 0 {
 		n, err := f.ReadAt(b, off)
@@ -41,6 +43,7 @@ func ReadAligned(f vfs.File, b []byte, off int64) error {
 
 // WriteAligned writes b at off, past the page cache where the alignment of b and off allows it.
 func WriteAligned(f vfs.File, b []byte, off int64) error {
+	queuethread.Blocks("a write")
 	fd := f.FD(Alignment(off | int64(len(b)) | bufferAddress(b)))
 	if fd < 0 {
 		_, err := f.WriteAt(b, off)

@@ -10,6 +10,7 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/record"
+	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -35,7 +36,7 @@ type File struct {
 	Inherited bool         // a former process created it; does not change
 	Closing   uint64       // see Stamp; changes under listMu, while the store opens and closes only
 
-	listMu sync.Mutex
+	listMu queuethread.IOMutex
 	mu     sync.Mutex
 
 	// The object list. Changes under listMu and mu, may be read under either.

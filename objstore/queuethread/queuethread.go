@@ -1,0 +1,92 @@
+// Package queuethread proves that nothing on a queue's thread waits for I/O.
+//
+// A device's queue is served by one thread. What that thread calls for a request (Plan, Release, Reserve, Commit, Abort and
+// TryZero of a volume) must not do I/O, nor wait for a lock that somebody may hold over I/O: all other requests of the queue
+// would wait too. Locks of the engine are therefore of two kinds:
+//
+//	sync.Mutex   guards state in memory; never held over I/O, so that whoever waits for it waits for a moment
+//	IOMutex      serialises I/O; held over it, and never taken on a queue's thread
+//
+// A test watches (Watch) and runs what a queue would call in Run. Every file operation of a store, every look-up in its
+// index and every IOMutex reports itself by Blocks; on a goroutine inside Run that is a violation. That no sync.Mutex is
+// held over I/O is a test of package objstore (TestNoStateLockIsHeldOverFileOperations). The two together leave nothing to
+// wait for but memory and the processor.
+//
+// Without a watcher, which is the case in every program, Blocks costs the load of a pointer.
+package queuethread
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+)
+
+// IOMutex is a mutex that may be held over I/O. The zero value is unlocked.
+type IOMutex struct{ sync.Mutex }
+
+// Lock locks. It must not be called on a queue's thread.
+func (m *IOMutex) Lock() {
+	Blocks("a lock that is held over I/O")
+	m.Mutex.Lock()
+}
+
+var watching atomic.Pointer[watcher]
+
+type watcher struct {
+	report func(string)
+	inside atomic.Int64 // how many goroutines are inside Run
+	queues sync.Map     // they, by ID
+}
+
+// Watch reports every violation, with its stack, until stop. It is called from any goroutine. One test at a time watches.
+func Watch(report func(violation string)) (stop func()) {
+	w := &watcher{report: report}
+	if !watching.CompareAndSwap(nil, w) {
+		panic("queuethread: somebody watches already")
+	}
+	return func() { watching.CompareAndSwap(w, nil) }
+}
+
+// Run runs f as a queue's thread would. It may be nested.
+func Run(f func()) {
+	w := watching.Load()
+	if w == nil {
+		f()
+		return
+	}
+	id := goroutine()
+	if _, nested := w.queues.LoadOrStore(id, true); !nested {
+		w.inside.Add(1)
+		defer func() {
+			w.queues.Delete(id)
+			w.inside.Add(-1)
+		}()
+	}
+	f()
+}
+
+// Blocks says that the caller is about to do what may block on I/O.
+func Blocks(what string) {
+	if w := watching.Load(); w != nil {
+		w.check(what)
+	}
+}
+
+func (w *watcher) check(what string) {
+	if w.inside.Load() == 0 { // to find out who calls takes microseconds
+		return
+	}
+	if _, queue := w.queues.Load(goroutine()); queue {
+		w.report(fmt.Sprintf("%s on a queue's thread:\n%s", what, debug.Stack()))
+	}
+}
+
+// goroutine returns the ID of the calling goroutine, from the first line of its stack: "goroutine 18 [running]:".
+func goroutine() string {
+	var b [64]byte
+	fields := bytes.Fields(b[:runtime.Stack(b[:], false)])
+	return string(fields[1])
+}
