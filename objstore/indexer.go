@@ -101,7 +101,7 @@ func (s *Store) indexer(ctx context.Context) {
 		s.filling.Store(false) // a full disk must not keep anything from settling
 		if err != nil {
 			s.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
-			if !sleep(ctx, renewRetry) {
+			if !sleep(ctx, failpoint.Limit(renewRetry)) {
 				return
 			}
 			continue
@@ -155,6 +155,9 @@ func (s *Store) fillIndex(ctx context.Context, todo []*segment.File) error {
 	requests := s.requests()
 	for _, g := range todo {
 		start := time.Now()
+		if err := failpoint.Err(failpoint.IndexFails); err != nil {
+			return err
+		}
 		sealed, err := s.enterSegment(ctx, g)
 		if err != nil {
 			return err

@@ -5,4 +5,5 @@ const (
 	QuiesceFails Point = "quiesce" // QUIESCE_DEV is answered with EBUSY
 	RecoverFails Point = "recover" // START_USER_RECOVERY
 	QueueFails   Point = "queue"   // a queue, at a flush
+	IndexFails   Point = "index"   // entering a segment's objects into the index
 )

@@ -28,7 +28,7 @@ type plan struct {
 var thePlan = sync.OnceValue(func() *plan {
 	p := &plan{
 		passed: map[Point]int{}, haste: 1,
-		kill: counts("VARVE_FAILPOINT", Points()), fails: counts("VARVE_FAILPOINT_ERROR", []Point{QuiesceFails, RecoverFails, QueueFails}),
+		kill: counts("VARVE_FAILPOINT", Points()), fails: counts("VARVE_FAILPOINT_ERROR", []Point{QuiesceFails, RecoverFails, QueueFails, IndexFails}),
 	}
 	if n, err := strconv.Atoi(os.Getenv("VARVE_FAILPOINT_HASTE")); err == nil {
 		p.haste = time.Duration(max(n, 1))
