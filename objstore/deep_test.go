@@ -114,6 +114,10 @@ func (w *world) tearRecords() {
 	names, err := w.mem.List(journal.Dir)
 	w.must(err)
 	for _, name := range names {
+		volume, gen, draft, _ := journal.ParseName(name)
+		if draft { // it holds no records, and is removed
+			continue
+		}
 		f, err := w.mem.Open(journal.Dir + "/" + name)
 		w.must(err)
 		c, err := disk.ReadContent(f)
@@ -122,8 +126,7 @@ func (w *world) tearRecords() {
 			w.must(f.Close())
 			continue
 		}
-		id := journal.ID{Store: uuid.UUID(c.Data[16:32])}
-		id.Volume, id.Gen, _, _ = journal.ParseName(name)
+		id := journal.ID{Store: uuid.UUID(c.Data[16:32]), Volume: volume, Gen: gen}
 		rp, err := journal.Read(w.mem, id, journal.Origin{}, func(bool, bool) journal.Trust { return journal.Trust{Cache: true, Moved: true} })
 		w.must(err)
 		off, next := journal.Offset(rp.Whole), journal.Offset(rp.Whole+1)
