@@ -33,9 +33,6 @@ const (
 
 	// indexBatch is how many entries are put at once, and wait for nothing but each other.
 	indexBatch = 256
-	// enteredFirst is how many sealed segments at most opening enters itself: a power cut costs the marks of a few.
-	enteredFirst = 8
-
 	// indexMark is after how many segments what was entered is synced and marked, so that a kill costs no more.
 	indexMark = 64
 )
@@ -61,7 +58,7 @@ func (s *Store) openIndexed(ctx context.Context) error {
 	}
 	todo := s.unindexed()
 	open := slices.DeleteFunc(slices.Clone(todo), func(g *segment.File) bool { return g.Sealed() })
-	if later := len(todo) - len(open); later > enteredFirst {
+	if later := len(todo) - len(open); later > max(s.opts.enteredFirst, 0) {
 		s.log.Warn("the index is not complete; until it is, look-ups are slow", "segments", later)
 		s.filling.Store(true)
 		todo = open

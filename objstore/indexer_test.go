@@ -11,31 +11,31 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// breakable is an index that breaks when it is told to.
-type breakable struct {
+// breakableIndex is an index that breaks when it is told to.
+type breakableIndex struct {
 	index.Index
 	broken  atomic.Bool
 	renewed atomic.Int64
 	renew   func() (index.Index, error)
 }
 
-func (b *breakable) Get(h *[32]byte) (index.Place, bool) {
+func (b *breakableIndex) Get(h *[32]byte) (index.Place, bool) {
 	if b.broken.Load() {
 		return index.Place{}, false
 	}
 	return b.Index.Get(h)
 }
 
-func (b *breakable) Put(entries []index.Entry) error {
+func (b *breakableIndex) Put(entries []index.Entry) error {
 	if b.broken.Load() {
 		return index.ErrNoSpace
 	}
 	return b.Index.Put(entries)
 }
 
-func (b *breakable) Broken() bool { return b.broken.Load() }
+func (b *breakableIndex) Broken() bool { return b.broken.Load() }
 
-func (b *breakable) Renew() (index.Index, error) {
+func (b *breakableIndex) Renew() (index.Index, error) {
 	b.renewed.Add(1)
 	return b.renew()
 }
@@ -48,7 +48,7 @@ func TestBrokenIndexIsMadeAnew(t *testing.T) {
 		var c footerReads
 		wait := make(chan struct{})
 		tries := 0
-		ix := &breakable{Index: r.o.Index}
+		ix := &breakableIndex{Index: r.o.Index}
 		ix.renew = func() (index.Index, error) {
 			if tries++; tries == 1 {
 				return nil, index.ErrNoSpace
@@ -104,8 +104,8 @@ func TestBrokenIndexIsMadeAnew(t *testing.T) {
 func TestIndexIsMadeAnewOnce(t *testing.T) {
 	r := many(t)
 	synctest.Test(t, func(t *testing.T) {
-		second := &breakable{Index: index.NewMem(), renew: func() (index.Index, error) { return nil, errors.New("twice") }}
-		ix := &breakable{Index: r.o.Index, renew: func() (index.Index, error) { return second, nil }}
+		second := &breakableIndex{Index: index.NewMem(), renew: func() (index.Index, error) { return nil, errors.New("twice") }}
+		ix := &breakableIndex{Index: r.o.Index, renew: func() (index.Index, error) { return second, nil }}
 		r.o.Index = ix
 		r.open(nil)
 		time.Sleep(time.Hour)

@@ -46,6 +46,9 @@ var rareOperations = []operation{
 	{"verify", 2, (*world).opVerify},
 	{"quiet", 1, (*world).opQuiet},
 	{"passing", 2, (*world).opPassing},
+	{"give up", 3, (*world).opGiveUp},
+	{"slow syncs", 2, (*world).opSlowSyncs},
+	{"break index", 1, (*world).opBreakIndex},
 }
 
 func init() { operations = append(operations, operation{"rare", 6, (*world).opRare}) }

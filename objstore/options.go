@@ -59,6 +59,10 @@ type Options struct {
 	// no writes, and others may look at the same time.
 	LookOnly bool
 
+	// enteredFirst is how many sealed segments at most opening enters into the index itself, before the store serves: a power
+	// cut costs the marks of a few. Where the index lacks more, the indexer enters them. Default 8; negative: none.
+	enteredFirst int
+
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS     vfs.FS
 	Index  index.Index
@@ -89,6 +93,9 @@ func (o *Options) EnsureDefaults() {
 	def(&o.FooterCache, 32<<20)
 	if o.JournalRecords == 0 {
 		o.JournalRecords = 1 << 20
+	}
+	if o.enteredFirst == 0 {
+		o.enteredFirst = 8
 	}
 	if o.SettleDelay == 0 {
 		o.SettleDelay = 2 * time.Second

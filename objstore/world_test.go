@@ -32,8 +32,10 @@ type world struct {
 	mem         *vfs.Mem
 	hook        atomic.Pointer[func(vfs.Op) error]
 	idx         index.Index
-	trust       bool // TrustCache answers yes
-	lying       bool // the index gives wrong answers
+	breaks      *breakableIndex // what the store has of idx
+	slowSyncs   atomic.Int64    // nanoseconds that a sync may take longer
+	trust       bool            // TrustCache answers yes
+	lying       bool            // the index gives wrong answers
 	boot, mount int
 	opts        Options
 	chunkSize   int
@@ -90,6 +92,7 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 		LeafCache:      smallestLeaves,
 		FooterCache:    4096,
 		Reserve:        1 << 20,
+		enteredFirst:   []int{8, 1, -1}[w.pick(3, "segments entered first")],
 	}
 	w.lying = w.pick(3, "lying index") == 2
 	for range 6 {
@@ -141,6 +144,9 @@ func (w *world) fs() vfs.FS {
 		if trace && op.Kind != vfs.OpRead {
 			fmt.Fprintf(os.Stderr, "    %d: %v %s %d+%d\n", w.mem.Ops(), op.Kind, op.Name, op.Off, op.Len)
 		}
+		if d := w.slowSyncs.Load(); d > 0 && (op.Kind == vfs.OpDatasync || op.Kind == vfs.OpSyncDir) {
+			time.Sleep(time.Duration(rand.Int64N(d)))
+		}
 		if h := w.hook.Load(); h != nil {
 			return (*h)(op)
 		}
@@ -169,12 +175,13 @@ func (w *world) init() {
 func (w *world) start() error {
 	defer watch("open")()
 	o := w.opts
-	o.FS, o.Index = w.fs(), w.idx
+	w.breaks = &breakableIndex{Index: w.idx, renew: func() (index.Index, error) { return index.NewMem(), nil }}
+	if w.lying {
+		w.breaks.Index = &lyingIndex{Index: w.idx, rng: newRand(w.rng.Uint64())}
+	}
+	o.FS, o.Index = w.fs(), w.breaks
 	trust := w.trust
 	o.TrustCache = func(string) bool { return trust }
-	if w.lying {
-		o.Index = &lyingIndex{Index: w.idx, rng: newRand(w.rng.Uint64())}
-	}
 	o.Boot, o.Mount = fmt.Sprint("boot", w.boot), fmt.Sprint("mount", w.mount)
 	s, err := Open(context.Background(), "mem", o)
 	if err != nil {
@@ -444,6 +451,9 @@ func (w *world) reopen() {
 		w.mem.Move()
 	}
 	w.cut, w.unsynced = w.cut || w.unsynced, false
+	if w.breaks.Broken() || w.pick(6, "delete index") == 0 {
+		w.idx = index.NewMem()
+	}
 	err := w.start()
 	if err != nil && w.hook.Load() != nil && !w.mem.WasCut() {
 		w.note("open: %v", err)
