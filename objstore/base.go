@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 )
 
@@ -14,7 +15,7 @@ import (
 type leaf struct {
 	places [merkle.FanOut]segment.Location
 	used   bool  // since the last sweep of the cache
-	heals  int64 // what damageBook.heals was when places were looked for
+	heals  int64 // the repair generation in which the locations were looked for
 }
 
 const (
@@ -131,7 +132,7 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		pl := l.places[i%merkle.FanOut]
-		if l.heals != b.s.heals.Load() && (pl == segment.Lost || b.s.isSick(pl)) || b.s.isBad(pl) {
+		if l.heals != b.s.objects.Quarantine.Generation() && (pl == segment.Lost || b.s.objects.Quarantine.Suspect(pl)) || b.s.objects.Quarantine.Quarantined(pl) {
 			b.setLeaf(int64(i/merkle.FanOut), nil) // there may be another place by now
 			return ErrNotLoaded
 		}
@@ -207,7 +208,7 @@ func (s *Store) leafHashes(root *merkle.Root, i int64) (*merkle.Node, error) {
 		if h.IsZero() {
 			return nil, nil
 		}
-		n, err := s.node(h, level)
+		n, err := s.objects.Node(h, level)
 		if err != nil || level == 1 {
 			return n, err
 		}
@@ -220,8 +221,8 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 	if n == nil {
 		return emptyLeaf, nil
 	}
-	l := &leaf{used: true, heals: s.heals.Load()}
-	found, damage, err := s.locateAll(n[:], merkle.KindChunk)
+	l := &leaf{used: true, heals: s.objects.Quarantine.Generation()}
+	found, damage, err := s.objects.LocateAll(n[:], merkle.KindChunk)
 	if err != nil {
 		return nil, err
 	}
@@ -231,12 +232,12 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 		switch {
 		case n[i].IsZero():
 		case ok:
-			l.places[i] = at.place
+			l.places[i] = at.Location
 		default:
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
 			l.places[i] = segment.Lost
 			if lost++; lost == 1 {
-				err = nowhere(&n[i], merkle.KindChunk, damage)
+				err = object.Missing(&n[i], merkle.KindChunk, damage)
 			}
 		}
 	}

@@ -22,7 +22,7 @@ import (
 //	tails     what has not settled has no hash; it is read, to see whether it can be
 //
 // It changes nothing on disk. A place whose bytes are wrong is not pointed to any more, and nobody is let read it
-// (markBad), until a Check finds it right.
+// (object.Quarantine), until a Check finds it right.
 
 // Damage is one thing that is not what it should be.
 type Damage struct {
@@ -131,10 +131,10 @@ func (c *checker) found(err error, affects ...Affected) int {
 // known takes over what opening has found.
 func (c *checker) known() {
 	s := c.s
-	s.badMu.Lock()
+	s.damageMu.Lock()
 	repairs, losses := slices.Clone(s.repairs), slices.Clone(s.losses)
 	c.report.Strays = slices.Clone(s.strays)
-	s.badMu.Unlock()
+	s.damageMu.Unlock()
 	for _, d := range repairs {
 		c.report.Damage[c.found(d)].Mended = true
 	}
@@ -297,7 +297,7 @@ func (c *checker) segments() error {
 			continue
 		}
 		for _, o := range objs {
-			if _, ok := bad[objectID{o.Hash, o.Kind}]; ok && !c.s.isSick(segment.At(g.ID, o.Block)) {
+			if _, ok := bad[objectID{o.Hash, o.Kind}]; ok && !c.s.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
 				delete(bad, objectID{o.Hash, o.Kind})
 			}
 		}
@@ -340,7 +340,7 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 		pl := segment.At(g.ID, o.Block)
 		err := disk.ReadAligned(g.Data, b, pl.Offset())
 		if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
-			err = errOtherHash
+			err = errOtherBytes
 		}
 		c.report.Objects++
 		c.report.Bytes += int64(o.Length)
@@ -348,13 +348,12 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 			c.progress(CheckProgress{c.report.Bytes, max(c.total, c.report.Bytes)})
 		}
 		if err == nil {
-			c.s.well(pl)
-			c.s.good.add(pl)
+			c.s.objects.Verify(pl)
 			continue
 		}
 		err = &CorruptError{File: segment.Name(g.ID), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
 		bad[objectID{o.Hash, o.Kind}] = c.found(err)
-		c.s.markBad(pl, err)
+		c.s.objects.Damaged(pl, err)
 	}
 	return nil
 }
@@ -396,7 +395,7 @@ func (c *checker) trees() error {
 	c.report.Images = len(images)
 	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {
-		r, err := c.s.readRoot(im.root, im.size)
+		r, err := c.s.objects.Root(im.root, im.size)
 		if err != nil && !disk.Damaged(err) {
 			return err
 		}
@@ -431,7 +430,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	n, err := c.s.freshNode(h, level)
+	n, err := c.s.objects.FreshNode(h, level)
 	if err != nil && !disk.Damaged(err) {
 		return err
 	}
@@ -455,7 +454,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 		default:
 			if _, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
 				clean = false
-			} else if _, ok := c.s.lookup(&child, merkle.KindChunk); !ok {
+			} else if _, ok := c.s.objects.Lookup(&child, merkle.KindChunk); !ok {
 				c.missing[child] = true
 				clean = false
 			}
@@ -479,14 +478,14 @@ func (c *checker) seek() error {
 			continue
 		}
 		for _, o := range objs {
-			if o.Kind == merkle.KindChunk && !c.s.isSick(segment.At(g.ID, o.Block)) {
+			if o.Kind == merkle.KindChunk && !c.s.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
 				delete(c.missing, o.Hash)
 			}
 		}
 	}
-	for _, g := range c.s.damagedSegments() {
+	for _, g := range c.s.segments.Damaged() {
 		for h := range c.missing {
-			if _, _, ok := c.s.salvage(g, &h, merkle.KindChunk); ok {
+			if _, _, ok := c.s.objects.Salvage(g, &h, merkle.KindChunk); ok {
 				delete(c.missing, h)
 			}
 		}
@@ -510,7 +509,7 @@ func (c *checker) locate(im image, root *merkle.Root, h merkle.Hash, level int, 
 		c.affect(at, im, i*span, span)
 		return nil
 	}
-	n, err := c.s.node(h, level)
+	n, err := c.s.objects.Node(h, level)
 	if err != nil {
 		return err
 	}

@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
-	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
@@ -17,69 +13,9 @@ import (
 
 // A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
 // copy is read first, and compared: one that has rotted would replace good bytes. On volumes with verify that is done each
-// time, on others unless the place was found good within the last hour (goodPlaces). Copies that lie one after the other,
+// time, on others unless the place was found good within the last hour (object.Verified). Copies that lie one after the other,
 // as those of a file that was written twice do, are read at once. A copy that is wrong is quarantined, and what was
 // written stored anew.
-
-const (
-	// goodBytes bounds the memory of goodPlaces: at a bit for each block of 4 KiB, the places of 512 GiB of segments.
-	goodBytes = 16 << 20
-	goodFor   = time.Hour
-)
-
-// goodPlaces are places whose bytes were read and were right, not long ago: those in the segments that were asked for last.
-type goodPlaces struct {
-	mu    sync.Mutex
-	since time.Time
-	bits  *simplelru.LRU[uint32, []uint64] // by segment, a bit for each block
-	bytes int64
-}
-
-// fresh begins anew where the last beginning is long ago. Under p.mu.
-func (p *goodPlaces) fresh() {
-	if p.bits == nil || time.Since(p.since) > goodFor {
-		p.bits, _ = simplelru.NewLRU(1<<20, func(_ uint32, b []uint64) { p.bytes -= int64(len(b)) * 8 }) // fails for size 0 only
-		p.bytes, p.since = 0, time.Now()
-	}
-}
-
-func (p *goodPlaces) has(pl segment.Location) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.fresh()
-	b, _ := p.bits.Get(pl.Segment())
-	word := int(pl.Block() / 64)
-	return word < len(b) && b[word]>>(pl.Block()%64)&1 == 1
-}
-
-func (p *goodPlaces) add(pl segment.Location) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.fresh()
-	b, _ := p.bits.Get(pl.Segment())
-	if word := int(pl.Block() / 64); word >= len(b) {
-		grown := make([]uint64, disk.RoundUp(int64(word)+1, 64)) // 512 bytes: 16 MiB of the segment
-		p.bytes += int64(len(grown)-copy(grown, b)) * 8
-		b = grown
-		p.bits.Add(pl.Segment(), b)
-	}
-	b[pl.Block()/64] |= 1 << (pl.Block() % 64)
-	for p.bytes > goodBytes && p.bits.Len() > 1 {
-		p.bits.RemoveOldest()
-	}
-}
-
-func (p *goodPlaces) forget(pl segment.Location) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bits == nil {
-		return
-	}
-	b, _ := p.bits.Peek(pl.Segment())
-	if word := int(pl.Block() / 64); word < len(b) {
-		b[word] &^= 1 << (pl.Block() % 64)
-	}
-}
 
 // hit is a chunk of a run that settles, and where the store has it.
 type hit struct {
@@ -97,7 +33,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
-			if pl := out.places[i]; h.hash == n[i] && pl != segment.Lost && !st.s.isSick(pl) {
+			if pl := out.places[i]; h.hash == n[i] && pl != segment.Lost && !st.s.objects.Quarantine.Suspect(pl) {
 				h.pl = pl
 			} else if pl, ok := st.find(&h.hash, merkle.KindChunk); ok {
 				h.pl = pl
@@ -128,14 +64,14 @@ func (st *settling) trusts(pl segment.Location) bool {
 	if pl == 0 || st.own[pl] {
 		return true
 	}
-	return !st.v.verify.Load() && st.s.good.has(pl)
+	return !st.v.verify.Load() && st.s.objects.Verified.Has(pl)
 }
 
 // confirmRun compares the chunks in data with what lies at their places, one after the other.
 func (st *settling) confirmRun(data []byte, hits []hit) error {
 	if len(hits) > 1 && st.same(data, hits[0].pl) == nil {
 		for i := range hits {
-			st.s.good.add(hits[i].pl)
+			st.s.objects.Verified.Add(hits[i].pl)
 		}
 		return nil
 	}
@@ -156,19 +92,19 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl segment.Location, data []byte) (bool, error) {
 	err := st.same(data, pl)
 	if err == nil {
-		st.s.good.add(pl)
+		st.s.objects.Verified.Add(pl)
 		return true, nil
 	}
 	if !disk.Damaged(err) {
 		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(pl.Segment()), pl.Offset(), err)
 	}
-	st.s.markBad(pl, &CorruptError{File: segment.Name(pl.Segment()), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
+	st.s.objects.Damaged(pl, &CorruptError{File: segment.Name(pl.Segment()), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
 	st.heals = true // it is stored anew
 	return false, nil
 }
 
 // errOtherBytes is an error of damage.
-var errOtherBytes = fmt.Errorf("%w: %w", ErrCorrupt, errOtherHash)
+var errOtherBytes = fmt.Errorf("%w: its bytes have another hash", ErrCorrupt)
 
 // same compares data with the bytes that lie at pl, past the page cache.
 func (st *settling) same(data []byte, pl segment.Location) error {

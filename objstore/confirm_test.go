@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -162,7 +163,7 @@ func TestConfirmingIsCheap(t *testing.T) {
 		}
 		again("the first hits", size, 3*size>>20+16)
 		again("hits within an hour", 0, 0)
-		time.Sleep(goodFor + time.Minute)
+		time.Sleep(object.VerifiedFor + time.Minute)
 		again("hits later", size, 3*size>>20+16)
 		_, err = r.s.SetVerify(t.Context(), "b", true)
 		must(t, err)
@@ -172,25 +173,6 @@ func TestConfirmingIsCheap(t *testing.T) {
 		must(t, b.Close())
 		must(t, r.s.Close())
 	})
-}
-
-// goodPlaces stay within their bound.
-func TestGoodPlacesAreBounded(t *testing.T) {
-	var p goodPlaces
-	for seg := uint32(1); seg < 5000; seg++ {
-		for block := uint32(1); block < 1<<16; block += 4097 {
-			p.add(segment.At(seg, block))
-		}
-		if !p.has(segment.At(seg, 1)) || p.has(segment.At(seg, 2)) {
-			t.Fatalf("segment %d: it does not know what it was told", seg)
-		}
-	}
-	if p.bytes > goodBytes || p.bytes < goodBytes/2 {
-		t.Errorf("%d bytes, bound %d", p.bytes, goodBytes)
-	}
-	if p.has(segment.At(1, 1)) {
-		t.Error("nothing was forgotten")
-	}
 }
 
 // rotWorld has volumes of 16 chunks and knows what each chunk has to be, and which may read wrong: those that had settled
@@ -241,7 +223,7 @@ func (w *rotWorld) rotOne(v, c int) {
 		}
 	})
 	flip(w.t, w.mem, segment.Name(pl.Segment()), pl.Offset()+77)
-	w.s.good.forget(pl) // as if it had been good long ago
+	w.s.objects.Verified.Forget(pl) // as if it had been good long ago
 }
 
 func (w *rotWorld) check(what string) {

@@ -73,7 +73,7 @@ func (st *settling) survey(t subtree) error {
 	case t.level == 1:
 		return nil // leaf counts what is left of it
 	}
-	n, err := st.s.node(t.hash, t.level)
+	n, err := st.s.objects.Node(t.hash, t.level)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 		return 0, err
 	}
 	st.erased.reads++
-	n, err := st.s.passingNode(t.hash, t.level)
+	n, err := st.s.objects.PeekNode(t.hash, t.level)
 	if disk.Damaged(err) {
 		return 0, nil // it goes, and nobody knows what was in it: it stays in the account
 	}
@@ -134,17 +134,6 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	}
 	st.v.counted[t.hash] = sum
 	return sum, nil
-}
-
-// passingNode is node for one that is not read again: the cache stays as it is.
-func (s *Store) passingNode(h merkle.Hash, level int) (*merkle.Node, error) {
-	s.nodesMu.Lock()
-	n, ok := s.nodes.Peek(h)
-	s.nodesMu.Unlock()
-	if ok {
-		return n, nil
-	}
-	return s.freshNode(h, level)
 }
 
 // account gives the bytes of the new root that are not holes. Under catalog.mu.

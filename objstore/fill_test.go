@@ -49,7 +49,7 @@ func wantIndex(t *testing.T, s *Store, ix index.Index, marked bool) (segments in
 		must(t, err)
 		for _, o := range objs {
 			p, ok := ix.Get((*[32]byte)(&o.Hash))
-			if _, err := s.check(segment.At(p.Segment, p.Block), &o.Hash, o.Kind); !ok || err != nil {
+			if _, err := s.objects.Validate(segment.At(p.Segment, p.Block), &o.Hash, o.Kind); !ok || err != nil {
 				t.Fatalf("segment %08x: %v at block %d: the index says %v, %v: %v", g.ID, o.Kind, o.Block, p, ok, err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 )
 
@@ -17,7 +18,7 @@ import (
 // be trusted after a fault. Opening does the first, whose objects are in memory. The indexer does the others, beside the I/O,
 // so that devices do not wait for it.
 //
-// Until the index is complete, objects are found in the records, at a higher price (lookup.go). Duplicates of what it lacks
+// Until the index is complete, objects are found in the records, at a higher price (package object). Duplicates of what it lacks
 // would be stored again for good. So settling waits for it, as it waits for a quiet moment: until a tail presses, or somebody
 // waits for the settling.
 //
@@ -183,7 +184,7 @@ func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool,
 	missed := s.index.begin()
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
-		s.noteDamage(g, err)
+		s.objects.NoteDamage(g, err)
 		return false, nil
 	}
 	if err != nil {
@@ -193,9 +194,9 @@ func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool,
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		found := make([]foundObject, len(batch))
+		found := make([]object.Found, len(batch))
 		for i, o := range batch {
-			found[i] = foundObject{o.Hash, o.Kind, segment.At(g.ID, o.Block)}
+			found[i] = object.Found{Hash: o.Hash, Kind: o.Kind, Location: segment.At(g.ID, o.Block)}
 		}
 		if err := s.enterFound(found); err != nil {
 			return false, err
@@ -208,20 +209,13 @@ func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool,
 	return g.Sealed(), nil // else it is marked when it is sealed
 }
 
-// foundObject is an object that a segment's record names.
-type foundObject struct {
-	hash merkle.Hash
-	kind merkle.Kind
-	pl   segment.Location
-}
-
 // enterFound enters objects that were found in records. What the index knows of them stays if it is true.
-func (s *Store) enterFound(found []foundObject) error {
+func (s *Store) enterFound(found []object.Found) error {
 	entries := make([]index.Entry, 0, len(found))
-	from := make([]*foundObject, 0, len(found))
+	from := make([]*object.Found, 0, len(found))
 	for i := range found {
-		if o := &found[i]; !s.isSick(o.pl) {
-			entries = append(entries, index.Entry{Hash: o.hash, Place: indexed(o.pl)})
+		if o := &found[i]; !s.objects.Quarantine.Suspect(o.Location) {
+			entries = append(entries, index.Entry{Hash: o.Hash, Place: indexed(o.Location)})
 			from = append(from, o)
 		}
 	}
@@ -231,22 +225,9 @@ func (s *Store) enterFound(found []foundObject) error {
 	}
 	wrong := slices.DeleteFunc(others, func(c conflict) bool {
 		pl := segment.At(c.has.Segment, c.has.Block)
-		return s.isIntact(pl, &from[c.i].hash, from[c.i].kind)
+		return s.objects.Intact(pl, &from[c.i].Hash, from[c.i].Kind)
 	})
 	return s.index.replace(entries, wrong)
-}
-
-// isIntact reads an object to see whether it lies at pl. If its bytes are wrong, the place is quarantined.
-func (s *Store) isIntact(pl segment.Location, h *merkle.Hash, k merkle.Kind) bool {
-	n, err := s.check(pl, h, k)
-	if err != nil || s.isSick(pl) {
-		return false
-	}
-	if _, err = s.readPlace(pl, n, h, k); disk.Damaged(err) {
-		s.markBad(pl, err)
-		return false
-	}
-	return true
 }
 
 // sleep reports whether the time passed before ctx ended.
@@ -257,4 +238,22 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
+}
+
+// objectIndex is the index as package object asks for it.
+type objectIndex struct{ s *Store }
+
+func (x objectIndex) Get(h *merkle.Hash) (segment.Location, bool) { return x.s.index.Get(h) }
+
+func (x objectIndex) Complete(segment uint32) bool { return x.s.index.has(segment) }
+
+func (x objectIndex) Found(objs []object.Found) {
+	if !x.s.filling.Load() { // else the indexer does it, and readers do not wait for what it writes
+		_ = x.s.enterFound(objs) // a hint that the next look-up can do without
+	}
+}
+
+// indexed is a location as the index keeps it.
+func indexed(l segment.Location) index.Place {
+	return index.Place{Segment: l.Segment(), Block: l.Block()}
 }

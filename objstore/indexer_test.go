@@ -72,10 +72,8 @@ func TestBrokenIndexIsMadeAnew(t *testing.T) {
 		close(wait)
 		time.Sleep(10 * time.Minute)
 		v.forget()
-		r.s.nodesMu.Lock()
-		r.s.nodes.Purge()
-		r.s.nodesMu.Unlock()
 		r.s.footers = segment.NewFooterCache(1 << 30)
+		r.s.objects = r.s.newObjects() // with empty caches
 		c.take()
 		for i := range int64(32) {
 			must(t, v.Load(t.Context(), i<<20, 4096))

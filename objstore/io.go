@@ -114,7 +114,7 @@ func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
 		if level == 1 {
 			return off, nil
 		}
-		n, err := s.node(h, level)
+		n, err := s.objects.Node(h, level)
 		if err != nil {
 			return off, err
 		}

@@ -6,6 +6,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 )
 
 // Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
@@ -31,7 +32,7 @@ func (st *settling) lookAhead() error {
 	if err := st.stillThere(); err != nil {
 		return err
 	}
-	ahead := nodeCache / 2
+	ahead := object.NodeCache / 2
 	if st.v.settleFails.Load() > 0 {
 		ahead = -1 // no bound
 	}
@@ -84,7 +85,7 @@ func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) erro
 		return err
 	}
 	*ahead--
-	n, err := st.s.node(h, level)
+	n, err := st.s.objects.Node(h, level)
 	if err != nil || level == 1 {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"varve/objstore/index"
-	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -115,39 +114,5 @@ func TestLeafWithoutIndex(t *testing.T) {
 	}
 	if ops, _ := c.take(); ops > 4*32 {
 		t.Errorf("32 leaves: %d reads of footers, of %d segments, want at most 4 a leaf: its node's, and its chunks'", ops, segs)
-	}
-}
-
-// Absentees are bounded, are forgotten when something is healed, and are not believed of what was stored while it was looked
-// for.
-func TestAbsentees(t *testing.T) {
-	var a absentees
-	h := func(i int) merkle.Hash { return merkle.Hash{1, byte(i), byte(i >> 8), byte(i >> 16)} }
-	absent := func(i int) bool { _, ok := a.has(h(i)); return ok }
-	gen := a.begin(0)
-	a.add(map[merkle.Hash]bool{h(1): true, h(2): true}, nil, gen)
-	if !absent(1) || !absent(2) || absent(3) {
-		t.Fatal("it does not know what it was told")
-	}
-	gen = a.begin(0)
-	if !a.storedNow([]segment.Object{{Hash: h(1)}, {Hash: h(7)}}) || absent(1) || !absent(2) {
-		t.Error("what was stored is absent, or what was not is not")
-	}
-	if a.storedNow([]segment.Object{{Hash: h(1)}}) {
-		t.Error("what nobody has looked for was missed")
-	}
-	if a.add(map[merkle.Hash]bool{h(3): true}, nil, gen); absent(3) {
-		t.Error("an object that may have been stored while it was looked for is absent")
-	}
-	a.begin(1)
-	if absent(2) {
-		t.Error("something was healed, and it is absent still")
-	}
-	many := map[merkle.Hash]bool{}
-	for i := range absentLimit + 1000 {
-		many[h(i)] = true
-	}
-	if a.add(many, nil, a.begin(1)); a.hashes.Len() > absentLimit {
-		t.Errorf("%d are remembered", a.hashes.Len())
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 )
 
@@ -29,7 +30,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	for _, ref := range s.catalog.refs.byID { // before anything is looked for by its content
-		s.depth.Store(max(s.depth.Load(), int64(merkle.Depth(ref.size, s.sb.chunkSize))))
+		s.objects.Deepen(merkle.Depth(ref.size, s.sb.chunkSize))
 	}
 	roots, err := s.findRoots()
 	if err != nil {
@@ -171,25 +172,25 @@ func (s *Store) checkDir(g *segment.File) {
 
 // findRoots looks for the roots of all volumes at once: where the index lacks them, that costs one pass through the records.
 // It begins with the newest ones.
-func (s *Store) findRoots() (map[merkle.Hash]located, error) {
+func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 	if all := s.segments.All(); len(all) > 0 {
-		s.lastNode.Store(all[len(all)-1].ID)
+		s.objects.SearchFrom(all[len(all)-1].ID)
 	}
 	var roots []merkle.Hash
 	for _, ref := range s.catalog.refs.byID {
 		roots = append(roots, ref.root)
 	}
-	found, _, err := s.locateAll(roots, merkle.KindRoot)
+	found, _, err := s.objects.LocateAll(roots, merkle.KindRoot)
 	return found, err
 }
 
 // openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
 // wants to open it.
-func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]located) (*volume, error) {
+func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]object.Located) (*volume, error) {
 	root := s.emptyRoot(ref.size)
 	var damage error
 	if !ref.root.IsZero() {
-		r, err := s.readRootAt(ref.root, ref.size, roots[ref.root])
+		r, err := s.objects.RootAt(ref.root, ref.size, roots[ref.root])
 		switch {
 		case err == nil:
 			root = *r

@@ -353,7 +353,7 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *snapRef) {
 		if !sn.settled || sn.root == v.ref.root {
 			continue
 		}
-		if r, err := s.readRoot(sn.root, v.ref.size); err == nil {
+		if r, err := s.objects.Root(sn.root, v.ref.size); err == nil {
 			return r, sn
 		}
 	}
@@ -405,7 +405,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	}
 	root := v.base.root
 	if d.root {
-		r, err := s.readRoot(v.ref.root, v.ref.size)
+		r, err := s.objects.Root(v.ref.root, v.ref.size)
 		if disk.Damaged(err) {
 			return d, nil
 		}

@@ -37,7 +37,7 @@ type settleTry struct {
 
 // beginTry notes what the outcome may depend on, before the try looks at it.
 func (s *Store) beginTry(v *volume) settleTry {
-	return settleTry{s.heals.Load(), v.changes.Load()}
+	return settleTry{s.objects.Quarantine.Generation(), v.changes.Load()}
 }
 
 // retryDue reports whether the volume may settle now: it has not failed, or waited long enough since, or somebody waits

@@ -44,7 +44,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	if !settled {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 	}
-	r, err := s.readRoot(root, v.ref.size)
+	r, err := s.objects.Root(root, v.ref.size)
 	if err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w", of, err)
 	}

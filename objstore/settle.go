@@ -140,7 +140,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	}
 	n := new(merkle.Node)
 	if !h.IsZero() {
-		old, err := st.s.node(h, level)
+		old, err := st.s.objects.Node(h, level)
 		if err != nil {
 			return h, err
 		}
@@ -171,7 +171,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	k := merkle.NodeKind(level)
 	h = merkle.Sum(k, enc)
 	_, err = st.store(k, h, enc)
-	st.s.keepNode(h, n)
+	st.s.objects.KeepNode(h, n)
 	return h, err
 }
 
@@ -345,7 +345,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 				return err
 			}
 			st.oldPlace = pl
-			st.s.good.add(pl)
+			st.s.objects.Verified.Add(pl)
 		}
 		n := copy(b, st.oldChunk[at-first:])
 		b, at = b[n:], at+int64(n)
@@ -387,7 +387,7 @@ func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool)
 	if pl, ok := st.fresh[*h]; ok {
 		return pl, true
 	}
-	pl, ok := st.s.lookup(h, k)
+	pl, ok := st.s.objects.Lookup(h, k)
 	st.heals = st.heals || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
 	return pl, ok
 }
@@ -484,7 +484,7 @@ func (st *settling) durable() error {
 		return err
 	}
 	if st.heals {
-		st.s.heals.Add(1)
+		st.s.objects.Quarantine.Repaired()
 	}
 	return nil
 }
@@ -516,9 +516,7 @@ func (st *settling) index(g *segment.File, objs []segment.Object) {
 		st.s.log.Warn("the index did not take new objects; it is tried again", "error", err)
 		st.s.index.lacks(g.ID)
 	}
-	if st.s.absent.storedNow(objs) {
-		st.s.heals.Add(1)
-	}
+	st.s.objects.Stored(objs)
 }
 
 // dirLengths says how long the directories are: those that this settling has written to, and those whose objects one

@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
 	"varve/objstore/queuethread"
@@ -32,8 +32,7 @@ import (
 const IndexDir = "index"
 
 const (
-	lockFile  = "lock"
-	nodeCache = 2048 // tree nodes in memory, 8 KiB each
+	lockFile = "lock"
 )
 
 // Store is an open store. Safe for concurrent use.
@@ -71,11 +70,7 @@ type Store struct {
 
 	segments   segment.Table
 	footers    *segment.FooterCache
-	absent     absentees
-	lastChunk  atomic.Uint32 // the segment in which a search has found a chunk last
-	lastNode   atomic.Uint32 // and a node or a root
-	nodesMu    sync.Mutex
-	nodes      *simplelru.LRU[merkle.Hash, *merkle.Node]
+	objects    *object.Reader
 	leaves     atomic.Int64 // leaves in memory, of all images
 	spare      chan made
 	maker      sync.Once // starts makeSegments
@@ -90,7 +85,6 @@ type Store struct {
 	damageBook
 
 	failed      atomic.Pointer[error] // why the store is read-only
-	depth       atomic.Int64          // the level of the highest node that a volume can have
 	chunkBytes  atomic.Int64          // of chunk objects
 	nodeBytes   atomic.Int64          // of other objects
 	punchFailed sync.Once
@@ -189,7 +183,6 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
 		footers: segment.NewFooterCache(o.FooterCache), spare: make(chan made), extender: newExtender(),
 	}
-	s.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](nodeCache, nil) // fails for size 0 only
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
@@ -248,8 +241,18 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openIndex(); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
+	s.objects = s.newObjects()
 	return s.recover(ctx)
 }
+
+// newObjects makes what finds and reads the store's objects; it knows of no damage.
+func (s *Store) newObjects() *object.Reader {
+	return object.NewReader(object.Options{
+		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Logger: s.log, ChunkSize: s.sb.chunkSize,
+	})
+}
+
+func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.chunkSize) }
 
 // openCatalog reads what the store knows by name.
 func (s *Store) openCatalog() error {

@@ -12,7 +12,7 @@ import (
 
 // storeIndex is the index of an open store: the one the store was opened with, or the one that was made in its place after
 // it broke. It also knows which segments the index has all the objects of. The objects of the others are found in the
-// segments' own records (lookup.go) until the indexer has entered them.
+// segments' own object lists (package object) until the indexer has entered them.
 type storeIndex struct {
 	opened index.Index
 	anew   atomic.Pointer[index.Index] // nil as long as opened works

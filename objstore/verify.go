@@ -113,7 +113,7 @@ func (k *check) bad(g *segment.File, fileOff, chunk int64, want, got merkle.Hash
 		Err: errors.New("its bytes do not have its hash"),
 	}
 	// Who wants chunks checked is not let read it, and others get the bytes as they are, as long as that is all.
-	if k.s.noteBad(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
+	if k.s.objects.Suspect(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
 		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
 			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segment.Name(g.ID)),
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))

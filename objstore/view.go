@@ -59,7 +59,7 @@ func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err erro
 
 // openRoot opens a root for reading; of is the volume that it belongs to, or nil.
 func (s *Store) openRoot(id merkle.Hash, size int64, of *volume) (*View, error) {
-	r, err := s.readRoot(id, size)
+	r, err := s.objects.Root(id, size)
 	if err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ type volume struct {
 func newVolume(s *Store, ref *volumeRef, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.verify.Store(ref.verify)
-	s.depth.Store(max(s.depth.Load(), int64(b.root.Depth))) // under s.catalog.mu, or while the store opens
+	s.objects.Deepen(b.root.Depth) // under s.catalog.mu, or while the store opens
 	return v
 }
 

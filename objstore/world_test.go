@@ -283,8 +283,8 @@ func (w *world) crash(kind int, again bool) {
 
 // nothingDamaged holds a store that a crash has left against its own account: a crash damages nothing.
 func (w *world) nothingDamaged() {
-	w.s.badMu.Lock()
-	defer w.s.badMu.Unlock()
+	w.s.damageMu.Lock()
+	defer w.s.damageMu.Unlock()
 	if len(w.s.repairs) > 0 || len(w.s.losses) > 0 {
 		w.failf("what a crash has left is taken for damage: mended %v, lost %v", w.s.repairs, w.s.losses)
 	}

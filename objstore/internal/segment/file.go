@@ -49,9 +49,6 @@ type File struct {
 	damaged  error              // why the object list cannot be relied on; under mu
 	repaired *disk.CorruptError // what Open found and repaired; does not change afterwards
 	outlived bool               // the object log is still there, although the footer names all; does not change afterwards
-
-	Scanned   sync.Once
-	ByContent map[uint64]uint32 // of a damaged segment: the beginning of a hash, and the block that may have it
 }
 
 // Create creates an empty segment. It is durable when Create returns, but for its name: SyncDir of Dir makes that durable.

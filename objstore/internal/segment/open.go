@@ -10,7 +10,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// ErrUnfinished: the file is all zeroes, or empty. A power cut came before the header was durable, and nothing refers to the
+// ErrUnfinished is returned for a file of zeroes, or of nothing. A power cut came before the header was durable, and nothing refers to the
 // segment.
 var ErrUnfinished = errors.New("the file is empty")
 

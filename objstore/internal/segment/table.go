@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -60,4 +61,9 @@ func (t *Table) All() []*File {
 		}
 	}
 	return out
+}
+
+// Damaged returns the segments whose object list cannot be relied on, in order of ID.
+func (t *Table) Damaged() []*File {
+	return slices.DeleteFunc(t.All(), func(g *File) bool { return !g.Damaged() })
 }

@@ -1,0 +1,231 @@
+package object
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+// The index is a hint: what it does not know may be in any segment. Searching costs a read of every object list, 48 bytes an
+// object. So it is done once for all objects that are wanted together (a leaf has 256 chunks); it begins with the segments that
+// the index lacks, the newest first, goes on in the others, outwards from where an object was found last, and ends when all
+// are found. Segments that have no object of the kind are left out, as the trailer tells, and of those that the index lacks
+// the ones whose sketch says that they have none of the objects. What is nowhere is remembered (absentees).
+
+// Located is where an object was found, and its length.
+type Located struct {
+	Location segment.Location
+	Bytes    int
+}
+
+// search is a search for objects of one kind.
+type search struct {
+	kind  merkle.Kind
+	left  map[merkle.Hash]bool // not found yet
+	found map[merkle.Hash]Located
+}
+
+func (w *search) take(h merkle.Hash, l segment.Location, n int) {
+	delete(w.left, h)
+	w.found[h] = Located{l, n}
+}
+
+// LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Those that are missing in the result
+// are in no segment; damage is then the error of a damaged segment that may have them, or nil. err says that a segment could
+// not be read for a reason that says nothing about it.
+func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
+	w := &search{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]Located, len(hashes))}
+	stored := r.absent.begin(r.Quarantine.Generation())
+	for i := range hashes {
+		h := &hashes[i]
+		if _, known := w.found[*h]; known || h.IsZero() {
+			continue
+		}
+		if l, ok := r.index.Get(h); ok {
+			if n, err := r.Validate(l, h, k); err == nil {
+				w.found[*h] = Located{l, n}
+				continue
+			}
+		}
+		if err, absent := r.absent.has(*h); absent {
+			damage = err
+			continue
+		}
+		w.left[*h] = true
+	}
+	if len(w.left) == 0 {
+		return w.found, damage, nil
+	}
+	found, w.found = w.found, map[merkle.Hash]Located{}
+	damage, err = r.search(w)
+	if err != nil {
+		return nil, nil, err
+	}
+	objs := make([]Found, 0, len(w.found))
+	for h, l := range w.found {
+		found[h] = l
+		objs = append(objs, Found{h, k, l.Location})
+	}
+	if len(objs) > 0 {
+		r.index.Found(objs)
+	}
+	r.absent.add(w.left, damage, stored)
+	return found, damage, nil
+}
+
+// Locate is LocateAll for one object; one that is nowhere is a disk.CorruptError.
+func (r *Reader) Locate(h *merkle.Hash, k merkle.Kind) (segment.Location, int, error) {
+	found, damage, err := r.LocateAll([]merkle.Hash{*h}, k)
+	if err != nil {
+		return 0, 0, err
+	}
+	if l, ok := found[*h]; ok {
+		return l.Location, l.Bytes, nil
+	}
+	return 0, 0, Missing(h, k, damage)
+}
+
+// Missing returns the error for an object that LocateAll has not found.
+func Missing(h *merkle.Hash, k merkle.Kind, damage error) error {
+	err := errors.New("no segment has it")
+	if damage != nil {
+		err = fmt.Errorf("no readable segment has it; %w", damage)
+	}
+	return &disk.CorruptError{File: segment.Dir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
+}
+
+// search goes through the object lists of segments: first of those that the index lacks, then of all others, for the index may
+// have lost any entry. Damaged ones come last, by their content. The results are as those of LocateAll.
+func (r *Reader) search(w *search) (damage, err error) {
+	var lacking, complete []*segment.File
+	for _, g := range r.segments.All() {
+		if r.index.Complete(g.ID) {
+			complete = append(complete, g)
+		} else {
+			lacking = append(lacking, g)
+		}
+	}
+	slices.Reverse(lacking)
+	low, high := splitAt(complete, r.lastFound(w.kind).Load())
+	for _, order := range [][]*segment.File{lacking, outwards(low, high)} {
+		for _, g := range order {
+			if len(w.left) == 0 {
+				break
+			}
+			if serr := r.searchSegment(g, w); disk.Damaged(serr) {
+				damage = serr
+			} else if serr != nil {
+				err = serr
+			}
+		}
+	}
+	for _, g := range r.segments.Damaged() {
+		damage = g.Damage()
+		for h := range w.left {
+			if l, n, ok := r.Salvage(g, &h, w.kind); ok {
+				w.take(h, l, n)
+			}
+		}
+	}
+	if len(w.left) == 0 {
+		err = nil
+	}
+	return damage, err
+}
+
+// SearchFrom has the next search for nodes or roots begin at a segment.
+func (r *Reader) SearchFrom(segment uint32) { r.lastNode.Store(segment) }
+
+// lastFound is where an object like those of the kind was found last: chunks and nodes lie apart.
+func (r *Reader) lastFound(k merkle.Kind) *atomic.Uint32 {
+	if k == merkle.KindChunk {
+		return &r.lastChunk
+	}
+	return &r.lastNode
+}
+
+// splitAt returns the segments up to an ID, the nearest first, and those behind it.
+func splitAt(all []*segment.File, id uint32) (low, high []*segment.File) {
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].ID <= id {
+			low = append(low, all[i])
+		}
+	}
+	return low, all[len(low):]
+}
+
+// outwards takes turns between the two sides: what was written together is found together.
+func outwards(low, high []*segment.File) []*segment.File {
+	out := make([]*segment.File, 0, len(low)+len(high))
+	for len(low) > 0 || len(high) > 0 {
+		for _, side := range []*[]*segment.File{&low, &high} {
+			if len(*side) > 0 {
+				out = append(out, (*side)[0])
+				*side = (*side)[1:]
+			}
+		}
+	}
+	return out
+}
+
+// mayHold reports whether a segment has objects of the kind at all.
+func mayHold(g *segment.File, k merkle.Kind) bool {
+	chunks, others := g.Stored()
+	if k == merkle.KindChunk {
+		return chunks > 0
+	}
+	return others > 0
+}
+
+// searchSegment looks for what is wanted in one segment's object list. Footers come from the cache, as far as they are there.
+func (r *Reader) searchSegment(g *segment.File, w *search) error {
+	before := len(w.left)
+	look := func(o segment.Object) {
+		if l := segment.At(g.ID, o.Block); o.Kind == w.kind && w.left[o.Hash] && !r.Quarantine.Quarantined(l) {
+			w.take(o.Hash, l, int(o.Length))
+		}
+	}
+	if sealed, damage := g.EachOpen(look); sealed {
+		if damage != nil {
+			return damage // its objects are found by their content
+		}
+		if err := r.searchFooter(g, w, look); err != nil {
+			return err
+		}
+	}
+	if len(w.left) < before {
+		r.lastFound(w.kind).Store(g.ID)
+	}
+	return nil
+}
+
+// searchFooter calls look for each object of a sealed segment that is wanted.
+func (r *Reader) searchFooter(g *segment.File, w *search, look func(segment.Object)) error {
+	if !mayHold(g, w.kind) || !r.sketches.MayHave(g.ID, w.left) {
+		return nil
+	}
+	entries, err := r.footers.Get(g)
+	if err != nil {
+		if disk.Damaged(err) {
+			r.NoteDamage(g, err)
+		}
+		return err
+	}
+	if !r.index.Complete(g.ID) {
+		r.sketches.Add(g.ID, entries)
+	}
+	for i := range entries.Len() {
+		if !w.left[entries.Hash(i)] {
+			continue
+		}
+		if o, err := entries.At(i); err == nil {
+			look(o)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package object
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"varve/objstore/internal/segment"
+)
+
+// maxSuspects bounds how many suspect locations are remembered. Past it a disk is lost anyway; damage is still found, by each
+// reader for itself.
+const maxSuspects = 1 << 20
+
+// Quarantine is what is known of damaged locations; see the package comment. The zero value is ready.
+type Quarantine struct {
+	any        atomic.Bool  // there has been a suspect: without one a look-up takes no lock
+	generation atomic.Int64 // of repairs
+
+	mu       sync.Mutex
+	suspects map[segment.Location]bool // true: quarantined
+}
+
+// Generation returns the repair generation.
+func (q *Quarantine) Generation() int64 { return q.generation.Load() }
+
+// Repaired begins a new repair generation: something that was lost may have come back.
+func (q *Quarantine) Repaired() { q.generation.Add(1) }
+
+// Quarantined reports whether a location has the wrong bytes for certain.
+func (q *Quarantine) Quarantined(l segment.Location) bool { return q.any.Load() && q.isQuarantined(l) }
+
+func (q *Quarantine) isQuarantined(l segment.Location) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.suspects[l]
+}
+
+// Suspect reports whether a location is suspect, quarantined or not.
+func (q *Quarantine) Suspect(l segment.Location) bool { return q.any.Load() && q.isSuspect(l) }
+
+func (q *Quarantine) isSuspect(l segment.Location) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.suspects[l]
+	return ok
+}
+
+// add makes a location suspect, or quarantines it. It reports whether the location was not suspect before.
+func (q *Quarantine) add(l segment.Location, quarantine bool) (news bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	was, known := q.suspects[l]
+	if known || len(q.suspects) < maxSuspects {
+		if q.suspects == nil {
+			q.suspects = map[segment.Location]bool{}
+		}
+		q.suspects[l] = was || quarantine
+		q.any.Store(true)
+	}
+	return !known
+}
+
+// clear takes a location out. If it was quarantined, what lies there has come back.
+func (q *Quarantine) clear(l segment.Location) {
+	if !q.any.Load() {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.suspects[l] {
+		q.Repaired()
+	}
+	delete(q.suspects, l)
+}

@@ -1,0 +1,228 @@
+package object
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+// Index is what a Reader asks of the store's index.
+type Index interface {
+	// Get returns where an object lies, which is a hint.
+	Get(h *merkle.Hash) (segment.Location, bool)
+	// Complete reports whether the index has all objects of a segment. Those of the others are searched first.
+	Complete(segment uint32) bool
+	// Found is called with objects that a search has found.
+	Found(objs []Found)
+}
+
+// Found is an object that a segment's list names.
+type Found struct {
+	Hash     merkle.Hash
+	Kind     merkle.Kind
+	Location segment.Location
+}
+
+// Options are what a Reader works on. All are required.
+type Options struct {
+	Segments  *segment.Table
+	Footers   *segment.FooterCache
+	Sketches  *segment.Sketches
+	Index     Index
+	Logger    *slog.Logger
+	ChunkSize int // bytes
+}
+
+// Reader finds and reads objects.
+type Reader struct {
+	Quarantine Quarantine
+	Verified   Verified
+
+	segments  *segment.Table
+	footers   *segment.FooterCache
+	sketches  *segment.Sketches
+	index     Index
+	log       *slog.Logger
+	chunkSize int
+
+	absent    absentees
+	lastChunk atomic.Uint32 // the segment in which a search has found a chunk last
+	lastNode  atomic.Uint32 // and a node or a root
+	depth     atomic.Int64  // the level of the highest node that there can be; see Deepen
+
+	nodesMu sync.Mutex
+	nodes   *simplelru.LRU[merkle.Hash, *merkle.Node]
+
+	scansMu sync.Mutex
+	scans   map[uint32]*scan // of damaged segments
+}
+
+// NewReader returns a Reader that knows of no damage.
+func NewReader(o Options) *Reader {
+	r := &Reader{
+		segments: o.Segments, footers: o.Footers, sketches: o.Sketches, index: o.Index, log: o.Logger, chunkSize: o.ChunkSize,
+		scans: map[uint32]*scan{},
+	}
+	r.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](NodeCache, nil) // fails for size 0 only
+	return r
+}
+
+// Deepen notes that nodes of a level may have to be found: of damaged segments, that many levels are tried. Not for concurrent
+// use with itself.
+func (r *Reader) Deepen(level int) { r.depth.Store(max(r.depth.Load(), int64(level))) }
+
+var (
+	errNotListed = errors.New("the segment's record has no such object there")
+	errOtherHash = errors.New("its bytes have another hash")
+)
+
+// Lookup asks the index where an object lies, and validates the answer. It does not search: an object that the index does not
+// know is not found. ok is false for a suspect too; the location then says where it is.
+func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok bool) {
+	l, ok = r.index.Get(h)
+	if !ok {
+		return 0, false
+	}
+	_, err := r.Validate(l, h, k)
+	return l, err == nil && !r.Quarantine.Suspect(l)
+}
+
+// Validate returns how many bytes an object has, if it lies at a location: by the segment's object list, or where that is
+// damaged by its content. Otherwise, and if the location is quarantined, it returns an error.
+func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
+	g := r.segments.Get(l.Segment())
+	if g == nil {
+		return 0, errNotListed
+	}
+	o, ok, sealed, damage := g.Listed(l.Block())
+	if r.Quarantine.Quarantined(l) {
+		return 0, errNotListed
+	}
+	damaged := damage != nil && !ok
+	if sealed && !damaged {
+		entries, err := r.footers.Get(g)
+		if err != nil {
+			r.NoteDamage(g, err)
+			damaged = true
+		} else {
+			o, ok = entries.Find(l.Block())
+		}
+	}
+	if damaged {
+		return r.validateContent(g, l, h, k)
+	}
+	if !ok || o.Hash != *h || o.Kind != k {
+		return 0, errNotListed
+	}
+	return int(o.Length), nil
+}
+
+// NoteDamage notes that a segment's object list cannot be read: its objects are found by their content from now on.
+func (r *Reader) NoteDamage(g *segment.File, err error) {
+	if g.SetDamage(err) {
+		r.log.Error("a segment's footer is damaged; its objects are checked by their content", "error", err)
+	}
+}
+
+// Read reads a small object and checks it against its hash. Where its bytes are wrong, they are quarantined, and the object is
+// looked for elsewhere.
+func (r *Reader) Read(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	var first error
+	var last segment.Location
+	for {
+		l, n, err := r.Locate(h, k)
+		if err != nil || first != nil && l == last { // the same again: more is damaged than is remembered
+			return nil, cmp.Or(first, err)
+		}
+		last = l
+		b, err := r.ReadAt(l, n, h, k)
+		if err == nil {
+			return b, nil
+		}
+		if !disk.Corrupt(err) {
+			return nil, cmp.Or(first, err)
+		}
+		first = cmp.Or(first, err)
+		r.Damaged(l, err)
+	}
+}
+
+// ReadAt reads the n bytes of an object at a location, and checks them against its hash.
+func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	name := segment.Name(l.Segment())
+	bad := func(err error) error {
+		return &disk.CorruptError{File: name, Offset: l.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
+	}
+	g := r.segments.Get(l.Segment())
+	if g == nil {
+		return nil, bad(errNotListed)
+	}
+	b := make([]byte, n)
+	got, err := g.Data.ReadAt(b, l.Offset())
+	switch {
+	case got == n:
+	case errors.Is(err, io.EOF):
+		return nil, bad(fmt.Errorf("the file ends after %d of its %d bytes", got, n))
+	default:
+		return nil, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, name, l.Offset(), err)
+	}
+	if merkle.Sum(k, b) != *h {
+		return nil, bad(errOtherHash)
+	}
+	return b, nil
+}
+
+// Intact reads an object to see whether it lies at a location. If its bytes are wrong, the location is quarantined.
+func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool {
+	n, err := r.Validate(l, h, k)
+	if err != nil || r.Quarantine.Suspect(l) {
+		return false
+	}
+	if _, err = r.ReadAt(l, n, h, k); disk.Damaged(err) {
+		r.Damaged(l, err)
+		return false
+	}
+	return true
+}
+
+// Suspect makes a location suspect, whose bytes are not those of the object that the segment's list names, or cannot be read.
+// Quarantine says that they are wrong for certain. It reports whether that is news.
+func (r *Reader) Suspect(l segment.Location, quarantine bool) (news bool) {
+	news = r.Quarantine.add(l, quarantine)
+	r.Verified.Forget(l)
+	return news
+}
+
+// Damaged makes a location suspect that returned an error of damage, quarantines it if the bytes are wrong, and logs it. A
+// transient error says nothing of the location, and is ignored.
+func (r *Reader) Damaged(l segment.Location, err error) {
+	if disk.Transient(err) {
+		return
+	}
+	if r.Suspect(l, disk.Corrupt(err) && !disk.Unreadable(err)) {
+		r.log.Error("an object is damaged", "error", err)
+	}
+}
+
+// Verify notes that the bytes at a location were read and are right. A suspect is cleared.
+func (r *Reader) Verify(l segment.Location) {
+	r.Quarantine.clear(l)
+	r.Verified.Add(l)
+}
+
+// Stored takes note of objects that were stored just now. If any was searched for in vain, a new repair generation begins.
+func (r *Reader) Stored(objs []segment.Object) {
+	if r.absent.remove(objs) {
+		r.Quarantine.Repaired()
+	}
+}
