@@ -87,14 +87,15 @@ func (d *Device) autoReg(tag uint16) uint64 {
 }
 
 // serveQueues opens the character device and starts all queues. They have fetched when it returns.
-func (d *Device) serveQueues(ctx context.Context, workers int) error {
+func (d *Device) serveQueues(ctx context.Context, opts *Options) error {
 	if err := d.openChar(ctx); err != nil {
 		return fmt.Errorf("open character device: %w", err)
 	}
 	d.charFD = int(d.char.Fd())
 	o := queue.Options{
-		Queues: d.nrQueues, Depth: d.depth, MaxIO: d.maxIO, Workers: workers, File: d.charFD,
-		Driver: d.openQueue, NewPart: d.target.NewPart, Logger: d.log.With(slog.Int("id", d.id)),
+		Queues: d.nrQueues, Depth: d.depth, MaxIO: d.maxIO, Workers: opts.Workers, File: d.charFD,
+		Driver: d.openQueue, NewPart: d.target.NewPart, NewRing: opts.newRing,
+		Logger: d.log.With(slog.Int("id", d.id)),
 	}
 	server, err := queue.Start(o)
 	if err != nil {

@@ -3,6 +3,8 @@ package blockdev
 import (
 	"fmt"
 	"log/slog"
+
+	"varve/uring"
 )
 
 // Defaults and bounds of Options.
@@ -39,7 +41,9 @@ type Options struct {
 	// Logger is told about failed requests and panics; nil: slog.Default().
 	Logger *slog.Logger
 
-	without uint64 // features to do without although the kernel has them; for tests
+	// For tests:
+	without uint64                                  // features to do without although the kernel has them
+	newRing func(uring.Options) (uring.Ring, error) // of the queues
 }
 
 // EnsureDefaults fills in what is zero.

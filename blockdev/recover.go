@@ -69,7 +69,7 @@ func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *tar
 	if err != nil {
 		return nil, err
 	}
-	err = d.serveQueues(ctx, o.Workers)
+	err = d.serveQueues(ctx, o)
 	if err == nil {
 		failpoint.Here(failpoint.TakeoverFetched)
 		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.endRecovery(ctx, id) })

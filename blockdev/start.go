@@ -32,7 +32,7 @@ func Start(ctx context.Context, t target.Target, o Options) (*Device, error) {
 		c.close()
 		return nil, err
 	}
-	err = d.serveQueues(ctx, o.Workers)
+	err = d.serveQueues(ctx, &o)
 	if err == nil {
 		failpoint.Here(failpoint.AttachFetched)
 		err = d.untilFailure(ctx, func(ctx context.Context) error { return c.startDev(ctx, d.id) })

@@ -21,7 +21,7 @@ type ModelOptions struct {
 	Limits  target.Limits
 	NoData  bool // what is read is not looked at
 	Retries int  // of a request that fails
-	Steps   int  // of each client; 0: 150
+	Steps   int  // of each client; 0: 80
 }
 
 // clients is how many goroutines use the disk together, each a part of it.
@@ -38,7 +38,7 @@ func Model(t *testing.T, d Disk, o ModelOptions) {
 	t.Helper()
 	o.Limits.EnsureDefaults()
 	if o.Steps == 0 {
-		o.Steps = 150
+		o.Steps = 80
 	}
 	area := min(o.Limits.Size/clients, 1<<20) &^ (discardUnit - 1)
 	var running sync.WaitGroup

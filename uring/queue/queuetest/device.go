@@ -119,7 +119,7 @@ func Start(t testing.TB, o Options) *Device {
 	var err error
 	d.server, err = queue.Start(queue.Options{
 		Queues: 1, Depth: o.Depth, MaxIO: o.MaxIO, Workers: o.Workers, File: d.tags[0].event,
-		Driver: d.open, NewPart: o.NewPart, NewRing: o.Faults.newRing, Logger: o.Logger,
+		Driver: d.open, NewPart: o.NewPart, NewRing: o.Faults.NewRing, Logger: o.Logger,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -188,11 +188,12 @@ func (d *Device) Do(io *IO) error {
 	return io.Err
 }
 
+// one is what an eventfd is written.
+var one = binary.NativeEndian.AppendUint64(nil, 1)
+
 // ring makes the fetch of a tag complete.
 func (d *Device) ring(t *tag) {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	if _, err := unix.Write(t.event, one[:]); err != nil {
+	if _, err := unix.Write(t.event, one); err != nil {
 		panic(fmt.Sprintf("wake the queue: %v", err)) // the descriptor is open as long as the test runs
 	}
 }

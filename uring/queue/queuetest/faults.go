@@ -36,8 +36,8 @@ func (f *Faults) Made() (short, failing int) {
 	return f.shortens, f.fails
 }
 
-// newRing wraps a queue's ring; a nil f does not.
-func (f *Faults) newRing(o uring.Options) (uring.Ring, error) {
+// NewRing is for queue.Options: it makes a ring whose secondaries meet the faults. A nil f makes none.
+func (f *Faults) NewRing(o uring.Options) (uring.Ring, error) {
 	r, err := uring.New(o)
 	if err != nil || f == nil {
 		return r, err
