@@ -62,19 +62,19 @@ func (st *settling) mayKeep(chunks ...extent.Extent) error {
 	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, sn := range v.ref.unsettled {
-		if st.needs(sn.gen, chunks) {
-			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.name, sn.name, st.kept.err)
+	for _, sn := range v.ref.Unsettled {
+		if st.needs(sn.Gen, chunks) {
+			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.Name, sn.Name, st.kept.err)
 		}
 	}
 	for _, n := range v.namings {
 		if !n.settled && st.needs(n.gen, chunks) {
-			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.name, st.kept.err)
+			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.Name, st.kept.err)
 		}
 	}
 	for w := range st.s.catalog.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
-			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.name, st.kept.err)
+			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.Name, st.kept.err)
 		}
 	}
 	return nil
@@ -99,7 +99,7 @@ func (st *settling) endKeeping() error {
 	}
 	if v.kept.Load() == nil {
 		st.s.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
-			"volume", v.ref.name, "error", st.kept.err)
+			"volume", v.ref.Name, "error", st.kept.err)
 	}
 	v.kept.Store(st.kept)
 	return nil
@@ -206,7 +206,7 @@ func (v *volume) carryData(ctx context.Context, l *layer, e extent.Extent) error
 		return fmt.Errorf("read %s: %w", segment.Name(e.Segment), err)
 	}
 	off := int64(e.Start()) * SectorSize
-	if err := v.s.space.mustTake(largestWrite(off, len(buf), v.s.sb.chunkSize), true); err != nil {
+	if err := v.s.space.mustTake(largestWrite(off, len(buf), v.s.sb.ChunkSize), true); err != nil {
 		return err
 	}
 	if err := v.waitSegment(ctx); err != nil {
@@ -260,5 +260,5 @@ func (v *volume) keptError() error {
 	if k == nil {
 		return nil
 	}
-	return fmt.Errorf("volume %s has a damaged chunk that was written in part; write all of it, or discard it: %w", v.ref.name, k.err)
+	return fmt.Errorf("volume %s has a damaged chunk that was written in part; write all of it, or discard it: %w", v.ref.Name, k.err)
 }

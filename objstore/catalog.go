@@ -1,7 +1,6 @@
 package objstore
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
-	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
@@ -31,18 +30,14 @@ import (
 //
 // A file layer that fails an operation while mu is held shows it: TestStoreLockIsNotHeldOverFileOperations.
 type catalog struct {
-	fs     vfs.FS
-	store  uuid.UUID // that the log belongs to
-	logger *slog.Logger
-	gate   gate
+	gate gate
 
-	logMu     queuethread.IOMutex
-	log       *record.Log
-	doubt     atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
-	compactAt int64       // length of the log, in bytes, at which to see whether it can be shorter
+	logMu queuethread.IOMutex
+	log   *refs.Log
+	doubt atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
 
 	mu          sync.Mutex
-	refs        *refs // changes under logMu and mu
+	refs        *refs.State // changes under logMu and mu
 	volumes     map[uuid.UUID]*volume
 	views       map[*View]struct{}
 	nextSegment uint64 // ID of the next segment
@@ -59,13 +54,24 @@ type gate interface {
 }
 
 func newCatalog() *catalog {
-	return &catalog{refs: newRefs(), nextSegment: 1, volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{}}
+	return &catalog{nextSegment: 1, volumes: map[uuid.UUID]*volume{}, views: map[*View]struct{}{}}
+}
+
+// open reads the log of a store. It returns the damage that it has repaired.
+// REQUIRES: nobody else knows the catalog yet.
+func (c *catalog) open(fs vfs.FS, sb *refs.Superblock, logger *slog.Logger) ([]*CorruptError, error) {
+	var err error
+	if c.log, c.refs, err = refs.Open(fs, sb.ID, sb.ChunkSize, logger); err != nil {
+		return nil, err
+	}
+	c.nextSegment = c.refs.Segments
+	return c.log.Damage(), c.log.Tidy(c.refs)
 }
 
 // update makes records durable and lets them take effect, all or none. decide returns them and runs with mu held: what it
 // has seen in refs stays so until they take effect. No records: there is nothing to do. took, which may be nil, runs with
 // mu held when they have taken effect. Neither may block. The caller holds neither lock.
-func (c *catalog) update(decide func() ([]refRecord, error), took func()) error {
+func (c *catalog) update(decide func() ([]refs.Record, error), took func()) error {
 	c.logMu.Lock()
 	defer c.logMu.Unlock()
 	if err := c.takeBackLocked(); err != nil {
@@ -83,34 +89,24 @@ func (c *catalog) update(decide func() ([]refRecord, error), took func()) error 
 	if err := c.apply(recs, took); err != nil {
 		return c.gate.fail(err)
 	}
-	if c.log.Size() > c.compactAt {
-		if err := c.tidyLog(); err != nil { // nobody knows which file counts; the records are in both
-			_ = c.gate.fail(fmt.Errorf("compact %s: %w", refsFile, err))
-		}
+	if err := c.log.Compact(c.refs); err != nil { // nobody knows which file counts; the records are in both
+		_ = c.gate.fail(fmt.Errorf("compact %s: %w", refs.LogFile, err))
 	}
 	return nil
 }
 
 // append is update for records that depend on nothing.
-func (c *catalog) append(recs ...refRecord) error {
-	return c.update(func() ([]refRecord, error) { return recs, nil }, nil)
+func (c *catalog) append(recs ...refs.Record) error {
+	return c.update(func() ([]refs.Record, error) { return recs, nil }, nil)
 }
 
 // write appends records to the log, durably.
 // REQUIRES: logMu is held.
-func (c *catalog) write(recs []refRecord) error {
+func (c *catalog) write(recs []refs.Record) error {
 	if err := c.gate.writeError(); err != nil {
 		return err
 	}
-	b, err := json.Marshal(recs)
-	if err != nil {
-		return err
-	}
-	if op := recs[0].Op; c.log.Size()+int64(len(b)) > refsFull && (op == opVolume || op == opSnap) {
-		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
-			ErrNoSpace, refsFile, c.log.Size(), refsFull)
-	}
-	err = c.log.Append(b)
+	err := c.log.Append(recs)
 	c.doubt.Store(c.log.InDoubt())
 	return c.logError(err)
 }
@@ -152,16 +148,16 @@ func (c *catalog) logError(err error) error {
 	case errors.Is(err, ErrNoSpace), disk.Transient(err):
 		return c.gate.spaceError(err)
 	}
-	return c.gate.fail(fmt.Errorf("append to %s: %w", refsFile, err))
+	return c.gate.fail(fmt.Errorf("append to %s: %w", refs.LogFile, err))
 }
 
 // apply lets records that are durable take effect.
 // REQUIRES: logMu is held.
-func (c *catalog) apply(recs []refRecord, took func()) error {
+func (c *catalog) apply(recs []refs.Record, took func()) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range recs {
-		if err := c.refs.apply(&recs[i]); err != nil {
+		if err := c.refs.Apply(&recs[i]); err != nil {
 			return fmt.Errorf("apply %s record: %w", recs[i].Op, err)
 		}
 	}
@@ -191,5 +187,5 @@ func (c *catalog) close() error {
 	if c.log == nil {
 		return nil
 	}
-	return errors.Join(c.log.TakeBack(), c.log.Close())
+	return c.log.Close()
 }

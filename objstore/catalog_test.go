@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"varve/objstore/internal/refs"
 	"varve/objstore/vfs"
 )
 
@@ -20,8 +21,8 @@ func (r *rig) inDoubt() *atomic.Bool {
 	must(r.t, r.s.Close())
 	var fails atomic.Bool
 	r.open(func(op vfs.Op) error {
-		second := op.Kind == vfs.OpWrite && op.Name == refsCopy
-		if fails.Load() && (second || op.Kind == vfs.OpTruncate && strings.HasPrefix(op.Name, refsFile)) {
+		second := op.Kind == vfs.OpWrite && op.Name == refs.LogCopy
+		if fails.Load() && (second || op.Kind == vfs.OpTruncate && strings.HasPrefix(op.Name, refs.LogFile)) {
 			return syscall.ENOMEM
 		}
 		return nil

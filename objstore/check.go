@@ -10,6 +10,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 )
 
@@ -143,27 +144,27 @@ func (c *checker) known() {
 	}
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
-	for _, ref := range s.catalog.refs.sorted() {
-		v := s.catalog.volumes[ref.id]
+	for _, ref := range s.catalog.refs.Sorted() {
+		v := s.catalog.volumes[ref.ID]
 		d := v.damage.Load()
 		if d == nil {
 			continue
 		}
 		ranges := d.ranges
 		if d.root || d.unknown > 0 || len(ranges) == 0 {
-			ranges = []Range{{0, ref.size}}
+			ranges = []Range{{0, ref.Size}}
 		}
-		affects := []Affected{{Volume: ref.name, Ranges: ranges}}
+		affects := []Affected{{Volume: ref.Name, Ranges: ranges}}
 		for _, sn := range d.snaps {
-			affects = append(affects, Affected{Volume: ref.name, Snapshot: sn, Ranges: []Range{{0, ref.size}}})
+			affects = append(affects, Affected{Volume: ref.Name, Snapshot: sn, Ranges: []Range{{0, ref.Size}}})
 		}
 		c.found(d.err, affects...)
 	}
 }
 
 func (c *checker) superblocks() {
-	for _, name := range []string{superblockFile, superblockCopy} {
-		if _, err := readSuperblockFile(c.s.fs, name); err != nil {
+	for _, name := range []string{refs.SuperblockFile, refs.SuperblockCopy} {
+		if _, err := refs.ReadSuperblockFile(c.s.fs, name); err != nil {
 			c.found(disk.AsCorrupt(err, name, 0, "superblock"))
 		}
 	}
@@ -182,7 +183,7 @@ func (c *checker) refs() error {
 		}
 	}
 	if l.Copies() < 2 {
-		c.found(&CorruptError{File: l.Name(), Object: "log", Err: errors.New("there is no second copy of it")})
+		c.found(&CorruptError{File: l.CopyName(0), Object: "log", Err: errors.New("there is no second copy of it")})
 	}
 	return nil
 }
@@ -243,10 +244,10 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	if err == nil {
 		return
 	}
-	a := Affected{Volume: v.ref.name, Ranges: []Range{{0, v.ref.size}}}
+	a := Affected{Volume: v.ref.Name, Ranges: []Range{{0, v.ref.Size}}}
 	if rp != nil {
-		if ranges, unknown := c.s.readBehind(v.ref.id, j.Name(), rp.Whole, count); unknown == 0 {
-			a.Ranges = mergeRanges(ranges, v.ref.size)
+		if ranges, unknown := c.s.readBehind(v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
+			a.Ranges = mergeRanges(ranges, v.ref.Size)
 		}
 	}
 	c.found(disk.AsCorrupt(err, j.Name(), 0, "journal"), a)
@@ -264,8 +265,8 @@ func (c *checker) volumes() []*volume {
 	c.s.catalog.mu.Lock()
 	defer c.s.catalog.mu.Unlock()
 	var out []*volume
-	for _, ref := range c.s.catalog.refs.sorted() {
-		if v := c.s.catalog.volumes[ref.id]; v.damage.Load() == nil {
+	for _, ref := range c.s.catalog.refs.Sorted() {
+		if v := c.s.catalog.volumes[ref.ID]; v.damage.Load() == nil {
 			out = append(out, v)
 		}
 	}
@@ -316,7 +317,7 @@ func (c *checker) record(g *segment.File) {
 			c.there(file, "log", always)
 		}
 	}
-	_ = g.Check(c.s.sb.id, there, func(err error) { // an error: it was retired meanwhile
+	_ = g.Check(c.s.sb.ID, there, func(err error) { // an error: it was retired meanwhile
 		if bad := (*CorruptError)(nil); known && errors.As(err, &bad) && bad.Object == "segment footer" {
 			return
 		}
@@ -370,19 +371,19 @@ func (c *checker) images() []image {
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
 	var out []image
-	for _, ref := range s.catalog.refs.sorted() {
-		v := s.catalog.volumes[ref.id]
+	for _, ref := range s.catalog.refs.Sorted() {
+		v := s.catalog.volumes[ref.ID]
 		v.mu.Lock()
 		id := v.base.id
 		v.mu.Unlock()
 		if d := v.damage.Load(); d == nil || !d.root {
-			out = append(out, image{ref.name, "", id, ref.size})
+			out = append(out, image{ref.Name, "", id, ref.Size})
 		}
-		for _, sn := range ref.order {
-			if sn.settled {
-				out = append(out, image{ref.name, sn.name, sn.root, ref.size})
+		for _, sn := range ref.Order {
+			if sn.Settled {
+				out = append(out, image{ref.Name, sn.Name, sn.Root, ref.Size})
 			} else if v.damage.Load() == nil { // it is read through the volume
-				out = append(out, image{ref.name, sn.name, id, ref.size})
+				out = append(out, image{ref.Name, sn.Name, id, ref.Size})
 			}
 		}
 	}
@@ -559,7 +560,7 @@ func (c *checker) tails() error {
 			}
 		}
 		v.mu.Unlock()
-		for _, r := range mergeRanges(all, v.ref.size) {
+		for _, r := range mergeRanges(all, v.ref.Size) {
 			for off := r.Off; off < r.Off+r.Len; off += MaxRequest / 4 {
 				if err := c.tail(v, off, int(min(MaxRequest/4, r.Off+r.Len-off))); err != nil {
 					return err
@@ -592,7 +593,7 @@ func (c *checker) tail(v *volume, off int64, length int) error {
 		c.report.Tail += int64(e.Len)
 		if err := disk.ReadAligned(e.seg.Data, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
 			c.found(&CorruptError{File: segment.Name(e.seg.ID), Offset: e.FileOff, Object: "data that has not settled", Err: err},
-				Affected{Volume: v.ref.name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
+				Affected{Volume: v.ref.Name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
 		}
 	}
 	return nil

@@ -24,6 +24,7 @@ import (
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -87,9 +88,9 @@ func (r *rig) undamaged(what string) {
 func (r *rig) longRefs() {
 	r.t.Helper()
 	must(r.t, r.s.Close())
-	l, err := record.Open(r.mem, refsFiles, refsID(r.s.sb.id), false, newRefs().applyFrame)
+	l, err := record.Open(r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 	must(r.t, err)
-	b, err := json.Marshal(slices.Repeat([]refRecord{{Op: opSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 1100))
+	b, err := json.Marshal(slices.Repeat([]refs.Record{{Op: refs.OpSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 1100))
 	must(r.t, err)
 	must(r.t, l.Append(b))
 	must(r.t, l.Close())
@@ -106,7 +107,7 @@ func TestRefsCopyCut(t *testing.T) {
 					r.longRefs()
 				} else {
 					must(t, r.s.Close())
-					must(t, r.mem.Remove(refsCopy)) // a store from before there was one
+					must(t, r.mem.Remove(refs.LogCopy)) // a store from before there was one
 				}
 				must(t, r.mem.SyncDir("refs"))
 				r.mem = r.mem.Kill()
@@ -127,7 +128,9 @@ func TestRefsCopyCut(t *testing.T) {
 }
 
 // padded is a record that says nothing, at length.
-func padded(n int) refRecord { return refRecord{Op: opSegments, Gen: 1, Name: strings.Repeat("x", n)} }
+func padded(n int) refs.Record {
+	return refs.Record{Op: refs.OpSegments, Gen: 1, Name: strings.Repeat("x", n)}
+}
 
 // The refs log of a store that is open for long stays short.
 func TestRefsStayShort(t *testing.T) {
@@ -137,8 +140,8 @@ func TestRefsStayShort(t *testing.T) {
 		must(t, r.s.catalog.append(padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
-	for _, name := range refsFiles {
-		if n := len(disktest.ReadFile(t, r.mem, name)); n > 4*refsLong {
+	for _, name := range refs.LogFiles {
+		if n := len(disktest.ReadFile(t, r.mem, name)); n > 4*(1<<20) {
 			t.Errorf("%s has %d bytes", name, n)
 		}
 	}
@@ -171,7 +174,7 @@ func TestEveryCutOfCompaction(t *testing.T) {
 			answered := 0
 			for i := range 3 {
 				name := string(rune('p' + i))
-				rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: 1 << 20, BlockSize: 512}
+				rec := refs.Record{Op: refs.OpVolume, ID: uuid.New(), Name: name, Size: 1 << 20, BlockSize: 512}
 				if err := r.s.catalog.append(rec, padded(700<<10)); err != nil {
 					break
 				}
@@ -208,22 +211,22 @@ func TestRefsOfOlderVersion(t *testing.T) {
 			must(t, err)
 		}
 		must(t, r.s.Close())
-		old := newRefs()
-		l, err := record.Open(r.mem, []string{refsFile}, refsID(r.s.sb.id), false, old.applyFrame)
+		old := refs.NewState(disk.MaxChunkSize)
+		l, err := record.Open(r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, old.ApplyFrame)
 		must(t, err)
 		if compact {
-			b, err := json.Marshal(slices.Collect(old.records))
+			b, err := json.Marshal(slices.Collect(old.Records))
 			must(t, err)
-			n, err := record.Create(r.mem, refsFile+".new", refsID(r.s.sb.id))
+			n, err := record.Create(r.mem, refs.LogFile+".new", refs.LogID(r.s.sb.ID))
 			must(t, err)
 			must(t, n.Append(b))
 			must(t, n.Close())
-			must(t, r.mem.Rename(refsFile+".new", refsFile))
+			must(t, r.mem.Rename(refs.LogFile+".new", refs.LogFile))
 			must(t, r.mem.SyncDir("refs"))
-			l, err = record.Open(r.mem, []string{refsFile}, refsID(r.s.sb.id), false, newRefs().applyFrame)
+			l, err = record.Open(r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 			must(t, err)
 		}
-		b, err := json.Marshal([]refRecord{{Op: opVolumeDelete, ID: old.volumes["a"].id}})
+		b, err := json.Marshal([]refs.Record{{Op: refs.OpVolumeDelete, ID: old.Volumes["a"].ID}})
 		must(t, err)
 		must(t, l.Append(b))
 		must(t, l.Close())
@@ -294,10 +297,10 @@ func TestFileThatCantBeOpened(t *testing.T) {
 // Nor does a file without an inode, which can't be replaced or removed either, keep the store from opening.
 func TestFileThatCantBeTouched(t *testing.T) {
 	r, v := newRigOfTwo(t)
-	left := journal.Name(v.ref.id, v.baseGen)
+	left := journal.Name(v.ref.ID, v.baseGen)
 	must(t, r.s.Close())
 	leave := func() { // what a crash may leave behind
-		for _, name := range []string{left, left + journal.DraftSuffix, refsFile + ".new", refsCopy + ".new", superblockFile + ".new", superblockCopy + ".new"} {
+		for _, name := range []string{left, left + journal.DraftSuffix, refs.LogFile + ".new", refs.LogCopy + ".new", refs.SuperblockFile + ".new", refs.SuperblockCopy + ".new"} {
 			if f, err := r.mem.Create(name); err == nil {
 				must(t, f.Close())
 			}
@@ -426,9 +429,9 @@ func TestRepairNamesLoss(t *testing.T) {
 		}
 		mem := r.mem.Kill()
 		if lost == "the root" {
-			l, err := record.Open(mem, refsFiles, refsID(r.s.sb.id), false, newRefs().applyFrame)
+			l, err := record.Open(mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 			must(t, err)
-			b, err := json.Marshal([]refRecord{{Op: opHead, ID: v.ref.id, Gen: v.baseGen, Root: merkle.Sum(merkle.KindRoot, nil).String()}})
+			b, err := json.Marshal([]refs.Record{{Op: refs.OpHead, ID: v.ref.ID, Gen: v.baseGen, Root: merkle.Sum(merkle.KindRoot, nil).String()}})
 			must(t, err)
 			must(t, l.Append(b))
 			must(t, l.Close())

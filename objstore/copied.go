@@ -83,7 +83,7 @@ func (s *Store) stampClosing(journals []string) {
 
 // stampSegment does it in one segment; 0 takes it back.
 func (s *Store) stampSegment(g *segment.File, closing uint64) {
-	if err := g.Stamp(s.sb.id, closing); err != nil {
+	if err := g.Stamp(s.sb.ID, closing); err != nil {
 		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.ID, "error", err)
 	}
 }
@@ -102,10 +102,10 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 		}
 		done, err := s.acceptCopy(v, from)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("volume %s: %w", v.ref.name, err))
+			errs = append(errs, fmt.Errorf("volume %s: %w", v.ref.Name, err))
 		}
 		if done {
-			names = append(names, v.ref.name)
+			names = append(names, v.ref.Name)
 		}
 	}
 	return names, errors.Join(errs...)
@@ -136,6 +136,6 @@ func (s *Store) acceptCopy(v *volume, from CopiedFrom) (bool, error) {
 		return false, err
 	}
 	s.healed(v)
-	s.log.Warn("the copied journals of a volume count, as it was said", "volume", v.ref.name, "copied_from", string(from))
+	s.log.Warn("the copied journals of a volume count, as it was said", "volume", v.ref.Name, "copied_from", string(from))
 	return true, nil
 }

@@ -278,7 +278,7 @@ func (w *world) repairAll(t *testing.T, what string, tally map[string]int) {
 			t.Errorf("%s: %v", what, err)
 			continue
 		}
-		if w.s.catalog.volumes[w.s.catalog.refs.volumes[info.Name].id].damage.Load() == nil || said.Done {
+		if w.s.catalog.volumes[w.s.catalog.refs.Volumes[info.Name].ID].damage.Load() == nil || said.Done {
 			t.Errorf("%s: a repair that was not accepted was done", what)
 		}
 		done, err := w.s.RepairVolume(context.Background(), info.Name, true)

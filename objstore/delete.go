@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 )
 
@@ -35,7 +36,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 // delete takes a volume out of refs. took runs with mu held when that has taken effect.
 func (c *catalog) delete(name string, took func()) (*volume, error) {
 	var v *volume
-	err := c.update(func() ([]refRecord, error) {
+	err := c.update(func() ([]refs.Record, error) {
 		found, err := c.volume(name)
 		if err == nil {
 			err = c.mayDelete(found)
@@ -45,10 +46,10 @@ func (c *catalog) delete(name string, took func()) (*volume, error) {
 		}
 		v = found
 		v.deleting = true // from here on nobody opens it
-		return []refRecord{{Op: opVolumeDelete, ID: v.ref.id}}, nil
+		return []refs.Record{{Op: refs.OpVolumeDelete, ID: v.ref.ID}}, nil
 	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
-		delete(c.volumes, v.ref.id)
+		delete(c.volumes, v.ref.ID)
 		took()
 	})
 	if err != nil && v != nil {
@@ -63,18 +64,18 @@ func (c *catalog) delete(name string, took func()) (*volume, error) {
 // REQUIRES: mu is held.
 func (c *catalog) mayDelete(v *volume) error {
 	if len(v.users) > 0 {
-		return fmt.Errorf("volume %s: %w by %s", v.ref.name, ErrInUse, strings.Join(v.users, ", "))
+		return fmt.Errorf("volume %s: %w by %s", v.ref.Name, ErrInUse, strings.Join(v.users, ", "))
 	}
-	if n := len(v.ref.snaps); n > 0 {
+	if n := len(v.ref.Snapshots); n > 0 {
 		has := "a snapshot; delete it first"
 		if n > 1 {
 			has = fmt.Sprintf("%d snapshots; delete them first", n)
 		}
-		return fmt.Errorf("volume %s: %w: it has %s", v.ref.name, ErrInUse, has)
+		return fmt.Errorf("volume %s: %w: it has %s", v.ref.Name, ErrInUse, has)
 	}
 	for w := range c.views {
 		if w.v == v && w.Root() == "" {
-			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.ref.name, ErrInUse)
+			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.ref.Name, ErrInUse)
 		}
 	}
 	return nil

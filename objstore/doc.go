@@ -28,9 +28,9 @@
 //
 // The files of a store; each format is drawn where it is encoded:
 //
-//	superblock, superblock.copy   superblock.go
+//	superblock, superblock.copy   internal/refs
 //	lock                          held by the process that has the store open
-//	refs/log                      refs.go, in frames of internal/record
+//	refs/log                      internal/refs, in frames of internal/record
 //	journal/VOLUME-GENERATION     internal/journal
 //	segments/ID.seg, ID.dir       internal/segment; the object log in frames of internal/record
 //	index/                        badger

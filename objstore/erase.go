@@ -141,7 +141,7 @@ func (st *settling) account() int64 {
 	if !st.erased.remains {
 		return st.erased.data
 	}
-	return st.v.ref.logical + st.logical
+	return st.v.ref.Logical + st.logical
 }
 
 // forget drops the leaves of a subtree that is a hole now. Under its owner's lock.

@@ -4,13 +4,14 @@ import (
 	"errors"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/refs"
 )
 
 // What a caller may test for with errors.Is. blockdev translates them to the result of a ublk request,
 // fs to a FUSE status; nobody else turns them into an errno.
 var (
 	// ErrNotStore: the directory holds no varve store.
-	ErrNotStore = errors.New("not a varve store")
+	ErrNotStore = refs.ErrNotStore
 	// ErrStoreExists: init found a store, or other files, where the new store should be.
 	ErrStoreExists = errors.New("directory is not empty")
 	// ErrStoreLocked: another process has the store open.
@@ -28,9 +29,9 @@ var (
 	// ErrClosed: the store, volume or view was closed.
 	ErrClosed = errors.New("closed")
 	// ErrNotFound: no volume, snapshot or root of that name.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = refs.ErrNotFound
 	// ErrExists: the name is taken.
-	ErrExists = errors.New("exists already")
+	ErrExists = refs.ErrExists
 	// ErrInUse: the volume is attached or open.
 	ErrInUse = errors.New("in use")
 	// ErrInvalid: a name, size or range that no store could take.

@@ -169,7 +169,7 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(9, 8192), 0)
-	r.s.catalog.compactAt = 1 << 40
+	r.s.catalog.log.CompactAt = 1 << 40
 	must(t, r.s.catalog.append(padded(2<<20)))
 	for n, failed := int32(0), true; failed; n++ {
 		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}

@@ -154,7 +154,7 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 }
 
 func (v *volume) createJournal(gen uint64) (*journal.File, error) {
-	id := journal.ID{Store: v.s.sb.id, Volume: v.ref.id, Gen: gen}
+	id := journal.ID{Store: v.s.sb.ID, Volume: v.ref.ID, Gen: gen}
 	return journal.Create(v.s.fs, id, v.s.origin, v.s.opts.JournalRecords)
 }
 

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/disktest"
+	"varve/objstore/internal/refs"
 )
 
 // A store can be known by another UUID. Its files keep theirs, and one of the two copies of the superblock is enough.
@@ -36,15 +38,15 @@ func TestNewUUID(t *testing.T) {
 	wantBlocks(t, r.s, 1)
 
 	// Killed between the two: the first counts, and neither is damaged.
-	old, _, err := readSuperblock(r.mem)
+	old, _, err := refs.ReadSuperblock(r.mem)
 	must(t, err)
 	sb := *old
-	sb.name = goldenVolume
+	sb.KnownAs = disktest.Volume
 	must(t, r.s.Close())
-	must(t, disk.ReplaceFile(r.mem, superblockFile, sb.encode()))
+	must(t, disk.ReplaceFile(r.mem, refs.SuperblockFile, sb.Encode()))
 	must(t, r.reopened(r.mem.Kill(), "boot"))
 	r.undamaged("a UUID in one of two")
-	if copied, err := readSuperblockFile(r.mem, superblockCopy); err != nil || *copied != sb || known() != goldenVolume.String() {
+	if copied, err := refs.ReadSuperblockFile(r.mem, refs.SuperblockCopy); err != nil || *copied != sb || known() != disktest.Volume.String() {
 		t.Errorf("known by %s, and the copy of the superblock is %+v, %v", known(), copied, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/internal/refs"
 	"varve/objstore/vfs"
 )
 
@@ -107,11 +108,11 @@ func Check(dir string) error {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // nothing is written
 	err := isStore(files)
-	for _, name := range []string{superblockFile, superblockCopy} {
+	for _, name := range []string{refs.SuperblockFile, refs.SuperblockCopy} {
 		if err != nil && errors.Is(err, ErrNotStore) {
 			break
 		}
-		if _, err = readSuperblockFile(files, name); err == nil || errors.Is(err, ErrVersion) {
+		if _, err = refs.ReadSuperblockFile(files, name); err == nil || errors.Is(err, ErrVersion) {
 			break
 		}
 	}

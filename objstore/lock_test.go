@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/refs"
 )
 
 // A lock outlives the openings that borrow it, and is shared with whoever has its file.
@@ -73,19 +74,19 @@ func TestCheck(t *testing.T) {
 	if err := Check(dir); err != nil {
 		t.Error(err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, superblockFile))
+	b, err := os.ReadFile(filepath.Join(dir, refs.SuperblockFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	le.PutUint32(b[8:], disk.Version+1)
-	le.PutUint32(b[superblockCRC:], disk.Checksum(b[:superblockCRC]))
-	if err := os.WriteFile(filepath.Join(dir, superblockFile), b, 0o600); err != nil {
+	le.PutUint32(b[508:], disk.Checksum(b[:508]))
+	if err := os.WriteFile(filepath.Join(dir, refs.SuperblockFile), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := Check(dir); !errors.Is(err, ErrVersion) {
 		t.Errorf("check of a newer store: %v", err)
 	}
-	for _, f := range []string{superblockFile, superblockCopy} {
+	for _, f := range []string{refs.SuperblockFile, refs.SuperblockCopy} {
 		if err := os.WriteFile(filepath.Join(dir, f), []byte("nonsense"), 0o600); err != nil {
 			t.Fatal(err)
 		}

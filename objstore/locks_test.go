@@ -12,6 +12,7 @@ import (
 
 	"varve/objstore/index"
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -131,7 +132,7 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 	must(t, slow.Close())
 	must(t, other.Close())
 	must(t, r.s.Close())
-	for try, where := range []string{segment.Dir, journal.Dir, path.Dir(refsFile)} {
+	for try, where := range []string{segment.Dir, journal.Dir, refs.Dir} {
 		var mine atomic.Pointer[string] // what the snapshot syncs: a file, or what is below a directory
 		held, free := make(chan struct{}), make(chan struct{})
 		release := sync.OnceFunc(func() { close(free) })

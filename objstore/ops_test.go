@@ -599,7 +599,7 @@ func (w *world) opRest() {
 	w.opCloseVolume()
 	for _, v := range w.s.catalog.all() {
 		err := v.lieDown()
-		w.note("rest %s: %v", v.ref.name, err)
+		w.note("rest %s: %v", v.ref.Name, err)
 		if !w.answered(err, "rest") {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/refs"
 	"varve/objstore/vfs"
 )
 
@@ -123,7 +124,7 @@ func TestCompactionAfterPassingFault(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
-		if fails.Load() && op.Kind == vfs.OpRemove && op.Name == refsCopy {
+		if fails.Load() && op.Kind == vfs.OpRemove && op.Name == refs.LogCopy {
 			removed.Store(true)
 		}
 		if removed.Load() && fails.Load() && op.Kind == vfs.OpSyncDir {

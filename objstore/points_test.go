@@ -18,6 +18,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/refs"
 )
 
 // enginePoints are the points of the store, and how often at most each is passed by in a history of the child.
@@ -435,12 +436,12 @@ func (c *pointWorker) names() {
 
 // grow makes the refs log so long that the next opening writes it anew.
 func (c *pointWorker) grow() {
-	recs := make([]refRecord, 5000)
+	recs := make([]refs.Record, 5000)
 	for i := range recs {
-		recs[i] = refRecord{Op: opVerify, ID: c.s.catalog.refs.volumes["v"].id, Time: time.Now()}
+		recs[i] = refs.Record{Op: refs.OpVerify, ID: c.s.catalog.refs.Volumes["v"].ID, Time: time.Now()}
 	}
 	c.s.catalog.logMu.Lock()
-	c.s.catalog.compactAt = 1 << 40 // or it would be written anew at once
+	c.s.catalog.log.CompactAt = 1 << 40 // or it would be written anew at once
 	c.s.catalog.logMu.Unlock()
 	for range 3 {
 		c.must(c.s.catalog.append(recs...))

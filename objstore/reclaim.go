@@ -151,7 +151,7 @@ func (s *Store) sealSegment(g *segment.File) error {
 		// What a power cut or a kill left in it belongs to no journal, and so to nobody who would give it back.
 		s.punchBetween(g, disk.BlockSize, g.Capacity, g.OpenObjects())
 	}
-	err := g.Seal(s.fs, s.sb.id)
+	err := g.Seal(s.fs, s.sb.ID)
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
 		// Its directory goes on to say what is in it; the next opening tries again.
 		s.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)

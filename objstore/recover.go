@@ -15,6 +15,7 @@ import (
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 )
 
@@ -29,23 +30,23 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.openIndexed(ctx); err != nil {
 		return err
 	}
-	for _, ref := range s.catalog.refs.byID { // before anything is looked for by its content
-		s.objects.Deepen(merkle.Depth(ref.size, s.sb.chunkSize))
+	for _, ref := range s.catalog.refs.ByID { // before anything is looked for by its content
+		s.objects.Deepen(merkle.Depth(ref.Size, s.sb.ChunkSize))
 	}
 	roots, err := s.findRoots()
 	if err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverIndexed)
-	for _, ref := range s.catalog.refs.sorted() {
+	for _, ref := range s.catalog.refs.Sorted() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		v, err := s.openVolume(ref, roots)
 		if err != nil {
-			return fmt.Errorf("volume %s: %w", ref.name, err)
+			return fmt.Errorf("volume %s: %w", ref.Name, err)
 		}
-		s.catalog.volumes[ref.id] = v
+		s.catalog.volumes[ref.ID] = v
 	}
 	if err := s.replayJournals(); err != nil {
 		return err
@@ -73,9 +74,9 @@ func (s *Store) openSegments() error {
 		}
 	}
 	_ = disk.Parallel(files, func(f *segmentFile) error { // each has its own error
-		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.id, dirs[f.id])
+		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, dirs[f.id])
 		if disk.Unreadable(f.err) { // it may be better the second time
-			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.id, dirs[f.id])
+			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, dirs[f.id])
 		}
 		return nil
 	})
@@ -137,7 +138,7 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 	if first != nil {
 		return first
 	}
-	for id := range s.catalog.refs.dirs {
+	for id := range s.catalog.refs.ObjectLogs {
 		if s.segments.Get(id) == nil && !dirs[id] && !closed[id] {
 			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
@@ -150,12 +151,12 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 
 // checkDir holds a directory against what refs know of it.
 func (s *Store) checkDir(g *segment.File) {
-	want := s.catalog.refs.dirs[g.ID]
+	want := s.catalog.refs.ObjectLogs[g.ID]
 	if want == 0 || g.Damaged() {
 		return
 	}
 	if g.Sealed() {
-		delete(s.catalog.refs.dirs, g.ID)
+		delete(s.catalog.refs.ObjectLogs, g.ID)
 		return
 	}
 	bad := &CorruptError{File: segment.ObjectLogName(g.ID), Object: "log"}
@@ -177,8 +178,8 @@ func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 		s.objects.SearchFrom(all[len(all)-1].ID)
 	}
 	var roots []merkle.Hash
-	for _, ref := range s.catalog.refs.byID {
-		roots = append(roots, ref.root)
+	for _, ref := range s.catalog.refs.ByID {
+		roots = append(roots, ref.Root)
 	}
 	found, _, err := s.objects.LocateAll(roots, merkle.KindRoot)
 	return found, err
@@ -186,11 +187,11 @@ func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 
 // openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
 // wants to open it.
-func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]object.Located) (*volume, error) {
-	root := s.emptyRoot(ref.size)
+func (s *Store) openVolume(ref *refs.Volume, roots map[merkle.Hash]object.Located) (*volume, error) {
+	root := s.emptyRoot(ref.Size)
 	var damage error
-	if !ref.root.IsZero() {
-		r, err := s.objects.RootAt(ref.root, ref.size, roots[ref.root])
+	if !ref.Root.IsZero() {
+		r, err := s.objects.RootAt(ref.Root, ref.Size, roots[ref.Root])
 		switch {
 		case err == nil:
 			root = *r
@@ -201,9 +202,9 @@ func (s *Store) openVolume(ref *volumeRef, roots map[merkle.Hash]object.Located)
 		}
 	}
 	v := newVolume(s, ref, newBase(s, root))
-	v.baseGen, v.baseData = ref.gen, ref.logical
+	v.baseGen, v.baseData = ref.Gen, ref.Logical
 	if damage != nil {
-		v.base.id = ref.root
+		v.base.id = ref.Root
 		s.refuse(v, &volumeDamage{err: damage, root: true})
 	}
 	return v, nil
@@ -223,7 +224,7 @@ func (s *Store) replayJournals() error {
 			continue
 		}
 		if draft {
-			if err := removeLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
+			if err := disk.RemoveLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
 				return err
 			}
 			continue
@@ -231,7 +232,7 @@ func (s *Store) replayJournals() error {
 		v := s.catalog.volumes[id]
 		if v == nil || gen <= v.baseGen {
 			// Its volume is gone, or has settled past it.
-			if err := removeLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
+			if err := disk.RemoveLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
 				return err
 			}
 			continue
@@ -239,10 +240,10 @@ func (s *Store) replayJournals() error {
 		gens[id] = append(gens[id], gen)
 	}
 	err = disk.Parallel(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
-		gens := gens[v.ref.id]
+		gens := gens[v.ref.ID]
 		slices.Sort(gens)
 		if err := s.replayVolume(v, gens); err != nil {
-			return fmt.Errorf("volume %s: %w", v.ref.name, err)
+			return fmt.Errorf("volume %s: %w", v.ref.Name, err)
 		}
 		return nil
 	})
@@ -314,7 +315,7 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 
 // checkRecord says what is wrong with a record that was read whole.
 func (s *Store) checkRecord(v *volume, r *journal.Record) error {
-	sectors := uint64(v.ref.size) / SectorSize
+	sectors := uint64(v.ref.Size) / SectorSize
 	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
 		return fmt.Errorf("%d sectors at %d in a volume of %d", r.Count, r.Sector, sectors)
 	}
@@ -352,7 +353,7 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 			l.bytes += int64(r.Count) * SectorSize
 		}
 		l.insert(e)
-		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.chunkSize), e.Segment == 0)
+		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.ChunkSize), e.Segment == 0)
 	}
 	l.reservation.freeze()
 	// What this opening takes for good must stay so after the next power cut.
@@ -369,7 +370,7 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 		return nil, err
 	}
 	failpoint.Here(failpoint.RecoverFinished)
-	s.log.Info("replayed a journal", "volume", v.ref.name, "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
+	s.log.Info("replayed a journal", "volume", v.ref.Name, "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
 	return l, nil
 }
 
@@ -399,7 +400,7 @@ func (s *Store) dropOutlived(g *segment.File) error {
 		s.log.Warn("an object log that is not needed stays behind", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil
 	}
-	if err := removeLeftover(s.fs, s.log, segment.ObjectLogName(g.ID)); err != nil {
+	if err := disk.RemoveLeftover(s.fs, s.log, segment.ObjectLogName(g.ID)); err != nil {
 		return err
 	}
 	return s.fs.SyncDir(segment.Dir)

@@ -5,18 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
-	"varve/objstore/vfs"
+	"varve/objstore/internal/refs"
 )
 
 // logSize is how long the refs log is, in bytes.
 func logSize(t *testing.T, r *rig) int64 {
 	t.Helper()
-	f, err := r.mem.Open(refsFile)
+	f, err := r.mem.Open(refs.LogFile)
 	must(t, err)
 	defer f.Close()
 	n, err := f.Size()
@@ -30,12 +29,12 @@ func recordSnapshots(t *testing.T, r *rig, from, n int) {
 	v, err := r.s.catalog.volume("a")
 	must(t, err)
 	for i := from; i < from+n; i += 100 {
-		recs := make([]refRecord, 100)
+		recs := make([]refs.Record, 100)
 		for j := range recs {
 			root := merkle.Sum(merkle.KindRoot, fmt.Append(nil, i+j))
-			recs[j] = refRecord{Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i+j), Root: root.String(), Logical: 1}
+			recs[j] = refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: fmt.Sprintf("auto-%08d", i+j), Root: root.String(), Logical: 1}
 		}
-		must(t, r.s.catalog.append(append([]refRecord{{Op: opVerify, ID: v.ref.id}}, recs...)...))
+		must(t, r.s.catalog.append(append([]refs.Record{{Op: refs.OpVerify, ID: v.ref.ID}}, recs...)...))
 	}
 }
 
@@ -44,9 +43,9 @@ func dropSnapshots(t *testing.T, r *rig, from, n int) {
 	v, err := r.s.catalog.volume("a")
 	must(t, err)
 	for i := from; i < from+n; i += 100 {
-		recs := make([]refRecord, 100)
+		recs := make([]refs.Record, 100)
 		for j := range recs {
-			recs[j] = refRecord{Op: opSnapDelete, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i+j)}
+			recs[j] = refs.Record{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: fmt.Sprintf("auto-%08d", i+j)}
 		}
 		must(t, r.s.catalog.append(recs...))
 	}
@@ -72,17 +71,15 @@ func TestCompactionOfManyNames(t *testing.T) {
 		dropSnapshots(t, r, live, live)
 	}
 	frames, largest := 0, 0
-	l := r.s.catalog.log
-	must(t, l.Close())
-	l, err := record.Open(r.mem, refsFiles, refsID(r.s.sb.id), false, func(p []byte) error {
+	l, err := record.Open(r.mem.Kill(), refs.LogFiles, refs.LogID(r.s.sb.ID), false, func(p []byte) error {
 		frames++
 		largest = max(largest, len(p))
 		return nil
 	})
 	must(t, err)
-	r.s.catalog.log = l
+	must(t, l.Close())
 	one := int64(260) * live
-	if n := logSize(t, r); n > refsLong+12*one {
+	if n := logSize(t, r); n > 1<<20+12*one {
 		t.Errorf("the log has %d bytes for %d snapshots", n, live)
 	}
 	if largest > 1<<20 {
@@ -96,13 +93,13 @@ func TestCompactionOfManyNames(t *testing.T) {
 
 // Before the log is as long as it may be, it takes no more names, and says what to do; deleting and settling go on.
 func TestRefsThatAreFull(t *testing.T) {
-	defer func(was int64) { refsFull = was }(refsFull)
 	ctx := context.Background()
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
-	refsFull = 3 << 20
+	const full = 3 << 20
+	r.s.catalog.log.Full = full
 	made := 0
-	for ; r.s.catalog.log.Size() < refsFull-64<<10; made += 100 {
+	for ; r.s.catalog.log.Size() < full-64<<10; made += 100 {
 		recordSnapshots(t, r, made, 100)
 	}
 	var err error
@@ -119,67 +116,10 @@ func TestRefsThatAreFull(t *testing.T) {
 	must(t, v.Flush())
 	must(t, r.s.Settle(ctx))
 	dropSnapshots(t, r, 0, made-made/4/100*100)
-	if n := logSize(t, r); n > refsFull-refsFull/8 {
+	if n := logSize(t, r); n > full-full/8 {
 		t.Errorf("the log has %d bytes after most of it was deleted", n)
 	}
 	_, err = r.s.CreateSnapshot(ctx, "a", "again")
 	must(t, err)
 	must(t, v.Close())
-}
-
-// A long log is opened without being read as a whole, unless something is wrong with it.
-func TestLongRefsAreStreamed(t *testing.T) {
-	defer func(was int64) { streamAbove = was }(streamAbove)
-	streamAbove = 64 << 10
-	r := newRig(t, Options{})
-	must(t, r.volume("a", 1<<20).Close())
-	const n = 12000
-	recordSnapshots(t, r, 0, n)
-	size := logSize(t, r)
-	must(t, r.s.Close())
-	var mu sync.Mutex
-	largest := int64(0)
-	hook := func(op vfs.Op) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if op.Kind == vfs.OpRead && strings.HasPrefix(op.Name, "refs/") {
-			largest = max(largest, op.Len)
-		}
-		return nil
-	}
-	reopen := func(whole bool, damage int) {
-		t.Helper()
-		mu.Lock()
-		largest = 0
-		mu.Unlock()
-		r.open(hook)
-		snapshotCount(t, r, n)
-		mu.Lock()
-		if got := largest > 1<<20; got != whole {
-			t.Errorf("a log of %d bytes was read in pieces of up to %d", size, largest)
-		}
-		mu.Unlock()
-		if len(r.s.repairs) != damage {
-			t.Errorf("mended: %v", r.s.repairs)
-		}
-		must(t, r.s.Close())
-	}
-	reopen(false, 0)
-	reopen(false, 0)
-	change := func(name string, off int64, b []byte) {
-		t.Helper()
-		f, err := r.mem.Open(name)
-		must(t, err)
-		_, err = f.WriteAt(b, off)
-		must(t, err)
-		must(t, f.Close())
-	}
-	change(refsCopy, size/2, []byte("not what was there"))
-	reopen(true, 1)
-	reopen(false, 0)
-	for _, name := range []string{refsFile, refsCopy} { // a frame that a power cut has torn
-		change(name, r.s.catalog.log.Size(), []byte("torn, and never answered"))
-	}
-	reopen(true, 0)
-	reopen(false, 0)
 }

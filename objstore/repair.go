@@ -16,6 +16,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 )
 
 // A damaged volume is one whose journals, or whose root, can't be read to the end. Nobody can say what it held when
@@ -59,7 +60,7 @@ type Repair struct {
 // damageError says that the volume is damaged.
 func (v *volume) damageError() error {
 	if d := v.damage.Load(); d != nil {
-		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.ref.name, d.err)
+		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.ref.Name, d.err)
 	}
 	return nil
 }
@@ -68,7 +69,7 @@ func (v *volume) damageError() error {
 func (s *Store) refuse(v *volume, d *volumeDamage) {
 	v.damage.Store(d)
 	s.hold.Store(true)
-	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.ref.name, "error", d.err)
+	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.ref.Name, "error", d.err)
 }
 
 // history is what the journals of a volume hold.
@@ -82,7 +83,7 @@ type history struct {
 // readHistory reads the journals of a volume, in order, and looks at every record.
 func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 	return s.readHistoryAs(v, gens, func(boot, mount bool) journal.Trust {
-		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.name) }
+		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.Name) }
 		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
 		t.Contested = !t.Cache && relied(s.opts.Contested)
 		return t
@@ -93,12 +94,12 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
 	h := &history{}
 	for _, gen := range gens {
-		h.files = append(h.files, journal.Name(v.ref.id, gen))
+		h.files = append(h.files, journal.Name(v.ref.ID, gen))
 	}
 	empty := -1
 	var torn *journal.Replay // the first that is incomplete; nil: none is
 	for i, gen := range gens {
-		id := journal.ID{Store: s.sb.id, Volume: v.ref.id, Gen: gen}
+		id := journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gen}
 		rp, err := journal.Read(s.fs, id, s.origin, trust)
 		if err != nil && !disk.Damaged(err) {
 			return nil, err
@@ -137,7 +138,7 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 		}
 		// One without records is never frozen.
 		if empty >= 0 && err == nil {
-			rp = &journal.Replay{ID: journal.ID{Store: s.sb.id, Volume: v.ref.id, Gen: gens[empty]}, Blind: true}
+			rp = &journal.Replay{ID: journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
 			err = &CorruptError{
 				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
 				Err: fmt.Errorf("there is none, but generation %d has some", gen),
@@ -148,7 +149,7 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 		}
 		if want := v.baseGen + uint64(i) + 1; gen != want {
 			err = &CorruptError{
-				File: journal.Name(v.ref.id, want), Object: "journal",
+				File: journal.Name(v.ref.ID, want), Object: "journal",
 				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
 			}
 			rp.Truncate(0)
@@ -203,13 +204,13 @@ func (s *Store) checkReplay(v *volume, rp *journal.Replay) error {
 // is written next.
 func (s *Store) checkSnapshots(v *volume, h *history) error {
 	for _, sn := range s.catalog.snapshotsOf(v) {
-		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.gen })
-		if sn.settled || there {
+		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen })
+		if sn.Settled || there {
 			continue
 		}
 		err := &CorruptError{
-			File: journal.Name(v.ref.id, sn.gen), Object: "journal",
-			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.name, sn.name),
+			File: journal.Name(v.ref.ID, sn.Gen), Object: "journal",
+			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.Name, sn.Name),
 		}
 		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
 		d.loseSnapshots(v)
@@ -237,7 +238,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 	var lost []journal.Span
 	upto := rp.Promised
 	for _, name := range h.files[i:] {
-		ranges, unknown := s.readBehind(v.ref.id, name, from, upto)
+		ranges, unknown := s.readBehind(v.ref.ID, name, from, upto)
 		lost = append(lost, ranges...)
 		d.unknown += unknown
 		from, upto = 0, 0
@@ -245,7 +246,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 	if rp.Blind {
 		d.unknown++
 	}
-	d.ranges = mergeRanges(lost, v.ref.size)
+	d.ranges = mergeRanges(lost, v.ref.Size)
 	d.loseSnapshots(v)
 	return d
 }
@@ -253,9 +254,9 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 // loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
 func (d *volumeDamage) loseSnapshots(v *volume) {
 	for _, sn := range v.s.catalog.snapshotsOf(v) {
-		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.gen && (rp.Final || rp.Trusted) && !rp.Cut })
-		if !sn.settled && !whole {
-			d.snaps = append(d.snaps, sn.name)
+		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen && (rp.Final || rp.Trusted) && !rp.Cut })
+		if !sn.Settled && !whole {
+			d.snaps = append(d.snaps, sn.Name)
 		}
 	}
 }
@@ -263,7 +264,7 @@ func (d *volumeDamage) loseSnapshots(v *volume) {
 // readBehind looks at the records of a journal that a repair would leave out.
 func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
 	_, gen, _, _ := journal.ParseName(path.Base(name))
-	return journal.Behind(s.fs, journal.ID{Store: s.sb.id, Volume: volume, Gen: gen}, from, upto)
+	return journal.Behind(s.fs, journal.ID{Store: s.sb.ID, Volume: volume, Gen: gen}, from, upto)
 }
 
 // mergeRanges gives sectors as ranges of bytes in order, each byte once, within size.
@@ -302,13 +303,13 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		r.Lost = []Range{}
 	}
 	var root *merkle.Root
-	var to *snapRef
+	var to *refs.Snapshot
 	if d.root {
 		if root, to = s.newestRoot(v); root == nil {
 			return r, fmt.Errorf("no snapshot of it is left to go back to; delete it: %w", d.err)
 		}
-		r.BackTo, r.Time = "snapshot "+name+"@"+to.name, to.created
-		r.Lost = []Range{{0, v.ref.size}}
+		r.BackTo, r.Time = "snapshot "+name+"@"+to.Name, to.Created
+		r.Lost = []Range{{0, v.ref.Size}}
 	} else {
 		r.BackTo = fmt.Sprintf("generation %d", v.baseGen)
 		if n := len(d.keep); n > 0 {
@@ -341,19 +342,19 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 	}
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
-	if v.ref.gen == 0 {
-		return v.ref.created // nothing has settled yet: it is all zeroes
+	if v.ref.Gen == 0 {
+		return v.ref.Created // nothing has settled yet: it is all zeroes
 	}
-	return v.ref.settled
+	return v.ref.Settled
 }
 
 // newestRoot gives the newest snapshot of the volume whose root can be read.
-func (s *Store) newestRoot(v *volume) (*merkle.Root, *snapRef) {
+func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 	for _, sn := range slices.Backward(s.catalog.snapshotsOf(v)) {
-		if !sn.settled || sn.root == v.ref.root {
+		if !sn.Settled || sn.Root == v.ref.Root {
 			continue
 		}
-		if r, err := s.objects.Root(sn.root, v.ref.size); err == nil {
+		if r, err := s.objects.Root(sn.Root, v.ref.Size); err == nil {
 			return r, sn
 		}
 	}
@@ -361,7 +362,7 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *snapRef) {
 }
 
 // repair does it. A crash on the way leaves a volume that is damaged still, or one that is not any more.
-func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRef) error {
+func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
 	if err := s.forget(v, d, to); err != nil {
 		return err
 	}
@@ -387,7 +388,7 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRe
 		}
 	} else {
 		v.mu.Lock()
-		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.gen, to.logical
+		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.Gen, to.Logical
 		v.mu.Unlock()
 	}
 	s.healed(v)
@@ -398,14 +399,14 @@ func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *snapRe
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
 	if v.dropped.Load() {
-		return d, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+		return d, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 	}
 	if d == nil || !disk.Unreadable(d.err) || s.writeError() != nil {
 		return d, nil
 	}
 	root := v.base.root
 	if d.root {
-		r, err := s.objects.Root(v.ref.root, v.ref.size)
+		r, err := s.objects.Root(v.ref.Root, v.ref.Size)
 		if disk.Damaged(err) {
 			return d, nil
 		}
@@ -433,7 +434,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	v.base = newBase(s, root)
 	v.mu.Unlock()
 	s.healed(v)
-	s.log.Info("a volume that could not be read is there again", "volume", v.ref.name)
+	s.log.Info("a volume that could not be read is there again", "volume", v.ref.Name)
 	return nil, nil
 }
 
@@ -469,23 +470,23 @@ func (s *Store) removeJournal(name string) error {
 }
 
 // forget takes out of refs what is lost.
-func (s *Store) forget(v *volume, d *volumeDamage, to *snapRef) error {
-	return s.catalog.update(func() ([]refRecord, error) {
-		if s.catalog.refs.byID[v.ref.id] == nil {
+func (s *Store) forget(v *volume, d *volumeDamage, to *refs.Snapshot) error {
+	return s.catalog.update(func() ([]refs.Record, error) {
+		if s.catalog.refs.ByID[v.ref.ID] == nil {
 			return nil, ErrNotFound
 		}
-		var recs []refRecord
-		for _, sn := range v.ref.unsettled {
-			if to != nil || slices.Contains(d.snaps, sn.name) {
-				recs = append(recs, refRecord{Op: opSnapDelete, ID: v.ref.id, Name: sn.name})
+		var recs []refs.Record
+		for _, sn := range v.ref.Unsettled {
+			if to != nil || slices.Contains(d.snaps, sn.Name) {
+				recs = append(recs, refs.Record{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: sn.Name})
 			}
 		}
 		if to != nil {
-			gen := v.ref.gen
+			gen := v.ref.Gen
 			if n := len(d.gens); n > 0 { // the journals are leftovers from now on
 				gen = max(gen, d.gens[n-1])
 			}
-			recs = append(recs, refRecord{Op: opHead, ID: v.ref.id, Gen: gen, Root: to.root.String(), Logical: to.logical, Time: to.created})
+			recs = append(recs, refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: to.Root.String(), Logical: to.Logical, Time: to.Created})
 		}
 		return recs, nil
 	}, nil)

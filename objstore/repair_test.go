@@ -17,6 +17,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -64,12 +65,12 @@ func TestRepairSaysTime(t *testing.T) {
 	}{{"in the middle", 4, "boot"}, {"at the begin", 0, "boot"}, {"after a power cut", 4, "next boot"}} {
 		began := time.Now().Add(-time.Second)
 		r, v, _ := tailed(t)
-		name, settled := v.layers[0].journal.Name(), v.ref.settled
+		name, settled := v.layers[0].journal.Name(), v.ref.Settled
 		if settled.Before(began) || settled.After(time.Now()) {
 			t.Errorf("%s: settled at %v, and it is %v", c.name, settled, time.Now())
 		}
-		for rec := range r.s.catalog.refs.records { // the log, when it is made anew
-			if rec.Op == opHead && !rec.Time.Equal(settled) {
+		for rec := range r.s.catalog.refs.Records { // the log, when it is made anew
+			if rec.Op == refs.OpHead && !rec.Time.Equal(settled) {
 				t.Errorf("%s: the log made anew has %v, want %v", c.name, rec.Time, settled)
 			}
 		}
@@ -327,11 +328,11 @@ func TestRepairReadOnly(t *testing.T) {
 // After a power cut that took the end marks, a bad sector at the end of one file of refs is no reason not to open: the
 // other one has all.
 func TestRefsEndUnreadable(t *testing.T) {
-	for _, bad := range []string{refsFile, refsCopy} {
+	for _, bad := range []string{refs.LogFile, refs.LogCopy} {
 		r, _, content := tailed(t)
 		mem := r.mem.Kill()
 		var size int64
-		for _, name := range []string{refsFile, refsCopy} {
+		for _, name := range []string{refs.LogFile, refs.LogCopy} {
 			f, err := mem.Open(name)
 			must(t, err)
 			size, err = f.Size()
@@ -364,7 +365,7 @@ func TestDirectoryOfUnendedSettling(t *testing.T) {
 	must(t, r.s.Close())
 	var full atomic.Bool
 	r.open(func(op vfs.Op) error {
-		if full.Load() && op.Kind == vfs.OpWrite && op.Name == refsFile {
+		if full.Load() && op.Kind == vfs.OpWrite && op.Name == refs.LogFile {
 			return unix.ENOSPC
 		}
 		return nil
@@ -417,7 +418,7 @@ func TestDeleteDamagedVolume(t *testing.T) {
 	}
 	names, err := r.mem.List(journal.Dir)
 	must(t, err)
-	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, v.ref.id.String()) }) {
+	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, v.ref.ID.String()) }) {
 		t.Errorf("journals of a deleted volume: %v", names)
 	}
 	must(t, r.reopened(r.mem.Kill(), "boot"))
@@ -462,7 +463,7 @@ func TestSecondLookBesideNames(t *testing.T) {
 // A file whose size makes no sense is damaged, and no reason to give up.
 func TestFileOfNonsenseSize(t *testing.T) {
 	r, v, content := tailed(t)
-	base, names := r.mem.Kill(), []string{refsFile, refsCopy, superblockFile, v.layers[1].journal.Name(), segment.ObjectLogName(r.s.segments.All()[0].ID)}
+	base, names := r.mem.Kill(), []string{refs.LogFile, refs.LogCopy, refs.SuperblockFile, v.layers[1].journal.Name(), segment.ObjectLogName(r.s.segments.All()[0].ID)}
 	for _, size := range []int64{1 << 40, 1 << 62} {
 		for _, name := range names {
 			mem := base.Kill()

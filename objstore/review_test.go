@@ -428,7 +428,7 @@ func TestLostChunk(t *testing.T) {
 		must(t, f.Close())
 		id, _, _ := segment.ParseName(n)
 		var payloads [][]byte
-		l, err := record.Open(r.mem, []string{segment.ObjectLogName(id)}, segment.ObjectLogID(r.s.sb.id, id), false, func(p []byte) error {
+		l, err := record.Open(r.mem, []string{segment.ObjectLogName(id)}, segment.ObjectLogID(r.s.sb.ID, id), false, func(p []byte) error {
 			p = bytes.Clone(p)
 			if at := bytes.Index(p, lost[:]); at >= 0 {
 				p[at] ^= 1
@@ -439,7 +439,7 @@ func TestLostChunk(t *testing.T) {
 		must(t, err)
 		must(t, l.Close())
 		must(t, r.mem.Remove(segment.ObjectLogName(id)))
-		l, err = record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.id, id))
+		l, err = record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.ID, id))
 		must(t, err)
 		for _, p := range payloads {
 			must(t, l.Append(p))
@@ -517,7 +517,7 @@ func TestResumeGivesBack(t *testing.T) {
 		must(t, r.s.Quiet())
 		r.s.Resume()
 		for gone := false; !gone; time.Sleep(time.Millisecond) { // it is about to wait for the reader
-			_, err := r.mem.Used(journal.Name(v.ref.id, gen))
+			_, err := r.mem.Used(journal.Name(v.ref.ID, gen))
 			gone = errors.Is(err, os.ErrNotExist)
 		}
 	}

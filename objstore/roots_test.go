@@ -9,22 +9,23 @@ import (
 	"time"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 )
 
 // manySnapshots gives a volume n settled snapshots, each of a root of its own, as refs would after a long time.
 func manySnapshots(t *testing.T, r *rig, v *Volume, n int) {
 	t.Helper()
-	recs := make([]refRecord, 0, n)
+	recs := make([]refs.Record, 0, n)
 	for i := range n {
 		root := merkle.Sum(merkle.KindRoot, fmt.Append(nil, v.Name(), i))
-		recs = append(recs, refRecord{
-			Op: opSnap, ID: v.ref.id, Name: fmt.Sprintf("auto-%08d", i), Root: root.String(), Logical: int64(i), Time: time.Unix(int64(i), 0),
+		recs = append(recs, refs.Record{
+			Op: refs.OpSnapshot, ID: v.ref.ID, Name: fmt.Sprintf("auto-%08d", i), Root: root.String(), Logical: int64(i), Time: time.Unix(int64(i), 0),
 		})
 	}
 	r.s.catalog.mu.Lock()
 	defer r.s.catalog.mu.Unlock()
 	for i := range recs {
-		must(t, r.s.catalog.refs.apply(&recs[i]))
+		must(t, r.s.catalog.refs.Apply(&recs[i]))
 	}
 }
 

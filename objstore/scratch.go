@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 )
 
 // A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its journal finds a disk to
@@ -17,13 +18,6 @@ import (
 //
 // Whoever creates a scratch volume deletes it when its device is gone, or finds it in ScratchVolumes later.
 
-const scratchPrefix = "scratch-"
-
-func scratchName(id uuid.UUID) string { return scratchPrefix + id.String() }
-
-// scratch reports whether the volume is a scratch volume.
-func (v *volumeRef) scratch() bool { return v.name == scratchName(v.id) }
-
 // CreateScratch makes a scratch volume over a snapshot, once that has settled. Volumes, Roots and the count of Stat
 // leave it out; all that takes the name of a volume takes its name too, but for CreateSnapshot.
 func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeInfo, error) {
@@ -32,19 +26,19 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	if err != nil {
 		return VolumeInfo{}, err
 	}
-	if v.ref.scratch() {
+	if v.ref.Scratch() {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: it is of a scratch volume", of, ErrInvalid)
 	}
-	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
+	if err := s.waitSettled(ctx, v, sn.Gen); err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s does not settle: %w", of, err)
 	}
 	s.catalog.mu.Lock()
-	root, settled := sn.root, sn.settled
+	root, settled := sn.Root, sn.Settled
 	s.catalog.mu.Unlock()
 	if !settled {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 	}
-	r, err := s.objects.Root(root, v.ref.size)
+	r, err := s.objects.Root(root, v.ref.Size)
 	if err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w", of, err)
 	}
@@ -52,23 +46,23 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 }
 
 // addScratch names a scratch volume over a settled snapshot, whose root is r.
-func (s *Store) addScratch(v *volume, sn *snapRef, r *merkle.Root, of string) (VolumeInfo, error) {
+func (s *Store) addScratch(v *volume, sn *refs.Snapshot, r *merkle.Root, of string) (VolumeInfo, error) {
 	id := uuid.New()
-	w, err := s.catalog.create(id, func() ([]refRecord, error) {
-		if s.catalog.refs.byID[v.ref.id] != v.ref || v.ref.snaps[sn.name] != sn {
+	w, err := s.catalog.create(id, func() ([]refs.Record, error) {
+		if s.catalog.refs.ByID[v.ref.ID] != v.ref || v.ref.Snapshots[sn.Name] != sn {
 			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 		}
 		// Both in one frame: a volume without its head would be one of zeroes.
-		return []refRecord{
+		return []refs.Record{
 			{
-				Op: opVolume, ID: id, Name: scratchName(id), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify,
+				Op: refs.OpVolume, ID: id, Name: refs.ScratchName(id), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify,
 				Time: s.opts.Now().UTC(), Of: of,
 			},
-			{Op: opHead, ID: id, Root: sn.root.String(), Logical: sn.logical},
+			{Op: refs.OpHead, ID: id, Root: sn.Root.String(), Logical: sn.Logical},
 		}, nil
-	}, func(ref *volumeRef) *volume {
+	}, func(ref *refs.Volume) *volume {
 		w := newVolume(s, ref, newBase(s, *r))
-		w.baseData = sn.logical
+		w.baseData = sn.Logical
 		return w
 	})
 	if err != nil {

@@ -10,8 +10,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/vfs"
 )
 
@@ -128,7 +130,7 @@ func TestScratchVolumeRefused(t *testing.T) {
 		t.Errorf("snapshot of a scratch volume: %v", err)
 	}
 	// A volume that somebody has called like one is none: it is never in danger of being swept.
-	v, err := s.CreateVolume(t.Context(), scratchName(uuid.New()), VolumeOptions{Size: 1 << 20})
+	v, err := s.CreateVolume(t.Context(), refs.ScratchName(uuid.New()), VolumeOptions{Size: 1 << 20})
 	must(t, err)
 	if list := s.ScratchVolumes(); len(list) != 1 || list[0].Name != info.Name {
 		t.Errorf("scratch volumes are %+v, want %s alone", list, info.Name)
@@ -158,8 +160,8 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 	must(t, err)
 	must(t, CheckName("volume", info.Name))
 	must(t, s.Close())
-	r := newRefs()
-	l, err := record.Open(vfs.OS(dir), refsFiles, refsID(s.sb.id), false, func(payload []byte) error {
+	r := refs.NewState(disk.MaxChunkSize)
+	l, err := record.Open(vfs.OS(dir), refs.LogFiles, refs.LogID(s.sb.ID), false, func(payload []byte) error {
 		var before []struct {
 			Op            string
 			ID            uuid.UUID
@@ -178,12 +180,12 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		var recs []refRecord
+		var recs []refs.Record
 		if err := json.Unmarshal(again, &recs); err != nil {
 			return err
 		}
 		for i := range recs {
-			if err := r.apply(&recs[i]); err != nil {
+			if err := r.Apply(&recs[i]); err != nil {
 				return err
 			}
 		}
@@ -191,8 +193,8 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 	})
 	must(t, err)
 	must(t, l.Close())
-	v := r.volumes[info.Name]
-	if v == nil || v.root.String() != info.Root || !v.scratch() || v.of != "" {
+	v := r.Volumes[info.Name]
+	if v == nil || v.Root.String() != info.Root || !v.Scratch() || v.Of != "" {
 		t.Errorf("by the old fields the scratch volume is %+v, want one with root %s", v, info.Root)
 	}
 }

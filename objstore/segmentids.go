@@ -1,5 +1,7 @@
 package objstore
 
+import "varve/objstore/internal/refs"
+
 // segmentIDs is how many IDs one record in refs sets aside.
 const segmentIDs = 64
 
@@ -9,11 +11,11 @@ func (c *catalog) newSegmentID() (uint32, error) {
 		if id, ok := c.reservedID(); ok {
 			return id, nil
 		}
-		err := c.update(func() ([]refRecord, error) {
-			if c.nextSegment < c.refs.segments {
+		err := c.update(func() ([]refs.Record, error) {
+			if c.nextSegment < c.refs.Segments {
 				return nil, nil // somebody else has done it
 			}
-			return []refRecord{{Op: opSegments, Gen: c.nextSegment + segmentIDs}}, nil
+			return []refs.Record{{Op: refs.OpSegments, Gen: c.nextSegment + segmentIDs}}, nil
 		}, nil)
 		if err != nil {
 			return 0, err
@@ -24,7 +26,7 @@ func (c *catalog) newSegmentID() (uint32, error) {
 func (c *catalog) reservedID() (uint32, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.nextSegment >= c.refs.segments {
+	if c.nextSegment >= c.refs.Segments {
 		return 0, false
 	}
 	c.nextSegment++

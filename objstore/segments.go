@@ -36,7 +36,7 @@ func (s *Store) makeSegment() (*segment.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := segment.Create(s.fs, id, s.opts.SegmentSize, s.sb.id)
+	g, err := segment.Create(s.fs, id, s.opts.SegmentSize, s.sb.ID)
 	if err != nil {
 		return nil, s.spaceError(err)
 	}

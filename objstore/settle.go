@@ -13,6 +13,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 )
 
@@ -101,7 +102,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 		return err
 	}
 	v.counted = nil
-	s.log.Debug("settled", "volume", v.ref.name, "generation", st.l.gen, "bytes", st.l.bytes,
+	s.log.Debug("settled", "volume", v.ref.Name, "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
 	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil // reclaiming may take long
 	s.reclaimer.add(ctx, v, st)
@@ -338,7 +339,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 		from := c.FileOff + first - off
 		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldPlace {
 			st.oldPlace = 0
-			k := check{s: st.s, root: st.old, image: st.v.ref.name}
+			k := check{s: st.s, root: st.old, image: st.v.ref.Name}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
 				return &oldError{err}
 			} else if err != nil {
@@ -462,7 +463,7 @@ func (st *settling) undo() {
 // pace waits while the volumes are busy and the tail is short.
 func (st *settling) pace(n int) error {
 	if st.v.dropped.Load() {
-		return fmt.Errorf("volume %s: %w", st.v.ref.name, ErrNotFound)
+		return fmt.Errorf("volume %s: %w", st.v.ref.Name, ErrNotFound)
 	}
 	return st.s.pace(st.ctx, st.v, n)
 }
@@ -492,7 +493,7 @@ func (st *settling) durable() error {
 // recordIn does step C for one segment.
 func (st *settling) recordIn(g *segment.File) error {
 	objs := st.added[g]
-	err := g.Add(st.s.fs, st.s.sb.id, objs)
+	err := g.Add(st.s.fs, st.s.sb.ID, objs)
 	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
 		return st.s.spaceError(err)
 	}
@@ -537,10 +538,10 @@ func (st *settling) publish(root *merkle.Root) error {
 	id := root.Hash()
 	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
-	return s.catalog.update(func() ([]refRecord, error) {
-		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.dirs[g] })
-		if s.catalog.refs.byID[v.ref.id] == nil {
-			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	return s.catalog.update(func() ([]refs.Record, error) {
+		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })
+		if s.catalog.refs.ByID[v.ref.ID] == nil {
+			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 		}
 		if st.kept != nil {
 			if err := st.mayKeep(st.kept.chunks...); err != nil { // one may have come since
@@ -548,12 +549,12 @@ func (st *settling) publish(root *merkle.Root) error {
 			}
 		}
 		logical = st.account()
-		recs := []refRecord{{
-			Op: opHead, ID: v.ref.id, Gen: st.l.gen, Root: id.String(), Logical: logical, Dirs: dirs, Time: time.Now().UTC().Truncate(time.Second),
+		recs := []refs.Record{{
+			Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), Logical: logical, ObjectLogs: dirs, Time: time.Now().UTC().Truncate(time.Second),
 		}}
-		for _, sn := range v.ref.unsettled {
-			if sn.gen == st.l.gen {
-				recs = append(recs, refRecord{Op: opSnap, ID: v.ref.id, Name: sn.name, Gen: sn.gen, Root: id.String(), Logical: logical})
+		for _, sn := range v.ref.Unsettled {
+			if sn.Gen == st.l.gen {
+				recs = append(recs, refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: sn.Name, Gen: sn.Gen, Root: id.String(), Logical: logical})
 			}
 		}
 		return recs, nil

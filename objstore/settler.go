@@ -91,7 +91,7 @@ func (t *settler) settleDue(ctx context.Context) {
 			v.unstick()
 			v.mu.Unlock()
 		case !s.catalog.gone(v): // else it was deleted meanwhile
-			s.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.name, err))
+			s.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.Name, err))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 )
 
 // naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its root. Guarded by
@@ -68,11 +69,11 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case v.ref.snaps[snap] != nil:
+	case v.ref.Snapshots[snap] != nil:
 		return nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrExists)
 	case v.damageError() != nil:
 		return nil, v.damageError()
-	case v.ref.scratch():
+	case v.ref.Scratch():
 		return nil, fmt.Errorf("volume %s: %w: a scratch volume has no snapshots", volume, ErrInvalid)
 	}
 	return v, nil
@@ -80,23 +81,23 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 
 // name gives a name to what is frozen and durable, at the time created.
 func (c *catalog) name(v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
-	err = c.update(func() ([]refRecord, error) {
-		if c.refs.byID[v.ref.id] == nil {
-			return nil, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	err = c.update(func() ([]refs.Record, error) {
+		if c.refs.ByID[v.ref.ID] == nil {
+			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 		}
-		if v.ref.snaps[snap] != nil {
-			return nil, fmt.Errorf("snapshot %s@%s: %w", v.ref.name, snap, ErrExists)
+		if v.ref.Snapshots[snap] != nil {
+			return nil, fmt.Errorf("snapshot %s@%s: %w", v.ref.Name, snap, ErrExists)
 		}
-		rec := refRecord{Op: opSnap, ID: v.ref.id, Name: snap, Gen: n.gen, Time: created}
+		rec := refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: snap, Gen: n.gen, Time: created}
 		v.mu.Lock()
 		if n.settled {
 			rec.Root, rec.Logical = n.root.String(), n.logical
 		}
 		v.mu.Unlock()
-		return []refRecord{rec}, nil
+		return []refs.Record{rec}, nil
 	}, func() {
 		v.unlist(n)
-		info = snapInfo(v.ref, v.ref.snaps[snap])
+		info = snapInfo(v.ref, v.ref.Snapshots[snap])
 	})
 	return info, err
 }
@@ -136,7 +137,7 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	if err := s.waitSettled(ctx, v, sn.gen); err != nil {
+	if err := s.waitSettled(ctx, v, sn.Gen); err != nil {
 		return SnapshotInfo{}, err
 	}
 	// The figures of stat are right after it as a rule; a reader that takes long is not waited for.
@@ -145,7 +146,7 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	cancel()
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
-	if !sn.settled {
+	if !sn.Settled {
 		return SnapshotInfo{}, fmt.Errorf("snapshot %s@%s: %w: deleted meanwhile", volume, snap, ErrNotFound)
 	}
 	return snapInfo(v.ref, sn), nil
@@ -163,11 +164,11 @@ func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
 }
 
 func (c *catalog) deleteSnapshot(volume, snap string) (v *volume, err error) {
-	err = c.update(func() (_ []refRecord, err error) {
+	err = c.update(func() (_ []refs.Record, err error) {
 		if v, _, err = c.snapshot(volume, snap); err != nil {
 			return nil, err
 		}
-		return []refRecord{{Op: opSnapDelete, ID: v.ref.id, Name: snap}}, nil
+		return []refs.Record{{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: snap}}, nil
 	}, nil)
 	return v, err
 }
@@ -179,22 +180,22 @@ func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
 
 func (c *catalog) snapshotInfos(volume string) ([]SnapshotInfo, error) {
 	type entry struct {
-		ref  *volumeRef
-		snap snapRef
+		ref  *refs.Volume
+		snap refs.Snapshot
 	}
 	var all []entry
 	c.mu.Lock() // for the copies alone: there may be very many
-	refs := c.refs.sorted()
+	list := c.refs.Sorted()
 	if volume != "" {
 		v, err := c.volume(volume)
 		if err != nil {
 			c.mu.Unlock()
 			return nil, err
 		}
-		refs = []*volumeRef{v.ref}
+		list = []*refs.Volume{v.ref}
 	}
-	for _, ref := range refs {
-		for _, sn := range ref.order {
+	for _, ref := range list {
+		for _, sn := range ref.Order {
 			all = append(all, entry{ref, *sn})
 		}
 	}
@@ -219,17 +220,17 @@ func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
 
 // snapInfo describes a snapshot; of ref it reads what does not change.
 // REQUIRES: catalog.mu is held, or sn is a copy.
-func snapInfo(ref *volumeRef, sn *snapRef) SnapshotInfo {
-	i := SnapshotInfo{Volume: ref.name, Name: sn.name, Created: sn.created, Size: ref.size}
-	if sn.settled {
-		i.Root, i.Logical = sn.root.String(), sn.logical
+func snapInfo(ref *refs.Volume, sn *refs.Snapshot) SnapshotInfo {
+	i := SnapshotInfo{Volume: ref.Name, Name: sn.Name, Created: sn.Created, Size: ref.Size}
+	if sn.Settled {
+		i.Root, i.Logical = sn.Root.String(), sn.Logical
 	}
 	return i
 }
 
 // findSnapshot returns the snapshot of two names, and its volume. Whether it has settled, and to which root, is read
 // with mu held.
-func (c *catalog) findSnapshot(volume, snap string) (*volume, *snapRef, error) {
+func (c *catalog) findSnapshot(volume, snap string) (*volume, *refs.Snapshot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.snapshot(volume, snap)
@@ -237,12 +238,12 @@ func (c *catalog) findSnapshot(volume, snap string) (*volume, *snapRef, error) {
 
 // snapshot is findSnapshot.
 // REQUIRES: mu is held.
-func (c *catalog) snapshot(volume, snap string) (*volume, *snapRef, error) {
+func (c *catalog) snapshot(volume, snap string) (*volume, *refs.Snapshot, error) {
 	v, err := c.volume(volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	sn := v.ref.snaps[snap]
+	sn := v.ref.Snapshots[snap]
 	if sn == nil {
 		return nil, nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrNotFound)
 	}
@@ -250,8 +251,8 @@ func (c *catalog) snapshot(volume, snap string) (*volume, *snapRef, error) {
 }
 
 // snapshotsOf returns the snapshots of a volume in order of creation, for work that does not hold mu.
-func (c *catalog) snapshotsOf(v *volume) []*snapRef {
+func (c *catalog) snapshotsOf(v *volume) []*refs.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(v.ref.order)
+	return slices.Clone(v.ref.Order)
 }

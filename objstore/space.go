@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/refs"
 	"varve/objstore/queuethread"
 )
 
@@ -340,7 +341,7 @@ func (s *Store) SetMaxSize(bytes int64) error {
 }
 
 func (s *Store) setMaxSize(bytes int64) error {
-	if err := s.catalog.append(refRecord{Op: opMaxSize, Size: bytes}); err != nil {
+	if err := s.catalog.append(refs.Record{Op: refs.OpMaxSize, Size: bytes}); err != nil {
 		return err
 	}
 	s.space.setLimits(s.opts.Reserve, bytes)

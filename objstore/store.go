@@ -2,7 +2,6 @@ package objstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +21,7 @@ import (
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
-	"varve/objstore/internal/record"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
@@ -32,7 +31,8 @@ import (
 const IndexDir = "index"
 
 const (
-	lockFile = "lock"
+	lockFile         = "lock"
+	defaultChunkSize = 16 << 10 // bytes
 )
 
 // Store is an open store. Safe for concurrent use.
@@ -47,7 +47,7 @@ type Store struct {
 	lock     io.Closer
 	opts     Options
 	log      *slog.Logger
-	sb       *superblock
+	sb       *refs.Superblock
 	uuid     atomic.Pointer[string] // that the store is known by
 	naming   queuethread.IOMutex    // one NewUUID at a time
 	origin   journal.Origin
@@ -126,8 +126,8 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 			return fmt.Errorf("make store in %s: %w: it has %s", dir, ErrStoreExists, n)
 		}
 	}
-	sb := &superblock{chunkSize: o.ChunkSize, id: uuid.New(), created: time.Now()}
-	for _, d := range []string{segment.Dir, journal.Dir, filepath.Dir(refsFile), IndexDir} {
+	sb := &refs.Superblock{ChunkSize: o.ChunkSize, ID: uuid.New(), Created: time.Now()}
+	for _, d := range []string{segment.Dir, journal.Dir, refs.Dir, IndexDir} {
 		if err := fs.Mkdir(d); err != nil {
 			return err
 		}
@@ -139,37 +139,20 @@ func initFS(fs vfs.FS, dir string, o InitOptions) error {
 	if err := held.Close(); err != nil {
 		return err
 	}
-	l, err := record.Create(fs, refsFile, refsID(sb.id))
-	if err != nil {
-		return err
-	}
+	var recs []refs.Record
 	if o.MaxSize > 0 {
-		b, err := json.Marshal([]refRecord{{Op: opMaxSize, Size: o.MaxSize}})
-		if err == nil {
-			err = l.Append(b)
-		}
-		if err != nil {
-			return errors.Join(err, l.Close())
-		}
+		recs = append(recs, refs.Record{Op: refs.OpMaxSize, Size: o.MaxSize})
 	}
-	if err := l.AddCopy(fs, refsCopy); err != nil {
-		return errors.Join(err, l.Close())
-	}
-	if err := l.Close(); err != nil {
+	if err := refs.Create(fs, sb.ID, recs...); err != nil {
 		return err
 	}
-	if err := fs.SyncDir(filepath.Dir(refsFile)); err != nil {
+	if err := fs.SyncDir(refs.Dir); err != nil {
 		return err
 	}
 	if err := fs.SyncDir("."); err != nil { // no superblock without what it stands for
 		return err
 	}
-	for _, name := range []string{superblockCopy, superblockFile} {
-		if err := disk.ReplaceFile(fs, name, sb.encode()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return sb.Create(fs)
 }
 
 // Open opens a store and replays its journals. One process can have it open.
@@ -220,13 +203,13 @@ func (s *Store) open(ctx context.Context) (err error) {
 		}
 	}
 	var mended []*CorruptError
-	if s.sb, mended, err = readSuperblock(s.fs); err != nil {
+	if s.sb, mended, err = refs.ReadSuperblock(s.fs); err != nil {
 		return err
 	}
 	for _, d := range mended {
 		s.mended(d)
 	}
-	known := s.sb.known().String()
+	known := s.sb.Known().String()
 	s.uuid.Store(&known)
 	if s.origin, err = s.findOrigin(); err != nil {
 		return err
@@ -237,7 +220,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openCatalog(); err != nil {
 		return err
 	}
-	s.space.setLimits(s.opts.Reserve, s.catalog.refs.maxSize)
+	s.space.setLimits(s.opts.Reserve, s.catalog.refs.MaxSize)
 	if err := s.openIndex(); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
@@ -248,21 +231,17 @@ func (s *Store) open(ctx context.Context) (err error) {
 // newObjects makes what finds and reads the store's objects; it knows of no damage.
 func (s *Store) newObjects() *object.Reader {
 	return object.NewReader(object.Options{
-		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Logger: s.log, ChunkSize: s.sb.chunkSize,
+		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Logger: s.log, ChunkSize: s.sb.ChunkSize,
 	})
 }
 
-func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.chunkSize) }
+func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.ChunkSize) }
 
 // openCatalog reads what the store knows by name.
 func (s *Store) openCatalog() error {
 	c := s.catalog
-	c.fs, c.store, c.logger, c.gate = s.fs, s.sb.id, s.log, s
-	c.refs.emptyRoot = func(size int64) merkle.Hash {
-		r := s.emptyRoot(size)
-		return r.Hash()
-	}
-	mended, err := c.open()
+	c.gate = s
+	mended, err := c.open(s.fs, s.sb, s.log)
 	for _, d := range mended {
 		s.mended(d)
 	}
@@ -310,11 +289,11 @@ func (s *Store) openIndex() (err error) {
 
 // isStore looks for a superblock.
 func isStore(files *vfs.Dir) error {
-	_, err := files.Used(superblockFile)
+	_, err := files.Used(refs.SuperblockFile)
 	if err == nil {
 		return nil
 	}
-	if _, cerr := files.Used(superblockCopy); cerr == nil {
+	if _, cerr := files.Used(refs.SuperblockCopy); cerr == nil {
 		return nil
 	}
 	if errors.Is(err, os.ErrNotExist) {

@@ -46,7 +46,7 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 // directory makes the segment's directory of the objects, in frames of 64.
 func (r *rig) directory(id, number uint32, objs []segment.Object) {
 	r.t.Helper()
-	l, err := record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.id, number))
+	l, err := record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.ID, number))
 	must(r.t, err)
 	for len(objs) > 0 {
 		n := min(64, len(objs))
@@ -64,7 +64,7 @@ func (r *rig) header(id uint32, footer int64) {
 	b := make([]byte, segment.HeaderSize)
 	_, err = f.ReadAt(b, 0)
 	must(r.t, err)
-	h, err := segment.DecodeHeader(b, id, r.s.sb.id)
+	h, err := segment.DecodeHeader(b, id, r.s.sb.ID)
 	must(r.t, err)
 	h.Footer = footer
 	_, err = f.WriteAt(h.Encode(), 0)

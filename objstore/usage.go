@@ -3,11 +3,11 @@ package objstore
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -49,7 +49,7 @@ func (u *usage) parts() (segs, other int64, err error) {
 		}
 		segs += n
 	}
-	for _, d := range []string{journal.Dir, filepath.Dir(refsFile), "."} {
+	for _, d := range []string{journal.Dir, refs.Dir, "."} {
 		n, err := u.below(d)
 		if err != nil {
 			return 0, 0, err

@@ -29,7 +29,7 @@ func (v *volume) checkOf(root *merkle.Root, off int64) check {
 	if v == nil || !v.verify.Load() {
 		return check{}
 	}
-	return check{s: v.s, root: *root, off: off, image: v.ref.name}
+	return check{s: v.s, root: *root, off: off, image: v.ref.Name}
 }
 
 // Checked says that settled chunks have to be checked as they are read: by Plan.Read, and not by the descriptors of

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 )
 
@@ -241,19 +242,19 @@ func TestVerifyIsAProperty(t *testing.T) {
 
 // TestRefsKeepVerify: the shortened log leads to the same state.
 func TestRefsKeepVerify(t *testing.T) {
-	r := newRefs()
+	r := refs.NewState(disk.MaxChunkSize)
 	id := [16]byte{1}
-	for _, rec := range []refRecord{
-		{Op: opVolume, ID: id, Name: "v", Size: 1 << 20, BlockSize: 512},
-		{Op: opVerify, ID: id, Verify: true},
+	for _, rec := range []refs.Record{
+		{Op: refs.OpVolume, ID: id, Name: "v", Size: 1 << 20, BlockSize: 512},
+		{Op: refs.OpVerify, ID: id, Verify: true},
 	} {
-		must(t, r.apply(&rec))
+		must(t, r.Apply(&rec))
 	}
-	again := newRefs()
-	for rec := range r.records {
-		must(t, again.apply(&rec))
+	again := refs.NewState(disk.MaxChunkSize)
+	for rec := range r.Records {
+		must(t, again.Apply(&rec))
 	}
-	if !again.byID[id].verify {
+	if !again.ByID[id].Verify {
 		t.Error("the property is lost")
 	}
 }

@@ -45,14 +45,14 @@ func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err erro
 	if err != nil {
 		return root, err
 	}
-	w.size, w.of = v.ref.size, v
-	if sn.settled {
-		return sn.root, nil
+	w.size, w.of = v.ref.Size, v
+	if sn.Settled {
+		return sn.Root, nil
 	}
 	if err := v.damageError(); err != nil {
 		return root, err
 	}
-	w.v, w.gen = v, sn.gen
+	w.v, w.gen = v, sn.Gen
 	c.views[w] = struct{}{}
 	return root, nil
 }

@@ -13,6 +13,7 @@ import (
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/queuethread"
 )
@@ -29,7 +30,7 @@ type Volume struct {
 // Close gives the volume up, after a Flush.
 func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
-		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
 	}
 	err := v.Flush()
 	v.s.catalog.unclaim(v)
@@ -40,14 +41,14 @@ func (v *Volume) Close() error {
 // volume is the engine object of a volume.
 type volume struct {
 	s   *Store
-	ref *volumeRef // name, ID, sizes don't change; the rest is guarded by catalog.mu
+	ref *refs.Volume // name, ID, sizes don't change; the rest is guarded by catalog.mu
 
 	users    []string   // guarded by catalog.mu
 	deleting bool       // its deletion is being recorded: nobody may open it; guarded by catalog.mu
 	claims   [sides]int // guarded by catalog.mu
 
 	dropped atomic.Bool // deleted: settling stops
-	verify  atomic.Bool // ref.verify, for readers
+	verify  atomic.Bool // ref.Verify, for readers
 	damage  atomic.Pointer[volumeDamage]
 
 	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
@@ -93,28 +94,28 @@ type volume struct {
 	stuckTail, stuckReserved int64 // bytes that the account of stuck ones has of this volume
 }
 
-func newVolume(s *Store, ref *volumeRef, b *base) *volume {
+func newVolume(s *Store, ref *refs.Volume, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
-	v.verify.Store(ref.verify)
+	v.verify.Store(ref.Verify)
 	s.objects.Deepen(b.root.Depth) // under s.catalog.mu, or while the store opens
 	return v
 }
 
 // Name of the volume.
-func (v *volume) Name() string { return v.ref.name }
+func (v *volume) Name() string { return v.ref.Name }
 
 // ID is the volume's UUID, 16 bytes.
-func (v *volume) ID() [16]byte { return v.ref.id }
+func (v *volume) ID() [16]byte { return v.ref.ID }
 
 // Size in bytes.
-func (v *volume) Size() int64 { return v.ref.size }
+func (v *volume) Size() int64 { return v.ref.Size }
 
 // BlockSize is the logical block size in bytes.
-func (v *volume) BlockSize() int { return v.ref.blockSize }
+func (v *volume) BlockSize() int { return v.ref.BlockSize }
 
 func (v *volume) checkRange(off, length int64) error {
-	if off < 0 || length <= 0 || off > v.ref.size-length || (off|length)%SectorSize != 0 {
-		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.ref.size, v.ref.name)
+	if off < 0 || length <= 0 || off > v.ref.Size-length || (off|length)%SectorSize != 0 {
+		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.ref.Size, v.ref.Name)
 	}
 	return nil
 }
@@ -179,7 +180,7 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if length > MaxRequest {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
-	if !v.s.space.take(largestWrite(off, length, v.s.sb.chunkSize)) {
+	if !v.s.space.take(largestWrite(off, length, v.s.sb.ChunkSize)) {
 		return ErrBusy
 	}
 	v.mu.Lock()
@@ -221,7 +222,7 @@ func (v *volume) admit() error {
 		return err
 	}
 	if !v.writable {
-		return fmt.Errorf("volume %s: %w for its journal", v.ref.name, ErrNoSpace)
+		return fmt.Errorf("volume %s: %w for its journal", v.ref.Name, ErrNoSpace)
 	}
 	if v.partial.exclusive {
 		return ErrBusy // it is about to be over
@@ -243,7 +244,7 @@ func (v *volume) admit() error {
 // openError says that the store was closed, or the volume deleted or damaged. Under v.mu.
 func (v *volume) openError() error {
 	if v.closed {
-		return fmt.Errorf("volume %s: %w", v.ref.name, ErrClosed)
+		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
 	}
 	return v.damageError()
 }
@@ -277,9 +278,9 @@ func (v *volume) useSegment(g *segment.File) {
 // there is room for the request and its settling, and a segment to write to. hole says that the request was for TryZero.
 // ErrNoSpace is the error if there is no room and settling makes none. Any error is the request's.
 func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
-	need := holeReservation(int64(v.s.sb.chunkSize))
+	need := holeReservation(int64(v.s.sb.ChunkSize))
 	if !hole {
-		need = largestWrite(off, int(length), v.s.sb.chunkSize)
+		need = largestWrite(off, int(length), v.s.sb.ChunkSize)
 	}
 	for {
 		freed, room := v.s.space.freed.next(), v.room.next()
@@ -363,7 +364,7 @@ func (v *volume) commit(w *Write) error {
 	v.note(l)
 	l.bytes += int64(w.Len)
 	v.tail += int64(w.Len)
-	v.s.space.commit(int64(w.Len), l.reservation.add(w.Off, w.Off+int64(w.Len), int64(v.s.sb.chunkSize), false))
+	v.s.space.commit(int64(w.Len), l.reservation.add(w.Off, w.Off+int64(w.Len), int64(v.s.sb.ChunkSize), false))
 	if v.tail > v.s.opts.TailSoft {
 		v.s.kickSettler()
 	}
@@ -443,7 +444,7 @@ func (v *volume) TryZero(off, length int64) error {
 	if err := v.checkRange(off, length); err != nil {
 		return err
 	}
-	if !v.s.space.takeHole(holeReservation(int64(v.s.sb.chunkSize))) {
+	if !v.s.space.takeHole(holeReservation(int64(v.s.sb.ChunkSize))) {
 		return ErrBusy
 	}
 	n := uint64(length) / SectorSize
@@ -461,6 +462,6 @@ func (v *volume) TryZero(off, length int64) error {
 	v.note(l)
 	l.insert(extent.Extent{End: from + n, Sectors: n})
 	v.partial.written(from, from+n)
-	v.s.space.commit(0, l.reservation.add(off, off+length, int64(v.s.sb.chunkSize), true))
+	v.s.space.commit(0, l.reservation.add(off, off+length, int64(v.s.sb.ChunkSize), true))
 	return nil
 }

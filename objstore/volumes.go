@@ -10,7 +10,15 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
+	"varve/objstore/internal/refs"
 )
+
+// MaxName is the length of the longest name of a volume or snapshot, in bytes.
+const MaxName = refs.MaxName
+
+// CheckName returns what is wrong with the name of a volume or snapshot, as ErrInvalid: it has 1 to MaxName letters,
+// digits, '.', '_', '-', ':' and '+', the first a letter or digit. what ("volume") is for the message.
+func CheckName(what, name string) error { return refs.CheckName(what, name) }
 
 // CreateVolume makes a volume of zeroes. ErrExists if the name is taken.
 func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (VolumeInfo, error) {
@@ -20,19 +28,19 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 	if err := CheckName("volume", name); err != nil {
 		return VolumeInfo{}, err
 	}
-	if err := checkBlockSize(o.BlockSize); err != nil {
+	if err := refs.CheckBlockSize(o.BlockSize); err != nil {
 		return VolumeInfo{}, err
 	}
 	if o.Size < int64(o.BlockSize) || o.Size > MaxVolumeSize || o.Size%int64(o.BlockSize) != 0 {
 		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
 	}
-	rec := refRecord{Op: opVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
-	v, err := s.catalog.create(rec.ID, func() ([]refRecord, error) {
-		if s.catalog.refs.volumes[name] != nil {
+	rec := refs.Record{Op: refs.OpVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
+	v, err := s.catalog.create(rec.ID, func() ([]refs.Record, error) {
+		if s.catalog.refs.Volumes[name] != nil {
 			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
 		}
-		return []refRecord{rec}, nil
-	}, func(ref *volumeRef) *volume {
+		return []refs.Record{rec}, nil
+	}, func(ref *refs.Volume) *volume {
 		return newVolume(s, ref, newBase(s, s.emptyRoot(o.Size)))
 	})
 	if err != nil {
@@ -43,11 +51,11 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 
 // create adds a volume. decide, with mu held, returns the records that make it, all in one frame; engine, with mu held
 // when they have taken effect, makes the engine's object of it.
-func (c *catalog) create(id uuid.UUID, decide func() ([]refRecord, error), engine func(*volumeRef) *volume) (*volume, error) {
+func (c *catalog) create(id uuid.UUID, decide func() ([]refs.Record, error), engine func(*refs.Volume) *volume) (*volume, error) {
 	var v *volume
 	err := c.update(decide, func() {
 		failpoint.Here(failpoint.VolumeCreated)
-		v = engine(c.refs.byID[id])
+		v = engine(c.refs.ByID[id])
 		c.volumes[id] = v
 	})
 	return v, err
@@ -99,11 +107,11 @@ func (c *catalog) tryEnter(v *volume, user string) (bool, error) {
 	if err := v.damageError(); err != nil {
 		return false, err
 	}
-	if c.volumes[v.ref.id] != v {
-		return false, fmt.Errorf("volume %s: %w", v.ref.name, ErrNotFound)
+	if c.volumes[v.ref.ID] != v {
+		return false, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 	}
 	if v.deleting {
-		return false, fmt.Errorf("volume %s: %w: it is being deleted", v.ref.name, ErrInUse)
+		return false, fmt.Errorf("volume %s: %w: it is being deleted", v.ref.Name, ErrInUse)
 	}
 	if c.inDoubt() {
 		return false, nil
@@ -126,11 +134,11 @@ func (c *catalog) leave(v *volume, user string) {
 // that takes over must not differ in what they return. It takes effect at once, and is durable when SetVerify returns.
 func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
 	var v *volume
-	err := s.catalog.update(func() (_ []refRecord, err error) {
-		if v, err = s.catalog.volume(name); err != nil || v.ref.verify == on {
+	err := s.catalog.update(func() (_ []refs.Record, err error) {
+		if v, err = s.catalog.volume(name); err != nil || v.ref.Verify == on {
 			return nil, err
 		}
-		return []refRecord{{Op: opVerify, ID: v.ref.id, Verify: on}}, nil
+		return []refs.Record{{Op: refs.OpVerify, ID: v.ref.ID, Verify: on}}, nil
 	}, func() { v.verify.Store(on) })
 	if err != nil {
 		return VolumeInfo{}, err
@@ -152,7 +160,7 @@ func (s *Store) VolumeInfo(name string) (VolumeInfo, error) {
 
 // infos describes the scratch volumes, or all others, in order of name.
 func (c *catalog) infos(scratch bool) []VolumeInfo {
-	all := slices.DeleteFunc(c.sorted(), func(v *volume) bool { return v.ref.scratch() != scratch })
+	all := slices.DeleteFunc(c.sorted(), func(v *volume) bool { return v.ref.Scratch() != scratch })
 	out := make([]VolumeInfo, len(all))
 	for i, v := range all {
 		out[i] = c.info(v)
@@ -172,9 +180,9 @@ func (c *catalog) info(v *volume) VolumeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return VolumeInfo{
-		Name: v.ref.name, ID: v.ref.id.String(), Size: v.ref.size, BlockSize: v.ref.blockSize, Verify: v.ref.verify, Created: v.ref.created,
-		Root: c.refs.rootOf(v.ref).String(), Logical: v.ref.logical, Tail: tail, Snapshots: len(v.ref.snaps),
-		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.of,
+		Name: v.ref.Name, ID: v.ref.ID.String(), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify, Created: v.ref.Created,
+		Root: c.refs.RootOf(v.ref).String(), Logical: v.ref.Logical, Tail: tail, Snapshots: len(v.ref.Snapshots),
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of,
 	}
 }
 
@@ -188,8 +196,8 @@ func (c *catalog) find(name string) (*volume, error) {
 // volume returns the volume of a name.
 // REQUIRES: mu is held.
 func (c *catalog) volume(name string) (*volume, error) {
-	if ref := c.refs.volumes[name]; ref != nil {
-		return c.volumes[ref.id], nil
+	if ref := c.refs.Volumes[name]; ref != nil {
+		return c.volumes[ref.ID], nil
 	}
 	return nil, fmt.Errorf("volume %s: %w", name, ErrNotFound)
 }
@@ -205,10 +213,10 @@ func (c *catalog) all() []*volume {
 func (c *catalog) sorted() []*volume {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	refs := c.refs.sorted()
-	out := make([]*volume, len(refs))
-	for i, ref := range refs {
-		out[i] = c.volumes[ref.id]
+	list := c.refs.Sorted()
+	out := make([]*volume, len(list))
+	for i, ref := range list {
+		out[i] = c.volumes[ref.ID]
 	}
 	return out
 }
@@ -217,7 +225,7 @@ func (c *catalog) sorted() []*volume {
 func (c *catalog) gone(v *volume) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.refs.byID[v.ref.id] == nil
+	return c.refs.ByID[v.ref.ID] == nil
 }
 
 // unused reports whether nobody has the volume open.

@@ -3,6 +3,7 @@ package objstore
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -719,6 +720,8 @@ func (w *world) answered(err error, what string) bool {
 	return err == nil
 }
 
+var le = binary.LittleEndian
+
 // forgetJournal has a journal's header say no more than that of an older version: which journal it is, and through which
 // page cache it was written.
 func forgetJournal(t testing.TB, f interface {
@@ -734,4 +737,12 @@ func forgetJournal(t testing.TB, f interface {
 	le.PutUint32(h[508:], disk.Checksum(h[:508]))
 	_, err = f.WriteAt(h, 0)
 	must(t, err)
+}
+
+func fileBytes(t testing.TB, f vfs.File) []byte {
+	t.Helper()
+	c, err := disk.ReadContent(f)
+	must(t, err)
+	must(t, c.Err)
+	return c.Data
 }

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path"
 
@@ -51,4 +52,18 @@ func ReplaceFile(fs vfs.FS, name string, data []byte) error {
 		return err
 	}
 	return fs.SyncDir(path.Dir(name))
+}
+
+// RemoveLeftover removes a file that no longer counts, if it is there. One that its disk does not let go is in nobody's
+// way: it stays, and the log says so.
+func RemoveLeftover(fs vfs.FS, logger *slog.Logger, name string) error {
+	err := fs.Remove(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if Unreadable(err) {
+		logger.Warn("a file that no longer counts can't be removed", "file", name, "error", err)
+		return nil
+	}
+	return err
 }

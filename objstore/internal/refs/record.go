@@ -1,0 +1,53 @@
+// Package refs keeps what a store knows by name: volumes, snapshots, and the roots that they point to. State is all of it
+// in memory; Log is the file that leads to it. The superblock, which says how to read the store, is here too.
+//
+// A frame of the log is a JSON array of records that take effect together, or not at all: refs are few and small, and a
+// person can read them.
+//
+//	[{"op":"volume","id":"ffee…","name":"vol","size":10737418240,"block_size":512,"time":"2023-11-14T22:13:20Z"}]
+//	[{"op":"head","id":"ffee…","gen":3,"root":"b2b2…","logical":16384},
+//	 {"op":"snapshot","id":"ffee…","name":"snap","gen":3,"root":"b2b2…","logical":16384,"time":"2023-…"}]
+//
+// Frames are those of package record. The log has two copies of the same bytes, for nothing else in a store could tell
+// what its volumes are called. It is compacted, by way of a new file, when the store opens and as it grows.
+package refs
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Op says what a record does.
+type Op string
+
+// The operations, with the fields that they use.
+const (
+	OpVolume         Op = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of: there is such a volume
+	OpVolumeDelete   Op = "volume-delete" // ID
+	OpHead           Op = "head"          // ID, Gen, Root, Logical, ObjectLogs, Time: the volume has settled up to Gen
+	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
+	OpSnapshotDelete Op = "snapshot-delete"
+	OpVerify         Op = "verify"   // ID, Verify
+	OpSegments       Op = "segments" // Gen: IDs below it may have been used; ObjectLogs
+	OpMaxSize        Op = "max-size" // Size: what the store may take on disk; 0: no maximum
+)
+
+// Record is one entry of the log.
+type Record struct {
+	Op        Op        `json:"op"`
+	ID        uuid.UUID `json:"id,omitzero"` // of the volume
+	Name      string    `json:"name,omitempty"`
+	Gen       uint64    `json:"gen,omitempty"`
+	Root      string    `json:"root,omitempty"` // hex
+	Size      int64     `json:"size,omitempty"` // bytes
+	BlockSize int       `json:"block_size,omitempty"`
+	Logical   int64     `json:"logical,omitempty"` // bytes that are not holes
+	Verify    bool      `json:"verify,omitempty"`
+	Time      time.Time `json:"time,omitzero"`
+	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know it.
+	Of string `json:"of,omitempty"`
+	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
+	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
+	ObjectLogs map[uint32]int64 `json:"dirs,omitempty"`
+}

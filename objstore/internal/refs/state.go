@@ -1,0 +1,199 @@
+package refs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+)
+
+// State is what the log describes. It has no lock: its owner guards it.
+type State struct {
+	Volumes  map[string]*Volume
+	ByID     map[uuid.UUID]*Volume
+	Roots    Roots
+	Segments uint64 // segment IDs below this may have been used
+	MaxSize  int64  // bytes that the store may take on disk; 0: no maximum
+
+	// ObjectLogs says how long the object logs of segments are at least, in bytes, until the segments are sealed.
+	ObjectLogs map[uint32]int64
+
+	chunkSize int
+}
+
+// NewState returns the state of an empty log, of a store with chunks of that size in bytes.
+func NewState(chunkSize int) *State {
+	return &State{
+		Volumes: map[string]*Volume{}, ByID: map[uuid.UUID]*Volume{}, Roots: Roots{}, Segments: 1, ObjectLogs: map[uint32]int64{},
+		chunkSize: chunkSize,
+	}
+}
+
+// ApplyFrame lets the records of a frame take effect.
+func (s *State) ApplyFrame(payload []byte) error {
+	var recs []Record
+	if err := json.Unmarshal(payload, &recs); err != nil {
+		return err
+	}
+	for i := range recs {
+		if err := s.Apply(&recs[i]); err != nil {
+			return fmt.Errorf("%s record: %w", recs[i].Op, err)
+		}
+	}
+	return nil
+}
+
+// Apply lets a record take effect. After an error the state is as it was, but for ObjectLogs.
+func (s *State) Apply(rec *Record) error {
+	var root merkle.Hash
+	if rec.Root != "" {
+		var err error
+		if root, err = merkle.ParseHash(rec.Root); err != nil {
+			return err
+		}
+	}
+	for id, n := range rec.ObjectLogs {
+		s.ObjectLogs[id] = max(s.ObjectLogs[id], n)
+	}
+	switch rec.Op {
+	case OpSegments:
+		s.Segments = max(s.Segments, rec.Gen)
+		return nil
+	case OpMaxSize:
+		if rec.Size < 0 {
+			return fmt.Errorf("%w: size %d", disk.ErrInvalid, rec.Size)
+		}
+		s.MaxSize = rec.Size
+		return nil
+	case OpVolume:
+		return s.addVolume(rec)
+	default:
+		v := s.ByID[rec.ID]
+		if v == nil {
+			return fmt.Errorf("volume %v: %w", rec.ID, ErrNotFound)
+		}
+		return s.applyTo(v, rec, root)
+	}
+}
+
+// applyTo lets a record of a volume take effect.
+func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
+	switch rec.Op {
+	case OpVolumeDelete:
+		s.deleteVolume(v)
+	case OpHead:
+		if rec.Gen < v.Gen {
+			return errors.New("generation goes back")
+		}
+		s.Roots.remove(s.RootOf(v), v)
+		v.Gen, v.Root, v.Logical, v.Settled = rec.Gen, root, rec.Logical, rec.Time
+		s.Roots.add(s.RootOf(v), v, v.Logical)
+	case OpVerify:
+		v.Verify = rec.Verify
+	case OpSnapshot:
+		s.addSnapshot(v, rec, root)
+	case OpSnapshotDelete:
+		return s.deleteSnapshot(v, rec.Name)
+	default:
+		return errors.New("unknown operation")
+	}
+	return nil
+}
+
+func (s *State) addVolume(rec *Record) error {
+	if s.ByID[rec.ID] != nil || s.Volumes[rec.Name] != nil {
+		return ErrExists
+	}
+	if rec.Size <= 0 || rec.Size > disk.MaxVolumeSize || CheckBlockSize(rec.BlockSize) != nil {
+		return fmt.Errorf("%w: size %d, block size %d", disk.ErrInvalid, rec.Size, rec.BlockSize)
+	}
+	v := &Volume{
+		ID: rec.ID, Name: rec.Name, Size: rec.Size, BlockSize: rec.BlockSize, Created: rec.Time,
+		Verify: rec.Verify, Of: rec.Of, Snapshots: map[string]*Snapshot{},
+	}
+	s.ByID[v.ID], s.Volumes[v.Name] = v, v
+	s.Roots.add(s.RootOf(v), v, 0)
+	return nil
+}
+
+func (s *State) deleteVolume(v *Volume) {
+	delete(s.ByID, v.ID)
+	delete(s.Volumes, v.Name)
+	s.Roots.remove(s.RootOf(v), v)
+	for _, sn := range v.Order {
+		if sn.Settled {
+			s.Roots.remove(sn.Root, v)
+		}
+	}
+}
+
+// addSnapshot adds a snapshot, or notes that one has settled.
+func (s *State) addSnapshot(v *Volume, rec *Record, root merkle.Hash) {
+	sn := v.Snapshots[rec.Name]
+	if sn == nil {
+		sn = &Snapshot{Name: rec.Name, Created: rec.Time, Gen: rec.Gen}
+		v.add(sn)
+	}
+	if rec.Root != "" && !sn.Settled {
+		sn.Root, sn.Logical, sn.Settled = root, rec.Logical, true
+		v.Unsettled = without(v.Unsettled, sn)
+		s.Roots.add(root, v, sn.Logical)
+	}
+}
+
+func (s *State) deleteSnapshot(v *Volume, name string) error {
+	sn := v.Snapshots[name]
+	if sn == nil {
+		return ErrNotFound
+	}
+	if sn.Settled {
+		s.Roots.remove(sn.Root, v)
+	}
+	delete(v.Snapshots, name)
+	v.Order, v.Unsettled = without(v.Order, sn), without(v.Unsettled, sn)
+	return nil
+}
+
+// RootOf is the root that a volume has settled to: that of zeroes if nothing has.
+func (s *State) RootOf(v *Volume) merkle.Hash {
+	if v.Root.IsZero() {
+		root := merkle.EmptyRoot(v.Size, s.chunkSize)
+		return root.Hash()
+	}
+	return v.Root
+}
+
+// Sorted returns the volumes in order of name.
+func (s *State) Sorted() []*Volume {
+	out := make([]*Volume, 0, len(s.Volumes))
+	for _, v := range s.Volumes {
+		out = append(out, v)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Records yields the records of the shortest log that leads to the same state.
+func (s *State) Records(yield func(Record) bool) {
+	ok := yield(Record{Op: OpSegments, Gen: s.Segments, ObjectLogs: s.ObjectLogs})
+	if ok && s.MaxSize > 0 {
+		ok = yield(Record{Op: OpMaxSize, Size: s.MaxSize})
+	}
+	for _, v := range s.Sorted() {
+		ok = ok && yield(Record{
+			Op: OpVolume, ID: v.ID, Name: v.Name, Size: v.Size, BlockSize: v.BlockSize, Verify: v.Verify, Time: v.Created, Of: v.Of,
+		}) && yield(Record{Op: OpHead, ID: v.ID, Gen: v.Gen, Root: v.Root.String(), Logical: v.Logical, Time: v.Settled})
+		for _, sn := range v.Order {
+			rec := Record{Op: OpSnapshot, ID: v.ID, Name: sn.Name, Gen: sn.Gen, Time: sn.Created}
+			if sn.Settled {
+				rec.Root, rec.Logical = sn.Root.String(), sn.Logical
+			}
+			ok = ok && yield(rec)
+		}
+	}
+}
