@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -403,11 +402,10 @@ func (s *Store) closeFiles() error {
 func (s *Store) findOrigin() (journal.Origin, error) {
 	o := journal.Origin{Boot: s.opts.Boot, Mount: s.opts.Mount}
 	if o.Boot == "" {
-		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err != nil {
-			return o, fmt.Errorf("read boot ID: %w", err)
+		var err error
+		if o.Boot, err = vfs.BootID(); err != nil {
+			return o, err
 		}
-		o.Boot = strings.TrimSpace(string(b))
 	}
 	if o.Mount == "" && s.opts.FS == nil {
 		var err error

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"varve/blockdev/devnode"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -18,48 +19,8 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// attachments lists the devices that are served, in order of volume; mu is held.
-func (d *Daemon) attachments() []protocol.Attachment {
-	list := make([]protocol.Attachment, 0, len(d.attached))
-	for _, a := range d.attached {
-		list = append(list, a.Attachment)
-	}
-	return inOrder(list)
-}
-
-// shown lists all devices with their state, in order of volume; mu is held.
-func (d *Daemon) shown() []protocol.Attachment {
-	list := d.attachments()
-	for i := range list {
-		list[i].State = protocol.StateServed
-	}
-	for _, w := range d.waiting {
-		list = append(list, w.shown())
-	}
-	for i := range list {
-		list[i] = list[i].Shown()
-	}
-	return inOrder(list)
-}
-
-// shownForeign lists the devices that are left alone; mu is held.
-func (d *Daemon) shownForeign() []protocol.Attachment {
-	list := slices.Clone(d.foreign)
-	for i := range list {
-		list[i] = list[i].Shown()
-	}
-	return inOrder(list)
-}
-
-func inOrder(list []protocol.Attachment) []protocol.Attachment {
-	slices.SortFunc(list, func(a, b protocol.Attachment) int { return cmp.Compare(a.Volume, b.Volume) })
-	return list
-}
-
 func (d *Daemon) serveAttachments(context.Context, *http.Request, server.None) ([]protocol.Attachment, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.shown(), nil
+	return d.table.Shown(), nil
 }
 
 func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.Attach) (protocol.Attached, error) {
@@ -87,10 +48,12 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	if err := d.mayLieOn(r.Volume); err != nil {
 		return protocol.Attached{}, err
 	}
-	d.begin(r.Volume) // before there is a device: if we die, the next daemon has to know it
+	if a, free := d.table.Begin(r.Volume); !free {
+		return protocol.Attached{}, errAttached(r.Volume, a)
+	}
 	dev, a, notes, err := d.start(ctx, r)
 	if err != nil {
-		d.begin("")
+		d.table.Drop(r.Volume)
 		return protocol.Attached{}, err
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
@@ -105,36 +68,23 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 
 func (d *Daemon) mayAttach(volume string) error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stopping {
+	stopping := d.stopping
+	d.mu.Unlock()
+	if stopping {
 		return protocol.ErrStopping
 	}
-	if a, taken := d.taken(volume); taken {
-		return fmt.Errorf("volume %q: %w: attached as %s", volume, objstore.ErrInUse, a.Device)
+	if a, taken := d.table.Taken(volume); taken {
+		return errAttached(volume, a)
 	}
 	if _, err := d.store.VolumeInfo(volume); err != nil {
 		return err
 	}
-	return d.open.mayTake(deviceDescriptors+laterDescriptors*len(d.attached), 0)
+	return d.open.mayTake(deviceDescriptors+laterDescriptors*len(d.table.Served()), 0)
 }
 
-// taken says where a volume is attached, served or not; mu is held.
-func (d *Daemon) taken(volume string) (protocol.Attachment, bool) {
-	if k := d.attached[volume]; k != nil {
-		return k.Attachment, true
-	}
-	if w := d.waiting[volume]; w != nil {
-		return w.Attachment, true
-	}
-	return protocol.Attachment{}, false
-}
-
-// begin notes that a volume's device is being made; none: no more.
-func (d *Daemon) begin(volume string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.starting = volume
-	d.save()
+// errAttached refuses what is for a volume without a device.
+func errAttached(volume string, a protocol.Attachment) error {
+	return fmt.Errorf("volume %q: %w: attached as %s", volume, objstore.ErrInUse, a.Device)
 }
 
 // loopNote is what whoever gets a loop device has to know.
@@ -142,7 +92,7 @@ const loopNote = "a loop device does not outlive its daemon: if that dies, I/O f
 	"varve upgrade refuses while it is attached"
 
 // start picks the transport. auto means ublk, and loop where there is none.
-func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, []string, error) {
+func (d *Daemon) start(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, []string, error) {
 	if r.Transport == "loop" {
 		if r.CopyMode != "" && r.CopyMode != "auto" || r.Queues > 0 || r.Depth > 0 {
 			return nil, protocol.Attachment{}, nil, protocol.As(objstore.ErrInvalid,
@@ -171,7 +121,7 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (device, protocol
 
 // scanPartitions returns when the device's partitions are there, or with a note that they are not. Until then the volume
 // counts as one whose device is being made, so that the next daemon scans if we die.
-func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev device) (notes []string) {
+func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev devices.Device) (notes []string) {
 	err := dev.ScanPartitions(ctx)
 	if err == nil {
 		return nil
@@ -201,39 +151,18 @@ func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 }
 
 // keep lists a device that is served, and watches for its end.
-func (d *Daemon) keep(a protocol.Attachment, dev device) protocol.Attachment {
+func (d *Daemon) keep(a protocol.Attachment, dev devices.Device) protocol.Attachment {
 	a = d.ofSnapshot(a)
-	k := &attachment{Attachment: a, dev: dev, began: time.Now()}
-	d.mu.Lock()
-	w := d.waiting[a.Volume]
-	listed := w != nil && w.Attachment == a && d.starting != a.Volume
-	d.attached[a.Volume] = k
-	d.unwait(a.Volume)
-	d.restore.dropDevice(a.Volume)
-	if d.starting == a.Volume {
-		d.starting = ""
-	}
-	if !listed {
-		d.save()
-	}
+	k := d.table.Serve(a, dev)
 	if a.MountedAt != "" {
 		d.watchMount(k)
 	}
-	d.mu.Unlock()
-	d.watchers.Add(1)
-	go func() {
-		defer d.watchers.Done()
+	d.watchers.Go(func() {
 		<-dev.Done()
-		d.mu.Lock()
-		var w *waiter
-		if !k.leaving && d.attached[a.Volume] == k {
-			w = d.lose(k)
-		}
-		d.mu.Unlock()
-		if w != nil {
+		if w := d.lose(k); w != nil {
 			d.revive(k, w)
 		}
-	}()
+	})
 	return a
 }
 
@@ -252,15 +181,15 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		node = target
 	}
 	defer d.sweepScratch(ctx)
-	k := d.find(target, node)
-	a, waits := d.findWaiting(target, node)
-	if k != nil {
-		a = k.Attachment
+	k, w := d.table.Find(target, node), d.table.FindWaiting(target, node)
+	var a protocol.Attachment
+	if known := cmp.Or(k, w); known != nil {
+		a = d.table.Describe(known)
 	}
 	if err := d.checkTarget(target, node, a.Device); err != nil {
 		return protocol.Attachment{}, err
 	}
-	if k == nil && waits {
+	if k == nil && w != nil {
 		return a.Shown(), d.detachWaiting(ctx, a, r.Force)
 	}
 	if err := d.foreignTo(r.Target, node); k == nil && err != nil {
@@ -275,7 +204,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		err = fmt.Errorf("%s (volume %q): %w: %s; unmount or close it first, or use --force",
 			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
 	}
-	return k.Shown(), err
+	return a.Shown(), err
 }
 
 // checkTarget refuses a path that has a device's name and is not that device. One that is not there may be its name all
@@ -305,62 +234,31 @@ func resolveNode(target string) string {
 	return target
 }
 
-// find takes a volume's name, or the device node that it is otherwise.
-func (d *Daemon) find(target, node string) *attachment {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if k := d.attached[target]; k != nil {
-		return k
-	}
-	for _, k := range d.attached {
-		if k.Device == node {
-			return k
-		}
-	}
-	return nil
-}
-
 // detach takes a device away; change is held.
-func (d *Daemon) detach(ctx context.Context, k *attachment, force bool) error {
-	d.setLeaving(k, true)
-	if err := k.dev.Stop(ctx, force); err != nil {
-		d.setLeaving(k, false)
+func (d *Daemon) detach(ctx context.Context, k *devices.Entry, force bool) error {
+	if !d.table.BeginDetach(k) {
+		return fmt.Errorf("detach %s (volume %q): %w: its service has just ended; try again", k.Device, k.Volume, protocol.ErrBusy)
+	}
+	if err := k.Dev.Stop(ctx, force); err != nil {
+		d.table.Stay(k)
 		d.seeEnd(k)
 		return fmt.Errorf("detach %s (volume %q): %w", k.Device, k.Volume, err)
 	}
-	d.drop(k)
+	d.table.Drop(k.Volume)
 	failpoint.Here(failpoint.DetachListed)
 	d.refreshLive(k.Volume)
 	d.log.Info("detached", "volume", k.Volume, "device", k.Device, "force", force)
 	return nil
 }
 
-func (d *Daemon) setLeaving(k *attachment, v bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k.leaving = v
-}
-
 // seeEnd looks whether a device has ended although its Stop failed: who watches for its end took that for ours.
-func (d *Daemon) seeEnd(k *attachment) {
+func (d *Daemon) seeEnd(k *devices.Entry) {
 	select {
-	case <-k.dev.Done():
+	case <-k.Dev.Done():
 	default:
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.attached[k.Volume] == k {
-		w := d.lose(k)
+	if w := d.lose(k); w != nil {
 		d.watchers.Go(func() { d.revive(k, w) })
-	}
-}
-
-func (d *Daemon) drop(k *attachment) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.attached[k.Volume] == k {
-		delete(d.attached, k.Volume)
-		d.save()
 	}
 }

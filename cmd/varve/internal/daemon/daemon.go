@@ -9,17 +9,17 @@ import (
 	"cmp"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"varve/cmd/varve/internal/ballast"
 	"varve/cmd/varve/internal/blockstack"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
+	"varve/objstore/vfs"
 )
 
 // Options of a Daemon. The zero value is a handler that only knows the store.
@@ -28,11 +28,12 @@ type Options struct {
 	Version string            // of the program, for Ping
 	Flags   map[string]string // of the command line, for a successor
 
-	ublk, loop transport // nil: requests for devices are answered with ErrNeedsDaemon
-	mounter    mounter   // nil: requests for mounts are answered with ErrNeedsDaemon
+	ublk, loop devices.Transport // nil: requests for devices are answered with ErrNeedsDaemon
+	mounter    mounter           // nil: requests for mounts are answered with ErrNeedsDaemon
 
 	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
 	inst  instance.Instance                            // of the store
+	files string                                       // a path to the store that leads there also when it is moved; "": dir
 	// readAt reads a volume; nil: attach does not look at what a volume holds.
 	readAt func(volume string, p []byte, off int64) error
 	swaps  string       // the list of swap areas; "": swapsFile
@@ -50,7 +51,7 @@ type Daemon struct {
 	inst       instance.Instance // of the store
 	uuid       string            // that it is known by
 	started    time.Time
-	transports map[string]transport // "ublk", "loop"
+	transports map[string]devices.Transport // "ublk", "loop"
 	mounter    mounter
 	below      func(path string) ([]blockstack.Layer, error) // what a directory, file or device lies on
 	readAt     func(volume string, p []byte, off int64) error
@@ -58,21 +59,16 @@ type Daemon struct {
 
 	open *descriptors // of the process
 
-	// change is held through every change of devices and mounts, which may block; mu guards what lists show.
-	// change is taken first.
+	table *devices.Table
+
+	// change is held through every change of devices and mounts, which may block; mu guards what lists show of mounts, and is
+	// never held over I/O. change is taken first.
 	change   sync.Mutex
 	unlisted bool // the kernel did not list all devices that may wait for us; guarded by change
 	mu       sync.Mutex
-	left     []string               // volumes whose devices may be left over
-	attached map[string]*attachment // by volume
-	waiting  map[string]*waiter     // by volume
-	foreign  []protocol.Attachment  // devices that are not ours although our list had them
-	starting string                 // the volume whose device is being made
-	mounts   map[string]*mount      // by directory
-	restore  restoration            // what the next daemon brings back, or this one has not yet
+	mounts   map[string]*mount // by directory
 	stopping bool
-	// stateFrozen keeps the list on disk as it is, while what is on it goes from one daemon to the next.
-	stateFrozen bool
+	noting   sync.Mutex // held while the table hears of mounts; taken before mu
 
 	handing    atomic.Bool    // a handover is under way
 	successors chan *handover // who is ready to take over
@@ -89,13 +85,6 @@ type Daemon struct {
 	watchers sync.WaitGroup
 }
 
-type attachment struct {
-	protocol.Attachment
-	dev     device
-	began   time.Time
-	leaving bool // we take it away: its end is no surprise
-}
-
 type mount struct {
 	protocol.Mount
 	m       mounted
@@ -106,20 +95,18 @@ type mount struct {
 func New(dir string, store Store, o Options) *Daemon {
 	d := &Daemon{
 		dir:        dir,
-		files:      dir,
+		files:      cmp.Or(o.files, dir),
 		store:      store,
 		log:        o.Logger,
 		version:    o.Version,
 		flags:      o.Flags,
 		started:    time.Now(),
-		transports: map[string]transport{},
+		transports: map[string]devices.Transport{},
 		mounter:    o.mounter,
 		below:      o.below,
 		inst:       o.inst,
 		readAt:     o.readAt,
 		swapsFile:  cmp.Or(o.swaps, swapsFile),
-		attached:   map[string]*attachment{},
-		waiting:    map[string]*waiter{},
 		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
 		successors: make(chan *handover, 1),
@@ -141,6 +128,7 @@ func New(dir string, store Store, o Options) *Daemon {
 	if st, err := store.Stat(); err == nil {
 		d.uuid = st.UUID
 	}
+	d.table = devices.New(o.table(d))
 	if o.ublk != nil {
 		d.transports["ublk"] = o.ublk
 	}
@@ -176,29 +164,20 @@ func (d *Daemon) place() string {
 // isDaemon: a command's own handler has no transports and no mounts.
 func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounter != nil }
 
-// save writes the state; mu is held. A state that can't be written costs a takeover, not data.
-func (d *Daemon) save() {
-	if !d.isDaemon() || d.stateFrozen {
-		return
+// table returns the options of the table of devices. A command's own handler writes no list of them.
+func (o *Options) table(d *Daemon) devices.Options {
+	t := devices.Options{Instance: d.inst, Boot: boot(d.log), Logger: d.log}
+	if o.ublk != nil || o.loop != nil || o.mounter != nil {
+		t.Dir = d.files
 	}
-	s := state{
-		Store: d.inst.UUID, Instance: d.inst.ID, Boot: bootID(), Attached: d.attachments(), Mounts: d.mountList(), Foreign: d.foreign,
-		Restore: d.restore.devices,
+	return t
+}
+
+// boot is the machine's boot; empty if the kernel does not say.
+func boot(log *slog.Logger) string {
+	id, err := vfs.BootID()
+	if err != nil {
+		log.Warn("devices can't be told from those of another boot", "error", err)
 	}
-	s.Mounts = append(s.Mounts, d.restore.mounts...)
-	for _, w := range d.waiting {
-		s.Attached = append(s.Attached, w.Attachment)
-	}
-	for _, a := range d.restore.noted {
-		if !slices.ContainsFunc(s.Attached, func(k protocol.Attachment) bool { return k.Device == a.Device }) {
-			s.Attached = append(s.Attached, a)
-		}
-	}
-	s.Starting = slices.Clone(d.restore.starting)
-	if d.starting != "" {
-		s.Starting = append(s.Starting, d.starting)
-	}
-	if err := ballast.With(d.files, func() error { return s.write(d.files) }); err != nil {
-		d.log.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
-	}
+	return id
 }

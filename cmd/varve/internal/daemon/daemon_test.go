@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -56,7 +57,7 @@ type kind struct {
 	name string
 }
 
-func (k kind) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+func (k kind) Attach(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
 	d, a, err := k.fakeTransport.Attach(ctx, r)
 	a.Transport = k.name
 	return d, a, err
@@ -87,7 +88,7 @@ func (w *world) attachedNodes(t *testing.T) []string {
 
 func (w *world) savedNodes(t *testing.T) []string {
 	t.Helper()
-	s, err := readState(w.dir)
+	s, err := devices.ReadList(w.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func TestAttachChoosesTransport(t *testing.T) {
 func TestDetachThatFailsHalfway(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
-	w.ublk.set(errUnfit, false, a.Attachment) // what is left of it
+	w.ublk.set(devices.ErrUnfit, false, a.Attachment) // what is left of it
 	dev := w.ublk.device("a")
 	dev.half = true
 	dev.fails(errors.New("no answer to DEL_DEV"))
@@ -200,11 +201,9 @@ func TestReleaseLeavesOpenDevices(t *testing.T) {
 	w.attach(t, "idle")
 	w.attach(t, "open")
 	w.ublk.device("open").set(true)
-	w.d.mu.Lock()
-	for _, k := range w.d.attached {
+	for _, k := range w.d.table.Served() {
 		k.Mark = 1<<63 | 1
 	}
-	w.d.mu.Unlock()
 	s, err := w.c.Stop(t.Context(), protocol.Stop{})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -208,7 +209,7 @@ func newFakeTransport(kind string, canLeave bool) *fakeTransport {
 	return &fakeTransport{kind: kind, canLeave: canLeave, devices: map[string]*fakeDevice{}}
 }
 
-func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dying {
@@ -240,7 +241,7 @@ func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, 
 	return found
 }
 
-func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (device, error) {
+func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (devices.Device, error) {
 	t.mu.Lock()
 	if recovering := t.recover; recovering != nil {
 		t.mu.Unlock()
@@ -372,7 +373,7 @@ func (d *fakeDevice) Claimed() bool {
 
 func (d *fakeDevice) Leave(context.Context) error {
 	if !d.canLeave {
-		return errCannotLeave
+		return devices.ErrCannotLeave
 	}
 	d.end("left")
 	return nil
@@ -388,7 +389,7 @@ type fakeMounter struct {
 	mounts map[string]*fakeMount
 }
 
-func (m *fakeMounter) Mount(r protocol.Mount, _ devices) (mounted, error) {
+func (m *fakeMounter) Mount(r protocol.Mount, _ volumeDevices) (mounted, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mounts == nil {

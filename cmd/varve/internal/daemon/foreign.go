@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"slices"
 
-	"varve/cmd/varve/internal/ballast"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -20,25 +20,21 @@ import (
 const howToDecide = "if the store was moved: varve stop, varve set --moved; if it is a copy: varve set --new-uuid"
 
 // leaveForeign keeps what is foreign in the lists, as far as it is still there.
-func (d *Daemon) leaveForeign(ctx context.Context, s *state) {
+func (d *Daemon) leaveForeign(ctx context.Context, s *devices.List) {
 	var found []protocol.Attachment
 	for _, t := range d.transports {
-		found = append(found, t.Foreign(ctx, s.Foreign, s.claims())...)
+		found = append(found, t.Foreign(ctx, s.Foreign, s.Claims())...)
 	}
 	for _, a := range found {
 		d.log.Warn("device is left alone", "volume", a.Volume, "device", a.Device, "reason", a.Error, "hint", howToDecide)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.foreign = found
+	d.table.SetForeign(found)
 }
 
 // foreignNotes tell who attaches a volume that another store has attached too.
 func (d *Daemon) foreignNotes(volume string) []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	var notes []string
-	for _, a := range d.foreign {
+	for _, a := range d.table.Foreign() {
 		if a.Volume == volume {
 			notes = append(notes, fmt.Sprintf("%s is not this store's device of volume %q: %s; %s", a.Device, volume, a.Error, howToDecide))
 		}
@@ -48,9 +44,7 @@ func (d *Daemon) foreignNotes(volume string) []string {
 
 // foreignTo says why a target is not ours to detach; nil: it is not foreign.
 func (d *Daemon) foreignTo(target, node string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, a := range d.foreign {
+	for _, a := range d.table.Foreign() {
 		if a.Volume == target || a.Device == node {
 			return protocol.As(objstore.ErrNotFound, fmt.Errorf("%s (volume %q) is not this store's: %s; %s", a.Device, a.Volume, a.Error, howToDecide))
 		}
@@ -100,7 +94,7 @@ func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error
 	if d.isDaemon() {
 		return nil, protocol.As(protocol.ErrBusy, errors.New("its daemon has begun to serve the store as another one; stop it first: varve stop"))
 	}
-	s, err := d.readOwnState()
+	s, err := d.readOwnList()
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +121,7 @@ func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error
 
 // adopt makes the store's own what was foreign.
 func (d *Daemon) adopt() error {
-	s, err := d.readOwnState()
+	s, err := d.readOwnList()
 	if err != nil {
 		return err
 	}
@@ -137,12 +131,12 @@ func (d *Daemon) adopt() error {
 		}
 	}
 	s.Foreign = nil
-	if err := d.writeState(s); err != nil {
+	if err := d.writeList(s); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.foreign = nil
+	d.table.SetForeign(nil)
 	return nil
 }
 
@@ -153,36 +147,36 @@ func (d *Daemon) newUUID() error {
 		return err
 	}
 	d.mu.Lock()
-	d.uuid, d.foreign = uuid, nil
-	d.save()
+	d.uuid = uuid
 	d.mu.Unlock()
+	d.table.SetForeign(nil)
 	d.log.Info("the store has a new UUID", "uuid", uuid)
 	if d.isDaemon() {
 		return nil
 	}
-	s, err := d.readOwnState()
+	s, err := d.readOwnList()
 	if err != nil {
 		return err
 	}
 	s.Foreign = nil
-	return d.writeState(s)
+	return d.writeList(s)
 }
 
-// readOwnState is the list of devices as far as it is this store's.
-func (d *Daemon) readOwnState() (state, error) {
-	s, err := readState(d.files)
+// readOwnList is the list of devices as far as it is this store's.
+func (d *Daemon) readOwnList() (devices.List, error) {
+	s, err := devices.ReadList(d.files)
 	if err == nil {
-		s.bind(d.inst, bootID())
+		s.Bind(d.inst, boot(d.log))
 	}
 	return s, err
 }
 
-func (d *Daemon) writeState(s state) error {
-	s.Store, s.Instance, s.Boot = d.inst.UUID, d.inst.ID, bootID()
+func (d *Daemon) writeList(s devices.List) error {
+	s.Store, s.Instance, s.Boot = d.inst.UUID, d.inst.ID, boot(d.log)
 	for i := range s.Attached {
 		s.Attached[i].State, s.Attached[i].Error = "", ""
 	}
-	return ballast.With(d.files, func() error { return s.write(d.files) })
+	return s.Write(d.files)
 }
 
 // ofVolume reports whether a list has a device of the volume.

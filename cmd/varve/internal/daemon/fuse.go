@@ -20,7 +20,7 @@ func newMounter(store *objstore.Store, files *descriptors, log *slog.Logger) mou
 	return fuseMounter{newSparing(store, files), log}
 }
 
-func (f fuseMounter) Mount(r protocol.Mount, d devices) (mounted, error) {
+func (f fuseMounter) Mount(r protocol.Mount, d volumeDevices) (mounted, error) {
 	o := fs.Options{AllowOther: r.AllowOther, SharedLive: r.SharedLive, Logger: f.log}
 	var pages *pageDropper
 	if r.SharedLive {
@@ -54,7 +54,7 @@ func (f fuseMounter) dropPages(pages *pageDropper, volume, node string) {
 // liveSource knows of devices that wait for a server, of which the store knows nothing.
 type liveSource struct {
 	fs.Source
-	devices devices
+	devices volumeDevices
 }
 
 func (s liveSource) OpenVolume(name, user string) (fs.Volume, error) {
@@ -68,7 +68,7 @@ func (s liveSource) OpenVolume(name, user string) (fs.Volume, error) {
 type liveVolume struct {
 	fs.Volume
 	name    string
-	devices devices
+	devices volumeDevices
 }
 
 // Claim implements fs.Volume.

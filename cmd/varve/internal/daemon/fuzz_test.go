@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
 	"varve/objstore"
@@ -281,11 +282,11 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		// In this boot: then it is believed, as far as the kernel confirms it.
-		b = bytes.ReplaceAll(b, []byte(`"boot":"b"`), []byte(`"boot":"`+bootID()+`"`))
-		if err := os.WriteFile(filepath.Join(dir, stateName), b, 0o600); err != nil {
+		b = bytes.ReplaceAll(b, []byte(`"boot":"b"`), []byte(`"boot":"`+boot(slog.New(slog.DiscardHandler))+`"`))
+		if err := os.WriteFile(filepath.Join(dir, "attached.json"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := readState(dir)
+		s, err := devices.ReadList(dir)
 		if err != nil {
 			return
 		}
@@ -299,10 +300,10 @@ func FuzzState(f *testing.F) {
 				t.Fatalf("a device of volume %q", a.Volume)
 			}
 		}
-		if err := s.write(dir); err != nil {
+		if err := s.Write(dir); err != nil {
 			t.Fatal(err)
 		}
-		again, err := readState(dir)
+		again, err := devices.ReadList(dir)
 		if err != nil || len(again.Attached) != len(s.Attached) || len(again.Mounts) != len(s.Mounts) {
 			t.Fatalf("%+v becomes %+v, %v", s, again, err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -93,11 +94,9 @@ func (d *Daemon) meet(h *handover, cred *unix.Ucred) error {
 		e, _ := protocol.NewError(err)
 		return errors.Join(err, h.link.send(helloLimit, protocol.Offer{Error: e, PID: os.Getpid(), Version: d.version}))
 	}
-	d.mu.Lock()
 	offer := protocol.Offer{
-		Version: d.version, PID: os.Getpid(), Flags: d.flags, Devices: d.attachments(), Mounts: d.mountList(),
+		Version: d.version, PID: os.Getpid(), Flags: d.flags, Devices: d.table.Attachments(), Mounts: d.mountList(),
 	}
-	d.mu.Unlock()
 	var ready protocol.Go
 	err = h.link.send(helloLimit, offer)
 	if err == nil {
@@ -138,22 +137,21 @@ func (d *Daemon) mayHandOver(h *handover) error {
 	}
 	d.mu.Lock()
 	stopping := d.stopping
-	devices, mounts := d.held()
 	d.mu.Unlock()
 	if stopping {
 		return protocol.ErrStopping
 	}
-	for _, k := range devices {
+	for _, k := range d.table.Served() {
 		if k.Mark != 0 && k.Mark != d.inst.OldMark(k.Volume) && !h.hello.Marks {
 			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) was attached by version %s, and version %s can't take "+
 				"it over; detach it first", k.Device, k.Volume, d.version, h.hello.Version))
 		}
 		if k.Transport != "ublk" {
 			return protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) is a %s device, and %w; detach it first",
-				k.Device, k.Volume, k.Transport, errCannotLeave))
+				k.Device, k.Volume, k.Transport, devices.ErrCannotLeave))
 		}
 	}
-	for _, m := range mounts {
+	for _, m := range d.mounted() {
 		if !h.hello.Remount && m.m.Busy() {
 			return mountBusy(m.Dir)
 		}
@@ -207,17 +205,18 @@ func (d *Daemon) letGo(ctx context.Context, h *handover) error {
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.mu.Lock()
-	d.stopping, d.stateFrozen = true, true
-	devices, mounts := d.held()
+	d.stopping = true
 	d.mu.Unlock()
+	d.table.Freeze(true)
+	mounts := d.mounted()
 	for i, k := range mounts { // first: it can be taken back
 		if err := d.letGoMount(k, h); err != nil {
 			d.stay(mounts[:i])
 			return err
 		}
 	}
-	d.stopRetries()
-	d.quiesce(ctx, h, devices) // even if it is for ourselves: the store is closed in any case
+	d.table.StopRetries()
+	d.quiesce(ctx, h, d.table.Served()) // even if it is for ourselves: the store is closed in any case
 	for name, t := range d.transports {
 		if err := t.Close(); err != nil {
 			d.log.Warn("close transport", "transport", name, "error", err)
@@ -251,18 +250,18 @@ func (d *Daemon) stay(gone []*mount) {
 			d.log.Error("mount was not mounted again", "dir", k.Dir, "error", err)
 		}
 	}
-	d.freezeState(false)
+	d.table.Freeze(false)
 	d.store.Resume()
 }
 
 // quiesce has the I/O of all devices wait, all at once.
-func (d *Daemon) quiesce(ctx context.Context, h *handover, devices []*attachment) {
-	handed := make([]protocol.Handed, len(devices))
-	errs := make([]error, len(devices))
+func (d *Daemon) quiesce(ctx context.Context, h *handover, list []*devices.Entry) {
+	handed := make([]protocol.Handed, len(list))
+	errs := make([]error, len(list))
 	var wg sync.WaitGroup
-	for i, k := range devices {
+	for i, k := range list {
 		wg.Go(func() {
-			handed[i] = protocol.Handed{Attachment: k.Attachment, Quiesced: monotonic()}
+			handed[i] = protocol.Handed{Attachment: d.table.Describe(k), Quiesced: monotonic()}
 			errs[i] = d.leave(ctx, k)
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -39,7 +40,7 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 		if s, err := w.c.Stat(t.Context()); err != nil || len(s.Mounts) != len(dirs) {
 			t.Errorf("mounts are %+v, %v", s.Mounts, err)
 		}
-		if s, err := readState(w.dir); err != nil || len(s.Mounts) != len(dirs) || len(s.Attached) != 1 {
+		if s, err := devices.ReadList(w.dir); err != nil || len(s.Mounts) != len(dirs) || len(s.Attached) != 1 {
 			t.Errorf("the state is %+v, %v", s, err)
 		}
 	}
@@ -53,7 +54,7 @@ func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	a := w.attach(t, "a")
 	h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Version: "1.0"}}
 	wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, "1.0", "detach")
-	w.d.attached["a"].Mark = w.d.inst.OldMark("a") // it was handed over by an older version
+	w.d.table.Find("a", "").Mark = w.d.inst.OldMark("a") // it was handed over by an older version
 	if err := w.d.mayHandOver(h); err != nil {
 		t.Error(err)
 	}

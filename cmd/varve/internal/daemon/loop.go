@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/blockdev/devnode"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/fs"
@@ -35,7 +36,7 @@ type loopTransport struct {
 // walk into its own volumes.
 const runDir = "/run/varve"
 
-func newLoop(store *objstore.Store, inst instance.Instance, log *slog.Logger) transport {
+func newLoop(store *objstore.Store, inst instance.Instance, log *slog.Logger) devices.Transport {
 	return &loopTransport{store: store, inst: inst, dir: privateDir(inst), log: log}
 }
 
@@ -48,7 +49,7 @@ func (t *loopTransport) mountDir(volume string) string { return filepath.Join(t.
 // liveFile is the file under a volume's loop device, whose private mount is at dir.
 func liveFile(dir, volume string) string { return filepath.Join(dir, "volumes", volume, "live") }
 
-func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
 	var none protocol.Attachment
 	v, err := t.store.VolumeInfo(r.Volume)
 	if err != nil {
@@ -97,8 +98,8 @@ func (t *loopTransport) Foreign(context.Context, []protocol.Attachment, instance
 }
 
 // Recover has nothing to recover.
-func (t *loopTransport) Recover(context.Context, protocol.Attachment) (device, error) {
-	return nil, errCannotLeave
+func (t *loopTransport) Recover(context.Context, protocol.Attachment) (devices.Device, error) {
+	return nil, devices.ErrCannotLeave
 }
 
 // Discard detaches the loop devices over a volume's dead live file, and removes its dead mount.
@@ -233,7 +234,7 @@ func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 func (d *loopDevice) Claimed() bool { return claimed(d.node) }
 
 // Leave: a loop device's file dies with this process.
-func (d *loopDevice) Leave(context.Context) error { return errCannotLeave }
+func (d *loopDevice) Leave(context.Context) error { return devices.ErrCannotLeave }
 
 // claimed asks for the block device for itself alone, as mount(8) does. One that can't be asked, for something else is
 // at its path, counts as claimed.

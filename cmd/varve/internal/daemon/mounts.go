@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,8 +18,24 @@ import (
 	"varve/objstore"
 )
 
-// mountList is in order of directory; mu is held.
+// mounted returns the mounts.
+func (d *Daemon) mounted() []*mount {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Values(d.mounts))
+}
+
+// noteMounts has the list on disk say what is mounted.
+func (d *Daemon) noteMounts() {
+	d.noting.Lock()
+	defer d.noting.Unlock()
+	d.table.SetMounts(d.mountList())
+}
+
+// mountList describes the mounts, in order of directory.
 func (d *Daemon) mountList() []protocol.Mount {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	list := make([]protocol.Mount, 0, len(d.mounts))
 	for _, m := range d.mounts {
 		list = append(list, m.Mount)
@@ -67,25 +84,29 @@ func (d *Daemon) mount(r protocol.Mount) error {
 	k := &mount{Mount: r, m: m}
 	d.mu.Lock()
 	d.mounts[r.Dir] = k
-	d.restore.dropMount(r.Dir)
-	d.save()
 	d.mu.Unlock()
+	d.noteMounts()
 	d.log.Info("mounted", "dir", r.Dir, "allow_other", r.AllowOther)
-	d.watchers.Add(1)
-	go func() {
-		defer d.watchers.Done()
+	d.watchers.Go(func() {
 		<-m.Done()
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if !k.leaving {
+		if ours := d.dropMount(k); !ours {
 			d.log.Info("unmounted by somebody else", "dir", r.Dir)
 		}
-		if d.mounts[r.Dir] == k {
-			delete(d.mounts, r.Dir)
-			d.save()
-		}
-	}()
+	})
 	return nil
+}
+
+// dropMount takes a mount that is gone from the lists, and reports whether this daemon has taken it away. When it returns,
+// the list on disk has the mount no more, whoever has dropped it first.
+func (d *Daemon) dropMount(k *mount) (ours bool) {
+	d.mu.Lock()
+	if d.mounts[k.Dir] == k {
+		delete(d.mounts, k.Dir)
+	}
+	ours = k.leaving
+	d.mu.Unlock()
+	d.noteMounts()
+	return ours
 }
 
 func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unmount) (server.None, error) {
@@ -115,16 +136,13 @@ func (d *Daemon) unmount(k *mount, force bool) error {
 	k.leaving = true
 	d.mu.Unlock()
 	err := k.m.Unmount(force)
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if err != nil {
+		d.mu.Lock()
 		k.leaving = false
+		d.mu.Unlock()
 		return err
 	}
-	if d.mounts[k.Dir] == k {
-		delete(d.mounts, k.Dir)
-		d.save()
-	}
+	d.dropMount(k)
 	d.log.Info("unmounted", "dir", k.Dir, "force", force)
 	return nil
 }

@@ -109,9 +109,7 @@ func TestLiveOfAttachedVolume(t *testing.T) {
 	w.ublk.set(fmt.Errorf("broken"), true, a.Attachment)
 	w.ublk.device("a").end("failed")
 	eventually(t, "the device waits", func() bool {
-		w.d.mu.Lock()
-		defer w.d.mu.Unlock()
-		return w.d.waiting["a"] != nil && w.d.waiting["a"].quit != nil
+		return w.triesAgain("a")
 	})
 	wantError(t, w.d.mayWriteLive("a"), objstore.ErrInUse, a.Device)
 	if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a", Force: true}); err != nil {
@@ -126,4 +124,15 @@ func TestLiveOfAttachedVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNodes(t, m.refreshes(), "b")
+}
+
+func TestWithin(t *testing.T) {
+	for _, c := range []struct {
+		dir, path string
+		want      bool
+	}{{"/a", "/a", true}, {"/a", "/a/b", true}, {"/a", "/ab", false}, {"/", "/a", true}, {"/a/b", "/a", false}} {
+		if within(c.dir, c.path) != c.want {
+			t.Errorf("within(%q, %q) is %v", c.dir, c.path, !c.want)
+		}
+	}
 }

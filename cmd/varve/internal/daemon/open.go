@@ -39,9 +39,7 @@ func Local(ctx context.Context, dir string, store *objstore.Store, version strin
 		d.log.Error("which of its copies the store is can't be told", "error", err)
 	}
 	o := waitingDevices(ctx, dir, d.log)
-	for _, a := range o.own {
-		d.waiting[a.Volume] = &waiter{Attachment: a}
-	}
-	d.foreign = o.foreign
+	d.table.Expect(o.own)
+	d.table.SetForeign(o.foreign)
 	return d
 }

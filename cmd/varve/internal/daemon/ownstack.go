@@ -49,17 +49,12 @@ type ownNodes struct {
 }
 
 func (d *Daemon) ownNodes() ownNodes {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	own := ownNodes{map[string]string{}, privateDir(d.inst) + "/"}
-	for _, a := range d.attached {
+	for _, a := range d.table.All() {
 		own.volumes[a.Device] = a.Volume
 	}
-	for _, a := range d.waiting {
-		own.volumes[a.Device] = a.Volume
-	}
-	for dir := range d.mounts {
-		own.volumes[dir] = ""
+	for _, m := range d.mountList() {
+		own.volumes[m.Dir] = ""
 	}
 	return own
 }

@@ -120,21 +120,17 @@ func (p *pageDropper) close() error {
 	return p.end()
 }
 
-// deviceOf implements devices.
+// deviceOf implements volumeDevices.
 func (d *Daemon) deviceOf(volume string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if k := d.attached[volume]; k != nil {
+	if k := d.table.Find(volume, ""); k != nil {
 		return k.Device
 	}
 	return ""
 }
 
-// mayWriteLive implements devices.
+// mayWriteLive implements volumeDevices.
 func (d *Daemon) mayWriteLive(volume string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if a, taken := d.taken(volume); taken {
+	if a, taken := d.table.Taken(volume); taken {
 		return fmt.Errorf("volume %q: %w: attached as %s; detach it, or mount with --shared-live", volume, objstore.ErrInUse, a.Device)
 	}
 	return nil

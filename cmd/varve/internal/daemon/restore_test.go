@@ -3,8 +3,10 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -35,7 +37,7 @@ func TestRestart(t *testing.T) {
 	for range 2 { // killed in between, it is the same
 		w.start(t)
 		w.d.Takeover(t.Context())
-		list := w.d.attachments()
+		list := w.d.table.Attachments()
 		if len(list) != 2 || list[0].Volume != "idle" || list[1].Device != used.Device {
 			t.Fatalf("after the restart: %+v, want %+v and %+v", list, idle, used)
 		}
@@ -44,8 +46,35 @@ func TestRestart(t *testing.T) {
 		}
 		w.ublk.set(nil, true, list...)
 	}
-	if s, err := readState(w.dir); err != nil || len(s.Restore) > 0 || len(s.Attached) != 2 || len(s.Mounts) != 1 {
+	if s, err := devices.ReadList(w.dir); err != nil || len(s.Restore) > 0 || len(s.Attached) != 2 || len(s.Mounts) != 1 {
 		t.Errorf("the list after the restart is %+v, %v", s, err)
+	}
+}
+
+// All mounts of a daemon that was stopped are back, each once.
+func TestRestartWithManyMounts(t *testing.T) {
+	w := newWorld(t)
+	want := []protocol.Mount{}
+	for range 5 {
+		m := protocol.Mount{Dir: t.TempDir()}
+		if err := w.c.Mount(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, m)
+	}
+	for range 3 {
+		if _, err := w.c.Stop(t.Context(), protocol.Stop{}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := devices.ReadList(w.dir)
+		if err != nil || len(s.Mounts) != len(want) {
+			t.Fatalf("the list of a stopped daemon has the mounts %+v, %v", s.Mounts, err)
+		}
+		w.start(t)
+		w.d.Takeover(t.Context())
+		if got := w.d.mountList(); !slices.Equal(got, want) {
+			t.Fatalf("mounts after the restart: %+v, want %+v", got, want)
+		}
 	}
 }
 
@@ -76,7 +105,7 @@ func TestRestartThatDies(t *testing.T) {
 	delete(w.mounter.mounts, dir)
 	w.start(t)
 	w.d.Takeover(t.Context())
-	if list := w.d.attachments(); len(list) != 2 || w.mounter.mounts[dir] == nil {
+	if list := w.d.table.Attachments(); len(list) != 2 || w.mounter.mounts[dir] == nil {
 		t.Errorf("after a restart that died and another: %+v, mounted %v", list, w.mounter.mounts[dir])
 	}
 }
@@ -92,21 +121,21 @@ func TestStopForGood(t *testing.T) {
 		}
 		w.d.Release(t.Context(), boot == "")
 		if boot != "" {
-			s, err := readState(w.dir)
+			s, err := devices.ReadList(w.dir)
 			if err != nil || len(s.Restore) != 1 || len(s.Mounts) != 1 {
 				t.Fatalf("the list of a stopped daemon is %+v, %v", s, err)
 			}
 			s.Boot = boot
-			if err := s.write(w.dir); err != nil {
+			if err := s.Write(w.dir); err != nil {
 				t.Fatal(err)
 			}
-		} else if _, err := os.Stat(filepath.Join(w.dir, stateName)); !os.IsNotExist(err) {
+		} else if _, err := os.Stat(filepath.Join(w.dir, "attached.json")); !os.IsNotExist(err) {
 			t.Errorf("a list is left: %v", err)
 		}
 		delete(w.mounter.mounts, dir)
 		w.start(t)
 		w.d.Takeover(t.Context())
-		if list := w.d.attachments(); len(list) > 0 || w.mounter.mounts[dir] != nil {
+		if list := w.d.table.Attachments(); len(list) > 0 || w.mounter.mounts[dir] != nil {
 			t.Errorf("boot %q: %+v are back, mounted %v", boot, list, w.mounter.mounts[dir])
 		}
 	}

@@ -98,7 +98,7 @@ func TestPanicIsContained(t *testing.T) {
 // A command's own handler has no devices, and knows of those that wait.
 func TestLocalHandler(t *testing.T) {
 	d := New(t.TempDir(), newFakeStore("a"), Options{})
-	d.waiting["a"] = &waiter{Attachment: protocol.Attachment{Volume: "a", Device: "/dev/ublkb0"}}
+	d.table.Expect([]protocol.Attachment{{Volume: "a", Device: "/dev/ublkb0"}})
 	c := client.Local(d.Handler(), func() error { return nil })
 	_, err := c.Attach(t.Context(), protocol.Attach{Volume: "a"})
 	wantError(t, err, protocol.ErrNeedsDaemon, "varve serve --background")

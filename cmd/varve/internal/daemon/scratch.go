@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
 	"varve/objstore"
@@ -45,11 +45,7 @@ func (d *Daemon) sweepScratch(ctx context.Context) {
 		return // one may be under a device that we do not know of
 	}
 	for _, v := range d.store.ScratchVolumes() {
-		d.mu.Lock()
-		_, taken := d.taken(v.Name)
-		taken = taken || ofVolume(d.foreign, v.Name) || slices.Contains(d.left, v.Name)
-		d.mu.Unlock()
-		if taken {
+		if d.table.MayHave(v.Name) {
 			continue
 		}
 		log := d.log.With("snapshot", v.Of, "scratch_volume", v.Name)
@@ -61,10 +57,10 @@ func (d *Daemon) sweepScratch(ctx context.Context) {
 	}
 }
 
-// onDevice finds a device of the snapshot "VOLUME@SNAPSHOT", served or waiting; mu is held.
+// onDevice finds a device of the snapshot "VOLUME@SNAPSHOT", served or waiting.
 func (d *Daemon) onDevice(of string) []protocol.Attachment {
 	var list []protocol.Attachment
-	for _, a := range d.shown() {
+	for _, a := range d.table.Shown() {
 		if a.Snapshot == of {
 			list = append(list, a)
 		}
@@ -77,9 +73,7 @@ func (d *Daemon) detachTarget(target string) (string, error) {
 	if strings.HasPrefix(target, "/") || !strings.Contains(target, "@") {
 		return target, nil
 	}
-	d.mu.Lock()
 	list := d.onDevice(target)
-	d.mu.Unlock()
 	if len(list) < 2 {
 		return firstOr(list, target), nil
 	}
@@ -103,16 +97,9 @@ func (d *Daemon) serveAutoDetach(_ context.Context, _ *http.Request, r protocol.
 	if len(d.transports) == 0 {
 		return protocol.Attachment{}, protocol.ErrNeedsDaemon
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, k := range d.attached {
-		if k.Device != r.Device {
-			continue
-		}
-		k.MountedAt = r.Dir
-		d.save()
+	if k := d.table.SetMountedAt(r.Device, r.Dir); k != nil {
 		d.watchMount(k)
-		return k.Attachment, nil
+		return d.table.Describe(k), nil
 	}
 	return protocol.Attachment{}, protocol.As(objstore.ErrNotFound, fmt.Errorf("%q is not the device of an attached volume", r.Device))
 }
@@ -124,17 +111,17 @@ const (
 	busyInterval = 5 * time.Second
 )
 
-// watchMount detaches a device when nobody has it mounted; mu is held.
-func (d *Daemon) watchMount(k *attachment) {
+// watchMount detaches a device when nobody has it mounted.
+func (d *Daemon) watchMount(k *devices.Entry) {
 	d.watchers.Go(func() {
 		for pause := claimInterval; ; {
 			select {
-			case <-k.dev.Done():
+			case <-k.Dev.Done():
 				return
 			case <-time.After(pause):
 			}
 			pause = claimInterval
-			if !k.dev.Claimed() && !d.detachUnmounted(k) {
+			if !k.Dev.Claimed() && !d.detachUnmounted(k) {
 				pause = busyInterval
 			}
 		}
@@ -142,15 +129,15 @@ func (d *Daemon) watchMount(k *attachment) {
 }
 
 // detachUnmounted detaches a device whose file system was unmounted. False: it is open.
-func (d *Daemon) detachUnmounted(k *attachment) bool {
+func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.mu.Lock()
-	still := d.attached[k.Volume] == k && !d.stopping
+	stopping := d.stopping
 	d.mu.Unlock()
-	if !still {
+	if stopping || !d.table.StillServed(k) {
 		return true
 	}
 	if err := d.detach(ctx, k, false); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -84,7 +85,7 @@ func TestScratchVolumesOfADeadDaemon(t *testing.T) {
 			continue
 		}
 		w.wantScratch(t, 1)
-		if list := w.d.attachments(); len(list) != 1 || list[0].Volume != used.Volume || list[0].Snapshot != "data@one" {
+		if list := w.d.table.Attachments(); len(list) != 1 || list[0].Volume != used.Volume || list[0].Snapshot != "data@one" {
 			t.Errorf("taken over: %+v, want %+v", list, used)
 		}
 	}
@@ -102,12 +103,12 @@ func TestScratchVolumesOfUncertainDevices(t *testing.T) {
 
 	w = newWorld(t, "data")
 	w.attachSnapshot(t, true)
-	s, err := readState(w.d.files)
+	s, err := devices.ReadList(w.d.files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Instance = "another place"
-	if err := s.write(w.d.files); err != nil {
+	if err := s.Write(w.d.files); err != nil {
 		t.Fatal(err)
 	}
 	w.start(t)
@@ -129,7 +130,7 @@ func TestAutoDetach(t *testing.T) {
 	w.d.Takeover(t.Context())
 	dev := w.ublk.device(a.Volume)
 	dev.set(true)
-	list := w.d.attachments()
+	list := w.d.table.Attachments()
 	if len(list) != 1 || list[0].MountedAt != "/mnt" {
 		t.Fatalf("taken over: %+v, want one mounted at /mnt", list)
 	}

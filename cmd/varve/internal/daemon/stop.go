@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -41,13 +42,10 @@ func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
 
 // mayStop refuses while a device is open that can't wait for the next daemon.
 func (d *Daemon) mayStop() error {
-	d.mu.Lock()
-	devices, _ := d.held()
-	d.mu.Unlock()
-	for _, k := range devices {
-		if k.Transport == "loop" && k.dev.Claimed() {
+	for _, k := range d.table.Served() {
+		if k.Transport == "loop" && k.Dev.Claimed() {
 			return fmt.Errorf("%s (volume %q): %w: %s, and %w: unmount it first, or stop with --detach and its I/O fails",
-				k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device), errCannotLeave)
+				k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device), devices.ErrCannotLeave)
 		}
 	}
 	return nil
@@ -61,13 +59,13 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	defer d.change.Unlock()
 	d.mu.Lock()
 	d.stopping = true
-	devices, mounts := d.held()
 	d.mu.Unlock()
-	d.stopRetries()
+	served, mounts := d.table.Served(), d.mounted()
+	d.table.StopRetries()
 
-	d.restoreLater(devices, mounts, detach)
+	d.table.RestoreLater(served, d.mountList(), detach)
 	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
-	for _, k := range devices {
+	for _, k := range served {
 		d.releaseDevice(ctx, k, detach, &s)
 	}
 	for _, k := range mounts {
@@ -91,19 +89,6 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	return s.Stopped
 }
 
-// held are the devices and mounts; mu is held.
-func (d *Daemon) held() ([]*attachment, []*mount) {
-	devices := make([]*attachment, 0, len(d.attached))
-	for _, k := range d.attached {
-		devices = append(devices, k)
-	}
-	mounts := make([]*mount, 0, len(d.mounts))
-	for _, k := range d.mounts {
-		mounts = append(mounts, k)
-	}
-	return devices, mounts
-}
-
 // parting collects what to tell of a stop.
 type parting struct {
 	protocol.Stopped
@@ -119,7 +104,7 @@ func (p *parting) note(text string) {
 	p.Notes = append(p.Notes, text)
 }
 
-func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, s *parting) {
+func (d *Daemon) releaseDevice(ctx context.Context, k *devices.Entry, detach bool, s *parting) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	err := d.detach(ctx, k, detach)
@@ -133,17 +118,17 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 		why = fmt.Sprintf("was not detached (%v)", err)
 	}
 	if err != nil {
-		if err = d.leave(ctx, k); errors.Is(err, errUnquiet) {
+		if err = d.leave(ctx, k); errors.Is(err, devices.ErrUnquiet) {
 			d.log.Warn("device did not quiesce", "device", k.Device, "error", err)
 			err = nil
 		}
 		if err == nil {
-			s.Left = append(s.Left, k.Shown())
+			s.Left = append(s.Left, d.table.Describe(k).Shown())
 			s.note(fmt.Sprintf("%s (volume %q) %s: its I/O waits for the next daemon", k.Device, k.Volume, why))
 			return
 		}
 	}
-	if errors.Is(err, errCannotLeave) {
+	if errors.Is(err, devices.ErrCannotLeave) {
 		s.note(fmt.Sprintf("%s (volume %q) %s and %v: its I/O fails from now on", k.Device, k.Volume, why, err))
 		err = d.detach(ctx, k, true)
 	}
@@ -151,7 +136,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *attachment, detach bool, 
 		s.note(err.Error())
 		return
 	}
-	s.Detached = append(s.Detached, k.Shown())
+	s.Detached = append(s.Detached, d.table.Describe(k).Shown())
 }
 
 // awaitEnds returns when nothing watches a device or mount any more. What could not be ended, and was said by Release,
@@ -172,21 +157,16 @@ func (d *Daemon) awaitEnds(limit time.Duration) error {
 	return err
 }
 
-// leave stops serving a device and keeps it in the state for the next daemon. It has done so after errUnquiet too.
-func (d *Daemon) leave(ctx context.Context, k *attachment) error {
-	d.mu.Lock()
-	k.leaving = true
-	d.waiting[k.Volume] = &waiter{Attachment: k.Attachment}
-	d.mu.Unlock()
-	err := k.dev.Leave(ctx)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err != nil && !errors.Is(err, errUnquiet) {
-		k.leaving = false
-		delete(d.waiting, k.Volume)
+// leave stops serving a device and keeps it in the list for the next daemon. It has done so after devices.ErrUnquiet too.
+func (d *Daemon) leave(ctx context.Context, k *devices.Entry) error {
+	if !d.table.BeginDetach(k) {
+		return nil // its service has just ended, and it waits already
+	}
+	err := k.Dev.Leave(ctx)
+	if err != nil && !errors.Is(err, devices.ErrUnquiet) {
+		d.table.Stay(k)
 		return err
 	}
-	delete(d.attached, k.Volume)
-	d.save()
+	d.table.Leave(k)
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
 	"varve/objstore"
@@ -148,24 +149,22 @@ func (p *Predecessor) thank() error {
 // takeFrom takes all devices that the predecessor has let go of, or fails; and mounts what it had mounted. Nothing is
 // thrown away, and the list on disk stays as it is, for the predecessor may have to go on.
 func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgraded, error) {
-	s, err := readState(d.files)
+	s, err := devices.ReadList(d.files)
 	if err != nil {
 		return nil, err
 	}
-	if s.Instance == "" { // of an older version; that it is not a copy, we have from who wrote it
-		s.markOld(d.inst)
-		s.Instance, s.old = d.inst.ID, true
-	}
-	s.bind(d.inst, bootID())
+	s.Adopt(d.inst)
+	s.Bind(d.inst, boot(d.log))
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.freezeState(true)
+	d.table.Freeze(true)
 	report := &protocol.Upgraded{
 		From:    protocol.Process{PID: p.offer.PID, Version: p.offer.Version},
 		To:      protocol.Process{PID: os.Getpid(), Version: d.version},
 		Devices: make([]protocol.UpgradedDevice, len(p.given.Devices)),
 		Notes:   p.given.Notes,
 	}
+	d.expectHanded(p.given.Devices)
 	errs := make([]error, len(p.given.Devices))
 	takeSideBySide(len(errs), func(i int) { report.Devices[i], errs[i] = d.takeHanded(ctx, p.given.Devices[i]) })
 	if err := errors.Join(errs...); err != nil {
@@ -188,8 +187,21 @@ func (d *Daemon) takeFrom(ctx context.Context, p *Predecessor) (*protocol.Upgrad
 		report.Mounts = append(report.Mounts, m.Dir)
 	}
 	d.sweepScratch(ctx)
-	d.freezeState(false)
+	d.table.Freeze(false)
 	return report, nil
+}
+
+// expectHanded lists the devices that are handed over.
+func (d *Daemon) expectHanded(handed []protocol.Handed) {
+	list := make([]protocol.Attachment, len(handed))
+	for i := range handed {
+		h := &handed[i]
+		if h.Mark == 0 && h.Transport == "ublk" { // of an older version, which knows no others
+			h.Mark = d.inst.OldMark(h.Volume)
+		}
+		list[i] = h.Attachment
+	}
+	d.table.Expect(list)
 }
 
 func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.UpgradedDevice, error) {
@@ -197,9 +209,6 @@ func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.Up
 	t := d.transports[h.Transport]
 	if t == nil {
 		return u, fmt.Errorf("%s (volume %q): unknown transport %q", h.Device, h.Volume, h.Transport)
-	}
-	if h.Mark == 0 && h.Transport == "ublk" { // of an older version, which knows no others
-		h.Mark = d.inst.OldMark(h.Volume)
 	}
 	dev, err := t.Recover(ctx, h.Attachment)
 	if err != nil {
@@ -217,22 +226,14 @@ func (d *Daemon) abandon(ctx context.Context) {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.freezeState(true)
+	d.table.Freeze(true)
 	d.mu.Lock()
 	d.stopping = true
-	devices, _ := d.held()
 	d.mu.Unlock()
-	d.stopRetries()
-	for _, k := range devices {
-		if err := d.leave(ctx, k); err != nil && !errors.Is(err, errUnquiet) {
+	d.table.StopRetries()
+	for _, k := range d.table.Served() {
+		if err := d.leave(ctx, k); err != nil && !errors.Is(err, devices.ErrUnquiet) {
 			d.log.Error("device is not let go", "device", k.Device, "error", err)
 		}
 	}
-}
-
-func (d *Daemon) freezeState(v bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.stateFrozen = v
-	d.save()
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/failpoint"
 )
@@ -14,22 +15,17 @@ import (
 // Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
 // is left of those that are gone is reported and removed, mounts that died are mounted again.
 func (d *Daemon) Takeover(ctx context.Context) {
-	s, err := readState(d.files)
+	s, err := devices.ReadList(d.files)
 	if err != nil {
 		d.log.Error("the list of an earlier daemon's devices and mounts is lost", "error", err)
-		s = state{}
 	}
-	if s.Boot != bootID() {
+	if s.Boot != boot(d.log) {
 		for _, a := range slices.Concat(s.Attached, s.Restore) {
 			d.log.Info("was attached before the machine started; attach it again", "volume", a.Volume)
 		}
 	}
-	s.bind(d.inst, bootID())
-	d.mu.Lock()
-	d.restore = restoration{ // in the list until it is done: this daemon may die
-		noted: s.Attached, starting: s.Starting, devices: s.Restore, mounts: s.Mounts,
-	}
-	d.mu.Unlock()
+	s.Bind(d.inst, boot(d.log))
+	d.table.Inherit(&s) // this daemon may die before all of it is served
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -39,21 +35,18 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	for _, v := range s.Starting {
 		// Its ublk device was found, if there was one; a loop device is known by the volume.
 		left := protocol.Attachment{Volume: v, Transport: "loop"}
-		if s.old {
+		if s.Old() {
 			left.Mark = d.inst.OldMark(v)
 		}
 		d.discard(ctx, left)
 	}
-	d.restore.forgetNoted(&d.mu)
+	d.table.Settled()
 	d.sweepScratch(ctx)
 	d.attachRestored(ctx, s.Restore)
 	for _, m := range s.Mounts {
 		_ = d.takeMount(m) // logged
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.restore = restoration{} // what could not be brought back is in the log
-	d.save()
+	d.table.Restored() // what could not be brought back is in the log
 }
 
 // maxRecoveries is how many devices are taken over side by side. Most of the time of one is spent waiting for the kernel,
@@ -70,15 +63,18 @@ func takeSideBySide(n int, take func(i int)) {
 	_ = g.Wait() // take has no error
 }
 
-// takeWaiting takes over the devices that wait, by what the kernel says, whether or not they are in the state: a daemon may
+// takeWaiting takes over the devices that wait, by what the kernel says, whether or not they are in the list: a daemon may
 // have died before it wrote that. It returns the devices that it found; change is held.
-func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
+//
+// From the first recovery on a daemon that dies leaves a list that has each of them, served by then or not.
+func (d *Daemon) takeWaiting(ctx context.Context, s *devices.List) map[string]bool {
 	found := map[string]bool{}
+	var all []protocol.Attachment
 	var list [][]protocol.Attachment // by volume: one that is half removed may be there beside its successor
 	index := map[string]int{}
-	for _, a := range d.findWaitingDevices(ctx, s) {
+	for _, a := range d.findWaiting(ctx, s) {
 		found[a.Device] = true
-		if d.served(a) {
+		if k := d.table.Find(a.Volume, ""); k != nil && k.Device == a.Device {
 			continue // it was handed over
 		}
 		i, known := index[a.Volume]
@@ -86,9 +82,9 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 			i = len(list)
 			index[a.Volume], list = i, append(list, nil)
 		}
-		list[i] = append(list[i], a)
+		all, list[i] = append(all, a), append(list[i], a)
 	}
-	d.expect(list)
+	d.table.Expect(all)
 	takeSideBySide(len(list), func(i int) {
 		for _, a := range list[i] {
 			d.takeDevice(ctx, a, slices.Contains(s.Starting, a.Volume))
@@ -97,11 +93,12 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *state) map[string]bool {
 	return found
 }
 
-// findWaitingDevices asks all transports, and adds to what the kernel says what the state has noted of it.
-func (d *Daemon) findWaitingDevices(ctx context.Context, s *state) []protocol.Attachment {
+// findWaiting asks all transports for devices that wait, and adds to what the kernel says what the list has noted of them.
+// Devices that are in the list come first.
+func (d *Daemon) findWaiting(ctx context.Context, s *devices.List) []protocol.Attachment {
 	var all []protocol.Attachment
 	for name, t := range d.transports {
-		list, err := t.Find(ctx, s.claims())
+		list, err := t.Find(ctx, s.Claims())
 		if err != nil {
 			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
 			list = andNoted(list, s.Attached, name)
@@ -109,37 +106,40 @@ func (d *Daemon) findWaitingDevices(ctx context.Context, s *state) []protocol.At
 		}
 		all = append(all, list...)
 	}
+	noted := map[string]bool{}
 	for i := range all {
 		for _, k := range s.Attached {
 			if k.Volume == all[i].Volume && k.Device == all[i].Device {
 				all[i].Since, all[i].MountedAt = k.Since, k.MountedAt
+				noted[k.Device] = true
 			}
 		}
 		all[i] = d.ofSnapshot(all[i])
 	}
-	return all
-}
-
-// expect lists the devices that are about to be taken over as waiting, and saves the list once for all of them. From then
-// on a daemon that dies leaves a list that has each of them, served by then or not, and serving one does not change it.
-func (d *Daemon) expect(list [][]protocol.Attachment) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, devices := range list {
-		for _, a := range devices {
-			d.waiting[a.Volume] = &waiter{Attachment: a}
+	slices.SortStableFunc(all, func(a, b protocol.Attachment) int {
+		switch {
+		case noted[a.Device] == noted[b.Device]:
+			return 0
+		case noted[a.Device]:
+			return -1
 		}
-	}
-	if len(list) > 0 {
-		d.save()
-	}
+		return 1
+	})
+	return all
 }
 
 // takeDevice takes over one device that waits. The partition table of one that was just being made is read first.
 func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan bool) {
+	d.table.Expect([]protocol.Attachment{a})
 	dev, err := d.transports[a.Transport].Recover(ctx, a)
 	if err != nil {
 		d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
+		return
+	}
+	if other, taken := d.table.Taken(a.Volume); taken && other.Device != a.Device {
+		d.log.Error("the volume has another device already: this one waits", "volume", a.Volume, "device", a.Device, "other", other.Device,
+			"error", dev.Leave(ctx))
+		d.table.NoteLeft(a.Volume)
 		return
 	}
 	if scan {
@@ -149,7 +149,7 @@ func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan boo
 	d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
 }
 
-// andNoted adds the devices that a state has noted: what could not be asked for must not be taken for gone.
+// andNoted adds the devices that a list has noted: what could not be asked for must not be taken for gone.
 func andNoted(list, noted []protocol.Attachment, transport string) []protocol.Attachment {
 	for _, a := range noted {
 		known := slices.ContainsFunc(list, func(k protocol.Attachment) bool { return k.Device == a.Device })
@@ -158,14 +158,6 @@ func andNoted(list, noted []protocol.Attachment, transport string) []protocol.At
 		}
 	}
 	return list
-}
-
-// served says whether we serve a device already.
-func (d *Daemon) served(a protocol.Attachment) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := d.attached[a.Volume]
-	return k != nil && k.Device == a.Device
 }
 
 // discardGone removes what is left of the devices of an earlier daemon that are not there any more.
@@ -188,9 +180,7 @@ func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	}
 	if err := t.Discard(ctx, a, true); err != nil {
 		log.Error("device is left over", "error", err)
-		d.mu.Lock()
-		d.left = append(d.left, a.Volume)
-		d.mu.Unlock()
+		d.table.NoteLeft(a.Volume)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -40,7 +41,7 @@ func TestTakeover(t *testing.T) {
 func TestTakeoverOfUnfitDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
-	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, errUnfit
+	w.ublk.waiting, w.ublk.broken = []protocol.Attachment{a.Attachment}, devices.ErrUnfit
 	w.removedAtTakeover(t, a.Device)
 }
 
@@ -59,14 +60,14 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	w.ublk.dying = true
 	_, _ = w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
-	s, err := readState(w.dir)
+	s, err := devices.ReadList(w.dir)
 	if err != nil || !slices.Equal(s.Starting, []string{"a"}) {
 		t.Fatalf("when the device is made, the state is %+v, %v", s, err)
 	}
 	w.ublk.dying = false
 	left := protocol.Attachment{Volume: "a", Device: "/dev/ublkb7", Transport: "ublk", ID: 7}
 	delete(w.store.volumes, "a")
-	w.ublk.set(errUnfit, false, left)
+	w.ublk.set(devices.ErrUnfit, false, left)
 	w.start(t)
 	w.d.Takeover(t.Context())
 	if !slices.Contains(w.ublk.asked, "a") {
@@ -76,7 +77,7 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	wantNodes(t, discarded, left.Device)
 	_, discarded = w.loop.seen()
 	wantNodes(t, discarded, "a") // it may have been one of these
-	if s, err := readState(w.dir); err != nil || len(s.Attached)+len(s.Starting) > 0 {
+	if s, err := devices.ReadList(w.dir); err != nil || len(s.Attached)+len(s.Starting) > 0 {
 		t.Errorf("afterwards the state is %+v, %v", s, err)
 	}
 }
@@ -89,7 +90,7 @@ func TestPartitionsAreScannedOnce(t *testing.T) {
 	if n := w.ublk.device("a").scans; n != 1 || len(a.Notes) > 0 {
 		t.Errorf("an attach has scanned %d times, with notes %q", n, a.Notes)
 	}
-	w.d.begin("b")
+	w.d.table.Begin("b")
 	b := protocol.Attachment{Volume: "b", Device: "/dev/ublkb7", Transport: "ublk", ID: 7}
 	w.ublk.set(nil, false, a.Attachment, b)
 	w.start(t)
@@ -121,7 +122,7 @@ func TestTakeoverWithoutList(t *testing.T) {
 	}{
 		{"there", nil, []string{"/dev/ublkb0"}, nil},
 		{"not to be had", errors.New("no answer"), nil, nil},
-		{"gone", errUnfit, nil, []string{"/dev/ublkb0"}},
+		{"gone", devices.ErrUnfit, nil, []string{"/dev/ublkb0"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, "a")
@@ -145,15 +146,15 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 	w.ublk.absent, w.loop.absent = errors.New("none"), errors.New("none")
 	_, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "a"})
 	wantError(t, err, protocol.ErrNoTransport)
-	if s, err := readState(w.dir); err != nil || len(s.Starting) > 0 {
+	if s, err := devices.ReadList(w.dir); err != nil || len(s.Starting) > 0 {
 		t.Errorf("after an attach that failed the state is %+v, %v", s, err)
 	}
 }
 
 func TestTakeoverAfterReboot(t *testing.T) {
 	w := newWorld(t, "a")
-	s := state{Boot: "another", Attached: []protocol.Attachment{{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}}}
-	if err := s.write(w.dir); err != nil {
+	s := devices.List{Boot: "another", Attached: []protocol.Attachment{{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}}}
+	if err := s.Write(w.dir); err != nil {
 		t.Fatal(err)
 	}
 	w.d.Takeover(t.Context())
@@ -253,12 +254,12 @@ func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 	unknown := protocol.Attachment{Volume: "unknown", Device: "/dev/ublkb999", Transport: "ublk", ID: 999}
 	gone := waiting[n-1] // noted, and not there any more
 	w.ublk.set(nil, true, append(slices.Clone(waiting[:n-1]), unknown)...)
-	s, err := readState(w.dir)
+	s, err := devices.ReadList(w.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Starting = []string{"unknown"}
-	if err := s.write(w.dir); err != nil {
+	if err := s.Write(w.dir); err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
@@ -266,7 +267,7 @@ func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 	w.ublk.recover = func(string) {
 		mu.Lock()
 		defer mu.Unlock()
-		s, err := readState(w.dir)
+		s, err := devices.ReadList(w.dir)
 		if err != nil || len(s.Attached) != n+1 || !slices.Equal(s.Starting, []string{"unknown"}) {
 			t.Errorf("during the takeover the list has %d devices, starting %q, %v; want %d", len(s.Attached), s.Starting, err, n+1)
 		}
@@ -275,7 +276,7 @@ func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 				t.Errorf("during the takeover the list lacks %s", a.Device)
 			}
 		}
-		fi, err := os.Stat(filepath.Join(w.dir, stateName))
+		fi, err := os.Stat(filepath.Join(w.dir, "attached.json"))
 		if err != nil {
 			t.Error(err)
 			return
@@ -286,7 +287,7 @@ func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 	if len(written) > 3 {
 		t.Errorf("the list was written %d times during the takeover of %d devices", len(written), n)
 	}
-	if s, err := readState(w.dir); err != nil || len(s.Attached) != n || len(s.Starting) > 0 {
+	if s, err := devices.ReadList(w.dir); err != nil || len(s.Attached) != n || len(s.Starting) > 0 {
 		t.Errorf("afterwards the list has %d devices, starting %q, %v; want %d", len(s.Attached), s.Starting, err, n)
 	}
 }

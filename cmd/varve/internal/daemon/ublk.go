@@ -13,6 +13,7 @@ import (
 
 	"varve/blockdev"
 	"varve/blockdev/target/volume"
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -51,7 +52,7 @@ func openForDevice(store *objstore.Store, volume, user string) (*objstore.Volume
 	return vol, nil
 }
 
-func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (device, protocol.Attachment, error) {
+func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
 	var none protocol.Attachment
 	vol, err := openForDevice(t.store, r.Volume, "ublk")
 	if err != nil {
@@ -131,7 +132,7 @@ func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Clai
 // commands that find no daemon. The mark that the kernel keeps says whether a number is still that device's.
 func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	names := map[string]string{}
-	s, err := readState(dir)
+	s, err := devices.ReadList(dir)
 	if err != nil {
 		return names
 	}
@@ -139,8 +140,8 @@ func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	if err != nil {
 		return names
 	}
-	s.bind(in, bootID())
-	claims := s.claims()
+	s.Bind(in, boot(slog.New(slog.DiscardHandler)))
+	claims := s.Claims()
 	own := claims.Index(in)
 	for _, i := range list {
 		if volume, ours := own.Volume(&i); ours {
@@ -229,10 +230,10 @@ const (
 	foreignWaits = foreignReason + "; its I/O waits for that store's daemon"
 )
 
-func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (device, error) {
+func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (devices.Device, error) {
 	vol, err := openForDevice(t.store, a.Volume, "ublk")
 	if errors.Is(err, objstore.ErrNotFound) {
-		return nil, protocol.As(errUnfit, err)
+		return nil, protocol.As(devices.ErrUnfit, err)
 	}
 	if err != nil {
 		return nil, err
@@ -243,9 +244,9 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 	if err != nil {
 		switch {
 		case errors.Is(err, blockdev.ErrServed):
-			err = protocol.As(errForeign, err)
+			err = protocol.As(devices.ErrForeign, err)
 		case errors.Is(err, blockdev.ErrMismatch), errors.Is(err, blockdev.ErrNoDevice):
-			err = protocol.As(errUnfit, err)
+			err = protocol.As(devices.ErrUnfit, err)
 		}
 		return nil, errors.Join(err, vol.Close())
 	}
@@ -313,7 +314,7 @@ func (d *ublkDevice) Leave(ctx context.Context) error {
 	<-d.done
 	if err != nil {
 		// It has ended all the same; the kernel takes it for dead, and keeps its I/O.
-		return fmt.Errorf("%s: %w: %w", d.dev.Path(), errUnquiet, err)
+		return fmt.Errorf("%s: %w: %w", d.dev.Path(), devices.ErrUnquiet, err)
 	}
 	return nil
 }
@@ -326,7 +327,7 @@ type orphans struct {
 
 // waitingDevices is for those who can't ask the store: it is not open yet.
 func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphans) {
-	s, err := readState(dir)
+	s, err := devices.ReadList(dir)
 	if err != nil {
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 		return o
@@ -336,10 +337,10 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 		return o
 	}
-	if s.bind(in, bootID()); len(s.Attached)+len(s.Foreign) == 0 {
+	if s.Bind(in, boot(log)); len(s.Attached)+len(s.Foreign) == 0 {
 		return o
 	}
-	o.own, err = machine.findOwn(ctx, in, s.claims(), (*blockdev.DeviceInfo).Orphan)
+	o.own, err = machine.findOwn(ctx, in, s.Claims(), (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
 		o.own = andNoted(o.own, s.Attached, "ublk")

@@ -24,9 +24,10 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ server.None) (p
 		st.PerVolume = []objstore.VolumeInfo{}
 	}
 	s := protocol.Stat{Stat: st, Swap: []protocol.Swap{}}
-	d.mu.Lock()
-	s.Attached, s.Mounts, s.Foreign = d.shown(), d.mountList(), d.shownForeign()
-	d.mu.Unlock()
+	s.Attached, s.Mounts, s.Foreign = d.table.Shown(), d.mountList(), d.table.Foreign()
+	for i := range s.Foreign {
+		s.Foreign[i] = s.Foreign[i].Shown()
+	}
 	if d.isDaemon() {
 		p := d.ping()
 		s.Daemon = &p
@@ -83,9 +84,7 @@ func (d *Daemon) volume(v objstore.VolumeInfo) protocol.Volume {
 	if out.Users == nil {
 		out.Users = []string{}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, a := range d.shown() {
+	for _, a := range d.table.Shown() {
 		if a.Volume == v.Name {
 			out.Attached = append(out.Attached, a)
 		}
@@ -127,10 +126,7 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ serve
 	// No attach may begin meanwhile.
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.mu.Lock()
-	a, taken := d.taken(name)
-	d.mu.Unlock()
-	if taken {
+	if a, taken := d.table.Taken(name); taken {
 		return server.None{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
 	}
 	if err := d.store.DeleteVolume(ctx, name); err != nil {
@@ -146,11 +142,8 @@ func (d *Daemon) whoHas(volume string, err error) error {
 	if !errors.Is(err, objstore.ErrInUse) || verr != nil || !slices.Contains(v.Users, "fuse") {
 		return err
 	}
-	d.mu.Lock()
-	_, mounts := d.held()
-	d.mu.Unlock()
 	var who []string
-	for _, m := range mounts {
+	for _, m := range d.mounted() {
 		path := filepath.Join(m.Dir, "volumes", volume)
 		who = append(who, path+": "+holders.OfPath(m.Dir, path))
 	}
@@ -201,9 +194,7 @@ func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ ser
 	// No attach may begin meanwhile.
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.mu.Lock()
 	list := d.onDevice(c.Volume + "@" + c.Name)
-	d.mu.Unlock()
 	if len(list) > 0 {
 		return server.None{}, errSnapshotAttached(c.Volume+"@"+c.Name, list[0])
 	}

@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -29,6 +31,11 @@ func (w *world) waits(t *testing.T, volume string) protocol.Attachment {
 	}
 	t.Fatalf("the device is %s, want one that waits", s.Attached[0].State)
 	return protocol.Attachment{}
+}
+
+// triesAgain reports whether a volume's device waits for another try to serve it: what becomes of it is decided.
+func (w *world) triesAgain(volume string) bool {
+	return slices.ContainsFunc(w.d.table.Shown(), func(a protocol.Attachment) bool { return a.Volume == volume && !a.RetryAt.IsZero() })
 }
 
 func (w *world) servedAgain(t *testing.T) {
@@ -97,7 +104,7 @@ func TestWaitingDeviceIsTriedAgain(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		open bool
-	}{{errors.New("for ever"), false}, {errUnfit, true}} {
+	}{{errors.New("for ever"), false}, {devices.ErrUnfit, true}} {
 		w.d.change.Lock()
 		w.d.reviveAfter = 0
 		w.d.change.Unlock()
@@ -119,10 +126,7 @@ func TestDeviceThatFailsSoon(t *testing.T) {
 	w.ublk.set(nil, true, a.Attachment)
 	w.ublk.device("a").end("something broke")
 	eventually(t, "the device waits", func() bool {
-		w.d.mu.Lock()
-		defer w.d.mu.Unlock()
-		k := w.d.waiting["a"]
-		return k != nil && k.quit != nil // what becomes of it is decided
+		return w.triesAgain("a")
 	})
 	if got := w.waits(t, "a"); !strings.Contains(got.Error, "something broke") || !strings.Contains(got.Error, "soon after its start") {
 		t.Errorf("what waits is shown as %+v", got)
@@ -147,7 +151,7 @@ func TestRetryPauses(t *testing.T) {
 	w.d.stopping = true // nothing is tried by itself
 	w.d.mu.Unlock()
 	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
-		if got := w.d.postpone(a, errUnfit); got != want*time.Second {
+		if got := w.d.postpone(a, devices.ErrUnfit); got != want*time.Second {
 			t.Errorf("pause %d is %v, want %v", i, got, want*time.Second)
 		}
 	}

@@ -1,0 +1,54 @@
+package devices
+
+import "fmt"
+
+// State is what a volume's device is to the daemon.
+type State uint8
+
+// States of a volume's device.
+const (
+	None      State = iota // the volume has no device
+	Attaching              // the device is being made
+	Served                 // this daemon serves it
+	Detaching              // this daemon takes it away, or leaves it to the next daemon: its end is no surprise
+	Waiting                // nobody serves it, and its I/O waits
+
+	states
+)
+
+func (s State) String() string {
+	return [states]string{"no device", "attaching", "served", "detaching", "waiting"}[s]
+}
+
+// transitions are all that can become of a volume's device.
+var transitions = [states][states]bool{
+	None: {
+		Attaching: true, // an attach begins
+		Waiting:   true, // the kernel has a device of an earlier daemon
+	},
+	Attaching: {
+		Served: true,
+		None:   true, // the attach failed
+	},
+	Served: {
+		Detaching: true,
+		Waiting:   true, // its service has failed
+	},
+	Detaching: {
+		None:    true,
+		Served:  true, // it is in use, and stays
+		Waiting: true, // it is left to the next daemon, or its service has failed meanwhile
+	},
+	Waiting: {
+		Served:  true, // taken over
+		Waiting: true, // tried again later
+		None:    true, // removed, or left to whoever serves it
+	},
+}
+
+// move checks a transition. One that is not in the table is a bug of the caller, which did not have the device.
+func move(volume string, from, to State) {
+	if !transitions[from][to] {
+		panic(fmt.Sprintf("device of volume %q: %v cannot become %v", volume, from, to))
+	}
+}

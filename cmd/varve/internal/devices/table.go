@@ -1,0 +1,403 @@
+// Package devices is the table of a daemon's devices, and the list of them on disk.
+//
+// A volume has one device at most. It is in one of the states of State, which the kernel does not know all of:
+//
+//	          Begin              Serve              BeginDetach
+//	None ────────────> Attaching ───────> Served <──────────────> Detaching
+//	^  │                   │              ^    │       Stay           │
+//	│  └── Expect ──┐      │ Drop   Serve │    │ Lose                 │ Drop
+//	│              v       v              │    v                      v
+//	│           Waiting ──────────────────┘  Waiting <── Leave ──   None
+//	└── Forget ────┘
+//
+// Whoever moves a device to Attaching or Detaching has it until it is moved on. Nobody has one that is Served or Waiting:
+// its service may end, or a retry may begin, at any time, and so an Entry stands for one period of service or of waiting,
+// and moves nothing once the next has begun. transitions is the whole of it.
+//
+// Beside its own devices the table has those that are foreign: a list that was copied with a store, or that was here before
+// the store was moved, names devices of another store. They are shown, and left alone.
+//
+// The list on disk (List) tells the next daemon what to look for if this one dies. It has a device from before it is made
+// until after it is gone: a method that changes what the list says returns when the list is written. Several that change it
+// at the same time share one writing.
+//
+// The table's lock guards memory alone, and is never held over I/O; the writing of the list has a lock of its own. The table
+// calls nothing of a Device: that is for its users, without any lock.
+package devices
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"varve/cmd/varve/internal/instance"
+	"varve/cmd/varve/internal/protocol"
+)
+
+// Options of a Table.
+type Options struct {
+	Dir      string            // the store, for the list on disk; empty: none is written
+	Instance instance.Instance // of the store
+	Boot     string            // vfs.BootID
+	Logger   *slog.Logger
+}
+
+// Table is safe for concurrent use.
+type Table struct {
+	o Options
+
+	mu      sync.Mutex
+	own     map[string]*Entry     // by volume
+	foreign []protocol.Attachment // guarded by mu, like what follows
+	left    []string              // volumes whose devices may be left over
+	mounts  []protocol.Mount
+	earlier earlier
+	frozen  bool   // the list on disk stays as it is
+	changed uint64 // counts the changes of what the list says
+
+	writing sync.Mutex // held while the list is written; taken before mu
+	written uint64     // of changed; guarded by writing
+}
+
+// earlier is what an earlier daemon has left, as far as it was not seen to yet. It stays in the list until then.
+type earlier struct {
+	noted    []protocol.Attachment // its devices
+	starting []string              // volumes whose devices were being made
+	restore  []protocol.Attachment // devices that it detached when it was stopped
+	mounts   []protocol.Mount
+}
+
+// Entry is one period of a device in a state. What it has but for the state does not change, see Table.SetMountedAt.
+type Entry struct {
+	protocol.Attachment
+	Dev   Device    // of one that is served
+	Began time.Time // the service
+
+	state State // guarded by Table.mu, like what follows
+
+	// Of one that waits:
+	reason error         // why; nil: it is for the next daemon, or is being taken over
+	pause  time.Duration // before the next try
+	next   time.Time
+	quit   chan struct{} // closed when there is no next try; nil: there was to be none
+}
+
+// New returns an empty table.
+func New(o Options) *Table { return &Table{o: o, own: map[string]*Entry{}} }
+
+// state is of a volume's device; mu is held.
+func (t *Table) state(volume string) State {
+	if e := t.own[volume]; e != nil {
+		return e.state
+	}
+	return None
+}
+
+// put begins another period of a volume's device, or none if e is nil; mu is held.
+func (t *Table) put(volume string, e *Entry) {
+	before := t.own[volume]
+	to := None
+	if e != nil {
+		to = e.state
+	}
+	move(volume, t.state(volume), to)
+	if before != nil && before.quit != nil {
+		close(before.quit)
+		before.quit = nil
+	}
+	if e == nil {
+		delete(t.own, volume)
+	} else {
+		t.own[volume] = e
+	}
+	if before == nil || e == nil || before.Attachment != e.Attachment || (before.state == Attaching) != (to == Attaching) {
+		t.changed++
+	}
+}
+
+// Begin reserves a volume for a device that is about to be made. If its daemon dies, the next one knows by the list to look
+// for it. False: the volume has a device, which is returned.
+func (t *Table) Begin(volume string) (protocol.Attachment, bool) {
+	t.mu.Lock()
+	if e := t.own[volume]; e != nil {
+		defer t.mu.Unlock()
+		return e.Attachment, false
+	}
+	t.put(volume, &Entry{Attachment: protocol.Attachment{Volume: volume}, state: Attaching})
+	t.mu.Unlock()
+	t.save()
+	return protocol.Attachment{}, true
+}
+
+// Expect lists devices of an earlier daemon that are about to be taken over, all at once. Of volumes that have a device
+// already it lists nothing.
+func (t *Table) Expect(list []protocol.Attachment) {
+	t.mu.Lock()
+	for _, a := range list {
+		if t.own[a.Volume] == nil {
+			t.put(a.Volume, &Entry{Attachment: a, state: Waiting})
+		}
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
+// Serve begins the service of a device that was made, or that waited.
+func (t *Table) Serve(a protocol.Attachment, dev Device) *Entry {
+	e := &Entry{Attachment: a, Dev: dev, Began: time.Now(), state: Served}
+	t.mu.Lock()
+	t.put(a.Volume, e)
+	t.earlier.restore = withoutVolume(t.earlier.restore, a.Volume)
+	t.mu.Unlock()
+	t.save()
+	return e
+}
+
+// withoutVolume returns a list without the devices of a volume.
+func withoutVolume(list []protocol.Attachment, volume string) []protocol.Attachment {
+	return slices.DeleteFunc(slices.Clone(list), func(a protocol.Attachment) bool { return a.Volume == volume })
+}
+
+// is reports whether the entry is the volume's, in one of the states; mu is held.
+func (t *Table) is(e *Entry, states ...State) bool {
+	return t.own[e.Volume] == e && slices.Contains(states, e.state)
+}
+
+// BeginDetach takes a device that is served for its detaching. False: it is served no more, or somebody else has it.
+func (t *Table) BeginDetach(e *Entry) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.is(e, Served) {
+		return false
+	}
+	e.to(Detaching)
+	return true
+}
+
+// to changes the state of an entry that goes on; mu is held.
+func (e *Entry) to(s State) {
+	move(e.Volume, e.state, s)
+	e.state = s
+}
+
+// Stay gives back a device whose detaching was refused.
+func (t *Table) Stay(e *Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.is(e, Detaching) {
+		e.to(Served)
+	}
+}
+
+// Leave lists a device as one that waits for the next daemon. It was being detached.
+func (t *Table) Leave(e *Entry) {
+	t.mu.Lock()
+	if t.is(e, Detaching) {
+		t.put(e.Volume, &Entry{Attachment: e.Attachment, state: Waiting})
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
+// Lose lists a device as one that waits, since its service has ended, and not by the daemon's doing. It returns nil if it was
+// the daemon's doing, or the period of service is over already.
+func (t *Table) Lose(e *Entry, reason error) *Entry {
+	t.mu.Lock()
+	if !t.is(e, Served) {
+		t.mu.Unlock()
+		return nil
+	}
+	w := &Entry{Attachment: e.Attachment, Began: e.Began, state: Waiting, reason: reason}
+	t.put(e.Volume, w)
+	t.mu.Unlock()
+	t.save()
+	return w
+}
+
+// Postpone lists a device as one that waits for another try, after a pause that is first, or twice the one before, or longest
+// if that is less. quit is closed when there is to be no such try.
+func (t *Table) Postpone(a protocol.Attachment, reason error, first, longest time.Duration) (w *Entry, pause time.Duration, quit <-chan struct{}) {
+	w = &Entry{Attachment: a, state: Waiting, reason: reason, pause: first, quit: make(chan struct{})}
+	t.mu.Lock()
+	if before := t.own[a.Volume]; before != nil && before.quit != nil {
+		w.pause = min(2*before.pause, longest)
+	}
+	w.next = time.Now().Add(w.pause)
+	quit = w.quit
+	t.put(a.Volume, w)
+	t.mu.Unlock()
+	t.save()
+	return w, w.pause, quit
+}
+
+// StopRetries ends all waiting for another try: what waits is for the next daemon.
+func (t *Table) StopRetries() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.own {
+		if e.quit != nil {
+			close(e.quit)
+			e.quit = nil
+		}
+	}
+}
+
+// StillWaits reports whether the period of waiting goes on.
+func (t *Table) StillWaits(w *Entry) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.is(w, Waiting)
+}
+
+// StillServed reports whether the period of service goes on.
+func (t *Table) StillServed(e *Entry) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.is(e, Served)
+}
+
+// Forget drops a device that waits. It does nothing if another device of the volume waits, or is served.
+func (t *Table) Forget(a protocol.Attachment) {
+	t.mu.Lock()
+	if e := t.own[a.Volume]; e != nil && e.state == Waiting && e.Device == a.Device {
+		t.put(a.Volume, nil)
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
+// Drop drops a device that was detached, or could not be made.
+func (t *Table) Drop(volume string) {
+	t.mu.Lock()
+	if s := t.state(volume); s == Attaching || s == Detaching {
+		t.put(volume, nil)
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
+// SetMountedAt notes where the file system of a device is mounted, which is detached when that is not mounted any more. It
+// returns nil if no such device is served.
+func (t *Table) SetMountedAt(device, dir string) *Entry {
+	t.mu.Lock()
+	var found *Entry
+	for _, e := range t.own {
+		if e.state == Served && e.Device == device {
+			e.MountedAt = dir
+			t.changed++
+			found = e
+		}
+	}
+	t.mu.Unlock()
+	t.save()
+	return found
+}
+
+// SetMounts tells the table what is mounted, for the list.
+func (t *Table) SetMounts(list []protocol.Mount) {
+	t.mu.Lock()
+	t.mounts = list
+	t.changed++
+	t.mu.Unlock()
+	t.save()
+}
+
+// SetForeign replaces the foreign devices.
+func (t *Table) SetForeign(list []protocol.Attachment) {
+	t.mu.Lock()
+	t.foreign = list
+	t.changed++
+	t.mu.Unlock()
+	t.save()
+}
+
+// NoteLeft notes that the device of a volume may be left over: it could not be removed.
+func (t *Table) NoteLeft(volume string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.left = append(t.left, volume)
+}
+
+// inOrder sorts a list by volume.
+func inOrder(list []protocol.Attachment) []protocol.Attachment {
+	slices.SortFunc(list, func(a, b protocol.Attachment) int { return cmp.Compare(a.Volume, b.Volume) })
+	return list
+}
+
+// save writes the list if it has changed since it was written. One that can't be written costs a takeover, not data.
+func (t *Table) save() {
+	if t.o.Dir == "" {
+		return
+	}
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	l, changed, ok := t.unwritten()
+	if !ok {
+		return // somebody has written it meanwhile
+	}
+	if err := l.Write(t.o.Dir); err != nil {
+		t.o.Logger.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
+		return
+	}
+	t.written = changed
+}
+
+// unwritten returns what the list has to say; false: the list on disk says so. writing is held.
+func (t *Table) unwritten() (l List, changed uint64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.frozen || t.changed == t.written {
+		return l, 0, false
+	}
+	l = List{
+		Store: t.o.Instance.UUID, Instance: t.o.Instance.ID, Boot: t.o.Boot, Attached: []protocol.Attachment{}, Foreign: t.foreign,
+		Restore: t.earlier.restore, Starting: slices.Clone(t.earlier.starting), Mounts: slices.Clone(t.mounts),
+	}
+	for _, m := range t.earlier.mounts {
+		if !slices.ContainsFunc(l.Mounts, func(k protocol.Mount) bool { return k.Dir == m.Dir }) {
+			l.Mounts = append(l.Mounts, m)
+		}
+	}
+	has := map[string]bool{}
+	for _, e := range t.own {
+		if e.state == Attaching {
+			l.Starting = append(l.Starting, e.Volume)
+			continue
+		}
+		has[e.Device] = true
+		l.Attached = append(l.Attached, e.Attachment)
+	}
+	for _, a := range t.earlier.noted {
+		if !has[a.Device] {
+			l.Attached = append(l.Attached, a)
+		}
+	}
+	inOrder(l.Attached)
+	return l, t.changed, true
+}
+
+// Freeze keeps the list on disk as it is, while what is on it goes from one daemon to the next; it is written when that is
+// over.
+func (t *Table) Freeze(frozen bool) {
+	t.mu.Lock()
+	t.frozen = frozen
+	if !frozen {
+		t.changed++
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
+// errNoReason is of a device whose service has ended without an error.
+var errNoReason = errors.New("its service ended without an error")
+
+// Cause returns why the service of a device has ended.
+func Cause(dev Device) error {
+	if err := dev.Err(); err != nil {
+		return err
+	}
+	return errNoReason
+}
