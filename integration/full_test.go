@@ -16,12 +16,12 @@ import (
 
 // spaceStat is the part of `varve stat --json` that these tests use.
 type spaceStat struct {
-	Used    int64  `json:"used"`
-	MaxSize int64  `json:"max_size"`
-	Free    int64  `json:"free"`
-	Reserve int64  `json:"reserve"`
-	Owed    int64  `json:"owed"`
-	State   string `json:"state"`
+	Used              int64  `json:"used"`
+	MaxSize           int64  `json:"max_size"`
+	Free              int64  `json:"free"`
+	Reserve           int64  `json:"reserve"`
+	SettleReservation int64  `json:"settle_reservation"`
+	State             string `json:"state"`
 }
 
 // smallDisk is a filesystem of some MiB on a loop device, with a file in it that can be deleted.

@@ -75,30 +75,30 @@ type RootInfo struct {
 
 // Stat is the store in figures, all in bytes unless said otherwise.
 type Stat struct {
-	UUID       string       `json:"uuid"`
-	Path       string       `json:"path"`
-	ChunkSize  int          `json:"chunk_size"`
-	Volumes    int          `json:"volumes"`                      // count
-	Snapshots  int          `json:"snapshots"`                    // count
-	Logical    int64        `json:"logical"`                      // sum of the settled volumes' bytes that are not holes
-	Stored     int64        `json:"stored"`                       // unique chunk bytes in segments: of volumes, of snapshots, and what is no longer used
-	Metadata   int64        `json:"metadata"`                     // tree nodes, directories, journal, refs, index
-	Tail       int64        `json:"tail"`                         // written, not settled yet
-	Used       int64        `json:"used"`                         // what the store's files occupy on disk
-	MaxSize    int64        `json:"max_size"`                     // what they may occupy; 0: what the file system has
-	DedupRatio float64      `json:"dedup_ratio"`                  // Logical / Stored, which has more than volumes hold; 0 where nothing is stored
-	Segments   int          `json:"segments"`                     // count
-	Unindexed  int          `json:"unindexed_segments,omitempty"` // of Segments, those whose objects the index may lack
-	Free       int64        `json:"free"`                         // room for writes: what the file system or MaxSize leave, less the reserve
-	Reserve    int64        `json:"reserve"`                      // kept back for deleting, settling and collecting
-	Owed       int64        `json:"owed"`                         // of Free, what settling the tails may need
-	State      SpaceState   `json:"state"`                        // ok, low or full
-	LowAt      int64        `json:"low_at"`                       // low when Free less Owed is below this
-	FullAt     int64        `json:"full_at"`                      // full when it is below this
-	ReadOnly   string       `json:"read_only,omitempty"`
-	DiskError  string       `json:"disk_error,omitempty"` // why Used, Metadata, Free and State are not known
-	OpenTime   float64      `json:"open_seconds"`
-	PerVolume  []VolumeInfo `json:"per_volume"`
+	UUID              string       `json:"uuid"`
+	Path              string       `json:"path"`
+	ChunkSize         int          `json:"chunk_size"`
+	Volumes           int          `json:"volumes"`                      // count
+	Snapshots         int          `json:"snapshots"`                    // count
+	Logical           int64        `json:"logical"`                      // sum of the settled volumes' bytes that are not holes
+	Stored            int64        `json:"stored"`                       // unique chunk bytes in segments: of volumes, of snapshots, and what is no longer used
+	Metadata          int64        `json:"metadata"`                     // tree nodes, directories, journal, refs, index
+	Tail              int64        `json:"tail"`                         // written, not settled yet
+	Used              int64        `json:"used"`                         // what the store's files occupy on disk
+	MaxSize           int64        `json:"max_size"`                     // what they may occupy; 0: what the file system has
+	DedupRatio        float64      `json:"dedup_ratio"`                  // Logical / Stored, which has more than volumes hold; 0 where nothing is stored
+	Segments          int          `json:"segments"`                     // count
+	Unindexed         int          `json:"unindexed_segments,omitempty"` // of Segments, those whose objects the index may lack
+	Free              int64        `json:"free"`                         // room for writes: what the file system or MaxSize leave, less the reserve
+	Reserve           int64        `json:"reserve"`                      // kept back for deleting, settling and collecting
+	SettleReservation int64        `json:"settle_reservation"`           // of Free, what settling the tails may need
+	State             SpaceState   `json:"state"`                        // ok, low or full
+	LowAt             int64        `json:"low_at"`                       // low when Free less SettleReservation is below this
+	FullAt            int64        `json:"full_at"`                      // full when it is below this
+	ReadOnly          string       `json:"read_only,omitempty"`
+	DiskError         string       `json:"disk_error,omitempty"` // why Used, Metadata, Free and State are not known
+	OpenTime          float64      `json:"open_seconds"`
+	PerVolume         []VolumeInfo `json:"per_volume"`
 }
 
 // Piece is one part of a Plan: where some bytes of a request lie.

@@ -88,13 +88,13 @@ func (a *spaceAccount) stat(st *Stat) error {
 	if err != nil {
 		return err
 	}
-	st.Free, st.Owed = max(room, 0), a.reserved.Load()
+	st.Free, st.SettleReservation = max(room, 0), a.reserved.Load()
 	st.Reserve, st.MaxSize = a.reserve.Load(), a.maxSize.Load()
 	st.LowAt, st.FullAt = a.lowMark(), fullMark
 	a.mark.mu.Lock()
 	was := a.mark.state
 	a.mark.mu.Unlock()
-	st.State = stateOf(was, room-st.Owed, st.LowAt)
+	st.State = stateOf(was, room-st.SettleReservation, st.LowAt)
 	return nil
 }
 

@@ -104,7 +104,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"metadata", formatSize(s.Metadata)},
 		{"used", formatSize(s.Used) + " in " + counted(s.Segments, "segment")},
 		{"maximum", formatMaxSize(s.MaxSize)},
-		{"free", fmt.Sprintf("%s, of which settling may need %s, and %s in reserve", formatSize(s.Free), formatSize(s.Owed), formatSize(s.Reserve))},
+		{"free", fmt.Sprintf("%s, of which settling may need %s, and %s in reserve", formatSize(s.Free), formatSize(s.SettleReservation), formatSize(s.Reserve))},
 		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},
 		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
 	}
