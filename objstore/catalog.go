@@ -28,7 +28,7 @@ import (
 // Hence refs change under both locks and may be read under either. What reads or writes a volume never takes logMu, so
 // that no request waits for a sync of the log.
 //
-// A file layer that fails an operation while mu is held shows it: TestStoreLockIsNotHeldOverFileOperations.
+// A file layer that fails an operation while mu is held shows it: TestNoStateLockIsHeldOverFileOperations.
 type catalog struct {
 	gate gate
 

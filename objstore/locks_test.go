@@ -2,8 +2,11 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,14 +23,14 @@ import (
 // patience is how long a lock may be held by somebody who does no I/O, on a machine that is very busy.
 const patience = 30 * time.Second
 
-// lockProbe is a hook of the file layer that reports each operation as long as which a store's state lock is held: by
-// whoever does it, or by somebody who waits for a lock of his. One that is held for a moment by somebody else comes free
-// while the operation waits in the hook.
+// lockProbe is a hook of the file layer that reports each operation during which a lock of the store's state is held: by
+// whoever does it, or by somebody who waits for a lock of theirs. One that somebody else holds for a moment comes free while
+// the operation waits in the hook.
 type lockProbe struct {
 	s     atomic.Pointer[Store]
 	ops   atomic.Int64
 	mu    sync.Mutex
-	found map[string]bool
+	found []string
 }
 
 func (p *lockProbe) hook(op vfs.Op) error {
@@ -36,27 +39,60 @@ func (p *lockProbe) hook(op vfs.Op) error {
 		return nil
 	}
 	p.ops.Add(1)
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Microsecond) {
-		if s.catalog.mu.TryLock() {
-			s.catalog.mu.Unlock()
-			return nil
-		}
-		if time.Now().After(deadline) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.found == nil {
-				p.found = map[string]bool{}
-			}
-			p.found[op.Kind.String()+" in "+path.Dir(op.Name)] = true
-			p.s.Store(nil) // one is enough: the next ones would take as long
-			return nil
-		}
+	var at atomic.Pointer[string] // the lock that is waited for
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		takeStateLocks(s, func(name string) { at.Store(&name) })
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.found = append(p.found, fmt.Sprintf("%s over %v in %s", *at.Load(), op.Kind, path.Dir(op.Name)))
+		p.s.Store(nil) // one is enough: the next ones would take as long
 	}
+	return nil
 }
 
-// No file operation runs while catalog.mu is held: in none of what is done with names, in no step of settling, and in no
-// leaf miss, while lists are asked for.
-func TestStoreLockIsNotHeldOverFileOperations(t *testing.T) {
+// takeStateLocks takes each lock that guards state in memory, and releases it. Those that serialise I/O are of another type,
+// queuethread.IOMutex.
+func takeStateLocks(s *Store, about func(name string)) {
+	take := func(name string, l sync.Locker) {
+		about(name)
+		l.Lock()
+		defer l.Unlock()
+	}
+	take("catalog.mu", &s.catalog.mu)
+	s.catalog.mu.Lock()
+	volumes, views := slices.Collect(maps.Values(s.catalog.volumes)), slices.Collect(maps.Keys(s.catalog.views))
+	s.catalog.mu.Unlock()
+	for _, v := range volumes {
+		take("volume.mu", &v.mu)
+	}
+	for _, w := range views {
+		take("View.mu", &w.mu)
+	}
+	for _, g := range s.segments.All() {
+		about("segment.File.mu")
+		g.Sealed()
+	}
+	take("reclaimer.mu", &s.reclaimer.mu)
+	take("usage.mu", &s.usage.mu)
+	take("watermark.mu", &s.space.mark.mu)
+	take("segmentPool.mu", &s.appendPool.mu)
+	take("storeIndex.mu", &s.index.mu)
+	take("damageBook.badMu", &s.badMu)
+	take("goodPlaces.mu", &s.good.mu)
+	take("absentees.mu", &s.absent.mu)
+	take("Store.nodesMu", &s.nodesMu)
+	take("Store.workersMu", &s.workersMu)
+}
+
+// No file operation runs while a lock of the state is held: in none of what is done with names, in no step of settling and
+// reclaiming, in no leaf miss, and not at the end of a volume or of the store, while lists are asked for.
+func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 	ctx := context.Background()
 	probe := &lockProbe{}
 	r := newRig(t, Options{LeafCache: smallestLeaves, TailSoft: 1 << 20, TailHard: 4 << 20})
@@ -112,9 +148,13 @@ func TestStoreLockIsNotHeldOverFileOperations(t *testing.T) {
 	}
 	close(done)
 	lists.Wait()
+	last := r.volume("last", 1<<20)
+	r.write(last, randomBytes(1, 8192), 0)
+	must(t, last.Close())
+	must(t, s.Close())
 	probe.s.Store(nil)
 	if len(probe.found) > 0 {
-		t.Fatalf("catalog.mu is held over %v", sortedKeys(probe.found))
+		t.Fatalf("a lock of the state is held: %v", probe.found)
 	}
 	if n := probe.ops.Load(); n < 500 {
 		t.Fatalf("only %d file operations were looked at", n)
@@ -202,7 +242,7 @@ func useVolume(s *Store, v *Volume) error {
 	if err := v.Flush(); err != nil {
 		return err
 	}
-	if got := len(s.Volumes()); got != 2 {
+	if got := len(s.Volumes()); got < 2 {
 		return fmt.Errorf("%d volumes", got)
 	}
 	again, err := s.OpenVolume(v.Name(), "again")
@@ -210,4 +250,138 @@ func useVolume(s *Store, v *Volume) error {
 		return err
 	}
 	return again.Close()
+}
+
+// Whatever one volume does, and whichever of the file operations of that takes long, another volume is read, written and
+// flushed meanwhile.
+func TestOneVolumeHoldsUpNoOther(t *testing.T) {
+	ctx := context.Background()
+	const tail = 6 << 20
+	for name, act := range map[string]func(s *Store, v *Volume, n int) error{
+		"flush": func(_ *Store, v *Volume, _ int) error { return v.Flush() },
+		"snapshot": func(s *Store, _ *Volume, n int) error {
+			_, err := s.CreateSnapshot(ctx, "slow", fmt.Sprintf("s%d", n))
+			return err
+		},
+		"settling": func(s *Store, v *Volume, _ int) error {
+			gen, err := v.freeze()
+			if err == nil {
+				err = s.waitSettled(ctx, v.volume, gen)
+			}
+			if err == nil {
+				err = s.waitReclaimed(ctx, v.volume)
+			}
+			return err
+		},
+		"deletion": func(s *Store, _ *Volume, n int) error {
+			gone := fmt.Sprintf("gone%d", n)
+			_, err := s.CreateVolume(ctx, gone, VolumeOptions{Size: 1 << 20})
+			if err != nil {
+				return err
+			}
+			v, err := s.OpenVolume(gone, "test")
+			if err != nil {
+				return err
+			}
+			_, err = v.WriteAt(randomBytes(uint64(n), 64<<10), 0)
+			return errors.Join(err, v.Close(), s.DeleteVolume(ctx, gone))
+		},
+		"full tail": func(_ *Store, v *Volume, n int) error {
+			for range 2 * tail >> 20 {
+				if _, err := v.WriteAt(randomBytes(uint64(n), 1<<20), 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Options{LeafCache: smallestLeaves, SettleDelay: -1, TailSoft: tail / 2, TailHard: tail})
+			must(t, r.s.Close())
+			gate := &opGate{}
+			t.Cleanup(gate.open)
+			r.open(gate.hook)
+			slow, other := r.volume("slow", 16<<20), r.volume("other", 64<<20)
+			r.write(other, randomBytes(1, 16<<20-1<<20), 0)
+			must(t, r.s.Settle(ctx))
+			for n := 0; ; n++ {
+				r.write(slow, randomBytes(uint64(n+2), 8192), 0)
+				must(t, other.waitSegment(ctx)) // a new file is waited for by those who need one
+				held := gate.close(n)
+				acted := make(chan error, 1)
+				go func() { acted <- act(r.s, slow, n) }()
+				select {
+				case <-held:
+				case err := <-acted: // it has fewer operations
+					must(t, err)
+					gate.open()
+					if n < 2 {
+						t.Fatalf("only %d operations were held", n)
+					}
+					t.Logf("%d operations", n)
+					return
+				}
+				used := make(chan error, 1)
+				go func() { used <- useVolume(r.s, other) }()
+				select {
+				case err := <-used:
+					must(t, err)
+				case <-time.After(patience):
+					t.Errorf("operation %d of it, %v, keeps another volume waiting", n, gate.at.Load())
+					gate.open()
+					must(t, <-used)
+				}
+				gate.open()
+				must(t, <-acted)
+			}
+		})
+	}
+}
+
+// opGate is a hook that holds one operation until it is opened: the n-th that makes something durable, takes room or gives
+// room back, from when it was closed.
+type opGate struct {
+	mu   sync.Mutex
+	left int           // operations up to the one that is held; 0: none is
+	held chan struct{} // closed when one is held
+	free chan struct{} // closed by open
+	at   atomic.Pointer[vfs.Op]
+}
+
+func (g *opGate) close(n int) (held <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.left, g.held, g.free = n+1, make(chan struct{}), make(chan struct{})
+	return g.held
+}
+
+func (g *opGate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.free != nil {
+		close(g.free)
+	}
+	g.left, g.free = 0, nil
+}
+
+func (g *opGate) hook(op vfs.Op) error {
+	switch op.Kind {
+	case vfs.OpDatasync, vfs.OpSyncDir, vfs.OpAllocate, vfs.OpPunch, vfs.OpRemove, vfs.OpCreate:
+	default:
+		return nil
+	}
+	g.mu.Lock()
+	if g.left == 0 {
+		g.mu.Unlock()
+		return nil
+	}
+	g.left--
+	last, held, free := g.left == 0, g.held, g.free
+	g.mu.Unlock()
+	if last {
+		g.at.Store(&op)
+		close(held)
+		<-free
+	}
+	return nil
 }
