@@ -83,10 +83,9 @@ func takeStateLocks(s *Store, about func(name string)) {
 	take("watermark.mu", &s.space.mark.mu)
 	take("segmentPool.mu", &s.appendPool.mu)
 	take("storeIndex.mu", &s.index.mu)
-	take("damageBook.badMu", &s.badMu)
-	take("goodPlaces.mu", &s.good.mu)
-	take("absentees.mu", &s.absent.mu)
-	take("Store.nodesMu", &s.nodesMu)
+	take("damageBook.damageMu", &s.damageMu)
+	about("object.Verified")
+	s.objects.Verified.Forget(0)
 	take("Store.workersMu", &s.workersMu)
 }
 

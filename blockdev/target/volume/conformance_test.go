@@ -48,7 +48,7 @@ func newVolume(t *testing.T, o objstore.VolumeOptions) (*objstore.Store, *objsto
 func TestConformance(t *testing.T) {
 	targettest.Test(t, targettest.Options{Open: func(t *testing.T) target.Target {
 		_, v := newVolume(t, objstore.VolumeOptions{Size: size})
-		return New(v)
+		return watch(New(v))
 	}})
 }
 
@@ -70,6 +70,6 @@ func TestConformanceVerified(t *testing.T) {
 			cancel()
 			settling.Wait()
 		})
-		return New(v)
+		return watch(New(v))
 	}})
 }
