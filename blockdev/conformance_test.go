@@ -70,22 +70,22 @@ func TestDeviceConformance(t *testing.T) {
 				disk := tt.open(t)
 				o.newRing = faults.NewRing
 				d := startDevice(t, disk, o)
-				real := openRealDisk(t, d.Path())
+				onDisk := openRealDisk(t, d.Path())
 				m := targettest.ModelOptions{Limits: disk.Limits(), NoData: tt.name == "null"}
-				targettest.Model(t, real, m)
+				targettest.Model(t, onDisk, m)
 				faults.Set(0.3, 0)
-				targettest.Model(t, real, m)
+				targettest.Model(t, onDisk, m)
 				faults.Set(0.2, 0.02)
 				m.Retries = 50
-				targettest.Model(t, real, m)
+				targettest.Model(t, onDisk, m)
 				if short, failing := faults.Made(); tt.name != "null" && (short == 0 || failing == 0) {
 					t.Errorf("%d short and %d failing secondaries: this proves nothing", short, failing)
 				}
 				if s := d.Stats(); s.Panics != 0 || tt.name != "null" && s.Errors == 0 {
 					t.Errorf("stats %+v", s)
 				}
-				real.plain.Close()
-				real.sync.Close()
+				onDisk.plain.Close()
+				onDisk.sync.Close()
 			})
 		}
 	})

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"varve/blockdev/devnode"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -34,10 +36,10 @@ const (
 )
 
 func init() {
-	if len(os.Args) != 3 || os.Args[0] != scannerName {
+	if len(os.Args) != 4 || os.Args[0] != scannerName {
 		return
 	}
-	if err := scan(os.Args[1], os.Args[2]); err != nil {
+	if err := scan(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprint(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -58,7 +60,11 @@ func (d *Device) ScanPartitions(ctx context.Context) error {
 			return fmt.Errorf("partition table of %s: %w", d.Path(), err)
 		}
 	}
-	ended, err := d.startScanner(what)
+	_, disk, err := nodes(ctx, d.ctl, d.id)
+	var ended <-chan error
+	if err == nil {
+		ended, err = d.startScanner(what, &disk)
+	}
 	if err == nil {
 		select {
 		case err = <-ended:
@@ -74,24 +80,30 @@ func (d *Device) ScanPartitions(ctx context.Context) error {
 
 // startScanner starts a process that scans, and says when it has ended and how. Stop waits for it too: it ends with the
 // device at the latest.
-func (d *Device) startScanner(what string) (<-chan error, error) {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{scannerName, what, d.Path()}
+func (d *Device) startScanner(what string, disk *devnode.Node) (<-chan error, error) {
+	cmd := scanner(what, disk)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // no Ctrl-C of a terminal reaches it
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start its scanner: %w", err)
 	}
 	ended := make(chan error, 1)
 	d.scanners.Go(func() {
 		err := cmd.Wait()
-		if s := strings.TrimSpace(said.String()); err != nil && s != "" {
+		if s := strings.TrimSpace(stderr.String()); err != nil && s != "" {
 			err = errors.New(s)
 		}
 		ended <- err
 	})
 	return ended, nil
+}
+
+// scanner is the process that scans: this program under another name, with what to do, the disk's path and its number.
+func scanner(what string, disk *devnode.Node) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{scannerName, what, disk.Path, fmt.Sprintf("%d:%d", disk.Major, disk.Minor)}
+	return cmd
 }
 
 // scanBegun waits until the driver's own scan, which is a work item of the kernel's, has begun: until then the disk is
@@ -107,13 +119,21 @@ func scanBegun(ctx context.Context, id int) error {
 	})
 }
 
-// scan is what a scanner does. open(2) waits for the disk's open mutex.
-func scan(what, path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil || what != scanNow {
+// scan is what a scanner does. open(2) waits for the disk's open mutex. What is at the path may have changed since the
+// server looked: another device must not be scanned in the disk's place, nor a file be taken for the disk.
+func scan(what, path, number string) error {
+	disk := devnode.Node{Path: path}
+	if _, err := fmt.Sscanf(number, "%d:%d", &disk.Major, &disk.Minor); err != nil {
+		return fmt.Errorf("device number %q: %w", number, err)
+	}
+	fd, err := disk.Open(unix.O_RDONLY)
+	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if what != scanNow {
+		return nil
+	}
 	return retry(context.Background(), scanLimit, func() (bool, error) {
 		err := unix.IoctlSetInt(fd, unix.BLKRRPART, 0)
 		return errors.Is(err, unix.EBUSY), err // the scanner of a daemon before us may still be at it

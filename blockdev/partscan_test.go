@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/devnode"
 	"varve/blockdev/target/loop"
 	"varve/uring/queue"
 )
@@ -158,6 +160,20 @@ func TestKilledWhileScanning(t *testing.T) {
 	for deadline := time.Now().Add(20 * time.Second); !isBlockDevice(fmt.Sprintf("%sp1", d.Path())); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%sp1 has not appeared", d.Path())
+		}
+	}
+}
+
+// A scanner opens the disk and nothing else: not a file, nor another device, that has taken the place of its node.
+func TestScannerComparesTheNumber(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ublkb7")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, "/dev/null"} {
+		out, err := scanner(scanAwait, &devnode.Node{Path: path, Major: 259, Minor: 7}).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), devnode.ErrNotDevice.Error()) || !strings.Contains(string(out), "block device 259:7") {
+			t.Errorf("%s in the place of block device 259:7: %v: %q", path, err, out)
 		}
 	}
 }
