@@ -51,8 +51,8 @@ func (d realDisk) Do(io *queuetest.IO) error {
 	}
 }
 
-// Every target passes the conformance suite's model on the real device too, in every copy mode, with transfers that are
-// cut short and secondaries that fail.
+// Every target passes the conformance suite's model on the real device too, in every copy mode,
+// with transfers that are cut short and secondaries that fail.
 func TestDeviceConformance(t *testing.T) {
 	const size = 4 << 20
 	targets := []struct {

@@ -15,8 +15,9 @@ import (
 
 const controlPath = "/dev/ublk-control"
 
-// Time limits of control commands. STOP_DEV and DEL_DEV wait for what is in flight and for the last user of
-// the character device; START_DEV and END_USER_RECOVERY wait for all queues to have fetched.
+// Time limits of control commands. STOP_DEV and DEL_DEV wait for what is in flight and for the last
+// user of the character device; START_DEV and END_USER_RECOVERY wait for all queues to have
+// fetched.
 const (
 	quickCommand = 10 * time.Second
 	slowCommand  = 30 * time.Second
@@ -59,7 +60,8 @@ func (c *control) close() {
 	_ = c.file.Close() // nothing was written to it
 }
 
-// rest gives back the ring and the thread that many commands in a row share. Those that follow have one each.
+// rest gives back the ring and the thread that many commands in a row share. Those that follow have
+// one each.
 func (c *control) rest() {
 	c.mu.Lock()
 	s := c.kept
@@ -162,7 +164,8 @@ func (c *control) tryStopDev(ctx context.Context, id int) error {
 	return c.do(ctx, command{name: "TRY_STOP_DEV", op: _UBLK_U_CMD_TRY_STOP_DEV, id: id, limit: slowCommand})
 }
 
-// delDev waits until the number is free again, which takes the last opener of the block device to close it.
+// delDev waits until the number is free again, which takes the last opener of the block device to
+// close it.
 func (c *control) delDev(ctx context.Context, id int) error {
 	return c.do(ctx, command{name: "DEL_DEV", op: _UBLK_U_CMD_DEL_DEV, id: id, limit: slowCommand})
 }
@@ -172,7 +175,8 @@ func (c *control) delDevAsync(ctx context.Context, id int) error {
 	return c.do(ctx, command{name: "DEL_DEV_ASYNC", op: _UBLK_U_CMD_DEL_DEV_ASYNC, id: id})
 }
 
-// updateSize tells the driver a new size in bytes. It checks neither alignment nor anything else: the caller has.
+// updateSize tells the driver a new size in bytes. It checks neither alignment nor anything else:
+// the caller has.
 func (c *control) updateSize(ctx context.Context, id int, size int64) error {
 	return c.do(ctx, command{name: "UPDATE_SIZE", op: _UBLK_U_CMD_UPDATE_SIZE, id: id, data: uint64(size >> sectorShift)})
 }

@@ -60,7 +60,8 @@ func (d *Device) Depth() int { return d.depth }
 // Stats adds up the queues' counters.
 func (d *Device) Stats() queue.Stats { return d.server.Stats() }
 
-// Wait returns when the device is not served any more, with what went wrong: nil after Stop and Quiesce.
+// Wait returns when the device is not served any more, with what went wrong: nil after Stop and
+// Quiesce.
 func (d *Device) Wait() error {
 	<-d.done
 	d.mu.Lock()
@@ -73,8 +74,8 @@ func (d *Device) Done() <-chan struct{} { return d.done }
 
 func (d *Device) has(flag uint64) bool { return d.flags&flag != 0 }
 
-// autoReg is the sqe.addr of a fetch: where the driver registers the request's buffer. Where that fails for want
-// of memory, and user copy is there, the request comes all the same and is copied.
+// autoReg is the sqe.addr of a fetch: where the driver registers the request's buffer. Where that
+// fails for want of memory, and user copy is there, the request comes all the same and is copied.
 func (d *Device) autoReg(tag uint16) uint64 {
 	if !d.has(_UBLK_F_AUTO_BUF_REG) {
 		return 0

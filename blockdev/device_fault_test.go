@@ -406,7 +406,8 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// A copy mode that the kernel lacks is an error that names the feature, and leaves no device behind.
+// A copy mode that the kernel lacks is an error that names the feature, and leaves no device
+// behind.
 func TestDeviceMissingFeature(t *testing.T) {
 	requireUblk(t, 0)
 	before, err := List(t.Context())

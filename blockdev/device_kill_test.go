@@ -20,8 +20,8 @@ import (
 	"varve/blockdev/target/null"
 )
 
-// childEnv makes the test binary a server of one loop device: "file copymode id", id -1 for a new device, else the
-// one to recover.
+// childEnv makes the test binary a server of one loop device: "file copymode id", id -1 for a new
+// device, else the one to recover.
 const childEnv = "VARVE_TEST_SERVE"
 
 // childQueuesEnv is how many queues a new device of the child has; nothing: the default.
@@ -112,7 +112,8 @@ func killChild(t *testing.T, cmd *exec.Cmd) {
 	_ = cmd.Wait() // it was killed: that is its error
 }
 
-// The server is killed again and again under a writer; its successor, at last this process, goes on.
+// The server is killed again and again under a writer; its successor, at last this process, goes
+// on.
 func TestDeviceKill(t *testing.T) {
 	for _, m := range []CopyMode{CopyZero, CopyUser, CopyPlain} {
 		t.Run(string(m), func(t *testing.T) {

@@ -25,9 +25,10 @@ import (
 // workersPerCPU is how many of a processor's own requests are under way together.
 const workersPerCPU = 3
 
-// twoProcessors gives two processors that this process may run on. A device has no more queues than the machine has
-// processors: in the User-Mode test kernel one, so the tests of two queues run in a distribution's kernel, where
-// integration/smp/run sets VARVE_REQUIRE_SMP=1 and one processor is a failure.
+// twoProcessors gives two processors that this process may run on. A device has no more queues than
+// the machine has processors: in the User-Mode test kernel one, so the tests of two queues run in a
+// distribution's kernel, where integration/smp/run sets VARVE_REQUIRE_SMP=1 and one processor is a
+// failure.
 func twoProcessors(t *testing.T) [2]int {
 	t.Helper()
 	requireUblk(t, 0)
@@ -84,7 +85,8 @@ type pinned struct {
 	rounds  atomic.Int64
 }
 
-// run does operations while more says so. Its thread stays on the processor, and ends with the goroutine.
+// run does operations while more says so. Its thread stays on the processor, and ends with the
+// goroutine.
 func (p *pinned) run(more func(round int) bool) error {
 	runtime.LockOSThread()
 	var set unix.CPUSet
@@ -139,8 +141,8 @@ func pinnedWorkers(t *testing.T, f *os.File, size int64, cpus [2]int, compare bo
 	return ws
 }
 
-// Two queues serve what two processors ask at once, each queue exactly what its own processor asked. It is little: the
-// machine with two processors is an emulated one.
+// Two queues serve what two processors ask at once, each queue exactly what its own processor
+// asked. It is little: the machine with two processors is an emulated one.
 func TestDeviceQueues(t *testing.T) {
 	cpus := twoProcessors(t)
 	const size = 3 << 20
@@ -228,8 +230,8 @@ func testQueues(t *testing.T, d *Device, cpus [2]int, content func([]byte) error
 	}
 }
 
-// The server of two queues is killed again and again while two processors write; its successor, at last this
-// process, serves what each queue had under way.
+// The server of two queues is killed again and again while two processors write; its successor, at
+// last this process, serves what each queue had under way.
 func TestDeviceQueuesKill(t *testing.T) {
 	cpus := twoProcessors(t)
 	t.Setenv(childQueuesEnv, "2")

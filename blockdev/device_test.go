@@ -23,8 +23,8 @@ import (
 	"varve/objstore"
 )
 
-// lack is the one place that skips a test for what the machine lacks. The variable makes it a failure, where the
-// test kernel has it.
+// lack is the one place that skips a test for what the machine lacks. The variable makes it a
+// failure, where the test kernel has it.
 func lack(t testing.TB, variable, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(variable) == "1" {
@@ -33,7 +33,8 @@ func lack(t testing.TB, variable, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// requireUblk decides whether a test of a real device runs; VARVE_REQUIRE_UBLK=1, as in the test kernel, has it run.
+// requireUblk decides whether a test of a real device runs; VARVE_REQUIRE_UBLK=1, as in the test
+// kernel, has it run.
 func requireUblk(t testing.TB, flags uint64) {
 	t.Helper()
 	const variable = "VARVE_REQUIRE_UBLK"

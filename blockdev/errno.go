@@ -8,9 +8,10 @@ import (
 	"varve/uring/queue"
 )
 
-// errnoOf is the one translation of an error into the result of a request, 0 for nil, else a negated errno. The
-// driver passes it through errno_to_blk_status (block/blk-core.c, 7.3), which knows few and takes all others as
-// EIO; those that mean something else there than here (EAGAIN, EBUSY, EINVAL, ENODEV) become EIO too.
+// errnoOf is the one translation of an error into the result of a request, 0 for nil, else a
+// negated errno. The driver passes it through errno_to_blk_status (block/blk-core.c, 7.3), which
+// knows few and takes all others as EIO; those that mean something else there than here (EAGAIN,
+// EBUSY, EINVAL, ENODEV) become EIO too.
 func errnoOf(err error) int32 {
 	if err == nil {
 		return 0

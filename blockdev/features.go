@@ -42,8 +42,9 @@ var features = [...]Feature{
 	{Name: "UBLK_F_IO_DESC_SIZE", Bit: 20, Without: notUsed},
 }
 
-// Features lists what ublk drivers can do, whether the running kernel's can, and what varve does without it.
-// ErrNoUblk and ErrPermission are the errors to expect; the list comes with them, nothing marked as supported or used.
+// Features lists what ublk drivers can do, whether the running kernel's can, and what varve does
+// without it. ErrNoUblk and ErrPermission are the errors to expect; the list comes with them,
+// nothing marked as supported or used.
 func Features(ctx context.Context) ([]Feature, error) {
 	c, err := openControl()
 	if err != nil {

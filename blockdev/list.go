@@ -44,12 +44,13 @@ func (i *DeviceInfo) Orphan() bool {
 	return i.State == StateQuiesced || i.State == StateFailIO || i.State == StateLive && !i.ServerAlive
 }
 
-// Unstarted says that nothing can be served by it: it was made and never started, or it is half removed. Its server
-// may be about to start or to remove it; who deletes it knows better, as the one who made it, or its heir.
+// Unstarted says that nothing can be served by it: it was made and never started, or it is half
+// removed. Its server may be about to start or to remove it; who deletes it knows better, as the
+// one who made it, or its heir.
 func (i *DeviceInfo) Unstarted() bool { return i.State == StateDead }
 
-// List describes all ublk devices of this machine, in order of their numbers. An error may be about some of them: the
-// others are listed all the same.
+// List describes all ublk devices of this machine, in order of their numbers. An error may be about
+// some of them: the others are listed all the same.
 func List(ctx context.Context) ([]DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }
 func charPath(id int) string  { return fmt.Sprintf("/dev/ublkc%d", id) }
 
-// nodes are where the two nodes of a device belong, by the numbers that the driver tells. The block device has one once
-// it was started.
+// nodes are where the two nodes of a device belong, by the numbers that the driver tells. The block
+// device has one once it was started.
 func nodes(ctx context.Context, c *control, id int) (char, block devnode.Node, err error) {
 	p, err := c.getParams(ctx, id)
 	if err == nil && p.types&_UBLK_PARAM_TYPE_DEVT == 0 {

@@ -24,7 +24,8 @@ const (
 type Options struct {
 	// ID is the N of /dev/ublkbN; -1: any that is free.
 	ID int
-	// Queues is how many hardware queues, each with a thread; the kernel makes it at most one for each CPU.
+	// Queues is how many hardware queues, each with a thread; the kernel makes it at most one for
+	// each CPU.
 	Queues int
 	// Depth is how many requests of one queue are under way together.
 	Depth int
@@ -34,7 +35,8 @@ type Options struct {
 	MaxIO int
 	// ReadOnly refuses writes, whatever the target takes.
 	ReadOnly bool
-	// Owner is kept by the driver with the device and is given back by List: who the device belongs to.
+	// Owner is kept by the driver with the device and is given back by List: who the device belongs
+	// to.
 	Owner uint64
 	// Workers is how many goroutines do what blocks: flushes, and loads of what a plan needs.
 	Workers int

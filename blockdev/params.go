@@ -45,7 +45,8 @@ func params(l *target.Limits, maxIO int) ublk_params {
 	return p
 }
 
-// match says whether a device with these parameters can go on being served as the disk that l describes.
+// match reports whether a device with these parameters can go on being served as the disk that l
+// describes.
 func match(l *target.Limits, p *ublk_params) error {
 	switch {
 	case int64(p.basic.dev_sectors)<<sectorShift != l.Size:

@@ -16,12 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel reads a new disk's partition table with the disk's open mutex held, by reads that this process has to
-// serve and that no signal interrupts (block/partitions/core.c; do_read_cache_folio, mm/filemap.c, 7.3). A thread of
-// this process that waits for the scan, or only for the mutex in open(2), keeps a killed process from ending and its
-// character device from being released: no successor could take the device over, and nobody would ever serve that
-// read. So both are done by a process of their own, which shares no file and no memory with this one and may wait for
-// a successor.
+// The kernel reads a new disk's partition table with the disk's open mutex held, by reads that this
+// process has to serve and that no signal interrupts (block/partitions/core.c; do_read_cache_folio,
+// mm/filemap.c, 7.3). A thread of this process that waits for the scan, or only for the mutex in
+// open(2), keeps a killed process from ending and its character device from being released: no
+// successor could take the device over, and nobody would ever serve that read. So both are done by
+// a process of their own, which shares no file and no memory with this one and may wait for a
+// successor.
 
 // scanLimit is how long a scan of the partition table may take.
 const scanLimit = 10 * time.Second
@@ -46,10 +47,12 @@ func init() {
 	os.Exit(0)
 }
 
-// ScanPartitions has the kernel read the partition table of a device that is served; when it returns, the partitions
-// are there. A driver without UBLK_F_NO_AUTO_PART_SCAN scans by itself when the device starts: then that is waited for.
+// ScanPartitions has the kernel read the partition table of a device that is served; when it
+// returns, the partitions are there. A driver without UBLK_F_NO_AUTO_PART_SCAN scans by itself when
+// the device starts: then that is waited for.
 //
-// It is bounded by ctx and by 10 seconds. After ErrTimeout the scan goes on, and partitions appear when it has ended.
+// It is bounded by ctx and by 10 seconds. After ErrTimeout the scan goes on, and partitions appear
+// when it has ended.
 func (d *Device) ScanPartitions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
@@ -78,8 +81,8 @@ func (d *Device) ScanPartitions(ctx context.Context) error {
 	return nil
 }
 
-// startScanner starts a process that scans, and says when it has ended and how. Stop waits for it too: it ends with the
-// device at the latest.
+// startScanner starts a process that scans, and says when it has ended and how. Stop waits for it
+// too: it ends with the device at the latest.
 func (d *Device) startScanner(what string, disk *devnode.Node) (<-chan error, error) {
 	cmd := scanner(what, disk)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // no Ctrl-C of a terminal reaches it
@@ -99,16 +102,18 @@ func (d *Device) startScanner(what string, disk *devnode.Node) (<-chan error, er
 	return ended, nil
 }
 
-// scanner is the process that scans: this program under another name, with what to do, the disk's path and its number.
+// scanner is the process that scans: this program under another name, with what to do, the disk's
+// path and its number.
 func scanner(what string, disk *devnode.Node) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{scannerName, what, disk.Path, fmt.Sprintf("%d:%d", disk.Major, disk.Minor)}
 	return cmd
 }
 
-// scanBegun waits until the driver's own scan, which is a work item of the kernel's, has begun: until then the disk is
-// one without partition scan (ublk_partition_scan_work, 7.3). It takes the disk's open mutex as the next thing it does.
-// Drivers that scan inside START_DEV have done it by then.
+// scanBegun waits until the driver's own scan, which is a work item of the kernel's, has begun:
+// until then the disk is one without partition scan (ublk_partition_scan_work, 7.3). It takes the
+// disk's open mutex as the next thing it does. Drivers that scan inside START_DEV have done it by
+// then.
 func scanBegun(ctx context.Context, id int) error {
 	return retry(ctx, scanLimit, func() (bool, error) {
 		b, err := os.ReadFile(fmt.Sprintf("/sys/block/ublkb%d/partscan", id))
@@ -119,8 +124,9 @@ func scanBegun(ctx context.Context, id int) error {
 	})
 }
 
-// scan is what a scanner does. open(2) waits for the disk's open mutex. What is at the path may have changed since the
-// server looked: another device must not be scanned in the disk's place, nor a file be taken for the disk.
+// scan is what a scanner does. open(2) waits for the disk's open mutex. What is at the path may
+// have changed since the server looked: another device must not be scanned in the disk's place, nor
+// a file be taken for the disk.
 func scan(what, path, number string) error {
 	disk := devnode.Node{Path: path}
 	if _, err := fmt.Sscanf(number, "%d:%d", &disk.Major, &disk.Minor); err != nil {

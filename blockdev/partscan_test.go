@@ -78,7 +78,8 @@ func isBlockDevice(path string) bool {
 	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK
 }
 
-// eachScan runs f with a driver that leaves the scan to the server, and with one that scans by itself.
+// eachScan runs f with a driver that leaves the scan to the server, and with one that scans by
+// itself.
 func eachScan(t *testing.T, f func(t *testing.T, o Options)) {
 	for name, without := range map[string]uint64{"server": 0, "driver": _UBLK_F_NO_AUTO_PART_SCAN} {
 		t.Run(name, func(t *testing.T) {
@@ -88,8 +89,8 @@ func eachScan(t *testing.T, f func(t *testing.T, o Options)) {
 	}
 }
 
-// Partitions are there when ScanPartitions returns, however slow the disk is, and nobody has to wait for the disk's open
-// mutex any more.
+// Partitions are there when ScanPartitions returns, however slow the disk is, and nobody has to
+// wait for the disk's open mutex any more.
 func TestScanPartitions(t *testing.T) {
 	eachScan(t, func(t *testing.T, o Options) {
 		slow := gatedLoop{openLoop(t, partitionedFile(t), loop.Options{}), func(context.Context) { time.Sleep(100 * time.Millisecond) }}
@@ -106,7 +107,8 @@ func TestScanPartitions(t *testing.T) {
 	})
 }
 
-// A scan that the disk holds up is given up in time, goes on, and its partitions appear when it ends.
+// A scan that the disk holds up is given up in time, goes on, and its partitions appear when it
+// ends.
 func TestScanPartitionsIsBounded(t *testing.T) {
 	eachScan(t, func(t *testing.T, o Options) {
 		pass := make(chan struct{})
@@ -131,8 +133,8 @@ func TestScanPartitionsIsBounded(t *testing.T) {
 	})
 }
 
-// A server that is killed while the kernel waits for its partition table can be succeeded: nothing of it waits for the
-// scan. With its successor the scan ends.
+// A server that is killed while the kernel waits for its partition table can be succeeded: nothing
+// of it waits for the scan. With its successor the scan ends.
 func TestKilledWhileScanning(t *testing.T) {
 	requireUblk(t, 0)
 	path := partitionedFile(t)
@@ -164,7 +166,8 @@ func TestKilledWhileScanning(t *testing.T) {
 	}
 }
 
-// A scanner opens the disk and nothing else: not a file, nor another device, that has taken the place of its node.
+// A scanner opens the disk and nothing else: not a file, nor another device, that has taken the
+// place of its node.
 func TestScannerComparesTheNumber(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ublkb7")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

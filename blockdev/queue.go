@@ -14,8 +14,8 @@ import (
 	"varve/uring/queue"
 )
 
-// ublkQueue is the driver's end of one hardware queue: the io descriptors that it writes, and the fetches and commits
-// that it takes.
+// ublkQueue is the driver's end of one hardware queue: the io descriptors that it writes, and the
+// fetches and commits that it takes.
 type ublkQueue struct {
 	dev  *Device
 	id   uint16
@@ -54,8 +54,8 @@ func (d *Device) openQueue(id int, ring uring.Ring) (queue.Driver, error) {
 	return q, nil
 }
 
-// Close implements queue.Driver. The mapping of the descriptors keeps the character device open, so that it goes in
-// any case.
+// Close implements queue.Driver. The mapping of the descriptors keeps the character device open, so
+// that it goes in any case.
 func (q *ublkQueue) Close(idle bool) error {
 	err := unix.Munmap(q.desc)
 	if q.mem != nil && idle {
@@ -69,8 +69,9 @@ func (q *ublkQueue) Fetch(sqe *uring.SQE, tag uint16) {
 	q.command(sqe, tag, _UBLK_U_IO_FETCH_REQ, -1)
 }
 
-// Commit implements queue.Driver: UBLK_U_IO_COMMIT_AND_FETCH_REQ with the full length or an errno, never a short count,
-// which the driver would take as complete success (__ublk_complete_rq in drivers/block/ublk_drv.c, Linux 7.3).
+// Commit implements queue.Driver: UBLK_U_IO_COMMIT_AND_FETCH_REQ with the full length or an errno,
+// never a short count, which the driver would take as complete success (__ublk_complete_rq in
+// drivers/block/ublk_drv.c, Linux 7.3).
 func (q *ublkQueue) Commit(sqe *uring.SQE, tag uint16, r *queue.Request, err error) {
 	result := int32(min(r.Len, 1<<30))
 	if err != nil {
@@ -96,8 +97,8 @@ func (q *ublkQueue) buffer(tag uint16) []byte {
 	return q.mem[int(tag)*n : (int(tag)+1)*n]
 }
 
-// Describe implements queue.Driver: it reads the io descriptor. A fetch that ends with ENODEV was taken back by
-// STOP_DEV.
+// Describe implements queue.Driver: it reads the io descriptor. A fetch that ends with ENODEV was
+// taken back by STOP_DEV.
 func (q *ublkQueue) Describe(tag uint16, res int32, r *queue.Request) error {
 	if res != 0 {
 		if errno := unix.Errno(-res); errno != unix.ENODEV {

@@ -17,11 +17,11 @@ const recoveryLimit = 30 * time.Second
 // dyingLimit is how long a living server may be one that is dying.
 const dyingLimit = 2 * time.Second
 
-// Recover takes over a device whose server has died or has called Quiesce: requests that were under way and those
-// that waited are served by the target. Number, queues, depth and largest request are the device's own, those of
-// the options do not count; CopyMode must fit what the device was made with. ErrServed: another living process serves it.
-// ErrMismatch: the device is not of the target's size, or not of Options.Owner, if that is set. After any error the
-// device waits on as before.
+// Recover takes over a device whose server has died or has called Quiesce: requests that were under
+// way and those that waited are served by the target. Number, queues, depth and largest request are
+// the device's own, those of the options do not count; CopyMode must fit what the device was made
+// with. ErrServed: another living process serves it. ErrMismatch: the device is not of the target's
+// size, or not of Options.Owner, if that is set. After any error the device waits on as before.
 func Recover(ctx context.Context, id int, t target.Target, o Options) (*Device, error) {
 	o.ID = id
 	o.EnsureDefaults()
@@ -85,8 +85,8 @@ func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *tar
 	return d, nil
 }
 
-// startRecovery waits until the predecessor is gone: its last reference to the character device may take a moment
-// after its death.
+// startRecovery waits until the predecessor is gone: its last reference to the character device may
+// take a moment after its death.
 func startRecovery(ctx context.Context, c *control, id int, owner uint64) error {
 	began := time.Now()
 	return retry(ctx, recoveryLimit, func() (bool, error) {
@@ -107,8 +107,8 @@ func startRecovery(ctx context.Context, c *control, id int, owner uint64) error 
 	})
 }
 
-// stillServed says whether to wait for the end of a device's server, and what else is the matter with it. A process that
-// is being killed is alive until the last of its memory is gone.
+// stillServed reports whether to wait for the end of a device's server, and what else is the matter
+// with it. A process that is being killed is alive until the last of its memory is gone.
 func stillServed(pid int, since time.Duration) (wait bool, err error) {
 	if pid == os.Getpid() { // our own, which the kernel has not seen the end of
 		return since < dyingLimit, fmt.Errorf("%w: this process serves it", ErrBusy)

@@ -10,10 +10,10 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it returns the block
-// device can be opened; its partitions are there after ScanPartitions. The target stays the caller's, who closes it
-// after Wait. ctx bounds the start alone.
-// Errors: ErrNoUblk, ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
+// Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it
+// returns the block device can be opened; its partitions are there after ScanPartitions. The target
+// stays the caller's, who closes it after Wait. ctx bounds the start alone. Errors: ErrNoUblk,
+// ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
 func Start(ctx context.Context, t target.Target, o Options) (*Device, error) {
 	o.EnsureDefaults()
 	if err := o.Validate(); err != nil {

@@ -15,13 +15,14 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// openGrace is how long Stop waits for those who open every new device for a moment, such as udev and the
-// kernel's own partition scan.
+// openGrace is how long Stop waits for those who open every new device for a moment, such as udev
+// and the kernel's own partition scan.
 const openGrace = 2 * time.Second
 
-// Stop takes the device away: no new requests, those under way are answered, and the device is deleted. Unless
-// force is set, a device that is open, mounted or held gives ErrBusy and goes on. What lies in the page cache of
-// an open device is lost by force. The target is not flushed: its owner does that.
+// Stop takes the device away: no new requests, those under way are answered, and the device is
+// deleted. Unless force is set, a device that is open, mounted or held gives ErrBusy and goes on.
+// What lies in the page cache of an open device is lost by force. The target is not flushed: its
+// owner does that.
 func (d *Device) Stop(ctx context.Context, force bool) error {
 	if err := d.beginStop(); err != nil {
 		return err
@@ -31,7 +32,8 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 		return err
 	}
 	failpoint.Here(failpoint.DetachStopped)
-	// The driver has answered all requests and gives the fetches back: the queues end by themselves.
+	// The driver has answered all requests and gives the fetches back: the queues end by
+	// themselves.
 	select {
 	case <-d.done:
 	case <-time.After(quickCommand):
@@ -47,10 +49,11 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 	return err
 }
 
-// Quiesce ends serving and leaves the block device, open or not, to a successor that calls Recover: requests
-// wait for it. Requests under way are answered before. It has ended after an error too, and the device waits as
-// after a crash: QUIESCE_DEV has the driver hold all requests back before it does anything that can fail, and nothing
-// takes that back but the release of the char device (ublk_ctrl_quiesce_dev, ublk_reset_ch_dev, 7.3).
+// Quiesce ends serving and leaves the block device, open or not, to a successor that calls Recover:
+// requests wait for it. Requests under way are answered before. It has ended after an error too,
+// and the device waits as after a crash: QUIESCE_DEV has the driver hold all requests back before
+// it does anything that can fail, and nothing takes that back but the release of the char device
+// (ublk_ctrl_quiesce_dev, ublk_reset_ch_dev, 7.3).
 func (d *Device) Quiesce(ctx context.Context) error {
 	if err := d.beginStop(); err != nil {
 		return err
@@ -66,7 +69,8 @@ func (d *Device) Quiesce(ctx context.Context) error {
 		})
 	}
 	failpoint.Here(failpoint.QuiesceHeld)
-	// Without the feature, or when it fails, the driver takes what follows for the death of its server.
+	// Without the feature, or when it fails, the driver takes what follows for the death of its
+	// server.
 	d.end()
 	// It notices, after the last file is closed, in a work item of its own.
 	ctx = context.WithoutCancel(ctx)
@@ -97,8 +101,8 @@ func (d *Device) endStop() {
 	d.mu.Unlock()
 }
 
-// Resize tells the kernel the target's new size in bytes. The caller has made sure that the target has it, and,
-// when it is smaller, that nobody uses what goes.
+// Resize tells the kernel the target's new size in bytes. The caller has made sure that the target
+// has it, and, when it is smaller, that nobody uses what goes.
 func (d *Device) Resize(ctx context.Context, size int64) error {
 	if !d.has(_UBLK_F_UPDATE_SIZE) {
 		return unsupported(_UBLK_F_UPDATE_SIZE, "resizing an attached device")
@@ -119,8 +123,8 @@ func (d *Device) Resize(ctx context.Context, size int64) error {
 	return nil
 }
 
-// Delete takes away a device that no living process serves; ErrBusy while it is open, unless force is set. Also
-// for a device that another process serves: that process sees it go.
+// Delete takes away a device that no living process serves; ErrBusy while it is open, unless force
+// is set. Also for a device that another process serves: that process sees it go.
 func Delete(ctx context.Context, id int, force bool) error {
 	c, err := openControl()
 	if err != nil {
@@ -139,7 +143,8 @@ func Delete(ctx context.Context, id int, force bool) error {
 	return deleteDisk(ctx, c, id, force)
 }
 
-// deleteDisk takes away what stopDisk has stopped. By force it does not wait for those who have it open.
+// deleteDisk takes away what stopDisk has stopped. By force it does not wait for those who have it
+// open.
 func deleteDisk(ctx context.Context, c *control, id int, force bool) error {
 	if force {
 		return c.delDevAsync(ctx, id)
@@ -166,7 +171,8 @@ func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool)
 	})
 }
 
-// unused asks for the block device for itself alone, which mounts, holders and other exclusive openers refuse.
+// unused asks for the block device for itself alone, which mounts, holders and other exclusive
+// openers refuse.
 func unused(ctx context.Context, id int) error {
 	if held, err := os.ReadDir(fmt.Sprintf("/sys/block/ublkb%d/holders", id)); err == nil && len(held) > 0 {
 		return fmt.Errorf("%w: %s is held by %s", ErrBusy, blockPath(id), held[0].Name())

@@ -14,10 +14,10 @@ import (
 	"varve/uring"
 )
 
-// submitter sends control commands one after another, on a ring and a thread of its own. io_uring hands commands that
-// sleep, which is nearly all of them, to a kernel worker of the thread that submitted them: that thread has to stay until
-// the answer is there. Making ring, thread and worker takes longer than most commands, so those that follow one another
-// share them.
+// submitter sends control commands one after another, on a ring and a thread of its own. io_uring
+// hands commands that sleep, which is nearly all of them, to a kernel worker of the thread that
+// submitted them: that thread has to stay until the answer is there. Making ring, thread and worker
+// takes longer than most commands, so those that follow one another share them.
 type submitter struct {
 	orders chan order
 	done   chan struct{} // closed when the thread has ended
@@ -77,7 +77,8 @@ const commandPoll = 100 * time.Millisecond
 // shortPause is for a kernel that is short of memory.
 const shortPause = time.Millisecond
 
-// send is one command. After one that was given up the ring is broken: its completion may come later.
+// send is one command. After one that was given up the ring is broken: its completion may come
+// later.
 func (s *submitter) send(ring uring.Ring, o *order) error {
 	cmd := o.cmd
 	// The driver may write into its buffer after this call gave up on it: it gets one of its own.
@@ -113,7 +114,8 @@ func (s *submitter) send(ring uring.Ring, o *order) error {
 	return nil
 }
 
-// abandoned keeps the buffers of commands that nobody waits for any more: the kernel may still write to them.
+// abandoned keeps the buffers of commands that nobody waits for any more: the kernel may still
+// write to them.
 var abandoned struct {
 	sync.Mutex
 	bufs [][]byte

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// The user interface of the driver, include/uapi/linux/ublk_cmd.h of Linux 7.3. Constants and structs keep
-// their C names; each struct is written once, and its size is asserted beside it.
+// The user interface of the driver, include/uapi/linux/ublk_cmd.h of Linux 7.3. Constants and
+// structs keep their C names; each struct is written once, and its size is asserted beside it.
 
 // ioctl encodings, include/uapi/asm-generic/ioctl.h.
 const (
@@ -149,8 +149,8 @@ type ublksrv_ctrl_dev_info struct {
 	reserved2        uint64
 }
 
-// ublksrv_io_desc lies in the memory that /dev/ublkcN maps, one for each tag. The driver writes it before the
-// CQE of the fetch is posted, and doesn't touch it again until the tag is committed.
+// ublksrv_io_desc lies in the memory that /dev/ublkcN maps, one for each tag. The driver writes it
+// before the CQE of the fetch is posted, and doesn't touch it again until the tag is committed.
 type ublksrv_io_desc struct {
 	_            structs.HostLayout
 	op_flags     uint32

@@ -22,8 +22,9 @@ type FusedOptions struct {
 	MaxRetries     int // of one secondary, after EINTR and EAGAIN
 }
 
-// Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight together, done when
-// the last of them is. It belongs to the ring's goroutine, is used again and again, and allocates nothing after NewFused.
+// Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight
+// together, done when the last of them is. It belongs to the ring's goroutine, is used again and
+// again, and allocates nothing after NewFused.
 //
 //	       Start                 Complete: the last secondary is in
 //	idle ---------> in flight ---------------------------------> idle, done once
@@ -31,9 +32,10 @@ type FusedOptions struct {
 //	                  +----+ Complete: short, EINTR, EAGAIN: the rest goes again
 //	                           a link: the next one goes
 //
-// Each secondary is owned by the kernel from the moment its entry is queued until its completion is given to Complete.
-// Only when none is owned by the kernel is the request's buffer free to be committed. A secondary that fails does not
-// keep the others from being finished: a mirror needs the result of each leg.
+// Each secondary is owned by the kernel from the moment its entry is queued until its completion is
+// given to Complete. Only when none is owned by the kernel is the request's buffer free to be
+// committed. A secondary that fails does not keep the others from being finished: a mirror needs
+// the result of each leg.
 type Fused struct {
 	tag        uint16
 	generation uint16
@@ -75,11 +77,12 @@ func (f *Fused) InFlight() int { return f.inFlight }
 // but 0 is a bug in the owner's loop.
 func (f *Fused) Stale() uint64 { return f.stale }
 
-// Start checks the secondaries and queues all that no link holds back; the entries reach the kernel with the owner's
-// next submit, or now where the queue is too small. secs is the caller's, who leaves it alone until the request is done
-// and then finds the results in it. An error means that nothing is in flight and nothing will be reported: the checks'
-// errors are ErrBusy, ErrNoSecondary, ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries after
-// some were queued, Start returns nil and the error comes with the completion of those.
+// Start checks the secondaries and queues all that no link holds back; the entries reach the kernel
+// with the owner's next submit, or now where the queue is too small. secs is the caller's, who
+// leaves it alone until the request is done and then finds the results in it. An error means that
+// nothing is in flight and nothing will be reported: the checks' errors are ErrBusy,
+// ErrNoSecondary, ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries
+// after some were queued, Start returns nil and the error comes with the completion of those.
 func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	if err := f.check(&p, secs); err != nil {
 		if f.inFlight == 0 {
@@ -142,9 +145,10 @@ func rangeError(p *Primary, secs []Secondary, i int) error {
 	return fmt.Errorf("%w: secondary %d: buffer offset %d, length %d of %d, file offset %d", ErrRange, i, s.BufOff, s.Len, p.Len, s.FileOff)
 }
 
-// Complete takes a completion whose Kind is KindSecondary and whose Tag is this slot's, and returns true once per Start:
-// when no secondary is left in flight. Err then says how the request went. The rest of a short secondary, and what was
-// linked behind a complete one, is queued on q, to be submitted by the owner.
+// Complete takes a completion whose Kind is KindSecondary and whose Tag is this slot's, and returns
+// true once per Start: when no secondary is left in flight. Err then says how the request went. The
+// rest of a short secondary, and what was linked behind a complete one, is queued on q, to be
+// submitted by the owner.
 func (f *Fused) Complete(q Queue, c *CQE) (done bool) {
 	u := UserData(c.UserData)
 	i := int(u.Index())
@@ -179,7 +183,7 @@ func (f *Fused) Complete(q Queue, c *CQE) (done bool) {
 	return f.inFlight == 0
 }
 
-// take counts a result in, and says whether there is a rest to queue.
+// take counts a result in, and reports whether there is a rest to queue.
 func (f *Fused) take(s *Secondary, res int32) (again bool, err error) {
 	switch {
 	case res < 0:
@@ -253,7 +257,8 @@ var (
 	}
 )
 
-// fail notes the error of a secondary, keeps the first of the request, and cancels what is linked behind it.
+// fail notes the error of a secondary, keeps the first of the request, and cancels what is linked
+// behind it.
 func (f *Fused) fail(i int, err error) {
 	f.secs[i].err = err
 	if f.err == nil {
@@ -272,8 +277,8 @@ func (f *Fused) refuse(i int, err error) {
 	}
 }
 
-// Err is how the last use went: nil when every secondary succeeded, else the first error, an *OpError that names its
-// secondary. It makes a new value each time and holds until the next Start.
+// Err is how the last use went: nil when every secondary succeeded, else the first error, an
+// *OpError that names its secondary. It makes a new value each time and holds until the next Start.
 func (f *Fused) Err() error {
 	if f.err == nil {
 		return nil

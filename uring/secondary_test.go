@@ -80,7 +80,8 @@ func fdOf(t *testing.T, c *net.TCPConn) int32 {
 	return int32(f.Fd())
 }
 
-// A header from own memory, and behind it registered bytes, go out over a connection; the answer comes into own memory.
+// A header from own memory, and behind it registered bytes, go out over a connection; the answer
+// comes into own memory.
 func TestSecondarySend(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		mem, p := buffer(t, r, 64<<10)
@@ -121,8 +122,8 @@ func TestSecondarySend(t *testing.T) {
 	})
 }
 
-// Space is allocated, written and made durable, in that order; a failure cancels what is linked behind it, and nothing
-// else.
+// Space is allocated, written and made durable, in that order; a failure cancels what is linked
+// behind it, and nothing else.
 func TestSecondaryLinks(t *testing.T) {
 	eachRing(t, uring.Options{}, func(t *testing.T, r uring.Ring) {
 		mem, p := buffer(t, r, 8192)

@@ -1,9 +1,10 @@
 // Package devnode sees to it that the path of a device is that device.
 //
-// A path like /dev/ublkb0 is only a name: the node may not be there yet (udev), nobody may make one (a container whose
-// /dev is no devtmpfs), and something else may lie there: a file that somebody made by mistake, which takes what is
-// written to it and keeps it in memory, or a node that was left over and has the number of another device. So whoever
-// gives a path out, or opens one, compares the kind and the number with those that the kernel knows.
+// A path like /dev/ublkb0 is only a name: the node may not be there yet (udev), nobody may make one
+// (a container whose /dev is no devtmpfs), and something else may lie there: a file that somebody
+// made by mistake, which takes what is written to it and keeps it in memory, or a node that was
+// left over and has the number of another device. So whoever gives a path out, or opens one,
+// compares the kind and the number with those that the kernel knows.
 package devnode
 
 import (
@@ -45,8 +46,8 @@ func (n *Node) String() string {
 	return fmt.Sprintf("%s %d:%d", name, n.Major, n.Minor)
 }
 
-// Check compares what is at the path, symbolic links followed, with the device. ErrNotDevice, with what is there, or
-// os.ErrNotExist.
+// Check compares what is at the path, symbolic links followed, with the device. ErrNotDevice, with
+// what is there, or os.ErrNotExist.
 func (n *Node) Check() error {
 	var st unix.Stat_t
 	if err := restart(func() error { return unix.Stat(n.Path, &st) }); err != nil {
@@ -79,12 +80,13 @@ func describe(st *unix.Stat_t) string {
 	return "file of another kind"
 }
 
-// patience is how long whoever makes nodes on this machine gets for one: devtmpfs has it at once, udev may take its time.
+// patience is how long whoever makes nodes on this machine gets for one: devtmpfs has it at once,
+// udev may take its time.
 const patience = 2 * time.Second
 
-// Await returns when the node is there. One that nobody makes it makes itself, for root alone; then made is true, and
-// whoever takes the device away removes the node. It does so in the place of a node that was left over from a device
-// that is gone. ErrNotDevice, ErrNoNode, or ctx's error.
+// Await returns when the node is there. One that nobody makes it makes itself, for root alone; then
+// made is true, and whoever takes the device away removes the node. It does so in the place of a
+// node that was left over from a device that is gone. ErrNotDevice, ErrNoNode, or ctx's error.
 func (n *Node) Await(ctx context.Context) (made bool, err error) {
 	return n.await(ctx, patience)
 }
@@ -113,7 +115,8 @@ func (n *Node) await(ctx context.Context, patience time.Duration) (made bool, er
 	}
 }
 
-// leftOver says whether what is at the path is the node of a device that the kernel does not have any more.
+// leftOver reports whether what is at the path is the node of a device that the kernel does not have
+// any more.
 func (n *Node) leftOver() bool {
 	var st unix.Stat_t
 	if err := restart(func() error { return unix.Lstat(n.Path, &st) }); err != nil {
@@ -144,7 +147,8 @@ func (n *Node) make() (made bool, err error) {
 		ErrNoNode, n.Path, n, err, n.Path, letter, n.Major, n.Minor)
 }
 
-// Open opens the node, and nothing else: what is there is looked at before, and what was opened afterwards.
+// Open opens the node, and nothing else: what is there is looked at before, and what was opened
+// afterwards.
 func (n *Node) Open(flags int) (int, error) {
 	if err := n.Check(); err != nil {
 		return -1, err

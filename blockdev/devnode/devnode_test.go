@@ -72,7 +72,8 @@ func TestAwaitNode(t *testing.T) {
 	}
 }
 
-// A node that nobody makes is made, and removed again; where it can't be, the error says how it would be.
+// A node that nobody makes is made, and removed again; where it can't be, the error says how it
+// would be.
 func TestMakeNode(t *testing.T) {
 	n := at(filepath.Join(t.TempDir(), "node"))
 	made, err := n.await(t.Context(), 0)

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Block is the block device that the kernel calls name, as sysfs has it. os.ErrNotExist if it has none.
+// Block is the block device that the kernel calls name, as sysfs has it. os.ErrNotExist if it has
+// none.
 func Block(name string) (Node, error) {
 	n := Node{Path: "/dev/" + name}
 	b, err := os.ReadFile(filepath.Join("/sys/class/block", name, "dev"))

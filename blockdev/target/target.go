@@ -4,9 +4,10 @@
 //	loop    a file or block device, byte for byte
 //	volume  a volume of the object store
 //
-// A Target makes its part of each queue of the device, and the part makes the handlers of the queue's tags
-// (uring/queue.Part, uring/queue.Handler). What a target keeps for itself is shared by the threads of all queues; what a
-// part keeps belongs to the thread of its queue; what a handler keeps belongs to the request that it serves.
+// A Target makes its part of each queue of the device, and the part makes the handlers of the
+// queue's tags (uring/queue.Part, uring/queue.Handler). What a target keeps for itself is shared by
+// the threads of all queues; what a part keeps belongs to the thread of its queue; what a handler
+// keeps belongs to the request that it serves.
 //
 // Package targettest holds every target to the same behaviour.
 package target
@@ -15,7 +16,8 @@ import "varve/uring/queue"
 
 // Target is the disk behind a device: where its requests' bytes are.
 type Target interface {
-	// Limits describe the disk. They do not change while it is attached, the size excepted (blockdev.Device.Resize).
+	// Limits describe the disk. They do not change while it is attached, the size excepted
+	// (blockdev.Device.Resize).
 	Limits() Limits
 	// NewPart makes the target's part of a queue, on the queue's thread. The queue closes it.
 	NewPart(q *queue.Queue) (queue.Part, error)

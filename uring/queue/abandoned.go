@@ -2,7 +2,8 @@ package queue
 
 import "sync"
 
-// abandoned keeps the parts whose entries the kernel still has when their queue is gone: it may write to their memory.
+// abandoned keeps the parts whose entries the kernel still has when their queue is gone: it may
+// write to their memory.
 var abandoned parts
 
 type parts struct {

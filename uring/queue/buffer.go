@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyMemory readies the memory that the request's bytes go through, where that is not their own pages: with the bytes
-// of a write, or with the zeroes of a read.
+// readyMemory readies the memory that the request's bytes go through, where that is not their own
+// pages: with the bytes of a write, or with the zeroes of a read.
 func (q *Queue) readyMemory(r *Request) error {
 	if r.buffer == registered || len(r.zeros) == 0 && !r.lends() {
 		return nil
@@ -33,7 +33,7 @@ func (q *Queue) readyMemory(r *Request) error {
 	return nil
 }
 
-// lends says whether a secondary of the next transfer moves bytes of the buffer.
+// lends reports whether a secondary of the next transfer moves bytes of the buffer.
 func (r *Request) lends() bool {
 	for i := r.next; i < len(r.secs); i++ {
 		if r.secs[i].Lent() {
@@ -43,8 +43,8 @@ func (r *Request) lends() bool {
 	return false
 }
 
-// handOver copies what was read into a bounce buffer to the request, which is about to be answered. Mapped memory the
-// driver copies at the commit.
+// handOver copies what was read into a bounce buffer to the request, which is about to be answered.
+// Mapped memory the driver copies at the commit.
 func (q *Queue) handOver(r *Request) error {
 	if r.buffer != copied || !r.ready || r.Op.Data() != DataIn {
 		return nil
@@ -88,7 +88,8 @@ func (q *Queue) copyOut(tag uint16, p []byte, off int) error {
 
 var errNoCopier = fmt.Errorf("%w: the driver can't copy a request's bytes", ErrInvalid)
 
-// anonymous maps n bytes, page-aligned as O_DIRECT files want it; only what is touched takes memory.
+// anonymous maps n bytes, page-aligned as O_DIRECT files want it; only what is touched takes
+// memory.
 func anonymous(n int) ([]byte, error) {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
 	if err != nil {
@@ -97,8 +98,9 @@ func anonymous(n int) ([]byte, error) {
 	return b, nil
 }
 
-// takeBuffer lends a request a bounce buffer until it is answered. The last one returned comes first: it is in the
-// processor's caches, and those that are never needed never take memory. A mapped request has its own memory.
+// takeBuffer lends a request a bounce buffer until it is answered. The last one returned comes
+// first: it is in the processor's caches, and those that are never needed never take memory. A
+// mapped request has its own memory.
 func (q *Queue) takeBuffer(r *Request) error {
 	if r.mem != nil {
 		return nil

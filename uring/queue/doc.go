@@ -1,11 +1,12 @@
-// Package queue serves a queue of lent buffers: the loop that the block driver (ublk) and, with FUSE over io_uring,
-// the file system driver need alike.
+// Package queue serves a queue of lent buffers: the loop that the block driver (ublk) and, with
+// FUSE over io_uring, the file system driver need alike.
 //
-// Both drivers hand requests to a process through one io_uring: an entry of the ring offers a tag to the driver
-// (fetch), its completion says that a request has come, and a later entry answers the request and offers the tag again
-// (commit). While the request is here, its pages are lent: they are in the ring's table of buffers at the slot of the
-// tag, and a READ_FIXED or WRITE_FIXED moves bytes between them and a file without a copy. "Queue" and "tag" are the
-// kernel's words for the two (block/blk-mq.c), and those of libublk-rs.
+// Both drivers hand requests to a process through one io_uring: an entry of the ring offers a tag
+// to the driver (fetch), its completion says that a request has come, and a later entry answers the
+// request and offers the tag again (commit). While the request is here, its pages are lent: they
+// are in the ring's table of buffers at the slot of the tag, and a READ_FIXED or WRITE_FIXED moves
+// bytes between them and a file without a copy. "Queue" and "tag" are the kernel's words for the
+// two (block/blk-mq.c), and those of libublk-rs.
 //
 //	kernel's client       driver                queue                        worker
 //	  bio, read(2) -> request, its pages
@@ -21,10 +22,11 @@
 //	                                            Handler.Finish
 //	  <---- done -- commit and fetch <--------- Driver.Commit
 //
-// A Queue is one goroutine on one locked thread with one ring; nothing else touches them. A Server is the queues of one
-// device and the workers that they share. A Driver is what is the kernel driver's own: how a tag is fetched, what a
-// request looks like, how it is answered. A Handler is what is the disk's or file's own: which pieces of which files a
-// request's bytes are, and what has to be done about them.
+// A Queue is one goroutine on one locked thread with one ring; nothing else touches them. A Server
+// is the queues of one device and the workers that they share. A Driver is what is the kernel
+// driver's own: how a tag is fetched, what a request looks like, how it is answered. A Handler is
+// what is the disk's or file's own: which pieces of which files a request's bytes are, and what has
+// to be done about them.
 //
 // # Buffers
 //
@@ -38,7 +40,7 @@
 //
 // # Threads
 //
-// Start and Finish of a handler, and all methods of a Driver, run on the queue's thread, where nothing may block: a
-// queue that waits for a lock or a disk serves nobody. Work runs on a worker goroutine. The request belongs to whoever
-// runs: slotState draws the owners.
+// Start and Finish of a handler, and all methods of a Driver, run on the queue's thread, where
+// nothing may block: a queue that waits for a lock or a disk serves nobody. Work runs on a worker
+// goroutine. The request belongs to whoever runs: slotState draws the owners.
 package queue

@@ -14,8 +14,8 @@ var (
 	ErrPanic = errors.New("panic while serving a request")
 )
 
-// StatusError is an error for which a handler has chosen the errno that answers the request. A driver translates all
-// other errors by itself.
+// StatusError is an error for which a handler has chosen the errno that answers the request. A
+// driver translates all other errors by itself.
 type StatusError struct {
 	Errno unix.Errno
 	Err   error

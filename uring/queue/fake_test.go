@@ -44,7 +44,8 @@ func (r *fakeRing) Reap([]uring.CQE) int                             { return 0 
 func (r *fakeRing) Info() uring.Info                                 { return uring.Info{} }
 func (r *fakeRing) Close() error                                     { return nil }
 
-// fakeDriver is a driver whose requests the test writes. Its fetches and commits are no-ops with the answer in them.
+// fakeDriver is a driver whose requests the test writes. Its fetches and commits are no-ops with
+// the answer in them.
 type fakeDriver struct {
 	what    []Request // for each tag, the exported fields
 	lending buffer

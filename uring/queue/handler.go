@@ -11,19 +11,19 @@ import "context"
 //	            |    or Await
 //	            `--> Hold ------> Queue.Resume, Request.Post -> any action
 //
-// Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody. An error beside any
-// action is the answer. Only one of the methods runs at a time.
+// Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody.
+// An error beside any action is the answer. Only one of the methods runs at a time.
 type Handler interface {
-	// Start plans the request: it adds the secondaries and zeroes that cover all of r, and returns Submit; or it
-	// answers; or it asks for Work.
+	// Start plans the request: it adds the secondaries and zeroes that cover all of r, and returns
+	// Submit; or it answers; or it asks for Work.
 	Start(r *Request) (Action, error)
-	// Finish is called once after each Submit, when all that was added has been transferred, or with the error of
-	// what has failed. Nothing of the request is in flight then.
+	// Finish is called once after each Submit, when all that was added has been transferred, or
+	// with the error of what has failed. Nothing of the request is in flight then.
 	Finish(r *Request, err error) (Action, error)
 	// Work may block. It runs on a worker goroutine. ctx ends when the device is stopped.
 	Work(ctx context.Context, r *Request) (Action, error)
-	// Drop releases whatever the handler holds for r, whose serving panicked, or which is held and left to a successor.
-	// Nothing is in flight.
+	// Drop releases whatever the handler holds for r, whose serving panicked, or which is held and
+	// left to a successor. Nothing is in flight.
 	Drop(r *Request)
 }
 

@@ -52,7 +52,8 @@ func (m *mailbox) ask(w *wakeup) <-chan Stats {
 	return c
 }
 
-// stop makes the queue end as soon as it owns nothing, whether the driver has taken its fetches back or not.
+// stop makes the queue end as soon as it owns nothing, whether the driver has taken its fetches
+// back or not.
 func (m *mailbox) stop(w *wakeup) {
 	m.Lock()
 	defer m.Unlock()
@@ -136,7 +137,8 @@ func (w *wakeup) open() error {
 	return nil
 }
 
-// ring makes the queue's read complete. The caller holds the mailbox's lock, so that the queue has not ended.
+// ring makes the queue's read complete. The caller holds the mailbox's lock, so that the queue has
+// not ended.
 func (w *wakeup) ring() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)

@@ -6,8 +6,8 @@ import (
 	"varve/uring"
 )
 
-// Op is what a request asks for. The set is open: a driver describes what its kernel asks for, and a handler answers
-// EOPNOTSUPP to what it does not know.
+// Op is what a request asks for. The set is open: a driver describes what its kernel asks for, and
+// a handler answers EOPNOTSUPP to what it does not know.
 type Op uint8
 
 // Operations of disks, and of zoned ones.

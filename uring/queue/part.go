@@ -10,22 +10,24 @@ import (
 
 // Part is what a disk or file system keeps for one queue. Its methods run on the queue's thread.
 type Part interface {
-	// NewHandler makes what serves one tag. Each handler serves one request at a time, and may keep what it needs
-	// from one call to the next.
+	// NewHandler makes what serves one tag. Each handler serves one request at a time, and may keep
+	// what it needs from one call to the next.
 	NewHandler(tag uint16) Handler
-	// Files are those that most secondaries go to, open until Close. They are registered with the ring, which saves
-	// looking them up for each secondary.
+	// Files are those that most secondaries go to, open until Close. They are registered with the
+	// ring, which saves looking them up for each secondary.
 	Files() []int
-	// Close is called once, when no request is with a handler any more. It ends what the part has in flight on the
-	// ring, for example by shutting a socket down; the queue waits for the completions.
+	// Close is called once, when no request is with a handler any more. It ends what the part has
+	// in flight on the ring, for example by shutting a socket down; the queue waits for the
+	// completions.
 	Close() error
 }
 
-// Completer is a Part with entries of its own on the queue's ring: a connection whose replies belong to no request until
-// they have been read.
+// Completer is a Part with entries of its own on the queue's ring: a connection whose replies
+// belong to no request until they have been read.
 type Completer interface {
 	Part
-	// Complete takes the completion of an entry that Queue.Enter has queued with token. An error ends the queue.
+	// Complete takes the completion of an entry that Queue.Enter has queued with token. An error
+	// ends the queue.
 	Complete(token uint16, c uring.CQE) error
 }
 
@@ -44,9 +46,9 @@ func (h Handlers) Files() []int { return h.FDs }
 // Close implements Part.
 func (h Handlers) Close() error { return nil }
 
-// Enter queues an entry of the part, which is a Completer and gets the completion with the token. prepare fills the entry
-// in, but for its user data. Memory that the entry names is the part's, who keeps it until the completion. Only on the
-// queue's thread.
+// Enter queues an entry of the part, which is a Completer and gets the completion with the token.
+// prepare fills the entry in, but for its user data. Memory that the entry names is the part's, who
+// keeps it until the completion. Only on the queue's thread.
 func (q *Queue) Enter(token uint16, prepare func(*uring.SQE)) error {
 	sqe, err := uring.NextSQE(q.ring)
 	if err != nil {
@@ -58,13 +60,15 @@ func (q *Queue) Enter(token uint16, prepare func(*uring.SQE)) error {
 	return nil
 }
 
-// Resume ends the hold of a request: its handler has returned Hold, and wants a now, or to answer with err. Once for each
-// Hold, and only on the queue's thread, within a method of a handler or of the part: Post is for elsewhere.
+// Resume ends the hold of a request: its handler has returned Hold, and wants a now, or to answer
+// with err. Once for each Hold, and only on the queue's thread, within a method of a handler or of
+// the part: Post is for elsewhere.
 func (q *Queue) Resume(r *Request, a Action, err error) {
 	q.resumed = append(q.resumed, result{r.tag, a, err})
 }
 
-// Post is Resume for any goroutine. Until then the request belongs to the goroutine, which may add to it, Fill and Take.
+// Post is Resume for any goroutine. Until then the request belongs to the goroutine, which may add
+// to it, Fill and Take.
 func (r *Request) Post(a Action, err error) {
 	r.queue.back.put(result{r.tag, a, err}, &r.queue.wake)
 }
@@ -79,7 +83,8 @@ func (q *Queue) partCompleted(token uint16, c *uring.CQE) error {
 // partLimit bounds how long a part's entries may take to end once it is closed.
 const partLimit = time.Second
 
-// closePart closes the part and waits for its entries: the kernel may write to their memory until they complete.
+// closePart closes the part and waits for its entries: the kernel may write to their memory until
+// they complete.
 func (q *Queue) closePart() error {
 	err := q.part.Close()
 	for end := time.Now().Add(partLimit); q.ownIO > 0; {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// procs makes sure that Go's scheduler has a slot for each queue thread, which holds on to it while it waits for
-// its own I/O, and two for everything else.
+// procs makes sure that Go's scheduler has a slot for each queue thread, which holds on to it while
+// it waits for its own I/O, and two for everything else.
 var procs struct {
 	sync.Mutex
 	queues int

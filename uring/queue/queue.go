@@ -49,8 +49,9 @@ type Queue struct {
 	back    mailbox
 }
 
-// run serves until the driver has taken the fetches back, or the ring fails. ready is told once how the set-up
-// went. The goroutine keeps its thread to the end: the driver lets only the task that fetched a tag commit it.
+// run serves until the driver has taken the fetches back, or the ring fails. ready is told once how
+// the set-up went. The goroutine keeps its thread to the end: the driver lets only the task that
+// fetched a tag commit it.
 func (q *Queue) run(ready chan<- error) error {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	err := q.setUp()
@@ -74,8 +75,8 @@ func (q *Queue) serve() error {
 			if !uring.Transient(err) {
 				return fmt.Errorf("queue %d: %w", q.id, err)
 			}
-			// What the kernel did not take is still queued. A device must not fail for want of memory: others may need
-			// it to get some.
+			// What the kernel did not take is still queued. A device must not fail for want of
+			// memory: others may need it to get some.
 			time.Sleep(shortPause)
 		}
 		for n := len(q.cqes); n == len(q.cqes); {
@@ -91,9 +92,9 @@ func (q *Queue) serve() error {
 	return err
 }
 
-// wait submits and waits for one completion. The mode is what was measured (docs/benchmarks.md): a thread whose own
-// I/O is under way keeps its place with Go's scheduler; one that waits for a worker must not, or the worker waits for
-// the thread.
+// wait submits and waits for one completion. The mode is what was measured (docs/benchmarks.md): a
+// thread whose own I/O is under way keeps its place with Go's scheduler; one that waits for a
+// worker must not, or the worker waits for the thread.
 func (q *Queue) wait() error {
 	switch {
 	case q.draining && q.owned == 0:
@@ -106,7 +107,7 @@ func (q *Queue) wait() error {
 	return q.ring.SubmitAndWait(1, uring.WaitIdle)
 }
 
-// quits says whether nothing is left to serve.
+// quits reports whether nothing is left to serve.
 func (q *Queue) quits() bool {
 	return q.dead == len(q.slots) || q.draining && q.owned == 0 && q.back.isQuit()
 }

@@ -13,7 +13,8 @@ import (
 	"varve/uring"
 )
 
-// model makes handlers that cover requests by random pieces, and hand some off, fail some, panic in some.
+// model makes handlers that cover requests by random pieces, and hand some off, fail some, panic in
+// some.
 type model struct{ t *rapid.T }
 
 func (m *model) newHandler() Handler { return &modelHandler{m: m} }
@@ -94,7 +95,8 @@ func (h *modelHandler) Finish(_ *Request, err error) (Action, error) {
 
 func (h *modelHandler) Drop(*Request) {}
 
-// shortRing is one whose kernel is short of memory at first. Then the driver takes the fetches back.
+// shortRing is one whose kernel is short of memory at first. Then the driver takes the fetches
+// back.
 type shortRing struct {
 	*fakeRing
 	short []error
@@ -133,8 +135,9 @@ func TestQueueShortOfMemory(t *testing.T) {
 	}
 }
 
-// Whatever the order of completions, short counts, errors, hand-offs and panics: each request is answered once,
-// with its full length or an errno, and only when nothing of it is in flight any more.
+// Whatever the order of completions, short counts, errors, hand-offs and panics: each request is
+// answered once, with its full length or an errno, and only when nothing of it is in flight any
+// more.
 func TestQueueProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		lending := rapid.SampledFrom([]buffer{registered, mapped}).Draw(rt, "lending")
@@ -257,7 +260,8 @@ func TestQueueProperty(t *testing.T) {
 	})
 }
 
-// A plan with a gap must not reach the driver: it would answer with the bytes that were in the pages before.
+// A plan with a gap must not reach the driver: it would answer with the bytes that were in the
+// pages before.
 func TestQueueGap(t *testing.T) {
 	q, ring := fakeQueue(t, func() Handler { return gap{} }, 1, registered)
 	if err := q.request(0, OpRead, 0, 4096); err != nil {

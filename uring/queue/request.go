@@ -6,13 +6,14 @@ import (
 	"varve/uring"
 )
 
-// Request is one request while this process owns it. The driver writes the exported fields; to handlers they are to
-// read, but for Appended.
+// Request is one request while this process owns it. The driver writes the exported fields; to
+// handlers they are to read, but for Appended.
 //
-// A handler accounts for every byte of a request with data: by a secondary on a part of the lent buffer that succeeds,
-// by Zeroes, by Fill or Take, or by MoveNothing for all of them. The union counts: two legs of a mirror may cover the
-// same bytes. An answer without an error whose bytes are not all accounted for becomes ErrInvalid, because the driver
-// would take it as complete success and hand out the bytes that were in the pages before.
+// A handler accounts for every byte of a request with data: by a secondary on a part of the lent
+// buffer that succeeds, by Zeroes, by Fill or Take, or by MoveNothing for all of them. The union
+// counts: two legs of a mirror may cover the same bytes. An answer without an error whose bytes are
+// not all accounted for becomes ErrInvalid, because the driver would take it as complete success
+// and hand out the bytes that were in the pages before.
 type Request struct {
 	Op      Op
 	FUA     bool  // answer only when the bytes are durable
@@ -20,7 +21,8 @@ type Request struct {
 	Off     int64 // bytes
 	Len     int   // bytes; 0 for an operation that has none
 
-	// Appended is the handler's: where an OpZoneAppend has put the bytes, in bytes from the start of the disk.
+	// Appended is the handler's: where an OpZoneAppend has put the bytes, in bytes from the start
+	// of the disk.
 	Appended int64
 
 	buffer  buffer
@@ -53,12 +55,13 @@ type span struct {
 	inMem    bool // done in Request.mem, which has to be handed over
 }
 
-// Registered is for a driver: the request's pages are in the ring's table of buffers at the slot of the tag. base is
-// what the kernel calls the first byte: 0 for lent pages, the memory's address for memory that was registered.
+// Registered is for a driver: the request's pages are in the ring's table of buffers at the slot of
+// the tag. base is what the kernel calls the first byte: 0 for lent pages, the memory's address for
+// memory that was registered.
 func (r *Request) Registered(base uint64) { r.buffer, r.base, r.mem = registered, base, nil }
 
-// Mapped is for a driver: p is where the request's bytes are, or will be read from at the commit. The memory stays the
-// driver's, which keeps it until Close.
+// Mapped is for a driver: p is where the request's bytes are, or will be read from at the commit.
+// The memory stays the driver's, which keeps it until Close.
 func (r *Request) Mapped(p []byte) { r.buffer, r.mem = mapped, p }
 
 // Copied is for a driver that is a Copier: there is no other way to the request's bytes.
@@ -67,12 +70,12 @@ func (r *Request) Copied() { r.buffer, r.mem = copied, nil }
 // Tag is the request's tag in its queue.
 func (r *Request) Tag() uint16 { return r.tag }
 
-// HasData says whether the request lends a buffer.
+// HasData reports whether the request lends a buffer.
 func (r *Request) HasData() bool { return r.Op.Data() != NoData }
 
-// Secondary adds a transfer between the request's bytes from bufOff on and a file, the way that the request's data goes,
-// and returns its number for Result. The file stays open until Finish. Files opened with O_DIRECT want fileOff and
-// length, and often bufOff, aligned.
+// Secondary adds a transfer between the request's bytes from bufOff on and a file, the way that the
+// request's data goes, and returns its number for Result. The file stays open until Finish. Files
+// opened with O_DIRECT want fileOff and length, and often bufOff, aligned.
 func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) int {
 	return r.Add(uring.Secondary{
 		Op: uring.SecondaryOp(directions[r.Op.Data()]), FD: int32(fd),
@@ -80,8 +83,9 @@ func (r *Request) Secondary(fd int, fileOff int64, bufOff, length int) int {
 	})
 }
 
-// Add adds any secondary, and returns its number for Result. A file of the part (Part.Files) is found in the ring's
-// table. Numbers are the request's until it is answered or started again, Submit or not.
+// Add adds any secondary, and returns its number for Result. A file of the part (Part.Files) is
+// found in the ring's table. Numbers are the request's until it is answered or started again,
+// Submit or not.
 func (r *Request) Add(s uring.Secondary) int {
 	for i, f := range r.queue.fixed {
 		if f == s.FD {
@@ -93,7 +97,8 @@ func (r *Request) Add(s uring.Secondary) int {
 	return len(r.secs) - 1
 }
 
-// Result is what a secondary has moved, in bytes, and its error: for Finish, after the Submit that transferred it.
+// Result is what a secondary has moved, in bytes, and its error: for Finish, after the Submit that
+// transferred it.
 func (r *Request) Result(i int) (n int, err error) { return r.secs[i].Moved(), r.secs[i].Err() }
 
 // SetFlags gives the secondaries added so far flags: RWF_DSYNC makes writes durable before Finish.
@@ -103,8 +108,9 @@ func (r *Request) SetFlags(flags uint32) {
 	}
 }
 
-// Zeroes says that length bytes of a read from bufOff on are zero. In lent pages that is a secondary like any other, a
-// read of /dev/zero: with the others in one enter, and measured faster than a copy of zeroes.
+// Zeroes says that length bytes of a read from bufOff on are zero. In lent pages that is a
+// secondary like any other, a read of /dev/zero: with the others in one enter, and measured faster
+// than a copy of zeroes.
 func (r *Request) Zeroes(bufOff, length int) {
 	if r.buffer != registered {
 		r.zeros = append(r.zeros, span{off: bufOff, len: length, inMem: true})
@@ -115,7 +121,8 @@ func (r *Request) Zeroes(bufOff, length int) {
 	})
 }
 
-// Fill gives a read its bytes from off on, from memory: for a handler that had to look at them. It copies at once.
+// Fill gives a read its bytes from off on, from memory: for a handler that had to look at them. It
+// copies at once.
 func (r *Request) Fill(p []byte, off int) error {
 	if r.Op.Data() != DataIn || off < 0 || off > r.Len-len(p) {
 		return fmt.Errorf("%w: fill of %d bytes at %d of a %v of %d", ErrInvalid, len(p), off, r.Op, r.Len)
@@ -131,8 +138,8 @@ func (r *Request) Fill(p []byte, off int) error {
 	return nil
 }
 
-// Take is the twin of Fill for a write: it copies the request's bytes from off on into memory, for a handler that
-// compresses, encrypts or compares them.
+// Take is the twin of Fill for a write: it copies the request's bytes from off on into memory, for
+// a handler that compresses, encrypts or compares them.
 func (r *Request) Take(p []byte, off int) error {
 	if r.Op.Data() != DataOut || off < 0 || off > r.Len-len(p) {
 		return fmt.Errorf("%w: take of %d bytes at %d of a %v of %d", ErrInvalid, len(p), off, r.Op, r.Len)
@@ -146,12 +153,12 @@ func (r *Request) Take(p []byte, off int) error {
 	return nil
 }
 
-// MoveNothing says that the answer moves no bytes, on purpose: reads leave the reader's memory as it was, the bytes of
-// writes are not looked at.
+// MoveNothing says that the answer moves no bytes, on purpose: reads leave the reader's memory as
+// it was, the bytes of writes are not looked at.
 func (r *Request) MoveNothing() { r.nothing = true }
 
-// covered says whether all bytes of the request are accounted for. Both lists are in the buffer's order in nearly all
-// plans: then one pass decides.
+// covered reports whether all bytes of the request are accounted for. Both lists are in the buffer's
+// order in nearly all plans: then one pass decides.
 func (r *Request) covered() bool {
 	if r.nothing {
 		return true

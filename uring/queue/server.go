@@ -20,8 +20,8 @@ type Options struct {
 	Workers int // goroutines for what blocks
 	// File is the driver's file descriptor; it is DriverFile in each ring's table of files.
 	File int
-	// Driver makes the driver's end of queue number q, on the queue's thread, and registers the buffer table of Depth
-	// slots if the driver lends pages.
+	// Driver makes the driver's end of queue number q, on the queue's thread, and registers the
+	// buffer table of Depth slots if the driver lends pages.
 	Driver func(q int, ring uring.Ring) (Driver, error)
 	// NewPart makes the disk's part of a queue, on the queue's thread.
 	NewPart func(q *Queue) (Part, error)
@@ -51,7 +51,8 @@ type Server struct {
 	err error      // the first error of a queue
 }
 
-// Start starts the queues; when it returns they have fetched all their tags. After an error nothing of them is left.
+// Start starts the queues; when it returns they have fetched all their tags. After an error nothing
+// of them is left.
 func Start(o Options) (*Server, error) {
 	s := &Server{opts: o, log: o.Logger, failed: make(chan struct{}), done: make(chan struct{})}
 	var err error
@@ -120,8 +121,8 @@ func (s *Server) reap() {
 	close(s.done)
 }
 
-// fail keeps the first error. A device one of whose queues is gone can't be served: the others end too, and the
-// driver keeps the requests for a successor.
+// fail keeps the first error. A device one of whose queues is gone can't be served: the others end
+// too, and the driver keeps the requests for a successor.
 func (s *Server) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,8 +135,8 @@ func (s *Server) fail(err error) {
 	s.Stop()
 }
 
-// Stop makes the queues end as soon as they own no request, without waiting for the driver to take its fetches back,
-// and the workers give up what waits. It returns at once.
+// Stop makes the queues end as soon as they own no request, without waiting for the driver to take
+// its fetches back, and the workers give up what waits. It returns at once.
 func (s *Server) Stop() {
 	s.cancel()
 	for _, q := range s.queues {

@@ -93,8 +93,8 @@ func (q *Queue) fetchAll() error {
 	}
 }
 
-// tearDown releases everything. Secondaries are in flight only when the ring has failed; the kernel finishes them into
-// pages that it holds by itself, or into memory that is then left mapped.
+// tearDown releases everything. Secondaries are in flight only when the ring has failed; the kernel
+// finishes them into pages that it holds by itself, or into memory that is then left mapped.
 func (q *Queue) tearDown() error {
 	var errs []error
 	if q.part != nil {

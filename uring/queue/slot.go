@@ -6,8 +6,8 @@ import (
 	"varve/uring"
 )
 
-// slot is one tag of one queue. It belongs to the queue's thread, but for the request of a slot in slotWorker or slotHeld,
-// which belongs to the worker, or to whoever resumes it.
+// slot is one tag of one queue. It belongs to the queue's thread, but for the request of a slot in
+// slotWorker or slotHeld, which belongs to the worker, or to whoever resumes it.
 type slot struct {
 	tag     uint16
 	state   slotState
@@ -58,8 +58,8 @@ var slotMoves = [slotStates][slotStates]bool{
 	slotHeld:   {slotOurs: true},
 }
 
-// move is the only place that changes a slot's owner. A move that does not exist is a bug in the queue's loop,
-// after which nobody knows who may touch the request's memory.
+// move is the only place that changes a slot's owner. A move that does not exist is a bug in the
+// queue's loop, after which nobody knows who may touch the request's memory.
 func (s *slot) move(to slotState) {
 	if !slotMoves[s.state][to] {
 		panic(fmt.Sprintf("tag %d: %s -> %s", s.tag, slotNames[s.state], slotNames[to]))

@@ -1,6 +1,7 @@
 package queue
 
-// Stats counts what a device has done since this process serves it. Bytes are bytes, the rest are counts.
+// Stats counts what a device has done since this process serves it. Bytes are bytes, the rest are
+// counts.
 type Stats struct {
 	Reads       uint64 `json:"reads"`
 	ReadBytes   uint64 `json:"read_bytes"`

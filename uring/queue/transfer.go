@@ -9,8 +9,8 @@ import (
 // maxSecondaries of one request are in flight together; a plan with more goes in turns.
 const maxSecondaries = 64
 
-// transfer moves what was added to the request since the last transfer. pending: secondaries are in flight, and
-// transferred goes on. Else the transfer has ended, and err is the first error of it.
+// transfer moves what was added to the request since the last transfer. pending: secondaries are in
+// flight, and transferred goes on. Else the transfer has ended, and err is the first error of it.
 func (q *Queue) transfer(s *slot) (pending bool, err error) {
 	s.err = nil
 	if err := q.readyMemory(&s.req); err != nil {
@@ -19,8 +19,8 @@ func (q *Queue) transfer(s *slot) (pending bool, err error) {
 	return q.startSecondaries(s), s.err
 }
 
-// startSecondaries puts the next ones in flight, if there are any. A failure of some does not keep the others from being
-// tried: the handler gets a result for each.
+// startSecondaries puts the next ones in flight, if there are any. A failure of some does not keep
+// the others from being tried: the handler gets a result for each.
 func (q *Queue) startSecondaries(s *slot) (pending bool) {
 	r := &s.req
 	for r.next < len(r.secs) {
@@ -47,7 +47,8 @@ func (q *Queue) startSecondaries(s *slot) (pending bool) {
 	return false
 }
 
-// batch is what is put in flight together. It does not end inside a chain of links; nil: the chain is too long.
+// batch is what is put in flight together. It does not end inside a chain of links; nil: the chain
+// is too long.
 func (r *Request) batch() []uring.Secondary {
 	rest := r.secs[r.next:]
 	if len(rest) <= maxSecondaries {

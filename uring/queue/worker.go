@@ -13,7 +13,8 @@ type job struct {
 	s *slot
 }
 
-// waiters is how many workers wait for what may take long. All who wait for room get it at once, so that few do.
+// waiters is how many workers wait for what may take long. All who wait for room get it at once, so
+// that few do.
 const waiters = 4
 
 // worker does jobs until the channel is closed.

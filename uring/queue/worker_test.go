@@ -27,8 +27,8 @@ func (p patient) Work(_ context.Context, r *Request) (Action, error) {
 	return Answer, nil
 }
 
-// However many requests wait for long, one that needs a worker gets one: what ends the wait may take longer than a
-// file system is patient.
+// However many requests wait for long, one that needs a worker gets one: what ends the wait may
+// take longer than a file system is patient.
 func TestHandoffsPassAwaits(t *testing.T) {
 	const depth, writes = 64, 60
 	room := make(chan struct{})

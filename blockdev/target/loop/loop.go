@@ -1,4 +1,5 @@
-// Package loop is a file or block device as a disk, byte for byte, as the kernel's loop driver serves it.
+// Package loop is a file or block device as a disk, byte for byte, as the kernel's loop driver
+// serves it.
 package loop
 
 import (
@@ -30,8 +31,8 @@ type Options struct {
 	Buffered  bool // go through the page cache instead of O_DIRECT
 }
 
-// Open opens a file or block device as a disk of its size, less what is left over from the last block. The caller
-// closes it after the device has stopped.
+// Open opens a file or block device as a disk of its size, less what is left over from the last
+// block. The caller closes it after the device has stopped.
 func Open(path string, o Options) (*Loop, error) {
 	if o.BlockSize == 0 {
 		o.BlockSize = target.SectorSize
@@ -120,8 +121,8 @@ func (h handler) Work(_ context.Context, r *queue.Request) (queue.Action, error)
 // punch is the mode of fallocate(2) that makes a hole.
 const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 
-// zero makes a range read as zeroes. A file system that can't zero a range in place makes a hole, and then allocates
-// the space again where the request wants it kept.
+// zero makes a range read as zeroes. A file system that can't zero a range in place makes a hole,
+// and then allocates the space again where the request wants it kept.
 func (h handler) zero(r *queue.Request) error {
 	mode := uint32(punch)
 	if r.NoUnmap {

@@ -12,8 +12,8 @@ import (
 	"varve/uring/queue"
 )
 
-// cipher is a disk each second cluster of which is encrypted in its file, as clusters of a qcow2 image may be compressed
-// or encrypted: their bytes go through memory, those of the others do not.
+// cipher is a disk each second cluster of which is encrypted in its file, as clusters of a qcow2
+// image may be compressed or encrypted: their bytes go through memory, those of the others do not.
 type cipher struct{ fd int }
 
 const cluster = 4096

@@ -15,8 +15,8 @@ import (
 	"varve/uring/queue/queuetest"
 )
 
-// elsewhere is a disk in memory whose requests are served by a goroutine of each part, as by one that reads an encrypted
-// connection.
+// elsewhere is a disk in memory whose requests are served by a goroutine of each part, as by one
+// that reads an encrypted connection.
 type elsewhere struct {
 	mem   []byte
 	drops atomic.Int64
@@ -94,8 +94,8 @@ type silentHandler struct{ elsewhereHandler }
 
 func (silentHandler) Start(*queue.Request) (queue.Action, error) { return queue.Hold, nil }
 
-// A request that nobody resumes is left to a successor, unanswered, when the server is stopped: it does not keep the
-// queue from ending.
+// A request that nobody resumes is left to a successor, unanswered, when the server is stopped: it
+// does not keep the queue from ending.
 func TestHeldForever(t *testing.T) {
 	e := newElsewhere()
 	d := queuetest.Start(t, queuetest.Options{NewPart: silent{e}.NewPart})

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The disks of these tests are sketches of what is to come: each uses what a mirror, a client of nbd, a zoned disk, or an
-// image with encrypted clusters needs of the queue.
+// The disks of these tests are sketches of what is to come: each uses what a mirror, a client of
+// nbd, a zoned disk, or an image with encrypted clusters needs of the queue.
 
 const size = 4 << 20
 

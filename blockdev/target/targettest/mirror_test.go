@@ -17,8 +17,8 @@ import (
 	"varve/uring/queue/queuetest"
 )
 
-// mirror is a disk of two files with the same bytes. Reads are balanced, and served by the other leg when one fails;
-// a write succeeds when both legs have it.
+// mirror is a disk of two files with the same bytes. Reads are balanced, and served by the other
+// leg when one fails; a write succeeds when both legs have it.
 type mirror struct {
 	legs  [2]int
 	tries int
@@ -140,7 +140,8 @@ func reopen(t *testing.T, fd int) int {
 	return n
 }
 
-// With one leg gone, each failure is that leg's; reads are served by the other one, writes say what has failed.
+// With one leg gone, each failure is that leg's; reads are served by the other one, writes say what
+// has failed.
 func TestMirrorOfOneLeg(t *testing.T) {
 	for _, lending := range queuetest.Lendings {
 		m := &mirror{legs: [2]int{newFile(t), 1 << 20}, tries: 1}

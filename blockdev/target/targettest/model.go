@@ -27,7 +27,8 @@ type ModelOptions struct {
 // clients is how many goroutines use the disk together, each a part of it.
 const clients = 4
 
-// discardUnit in bytes is what a discard is made of; what is discarded reads as zeroes on every target.
+// discardUnit in bytes is what a discard is made of; what is discarded reads as zeroes on every
+// target.
 const discardUnit = 4096
 
 // largest request in bytes.

@@ -19,9 +19,10 @@ import (
 	"varve/uring/queue"
 )
 
-// network is a disk behind connections, one for each queue, in the manner of nbd: a request is a header, and behind it
-// the bytes of a write; replies come in any order, each a header and behind it the bytes of a read. Requests on one
-// connection must not be mixed, and a reply says by its cookie only which request it is for.
+// network is a disk behind connections, one for each queue, in the manner of nbd: a request is a
+// header, and behind it the bytes of a write; replies come in any order, each a header and behind
+// it the bytes of a read. Requests on one connection must not be mixed, and a reply says by its
+// cookie only which request it is for.
 type network struct {
 	t    *testing.T
 	addr string
@@ -29,7 +30,8 @@ type network struct {
 
 func (*network) Limits() target.Limits { return target.Limits{Size: size, Cache: true} }
 
-// Headers: of a request, kind, cookie, length (4 bytes each) and offset (8); of a reply, cookie and errno.
+// Headers: of a request, kind, cookie, length (4 bytes each) and offset (8); of a reply, cookie and
+// errno.
 const (
 	requestHeader = 20
 	replyHeader   = 8
@@ -225,7 +227,8 @@ func serveNetwork(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// serveConnection answers the requests of a connection, flushes at once and the others a request late: out of order.
+// serveConnection answers the requests of a connection, flushes at once and the others a request
+// late: out of order.
 func serveConnection(t *testing.T, c net.Conn, mem []byte) {
 	defer c.Close()
 	var late []byte

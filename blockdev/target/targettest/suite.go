@@ -1,9 +1,9 @@
 // Package targettest holds every target to the same behaviour, as testing/fstest does file systems.
 //
-// Test serves a target by a device without a kernel driver (uring/queue/queuetest): every operation at every kind of
-// place against a model of bytes, from many goroutines, with transfers that the kernel cuts short and secondaries that
-// fail, with operations that it can't know, and with a stop in the middle. Model alone runs on any disk: on a target
-// behind a real device too.
+// Test serves a target by a device without a kernel driver (uring/queue/queuetest): every operation
+// at every kind of place against a model of bytes, from many goroutines, with transfers that the
+// kernel cuts short and secondaries that fail, with operations that it can't know, and with a stop
+// in the middle. Model alone runs on any disk: on a target behind a real device too.
 package targettest
 
 import (
@@ -26,9 +26,11 @@ type Options struct {
 	Open func(t *testing.T) target.Target
 	// NoData is for a disk that moves no bytes: what is read is not looked at.
 	NoData bool
-	// NoFailures is for a target that can't be served any more once a secondary has failed: a connection.
+	// NoFailures is for a target that can't be served any more once a secondary has failed: a
+	// connection.
 	NoFailures bool
-	// NoSecondaries is for a target that transfers nothing by secondaries, so that no fault can reach it.
+	// NoSecondaries is for a target that transfers nothing by secondaries, so that no fault can
+	// reach it.
 	NoSecondaries bool
 }
 
@@ -68,7 +70,8 @@ func start(t *testing.T, tt target.Target, l queuetest.Lending, f *queuetest.Fau
 	return queuetest.Start(t, queuetest.Options{Lending: l, NewPart: tt.NewPart, Faults: f})
 }
 
-// testFaults runs the model while transfers are cut short, and then while some fail. A request that fails is tried again.
+// testFaults runs the model while transfers are cut short, and then while some fail. A request that
+// fails is tried again.
 func testFaults(t *testing.T, o Options, l queuetest.Lending) {
 	tt := o.Open(t)
 	var faults queuetest.Faults
@@ -141,7 +144,8 @@ func testUnknown(t *testing.T, o Options, l queuetest.Lending) {
 	}
 }
 
-// testStop stops a device while it serves: what is under way is answered or left, and everything ends.
+// testStop stops a device while it serves: what is under way is answered or left, and everything
+// ends.
 func testStop(t *testing.T, o Options, l queuetest.Lending, stop func(*queuetest.Device)) {
 	tt := o.Open(t)
 	d := start(t, tt, l, nil)

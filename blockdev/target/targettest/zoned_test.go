@@ -74,7 +74,8 @@ func (h zonedHandler) Start(r *queue.Request) (queue.Action, error) {
 	}
 }
 
-// report answers with the write pointers of the zones from r.Off on, as far as the buffer goes, and zeroes after them.
+// report answers with the write pointers of the zones from r.Off on, as far as the buffer goes, and
+// zeroes after them.
 func (h zonedHandler) report(r *queue.Request) error {
 	b := make([]byte, r.Len)
 	h.mu.Lock()
@@ -97,7 +98,8 @@ func (zonedHandler) Work(context.Context, *queue.Request) (queue.Action, error) 
 
 func (zonedHandler) Drop(*queue.Request) {}
 
-// Appends from many sides land side by side, where each of them is told; a report says how far the zones are.
+// Appends from many sides land side by side, where each of them is told; a report says how far the
+// zones are.
 func TestZoned(t *testing.T) {
 	for _, lending := range queuetest.Lendings {
 		t.Run(string(lending), func(t *testing.T) {

@@ -1,13 +1,13 @@
 // Package volume is a volume of the object store as a disk.
 //
-// A read is planned by the volume: pieces of the store's files, and holes. A write goes to the end of a segment that
-// the volume reserves for it, and counts once it is committed:
+// A read is planned by the volume: pieces of the store's files, and holes. A write goes to the end
+// of a segment that the volume reserves for it, and counts once it is committed:
 //
 //	read   Plan ----> secondaries, zeroes --> Release
 //	write  Reserve -> secondary ------------> Commit, or Abort after an error
 //
-// Plan and Reserve do not block: where they would have to, they return an error that says so (ErrNotLoaded, ErrBusy), and
-// a worker waits instead of the queue.
+// Plan and Reserve do not block: where they would have to, they return an error that says so
+// (ErrNotLoaded, ErrBusy), and a worker waits instead of the queue.
 package volume
 
 import (
@@ -41,7 +41,8 @@ type Volume interface {
 
 var _ Volume = (*objstore.Volume)(nil)
 
-// New is the target of a volume. The volume stays the caller's, who closes it after the device has stopped.
+// New is the target of a volume. The volume stays the caller's, who closes it after the device has
+// stopped.
 func New(v Volume) target.Target {
 	return &disk{volume: v, lim: target.Limits{
 		Size: v.Size(), BlockSize: v.BlockSize(), Discard: true, Cache: true, DMAAlign: target.SectorSize,
@@ -60,8 +61,8 @@ func (d *disk) NewPart(*queue.Queue) (queue.Part, error) {
 	return queue.Handlers{New: func() queue.Handler { return &handler{volume: d.volume, cost: &d.cost} }}, nil
 }
 
-// handler turns plans into secondaries. A read holds its plan, and with it the segments, until the last secondary is
-// in; a write holds the space that was reserved for it.
+// handler turns plans into secondaries. A read holds its plan, and with it the segments, until the
+// last secondary is in; a write holds the space that was reserved for it.
 type handler struct {
 	volume   Volume
 	cost     *target.FlushCost
@@ -199,8 +200,8 @@ const checkSize = 1 << 20
 // checkBuffers hold requests whose bytes are hashed: one for each worker that does so.
 var checkBuffers = sync.Pool{New: func() any { b := objstore.NewBuffer(checkSize); return &b }}
 
-// readChecked reads what is planned into a buffer, where it is hashed, and fills the request from there. A request with
-// a damaged chunk fails whole.
+// readChecked reads what is planned into a buffer, where it is hashed, and fills the request from
+// there. A request with a damaged chunk fails whole.
 func (h *handler) readChecked(r *queue.Request) error {
 	buf := checkBuffers.Get().(*[]byte)
 	defer checkBuffers.Put(buf)

@@ -19,7 +19,8 @@ import (
 	"varve/uring/queue/queuetest"
 )
 
-// memVolume is a volume whose bytes lie in a file where the request says; the second half of each read may be a hole.
+// memVolume is a volume whose bytes lie in a file where the request says; the second half of each
+// read may be a hole.
 type memVolume struct {
 	fd   int
 	hole bool
@@ -141,8 +142,8 @@ type quiet struct{ *memVolume }
 func (quiet) Release(*objstore.Plan)       {}
 func (quiet) Commit(*objstore.Write) error { return nil }
 
-// Serving a request of a volume allocates nothing. The count is that of the whole process, which allocates a little
-// beside.
+// Serving a request of a volume allocates nothing. The count is that of the whole process, which
+// allocates a little beside.
 func TestVolumeAllocations(t *testing.T) {
 	v := newMemVolume(t)
 	v.hole = true
@@ -181,8 +182,8 @@ func (v *fullVolume) Reserve(off int64, length int, w *objstore.Write) error {
 
 func (v *fullVolume) Wait(context.Context, int64, int64, bool) error { <-v.room; return nil }
 
-// However many writes wait for room, a read that needs a worker, and a flush, get one: settling, which makes the room,
-// may take longer than a file system is patient.
+// However many writes wait for room, a read that needs a worker, and a flush, get one: settling,
+// which makes the room, may take longer than a file system is patient.
 func TestReadsPassWritesThatWait(t *testing.T) {
 	const depth, writes = 64, 60
 	v := &fullVolume{newMemVolume(t), make(chan struct{})}

@@ -1,9 +1,9 @@
-// Package queuetest is a device without a kernel driver: a queue.Driver whose requests come from a test and whose lent
-// buffers are ordinary memory. The ring, the files and the workers are real, so that what serves a queue is tested on
-// any machine with io_uring.
+// Package queuetest is a device without a kernel driver: a queue.Driver whose requests come from a
+// test and whose lent buffers are ordinary memory. The ring, the files and the workers are real, so
+// that what serves a queue is tested on any machine with io_uring.
 //
-// A fetch is a read of an eventfd, which Do makes complete; a commit wakes Do. Memory that a read did not fill holds
-// Poison, as the pages of a kernel's client hold whatever was in them before.
+// A fetch is a read of an eventfd, which Do makes complete; a commit wakes Do. Memory that a read
+// did not fill holds Poison, as the pages of a kernel's client hold whatever was in them before.
 package queuetest
 
 import (
@@ -198,8 +198,8 @@ func (d *Device) ring(t *tag) {
 	}
 }
 
-// TakeBack takes back all fetches, as a driver does whose device is being stopped: requests under way are answered,
-// others are not served any more.
+// TakeBack takes back all fetches, as a driver does whose device is being stopped: requests under
+// way are answered, others are not served any more.
 func (d *Device) TakeBack() {
 	d.stopped.Do(func() {
 		d.mu.Lock()

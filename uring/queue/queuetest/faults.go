@@ -8,8 +8,8 @@ import (
 	"varve/uring"
 )
 
-// Faults make secondaries short, or fail, on their way to the kernel: the kernel gets an entry with fewer bytes, or with
-// a file that does not exist (EBADF). The zero Faults make none.
+// Faults make secondaries short, or fail, on their way to the kernel: the kernel gets an entry with
+// fewer bytes, or with a file that does not exist (EBADF). The zero Faults make none.
 type Faults struct {
 	mu       sync.Mutex
 	short    float64
@@ -19,7 +19,8 @@ type Faults struct {
 	rnd      *rand.Rand
 }
 
-// Set makes the given parts, from 0 to 1, of all entries of secondaries short or failing from now on.
+// Set makes the given parts, from 0 to 1, of all entries of secondaries short or failing from now
+// on.
 func (f *Faults) Set(short, fail float64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -36,7 +37,8 @@ func (f *Faults) Made() (short, failing int) {
 	return f.shortens, f.fails
 }
 
-// NewRing is for queue.Options: it makes a ring whose secondaries meet the faults. A nil f makes none.
+// NewRing is for queue.Options: it makes a ring whose secondaries meet the faults. A nil f makes
+// none.
 func (f *Faults) NewRing(o uring.Options) (uring.Ring, error) {
 	r, err := uring.New(o)
 	if err != nil || f == nil {
