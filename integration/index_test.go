@@ -40,7 +40,7 @@ func TestDeviceServedBeforeIndexIsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	n.env = []string{"VARVE_FAILPOINT_ERROR=index:1", "VARVE_FAILPOINT_HASTE=3"} // the indexer waits for 20 s
+	n.env = []string{"VARVE_FAILPOINT_ERROR=index:2", "VARVE_FAILPOINT_HASTE=3"} // opening, then the indexer, which waits for 20 s
 	n.serve(ctx)
 	type indexed struct {
 		Unindexed int `json:"unindexed_segments"`
