@@ -116,9 +116,9 @@ type Piece struct {
 // Plan says where a range is. The zero value is ready; reusing one avoids every allocation.
 // Between Plan and Release the pieces' files are neither closed, punched nor unlinked.
 type Plan struct {
-	Pieces []Piece // in order of BufOff, covering the range exactly
-	pin    *pin
-	check  check
+	Pieces   []Piece // in order of BufOff, covering the range exactly
+	pin      *pin
+	verifier verifier
 }
 
 // Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one is called.

@@ -36,8 +36,8 @@ const (
 // newClosing gives the number of a clean end; never 0.
 func newClosing() uint64 { return rand.Uint64() | 1 }
 
-// checkCopy says why a journal can't count although its records may be whole.
-func (s *Store) checkCopy(rp *journal.Replay) error {
+// validateCopy says why a journal can't count although its records may be whole.
+func (s *Store) validateCopy(rp *journal.Replay) error {
 	refuse := func(why string) error {
 		return &CorruptError{File: rp.Name(), Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
 	}

@@ -21,7 +21,7 @@ func readPieces(p *Plan, buf []byte) error {
 			continue
 		}
 		if c.settled && p.Checked() {
-			if err := p.check.read(c, b); err != nil {
+			if err := p.verifier.read(c, b); err != nil {
 				return err
 			}
 			continue

@@ -121,7 +121,7 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 			}
 			continue // the others are closed with the store
 		}
-		s.checkDir(g)
+		s.validateObjectLog(g)
 		if d := g.Repaired(); d != nil {
 			s.mended(d)
 		}
@@ -149,8 +149,8 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 	return nil
 }
 
-// checkDir holds a directory against what refs know of it.
-func (s *Store) checkDir(g *segment.File) {
+// validateObjectLog holds a directory against what refs know of it.
+func (s *Store) validateObjectLog(g *segment.File) {
 	want := s.catalog.refs.ObjectLogs[g.ID]
 	if want == 0 || g.Damaged() {
 		return
@@ -313,8 +313,8 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 	return nil
 }
 
-// checkRecord says what is wrong with a record that was read whole.
-func (s *Store) checkRecord(v *volume, r *journal.Record) error {
+// validateRecord says what is wrong with a record that was read whole.
+func (s *Store) validateRecord(v *volume, r *journal.Record) error {
 	sectors := uint64(v.ref.Size) / SectorSize
 	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
 		return fmt.Errorf("%d sectors at %d in a volume of %d", r.Count, r.Sector, sectors)

@@ -107,12 +107,12 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 		if rp == nil {
 			rp = &journal.Replay{ID: id, Blind: true}
 		}
-		if cerr := s.checkCopy(rp); cerr != nil {
+		if cerr := s.validateCopy(rp); cerr != nil {
 			rp.Truncate(0)
 			err = cerr
 		}
 		if err == nil {
-			err = s.checkReplay(v, rp)
+			err = s.validateReplay(v, rp)
 		}
 		if err == nil && rp.BadHeader != nil {
 			s.mended(rp.BadHeader)
@@ -164,7 +164,7 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 		}
 		h.replays = append(h.replays, rp)
 	}
-	return h, s.checkSnapshots(v, h)
+	return h, s.validateSnapshots(v, h)
 }
 
 // assessTorn is assess for a generation that lacks the commit that ends it, while a later one has commits.
@@ -179,10 +179,10 @@ func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later ui
 	})
 }
 
-// checkReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
-func (s *Store) checkReplay(v *volume, rp *journal.Replay) error {
+// validateReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
+func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
 	for i := range rp.Records {
-		if err := s.checkRecord(v, &rp.Records[i]); err != nil {
+		if err := s.validateRecord(v, &rp.Records[i]); err != nil {
 			at := rp.At[i]
 			rp.Truncate(at)
 			return &CorruptError{File: rp.Name(), Offset: journal.Offset(at), Object: "journal record", Err: err}
@@ -200,9 +200,9 @@ func (s *Store) checkReplay(v *volume, rp *journal.Replay) error {
 	return nil
 }
 
-// checkSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
+// validateSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
 // is written next.
-func (s *Store) checkSnapshots(v *volume, h *history) error {
+func (s *Store) validateSnapshots(v *volume, h *history) error {
 	for _, sn := range s.catalog.snapshotsOf(v) {
 		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen })
 		if sn.Settled || there {

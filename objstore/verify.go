@@ -11,30 +11,31 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// check has the settled pieces of a plan checked as they are read. The zero value checks nothing.
+// verifier compares settled chunks with their hashes as a plan's pieces are read. The zero value verifies nothing.
 //
 // A leaf in memory holds places alone, 8 bytes a chunk. The hashes are in the leaf's node of the tree, which is itself
 // checked against its hash in the node above when it is read, up to the root: so the plan remembers the root that its
 // places are of, and the nodes come from the cache of nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the
 // disk. What has not settled yet has no hash.
-type check struct {
+type verifier struct {
 	s     *Store
 	root  merkle.Root
 	off   int64  // of the plan in the image, bytes
 	image string // the volume's name, for errors
 }
 
-// checkOf is the check of a plan that begins at off, over the tree under root, if the volume wants one; nil wants none.
-func (v *volume) checkOf(root *merkle.Root, off int64) check {
+// verifierFor returns the verifier of a plan that begins at off, over the tree under root. It verifies nothing where v is nil,
+// or the volume does not ask for verified reads.
+func (v *volume) verifierFor(root *merkle.Root, off int64) verifier {
 	if v == nil || !v.verify.Load() {
-		return check{}
+		return verifier{}
 	}
-	return check{s: v.s, root: *root, off: off, image: v.ref.Name}
+	return verifier{s: v.s, root: *root, off: off, image: v.ref.Name}
 }
 
-// Checked says that settled chunks have to be checked as they are read: by Plan.Read, and not by the descriptors of
+// Checked reports whether settled chunks have to be verified as they are read: by Plan.Read, and not by the descriptors of
 // the pieces.
-func (p *Plan) Checked() bool { return p.check.s != nil }
+func (p *Plan) Checked() bool { return p.verifier.s != nil }
 
 // Read fills buf with the planned range; it blocks. A chunk whose bytes do not have its hash is a CorruptError, if the
 // plan is Checked. buf had better be aligned to a page.
@@ -43,31 +44,31 @@ func (p *Plan) Read(buf []byte) error { return readPieces(p, buf) }
 // NewBuffer gives n bytes that begin at a page.
 func NewBuffer(n int) []byte { return disk.AlignedBuffer(n) }
 
-// checkedRun is how many bytes are read at once to be checked.
-const checkedRun = MaxRequest / 4
+// verifiedRun is how many bytes are read at once to be verified.
+const verifiedRun = MaxRequest / 4
 
-// checkBuffers are for the pieces that begin or end inside a chunk.
-var checkBuffers = sync.Pool{New: func() any { b := disk.AlignedBuffer(checkedRun); return &b }}
+// verifyBuffers are for the pieces that begin or end inside a chunk.
+var verifyBuffers = sync.Pool{New: func() any { b := disk.AlignedBuffer(verifiedRun); return &b }}
 
 // read reads a settled piece into b: whole chunks, since nothing less has a hash.
-func (k *check) read(c *Piece, b []byte) error {
+func (k *verifier) read(c *Piece, b []byte) error {
 	size := int64(k.root.ChunkSize)
 	at := k.off + int64(c.BufOff)
 	end := at + int64(c.Len)
 	for at < end {
 		first := at / size * size
-		last := min(disk.RoundUp(end, size), first+checkedRun)
+		last := min(disk.RoundUp(end, size), first+verifiedRun)
 		to := min(end, last)
 		run := b[:to-at]
 		scratch := (*[]byte)(nil)
 		if at != first || to != last {
-			scratch = checkBuffers.Get().(*[]byte)
+			scratch = verifyBuffers.Get().(*[]byte)
 			run = (*scratch)[:last-first]
 		}
 		err := k.chunks(c.seg, c.FileOff+first-(k.off+int64(c.BufOff)), first, run)
 		if scratch != nil {
 			copy(b[:to-at], run[at-first:])
-			checkBuffers.Put(scratch)
+			verifyBuffers.Put(scratch)
 		}
 		if err != nil {
 			return err
@@ -78,7 +79,7 @@ func (k *check) read(c *Piece, b []byte) error {
 }
 
 // chunks reads whole chunks of the image from first on, which lie at fileOff one after the other, and checks them.
-func (k *check) chunks(g *segment.File, fileOff, first int64, run []byte) error {
+func (k *verifier) chunks(g *segment.File, fileOff, first int64, run []byte) error {
 	if err := disk.ReadAligned(g.Data, run, fileOff); err != nil {
 		return fmt.Errorf("read %s: %w", segment.Name(g.ID), err)
 	}
@@ -104,7 +105,7 @@ func (k *check) chunks(g *segment.File, fileOff, first int64, run []byte) error 
 }
 
 // bad tells of a chunk that is not what it was, and gives the error for its reader.
-func (k *check) bad(g *segment.File, fileOff, chunk int64, want, got merkle.Hash) error {
+func (k *verifier) bad(g *segment.File, fileOff, chunk int64, want, got merkle.Hash) error {
 	sectors := int64(k.root.ChunkSize) / SectorSize
 	from := chunk * sectors
 	to := min(from+sectors, k.root.Size/SectorSize) - 1

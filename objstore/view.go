@@ -126,7 +126,7 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	}
 	off := int64(from) * SectorSize
 	if w.base != nil {
-		p.check = w.of.checkOf(&w.base.root, off)
+		p.verifier = w.of.verifierFor(&w.base.root, off)
 		return w.base.plan(p, from, to)
 	}
 	v := w.v
@@ -138,7 +138,7 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	if err := planLayers(v.upTo(w.gen), v.base, p, from, to); err != nil {
 		return err
 	}
-	p.check = v.checkOf(&v.base.root, off)
+	p.verifier = v.verifierFor(&v.base.root, off)
 	p.pin = v.pin
 	p.pin.n.Add(1)
 	return nil

@@ -113,7 +113,7 @@ func (v *volume) Size() int64 { return v.ref.Size }
 // BlockSize is the logical block size in bytes.
 func (v *volume) BlockSize() int { return v.ref.BlockSize }
 
-func (v *volume) checkRange(off, length int64) error {
+func (v *volume) validateRange(off, length int64) error {
 	if off < 0 || length <= 0 || off > v.ref.Size-length || (off|length)%SectorSize != 0 {
 		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.ref.Size, v.ref.Name)
 	}
@@ -122,7 +122,7 @@ func (v *volume) checkRange(off, length int64) error {
 
 // Plan implements [Image].
 func (v *volume) Plan(off int64, length int, p *Plan) error {
-	if err := v.checkRange(off, int64(length)); err != nil {
+	if err := v.validateRange(off, int64(length)); err != nil {
 		return err
 	}
 	if length > MaxRequest {
@@ -136,7 +136,7 @@ func (v *volume) Plan(off int64, length int, p *Plan) error {
 	if err == nil {
 		err = planLayers(v.layers, v.base, p, from, from+uint64(length)/SectorSize)
 	}
-	p.check = v.checkOf(&v.base.root, off)
+	p.verifier = v.verifierFor(&v.base.root, off)
 	if err == nil {
 		p.pin = v.pin
 		p.pin.n.Add(1)
@@ -174,7 +174,7 @@ func (v *volume) sweep(n int64) {
 // Reserve finds a location for a write. It never blocks on I/O, nor on a lock that is held over I/O. ErrBusy: call Wait,
 // from a goroutine that may block, and retry. ErrReadOnly is the other error to expect.
 func (v *volume) Reserve(off int64, length int, w *Write) error {
-	if err := v.checkRange(off, int64(length)); err != nil {
+	if err := v.validateRange(off, int64(length)); err != nil {
 		return err
 	}
 	if length > MaxRequest {
@@ -441,7 +441,7 @@ func (v *volume) abort(w *Write) {
 // TryZero makes a hole (discard, write zeroes). It never blocks on I/O, nor on a lock that is held over I/O; the errors are
 // those of Reserve.
 func (v *volume) TryZero(off, length int64) error {
-	if err := v.checkRange(off, length); err != nil {
+	if err := v.validateRange(off, length); err != nil {
 		return err
 	}
 	if !v.s.space.takeHole(holeReservation(int64(v.s.sb.ChunkSize))) {
