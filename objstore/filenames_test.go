@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -55,7 +56,11 @@ func TestStraysAreLeftAlone(t *testing.T) {
 	for _, name := range []string{id + ".bak", id + ".SEG", id + ".sg~", "+" + id[1:] + ".seg", " " + id[1:] + ".seg", "0000000A.seg", "0000000B.dir", id + ".seg.old"} {
 		stray(segment.Dir+"/"+name, segs[0])
 	}
-	for _, name := range []string{journals[0] + "~", journals[0][:36] + "-000000000000000A", journals[0][:36] + "-+00000000000000f", "notes.new", "{" + journals[0][:36] + "}-0000000000000001"} {
+	volume := journals[0][:36]
+	for _, name := range []string{
+		journals[0] + "~", volume + "-000000000000000A", volume + "-+00000000000000f", "notes.new", "{" + volume + "}-0000000000000001",
+		strings.ReplaceAll(volume, "-", ""),
+	} {
 		stray(journal.Dir+"/"+name, journal.Dir+"/"+journals[0])
 	}
 	must(t, r.mem.SyncDir(segment.Dir))

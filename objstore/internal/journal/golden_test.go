@@ -118,6 +118,7 @@ func FuzzName(f *testing.F) {
 	f.Add(path.Base(goldenID.Name()))
 	f.Add(path.Base(goldenID.Name()) + DraftSuffix)
 	f.Add("{" + path.Base(goldenID.Name()))
+	f.Add("00112233445566778899aabbccddeeff") // a UUID, by another spelling
 	f.Fuzz(func(t *testing.T, name string) {
 		volume, gen, draft, ok := ParseName(name)
 		if !ok {

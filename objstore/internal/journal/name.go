@@ -30,7 +30,10 @@ const uuidLen = 36
 // that Name writes is ok: any other file is none of the store's.
 func ParseName(name string) (volume uuid.UUID, gen uint64, draft, ok bool) {
 	base, draft := strings.CutSuffix(name, DraftSuffix)
-	volume, err := uuid.Parse(base[:min(len(base), uuidLen)])
+	if len(base) < uuidLen {
+		return uuid.UUID{}, 0, false, false
+	}
+	volume, err := uuid.Parse(base[:uuidLen])
 	if err != nil {
 		return uuid.UUID{}, 0, false, false
 	}
