@@ -2,8 +2,14 @@ package objstore
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"varve/objstore/internal/refs"
 )
 
 // A plan that is held on one volume keeps the room that it reads, and nobody else's.
@@ -59,4 +65,87 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	if g := a.appendSegment; g != nil && g.Unsettled.Load() > 0 {
 		t.Errorf("%d bytes of a's append segment are not given back", g.Unsettled.Load())
 	}
+}
+
+// fakeItem is something to give back: it waits until it may.
+type fakeItem struct {
+	may       chan struct{}
+	err       error
+	tries     atomic.Int64
+	given     atomic.Bool
+	abandoned atomic.Bool
+}
+
+func (f *fakeItem) reclaim(ctx context.Context) error {
+	f.tries.Add(1)
+	select {
+	case <-f.may:
+		f.given.Store(f.err == nil)
+		return f.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *fakeItem) abandon() { f.abandoned.Store(true) }
+
+// Each volume's items are given back in their order and without regard to other volumes; one that fails is in nobody's way;
+// what stop has interrupted is begun again by start, or left to the next opening.
+func TestReclaimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var returned atomic.Int64
+		r := newReclaimer(slog.New(slog.DiscardHandler), func() time.Duration { return time.Since(began) }, func() { returned.Add(1) })
+		a, b := &volume{ref: &refs.Volume{Name: "a"}}, &volume{ref: &refs.Volume{Name: "b"}}
+		item := func() *fakeItem { return &fakeItem{may: make(chan struct{})} }
+		ctx, cancel := context.WithCancel(t.Context())
+		first, second, other := item(), item(), item()
+		for _, c := range []struct {
+			v *volume
+			i *fakeItem
+		}{{a, first}, {a, second}, {b, other}} {
+			r.expect()
+			if !r.returning() {
+				t.Error("nothing is expected to come back")
+			}
+			r.add(ctx, c.v, c.i)
+		}
+		close(second.may)
+		close(other.may)
+		must(t, r.wait(ctx, b, nil))
+		if !other.given.Load() || second.tries.Load() > 0 || r.idle(a) || returned.Load() != 1 {
+			t.Errorf("b: given %v; a: second tried %d times, idle %v; %d returns", other.given.Load(), second.tries.Load(), r.idle(a), returned.Load())
+		}
+		time.Sleep(reclaimPatience)
+		if r.returning() {
+			t.Error("a reader is waited for without end")
+		}
+		cancel()
+		r.stop()
+		if r.idle(nil) || first.given.Load() {
+			t.Error("what was interrupted is gone")
+		}
+		ended := make(chan struct{})
+		close(ended)
+		if err := r.wait(t.Context(), nil, ended); !errors.Is(err, ErrClosed) {
+			t.Errorf("wait at the end: %v", err)
+		}
+		first.err = errors.New("no")
+		close(first.may)
+		r.start(t.Context())
+		must(t, r.wait(t.Context(), nil, nil))
+		r.stop()
+		if first.tries.Load() != 2 || !second.given.Load() || r.left.Load() != 0 || returned.Load() != 3 {
+			t.Errorf("first tried %d times, second given %v, %d left, %d returns", first.tries.Load(), second.given.Load(), r.left.Load(), returned.Load())
+		}
+		last := item()
+		ctx, cancel = context.WithCancel(t.Context())
+		r.expect()
+		r.add(ctx, a, last)
+		cancel()
+		r.stop()
+		if r.abandon(); !last.abandoned.Load() {
+			t.Error("nothing is left to the next opening")
+		}
+	})
 }
