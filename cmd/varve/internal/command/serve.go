@@ -15,6 +15,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
+	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -220,7 +221,7 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 
 // approach asks a running daemon to hand over, if --takeover was given and there is one, and
 // inherits its flags.
-func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions) (*daemon.Predecessor, error) {
+func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions) (*handover.Predecessor, error) {
 	if !o.takeover {
 		return nil, nil
 	}
@@ -229,7 +230,7 @@ func (a *app) approach(ctx context.Context, cmd *cobra.Command, o *serveOptions)
 	} else if client.IsSilent(err) { // other errors may be another version's, which Approach handles
 		return nil, fmt.Errorf("take over: %w", err)
 	}
-	p, err := daemon.Approach(ctx, a.store, version(), o.remount)
+	p, err := handover.Approach(ctx, a.store, version(), o.remount)
 	if errors.Is(err, client.ErrNoDaemon) {
 		return nil, nil
 	}

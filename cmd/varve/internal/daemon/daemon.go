@@ -16,6 +16,7 @@ import (
 
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/devices"
+	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -70,8 +71,8 @@ type Daemon struct {
 	stopping bool
 	noting   sync.Mutex // held while the table hears of mounts; taken before mu
 
-	handing    atomic.Bool    // a handover is under way
-	successors chan *handover // who is ready to take over
+	handing    atomic.Bool              // a handover is under way
+	successors chan *handover.Successor // who is ready to take over
 
 	checking sync.Mutex // one check at a time
 
@@ -109,7 +110,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		swapsFile:  cmp.Or(o.swaps, swapsFile),
 		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
-		successors: make(chan *handover, 1),
+		successors: make(chan *handover.Successor, 1),
 
 		reviveAfter:   reviveAfter,
 		retryFirst:    retryFirst,
@@ -137,9 +138,6 @@ func New(dir string, store Store, o Options) *Daemon {
 	}
 	return d
 }
-
-// Stopping is closed when a client asked the daemon to end.
-func (d *Daemon) Stopping() <-chan struct{} { return d.stop }
 
 func (d *Daemon) ping() protocol.Ping {
 	return protocol.Ping{

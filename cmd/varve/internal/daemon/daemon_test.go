@@ -217,7 +217,7 @@ func TestReleaseLeavesOpenDevices(t *testing.T) {
 		t.Errorf("stopped: %+v", s)
 	}
 	select {
-	case <-w.d.Stopping():
+	case <-w.d.stop:
 	default:
 		t.Error("the daemon was not told to end")
 	}

@@ -2,11 +2,11 @@ package daemon
 
 import (
 	"errors"
-	"log/slog"
 	"slices"
 	"testing"
 
 	"varve/cmd/varve/internal/devices"
+	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -22,8 +22,8 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 	}
 	w.mounter.mounts[dirs[1]].sudden = true
 	for range 4 { // the others are unmounted before it, or not, in the order of a map
-		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Marks: true}}
-		if err := w.d.mayHandOver(h); err != nil {
+		h := &handover.Successor{Hello: protocol.Hello{Marks: true}}
+		if err := w.d.mayHandOver(h.Hello); err != nil {
 			t.Fatal(err)
 		}
 		wantError(t, w.d.letGo(t.Context(), h), protocol.ErrBusy, dirs[1], "--remount")
@@ -52,10 +52,10 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
-	h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Version: "1.0"}}
-	wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, "1.0", "detach")
+	h := &handover.Successor{Hello: protocol.Hello{Version: "1.0"}}
+	wantError(t, w.d.mayHandOver(h.Hello), protocol.ErrBusy, a.Device, "1.0", "detach")
 	w.d.table.Find("a", "").Mark = w.d.inst.OldMark("a") // it was handed over by an older version
-	if err := w.d.mayHandOver(h); err != nil {
+	if err := w.d.mayHandOver(h.Hello); err != nil {
 		t.Error(err)
 	}
 }
@@ -73,13 +73,13 @@ func TestLoopDeviceAndItsDaemon(t *testing.T) {
 		if !slices.Contains(a.Notes, loopNote) {
 			t.Errorf("transport %s: the notes are %q", transport, a.Notes)
 		}
-		h := &handover{log: slog.New(slog.DiscardHandler), pidfd: -1, hello: protocol.Hello{Marks: true}}
-		wantError(t, w.d.mayHandOver(h), protocol.ErrBusy, a.Device, `"a"`, "loop device", "detach it first")
+		h := &handover.Successor{Hello: protocol.Hello{Marks: true}}
+		wantError(t, w.d.mayHandOver(h.Hello), protocol.ErrBusy, a.Device, `"a"`, "loop device", "detach it first")
 		wantNodes(t, w.attachedNodes(t), a.Device)
 		if _, err := w.c.Detach(t.Context(), protocol.Detach{Target: "a"}); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.d.mayHandOver(h); err != nil {
+		if err := w.d.mayHandOver(h.Hello); err != nil {
 			t.Error(err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -30,7 +31,7 @@ type RunOptions struct {
 	// Flags are the command line's, by name: a successor has them too, unless told otherwise.
 	Flags map[string]string
 	// Predecessor is a daemon to take over from; nil: none.
-	Predecessor *Predecessor
+	Predecessor *handover.Predecessor
 	// Ready is called once, when the socket answers; after a takeover, with what that was like.
 	Ready func(*protocol.Upgraded)
 }
@@ -65,9 +66,9 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 			return err
 		}
 		failpoint.Here(failpoint.UpgradeClosed)
-		if h.give(own) {
+		if h.Give(own) {
 			failpoint.Here(failpoint.UpgradeEnded)
-			o.Logger.Info("a successor has taken over", "pid", h.hello.PID, "version", h.hello.Version)
+			o.Logger.Info("a successor has taken over", "pid", h.Hello.PID, "version", h.Hello.Version)
 			return own.Cede()
 		}
 		// The successor is dead: what it had of the store and the devices is free, and this daemon goes on.
@@ -78,11 +79,11 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 // own takes over the ownership of the predecessor, or takes the store if there is none.
 func (o *RunOptions) own(dir string) (*server.Ownership, error) {
 	if p := o.Predecessor; p != nil {
-		own, err := p.receive(dir, o.Logger)
-		if !errors.Is(err, errLinkClosed) {
+		own, err := p.Receive(dir, o.Logger)
+		if !errors.Is(err, handover.ErrClosed) {
 			return own, err
 		}
-		o.Logger.Warn("the earlier daemon died while it handed over; going on as after a crash", "pid", p.offer.PID)
+		o.Logger.Warn("the earlier daemon died while it handed over; going on as after a crash", "pid", p.PID())
 		p.Close()
 		o.Predecessor = nil
 	}
@@ -91,19 +92,19 @@ func (o *RunOptions) own(dir string) (*server.Ownership, error) {
 
 // session is one opening of the store, from beginning to end. It gives a successor that waits for what this daemon
 // has let go of.
-func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover, err error) {
+func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover.Successor, err error) {
 	log := o.Logger
 	o.Store.Lock = own.Lock()
 	store, err := OpenStore(ctx, own.Dir(), log, o.Store)
 	if err != nil {
-		return nil, o.Predecessor.refuse(err)
+		return nil, o.Predecessor.Refuse(err)
 	}
 	if o.Predecessor != nil {
 		failpoint.Here(failpoint.UpgradeOpened)
 	}
 	st, err := store.Stat()
 	if err != nil {
-		return nil, errors.Join(o.Predecessor.refuse(err), store.Close())
+		return nil, errors.Join(o.Predecessor.Refuse(err), store.Close())
 	}
 	log.Info("store is open", "store", own.Dir(), "uuid", st.UUID, "volumes", st.Volumes, "snapshots", st.Snapshots,
 		"seconds", st.OpenTime, "read_only", st.ReadOnly)
@@ -113,18 +114,18 @@ func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *hand
 		case cerr == nil:
 			log.Info("store is closed")
 		case h != nil:
-			h.fail(fmt.Errorf("close store: %w", cerr))
+			h.Fail(fmt.Errorf("close store: %w", cerr))
 		default:
 			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
 		}
 	}()
 	files, err := own.Files()
 	if err != nil {
-		return nil, o.Predecessor.refuse(err)
+		return nil, o.Predecessor.Refuse(err)
 	}
 	inst, err := instance.At(files, store.FilesUUID())
 	if err != nil {
-		return nil, o.Predecessor.refuse(err)
+		return nil, o.Predecessor.Refuse(err)
 	}
 	open := &descriptors{}
 	d := New(own.Dir(), store, Options{
@@ -135,7 +136,7 @@ func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *hand
 	d.files = files
 	defer func() {
 		if werr := d.awaitEnds(endsTimeout); werr != nil && h != nil {
-			h.fail(werr)
+			h.Fail(werr)
 		}
 	}()
 	return d.run(ctx, own, o)
@@ -155,14 +156,14 @@ func readerOf(store *objstore.Store) func(volume string, p []byte, off int64) er
 
 // run takes over what an earlier daemon has left or handed over, and serves; when it returns, devices and mounts are
 // released.
-func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover, err error) {
+func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover.Successor, err error) {
 	defer func() {
 		if h != nil {
 			return
 		}
 		select {
 		case late := <-d.successors:
-			late.refuse(protocol.ErrStopping)
+			late.Refuse(protocol.ErrStopping)
 		default:
 		}
 		d.Release(context.WithoutCancel(ctx), false)
@@ -172,11 +173,11 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		report, err = d.takeFrom(ctx, p)
 		if err != nil {
 			d.abandon(ctx)
-			return nil, p.refuse(err)
+			return nil, p.Refuse(err)
 		}
 		failpoint.Here(failpoint.UpgradeRecovered)
-		if err := p.thank(); err != nil {
-			d.log.Warn("the earlier daemon does not end", "pid", p.offer.PID, "error", err)
+		if err := p.Thank(); err != nil {
+			d.log.Warn("the earlier daemon does not end", "pid", p.PID(), "error", err)
 		}
 		failpoint.Here(failpoint.UpgradeThanked)
 		own.Keep()
@@ -200,7 +201,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		}
 		if err != nil {
 			d.log.Error("upgrade was called off, and all is as before", "error", err)
-			h.refuse(err)
+			h.Refuse(err)
 			d.handing.Store(false)
 			continue
 		}
@@ -210,7 +211,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 }
 
 // serve answers on the socket until a signal, a request to stop, or a successor that is ready to go.
-func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func()) (*handover, error) {
+func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func()) (*handover.Successor, error) {
 	l, err := own.Listener()
 	if err != nil {
 		return nil, err
@@ -222,7 +223,7 @@ func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func())
 	defer look.Stop()
 	d.log.Info("ready", "pid", os.Getpid(), "socket", own.Path(), "version", d.version)
 	ready()
-	var h *handover
+	var h *handover.Successor
 	for serving := true; serving; {
 		serving = false
 		select {
@@ -248,7 +249,7 @@ func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func())
 			d.log.Info("stopping: was asked to")
 			own.Silence()
 		case h = <-d.successors:
-			d.log.Info("a successor is ready", "pid", h.hello.PID, "version", h.hello.Version)
+			d.log.Info("a successor is ready", "pid", h.Hello.PID, "version", h.Hello.Version)
 		case err := <-failed:
 			return nil, fmt.Errorf("serve %s: %w", own.Path(), err)
 		}

@@ -1,4 +1,4 @@
-package daemon
+package handover
 
 import (
 	"errors"
@@ -14,29 +14,29 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// linkPair gives both ends of a connection.
-func linkPair(t testing.TB) (a, b *link) {
+// connectionPair gives both ends of a connection.
+func connectionPair(t testing.TB) (a, b *connection) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends := [2]*link{}
+	ends := [2]*connection{}
 	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "link")
+		f := os.NewFile(uintptr(fd), "connection")
 		c, err := net.FileConn(f)
 		_ = f.Close()
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends[i] = &link{conn: c.(*net.UnixConn)}
+		ends[i] = &connection{socket: c.(*net.UnixConn)}
 		t.Cleanup(ends[i].close)
 	}
 	return ends[0], ends[1]
 }
 
-func TestLinkCarriesMessagesAndFiles(t *testing.T) {
-	a, b := linkPair(t)
+func TestConnectionCarriesMessagesAndFiles(t *testing.T) {
+	a, b := connectionPair(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -69,40 +69,40 @@ func TestLinkCarriesMessagesAndFiles(t *testing.T) {
 	if a.alive() {
 		t.Error("a closed connection is alive")
 	}
-	if err := a.receive(time.Second, &hello); !errors.Is(err, errLinkClosed) {
+	if err := a.receive(time.Second, &hello); !errors.Is(err, ErrClosed) {
 		t.Errorf("receive from a closed connection: %v", err)
 	}
-	if err := a.send(time.Second, hello); !errors.Is(err, errLinkClosed) {
+	if err := a.send(time.Second, hello); !errors.Is(err, ErrClosed) {
 		t.Errorf("send to a closed connection: %v", err)
 	}
 }
 
-func TestLinkRefusesNonsense(t *testing.T) {
+func TestConnectionRefusesNonsense(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"nonsense\n", "invalid character"},
 		{`{"pid":"seven"}` + "\n", "cannot unmarshal"},
 		{strings.Repeat("x", maxMessage+1<<20), "longer than"},
 	} {
-		a, b := linkPair(t)
-		go func() { _, _ = a.conn.Write([]byte(c.text)) }()
+		a, b := connectionPair(t)
+		go func() { _, _ = a.socket.Write([]byte(c.text)) }()
 		var h protocol.Hello
 		if err := b.receive(5*time.Second, &h); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.20q: %v, want %q", c.text, err, c.want)
 		}
 		b.close()
 	}
-	a, b := linkPair(t)
+	a, b := connectionPair(t)
 	defer a.close()
 	var h protocol.Hello
 	for range maxFiles + 1 { // a file with every byte, and no end of the message
-		if _, _, err := a.conn.WriteMsgUnix([]byte("x"), unix.UnixRights(0), nil); err != nil {
+		if _, _, err := a.socket.WriteMsgUnix([]byte("x"), unix.UnixRights(0), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := b.receive(5*time.Second, &h); err == nil || !strings.Contains(err.Error(), "8 are the most") {
 		t.Errorf("more files than there are: %v", err)
 	}
-	a, b = linkPair(t)
+	a, b = connectionPair(t)
 	defer a.close()
 	if err := b.receive(20*time.Millisecond, &h); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("nothing comes: %v", err)

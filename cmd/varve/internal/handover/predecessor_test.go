@@ -1,4 +1,4 @@
-package daemon
+package handover
 
 import (
 	"net"

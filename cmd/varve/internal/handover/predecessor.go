@@ -1,0 +1,148 @@
+package handover
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
+	"varve/objstore"
+	"varve/objstore/failpoint"
+)
+
+// Predecessor is a daemon that is willing to hand over: the successor's side of a handover.
+type Predecessor struct {
+	Given protocol.Given // what it has let go of, after Receive
+
+	conn  *connection
+	offer protocol.Offer
+}
+
+// Approach asks the daemon of a store to hand over; nothing of the daemon changes until Receive.
+// client.ErrNoDaemon if there is none.
+func Approach(ctx context.Context, dir, version string, remount bool) (*Predecessor, error) {
+	if err := objstore.Check(dir); err != nil {
+		return nil, err
+	}
+	c, err := client.DialSocket(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%T is no unix connection", c), c.Close())
+	}
+	p := &Predecessor{conn: &connection{socket: uc}}
+	err = p.upgradeConn()
+	if err == nil {
+		err = p.conn.send(helloLimit, protocol.Hello{Version: version, PID: os.Getpid(), Remount: remount, Marks: true})
+	}
+	if err == nil {
+		err = p.conn.receive(helloLimit, &p.offer)
+	}
+	if err == nil && p.offer.Error != nil {
+		err = p.offer.Error
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// upgradeConn turns the connection from HTTP to the messages of a handover.
+func (p *Predecessor) upgradeConn() error {
+	if err := p.conn.socket.SetDeadline(time.Now().Add(helloLimit)); err != nil {
+		return err
+	}
+	_, err := p.conn.socket.Write([]byte("POST " + protocol.HandoverPath + " HTTP/1.1\r\nHost: varve\r\nConnection: Upgrade\r\nUpgrade: " +
+		protocol.HandoverProtocol + "\r\nContent-Length: 0\r\n\r\n"))
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", closed(err))
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(p.conn.socket), nil) // it says no more than this before Hello
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", closed(err))
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var e protocol.Error
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
+	if json.Unmarshal(body, &e) != nil || e.Message == "" {
+		e.Message = resp.Status
+	}
+	return fmt.Errorf("the daemon that runs can not hand over (%w); stop it with varve stop, then start this one", &e)
+}
+
+// Receive says that we are ready, and gets the ownership of the store, for which the predecessor has let go of its devices.
+// ErrClosed: it is dead.
+func (p *Predecessor) Receive(dir string, log *slog.Logger) (*server.Ownership, error) {
+	err := p.conn.send(helloLimit, protocol.Go{Ready: true})
+	if err == nil {
+		err = p.conn.receive(2*takeLimit, &p.Given)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.Given.Error != nil {
+		p.Close()
+		return nil, p.Given.Error
+	}
+	if n := len(p.conn.files); n != 2 {
+		p.Close()
+		return nil, fmt.Errorf("the daemon handed over %d files; the lock and the socket make 2", n)
+	}
+	s := server.Inherit(dir, p.conn.files[0], p.conn.files[1], log)
+	p.conn.files = nil
+	failpoint.Here(failpoint.UpgradeReceived)
+	return s, nil
+}
+
+// Refuse tells the predecessor that we can't, and gives why. Then this process must end: the predecessor waits
+// for that. A nil Predecessor is none.
+func (p *Predecessor) Refuse(err error) error {
+	if p == nil {
+		return err
+	}
+	e, _ := protocol.NewError(err)
+	_ = p.conn.send(helloLimit, protocol.Taken{Error: e}) // our end tells it as well
+	return fmt.Errorf("take over from process %d: %w", p.offer.PID, err)
+}
+
+// Thank tells the predecessor that it may end, and waits a while for that.
+func (p *Predecessor) Thank() error {
+	defer p.Close()
+	err := p.conn.send(helloLimit, protocol.Taken{})
+	if err == nil {
+		var none protocol.Taken
+		err = p.conn.receive(helloLimit, &none)
+	}
+	if errors.Is(err, ErrClosed) {
+		return nil // as it should; or it died before it heard of it
+	}
+	return err
+}
+
+// PID of the predecessor.
+func (p *Predecessor) PID() int { return p.offer.PID }
+
+// Version of the predecessor.
+func (p *Predecessor) Version() string { return p.offer.Version }
+
+// Flags of the predecessor's command line.
+func (p *Predecessor) Flags() map[string]string { return p.offer.Flags }
+
+// Close ends the handover; the predecessor goes on unless it has let go of the store already.
+func (p *Predecessor) Close() { p.conn.close() }
