@@ -11,9 +11,9 @@ import (
 	"syscall"
 	"time"
 
-	"varve/blockdev/devnode"
-
 	"golang.org/x/sys/unix"
+
+	"varve/blockdev/devnode"
 )
 
 // The kernel reads a new disk's partition table with the disk's open mutex held, by reads that this
