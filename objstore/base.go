@@ -10,12 +10,11 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// leaf is a leaf of the tree in memory: where its 256 chunks lie. The places stay true: no segment is retired
-// that has objects, nor punched where they lie.
+// leaf is a leaf of the tree in memory: where its 256 chunks lie, see segment.Location.
 type leaf struct {
-	places [merkle.FanOut]segment.Location
-	used   bool  // since the last sweep of the cache
-	heals  int64 // the repair generation in which the locations were looked for
+	locations [merkle.FanOut]segment.Location
+	used      bool  // since the last sweep of the cache
+	repairGen int64 // the repair generation in which the locations were looked for
 }
 
 const (
@@ -131,9 +130,9 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			return ErrNotLoaded
 		}
 		end := min((i+1)*chunk, to)
-		pl := l.places[i%merkle.FanOut]
-		if l.heals != b.s.objects.Quarantine.Generation() && (pl == segment.Lost || b.s.objects.Quarantine.Suspect(pl)) || b.s.objects.Quarantine.Quarantined(pl) {
-			b.setLeaf(int64(i/merkle.FanOut), nil) // there may be another place by now
+		pl := l.locations[i%merkle.FanOut]
+		if l.repairGen != b.s.objects.Quarantine.Generation() && (pl == segment.Lost || b.s.objects.Quarantine.Suspect(pl)) || b.s.objects.Quarantine.Quarantined(pl) {
+			b.setLeaf(int64(i/merkle.FanOut), nil) // it may have been stored again elsewhere
 			return ErrNotLoaded
 		}
 		switch pl {
@@ -216,12 +215,12 @@ func (s *Store) leafHashes(root *merkle.Root, i int64) (*merkle.Node, error) {
 	}
 }
 
-// resolve finds the places of a leaf's chunks.
+// resolve finds the locations of a leaf's chunks.
 func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 	if n == nil {
 		return emptyLeaf, nil
 	}
-	l := &leaf{used: true, heals: s.objects.Quarantine.Generation()}
+	l := &leaf{used: true, repairGen: s.objects.Quarantine.Generation()}
 	found, damage, err := s.objects.LocateAll(n[:], merkle.KindChunk)
 	if err != nil {
 		return nil, err
@@ -232,10 +231,10 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 		switch {
 		case n[i].IsZero():
 		case ok:
-			l.places[i] = at.Location
+			l.locations[i] = at.Location
 		default:
 			// Who reads it is told; the chunks beside it can be read, and it can be written over.
-			l.places[i] = segment.Lost
+			l.locations[i] = segment.Lost
 			if lost++; lost == 1 {
 				err = object.Missing(&n[i], merkle.KindChunk, damage)
 			}

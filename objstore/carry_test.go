@@ -402,7 +402,7 @@ func TestDamagedChunkInOlderSegment(t *testing.T) {
 		must(t, w.s.Settle(t.Context()))
 		_, err := w.s.SetVerify(t.Context(), "late", true)
 		must(t, err)
-		seg, off := placeOf(t, late, 2*carryChunk)
+		seg, off := locationOf(t, late, 2*carryChunk)
 		flip(t, w.mem, segment.Name(seg), off+100)
 		if _, err := late.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("read of a damaged chunk: %v", err)
@@ -412,7 +412,7 @@ func TestDamagedChunkInOlderSegment(t *testing.T) {
 		}
 		must(t, w.s.Settle(t.Context()))
 		wantRead(t, late, 0, data)
-		if now, _ := placeOf(t, late, 2*carryChunk); now >= seg {
+		if now, _ := locationOf(t, late, 2*carryChunk); now >= seg {
 			t.Fatalf("it lies in segment %d, and was in %d", now, seg)
 		}
 		must(t, late.Close())

@@ -22,8 +22,8 @@ import (
 //	trees     from every root that refs name: is each node there, and each chunk
 //	tails     what has not settled has no hash; it is read, to see whether it can be
 //
-// It changes nothing on disk. A place whose bytes are wrong is not pointed to any more, and nobody is let read it
-// (object.Quarantine), until a Check finds it right.
+// It changes nothing on disk. A location whose bytes are wrong is quarantined, see package object: it is neither
+// pointed to nor read until a Check finds it right.
 
 // Damage is one thing that is not what it should be.
 type Damage struct {
@@ -79,7 +79,7 @@ type checker struct {
 	progress func(CheckProgress)
 	total    int64
 
-	objects map[objectID]int     // damaged objects without a good copy: their place in report.Damage
+	objects map[objectID]int     // damaged objects without a good copy: their index in report.Damage
 	missing map[merkle.Hash]bool // chunks that the index does not find
 	lost    int                  // the damage that stands for chunks that no segment has; -1: none
 	clean   map[merkle.Hash]bool // nodes: is all below them good
@@ -118,7 +118,7 @@ func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*Check
 	return &c.report, nil
 }
 
-// found notes a damage and gives its place in the report.
+// found notes a damage and returns its index in the report.
 func (c *checker) found(err error, affects ...Affected) int {
 	d := Damage{File: ".", Object: "store", Error: err.Error(), Affects: append([]Affected{}, affects...)}
 	var ce *CorruptError
@@ -132,10 +132,10 @@ func (c *checker) found(err error, affects ...Affected) int {
 // known takes over what opening has found.
 func (c *checker) known() {
 	s := c.s
-	s.damageMu.Lock()
+	s.reportMu.Lock()
 	repairs, losses := slices.Clone(s.repairs), slices.Clone(s.losses)
 	c.report.Strays = slices.Clone(s.strays)
-	s.damageMu.Unlock()
+	s.reportMu.Unlock()
 	for _, d := range repairs {
 		c.report.Damage[c.found(d)].Mended = true
 	}

@@ -13,18 +13,18 @@ import (
 
 // A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
 // copy is read first, and compared: one that has rotted would replace good bytes. On volumes with verify that is done each
-// time, on others unless the place was found good within the last hour (object.Verified). Copies that lie one after the other,
+// time, on others unless the location was verified within the last hour (object.Verified). Copies that lie one after the other,
 // as those of a file that was written twice do, are read at once. A copy that is wrong is quarantined, and what was
 // written stored anew.
 
 // hit is a chunk of a run that settles, and where the store has it.
 type hit struct {
 	hash merkle.Hash
-	pl   segment.Location // 0: nowhere
+	at   segment.Location // 0: nowhere
 }
 
 // lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds. slot is the first one's in
-// its leaf, of which n and out are the old hashes and places.
+// its leaf, of which n and out are the old hashes and locations.
 func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) error {
 	size := st.old.ChunkSize
 	st.hits = st.hits[:0]
@@ -33,10 +33,10 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
-			if pl := out.places[i]; h.hash == n[i] && pl != segment.Lost && !st.s.objects.Quarantine.Suspect(pl) {
-				h.pl = pl
+			if pl := out.locations[i]; h.hash == n[i] && pl != segment.Lost && !st.s.objects.Quarantine.Suspect(pl) {
+				h.at = pl
 			} else if pl, ok := st.find(&h.hash, merkle.KindChunk); ok {
-				h.pl = pl
+				h.at = pl
 			}
 		}
 		st.hits = append(st.hits, h)
@@ -44,11 +44,11 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 	blocks := segment.Location(size / disk.BlockSize)
 	for i := 0; i < len(st.hits); {
 		end := i + 1
-		if st.trusts(st.hits[i].pl) {
+		if st.trusts(st.hits[i].at) {
 			i++
 			continue
 		}
-		for end < len(st.hits) && st.hits[end].pl == st.hits[end-1].pl+blocks && !st.trusts(st.hits[end].pl) {
+		for end < len(st.hits) && st.hits[end].at == st.hits[end-1].at+blocks && !st.trusts(st.hits[end].at) {
 			end++
 		}
 		if err := st.confirmRun(buf[i*size:end*size], st.hits[i:end]); err != nil {
@@ -59,7 +59,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 	return nil
 }
 
-// trusts reports a place that need not be read: none, one of this settling's own objects, or one that was good not long ago.
+// trusts reports a location that need not be read: none, one of this settling's own objects, or one that was good not long ago.
 func (st *settling) trusts(pl segment.Location) bool {
 	if pl == 0 || st.own[pl] {
 		return true
@@ -67,28 +67,28 @@ func (st *settling) trusts(pl segment.Location) bool {
 	return !st.v.verify.Load() && st.s.objects.Verified.Has(pl)
 }
 
-// confirmRun compares the chunks in data with what lies at their places, one after the other.
+// confirmRun compares the chunks in data with what lies at their locations, one after the other.
 func (st *settling) confirmRun(data []byte, hits []hit) error {
-	if len(hits) > 1 && st.same(data, hits[0].pl) == nil {
+	if len(hits) > 1 && st.same(data, hits[0].at) == nil {
 		for i := range hits {
-			st.s.objects.Verified.Add(hits[i].pl)
+			st.s.objects.Verified.Add(hits[i].at)
 		}
 		return nil
 	}
 	size := st.old.ChunkSize
 	for i := range hits { // each for itself
-		ok, err := st.confirm(merkle.KindChunk, &hits[i].hash, hits[i].pl, data[i*size:(i+1)*size])
+		ok, err := st.confirm(merkle.KindChunk, &hits[i].hash, hits[i].at, data[i*size:(i+1)*size])
 		if err != nil {
 			return err
 		}
 		if !ok {
-			hits[i].pl = 0
+			hits[i].at = 0
 		}
 	}
 	return nil
 }
 
-// confirm reports whether the object lies at pl as it should. If not, the place is quarantined.
+// confirm reports whether the object lies at pl as it should. If not, the location is quarantined.
 func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl segment.Location, data []byte) (bool, error) {
 	err := st.same(data, pl)
 	if err == nil {
@@ -99,7 +99,7 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl segment.Location, 
 		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(pl.Segment()), pl.Offset(), err)
 	}
 	st.s.objects.Damaged(pl, &CorruptError{File: segment.Name(pl.Segment()), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
-	st.heals = true // it is stored anew
+	st.restores = true // it is stored anew
 	return false, nil
 }
 

@@ -22,7 +22,7 @@ import (
 // rot damages what a volume has settled at off.
 func (r *rig) rot(v *Volume, off int64) {
 	r.t.Helper()
-	seg, at := placeOf(r.t, v, off)
+	seg, at := locationOf(r.t, v, off)
 	flip(r.t, r.mem, segment.Name(seg), at+100)
 }
 
@@ -104,7 +104,7 @@ func TestUnreadableCopyReplacesNothing(t *testing.T) {
 	data := randomBytes(1, 4096)
 	r.write(a, data, 0)
 	must(t, r.s.Settle(t.Context()))
-	seg, off := placeOf(t, a, 0)
+	seg, off := locationOf(t, a, 0)
 	must(t, a.Close())
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
@@ -117,7 +117,7 @@ func TestUnreadableCopyReplacesNothing(t *testing.T) {
 	r.write(b, data, 0)
 	must(t, r.s.Settle(t.Context()))
 	wantRead(t, b, 0, data)
-	if now, at := placeOf(t, b, 0); now == seg && at == off {
+	if now, at := locationOf(t, b, 0); now == seg && at == off {
 		t.Error("it lies where the disk does not give it")
 	}
 }

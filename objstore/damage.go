@@ -10,7 +10,7 @@ import (
 type damageBook struct {
 	hold atomic.Bool // a volume is damaged: no segment of a former process is given back
 
-	damageMu sync.Mutex
+	reportMu sync.Mutex
 	repairs  []*CorruptError // damage that opening has repaired
 	losses   []*CorruptError // damage that opening has found and could not repair
 	strays   []string        // files that opening has found, and that are none of the store's
@@ -19,8 +19,8 @@ type damageBook struct {
 // mended notes damage that opening has found and made good.
 func (s *Store) mended(d *CorruptError) {
 	s.log.Warn("damage was found and mended", "error", d)
-	s.damageMu.Lock()
-	defer s.damageMu.Unlock()
+	s.reportMu.Lock()
+	defer s.reportMu.Unlock()
 	s.repairs = append(s.repairs, d)
 }
 
@@ -29,8 +29,8 @@ func (s *Store) lost(err error) {
 	s.log.Error("damage was found; the store opens with what is left", "error", err)
 	var c *CorruptError
 	if errors.As(err, &c) {
-		s.damageMu.Lock()
-		defer s.damageMu.Unlock()
+		s.reportMu.Lock()
+		defer s.reportMu.Unlock()
 		s.losses = append(s.losses, c)
 	}
 }

@@ -19,11 +19,11 @@
 //	chunk     the unit of settling, 4 to 64 KiB, fixed for a store
 //	object    a chunk, a tree node or a root, named by its hash
 //	segment   a file of data; its footer, or until it is sealed its directory, lists the objects in it
-//	place     segment and block (4096 bytes) of an object
+//	location  segment and block (4096 bytes) of an object
 //	root      the hash of a settled state of a volume: equal content and size, equal root
 //	snapshot  a name for a root; as long as that has not settled, for the layers up to a generation
 //	refs      the log of names: volumes, snapshots, and their roots
-//	index     hash to place, in badger; a hint that is checked, and made again from the segments
+//	index     hash to location, in badger; a hint that is validated, and made again from the segments
 //	tail      what has not settled yet
 //
 // The files of a store; each format is drawn where it is encoded:

@@ -10,8 +10,8 @@ import (
 // stray notes a file that is none of the store's.
 func (s *Store) stray(name string) {
 	s.log.Warn("a file that is none of the store's; it is left alone", "file", name)
-	s.damageMu.Lock()
-	defer s.damageMu.Unlock()
+	s.reportMu.Lock()
+	defer s.reportMu.Unlock()
 	if !slices.Contains(s.strays, name) {
 		s.strays = append(s.strays, name)
 	}

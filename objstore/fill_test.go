@@ -249,7 +249,7 @@ func TestFillingHidesNothingNewer(t *testing.T) {
 	r := many(t)
 	r.open(nil)
 	v := r.volume("a", 0)
-	seg, off := placeOf(t, v, 7<<20)
+	seg, off := locationOf(t, v, 7<<20)
 	must(t, v.Close())
 	must(t, r.s.Close())
 	flip(t, r.mem, segment.Name(seg), off+5)

@@ -13,17 +13,17 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// What the index lacks is entered from the segments' records: what was being written, after a kill or an orderly end; all,
+// What the index lacks is entered from the segments' object lists: what was being written, after a kill or an orderly end; all,
 // where the index was deleted or could not be read; and all again if it breaks while the store is open, for badger is not to
 // be trusted after a fault. Opening does the first, whose objects are in memory. The indexer does the others, beside the I/O,
 // so that devices do not wait for it.
 //
-// Until the index is complete, objects are found in the records, at a higher price (package object). Duplicates of what it lacks
+// Until the index is complete, objects are found in the object lists, at a higher price (package object). Duplicates of what it lacks
 // would be stored again for good. So settling waits for it, as it waits for a quiet moment: until a tail presses, or somebody
 // waits for the settling.
 //
 // An object may have been stored twice, because its first copy was damaged. The index, where it has been lost, does not say
-// any more which copy is the good one. So where a record names another place than the index, the index's is read.
+// any more which copy is the good one. So where an object list names another location than the index, the index's is read.
 
 const (
 	renewTick  = time.Second
@@ -74,7 +74,7 @@ func (s *Store) openIndexed(ctx context.Context) error {
 }
 
 // unindexed are the segments that may have objects which the index lacks, the newest first: what was stored again because
-// its first place is damaged has its entry before that one comes. Damaged segments are searched by content instead.
+// its first location is damaged has its entry before that one comes. Damaged segments are searched by content instead.
 func (s *Store) unindexed() []*segment.File {
 	all := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool { return s.index.has(g.ID) || g.Damaged() })
 	slices.Reverse(all)
@@ -215,7 +215,7 @@ func (s *Store) enterFound(found []object.Found) error {
 	from := make([]*object.Found, 0, len(found))
 	for i := range found {
 		if o := &found[i]; !s.objects.Quarantine.Suspect(o.Location) {
-			entries = append(entries, index.Entry{Hash: o.Hash, Place: indexed(o.Location)})
+			entries = append(entries, index.Entry{Hash: o.Hash, Location: indexed(o.Location)})
 			from = append(from, o)
 		}
 	}
@@ -254,6 +254,6 @@ func (x objectIndex) Found(objs []object.Found) {
 }
 
 // indexed is a location as the index keeps it.
-func indexed(l segment.Location) index.Place {
-	return index.Place{Segment: l.Segment(), Block: l.Block()}
+func indexed(l segment.Location) index.Location {
+	return index.Location{Segment: l.Segment(), Block: l.Block()}
 }

@@ -19,9 +19,9 @@ type breakableIndex struct {
 	renew   func() (index.Index, error)
 }
 
-func (b *breakableIndex) Get(h *[32]byte) (index.Place, bool) {
+func (b *breakableIndex) Get(h *[32]byte) (index.Location, bool) {
 	if b.broken.Load() {
-		return index.Place{}, false
+		return index.Location{}, false
 	}
 	return b.Index.Get(h)
 }

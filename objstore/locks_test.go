@@ -83,7 +83,7 @@ func takeStateLocks(s *Store, about func(name string)) {
 	take("watermark.mu", &s.space.mark.mu)
 	take("segmentPool.mu", &s.appendPool.mu)
 	take("storeIndex.mu", &s.index.mu)
-	take("damageBook.damageMu", &s.damageMu)
+	take("damageBook.reportMu", &s.reportMu)
 	about("object.Verified")
 	s.objects.Verified.Forget(0)
 	take("Store.workersMu", &s.workersMu)

@@ -53,7 +53,7 @@ func TestLostSegmentCostsOnePass(t *testing.T) {
 	r := many(t)
 	r.open(nil)
 	v := r.volume("a", 0)
-	seg, _ := placeOf(t, v, 0)
+	seg, _ := locationOf(t, v, 0)
 	must(t, v.Close())
 	must(t, r.s.Close())
 	must(t, r.mem.Remove(segment.Name(seg)))
@@ -93,8 +93,8 @@ func TestLostSegmentCostsOnePass(t *testing.T) {
 // noIndex is an index that knows nothing, and takes nothing.
 type noIndex struct{ index.Index }
 
-func (noIndex) Get(*[32]byte) (index.Place, bool) { return index.Place{}, false }
-func (noIndex) Put([]index.Entry) error           { return index.ErrNoSpace }
+func (noIndex) Get(*[32]byte) (index.Location, bool) { return index.Location{}, false }
+func (noIndex) Put([]index.Entry) error              { return index.ErrNoSpace }
 
 // Without an index, what was written together is found in one place: a leaf costs a few records, not all of them.
 func TestLeafWithoutIndex(t *testing.T) {

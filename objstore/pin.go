@@ -2,7 +2,7 @@ package objstore
 
 import "sync/atomic"
 
-// pin keeps the places of plans in being. Every plan of a volume counts on the volume's current pin; before
+// pin keeps what plans point to in being. Every plan of a volume counts on the volume's current pin; before
 // anything is punched or unlinked, the pin is replaced, and the old one waited for.
 //
 // Pins are cumulative: a pin is done only after the one that it replaced, so that whoever waits for the last pin

@@ -31,8 +31,8 @@ type retry struct {
 
 // settleTry is what a try began with.
 type settleTry struct {
-	heals   int64 // of the store
-	changes int64 // of the volume
+	repairGen int64 // of the store
+	changes   int64 // of the volume
 }
 
 // beginTry notes what the outcome may depend on, before the try looks at it.

@@ -161,7 +161,7 @@ func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 		v = r.volume("v", 0)
 		copied.Store(0)
 		last := int64(4<<20 - 4096)
-		seg, off := placeOf(t, v, last)
+		seg, off := locationOf(t, v, last)
 		flip(t, r.mem, segment.Name(seg), off+100)
 		for j := range int64(200) {
 			r.write(v, randomBytes(uint64(j), 512), j*4096)

@@ -35,26 +35,26 @@ type settling struct {
 	l   *layer
 	old merkle.Root
 
-	fresh   map[merkle.Hash]segment.Location // objects of this settling, not in the index yet
-	added   map[*segment.File][]segment.Object
-	copied  []slots // where those of them lie that were written to the store's own segments
-	leaves  map[int64]*leaf
-	logical int64 // change in bytes that are not holes
-	erased  erasures
-	buf     []byte
-	plan    Plan
-	view    [1]*layer
-	base    *base
-	kept    *keptChunks // nil: all settles
-	pinned  *pin        // what reclaiming waits for
-	heals   bool        // a damaged chunk was written again
+	fresh    map[merkle.Hash]segment.Location // objects of this settling, not in the index yet
+	added    map[*segment.File][]segment.Object
+	copied   []slots // where those of them lie that were written to the store's own segments
+	leaves   map[int64]*leaf
+	logical  int64 // change in bytes that are not holes
+	erased   erasures
+	buf      []byte
+	plan     Plan
+	view     [1]*layer
+	base     *base
+	kept     *keptChunks // nil: all settles
+	pinned   *pin        // what reclaiming waits for
+	restores bool        // an object that was lost is stored again
 
 	hits    []hit                     // of the run that settles now
 	own     map[segment.Location]bool // where fresh objects lie
 	copyBuf []byte                    // what confirming has read
 
-	oldChunk []byte // the chunk that readOld has read last
-	oldPlace segment.Location
+	oldChunk    []byte // the chunk that readOld has read last
+	oldLocation segment.Location
 }
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
@@ -179,12 +179,12 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 // leaf brings the chunks of leaf i that the layer touches, from sector at on, up to date in n.
 func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	before := n.Count()
-	places := &leaf{used: true}
-	st.leaves[i] = places
+	out := &leaf{used: true}
+	st.leaves[i] = out
 	if int64(len(st.leaves)) > st.s.opts.LeafCache/leafBytes {
 		st.leaves[i] = nil // forgotten in memory: the next reader loads it
 	}
-	if err := st.oldPlaces(i, n, places); err != nil {
+	if err := st.oldLocations(i, n, out); err != nil {
 		return err
 	}
 	chunk := uint64(st.old.ChunkSize) / SectorSize
@@ -201,7 +201,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 		if err := st.pace(int(to-from) * SectorSize); err != nil {
 			return err
 		}
-		if err := st.runs(from, min(to, uint64(st.old.Size)/SectorSize), n, places); err != nil {
+		if err := st.runs(from, min(to, uint64(st.old.Size)/SectorSize), n, out); err != nil {
 			return err
 		}
 		next, ok := st.l.extents.Next(to)
@@ -216,10 +216,10 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 }
 
 // oldPlaces fills in where the leaf's chunks lay before.
-func (st *settling) oldPlaces(i int64, n *merkle.Node, out *leaf) error {
+func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	st.v.mu.Lock()
 	if l := st.v.base.leaf(i); l != nil {
-		out.places, out.heals = l.places, l.heals
+		out.locations, out.repairGen = l.locations, l.repairGen
 		st.v.mu.Unlock()
 		return nil
 	}
@@ -229,7 +229,7 @@ func (st *settling) oldPlaces(i int64, n *merkle.Node, out *leaf) error {
 	}
 	l, err := st.s.resolve(n)
 	if err == nil {
-		out.places, out.heals = l.places, l.heals
+		out.locations, out.repairGen = l.locations, l.repairGen
 	}
 	return err
 }
@@ -337,15 +337,15 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	for len(b) > 0 {
 		first := at / size * size
 		from := c.FileOff + first - off
-		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldPlace {
-			st.oldPlace = 0
+		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldLocation {
+			st.oldLocation = 0
 			k := verifier{s: st.s, root: st.old, image: st.v.ref.Name}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
 				return &oldError{err}
 			} else if err != nil {
 				return err
 			}
-			st.oldPlace = pl
+			st.oldLocation = pl
 			st.s.objects.Verified.Add(pl)
 		}
 		n := copy(b, st.oldChunk[at-first:])
@@ -356,15 +356,15 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 
 // chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes, and what is known of them.
 func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *merkle.Node, out *leaf) error {
-	h, pl := known.hash, known.pl
+	h, pl := known.hash, known.at
 	if h.IsZero() {
-		n[slot], out.places[slot] = merkle.Hash{}, 0
+		n[slot], out.locations[slot] = merkle.Hash{}, 0
 		return nil
 	}
-	if h == n[slot] && pl != 0 && pl == out.places[slot] {
+	if h == n[slot] && pl != 0 && pl == out.locations[slot] {
 		return nil
 	}
-	st.heals = st.heals || h == n[slot]
+	st.restores = st.restores || h == n[slot]
 	n[slot] = h
 	if pl == 0 {
 		pl = st.fresh[h] // of a chunk before it in the run
@@ -379,7 +379,7 @@ func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n 
 			return err
 		}
 	}
-	out.places[slot] = pl
+	out.locations[slot] = pl
 	return nil
 }
 
@@ -389,7 +389,7 @@ func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool)
 		return pl, true
 	}
 	pl, ok := st.s.objects.Lookup(h, k)
-	st.heals = st.heals || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
+	st.restores = st.restores || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
 	return pl, ok
 }
 
@@ -484,7 +484,7 @@ func (st *settling) durable() error {
 	if err := disk.Parallel(segs, st.recordIn); err != nil {
 		return err
 	}
-	if st.heals {
+	if st.restores {
 		st.s.objects.Quarantine.Repaired()
 	}
 	return nil
@@ -511,7 +511,7 @@ func (st *settling) index(g *segment.File, objs []segment.Object) {
 	entries := make([]index.Entry, len(objs))
 	for i, o := range objs {
 		st.s.countObject(o)
-		entries[i] = index.Entry{Hash: o.Hash, Place: indexed(segment.At(g.ID, o.Block))}
+		entries[i] = index.Entry{Hash: o.Hash, Location: indexed(segment.At(g.ID, o.Block))}
 	}
 	if err := st.s.index.put(entries); err != nil {
 		st.s.log.Warn("the index did not take new objects; it is tried again", "error", err)

@@ -17,8 +17,8 @@ type storeIndex struct {
 	opened index.Index
 	anew   atomic.Pointer[index.Index] // nil as long as opened works
 
-	// putMu keeps an entry that was found in an old record from replacing one that is newer: that of an object which was
-	// stored again, because its old place is damaged. Held over writes of the index, and over no other I/O.
+	// putMu keeps an entry that was found in an old object list from replacing one that is newer: that of an object which was
+	// stored again, because its old location is damaged. Held over writes of the index, and over no other I/O.
 	putMu queuethread.IOMutex
 
 	mu       sync.Mutex
@@ -50,13 +50,13 @@ func (x *storeIndex) put(entries []index.Entry) error {
 	return x.now().Put(entries)
 }
 
-// conflict is an entry, and the other place that the index has for its hash.
+// conflict is an entry, and the other location that the index has for its hash.
 type conflict struct {
 	i   int // of the entry
-	has index.Place
+	has index.Location
 }
 
-// putMissing enters those objects that the index has no place for, and returns the ones that it has another place for.
+// putMissing enters those objects that the index has no location of, and returns the ones that it has another location of.
 func (x *storeIndex) putMissing(entries []index.Entry) ([]conflict, error) {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
@@ -67,7 +67,7 @@ func (x *storeIndex) putMissing(entries []index.Entry) ([]conflict, error) {
 		switch p, ok := ix.Get(&entries[i].Hash); {
 		case !ok:
 			missing = append(missing, entries[i])
-		case p != entries[i].Place:
+		case p != entries[i].Location:
 			others = append(others, conflict{i, p})
 		}
 	}

@@ -13,9 +13,9 @@ import (
 
 // verifier compares settled chunks with their hashes as a plan's pieces are read. The zero value verifies nothing.
 //
-// A leaf in memory holds places alone, 8 bytes a chunk. The hashes are in the leaf's node of the tree, which is itself
+// A leaf in memory holds locations alone, 8 bytes a chunk. The hashes are in the leaf's node of the tree, which is itself
 // checked against its hash in the node above when it is read, up to the root: so the plan remembers the root that its
-// places are of, and the nodes come from the cache of nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the
+// locations are of, and the nodes come from the cache of nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the
 // disk. What has not settled yet has no hash.
 type verifier struct {
 	s     *Store

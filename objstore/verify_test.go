@@ -51,7 +51,7 @@ func flipOnDisk(t *testing.T, dir string, seg uint32, off int64) {
 }
 
 // placeOf gives the segment and the byte in it where a byte of the image lies.
-func placeOf(t *testing.T, im Image, off int64) (seg uint32, fileOff int64) {
+func locationOf(t *testing.T, im Image, off int64) (seg uint32, fileOff int64) {
 	t.Helper()
 	var p Plan
 	from := off / SectorSize * SectorSize
@@ -118,7 +118,7 @@ func TestVerifiedRead(t *testing.T) {
 				if i >= 5 && i < 8 {
 					continue // holes
 				}
-				seg, fileOff := placeOf(t, v, at)
+				seg, fileOff := locationOf(t, v, at)
 				flipOnDisk(t, dir, seg, fileOff)
 				for name, im := range images {
 					wantDamage(t, name, im, data, i, chunk, segment.Name(seg))
@@ -173,7 +173,7 @@ func TestVerifiedReadOfTail(t *testing.T) {
 	const chunk = 16384
 	s, v, dir, data := verifyWorld(t, chunk, Options{})
 	defer s.Close()
-	seg, off := placeOf(t, v, 20*chunk+5000)
+	seg, off := locationOf(t, v, 20*chunk+5000)
 	flipOnDisk(t, dir, seg, off)
 	fresh := randomBytes(99, 4096)
 	_, err := v.WriteAt(fresh, 20*chunk+4096)
@@ -195,7 +195,7 @@ func TestVerifiedReadOfTail(t *testing.T) {
 func TestVerifyIsAProperty(t *testing.T) {
 	const chunk = 16384
 	s, v, dir, data := verifyWorld(t, chunk, Options{})
-	seg, off := placeOf(t, v, 9*chunk+1)
+	seg, off := locationOf(t, v, 9*chunk+1)
 	flipOnDisk(t, dir, seg, off)
 	buf := make([]byte, len(data))
 	check := func(s *Store, v *Volume, on bool) {

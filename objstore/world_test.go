@@ -284,8 +284,8 @@ func (w *world) crash(kind int, again bool) {
 
 // nothingDamaged holds a store that a crash has left against its own account: a crash damages nothing.
 func (w *world) nothingDamaged() {
-	w.s.damageMu.Lock()
-	defer w.s.damageMu.Unlock()
+	w.s.reportMu.Lock()
+	defer w.s.reportMu.Unlock()
 	if len(w.s.repairs) > 0 || len(w.s.losses) > 0 {
 		w.failf("what a crash has left is taken for damage: mended %v, lost %v", w.s.repairs, w.s.losses)
 	}
@@ -388,10 +388,10 @@ type lyingIndex struct {
 	index.Index
 	mu   sync.Mutex
 	rng  *rand.Rand
-	seen []index.Place
+	seen []index.Location
 }
 
-func (l *lyingIndex) Get(h *[32]byte) (index.Place, bool) {
+func (l *lyingIndex) Get(h *[32]byte) (index.Location, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p, ok := l.Index.Get(h)
@@ -400,13 +400,13 @@ func (l *lyingIndex) Get(h *[32]byte) (index.Place, bool) {
 	}
 	switch l.rng.IntN(6) {
 	case 0:
-		return index.Place{}, false
+		return index.Location{}, false
 	case 1:
 		if len(l.seen) > 0 {
 			return l.seen[l.rng.IntN(len(l.seen))], true
 		}
 	case 2:
-		return index.Place{Segment: l.rng.Uint32N(300), Block: l.rng.Uint32N(1200)}, true
+		return index.Location{Segment: l.rng.Uint32N(300), Block: l.rng.Uint32N(1200)}, true
 	}
 	return p, ok
 }
@@ -611,12 +611,12 @@ func (w *world) checkView(view Image, content []string, name string) {
 		if s := sectorOf(got[i*SectorSize : (i+1)*SectorSize]); s != content[i] {
 			var p Plan
 			_ = planLoaded(context.Background(), view, int64(i)*SectorSize, SectorSize, &p)
-			w.failf("%s sector %d holds %s, want %s; it lies at %s", name, i, short(s), short(content[i]), places(&p))
+			w.failf("%s sector %d holds %s, want %s; it lies at %s", name, i, short(s), short(content[i]), liesAt(&p))
 		}
 	}
 }
 
-func places(p *Plan) string {
+func liesAt(p *Plan) string {
 	var b strings.Builder
 	for _, c := range p.Pieces {
 		if c.Hole {

@@ -229,7 +229,7 @@ func (d *disk) room() error {
 	return nil
 }
 
-func (d *disk) Get(hash *[32]byte) (Place, bool) {
+func (d *disk) Get(hash *[32]byte) (Location, bool) {
 	var key [keySize]byte
 	key[0] = kindEntry
 	copy(key[1:], hash[:])
@@ -239,7 +239,7 @@ func (d *disk) Get(hash *[32]byte) (Place, bool) {
 	}
 	d.view(key[:], func(v []byte) {
 		if len(v) == valueSize {
-			p = Place{Segment: binary.LittleEndian.Uint32(v), Block: binary.LittleEndian.Uint32(v[4:])}
+			p = Location{Segment: binary.LittleEndian.Uint32(v), Block: binary.LittleEndian.Uint32(v[4:])}
 			found = true
 		}
 	})
@@ -342,8 +342,8 @@ func (d *disk) put(entries []Entry) error {
 			buf = buf[keySize+valueSize:]
 			key[0] = kindEntry
 			copy(key[1:], e.Hash[:])
-			binary.LittleEndian.PutUint32(value, e.Place.Segment)
-			binary.LittleEndian.PutUint32(value[4:], e.Place.Block)
+			binary.LittleEndian.PutUint32(value, e.Location.Segment)
+			binary.LittleEndian.PutUint32(value[4:], e.Location.Block)
 			if err := set(key, value); err != nil {
 				return err
 			}

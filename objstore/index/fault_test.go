@@ -83,8 +83,8 @@ func TestTablesUnreadable(t *testing.T) {
 	wantEntries(t, x, 0, 20000)
 	cut(t, dir, "*.sst")
 	for i := range 20000 {
-		if p, ok := x.Get(hash(i)); ok && p != (Place{uint32(i), uint32(i) * 3}) {
-			t.Fatalf("entry %d is at a wrong place: %+v", i, p)
+		if p, ok := x.Get(hash(i)); ok && p != (Location{uint32(i), uint32(i) * 3}) {
+			t.Fatalf("entry %d is at a wrong location: %+v", i, p)
 		}
 	}
 	if !x.(*disk).suspect.Load() {

@@ -29,7 +29,7 @@ func hash(i int) *[32]byte {
 func entries(from, to int) []Entry {
 	var list []Entry
 	for i := from; i < to; i++ {
-		list = append(list, Entry{*hash(i), Place{uint32(i), uint32(i) * 3}})
+		list = append(list, Entry{*hash(i), Location{uint32(i), uint32(i) * 3}})
 	}
 	return list
 }
@@ -37,7 +37,7 @@ func entries(from, to int) []Entry {
 func wantEntries(t *testing.T, x Index, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if p, ok := x.Get(hash(i)); !ok || p != (Place{uint32(i), uint32(i) * 3}) {
+		if p, ok := x.Get(hash(i)); !ok || p != (Location{uint32(i), uint32(i) * 3}) {
 			t.Fatalf("entry %d: %+v, %v", i, p, ok)
 		}
 	}
@@ -92,9 +92,9 @@ func conformance(t *testing.T, x Index, reopen func(Index) Index) {
 	if x.Done(7) {
 		t.Fatal("7 is done")
 	}
-	must(t, x.Put([]Entry{{*hash(5), Place{1, 2}}, {*hash(5), Place{3, 4}}}))
+	must(t, x.Put([]Entry{{*hash(5), Location{1, 2}}, {*hash(5), Location{3, 4}}}))
 	x = reopen(x)
-	if p, _ := x.Get(hash(5)); p != (Place{3, 4}) {
+	if p, _ := x.Get(hash(5)); p != (Location{3, 4}) {
 		t.Fatalf("replaced entry: %+v", p)
 	}
 	if x.Done(7) || !x.Done(1<<31) {
@@ -172,7 +172,7 @@ func TestLockedIsNotDeleted(t *testing.T) {
 }
 
 // Every file of a closed index, damaged in every way, gives a working index: the old one or a new one,
-// never wrong places.
+// never wrong locations.
 func TestDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "index")
 	x := openDisk(t, dir, small)
@@ -229,8 +229,8 @@ func checkDamaged(t *testing.T, dir string, o Options) {
 	t.Helper()
 	x := openDisk(t, dir, o)
 	for i := 0; i < 4000; i++ {
-		if p, ok := x.Get(hash(i)); ok && p != (Place{uint32(i), uint32(i) * 3}) {
-			t.Fatalf("entry %d is at a wrong place: %+v", i, p)
+		if p, ok := x.Get(hash(i)); ok && p != (Location{uint32(i), uint32(i) * 3}) {
+			t.Fatalf("entry %d is at a wrong location: %+v", i, p)
 		}
 	}
 	must(t, x.Put(entries(0, 100)))

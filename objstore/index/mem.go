@@ -9,9 +9,9 @@ const MemEntries = 2 << 20
 type mem struct {
 	limit int // entries; 0: any number
 
-	mu     sync.RWMutex
-	places map[[32]byte]Place
-	marks  map[uint32]bool
+	mu        sync.RWMutex
+	locations map[[32]byte]Location
+	marks     map[uint32]bool
 }
 
 // NewMem gives an index in memory, for tests and for stores that live in memory. It outlasts Close, so that
@@ -20,13 +20,13 @@ func NewMem() Index { return NewBoundedMem(0) }
 
 // NewBoundedMem is NewMem with a bound: for each entry above it, another one is let go, whichever. 0: there is none.
 func NewBoundedMem(entries int) Index {
-	return &mem{limit: entries, places: map[[32]byte]Place{}, marks: map[uint32]bool{}}
+	return &mem{limit: entries, locations: map[[32]byte]Location{}, marks: map[uint32]bool{}}
 }
 
-func (m *mem) Get(hash *[32]byte) (Place, bool) {
+func (m *mem) Get(hash *[32]byte) (Location, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	p, ok := m.places[*hash]
+	p, ok := m.locations[*hash]
 	return p, ok
 }
 
@@ -34,8 +34,8 @@ func (m *mem) Put(entries []Entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range entries {
-		m.places[e.Hash] = e.Place
-		if m.limit > 0 && len(m.places) > m.limit {
+		m.locations[e.Hash] = e.Location
+		if m.limit > 0 && len(m.locations) > m.limit {
 			m.letGo(e.Hash)
 		}
 	}
@@ -44,9 +44,9 @@ func (m *mem) Put(entries []Entry) error {
 
 // letGo drops an entry, but for one. Under mu.
 func (m *mem) letGo(keep [32]byte) {
-	for h := range m.places {
+	for h := range m.locations {
 		if h != keep {
-			delete(m.places, h)
+			delete(m.locations, h)
 			return
 		}
 	}
@@ -79,7 +79,7 @@ func (m *mem) Forget(segment uint32) error {
 func (m *mem) Bytes() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return int64(len(m.places))*(32+8) + int64(len(m.marks))*4
+	return int64(len(m.locations))*(32+8) + int64(len(m.marks))*4
 }
 
 func (m *mem) Close() error { return nil }

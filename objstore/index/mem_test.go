@@ -8,7 +8,7 @@ import (
 func memEntry(i int) Entry {
 	var e Entry
 	binary.LittleEndian.PutUint64(e.Hash[:], uint64(i))
-	e.Place = Place{Segment: 1, Block: uint32(i)}
+	e.Location = Location{Segment: 1, Block: uint32(i)}
 	return e
 }
 
@@ -23,7 +23,7 @@ func TestMemIsBounded(t *testing.T) {
 			if err := x.Put([]Entry{e, e}); err != nil {
 				t.Fatal(err)
 			}
-			if p, ok := x.Get(&e.Hash); !ok || p != e.Place {
+			if p, ok := x.Get(&e.Hash); !ok || p != e.Location {
 				t.Fatalf("entry %d: %v, %v", i, p, ok)
 			}
 		}
@@ -39,7 +39,7 @@ func TestMemIsBounded(t *testing.T) {
 		e := memEntry(i)
 		if p, ok := x.Get(&e.Hash); ok {
 			found++
-			if p != e.Place {
+			if p != e.Location {
 				t.Errorf("entry %d is at %v", i, p)
 			}
 		}

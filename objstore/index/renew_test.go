@@ -19,7 +19,7 @@ func TestRenew(t *testing.T) {
 	}
 	first, err := Open(dir, o)
 	must(err)
-	e := Entry{Hash: [32]byte{1}, Place: Place{2, 3}}
+	e := Entry{Hash: [32]byte{1}, Location: Location{2, 3}}
 	must(first.Put([]Entry{e}))
 	d := first.(*disk)
 	if d.Broken() {
@@ -35,7 +35,7 @@ func TestRenew(t *testing.T) {
 		t.Error("a new index is not empty")
 	}
 	must(second.Put([]Entry{e}))
-	if p, ok := second.Get(&e.Hash); !ok || p != e.Place {
+	if p, ok := second.Get(&e.Hash); !ok || p != e.Location {
 		t.Errorf("the new index answers %v %v", p, ok)
 	}
 	must(second.Close())

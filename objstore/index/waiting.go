@@ -7,18 +7,18 @@ import (
 
 // waiting are entries that found no room on the disk. The zero value is ready.
 type waiting struct {
-	n      atomic.Int64 // len(places), for a look without the lock
-	mu     sync.RWMutex
-	places map[[32]byte]Place
+	n         atomic.Int64 // len(locations), for a look without the lock
+	mu        sync.RWMutex
+	locations map[[32]byte]Location
 }
 
-func (w *waiting) get(hash *[32]byte) (Place, bool) {
+func (w *waiting) get(hash *[32]byte) (Location, bool) {
 	if w.n.Load() == 0 {
-		return Place{}, false
+		return Location{}, false
 	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	p, ok := w.places[*hash]
+	p, ok := w.locations[*hash]
 	return p, ok
 }
 
@@ -26,16 +26,16 @@ func (w *waiting) get(hash *[32]byte) (Place, bool) {
 func (w *waiting) add(entries []Entry, limit int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.places)+len(entries) > limit {
+	if len(w.locations)+len(entries) > limit {
 		return false
 	}
-	if w.places == nil {
-		w.places = make(map[[32]byte]Place, len(entries))
+	if w.locations == nil {
+		w.locations = make(map[[32]byte]Location, len(entries))
 	}
 	for _, e := range entries {
-		w.places[e.Hash] = e.Place
+		w.locations[e.Hash] = e.Location
 	}
-	w.n.Store(int64(len(w.places)))
+	w.n.Store(int64(len(w.locations)))
 	return true
 }
 
@@ -45,21 +45,21 @@ func (w *waiting) all() []Entry {
 	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	entries := make([]Entry, 0, len(w.places))
-	for h, p := range w.places {
-		entries = append(entries, Entry{Hash: h, Place: p})
+	entries := make([]Entry, 0, len(w.locations))
+	for h, p := range w.locations {
+		entries = append(entries, Entry{Hash: h, Location: p})
 	}
 	return entries
 }
 
-// done drops entries that are on the disk now, unless another place has come for one meanwhile.
+// done drops entries that are on the disk now, unless another location has come for one meanwhile.
 func (w *waiting) done(entries []Entry) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range entries {
-		if w.places[e.Hash] == e.Place {
-			delete(w.places, e.Hash)
+		if w.locations[e.Hash] == e.Location {
+			delete(w.locations, e.Hash)
 		}
 	}
-	w.n.Store(int64(len(w.places)))
+	w.n.Store(int64(len(w.locations)))
 }
