@@ -37,7 +37,7 @@ func TestFailedDeletionIsTakenBackBeforeTheVolumeOpens(t *testing.T) {
 	must(t, r.volume("a", 1<<20).Close())
 	fails := r.inDoubt()
 	r.write(r.volume("b", 1<<20), make([]byte, 4096), 0) // IDs of segments are set aside: no record is needed for that
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	fails.Store(true)
 	if err := r.s.DeleteVolume(context.Background(), "a"); !errors.Is(err, syscall.ENOMEM) {
 		t.Fatalf("delete without memory: %v", err)
@@ -72,7 +72,7 @@ func TestFailedRecordIsTakenBackBeforeTheNextDecision(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
 	fails := r.inDoubt()
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	fails.Store(true)
 	if _, err := r.s.SetVerify(ctx, "a", true); !errors.Is(err, syscall.ENOMEM) {
 		t.Fatalf("set without memory: %v", err)
@@ -96,7 +96,7 @@ func TestFailedRecordIsTakenBackInTime(t *testing.T) {
 	for _, end := range []string{"tick", "close"} {
 		r := newRig(t, Options{})
 		fails := r.inDoubt()
-		must(t, r.s.Quiet())
+		must(t, r.s.Quiesce())
 		fails.Store(true)
 		if _, err := r.s.CreateVolume(context.Background(), "a", VolumeOptions{Size: 1 << 20}); !errors.Is(err, syscall.ENOMEM) {
 			t.Fatalf("create without memory: %v", err)

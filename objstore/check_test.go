@@ -77,7 +77,7 @@ func TestCheckNamesMissingFile(t *testing.T) {
 		r.write(v, randomBytes(uint64(i+1), 1<<20), int64(i)<<20)
 	}
 	must(t, r.s.Settle(t.Context()))
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	r.write(v, randomBytes(1, 4096), 0)
 	_, err := v.freeze()
 	must(t, err)

@@ -395,14 +395,14 @@ func TestEveryCutOfOpeningOfCopy(t *testing.T) {
 		v := r.volume(name, 1<<20)
 		want[name] = randomBytes(uint64(i), 64<<10)
 		r.write(v, want[name][:32<<10], 0)
-		must(t, r.s.Quiet()) // two generations wait to settle, in one segment
+		must(t, r.s.Quiesce()) // two generations wait to settle, in one segment
 		_, err := v.freeze()
 		must(t, err)
 		r.write(v, want[name][32<<10:], 32<<10)
 		must(t, v.Close())
 		r.s.Resume()
 	}
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	must(t, r.s.Close())
 	closed := r.mem.Kill()
 	closed.Move()

@@ -77,7 +77,7 @@ func TestFailedSyncOfRecovery(t *testing.T) {
 	for n, failed := int32(0), true; failed; n++ {
 		r := newRig(t, Options{})
 		v := r.volume("a", 16<<20)
-		must(t, r.s.Quiet()) // nothing settles
+		must(t, r.s.Quiesce()) // nothing settles
 		r.write(v, old, 0)
 		r.write(v, old, 1<<20)
 		must(t, v.Flush())
@@ -99,12 +99,12 @@ func TestFailedSyncOfRecovery(t *testing.T) {
 			return nil
 		})
 		if s, err := Open(t.Context(), "mem", r.o); err == nil {
-			must(t, s.Quiet())
+			must(t, s.Quiesce())
 			_ = s.Close()
 		}
 		r.mem = mem.Kill()
 		r.open(nil)
-		must(t, r.s.Quiet())
+		must(t, r.s.Quiesce())
 		v = r.volume("a", 0)
 		got := make([]byte, 2<<20)
 		_, err = v.ReadAt(got, 0)

@@ -164,7 +164,7 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 		r.write(v, randomBytes(uint64(i), 3<<20), 0)
 	}
 	must(t, r.s.Settle(t.Context()))
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	r.write(v, randomBytes(9, 8192), 0)
 	_, err := v.freeze()
 	must(t, err)

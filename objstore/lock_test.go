@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Quiet leaves a store that takes writes, and Resume one that settles.
+// Quiesce leaves a store that takes writes, and Resume one that settles.
 func TestQuietAndResume(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	if err := Init(dir, InitOptions{}); err != nil {
@@ -120,7 +120,7 @@ func TestQuietAndResume(t *testing.T) {
 		data[i] = byte(i >> 8)
 	}
 	for range 3 {
-		if err := s.Quiet(); err != nil {
+		if err := s.Quiesce(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := v.WriteAt(data, 0); err != nil {

@@ -90,9 +90,9 @@ func (w *world) opVerify() {
 	}
 }
 
-// opQuiet is the beginning of a hand-over: the store is closed after it, or goes on.
-func (w *world) opQuiet() {
-	err := w.s.Quiet()
+// opQuiesce is the beginning of a hand-over: the store is closed after it, or goes on.
+func (w *world) opQuiesce() {
+	err := w.s.Quiesce()
 	w.note("quiet: %v", err)
 	if w.answered(err, "quiet") {
 		for _, v := range w.vols {

@@ -44,7 +44,7 @@ var operations = []operation{
 var rareOperations = []operation{
 	{"scratch", 3, (*world).opScratch},
 	{"verify", 2, (*world).opVerify},
-	{"quiet", 1, (*world).opQuiet},
+	{"quiesce", 1, (*world).opQuiesce},
 	{"passing", 2, (*world).opPassing},
 	{"give up", 3, (*world).opGiveUp},
 	{"slow syncs", 2, (*world).opSlowSyncs},

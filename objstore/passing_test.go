@@ -97,7 +97,7 @@ func TestFlushThatCantNameItsJournal(t *testing.T) {
 		return nil
 	})
 	v := r.volume("a", 1<<20)
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	for i := range int64(40) { // more than one sector of records
 		r.write(v, randomBytes(1, 4096), i<<12)
 	}
@@ -132,7 +132,7 @@ func TestCompactionAfterPassingFault(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	fails.Store(true)
 	for range 8 {
 		must(t, r.s.catalog.append(padded(1<<18)))

@@ -23,7 +23,7 @@ func TestResumeGivesBack(t *testing.T) {
 	must(t, err)
 	must(t, r.s.waitSettled(t.Context(), v.volume, gen))
 	for range 3 {
-		must(t, r.s.Quiet())
+		must(t, r.s.Quiesce())
 		r.s.Resume()
 		for gone := false; !gone; time.Sleep(time.Millisecond) { // it is about to wait for the reader
 			_, err := r.mem.Used(journal.Name(v.ref.ID, gen))

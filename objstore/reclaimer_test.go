@@ -52,8 +52,8 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 	if err := r.s.waitReclaimed(brief, a.volume); err == nil {
 		t.Error("nothing of a is waited for")
 	}
-	// Quiet ends the waiting, and Resume goes on with it.
-	must(t, r.s.Quiet())
+	// Quiesce ends the waiting, and Resume goes on with it.
+	must(t, r.s.Quiesce())
 	r.s.Resume()
 	buf := make([]byte, 4096)
 	must(t, readPieces(&p, buf))

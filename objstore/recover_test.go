@@ -111,7 +111,7 @@ func TestEmptyGenerationBeforeOthers(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
 	r.write(v, randomBytes(1, 4096), 0)
-	must(t, r.s.Quiet()) // nothing settles any more
+	must(t, r.s.Quiesce()) // nothing settles any more
 	_, err := v.freeze()
 	must(t, err)
 	r.write(v, randomBytes(2, 4096), 4096)
@@ -135,7 +135,7 @@ func TestEndOfGenerationLost(t *testing.T) {
 	for _, flushed := range []bool{true, false} { // something of the generation, before
 		r := newRig(t, Options{})
 		v := r.volume("a", 1<<20)
-		must(t, r.s.Quiet()) // nothing settles any more
+		must(t, r.s.Quiesce()) // nothing settles any more
 		r.write(v, randomBytes(1, 4096), 0)
 		if flushed {
 			must(t, v.Flush())
@@ -179,7 +179,7 @@ func TestEndOfGenerationLost(t *testing.T) {
 func TestHeaderOfFrozenGeneration(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	r.write(v, randomBytes(1, 4096), 0)
 	must(t, v.Flush())
 	_, err := v.freeze()

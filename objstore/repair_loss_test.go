@@ -54,7 +54,7 @@ func TestRepairNamesLoss(t *testing.T) {
 		must(t, r.s.Settle(ctx))
 		r.write(v, randomBytes(2, 4096), 0)
 		must(t, r.s.Settle(ctx))
-		must(t, r.s.Quiet()) // nothing settles any more
+		must(t, r.s.Quiesce()) // nothing settles any more
 		r.write(v, randomBytes(3, 4096), 4096)
 		_, err = r.s.CreateSnapshot(ctx, "a", "unsettled")
 		must(t, err)

@@ -41,7 +41,7 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 		write()
 	}
 	must(t, r.s.Settle(context.Background()))
-	must(t, r.s.Quiet()) // nothing settles any more
+	must(t, r.s.Quiesce()) // nothing settles any more
 	for i := range 3 {
 		for range 6 {
 			write()
@@ -515,7 +515,7 @@ func TestNothingAfterClose(t *testing.T) {
 func TestRepairAfterFailedSync(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
-	must(t, r.s.Quiet())
+	must(t, r.s.Quiesce())
 	for i := range 4 {
 		r.write(v, randomBytes(uint64(i), 4096), int64(i)*8192)
 		if i == 0 {

@@ -129,7 +129,7 @@ func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 		if v.settleFails.Load() < settleTries {
 			t.Fatal("it settles")
 		}
-		must(t, r.s.Quiet()) // no try comes between the waiter and the write
+		must(t, r.s.Quiesce()) // no try comes between the waiter and the write
 		impatient, giveUp := context.WithCancel(t.Context())
 		giveUp()
 		if err := r.s.Settle(impatient); !errors.Is(err, context.Canceled) {

@@ -61,7 +61,7 @@ type Store struct {
 	workersMu sync.Mutex // held to add a worker, and by Close when it forbids that
 	workers   sync.WaitGroup
 
-	housekeepers sync.WaitGroup // settler and indexer, which Quiet ends and Resume starts again
+	housekeepers sync.WaitGroup // settler and indexer, which Quiesce ends and Resume starts again
 	endHousework context.CancelFunc
 	checking     queuethread.IOMutex // held by Check
 

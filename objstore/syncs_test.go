@@ -57,7 +57,7 @@ func TestSnapshotSyncs(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.s.Close())
 	r.open(m.hook)
-	must(t, r.s.Quiet()) // no settling beside it
+	must(t, r.s.Quiesce()) // no settling beside it
 	defer r.s.Resume()
 	v := r.volume("a", 16<<20)
 	together := 0    // at most, of four: a goroutine may begin late

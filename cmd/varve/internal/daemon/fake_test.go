@@ -179,7 +179,7 @@ func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "
 func (s *fakeStore) SetMaxSize(int64) error       { return nil }
 func (s *fakeStore) Close() error                 { return nil }
 func (s *fakeStore) Settle(context.Context) error { return nil }
-func (s *fakeStore) Quiet() error                 { return nil }
+func (s *fakeStore) Quiesce() error               { return nil }
 func (s *fakeStore) Resume()                      {}
 
 // fakeTransport makes fakeDevices.

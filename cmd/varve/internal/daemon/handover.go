@@ -116,7 +116,7 @@ func (d *Daemon) prepare(ctx context.Context, next *handover.Successor) error {
 			break
 		}
 	}
-	err := d.store.Quiet()
+	err := d.store.Quiesce()
 	if err == nil && ctx.Err() != nil {
 		err = errors.New("got a signal to stop")
 	}

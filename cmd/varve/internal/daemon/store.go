@@ -12,7 +12,7 @@ type Store interface {
 	snapshots
 	Stat() (objstore.Stat, error)
 	Settle(ctx context.Context) error
-	Quiet() error
+	Quiesce() error
 	Resume()
 	SetMaxSize(bytes int64) error
 	NewUUID() (string, error)

@@ -14,10 +14,10 @@ func (s *Store) startHousework() {
 	s.housekeepers.Go(func() { s.indexer(ctx) })
 }
 
-// Quiet leaves Close little to do: it ends settling and the giving back of room, and makes everything written so far
-// durable. Requests go on, but a write that has to wait for settling waits for Resume. The caller sees to it that
-// Quiet, Resume and Close don't run at once, and that nobody waits for a snapshot meanwhile.
-func (s *Store) Quiet() error {
+// Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written so far durable. Requests
+// go on, but a write that has to wait for settling waits for Resume. The caller sees to it that Quiesce, Resume and Close do
+// not run at once, and that nobody waits for a snapshot meanwhile.
+func (s *Store) Quiesce() error {
 	s.endHousework()
 	s.waitHousework()
 	var errs []error
@@ -27,7 +27,7 @@ func (s *Store) Quiet() error {
 	return errors.Join(errs...)
 }
 
-// Resume takes back a Quiet.
+// Resume begins settling and reclaiming again after Quiesce.
 func (s *Store) Resume() { s.startHousework() }
 
 // waitHousework waits for what startHousework has started, after its context has ended.
