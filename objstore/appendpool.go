@@ -1,8 +1,7 @@
 package objstore
 
 import (
-	"sync"
-
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/segment"
 )
 
@@ -13,7 +12,7 @@ import (
 // back, and it is in no volume's list of segments to sync. It holds objects, which stay where they are whoever appends
 // next. So a segment taken from the pool has unsettled writes of one volume at a time, as every append segment has.
 type segmentPool struct {
-	mu   sync.Mutex
+	mu   lockorder.Mutex[lockorder.Memory]
 	segs []*segment.File
 }
 

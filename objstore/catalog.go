@@ -1,17 +1,17 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/refs"
-	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -32,11 +32,11 @@ import (
 type catalog struct {
 	gate gate
 
-	logMu queuethread.IOMutex
+	logMu lockorder.IOMutex[lockorder.RefsLog]
 	log   *refs.Log
 	doubt atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
 
-	mu          sync.Mutex
+	mu          lockorder.Mutex[lockorder.Catalog]
 	refs        *refs.State // changes under logMu and mu
 	volumes     map[uuid.UUID]*volume
 	views       map[*View]struct{}
@@ -70,9 +70,12 @@ func (c *catalog) open(fs vfs.FS, sb *refs.Superblock, logger *slog.Logger) ([]*
 
 // update makes records durable and lets them take effect, all or none. decide returns them and runs with mu held: what it
 // has seen in refs stays so until they take effect. No records: there is nothing to do. took, which may be nil, runs with
-// mu held when they have taken effect. Neither may block. The caller holds neither lock.
-func (c *catalog) update(decide func() ([]refs.Record, error), took func()) error {
-	c.logMu.Lock()
+// mu held when they have taken effect. Neither may block. If ctx ends before it is their turn, nothing has been decided; from
+// then on they take effect or fail, whatever becomes of ctx. The caller holds neither lock.
+func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, error), took func()) error {
+	if err := c.logMu.LockContext(ctx); err != nil {
+		return err
+	}
 	defer c.logMu.Unlock()
 	if err := c.takeBackLocked(); err != nil {
 		return err
@@ -96,8 +99,8 @@ func (c *catalog) update(decide func() ([]refs.Record, error), took func()) erro
 }
 
 // append is update for records that depend on nothing.
-func (c *catalog) append(recs ...refs.Record) error {
-	return c.update(func() ([]refs.Record, error) { return recs, nil }, nil)
+func (c *catalog) append(ctx context.Context, recs ...refs.Record) error {
+	return c.update(ctx, func() ([]refs.Record, error) { return recs, nil }, nil)
 }
 
 // write appends records to the log, durably.

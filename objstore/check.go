@@ -93,7 +93,9 @@ type objectID struct {
 // Check looks for damage. progress, which may be nil, is called now and then. An error means that the check could not
 // be done; what it has found is in the report. Close ends it.
 func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
-	s.checking.Lock() // one at a time; Close waits
+	if err := s.checking.LockContext(ctx); err != nil { // one at a time; Close waits
+		return &CheckReport{Damage: []Damage{}}, fmt.Errorf("check: %w", err)
+	}
 	defer s.checking.Unlock()
 	if s.ctx.Err() != nil {
 		return nil, fmt.Errorf("check: %w", ErrClosed)

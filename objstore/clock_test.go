@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -48,7 +49,7 @@ func TestSnapshotOrderWithoutClock(t *testing.T) {
 	check("made")
 	must(t, r.s.Settle(t.Context()))
 	check("settled")
-	must(t, r.s.catalog.append(padded(2<<20)))
+	must(t, r.s.catalog.append(context.Background(), padded(2<<20)))
 	must(t, v.Close())
 	must(t, r.s.Close())
 	r.open(nil) // compacts

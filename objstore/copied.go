@@ -100,7 +100,7 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 		if err := ctx.Err(); err != nil {
 			return names, errors.Join(append(errs, err)...)
 		}
-		done, err := s.acceptCopy(v, from)
+		done, err := s.acceptCopy(ctx, v, from)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("volume %s: %w", v.ref.Name, err))
 		}
@@ -111,8 +111,10 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 	return names, errors.Join(errs...)
 }
 
-func (s *Store) acceptCopy(v *volume, from CopiedFrom) (bool, error) {
-	v.settleMu.Lock()
+func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (bool, error) {
+	if err := v.settleMu.LockContext(ctx); err != nil {
+		return false, err
+	}
 	defer v.settleMu.Unlock()
 	d := v.damage.Load()
 	if d == nil || d.root || v.dropped.Load() || !errors.Is(d.err, ErrCopied) {

@@ -2,15 +2,16 @@ package objstore
 
 import (
 	"errors"
-	"sync"
 	"sync/atomic"
+
+	"varve/objstore/internal/lockorder"
 )
 
 // damageBook is what a store knows of its damage.
 type damageBook struct {
 	hold atomic.Bool // a volume is damaged: no segment of a former process is given back
 
-	reportMu sync.Mutex
+	reportMu lockorder.Mutex[lockorder.Memory]
 	repairs  []*CorruptError // damage that opening has repaired
 	losses   []*CorruptError // damage that opening has found and could not repair
 	strays   []string        // files that opening has found, and that are none of the store's

@@ -14,10 +14,7 @@ import (
 // settled. The second waits for readers of the volume and goes on when ctx has ended, which is an error; if the store is
 // closed first, the next opening does it.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	v, err := s.catalog.delete(name, func() { s.hold.Store(s.catalog.anyRefused()) })
+	v, err := s.catalog.delete(ctx, name, func() { s.hold.Store(s.catalog.anyRefused()) })
 	if err != nil {
 		return err
 	}
@@ -34,9 +31,9 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 }
 
 // delete takes a volume out of refs. took runs with mu held when that has taken effect.
-func (c *catalog) delete(name string, took func()) (*volume, error) {
+func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume, error) {
 	var v *volume
-	err := c.update(func() ([]refs.Record, error) {
+	err := c.update(ctx, func() ([]refs.Record, error) {
 		found, err := c.volume(name)
 		if err == nil {
 			err = c.mayDelete(found)

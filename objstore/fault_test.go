@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -170,7 +171,7 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 	must(t, err)
 	r.write(v, randomBytes(9, 8192), 0)
 	r.s.catalog.log.CompactAt = 1 << 40
-	must(t, r.s.catalog.append(padded(2<<20)))
+	must(t, r.s.catalog.append(context.Background(), padded(2<<20)))
 	for n, failed := int32(0), true; failed; n++ {
 		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}
 		var count atomic.Int32

@@ -157,6 +157,9 @@ func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int6
 	var plan Plan
 	from := off / SectorSize * SectorSize
 	for at, planned := from, 0; at < im.Size() && planned < extentReach; {
+		if err := ctx.Err(); err != nil {
+			return false, 0, err
+		}
 		if end, err := im.emptyUntil(at); err != nil {
 			return false, 0, err
 		} else if end > at {

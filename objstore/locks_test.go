@@ -139,7 +139,7 @@ func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 				must(t, s.DeleteSnapshot(ctx, name, fmt.Sprintf("s%d", round-1)))
 			}
 		}
-		must(t, s.catalog.append(padded(2<<20))) // and the log is written anew
+		must(t, s.catalog.append(context.Background(), padded(2<<20))) // and the log is written anew
 	}
 	for i := range 2 {
 		must(t, s.DeleteSnapshot(ctx, fmt.Sprintf("v%d", i), "s2"))

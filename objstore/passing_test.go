@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -135,14 +136,14 @@ func TestCompactionAfterPassingFault(t *testing.T) {
 	must(t, r.s.Quiesce())
 	fails.Store(true)
 	for range 8 {
-		must(t, r.s.catalog.append(padded(1<<18)))
+		must(t, r.s.catalog.append(context.Background(), padded(1<<18)))
 	}
 	fails.Store(false)
 	if !removed.Load() {
 		t.Fatal("refs were not compacted")
 	}
 	for range 32 {
-		must(t, r.s.catalog.append(padded(1<<18)))
+		must(t, r.s.catalog.append(context.Background(), padded(1<<18)))
 	}
 	if end := r.s.catalog.log.Size(); end > 4<<20 {
 		t.Errorf("the refs log has %d bytes", end)

@@ -444,7 +444,7 @@ func (c *pointWorker) grow() {
 	c.s.catalog.log.CompactAt = 1 << 40 // or it would be written anew at once
 	c.s.catalog.logMu.Unlock()
 	for range 3 {
-		c.must(c.s.catalog.append(recs...))
+		c.must(c.s.catalog.append(context.Background(), recs...))
 	}
 }
 

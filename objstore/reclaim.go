@@ -38,7 +38,9 @@ func (st *settling) reclaim(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	v.settleMu.Lock()
+	if err := v.settleMu.LockContext(ctx); err != nil {
+		return err
+	}
 	defer v.settleMu.Unlock()
 	// What the segment's record names stays: this settling adopted it, or one that a crash or an error cut off
 	// before its root was published, and this one has found it through the index.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"varve/objstore/internal/lockorder"
 )
 
 // reclaimer gives back what is not needed any more: today the room of settled layers, in the order in which those of a
@@ -29,7 +31,7 @@ type reclaimer struct {
 	uptime   func() time.Duration // of the store
 	log      *slog.Logger
 
-	mu     sync.Mutex
+	mu     lockorder.Mutex[lockorder.Memory]
 	queues map[*volume][]reclaimable
 	done   event // a volume has nothing queued any more
 

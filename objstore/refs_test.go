@@ -34,7 +34,7 @@ func recordSnapshots(t *testing.T, r *rig, from, n int) {
 			root := merkle.Sum(merkle.KindRoot, fmt.Append(nil, i+j))
 			recs[j] = refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: fmt.Sprintf("auto-%08d", i+j), Root: root.String(), Logical: 1}
 		}
-		must(t, r.s.catalog.append(append([]refs.Record{{Op: refs.OpVerify, ID: v.ref.ID}}, recs...)...))
+		must(t, r.s.catalog.append(context.Background(), append([]refs.Record{{Op: refs.OpVerify, ID: v.ref.ID}}, recs...)...))
 	}
 }
 
@@ -47,7 +47,7 @@ func dropSnapshots(t *testing.T, r *rig, from, n int) {
 		for j := range recs {
 			recs[j] = refs.Record{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: fmt.Sprintf("auto-%08d", i+j)}
 		}
-		must(t, r.s.catalog.append(recs...))
+		must(t, r.s.catalog.append(context.Background(), recs...))
 	}
 }
 

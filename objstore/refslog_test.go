@@ -55,7 +55,7 @@ func TestRefsStayShort(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
 	for range 64 {
-		must(t, r.s.catalog.append(padded(1<<18)))
+		must(t, r.s.catalog.append(context.Background(), padded(1<<18)))
 	}
 	must(t, r.volume("b", 1<<20).Close())
 	for _, name := range refs.LogFiles {
@@ -93,7 +93,7 @@ func TestEveryCutOfCompaction(t *testing.T) {
 			for i := range 3 {
 				name := string(rune('p' + i))
 				rec := refs.Record{Op: refs.OpVolume, ID: uuid.New(), Name: name, Size: 1 << 20, BlockSize: 512}
-				if err := r.s.catalog.append(rec, padded(700<<10)); err != nil {
+				if err := r.s.catalog.append(context.Background(), rec, padded(700<<10)); err != nil {
 					break
 				}
 				answered++

@@ -289,7 +289,9 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	if err != nil {
 		return Repair{}, err
 	}
-	v.settleMu.Lock()
+	if err := v.settleMu.LockContext(ctx); err != nil {
+		return Repair{}, err
+	}
 	defer v.settleMu.Unlock()
 	d, err := s.lookAgain(v)
 	if err != nil {
@@ -323,7 +325,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	if err := cmp.Or(ctx.Err(), s.writeError()); err != nil {
 		return r, err
 	}
-	if err := s.repair(v, d, root, to); err != nil {
+	if err := s.repair(ctx, v, d, root, to); err != nil {
 		return r, err
 	}
 	s.log.Warn("a damaged volume was repaired", "volume", name, "back_to", r.BackTo, "damage", d.err)
@@ -362,8 +364,8 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 }
 
 // repair does it. A crash on the way leaves a volume that is damaged still, or one that is not any more.
-func (s *Store) repair(v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
-	if err := s.forget(v, d, to); err != nil {
+func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
+	if err := s.forget(ctx, v, d, to); err != nil {
 		return err
 	}
 	drop := d.drop
@@ -470,8 +472,8 @@ func (s *Store) removeJournal(name string) error {
 }
 
 // forget takes out of refs what is lost.
-func (s *Store) forget(v *volume, d *volumeDamage, to *refs.Snapshot) error {
-	return s.catalog.update(func() ([]refs.Record, error) {
+func (s *Store) forget(ctx context.Context, v *volume, d *volumeDamage, to *refs.Snapshot) error {
+	return s.catalog.update(ctx, func() ([]refs.Record, error) {
 		if s.catalog.refs.ByID[v.ref.ID] == nil {
 			return nil, ErrNotFound
 		}

@@ -42,13 +42,13 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	if err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w", of, err)
 	}
-	return s.addScratch(v, sn, r, of)
+	return s.addScratch(ctx, v, sn, r, of)
 }
 
 // addScratch names a scratch volume over a settled snapshot, whose root is r.
-func (s *Store) addScratch(v *volume, sn *refs.Snapshot, r *merkle.Root, of string) (VolumeInfo, error) {
+func (s *Store) addScratch(ctx context.Context, v *volume, sn *refs.Snapshot, r *merkle.Root, of string) (VolumeInfo, error) {
 	id := uuid.New()
-	w, err := s.catalog.create(id, func() ([]refs.Record, error) {
+	w, err := s.catalog.create(ctx, id, func() ([]refs.Record, error) {
 		if s.catalog.refs.ByID[v.ref.ID] != v.ref || v.ref.Snapshots[sn.Name] != sn {
 			return nil, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 		}

@@ -1,17 +1,21 @@
 package objstore
 
-import "varve/objstore/internal/refs"
+import (
+	"context"
+
+	"varve/objstore/internal/refs"
+)
 
 // segmentIDs is how many IDs one record in refs sets aside.
 const segmentIDs = 64
 
 // newSegmentID returns an ID that no segment ever had. It appends to refs when those set aside are used up.
-func (c *catalog) newSegmentID() (uint32, error) {
+func (c *catalog) newSegmentID(ctx context.Context) (uint32, error) {
 	for {
 		if id, ok := c.reservedID(); ok {
 			return id, nil
 		}
-		err := c.update(func() ([]refs.Record, error) {
+		err := c.update(ctx, func() ([]refs.Record, error) {
 			if c.nextSegment < c.refs.Segments {
 				return nil, nil // somebody else has done it
 			}

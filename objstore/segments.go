@@ -19,7 +19,7 @@ type made struct {
 func (s *Store) makeSegments() {
 	defer s.workers.Done()
 	for {
-		g, err := s.makeSegment()
+		g, err := s.makeSegment(s.ctx)
 		select {
 		case s.spare <- made{g, err}:
 		case <-s.ctx.Done():
@@ -31,8 +31,8 @@ func (s *Store) makeSegments() {
 	}
 }
 
-func (s *Store) makeSegment() (*segment.File, error) {
-	id, err := s.catalog.newSegmentID()
+func (s *Store) makeSegment(ctx context.Context) (*segment.File, error) {
+	id, err := s.catalog.newSegmentID(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (s *Store) takeSegment(ctx context.Context) (*segment.File, error) {
 			return m.seg, nil
 		}
 		// What failed when the spare was made may have passed.
-		return s.makeSegment()
+		return s.makeSegment(ctx)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-s.ctx.Done():

@@ -62,7 +62,9 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err := s.writeError(); err != nil {
 		return err
 	}
-	v.settleMu.Lock()
+	if err := v.settleMu.LockContext(ctx); err != nil {
+		return err
+	}
 	defer v.settleMu.Unlock()
 	v.mu.Lock()
 	n := len(v.layers)
@@ -538,7 +540,7 @@ func (st *settling) publish(root *merkle.Root) error {
 	id := root.Hash()
 	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
-	return s.catalog.update(func() ([]refs.Record, error) {
+	return s.catalog.update(st.ctx, func() ([]refs.Record, error) {
 		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })
 		if s.catalog.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)

@@ -184,6 +184,9 @@ func (s *Store) kickSettler() { s.settler.ask() }
 // which is an error.
 func (s *Store) Settle(ctx context.Context) error {
 	for _, v := range s.catalog.all() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		gen, err := v.freeze()
 		if err != nil {
 			return err

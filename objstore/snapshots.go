@@ -42,6 +42,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 			return SnapshotInfo{}, err
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return SnapshotInfo{}, err
+	}
 	n := &naming{}
 	defer v.unlist(n)
 	if _, err := v.freezeFor(n); err != nil {
@@ -52,7 +55,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		return SnapshotInfo{}, err
 	}
 	failpoint.Here(failpoint.SnapshotFlushed)
-	info, err := s.catalog.name(v, snap, n, s.opts.Now().UTC())
+	info, err := s.catalog.name(ctx, v, snap, n, s.opts.Now().UTC())
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -80,8 +83,8 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 }
 
 // name gives a name to what is frozen and durable, at the time created.
-func (c *catalog) name(v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
-	err = c.update(func() ([]refs.Record, error) {
+func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
+	err = c.update(ctx, func() ([]refs.Record, error) {
 		if c.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 		}
@@ -153,8 +156,8 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 }
 
 // DeleteSnapshot removes the name; views that are open stay.
-func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
-	v, err := s.catalog.deleteSnapshot(volume, snap)
+func (s *Store) DeleteSnapshot(ctx context.Context, volume, snap string) error {
+	v, err := s.catalog.deleteSnapshot(ctx, volume, snap)
 	if err != nil {
 		return err
 	}
@@ -163,8 +166,8 @@ func (s *Store) DeleteSnapshot(_ context.Context, volume, snap string) error {
 	return nil
 }
 
-func (c *catalog) deleteSnapshot(volume, snap string) (v *volume, err error) {
-	err = c.update(func() (_ []refs.Record, err error) {
+func (c *catalog) deleteSnapshot(ctx context.Context, volume, snap string) (v *volume, err error) {
+	err = c.update(ctx, func() (_ []refs.Record, err error) {
 		if v, _, err = c.snapshot(volume, snap); err != nil {
 			return nil, err
 		}

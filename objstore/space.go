@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/refs"
-	"varve/objstore/queuethread"
 )
 
 const (
@@ -62,7 +62,7 @@ type spaceAccount struct {
 	roomSeen atomic.Int64 // bytes that writes could take at the settler's last look
 	freed    event        // there may be more room, or less to wait for
 
-	lookMu queuethread.IOMutex
+	lookMu lockorder.IOMutex[lockorder.FreeSpace]
 	refill chan struct{} // asks run for a look
 
 	total   int64 // bytes of the file system when the store was opened
@@ -341,7 +341,7 @@ func (s *Store) SetMaxSize(bytes int64) error {
 }
 
 func (s *Store) setMaxSize(bytes int64) error {
-	if err := s.catalog.append(refs.Record{Op: refs.OpMaxSize, Size: bytes}); err != nil {
+	if err := s.catalog.append(context.Background(), refs.Record{Op: refs.OpMaxSize, Size: bytes}); err != nil {
 		return err
 	}
 	s.space.setLimits(s.opts.Reserve, bytes)

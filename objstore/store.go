@@ -18,11 +18,11 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
-	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -47,8 +47,8 @@ type Store struct {
 	opts     Options
 	log      *slog.Logger
 	sb       *refs.Superblock
-	uuid     atomic.Pointer[string] // that the store is known by
-	naming   queuethread.IOMutex    // one NewUUID at a time
+	uuid     atomic.Pointer[string]              // that the store is known by
+	naming   lockorder.IOMutex[lockorder.Naming] // one NewUUID at a time
 	origin   journal.Origin
 	index    *storeIndex
 	filling  atomic.Bool // the index is being filled, and settling waits for it
@@ -58,12 +58,12 @@ type Store struct {
 
 	ctx       context.Context //nolint:containedctx // the life of the workers, ended by Close
 	cancel    context.CancelFunc
-	workersMu sync.Mutex // held to add a worker, and by Close when it forbids that
+	workersMu lockorder.Mutex[lockorder.Memory] // held to add a worker, and by Close when it forbids that
 	workers   sync.WaitGroup
 
 	housekeepers sync.WaitGroup // settler and indexer, which Quiesce ends and Resume starts again
 	endHousework context.CancelFunc
-	checking     queuethread.IOMutex // held by Check
+	checking     lockorder.IOMutex[lockorder.Checking] // held by Check
 
 	catalog *catalog
 

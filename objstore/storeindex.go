@@ -1,10 +1,10 @@
 package objstore
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 	"varve/objstore/queuethread"
@@ -19,9 +19,9 @@ type storeIndex struct {
 
 	// putMu keeps an entry that was found in an old object list from replacing one that is newer: that of an object which was
 	// stored again, because its old location is damaged. Held over writes of the index, and over no other I/O.
-	putMu queuethread.IOMutex
+	putMu lockorder.IOMutex[lockorder.IndexPut]
 
-	mu       sync.Mutex
+	mu       lockorder.Mutex[lockorder.Memory]
 	complete map[uint32]bool // segments whose objects have all been entered
 	missed   int64           // how often entries were not taken
 }

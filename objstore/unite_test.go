@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -33,8 +34,8 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 	must(t, r.s.Close())
 	if forgotten {
 		r.open(nil)
-		must(t, r.s.catalog.append(padded(2<<20))) // and the log is written anew
-		must(t, r.s.catalog.append(padded(1)))
+		must(t, r.s.catalog.append(context.Background(), padded(2<<20))) // and the log is written anew
+		must(t, r.s.catalog.append(context.Background(), padded(1)))
 		must(t, r.s.Close())
 	}
 	if id == 0 || len(objs) < 256 {

@@ -3,10 +3,10 @@ package objstore
 import (
 	"errors"
 	"os"
-	"sync"
 	"time"
 
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
@@ -19,7 +19,7 @@ type usage struct {
 	segments   *segment.Table
 	indexBytes func() int64
 
-	mu      sync.Mutex // never held over I/O
+	mu      lockorder.Mutex[lockorder.Memory] // never held over I/O
 	index   int64
 	indexAt time.Time
 }

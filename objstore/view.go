@@ -3,8 +3,8 @@ package objstore
 import (
 	"context"
 	"fmt"
-	"sync"
 
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 )
 
@@ -18,8 +18,8 @@ type View struct {
 	v   *volume
 	gen uint64
 
-	mu     sync.Mutex // taken before the volume's
-	base   *base      // once settled
+	mu     lockorder.Mutex[lockorder.View] // taken before the volume's
+	base   *base                           // once settled
 	closed bool
 }
 

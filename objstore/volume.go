@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,10 +11,10 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
-	"varve/objstore/queuethread"
 )
 
 // Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
@@ -61,13 +60,13 @@ type volume struct {
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 
-	settleMu queuethread.IOMutex // one at a time settles its layers, gives their room back or drops them; taken before all others
-	freezeMu queuethread.IOMutex // one freeze at a time
-	commitMu queuethread.IOMutex // one commit at a time; taken before mu
-	durable  uint64              // records that are durable; under commitMu
-	rmw      queuethread.IOMutex // one write of part of a sector at a time; taken before mu
+	settleMu lockorder.IOMutex[lockorder.Settling]     // one at a time settles its layers, gives their room back or drops them; taken before all others
+	freezeMu lockorder.IOMutex[lockorder.Freeze]       // one freeze at a time
+	commitMu lockorder.IOMutex[lockorder.Commit]       // one commit at a time; taken before mu
+	durable  uint64                                    // records that are durable; under commitMu
+	rmw      lockorder.IOMutex[lockorder.PartialWrite] // one write of part of a sector at a time; taken before mu
 
-	mu       sync.Mutex
+	mu       lockorder.Mutex[lockorder.Volume]
 	room     event    // the tail has become shorter, a request has ended, or the volume is closed
 	layers   []*layer // oldest first; the last one is active while writable
 	writable bool

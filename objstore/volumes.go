@@ -21,7 +21,7 @@ const MaxName = refs.MaxName
 func CheckName(what, name string) error { return refs.CheckName(what, name) }
 
 // CreateVolume makes a volume of zeroes. ErrExists if the name is taken.
-func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (VolumeInfo, error) {
+func (s *Store) CreateVolume(ctx context.Context, name string, o VolumeOptions) (VolumeInfo, error) {
 	if o.BlockSize == 0 {
 		o.BlockSize = SectorSize
 	}
@@ -35,7 +35,7 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
 	}
 	rec := refs.Record{Op: refs.OpVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
-	v, err := s.catalog.create(rec.ID, func() ([]refs.Record, error) {
+	v, err := s.catalog.create(ctx, rec.ID, func() ([]refs.Record, error) {
 		if s.catalog.refs.Volumes[name] != nil {
 			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
 		}
@@ -51,9 +51,9 @@ func (s *Store) CreateVolume(_ context.Context, name string, o VolumeOptions) (V
 
 // create adds a volume. decide, with mu held, returns the records that make it, all in one frame; engine, with mu held
 // when they have taken effect, makes the engine's object of it.
-func (c *catalog) create(id uuid.UUID, decide func() ([]refs.Record, error), engine func(*refs.Volume) *volume) (*volume, error) {
+func (c *catalog) create(ctx context.Context, id uuid.UUID, decide func() ([]refs.Record, error), engine func(*refs.Volume) *volume) (*volume, error) {
 	var v *volume
-	err := c.update(decide, func() {
+	err := c.update(ctx, decide, func() {
 		failpoint.Here(failpoint.VolumeCreated)
 		v = engine(c.refs.ByID[id])
 		c.volumes[id] = v
@@ -132,9 +132,9 @@ func (c *catalog) leave(v *volume, user string) {
 // SetVerify decides whether settled chunks of the volume, and of its snapshots, are verified against their hashes as they
 // are read, by whatever way. It is a property of the volume rather than of a device: the device, the mount and the daemon
 // that takes over must not differ in what they return. It takes effect at once, and is durable when SetVerify returns.
-func (s *Store) SetVerify(_ context.Context, name string, on bool) (VolumeInfo, error) {
+func (s *Store) SetVerify(ctx context.Context, name string, on bool) (VolumeInfo, error) {
 	var v *volume
-	err := s.catalog.update(func() (_ []refs.Record, err error) {
+	err := s.catalog.update(ctx, func() (_ []refs.Record, err error) {
 		if v, err = s.catalog.volume(name); err != nil || v.ref.Verify == on {
 			return nil, err
 		}

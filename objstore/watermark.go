@@ -2,9 +2,10 @@ package objstore
 
 import (
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"varve/objstore/internal/lockorder"
 )
 
 // SpaceState says how much room writes have left.
@@ -29,7 +30,7 @@ const (
 type watermark struct {
 	refused atomic.Bool // a write was refused since the last look
 
-	mu     sync.Mutex
+	mu     lockorder.Mutex[lockorder.Memory]
 	state  SpaceState
 	low    rateLimit
 	full   rateLimit

@@ -37,7 +37,8 @@ func unitSteps() []*step {
 			if err != nil {
 				return err
 			}
-			args := []string{"test", "-json", "-count=1", limit(15 * time.Minute), "-run", propertyTests}
+			// With the order of the store's locks checked: see objstore/internal/lockorder.
+			args := []string{"test", "-tags=lockorder", "-json", "-count=1", limit(15 * time.Minute), "-run", propertyTests}
 			return j.command(ctx, []string{"VARVE_CRASH_CUTS=" + setting("VARVE_CUTS", "300")}, "go",
 				slices.Concat(args, property, []string{"-rapid.checks=" + setting("VARVE_CHECKS", "300")})...)
 		}},

@@ -4,11 +4,11 @@
 // TryZero of a volume) must not do I/O, nor wait for a lock that somebody may hold over I/O: all other requests of the queue
 // would wait too. Locks of the engine are therefore of two kinds:
 //
-//	sync.Mutex   guards state in memory; never held over I/O, so that whoever waits for it waits for a moment
-//	IOMutex      serialises I/O; held over it, and never taken on a queue's thread
+//	lockorder.Mutex     guards state in memory; never held over I/O, so that whoever waits for it waits for a moment
+//	lockorder.IOMutex   serialises I/O; held over it, and never taken on a queue's thread
 //
 // A test watches (Watch) and runs what a queue would call in Run. Every file operation of a store, every look-up in its
-// index and every IOMutex reports itself by Blocks; on a goroutine inside Run that is a violation. That no sync.Mutex is
+// index and every IOMutex reports itself by Blocks; on a goroutine inside Run that is a violation. That no Mutex is
 // held over I/O is a test of package objstore (TestNoStateLockIsHeldOverFileOperations). The two together leave nothing to
 // wait for but memory and the processor.
 //
@@ -23,15 +23,6 @@ import (
 	"sync"
 	"sync/atomic"
 )
-
-// IOMutex is a mutex that may be held over I/O. The zero value is unlocked.
-type IOMutex struct{ sync.Mutex }
-
-// Lock locks. It must not be called on a queue's thread.
-func (m *IOMutex) Lock() {
-	Blocks("a lock that is held over I/O")
-	m.Mutex.Lock()
-}
 
 var watching atomic.Pointer[watcher]
 

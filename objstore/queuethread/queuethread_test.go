@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/queuethread"
 )
 
@@ -17,7 +18,7 @@ func TestViolations(t *testing.T) {
 		found = append(found, v)
 	})
 	defer stop()
-	var m queuethread.IOMutex
+	var m lockorder.IOMutex[lockorder.Settling]
 	lock := func() { m.Lock(); m.Unlock() } //nolint:staticcheck // only that it is taken matters
 	lock()
 	queuethread.Blocks("a read")

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/failpoint"
-	"varve/objstore/queuethread"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/vfs"
 )
 
@@ -43,12 +43,12 @@ type File struct {
 
 	linked atomic.Bool // its name is durable, and those of the generations before it
 
-	headerMu   queuethread.IOMutex // one write of the header at a time; held over I/O
+	headerMu   lockorder.IOMutex[lockorder.JournalHeader] // one write of the header at a time; held over I/O
 	header     header
 	marked     time.Time // when the header was last written
 	distrusted bool
 
-	growMu queuethread.IOMutex // one extension at a time; held over I/O, taken before the owner's lock
+	growMu lockorder.IOMutex[lockorder.JournalWindow] // one extension at a time; held over I/O, taken before the owner's lock
 
 	// Under the owner's lock.
 	windows   [][]byte // changes under growMu too

@@ -38,7 +38,7 @@ func (m *Mutex[L]) Unlock() {
 
 // held is a lock that a goroutine holds.
 type held struct {
-	lock any // *Mutex or *ContextMutex
+	lock any // *Mutex or *IOMutex
 	rank int
 	name string
 }

@@ -23,7 +23,7 @@ func TestOrderIsChecked(t *testing.T) {
 	var (
 		catalog      Mutex[Catalog]
 		volume, twin Mutex[Volume]
-		settling     ContextMutex[Settling]
+		settling     IOMutex[Settling]
 	)
 	for name, c := range map[string]struct {
 		take func()
@@ -44,6 +44,6 @@ func TestOrderIsChecked(t *testing.T) {
 		if said := <-done; said != c.want && (c.want == "" || !strings.Contains(said, c.want)) {
 			t.Errorf("locks %s: panic %q, want %q", name, said, c.want)
 		}
-		catalog, volume, twin, settling = Mutex[Catalog]{}, Mutex[Volume]{}, Mutex[Volume]{}, ContextMutex[Settling]{}
+		catalog, volume, twin, settling = Mutex[Catalog]{}, Mutex[Volume]{}, Mutex[Volume]{}, IOMutex[Settling]{}
 	}
 }

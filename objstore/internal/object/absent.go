@@ -1,10 +1,9 @@
 package object
 
 import (
-	"sync"
-
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
@@ -15,7 +14,7 @@ const maxAbsent = 64 << 10
 // absentees are objects that no segment has, so that they are not searched for again and again. They are forgotten when the
 // repair generation grows: it may be what they were searched for in. One that is stored is taken out.
 type absentees struct {
-	mu         sync.Mutex
+	mu         lockorder.Mutex[lockorder.Memory]
 	generation int64                              // of repairs, when the first of them was searched for
 	stored     int64                              // how often objects were taken out
 	hashes     *simplelru.LRU[merkle.Hash, error] // and the damage of a segment that may have it, or nil

@@ -1,9 +1,9 @@
 package object
 
 import (
-	"sync"
 	"sync/atomic"
 
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/segment"
 )
 
@@ -16,7 +16,7 @@ type Quarantine struct {
 	any        atomic.Bool  // there has been a suspect: without one a look-up takes no lock
 	generation atomic.Int64 // of repairs
 
-	mu       sync.Mutex
+	mu       lockorder.Mutex[lockorder.Memory]
 	suspects map[segment.Location]bool // true: quarantined
 }
 

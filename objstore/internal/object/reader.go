@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
@@ -60,10 +60,10 @@ type Reader struct {
 	lastNode  atomic.Uint32 // and a node or a root
 	depth     atomic.Int64  // the level of the highest node that there can be; see Deepen
 
-	nodesMu sync.Mutex
+	nodesMu lockorder.Mutex[lockorder.Memory]
 	nodes   *simplelru.LRU[merkle.Hash, *merkle.Node]
 
-	scansMu sync.Mutex
+	scansMu lockorder.Mutex[lockorder.Memory]
 	scans   map[uint32]*scan // of damaged segments
 }
 

@@ -1,12 +1,12 @@
 package object
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/segment"
 )
 
@@ -20,7 +20,7 @@ const (
 // Verified remembers locations whose bytes were read and were right within the last hour, of the segments that were asked for
 // last. It is safe for concurrent use; the zero value is ready.
 type Verified struct {
-	mu    sync.Mutex
+	mu    lockorder.Mutex[lockorder.Memory]
 	since time.Time
 	bits  *simplelru.LRU[uint32, []uint64] // by segment, a bit for each block
 	bytes int64

@@ -2,15 +2,14 @@ package segment
 
 import (
 	"errors"
-	"sync"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/record"
-	"varve/objstore/queuethread"
 	"varve/objstore/vfs"
 )
 
@@ -36,8 +35,8 @@ type File struct {
 	Inherited bool         // a former process created it; does not change
 	Closing   uint64       // see Stamp; changes under listMu, while the store opens and closes only
 
-	listMu queuethread.IOMutex
-	mu     sync.Mutex
+	listMu lockorder.IOMutex[lockorder.SegmentRecord]
+	mu     lockorder.Mutex[lockorder.SegmentState]
 
 	// The object list. Changes under listMu and mu, may be read under either.
 	objectLog *record.Log       // nil if there are no objects yet, and once sealed

@@ -1,15 +1,15 @@
 package segment
 
 import (
-	"sync"
-
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"varve/objstore/internal/lockorder"
 )
 
 // FooterCache keeps the footers of sealed segments in memory, those that were asked for last. It is safe for concurrent use,
 // and holds no lock over I/O.
 type FooterCache struct {
-	mu    sync.Mutex
+	mu    lockorder.Mutex[lockorder.Memory]
 	lru   *simplelru.LRU[uint32, Entries]
 	bytes int64
 	limit int64 // of bytes

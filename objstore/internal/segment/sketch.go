@@ -1,8 +1,7 @@
 package segment
 
 import (
-	"sync"
-
+	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 )
 
@@ -19,7 +18,7 @@ const (
 // the 256 chunks of a leaf at once. They are for segments that the index lacks: each look-up there would read the footers of
 // all, 48 bytes an object, 3 GiB a terabyte. Footers beyond the bound are read again. The zero value is ready.
 type Sketches struct {
-	mu    sync.Mutex
+	mu    lockorder.Mutex[lockorder.Memory]
 	of    map[uint32]sketch
 	bytes int
 }

@@ -2,16 +2,16 @@ package segment
 
 import (
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/lockorder"
 )
 
 // Table holds the open segments of a store by ID. Get takes no lock, for it is on the path of every read; the other methods
 // exclude one another. The zero Table is empty.
 type Table struct {
-	mu    sync.Mutex
+	mu    lockorder.Mutex[lockorder.Memory]
 	slots atomic.Pointer[[]atomic.Pointer[File]] // by ID; replaced by a longer one under mu
 }
 

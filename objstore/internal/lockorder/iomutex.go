@@ -3,29 +3,33 @@ package lockorder
 import (
 	"context"
 	"sync"
+
+	"varve/objstore/queuethread"
 )
 
-// ContextMutex is a Mutex whose waiters can give up; for locks that are held over file operations, or longer. The zero value
-// is ready.
-type ContextMutex[L Lock] struct {
+// IOMutex is a mutex that may be held over file operations, and longer: its waiters can give up, and it is never taken on a
+// queue's thread (package queuethread). The zero value is unlocked.
+type IOMutex[L Lock] struct {
 	once sync.Once
 	slot chan struct{} // has one element while the lock is held
 }
 
-func (m *ContextMutex[L]) ready() chan struct{} {
+func (m *IOMutex[L]) ready() chan struct{} {
 	m.once.Do(func() { m.slot = make(chan struct{}, 1) })
 	return m.slot
 }
 
 // Lock takes the lock.
-func (m *ContextMutex[L]) Lock() {
+func (m *IOMutex[L]) Lock() {
+	queuethread.Blocks("a lock that is held over I/O")
 	taking[L](m)
 	m.ready() <- struct{}{}
 	taken[L](m)
 }
 
 // LockContext takes the lock, or returns the error of a context that ended first, or that had ended before.
-func (m *ContextMutex[L]) LockContext(ctx context.Context) error {
+func (m *IOMutex[L]) LockContext(ctx context.Context) error {
+	queuethread.Blocks("a lock that is held over I/O")
 	taking[L](m)
 	if err := ctx.Err(); err != nil {
 		return err
@@ -40,7 +44,7 @@ func (m *ContextMutex[L]) LockContext(ctx context.Context) error {
 }
 
 // TryLock takes the lock if nobody has it.
-func (m *ContextMutex[L]) TryLock() bool {
+func (m *IOMutex[L]) TryLock() bool {
 	select {
 	case m.ready() <- struct{}{}:
 		taken[L](m)
@@ -51,7 +55,7 @@ func (m *ContextMutex[L]) TryLock() bool {
 }
 
 // Unlock gives the lock up.
-func (m *ContextMutex[L]) Unlock() {
+func (m *IOMutex[L]) Unlock() {
 	released[L](m)
 	<-m.ready()
 }

@@ -10,9 +10,9 @@ import (
 )
 
 // A waiter whose context ends leaves, and the lock goes to who still waits.
-func TestContextMutexLetsWaitersGiveUp(t *testing.T) {
+func TestIOMutexLetsWaitersGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var m ContextMutex[Settling]
+		var m IOMutex[Settling]
 		m.Lock()
 		if m.TryLock() {
 			t.Fatal("it is taken twice")
@@ -41,8 +41,8 @@ func TestContextMutexLetsWaitersGiveUp(t *testing.T) {
 }
 
 // One holds it at a time.
-func TestContextMutexExcludes(t *testing.T) {
-	var m ContextMutex[Settling]
+func TestIOMutexExcludes(t *testing.T) {
+	var m IOMutex[Settling]
 	var all sync.WaitGroup
 	n := 0
 	for range 8 {
