@@ -63,7 +63,7 @@ func (e *OpError) Error() string {
 
 func (e *OpError) Unwrap() error { return e.Err }
 
-// opError gives the errno of a control command the sentinel that says what it means there.
+// opError wraps the errno of a control command in the sentinel for what it means there.
 func opError(op string, id int, errno unix.Errno) error {
 	var err error = errno
 	switch {

@@ -20,7 +20,7 @@ import (
 const openGrace = 2 * time.Second
 
 // Stop takes the device away: no new requests, those under way are answered, and the device is
-// deleted. Unless force is set, a device that is open, mounted or held gives ErrBusy and goes on.
+// deleted. Unless force is set, a device that is open, mounted or held is not stopped: ErrBusy.
 // What lies in the page cache of an open device is lost by force. The target is not flushed: its
 // owner does that.
 func (d *Device) Stop(ctx context.Context, force bool) error {
@@ -32,7 +32,7 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 		return err
 	}
 	failpoint.Here(failpoint.DetachStopped)
-	// The driver has answered all requests and gives the fetches back: the queues end by
+	// The driver has answered all requests and takes the fetches back: the queues end by
 	// themselves.
 	select {
 	case <-d.done:

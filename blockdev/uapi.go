@@ -269,5 +269,5 @@ func userCopyPos(queue, tag uint16, off int) int64 {
 	return _UBLKSRV_IO_BUF_OFFSET + int64(queue)<<_UBLK_QID_OFF + int64(tag)<<_UBLK_TAG_OFF + int64(off)
 }
 
-// roundUp gives the next multiple of a power of two.
+// roundUp returns the next multiple of a power of two.
 func roundUp(n, to int) int { return (n + to - 1) &^ (to - 1) }

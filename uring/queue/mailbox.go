@@ -23,9 +23,10 @@ type mailbox struct {
 
 // result is a request that comes back to its queue, and what is wanted next.
 type result struct {
-	tag    uint16
-	action Action
-	err    error
+	tag     uint16
+	action  Action
+	err     error
+	resumes bool // the end of a hold; else a worker's
 }
 
 // put hands a request back to its queue.

@@ -60,17 +60,18 @@ func (q *Queue) Enter(token uint16, prepare func(*uring.SQE)) error {
 	return nil
 }
 
-// Resume ends the hold of a request: its handler has returned Hold, and wants a now, or to answer
-// with err. Once for each Hold, and only on the queue's thread, within a method of a handler or of
-// the part: Post is for elsewhere.
+// Resume ends the hold of a request: the request goes on with a, or is answered with err. Once for
+// each Hold, which may come after it: a reply may be here before the kernel has released the bytes
+// that were sent. Only on the queue's thread, within a method of a handler or of the part; Post is
+// for elsewhere.
 func (q *Queue) Resume(r *Request, a Action, err error) {
-	q.resumed = append(q.resumed, result{r.tag, a, err})
+	q.resumed = append(q.resumed, result{r.tag, a, err, true})
 }
 
 // Post is Resume for any goroutine. Until then the request belongs to the goroutine, which may add
 // to it, Fill and Take.
 func (r *Request) Post(a Action, err error) {
-	r.queue.back.put(result{r.tag, a, err}, &r.queue.wake)
+	r.queue.back.put(result{r.tag, a, err, true}, &r.queue.wake)
 }
 
 func (q *Queue) partCompleted(token uint16, c *uring.CQE) error {

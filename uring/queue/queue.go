@@ -138,7 +138,7 @@ func (q *Queue) take(c *uring.CQE) error {
 // fetched: a request has come for the slot, or the driver has taken the fetch back.
 func (q *Queue) fetched(s *slot, res int32) error {
 	s.req.reset()
-	s.req.Appended = 0
+	s.req.Appended, s.early = 0, false
 	err := q.driver.Describe(s.tag, res, &s.req)
 	if err == nil {
 		s.move(slotOurs)
@@ -184,7 +184,11 @@ func (q *Queue) act(s *slot, a Action, err error) error {
 		case a == Hold:
 			s.move(slotHeld)
 			q.held++
-			if q.quit {
+			switch {
+			case s.early:
+				s.early = false
+				return q.goOn(s.resumed)
+			case q.quit:
 				q.leaveHeld()
 			}
 			return nil
@@ -212,11 +216,14 @@ func (q *Queue) goOnResumed() error {
 // goOn takes a request back from a worker, or from whoever held it, and does what is wanted next.
 func (q *Queue) goOn(r result) error {
 	s := &q.slots[r.tag]
-	switch s.state {
-	case slotWorker:
-		q.inWork--
-	case slotHeld:
+	switch {
+	case s.state == slotHeld && r.resumes:
 		q.held--
+	case s.state == slotWorker && !r.resumes:
+		q.inWork--
+	case s.state == slotWorker || s.state == slotIO: // the handler will return Hold
+		s.early, s.resumed = true, r
+		return nil
 	default: // left to a successor, in spite of its holder
 		return nil
 	}

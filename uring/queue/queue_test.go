@@ -199,7 +199,7 @@ func TestQueueProperty(t *testing.T) {
 			j := jobs[i]
 			jobs = slices.Delete(jobs, i, i+1)
 			a, err := j.run(context.Background())
-			j.q.back.put(result{j.s.tag, a, err}, &j.q.wake)
+			j.q.back.put(result{tag: j.s.tag, action: a, err: err}, &j.q.wake)
 			check(q.woken(8))
 		}
 		// resume resumes the first held request, on the queue's thread or from elsewhere.

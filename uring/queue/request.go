@@ -101,7 +101,8 @@ func (r *Request) Add(s uring.Secondary) int {
 // transferred it.
 func (r *Request) Result(i int) (n int, err error) { return r.secs[i].Moved(), r.secs[i].Err() }
 
-// SetFlags gives the secondaries added so far flags: RWF_DSYNC makes writes durable before Finish.
+// SetFlags sets flags of all secondaries added so far: with RWF_DSYNC a write is durable before
+// Finish.
 func (r *Request) SetFlags(flags uint32) {
 	for i := range r.secs {
 		r.secs[i].Flags |= flags
@@ -121,7 +122,7 @@ func (r *Request) Zeroes(bufOff, length int) {
 	})
 }
 
-// Fill gives a read its bytes from off on, from memory: for a handler that had to look at them. It
+// Fill copies p to the bytes of a read from off on: for a handler that had to look at them. It
 // copies at once.
 func (r *Request) Fill(p []byte, off int) error {
 	if r.Op.Data() != DataIn || off < 0 || off > r.Len-len(p) {

@@ -15,6 +15,9 @@ type slot struct {
 	handler Handler
 	fused   *uring.Fused
 	err     error // the first of the transfer under way
+
+	early   bool   // resumed before the handler has returned Hold
+	resumed result // with what
 }
 
 // fail keeps the first error of a transfer.

@@ -21,7 +21,7 @@ const waiters = 4
 func (s *Server) worker(ctx context.Context, jobs <-chan job) {
 	for j := range jobs {
 		a, err := j.run(ctx)
-		j.q.back.put(result{j.s.tag, a, err}, &j.q.wake)
+		j.q.back.put(result{tag: j.s.tag, action: a, err: err}, &j.q.wake)
 	}
 }
 

@@ -66,3 +66,59 @@ func TestHandoffsPassAwaits(t *testing.T) {
 	}
 	stop()
 }
+
+// swift has its requests resumed before it has returned Hold: by Start, and by Work.
+type swift struct {
+	answerer
+	q *Queue
+}
+
+func (h swift) Start(r *Request) (Action, error) {
+	if r.Op == OpFlush {
+		h.q.Resume(r, Answer, nil)
+		return Hold, nil
+	}
+	return Handoff, nil
+}
+
+func (swift) Work(_ context.Context, r *Request) (Action, error) {
+	r.MoveNothing()
+	r.Post(Answer, nil)
+	return Hold, nil
+}
+
+// Whoever resumes a request may be faster than the handler that returns Hold.
+func TestResumedBeforeHold(t *testing.T) {
+	h := &swift{}
+	q, ring := fakeQueue(t, func() Handler { return h }, 1, registered)
+	h.q = q
+	for i, op := range []Op{OpFlush, OpWrite, OpWrite, OpFlush} {
+		ring.sent = nil
+		if err := q.request(0, op, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		if op == OpWrite {
+			j := <-q.server.work
+			a, err := j.run(t.Context())
+			if err := q.woken(8); err != nil { // of the Post
+				t.Fatal(err)
+			}
+			q.back.put(result{tag: 0, action: a, err: err}, &q.wake)
+			if err := q.woken(8); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := ring.Submit(); err != nil {
+			t.Fatal(err)
+		}
+		commits := 0
+		for _, s := range ring.sent {
+			if s.Off == commitOp {
+				commits++
+			}
+		}
+		if commits != 1 || q.held != 0 || q.inWork != 0 || q.owned != 0 {
+			t.Errorf("request %d: %d commits, %d held, %d in work, %d owned", i, commits, q.held, q.inWork, q.owned)
+		}
+	}
+}

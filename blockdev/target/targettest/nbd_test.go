@@ -101,8 +101,6 @@ type networkHandler struct {
 	header []byte
 	mem    []byte
 	phase  phase
-	early  bool // the reply is here, and the kernel has bytes of the request still
-	err    error
 }
 
 type phase uint8
@@ -124,7 +122,7 @@ func (h *networkHandler) Start(r *queue.Request) (queue.Action, error) {
 		return queue.Hold, nil // started again when the connection is free
 	}
 	h.sending = true
-	h.r, h.phase, h.early = r, phaseSend, false
+	h.r, h.phase = r, phaseSend
 	le.PutUint32(h.header, uint32(r.Op))
 	le.PutUint32(h.header[4:], uint32(r.Tag()))
 	le.PutUint32(h.header[8:], uint32(r.Len))
@@ -149,8 +147,8 @@ func (h *networkHandler) Finish(r *queue.Request, err error) (queue.Action, erro
 	switch {
 	case h.phase == phaseSend:
 		h.sent()
-		if err != nil || h.early {
-			return queue.Answer, errors.Join(err, h.err)
+		if err != nil {
+			return queue.Answer, err
 		}
 		h.phase = phaseReply
 		return queue.Hold, nil
@@ -167,21 +165,17 @@ func (h *networkHandler) Finish(r *queue.Request, err error) (queue.Action, erro
 
 // replied goes on with the request that a reply is for.
 func (h *networkHandler) replied(errno unix.Errno) error {
-	h.err = nil
+	var err error
 	if errno != 0 {
-		h.err = errno
+		err = errno
 	}
-	switch {
-	case h.phase == phaseSend:
-		h.early = true
-	case h.err == nil && h.r.Op == queue.OpRead:
+	if err == nil && h.r.Op == queue.OpRead {
 		h.phase = phaseReceive
 		h.receiveBytes()
 		h.q.Resume(h.r, queue.Submit, nil)
 		return nil // the next header is behind the bytes
-	default:
-		h.q.Resume(h.r, queue.Answer, h.err)
 	}
+	h.q.Resume(h.r, queue.Answer, err)
 	return h.receive()
 }
 

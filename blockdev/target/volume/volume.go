@@ -41,7 +41,7 @@ type Volume interface {
 
 var _ Volume = (*objstore.Volume)(nil)
 
-// New is the target of a volume. The volume stays the caller's, who closes it after the device has
+// New returns the target of a volume. The caller closes the volume after the device has
 // stopped.
 func New(v Volume) target.Target {
 	return &disk{volume: v, lim: target.Limits{
@@ -228,7 +228,7 @@ func (h *handler) Drop(*queue.Request) {
 	}
 }
 
-// status gives the store's errors the errno that a block device answers with.
+// status wraps the store's errors with the errno that answers the request.
 func status(err error) error {
 	var errno unix.Errno
 	switch {
