@@ -1,8 +1,20 @@
-// Package daemon serves one store: it answers the protocol, keeps volumes on device nodes and the store on mount
-// points, and hands devices that are in use from one daemon to the next.
+// Package daemon serves one store: it answers the protocol, puts volumes on device nodes and the store on mount points, and
+// hands devices that are in use from one daemon to the next.
+//
+// Run is a daemon's life. It owns the store (package server), opens it, takes over the devices of the daemon before it, and
+// serves requests until a signal, a request to stop, or a successor:
+//
+//	Run ── own the store ── open ─┬─ Takeover: what a daemon that died has left ──┬─ serve ─┬─ Release: detach, or leave waiting
+//	                              └─ takeFrom: what a living one hands over ──────┘         └─ letGo: hand over
+//
+// A Daemon composes what others do: the table of devices (package devices), the transports that make them (ublk.go, loop.go),
+// mounts (mounts.go, fuse.go), the server and the handover. Its requests are methods named serve…; routes.go lists them. One
+// change of devices and mounts is made at a time, under Daemon.change, which is held as long as that takes; what lists show has
+// locks of its own, never held over I/O. Every goroutine that watches a device or a mount is one of Daemon.watchers, for whose
+// end Run waits.
 //
 // The handler works without a daemon too: a command that finds none opens the store and asks a handler of its own
-// (New with no transports), so that both ways answer alike.
+// (Local: New with no transports), so that both ways answer alike.
 package daemon
 
 import (
@@ -92,7 +104,7 @@ type mount struct {
 	leaving bool
 }
 
-// New gives a Daemon over an open store, which stays the caller's to close after Close.
+// New returns a Daemon over an open store, which stays the caller's to close after Release.
 func New(dir string, store Store, o Options) *Daemon {
 	d := &Daemon{
 		dir:        dir,
@@ -144,14 +156,14 @@ func (d *Daemon) ping() protocol.Ping {
 		Protocol: protocol.Version,
 		Version:  d.version,
 		PID:      os.Getpid(),
-		Store:    d.place(),
+		Store:    d.location(),
 		UUID:     d.uuid,
 		Started:  d.started.UTC().Truncate(time.Second),
 	}
 }
 
-// place is where the store is now.
-func (d *Daemon) place() string {
+// location returns where the store is now.
+func (d *Daemon) location() string {
 	at, err := os.Readlink(d.files)
 	if err != nil || !strings.HasPrefix(d.files, "/proc/") || strings.HasSuffix(at, " (deleted)") {
 		return d.dir

@@ -89,7 +89,7 @@ func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.
 	return ans, nil
 }
 
-// mayHaveMoved gives the devices that a moved store gets back.
+// mayHaveMoved returns the devices that a moved store gets back.
 func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error) {
 	if d.isDaemon() {
 		return nil, protocol.As(protocol.ErrBusy, errors.New("its daemon has begun to serve the store as another one; stop it first: varve stop"))

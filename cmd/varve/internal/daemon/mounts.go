@@ -52,7 +52,7 @@ func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount
 		return r, err
 	}
 	// A look at the directory may wait for long, if it lies on one of our own devices for the end of a change.
-	if err := checkMountPoint(d.place(), r.Dir); err != nil {
+	if err := checkMountPoint(d.location(), r.Dir); err != nil {
 		return r, err
 	}
 	d.change.Lock()

@@ -31,7 +31,7 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 	return objstore.Open(ctx, dir, o)
 }
 
-// Local gives a handler for a command that runs without a daemon. It knows of devices that wait for one.
+// Local returns a handler for a command that runs without a daemon. It knows of devices that wait for one.
 func Local(ctx context.Context, dir string, store *objstore.Store, version string) *Daemon {
 	inst, err := instance.At(dir, store.FilesUUID())
 	d := New(dir, store, Options{Version: version, inst: inst})

@@ -20,7 +20,7 @@ import (
 // mayLieOn refuses to attach while the store lies on a device, or in a mount, of this daemon; change is held. What
 // can't be found out is logged.
 func (d *Daemon) mayLieOn(volume string) error {
-	layers, err := d.below(d.place())
+	layers, err := d.below(d.location())
 	if err != nil {
 		d.log.Warn("what the store lies on is unknown; it must not lie on its own devices", "error", err)
 		return nil

@@ -36,7 +36,7 @@ type ProcessOptions struct {
 }
 
 // PrepareProcess makes the process fit to serve block devices. What the machine refuses is logged and lived without.
-// The function that it gives ends what it has started.
+// The function that it returns ends what it has started.
 func PrepareProcess(log *slog.Logger, o ProcessOptions) (end func()) {
 	raiseFileLimit(log)
 	beIOFlusher(log)

@@ -90,7 +90,7 @@ func (o *RunOptions) own(dir string) (*server.Ownership, error) {
 	return server.Own(dir, o.Logger)
 }
 
-// session is one opening of the store, from beginning to end. It gives a successor that waits for what this daemon
+// session is one opening of the store, from beginning to end. It returns a successor that waits for what this daemon
 // has let go of.
 func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover.Successor, err error) {
 	log := o.Logger

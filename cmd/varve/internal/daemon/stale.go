@@ -36,7 +36,7 @@ func mountInUse(dir string) bool {
 	return errors.Is(err, unix.EBUSY)
 }
 
-// mountedAt gives the type of the file system mounted last at dir, "" if none is.
+// mountedAt returns the type of the file system mounted last at dir, empty if none is.
 func mountedAt(dir string) (string, error) {
 	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err != nil || len(list) == 0 {

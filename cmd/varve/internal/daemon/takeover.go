@@ -194,7 +194,7 @@ func (d *Daemon) takeMount(m protocol.Mount) error {
 	if d.mounter == nil {
 		return nil
 	}
-	err = checkMountPoint(d.place(), m.Dir)
+	err = checkMountPoint(d.location(), m.Dir)
 	if err == nil {
 		err = d.mount(m)
 	}

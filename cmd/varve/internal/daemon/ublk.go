@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
-	"time"
 
 	"varve/blockdev"
 	"varve/blockdev/target/volume"
@@ -110,83 +106,6 @@ func (t *ublkTransport) Find(ctx context.Context, c instance.Claims) ([]protocol
 		err = errHidden // nothing that depends on the list may be decided without it
 	}
 	return found, err
-}
-
-// findOwn lists the devices of a store that are as asked. With an error some may be missing.
-func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
-	list, err := v.devices(ctx)
-	own := c.Index(in)
-	var found []protocol.Attachment
-	for _, i := range list {
-		if volume, ours := own.Volume(&i); ours && which(&i) {
-			found = append(found, protocol.Attachment{
-				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode), Mark: i.Owner,
-				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),
-			})
-		}
-	}
-	return found, err
-}
-
-// NotedVolumes names the volumes of those ublk devices that the last daemon of the store in dir has written down: for
-// commands that find no daemon. The mark that the kernel keeps says whether a number is still that device's.
-func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
-	names := map[string]string{}
-	s, err := devices.ReadList(dir)
-	if err != nil {
-		return names
-	}
-	in, err := instance.At(dir, s.Store)
-	if err != nil {
-		return names
-	}
-	s.Bind(in, boot(slog.New(slog.DiscardHandler)))
-	claims := s.Claims()
-	own := claims.Index(in)
-	for _, i := range list {
-		if volume, ours := own.Volume(&i); ours {
-			names[i.Path] = volume
-		}
-	}
-	return names
-}
-
-// ublkClass has an entry for each ublk device of the machine; where the driver is not loaded, it is not there.
-const ublkClass = "/sys/class/ublk-char"
-
-// errHidden: the machine has ublk devices, and the process may not ask for them.
-var errHidden = errors.New("the machine has ublk devices, and this process can't ask whose they are: " +
-	"it has no access to /dev/ublk-control, as in a container")
-
-// view is what can be seen of the machine's ublk devices.
-type view struct {
-	list  func(context.Context) ([]blockdev.DeviceInfo, error)
-	class string // ublkClass
-}
-
-// machine is the view of commands.
-var machine = view{list: blockdev.List, class: ublkClass}
-
-// devices lists the machine's ublk devices; none where the driver can't be asked, see hidden.
-func (v view) devices(ctx context.Context) ([]blockdev.DeviceInfo, error) {
-	list, err := v.list(ctx)
-	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
-		return nil, nil
-	}
-	return list, err
-}
-
-// hidden reports whether there may be devices that devices does not list: the driver can't be asked, and the machine has
-// some, or does not say.
-func (v view) hidden(ctx context.Context) bool {
-	if _, err := v.list(ctx); !errors.Is(err, blockdev.ErrNoUblk) && !errors.Is(err, blockdev.ErrPermission) {
-		return false
-	}
-	entries, err := os.ReadDir(v.class)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err = os.Stat(filepath.Dir(v.class)) // no driver, or no sysfs
-	}
-	return err != nil || len(entries) > 0
 }
 
 // Foreign implements transport: those devices that are still there, and those with a mark of an older version that
@@ -317,40 +236,4 @@ func (d *ublkDevice) Leave(ctx context.Context) error {
 		return fmt.Errorf("%s: %w: %w", d.dev.Path(), devices.ErrUnquiet, err)
 	}
 	return nil
-}
-
-// orphans are the devices that wait for a server.
-type orphans struct {
-	own     []protocol.Attachment // of the store, by the list that its last daemon wrote
-	foreign []protocol.Attachment // of the store that it may be a copy of
-}
-
-// waitingDevices is for those who can't ask the store: it is not open yet.
-func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphans) {
-	s, err := devices.ReadList(dir)
-	if err != nil {
-		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
-		return o
-	}
-	in, err := instance.At(dir, s.Store)
-	if err != nil {
-		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
-		return o
-	}
-	if s.Bind(in, boot(log)); len(s.Attached)+len(s.Foreign) == 0 {
-		return o
-	}
-	o.own, err = machine.findOwn(ctx, in, s.Claims(), (*blockdev.DeviceInfo).Orphan)
-	if err != nil {
-		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
-		o.own = andNoted(o.own, s.Attached, "ublk")
-	}
-	o.foreign, err = machine.findOwn(ctx, in, instance.Claims{Noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
-	if err != nil {
-		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
-	}
-	for i := range o.foreign {
-		o.foreign[i].State, o.foreign[i].Error = protocol.StateForeign, foreignWaits
-	}
-	return o
 }

@@ -2,6 +2,7 @@ package devices
 
 import (
 	"context"
+	"errors"
 
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
@@ -43,4 +44,15 @@ type Device interface {
 	Done() <-chan struct{}
 	// Err is the reason if that was a failure, once Done is closed.
 	Err() error
+}
+
+// errNoReason is of a device whose service has ended without an error.
+var errNoReason = errors.New("its service ended without an error")
+
+// Cause returns why the service of a device has ended.
+func Cause(dev Device) error {
+	if err := dev.Err(); err != nil {
+		return err
+	}
+	return errNoReason
 }

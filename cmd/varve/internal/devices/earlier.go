@@ -10,6 +10,14 @@ import (
 // and the next one of the same boot attaches and mounts that again, whether or not it was in use. Stop with Detach notes
 // nothing. Devices that are left waiting are no part of this; they are taken over.
 
+// earlier is what an earlier daemon has left, as far as it was not seen to yet. It stays in the list until then.
+type earlier struct {
+	noted    []protocol.Attachment // its devices
+	starting []string              // volumes whose devices were being made
+	restore  []protocol.Attachment // devices that it detached when it was stopped
+	mounts   []protocol.Mount
+}
+
 // Inherit keeps in the list what an earlier daemon has left, until Settled and Restored: this daemon may die before.
 func (t *Table) Inherit(l *List) {
 	t.mu.Lock()

@@ -1,0 +1,70 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"varve/blockdev"
+	"varve/cmd/varve/internal/devices"
+	"varve/cmd/varve/internal/instance"
+	"varve/cmd/varve/internal/protocol"
+)
+
+// orphans are the devices that wait for a server.
+type orphans struct {
+	own     []protocol.Attachment // of the store, by the list that its last daemon wrote
+	foreign []protocol.Attachment // of the store that it may be a copy of
+}
+
+// waitingDevices is for those who can't ask the store: it is not open yet.
+func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphans) {
+	s, err := devices.ReadList(dir)
+	if err != nil {
+		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+		return o
+	}
+	in, err := instance.At(dir, s.Store)
+	if err != nil {
+		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
+		return o
+	}
+	if s.Bind(in, boot(log)); len(s.Attached)+len(s.Foreign) == 0 {
+		return o
+	}
+	o.own, err = machine.findOwn(ctx, in, s.Claims(), (*blockdev.DeviceInfo).Orphan)
+	if err != nil {
+		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
+		o.own = andNoted(o.own, s.Attached, "ublk")
+	}
+	o.foreign, err = machine.findOwn(ctx, in, instance.Claims{Noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
+	if err != nil {
+		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
+	}
+	for i := range o.foreign {
+		o.foreign[i].State, o.foreign[i].Error = protocol.StateForeign, foreignWaits
+	}
+	return o
+}
+
+// NotedVolumes names the volumes of those ublk devices that the last daemon of the store in dir has written down: for
+// commands that find no daemon. The mark that the kernel keeps says whether a number is still that device's.
+func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
+	names := map[string]string{}
+	s, err := devices.ReadList(dir)
+	if err != nil {
+		return names
+	}
+	in, err := instance.At(dir, s.Store)
+	if err != nil {
+		return names
+	}
+	s.Bind(in, boot(slog.New(slog.DiscardHandler)))
+	claims := s.Claims()
+	own := claims.Index(in)
+	for _, i := range list {
+		if volume, ours := own.Volume(&i); ours {
+			names[i.Path] = volume
+		}
+	}
+	return names
+}
