@@ -17,7 +17,7 @@ import (
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
 // damage which parts of which images it concerns:
 //
-//	records   both superblocks, both refs logs, the journals, each segment's header and footer or directory
+//	records   both superblocks, both refs logs, the journals, each segment's header and footer or object log
 //	objects   every chunk, tree node and root in the segments, against its hash, past the page cache
 //	trees     from every root that refs name: is each node there, and each chunk
 //	tails     what has not settled has no hash; it is read, to see whether it can be

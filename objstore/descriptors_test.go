@@ -62,7 +62,7 @@ func TestIdleVolumesHoldNoFiles(t *testing.T) {
 		}
 		must(t, s.Settle(t.Context()))
 	}
-	rest(before+3*volumes, "written at once") // the pool's segments by two descriptors, and their directories
+	rest(before+3*volumes, "written at once") // the pool's segments by two descriptors, and their object logs
 	for i := range volumes {
 		use(i, uint64(100+i))
 	}

@@ -18,7 +18,7 @@
 //	extent    a run of sectors (512 bytes) and where they lie, or a hole (zeroes)
 //	chunk     the unit of settling, 4 to 64 KiB, fixed for a store
 //	object    a chunk, a tree node or a root, named by its hash
-//	segment   a file of data; its footer, or until it is sealed its directory, lists the objects in it
+//	segment   a file of data; its footer, or until it is sealed its object log, lists the objects in it
 //	location  segment and block (4096 bytes) of an object
 //	root      the hash of a settled state of a volume: equal content and size, equal root
 //	snapshot  a name for a root; as long as that has not settled, for the layers up to a generation

@@ -38,7 +38,7 @@ var enginePoints = []struct {
 	{failpoint.LogSynced, 20},
 	{failpoint.SegmentMade, 3},
 	{failpoint.SegmentRolled, 3},
-	{failpoint.DirMade, 3},
+	{failpoint.ObjectLogMade, 3},
 	{failpoint.SealFooter, 1},
 	{failpoint.SealHeader, 1},
 	{failpoint.SealDone, 1},
@@ -78,7 +78,7 @@ var enginePoints = []struct {
 
 // leadsTo is where a child must have died for the next one to come to a point in its recovery; elsewhere any death does.
 var leadsTo = map[failpoint.Point]failpoint.Point{
-	failpoint.RecoverEmptied: failpoint.DirMade,
+	failpoint.RecoverEmptied: failpoint.ObjectLogMade,
 }
 
 // TestKilledAtEveryPoint kills a process at each named point of the store, on real files with the real index: what

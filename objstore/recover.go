@@ -94,7 +94,7 @@ type segmentFile struct {
 	err error
 }
 
-// takeSegments takes over what was opened. dirs are the segments that have a directory.
+// takeSegments takes over what was opened. dirs are the segments that have an object log.
 func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 	closed := map[uint32]bool{} // those that their disk doesn't let us open
 	var first error
@@ -144,12 +144,12 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 		}
 	}
 	for id := range dirs {
-		s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its directory is there, the segment is not")})
+		s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its object log is there, the segment is not")})
 	}
 	return nil
 }
 
-// validateObjectLog holds a directory against what refs know of it.
+// validateObjectLog holds an object log against what refs know of it.
 func (s *Store) validateObjectLog(g *segment.File) {
 	want := s.catalog.refs.ObjectLogs[g.ID]
 	if want == 0 || g.Damaged() {

@@ -22,7 +22,7 @@ import (
 //	A  for each touched chunk: read, hash; known: point there; whole in the append segment: adopt in place; else copy.
 //	   Then the touched nodes, from the leaves to the root.
 //	B  make the data durable: copies, nodes, adopted append segments
-//	C  record the objects in their segments' directories, durable; from here on others may be pointed to them
+//	C  record the objects in their segments' object logs, durable; from here on others may be pointed to them
 //	D  append the new root to refs, durable; from here on the journal of the layer is not needed
 //	E  in memory: the new base, without the layer
 //	F  remove the journal, punch what the layer occupied and nobody adopted, seal full segments
@@ -522,9 +522,9 @@ func (st *settling) index(g *segment.File, objs []segment.Object) {
 	st.s.objects.Stored(objs)
 }
 
-// dirLengths says how long the directories are: those that this settling has written to, and those whose objects one
+// objectLogLengths says how long the object logs are: those that this settling has written to, and those whose objects one
 // has recorded that was cut off, which this one has found.
-func (s *Store) dirLengths() map[uint32]int64 {
+func (s *Store) objectLogLengths() map[uint32]int64 {
 	out := map[uint32]int64{}
 	for _, g := range s.segments.All() {
 		if n := g.ObjectLogSize(); n > record.HeaderSize {
@@ -538,7 +538,7 @@ func (s *Store) dirLengths() map[uint32]int64 {
 func (st *settling) publish(root *merkle.Root) error {
 	s, v := st.s, st.v
 	id := root.Hash()
-	dirs := s.dirLengths() // without s.catalog.mu: a segment's lock may be held over I/O
+	dirs := s.objectLogLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
 	return s.catalog.update(st.ctx, func() ([]refs.Record, error) {
 		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })

@@ -40,7 +40,7 @@ func (u *usage) total() (int64, error) {
 	return segs + other, err
 }
 
-// parts tells the segments and their directories from journals, refs, index, and the daemon's files.
+// parts tells the segments and their object logs from journals, refs, index, and the daemon's files.
 func (u *usage) parts() (segs, other int64, err error) {
 	for _, g := range u.segments.All() {
 		n, err := u.ofSegment(g)
@@ -74,7 +74,7 @@ func (u *usage) ofIndex() int64 {
 	return n
 }
 
-// ofSegment returns what a segment occupies, and its directory.
+// ofSegment returns what a segment occupies, and its object log.
 func (u *usage) ofSegment(g *segment.File) (int64, error) {
 	if n := g.Used.Load(); n > 0 {
 		return n, nil

@@ -23,13 +23,13 @@ const (
 	JournalNamed   Point = "journal.named"   // it has its name, and that is not durable
 	RollCreated    Point = "roll.created"    // the next journal is durable, nobody writes to it
 	RollFrozen     Point = "roll.frozen"
-	LogWritten     Point = "log.written" // a frame of refs or of a directory is in one of its files, not synced
+	LogWritten     Point = "log.written" // a frame of refs or of an object log is in one of its files, not synced
 	LogSynced      Point = "log.synced"  // synced, without an end mark, and not in the other file
 
 	// Segments that come and go.
 	SegmentMade   Point = "segment.made"   // its directory entry is not durable
 	SegmentRolled Point = "segment.rolled" // a volume goes on in the next one
-	DirMade       Point = "dir.made"       // the directory of a segment, its own entry not durable
+	ObjectLogMade Point = "objectlog.made" // the object log of a segment, its name not durable
 	SealFooter    Point = "seal.footer"    // footer written, the header does not know of it
 	SealHeader    Point = "seal.header"    // both durable, the directory is there still
 	SealDone      Point = "seal.done"      // the index does not know
@@ -71,7 +71,7 @@ const (
 	RecoverCommit    Point = "recover.commit"   // its final commit is durable, its header is as it was
 	RecoverFinished  Point = "recover.finished"
 	RecoverJournals  Point = "recover.journals" // all of them
-	RecoverEmptied   Point = "recover.emptied"  // the directory of an empty segment is removed, the segment is there
+	RecoverEmptied   Point = "recover.emptied"  // the object log of an empty segment is removed, the segment is there
 	RecoverSwept     Point = "recover.swept"
 )
 
@@ -116,7 +116,7 @@ func Points() []Point {
 	return []Point{
 		WriteJournaled, FlushData, FlushCommit, FlushDone, JournalFile, JournalNamed, RollCreated, RollFrozen,
 		LogWritten, LogSynced,
-		SegmentMade, SegmentRolled, DirMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
+		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,

@@ -1,4 +1,4 @@
-// Package record keeps append-only logs of checksummed frames. The refs of a store and the directories of its open
+// Package record keeps append-only logs of checksummed frames. The refs of a store and the object logs of its open
 // segments are such logs; what a frame says is their business.
 //
 // A frame is durable before the next one is written, so that a power cut can only tear the last one, whose writer
@@ -50,7 +50,7 @@ type Kind uint32
 // The kinds of logs.
 const (
 	Refs      Kind = 1
-	Directory Kind = 2
+	ObjectLog Kind = 2
 )
 
 // ID tells a log from all others; it is what the header says.

@@ -25,7 +25,7 @@ func goldenLog(t testing.TB) []byte {
 
 func TestGolden(t *testing.T) {
 	golden.Check(t, "log", goldenLog(t))
-	golden.Check(t, "header-directory", ID{Kind: Directory, Store: disktest.Store, Number: 7}.header())
+	golden.Check(t, "header-objectlog", ID{Kind: ObjectLog, Store: disktest.Store, Number: 7}.header())
 }
 
 func TestGoldenDecode(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 // A log whose header a power cut has taken opens where there is no room for one, and gets it when there is.
 func TestLogMadeAnewOnFullDisk(t *testing.T) {
-	id := ID{Kind: Directory, Store: uuid.New(), Number: 1}
+	id := ID{Kind: ObjectLog, Store: uuid.New(), Number: 1}
 	for _, size := range []int64{0, 10, HeaderSize} {
 		mem := vfs.NewMem(0)
 		f, err := mem.Create("log")
@@ -91,7 +91,7 @@ func TestLogMadeAnew(t *testing.T) {
 	for _, left := range [][]byte{nil, make([]byte, 10), make([]byte, HeaderSize)} {
 		fs := disktest.FS(t, "log", left)
 		for opening := range 3 {
-			l, err := Open(fs, []string{"log"}, ID{Directory, disktest.Store, 7}, opening == 0, func([]byte) error { return errors.New("a frame of nothing") })
+			l, err := Open(fs, []string{"log"}, ID{ObjectLog, disktest.Store, 7}, opening == 0, func([]byte) error { return errors.New("a frame of nothing") })
 			if err != nil {
 				t.Fatalf("%d bytes of zeroes, opening %d: %v", len(left), opening, err)
 			}

@@ -20,7 +20,7 @@ func ObjectLogName(id uint32) string { return fmt.Sprintf("%s/%08x.dir", Dir, id
 
 // ObjectLogID identifies the object log of a segment.
 func ObjectLogID(store uuid.UUID, id uint32) record.ID {
-	return record.ID{Kind: record.Directory, Store: store, Number: uint64(id)}
+	return record.ID{Kind: record.ObjectLog, Store: store, Number: uint64(id)}
 }
 
 // ParseName returns the segment that a file in Dir belongs to, and whether the file is the object log. It accepts the one

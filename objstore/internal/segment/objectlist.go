@@ -45,7 +45,7 @@ func (g *File) createObjectLog(fs vfs.FS, store uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	failpoint.Here(failpoint.DirMade)
+	failpoint.Here(failpoint.ObjectLogMade)
 	if err := fs.SyncDir(Dir); err != nil {
 		return errors.Join(err, l.Close(), fs.Remove(name)) // nothing is in it yet
 	}

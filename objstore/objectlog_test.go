@@ -12,7 +12,7 @@ import (
 )
 
 // sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
-// directory was, unless they were compacted since it went (forgotten).
+// object log was, unless they were compacted since it went (forgotten).
 func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, objs []segment.Object) {
 	t.Helper()
 	r = newRig(t, Options{})
@@ -44,8 +44,8 @@ func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, ob
 	return r, data, id, objs
 }
 
-// directory makes the segment's directory of the objects, in frames of 64.
-func (r *rig) directory(id, number uint32, objs []segment.Object) {
+// objectLog makes the segment's object log of the objects, in frames of 64.
+func (r *rig) objectLog(id, number uint32, objs []segment.Object) {
 	r.t.Helper()
 	l, err := record.Create(r.mem, segment.ObjectLogName(id), segment.ObjectLogID(r.s.sb.ID, number))
 	must(r.t, err)
@@ -118,13 +118,13 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 		must(r.t, v.Close())
 	}
 	if _, err := r.mem.Open(segment.ObjectLogName(id)); err == nil {
-		r.t.Error("the directory of a sealed segment is left")
+		r.t.Error("the object log of a sealed segment is left")
 	}
 	must(r.t, r.s.Close())
 }
 
-// Whatever becomes of a sealed segment's directory, or of its header, nothing of it goes that its footer names.
-func TestDirectoryBesideSealedSegment(t *testing.T) {
+// Whatever becomes of a sealed segment's object log, or of its header, nothing of it goes that its footer names.
+func TestObjectLogBesideSealedSegment(t *testing.T) {
 	raw := func(b []byte) func(*rig, uint32, []segment.Object) {
 		return func(r *rig, id uint32, _ []segment.Object) {
 			f, err := disk.CreateFile(r.mem, segment.ObjectLogName(id), b)
@@ -133,36 +133,36 @@ func TestDirectoryBesideSealedSegment(t *testing.T) {
 		}
 	}
 	cases := map[string]func(r *rig, id uint32, objs []segment.Object){
-		"no directory":             func(*rig, uint32, []segment.Object) {},
-		"a begun directory":        func(r *rig, id uint32, _ []segment.Object) { r.directory(id, id, nil) },
-		"a file of nothing":        raw(nil),
-		"a file of zeroes":         raw(make([]byte, record.HeaderSize)),
-		"noise":                    raw(randomBytes(5, 4096)),
-		"the directory of another": func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id+1, objs) },
-		"half a directory":         func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id, objs[:128]) },
-		"a whole directory":        func(r *rig, id uint32, objs []segment.Object) { r.directory(id, id, objs) },
-		"a directory with a spoilt frame": func(r *rig, id uint32, objs []segment.Object) {
-			r.directory(id, id, objs)
+		"no object log":             func(*rig, uint32, []segment.Object) {},
+		"a begun object log":        func(r *rig, id uint32, _ []segment.Object) { r.objectLog(id, id, nil) },
+		"a file of nothing":         raw(nil),
+		"a file of zeroes":          raw(make([]byte, record.HeaderSize)),
+		"noise":                     raw(randomBytes(5, 4096)),
+		"the object log of another": func(r *rig, id uint32, objs []segment.Object) { r.objectLog(id, id+1, objs) },
+		"half an object log":        func(r *rig, id uint32, objs []segment.Object) { r.objectLog(id, id, objs[:128]) },
+		"a whole object log":        func(r *rig, id uint32, objs []segment.Object) { r.objectLog(id, id, objs) },
+		"an object log with a spoilt frame": func(r *rig, id uint32, objs []segment.Object) {
+			r.objectLog(id, id, objs)
 			flip(r.t, r.mem, segment.ObjectLogName(id), 5000)
 		},
-		"a draft of a directory": func(r *rig, id uint32, _ []segment.Object) {
+		"a draft of an object log": func(r *rig, id uint32, _ []segment.Object) {
 			raw(nil)(r, id, nil)
 			must(r.t, r.mem.Rename(segment.ObjectLogName(id), segment.ObjectLogName(id)+".new"))
 		},
 		"a header that knows no footer": func(r *rig, id uint32, _ []segment.Object) { r.header(id, 0) },
-		"such a header, a begun directory": func(r *rig, id uint32, _ []segment.Object) {
+		"such a header, a begun object log": func(r *rig, id uint32, _ []segment.Object) {
 			r.header(id, 0)
-			r.directory(id, id, nil)
+			r.objectLog(id, id, nil)
 		},
-		"such a header, a whole directory": func(r *rig, id uint32, objs []segment.Object) {
+		"such a header, a whole object log": func(r *rig, id uint32, objs []segment.Object) {
 			r.header(id, 0)
-			r.directory(id, id, objs)
+			r.objectLog(id, id, objs)
 		},
-		"a footer and a directory of halves": func(r *rig, id uint32, objs []segment.Object) {
+		"a footer and an object log of halves": func(r *rig, id uint32, objs []segment.Object) {
 			r.footer(id, objs[:150])
-			r.directory(id, id, objs[100:])
+			r.objectLog(id, id, objs[100:])
 		},
-		"half a footer, a whole directory": func(r *rig, id uint32, objs []segment.Object) { r.footer(id, objs[:150]); r.directory(id, id, objs) },
+		"half a footer, a whole object log": func(r *rig, id uint32, objs []segment.Object) { r.footer(id, objs[:150]); r.objectLog(id, id, objs) },
 	}
 	for name, harm := range cases {
 		for _, forgotten := range []bool{false, true} {
@@ -178,10 +178,10 @@ func TestDirectoryBesideSealedSegment(t *testing.T) {
 
 // Where the header is damaged too, a footer may be what somebody has written to a volume: the segment stays, and its
 // objects are told by their content.
-func TestDirectoryAndHeaderDamaged(t *testing.T) {
+func TestObjectLogAndHeaderDamaged(t *testing.T) {
 	r, data, id, _ := sealedRig(t, true)
 	flip(t, r.mem, segment.Name(id), 20)
-	r.directory(id, id, nil)
+	r.objectLog(id, id, nil)
 	must(t, r.mem.SyncDir(segment.Dir))
 	for range 3 {
 		r.open(nil)
@@ -200,16 +200,16 @@ func TestDirectoryAndHeaderDamaged(t *testing.T) {
 	}
 }
 
-// A crash at any operation of an opening that unites the two loses nothing either.
-func TestEveryCutOfUniting(t *testing.T) {
+// A crash at any operation of an opening that reconciles the two loses nothing either.
+func TestEveryCutOfReconciling(t *testing.T) {
 	for _, how := range []string{"begun", "halves"} {
 		for n := int64(0); ; n++ {
 			r, data, id, objs := sealedRig(t, true)
 			if how == "begun" {
-				r.directory(id, id, nil)
+				r.objectLog(id, id, nil)
 			} else {
 				r.footer(id, objs[:150])
-				r.directory(id, id, objs[100:])
+				r.objectLog(id, id, objs[100:])
 			}
 			must(t, r.mem.SyncDir(segment.Dir))
 			r.mem.CutAt(r.mem.Ops() + n/2)
