@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// TestDeviceServedBeforeIndexIsFull: the daemon is killed under a mounted filesystem, and the index is lost. Its successor
-// serves the device while the index is empty; filesystem and snapshots are whole, what is written settles, and the index is
-// complete in the end.
+// TestDeviceServedBeforeIndexIsFull: the daemon is killed under a mounted filesystem, and the index
+// is lost. Its successor serves the device while the index is empty; filesystem and snapshots are
+// whole, what is written settles, and the index is complete in the end.
 func TestDeviceServedBeforeIndexIsFull(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	n := failpointNode(ctx, t)

@@ -18,8 +18,8 @@ type contender struct {
 	note string // for the table's legend
 	null bool   // moves no data: left out of the steps that say nothing about it
 	copy string // the copy mode it is to show in copySteps; empty: takes part in the main steps
-	// start makes a new device of env.size bytes with nothing in it. What it has set up when it fails, it also has
-	// to register with env.undo.
+	// start makes a new device of env.size bytes with nothing in it. What it has set up when it
+	// fails, it also has to register with env.undo.
 	start func(ctx context.Context, env *env) (device, error)
 }
 
@@ -78,7 +78,8 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
-	// A daemon that a program leaves behind may keep its output open: that is no error of the program.
+	// A daemon that a program leaves behind may keep its output open: that is no error of the
+	// program.
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return "", fmt.Errorf("run %s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}

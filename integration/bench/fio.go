@@ -49,8 +49,8 @@ type fioSide struct {
 	} `json:"clat_ns"`
 }
 
-// fioArgs is the command line of a step. Without Refill fio's default still changes every 512 bytes of a buffer
-// before it is written, which costs little and leaves nothing to deduplicate.
+// fioArgs is the command line of a step. Without Refill fio's default still changes every 512 bytes
+// of a buffer before it is written, which costs little and leaves nothing to deduplicate.
 func fioArgs(s step, path string, size int64, runtime time.Duration, seed int) []string {
 	args := []string{
 		"--name=bench", "--filename=" + path, "--ioengine=io_uring", "--direct=1", "--thread",

@@ -9,8 +9,8 @@ type goal struct {
 	steps        []string
 }
 
-// verdict is a goal for one step, held against what was measured in two ways: the throughput as it was, and the I/Os
-// per second of processor time, which a busy neighbour disturbs less.
+// verdict is a goal for one step, held against what was measured in two ways: the throughput as it
+// was, and the I/Os per second of processor time, which a busy neighbour disturbs less.
 type verdict struct {
 	Step    string  `json:"step"`
 	Ours    string  `json:"ours"`

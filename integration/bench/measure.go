@@ -24,7 +24,8 @@ type plan struct {
 	steps      *regexp.Regexp
 }
 
-// From this many times its best on, the fixed arithmetic shows that the machine is busy with something else.
+// From this many times its best on, the fixed arithmetic shows that the machine is busy with
+// something else.
 const disturbed = 1.3
 
 // bench is one measurement under way.
@@ -81,8 +82,9 @@ func (b *bench) spin() time.Duration {
 	return took
 }
 
-// touchMemory writes and removes a file, so that the pages that the contenders get next have been used before: the
-// first use of a page of a virtual machine's memory is slow, and would be counted against whoever meets it.
+// touchMemory writes and removes a file, so that the pages that the contenders get next have been
+// used before: the first use of a page of a virtual machine's memory is slow, and would be counted
+// against whoever meets it.
 func touchMemory(dir string, size int64) error {
 	path := filepath.Join(dir, "touch")
 	f, err := os.Create(path)
@@ -136,8 +138,8 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 	return nil
 }
 
-// take runs one step on one contender and keeps its sample. What a volume has been written settles before anybody
-// else is measured: it would be at others' cost, and that it is paid for must show.
+// take runs one step on one contender and keeps its sample. What a volume has been written settles
+// before anybody else is measured: it would be at others' cost, and that it is paid for must show.
 func (b *bench) take(ctx context.Context, en *entrant, s step) error {
 	if (en.copy != "") != s.Copying {
 		return nil
@@ -198,7 +200,8 @@ func (b *bench) startups(ctx context.Context) error {
 	return nil
 }
 
-// calm waits, a second at most, for the machine to have its processor for itself, and returns the last spin.
+// calm waits, a second at most, for the machine to have its processor for itself, and returns the
+// last spin.
 func (b *bench) calm(ctx context.Context) time.Duration {
 	took := b.spin()
 	for i := 0; i < 10 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {

@@ -28,13 +28,15 @@ type memoryRun struct {
 	options objstore.Options
 }
 
-// writeUnit is the size of the writes: long enough to be quick, short enough to be spread over many leaves.
+// writeUnit is the size of the writes: long enough to be quick, short enough to be spread over many
+// leaves.
 const writeUnit = 1 << 20
 
-// runMemory measures how much memory a store takes that serves a large volume, in this process: an engine, its
-// index and Go's heap, which is what the daemon has but for its queues. The volume is written in MiBs all over its
-// size, no two chunks alike, settled, and then read at random until the caches are full. The data itself is not kept,
-// but made again when it is read (regenerating), so that the disk has to hold the metadata alone.
+// runMemory measures how much memory a store takes that serves a large volume, in this process: an
+// engine, its index and Go's heap, which is what the daemon has but for its queues. The volume is
+// written in MiBs all over its size, no two chunks alike, settled, and then read at random until
+// the caches are full. The data itself is not kept, but made again when it is read (regenerating),
+// so that the disk has to hold the metadata alone.
 func runMemory(ctx context.Context, args []string) error {
 	var m memoryRun
 	var chunk int
@@ -140,8 +142,8 @@ func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Vol
 	return nil
 }
 
-// place spreads the i-th write over the volume: a walk by a step that has no factor in common with its length, so
-// that no place is met twice.
+// place spreads the i-th write over the volume: a walk by a step that has no factor in common with
+// its length, so that no place is met twice.
 func (m memoryRun) place(i int64) int64 {
 	units := m.size / writeUnit
 	step := units*618/1000 | 1

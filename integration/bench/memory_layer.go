@@ -11,10 +11,11 @@ import (
 	"varve/objstore/vfs"
 )
 
-// regenerating is a file layer for a store whose data would not fit on the disk. What it is given to write to a
-// segment and knows to come from its generator is not kept: it notes where it was written and from which seed on, 24
-// bytes for each write, and makes the bytes again when they are read. All else, headers, tree nodes, directories,
-// footers, journals, is in real files, with holes where the data would be.
+// regenerating is a file layer for a store whose data would not fit on the disk. What it is given
+// to write to a segment and knows to come from its generator is not kept: it notes where it was
+// written and from which seed on, 24 bytes for each write, and makes the bytes again when they are
+// read. All else, headers, tree nodes, directories, footers, journals, is in real files, with holes
+// where the data would be.
 type regenerating struct {
 	vfs.FS
 	gen *generator

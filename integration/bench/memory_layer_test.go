@@ -9,8 +9,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// TestRegenerating: a store on the layer reads what was written, its own data and any other, settled or not, and its
-// files do not hold what the layer can make again.
+// TestRegenerating: a store on the layer reads what was written, its own data and any other,
+// settled or not, and its files do not hold what the layer can make again.
 func TestRegenerating(t *testing.T) {
 	const chunk, unit = 16 << 10, 1 << 20
 	dir := t.TempDir()

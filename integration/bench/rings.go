@@ -14,7 +14,8 @@ import (
 // A line of go test -bench whose name ends in ring=NAME, and its time.
 var ringLine = regexp.MustCompile(`^Benchmark(\S+)/ring=([a-z]+)(?:-\d+)?\s+\d+\s+([0-9.]+) ns/op.*?(\d+) allocs/op`)
 
-// runRings turns the output of uring's benchmarks into a table: the implementations of a ring side by side.
+// runRings turns the output of uring's benchmarks into a table: the implementations of a ring side
+// by side.
 func runRings(args []string) error {
 	flags := flag.NewFlagSet("rings", flag.ExitOnError)
 	in := flags.String("in", "rings.txt", "output of go test -bench")

@@ -20,8 +20,9 @@ func (s step) bandwidth() bool { return s.Block >= 64<<10 }
 
 func (s step) writes() bool { return s.RW == "write" || s.RW == "randwrite" }
 
-// mainSteps is the order of a round. Sequential steps come before random writes, which leave a log-structured volume
-// in pieces. A fixed amount is written in a step, so that a store that never overwrites stays within the tmpfs.
+// mainSteps is the order of a round. Sequential steps come before random writes, which leave a
+// log-structured volume in pieces. A fixed amount is written in a step, so that a store that never
+// overwrites stays within the tmpfs.
 func mainSteps(size int64) []step {
 	return []step{
 		{Name: "write512k", Title: "write 512k QD8, first", RW: "write", Block: 512 << 10, Depth: 8, Limit: size},

@@ -60,8 +60,8 @@ func (u usage) since(before usage) usage {
 	return usage{server: u.server - before.server, switches: u.switches - before.switches}
 }
 
-// spin does a fixed piece of arithmetic, about 20 ms of it, and says how long it took. When something else has the
-// processor, inside the machine or around it, it takes longer.
+// spin does a fixed piece of arithmetic, about 20 ms of it, and says how long it took. When
+// something else has the processor, inside the machine or around it, it takes longer.
 func spin() time.Duration {
 	start := time.Now()
 	x := uint64(start.UnixNano()) | 1

@@ -15,18 +15,21 @@ import (
 	"time"
 )
 
-// The test kernel cannot tell when it did not have the processor: to it, time goes on. So somebody outside notes how
-// much processor time its processes have had, and the notes and the samples are joined by the clock afterwards. As
-// the machine has one processor and its disks are memory, it is never idle while an I/O is under way, and I/Os per
-// second of processor time are what an undisturbed machine would do in a second.
+// The test kernel cannot tell when it did not have the processor: to it, time goes on. So somebody
+// outside notes how much processor time its processes have had, and the notes and the samples are
+// joined by the clock afterwards. As the machine has one processor and its disks are memory, it is
+// never idle while an I/O is under way, and I/Os per second of processor time are what an
+// undisturbed machine would do in a second.
 
-// watchStep is how often the processor time is noted, and after so many notes new processes are looked for.
+// watchStep is how often the processor time is noted, and after so many notes new processes are
+// looked for.
 const (
 	watchStep   = 25 * time.Millisecond
 	watchRescan = 6
 )
 
-// runWatch notes the processor time of the machine that a process has started, until that process ends.
+// runWatch notes the processor time of the machine that a process has started, until that process
+// ends.
 func runWatch(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("watch", flag.ExitOnError)
 	parent := flags.Int("parent", 0, "pid of integration/vm/run")
@@ -58,8 +61,8 @@ func runWatch(ctx context.Context, args []string) error {
 	return errors.Join(notes.Flush(), f.Close())
 }
 
-// watcher adds up the processor time of the machine's threads: those of its main process, and those of its children,
-// each of which is a process of the guest.
+// watcher adds up the processor time of the machine's threads: those of its main process, and those
+// of its children, each of which is a process of the guest.
 type watcher struct {
 	parent, machine int
 	threads         map[string]*thread // by path of schedstat
@@ -117,7 +120,7 @@ func (w *watcher) advance() {
 	}
 }
 
-// findMachine gives the test kernel's main process, 0 while there is none.
+// findMachine returns the test kernel's main process, 0 while there is none.
 func findMachine(parent int) int {
 	for _, pid := range children(parent) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
@@ -160,8 +163,8 @@ type window struct {
 
 func since(from time.Time) window { return window{from.UnixNano(), time.Now().UnixNano()} }
 
-// clockOffset is what the host's clock is ahead of the guest's, in nanoseconds: a file on the host's file system gets
-// its time from the host. dir is on it.
+// clockOffset is what the host's clock is ahead of the guest's, in nanoseconds: a file on the
+// host's file system gets its time from the host. dir is on it.
 func clockOffset(dir string) (int64, error) {
 	path := filepath.Join(dir, "clock")
 	defer os.Remove(path)

@@ -2,12 +2,14 @@
 //
 //	crash [-cuts N] [-fs-cuts N] [-rounds N] [-seed N] [-only REGEXP] [-o DIR] [-list]
 //
-// It runs the long tests of the list in tests.go, each with the VARVE_CRASH_ variables that it reads, and then kills
-// the test kernel as a host process while filesystems work on a store on its disk, boots it again and looks (kill.go
-// on the host, guest.go in the machine). Logs go to DIR. It ends with a table of what was tried and of what failed, with
-// seeds; the exit status is 1 if anything did.
+// It runs the long tests of the list in tests.go, each with the VARVE_CRASH_ variables that it
+// reads, and then kills the test kernel as a host process while filesystems work on a store on its
+// disk, boots it again and looks (kill.go on the host, guest.go in the machine). Logs go to DIR. It
+// ends with a table of what was tried and of what failed, with seeds; the exit status is 1 if
+// anything did.
 //
-// What a test reports for the table is a line of its log: "crash: 1234 cuts". The word is the column.
+// What a test reports for the table is a line of its log: "crash: 1234 cuts". The word is the
+// column.
 //
 // To add a test, add a line to the list in tests.go.
 package main

@@ -19,7 +19,8 @@ import (
 	"varve/integration/facts"
 )
 
-// guest is what runs in the machine: it checks what the machines before it were told, and goes on working.
+// guest is what runs in the machine: it checks what the machines before it were told, and goes on
+// working.
 type guest struct {
 	dir, lower, varve string
 	round             int
@@ -225,7 +226,8 @@ func (g *guest) checkSnapshots(want *facts.Expected) error {
 	return err
 }
 
-// sameContent holds a snapshot's content against what an earlier machine has seen under the same root.
+// sameContent holds a snapshot's content against what an earlier machine has seen under the same
+// root.
 func (g *guest) sameContent(root, sum string) error {
 	dir := filepath.Join(g.dir, "roots")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -279,7 +281,8 @@ func sumOfFile(name string) (string, error) {
 	}
 }
 
-// checkFilesystem mounts, which replays the journal, compares the files whose fsync had returned, and checks.
+// checkFilesystem mounts, which replays the journal, compares the files whose fsync had returned,
+// and checks.
 func (g *guest) checkFilesystem(volume, fs string, want *facts.Expected) (files int, err error) {
 	dir, err := g.mount(volume)
 	if err != nil {

@@ -17,16 +17,17 @@ import (
 
 const killName = "machine: kills"
 
-// A round boots the test kernel with a disk of its own, looks whether all is there that the rounds before were
-// told, and works on it until the machine is killed, as a process of this host, at a random moment: mostly under load,
-// sometimes while it comes up. The last round only looks.
+// A round boots the test kernel with a disk of its own, looks whether all is there that the rounds
+// before were told, and works on it until the machine is killed, as a process of this host, at a
+// random moment: mostly under load, sometimes while it comes up. The last round only looks.
 //
-// User-Mode Linux writes to its disk through the host's page cache, and in the order in which the guest wrote:
-// what dies is what the guest had not written. So this is the death of a machine with a disk that keeps its order and
-// loses nothing. Disks that lose and tear what was not flushed are the business of the other tests.
+// User-Mode Linux writes to its disk through the host's page cache, and in the order in which the
+// guest wrote: what dies is what the guest had not written. So this is the death of a machine with
+// a disk that keeps its order and loses nothing. Disks that lose and tear what was not flushed are
+// the business of the other tests.
 //
-// What the rounds know stands in DIR/facts.jsonl, which the machine writes to this host line by line, synced, before it
-// goes on; it does not pass through the disk that is being tested.
+// What the rounds know stands in DIR/facts.jsonl, which the machine writes to this host line by
+// line, synced, before it goes on; it does not pass through the disk that is being tested.
 
 // kills does all the rounds, each half on another filesystem under the store.
 func kills(ctx context.Context, o *options) outcome {

@@ -89,8 +89,8 @@ func (n *notebook) snapshot() []facts.Fact {
 	return append([]facts.Fact(nil), n.list...)
 }
 
-// churn keeps a filesystem's metadata moving, and promises nothing: files are made, grown, cut, punched, linked,
-// renamed and removed at random, as fsstress does.
+// churn keeps a filesystem's metadata moving, and promises nothing: files are made, grown, cut,
+// punched, linked, renamed and removed at random, as fsstress does.
 func churn(dir string, r *rand.Rand) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err

@@ -177,7 +177,8 @@ func runTest(ctx context.Context, o *options, t test) outcome {
 	return r
 }
 
-// patience is what the time limits of integration/run, which are those of make test, have to be multiplied by.
+// patience is what the time limits of integration/run, which are those of make test, have to be
+// multiplied by.
 func patience(limit time.Duration) int {
 	n, _ := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")) // none: 0
 	return max(n, int(limit/(20*time.Minute)), 1)

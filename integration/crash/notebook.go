@@ -19,7 +19,8 @@ type notebook struct {
 	list []facts.Fact
 }
 
-// openNotebook reads what was noted, and cuts off a line that a kill has torn: what it was about never began.
+// openNotebook reads what was noted, and cuts off a line that a kill has torn: what it was about
+// never began.
 func openNotebook(dir string) (*notebook, error) {
 	name := filepath.Join(dir, factsFile)
 	list, err := readFacts(name)

@@ -14,8 +14,9 @@ import (
 	"varve/integration/facts"
 )
 
-// The raw volume has no filesystem: numbered writes go to its device, past the page cache, and each sector says which
-// one it is of, as fio's verify headers do. After a kill a sector holds the last write to it that was flushed, or a later one.
+// The raw volume has no filesystem: numbered writes go to its device, past the page cache, and each
+// sector says which one it is of, as fio's verify headers do. After a kill a sector holds the last
+// write to it that was flushed, or a later one.
 //
 //	sector   0  value u64: round << 32 | number of the write + 1; all zeroes: never written, or discarded
 //	         8  sector u64
@@ -189,7 +190,7 @@ next:
 	return rawSectors, g.saveRaw(durable)
 }
 
-// lastRound gives the last round that wrote, and how many of its writes were flushed.
+// lastRound returns the last round that wrote, and how many of its writes were flushed.
 func (g *guest) lastRound() (round, flushed uint64) {
 	for _, f := range g.book.list {
 		switch f.What {

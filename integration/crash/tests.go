@@ -2,7 +2,8 @@ package main
 
 import "time"
 
-// test is one line of the list. Its environment may name {cuts}, {fscuts}, {rounds} and {seed}, the options.
+// test is one line of the list. Its environment may name {cuts}, {fscuts}, {rounds} and {seed}, the
+// options.
 type test struct {
 	name    string
 	machine bool   // in the test kernel; else on this machine

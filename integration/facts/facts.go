@@ -1,9 +1,9 @@
-// Package facts is what a workload knows for certain while it works on a store, and what therefore must be there
-// after a crash, may be, or may not. The tests that cut the power of a recording and those that kill a machine
-// share it.
+// Package facts is what a workload knows for certain while it works on a store, and what therefore
+// must be there after a crash, may be, or may not. The tests that cut the power of a recording and
+// those that kill a machine share it.
 //
-// A fact is noted after what it says has been answered (a file's fsync has returned), an intent before it is
-// begun (a file will be unlinked: from here on it may be gone).
+// A fact is noted after what it says has been answered (a file's fsync has returned), an intent
+// before it is begun (a file will be unlinked: from here on it may be gone).
 package facts
 
 import (
@@ -41,7 +41,7 @@ const (
 	Flushed        What = "flushed" // fsync of a device has returned, after so many writes to it
 )
 
-// Content gives the bytes of a file: random ones, zeroes, and blocks that other files have too.
+// Content returns the bytes of a file: random ones, zeroes, and blocks that other files have too.
 func (f Fact) Content() []byte {
 	r := rand.New(rand.NewPCG(f.Seed, 12))
 	b := make([]byte, f.Size)
@@ -102,7 +102,8 @@ type Expected struct {
 	Gone      map[ID]bool // snapshots and volumes
 }
 
-// Expect adds up facts, in the order in which they were noted. What is neither must nor may not be there, may be.
+// Expect adds up facts, in the order in which they were noted. What is neither must nor may not be
+// there, may be.
 func Expect(list []Fact) *Expected {
 	e := &Expected{Files: map[ID]Fact{}, Snapshots: map[ID]Fact{}, Volumes: map[string]Fact{}, Gone: map[ID]bool{}}
 	for _, f := range list {

@@ -38,8 +38,9 @@ type fate struct {
 	seed  uint64 // torn in many: drawn from this; 0: at one place
 }
 
-// Batch gives the batch that entry i lies in: the writes that were in the volatile cache together, up to their
-// flush. A FUA write is a batch of its own; so is a flush without writes, and a mark.
+// Batch returns the batch that entry i lies in: the writes that were in the volatile cache
+// together, up to their flush. A FUA write is a batch of its own; so is a flush without writes, and
+// a mark.
 func (l *Log) Batch(i int) (from, end int) {
 	if l.Entries[i].barrier() && !l.Entries[i].Flush {
 		return i, i + 1
@@ -51,7 +52,8 @@ func (l *Log) Batch(i int) (from, end int) {
 	return from, end
 }
 
-// CutAt draws a cut at entry i, as if the power had gone before that entry, and all others of its batch, were durable.
+// CutAt draws a cut at entry i, as if the power had gone before that entry, and all others of its
+// batch, were durable.
 func (l *Log) CutAt(i int, kind Kind, r *rand.Rand) *Cut {
 	from, end := l.Batch(i)
 	c := &Cut{Durable: from, End: end, Kind: kind, kept: make([]fate, end-from)}

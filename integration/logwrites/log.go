@@ -1,17 +1,18 @@
-// Package logwrites reads the log of the device mapper's log-writes target and makes the disks that a power cut
-// could have left.
+// Package logwrites reads the log of the device mapper's log-writes target and makes the disks that
+// a power cut could have left.
 //
-// The target (drivers/md/dm-log-writes.c, Linux 7.3) sits on a disk and copies every write to a second device.
-// What it logs is durability, not time: a write enters the log when a flush that began after its completion has
-// completed, or at its own completion if it is FUA; a mark of the user's enters it at once. So what stands before
-// a mark was durable when the mark was set.
+// The target (drivers/md/dm-log-writes.c, Linux 7.3) sits on a disk and copies every write to a
+// second device. What it logs is durability, not time: a write enters the log when a flush that
+// began after its completion has completed, or at its own completion if it is FUA; a mark of the
+// user's enters it at once. So what stands before a mark was durable when the mark was set.
 //
 //	w1 done, w2 done, FLUSH begins, FUA f done, w3 done, FLUSH done     the log:  f w1 w2 FLUSH ... w3 ...
 //
-// Between two barriers (flush, FUA) lies a batch: writes that were all in the disk's volatile cache at one
-// moment, just before the flush was done. A cut at that moment leaves any subset of the batch, each write whole,
-// missing or torn between two sectors, over all that stands before the batch. That is what Cut draws. A write that
-// stands behind a FUA write may have been on the disk before it; as the log can't say so, Cut doesn't claim it.
+// Between two barriers (flush, FUA) lies a batch: writes that were all in the disk's volatile cache
+// at one moment, just before the flush was done. A cut at that moment leaves any subset of the
+// batch, each write whole, missing or torn between two sectors, over all that stands before the
+// batch. That is what Cut draws. A write that stands behind a FUA write may have been on the disk
+// before it; as the log can't say so, Cut doesn't claim it.
 //
 // The log, all integers little endian, in sectors of the disk's logical block size:
 //
@@ -40,10 +41,12 @@ const (
 	flagMeta    = 1 << 4
 )
 
-// SectorSize in bytes is the unit of offsets and lengths here, and the unit that a power cut doesn't tear.
+// SectorSize in bytes is the unit of offsets and lengths here, and the unit that a power cut
+// doesn't tear.
 const SectorSize = 512
 
-// maxWrite bounds what one entry may hold: a bio has fewer than 4 GiB, and the block layer makes them far smaller.
+// maxWrite bounds what one entry may hold: a bio has fewer than 4 GiB, and the block layer makes
+// them far smaller.
 const maxWrite = 1 << 28
 
 var le = binary.LittleEndian
@@ -135,7 +138,8 @@ func decode(b []byte, size int64) (Entry, error) {
 	return e, nil
 }
 
-// Data reads what entry i has written. The result is valid until the next call with the same buffer.
+// Data reads what entry i has written. The result is valid until the next call with the same
+// buffer.
 func (l *Log) Data(i int, buf []byte) ([]byte, error) {
 	e := &l.Entries[i]
 	if !e.Changes() || e.Discard {

@@ -65,7 +65,7 @@ func example(t testing.TB) *Log {
 	return l
 }
 
-// sectors gives one digit for each sector.
+// sectors returns one digit for each sector.
 func (d memDisk) sectors() string {
 	out := make([]byte, 0, len(d)/SectorSize)
 	for i := 0; i < len(d); i += SectorSize {
@@ -102,7 +102,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// Whatever a cut leaves: before the batch everything, behind it nothing, and each sector of it old or new.
+// Whatever a cut leaves: before the batch everything, behind it nothing, and each sector of it old
+// or new.
 func TestCut(t *testing.T) {
 	l := example(t)
 	seen := map[string]bool{}

@@ -108,8 +108,8 @@ func listPackages(ctx context.Context) ([]goPackage, error) {
 	}
 }
 
-// changedFiles lists the files that differ from those of main where this branch left it: committed since, or not yet.
-// Without a branch main, it lists what is not committed.
+// changedFiles lists the files that differ from those of main where this branch left it: committed
+// since, or not yet. Without a branch main, it lists what is not committed.
 func changedFiles(ctx context.Context) ([]string, error) {
 	git := func(args ...string) ([]string, error) {
 		b, err := exec.CommandContext(ctx, "git", args...).Output()
@@ -130,9 +130,10 @@ func changedFiles(ctx context.Context) ([]string, error) {
 	return append(changed, added...), err
 }
 
-// affected picks the packages to test for a change of files, and says in words which they are: those that own a file,
-// which is the one in the nearest directory above it, and those that import one of them, also through others or in
-// tests. No change, or one of the module's own files, is about all packages.
+// affected picks the packages to test for a change of files, and says in words which they are:
+// those that own a file, which is the one in the nearest directory above it, and those that import
+// one of them, also through others or in tests. No change, or one of the module's own files, is
+// about all packages.
 func affected(packages []goPackage, files []string) (paths []string, why string) {
 	if len(files) == 0 {
 		return allOf(packages), "all packages, for nothing has changed"

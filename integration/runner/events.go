@@ -31,7 +31,8 @@ func (c *eventCount) note() string {
 	return s
 }
 
-// add counts one event; subtests are not counted. It returns the name of the test if the event is its failure.
+// add counts one event; subtests are not counted. It returns the name of the test if the event is
+// its failure.
 func (c *eventCount) add(e tally.Event) string {
 	if e.Test == "" {
 		return "" // the package
@@ -52,8 +53,8 @@ func (c *eventCount) add(e tally.Event) string {
 	return ""
 }
 
-// eventWriter turns the output of a test program, which is run with -test.v=test2json and written to it, into test
-// events as it comes.
+// eventWriter turns the output of a test program, which is run with -test.v=test2json and written
+// to it, into test events as it comes.
 type eventWriter struct {
 	stdin io.WriteCloser
 	cmd   *exec.Cmd
@@ -65,7 +66,8 @@ type eventWriter struct {
 	count eventCount
 }
 
-// newEventWriter writes the events to out. failed is called for each test that failed, subtests too.
+// newEventWriter writes the events to out. failed is called for each test that failed, subtests
+// too.
 func newEventWriter(ctx context.Context, out io.Writer, pkg string, failed func(test string)) (*eventWriter, error) {
 	w := &eventWriter{out: out, done: make(chan struct{})}
 	w.cmd = exec.CommandContext(ctx, "go", "tool", "test2json", "-t", "-p", pkg)

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// fakeKernel stands for the test kernel: it runs the command on this machine, with the serial lines and the status as
-// integration/vm/init has them. What BOOT names it does first, and HALT in place of halting.
+// fakeKernel stands for the test kernel: it runs the command on this machine, with the serial lines
+// and the status as integration/vm/init has them. What BOOT names it does first, and HALT in place
+// of halting.
 const fakeKernel = `#!/bin/bash
 for a; do
 	case $a in VARVE_RUN=*) dir=${a#*=} ;; esac

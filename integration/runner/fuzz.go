@@ -45,7 +45,8 @@ func fuzzCommand(ctx context.Context, args []string) error {
 	return nil
 }
 
-// fuzzTargets lists the fuzz targets below top whose names match run. It is an error if there are none.
+// fuzzTargets lists the fuzz targets below top whose names match run. It is an error if there are
+// none.
 func fuzzTargets(top, run string) ([]fuzzTarget, error) {
 	re, err := regexp.Compile(run)
 	if err != nil {
@@ -76,8 +77,8 @@ func fuzzTargets(top, run string) ([]fuzzTarget, error) {
 	return targets, err
 }
 
-// fuzzBlindly tries each target for a while, in one worker, since another step runs beside it, and without
-// instrumentation: instrumented programs take minutes to build.
+// fuzzBlindly tries each target for a while, in one worker, since another step runs beside it, and
+// without instrumentation: instrumented programs take minutes to build.
 func fuzzBlindly(ctx context.Context, j *job, each time.Duration) error {
 	targets, err := fuzzTargets(".", "")
 	if err != nil {
@@ -114,7 +115,8 @@ func fuzzBlindly(ctx context.Context, j *job, each time.Duration) error {
 
 var deadlineLine = regexp.MustCompile(`(?m)^ *context deadline exceeded$`)
 
-// endOfTime says whether a target failed for the end of its time alone, as it may before Go 1.27: go.dev/issue/75804.
+// endOfTime says whether a target failed for the end of its time alone, as it may before Go 1.27:
+// go.dev/issue/75804.
 func endOfTime(out []byte) bool {
 	return deadlineLine.Match(out) && !bytes.Contains(out, []byte("Failing input"))
 }

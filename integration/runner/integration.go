@@ -80,8 +80,9 @@ func integrationCommand(ctx context.Context, args []string) error {
 	return err
 }
 
-// planPrograms decides which machines run which tests: the integration tests are spread over some machines, and those of
-// memory pressure have one that is made for them. It is an error if the patterns leave no test.
+// planPrograms decides which machines run which tests: the integration tests are spread over some
+// machines, and those of memory pressure have one that is made for them. It is an error if the
+// patterns leave no test.
 func planPrograms(packages []string, run, skip string, shards int) ([]*program, error) {
 	var programs []*program
 	for _, pkg := range packages {
@@ -181,8 +182,8 @@ func programFile(dir, pkg string) string {
 	return filepath.Join(dir, "bin", filepath.Base(pkg)+".test")
 }
 
-// machineMemory is the memory in MiB that each of some machines may have: they share what this one has, and /dev/shm
-// holds theirs.
+// machineMemory is the memory in MiB that each of some machines may have: they share what this one
+// has, and /dev/shm holds theirs.
 func machineMemory(jobs int) (int, error) {
 	available, err := availableMemory()
 	if err != nil {

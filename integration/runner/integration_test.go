@@ -80,7 +80,8 @@ func TestCtx(t *testing.T) {}
 `)
 }
 
-// What is to be run is divided between machines so that every test that is asked for is in just one.
+// What is to be run is divided between machines so that every test that is asked for is in just
+// one.
 func TestPlanPrograms(t *testing.T) {
 	newTree(t)
 	both := []string{"./integration", "./uring"}

@@ -29,7 +29,8 @@ func lint(ctx context.Context, j *job) error {
 	return j.command(ctx, nil, linter, "run", "--allow-parallel-runners") // somebody else may be linting another clone
 }
 
-// installLinter returns the linter's path. It is built if it is not there in the version that is wanted.
+// installLinter returns the linter's path. It is built if it is not there in the version that is
+// wanted.
 func installLinter(ctx context.Context, j *job) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {

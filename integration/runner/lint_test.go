@@ -15,7 +15,8 @@ printf '#!/bin/bash\necho "golangci-lint has version %s built with go"\n' "${2##
 chmod +x "$GOBIN/golangci-lint"
 `
 
-// In a cache that is empty, or has another version, the linter is installed; one that is there is used.
+// In a cache that is empty, or has another version, the linter is installed; one that is there is
+// used.
 func TestInstallLinter(t *testing.T) {
 	bin, cache, log := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(filepath.Join(bin, "go"), []byte(fakeGo), 0o755); err != nil {

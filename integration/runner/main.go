@@ -39,8 +39,8 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 }
 
 func main() {
-	// A child's parent-death signal is sent when the thread that started it ends. Go ends a thread only with a goroutine
-	// that is locked to it, and here none but this is.
+	// A child's parent-death signal is sent when the thread that started it ends. Go ends a thread
+	// only with a goroutine that is locked to it, and here none but this is.
 	runtime.LockOSThread()
 	if len(os.Args) > 1 && os.Args[1] == "vm" {
 		os.Exit(vmCommand(os.Args[2:]))
@@ -149,8 +149,9 @@ func cacheDir() (string, error) {
 	return filepath.Join(d, "varve"), err
 }
 
-// killGroupOnEnd makes the end of the command's context the end of all processes that it has started, and so the end of
-// this program, whatever it dies of. They may act on SIGTERM, as integration/vm/run does, which ends its machine.
+// killGroupOnEnd makes the end of the command's context the end of all processes that it has
+// started, and so the end of this program, whatever it dies of. They may act on SIGTERM, as
+// integration/vm/run does, which ends its machine.
 func killGroupOnEnd(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

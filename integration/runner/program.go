@@ -94,7 +94,8 @@ func (p *program) start(ctx context.Context, j *job, dir string, memory int, say
 	return errors.Join(err, writeFailure(j.out, pkg, "the test kernel", err.Error()))
 }
 
-// command is integration/vm/run of the program. Time limits of the machine are integration/vm/run's.
+// command is integration/vm/run of the program. Time limits of the machine are
+// integration/vm/run's.
 func (p *program) command(ctx context.Context, dir string, memory int, disks []string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -145,7 +146,8 @@ func newDisk(path string) error {
 	return os.Truncate(path, diskSize)
 }
 
-// availableMemory is what machines may use, in MiB: what this machine has free, and /dev/shm has room for.
+// availableMemory is what machines may use, in MiB: what this machine has free, and /dev/shm has
+// room for.
 func availableMemory() (int, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/dev/shm", &fs); err != nil {
@@ -165,8 +167,9 @@ func availableMemory() (int, error) {
 	return 0, fmt.Errorf("no MemAvailable in /proc/meminfo")
 }
 
-// testSeconds are the tests of ./integration that take long, about, on two idle processors. The others take
-// ordinarySeconds. It balances machines, and no more: a test that it does not know is no mistake.
+// testSeconds are the tests of ./integration that take long, about, on two idle processors. The
+// others take ordinarySeconds. It balances machines, and no more: a test that it does not know is
+// no mistake.
 var testSeconds = map[string]int{
 	"TestFilesystemOnDevice": 130, "TestKillAtPoints": 90, "TestFioVerify": 60, "TestPowerCut": 60, "TestDamagedFiles": 60,
 	"TestDedupTwoCopies": 45, "TestFilesystemOnDiskStore": 40, "TestKillUnderFioVerify": 40,
@@ -184,7 +187,7 @@ func secondsOf(test string) int {
 	return ordinarySeconds
 }
 
-// spread gives each test to one of n lists, so that they take about as long.
+// spread returns each test to one of n lists, so that they take about as long.
 func spread(tests []string, n int) [][]string {
 	tests = slices.Clone(tests)
 	slices.SortStableFunc(tests, func(a, b string) int { return cmp.Compare(secondsOf(b), secondsOf(a)) })

@@ -18,7 +18,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A machine is a success only if its tests ran and passed, and each failure is one in the tally, just once.
+// A machine is a success only if its tests ran and passed, and each failure is one in the tally,
+// just once.
 func TestProgram(t *testing.T) {
 	const pass = `printf '\026=== RUN   TestA\n\026--- PASS: TestA (0.01s)\n\026PASS\n'`
 	const fail = `printf '\026=== RUN   TestA\n\026--- FAIL: TestA (0.01s)\n\026FAIL\n'; exit 1`

@@ -29,8 +29,8 @@ type schedule struct {
 // tellEvery is how often a run says that it is still there.
 const tellEvery = 2 * time.Minute
 
-// run returns the results, in the order in which the steps ended. The end of ctx ends the steps that run; those that
-// have not begun are failures then, as are those that need a step that failed.
+// run returns the results, in the order in which the steps ended. The end of ctx ends the steps
+// that run; those that have not begun are failures then, as are those that need a step that failed.
 func (s *schedule) run(ctx context.Context) []result {
 	s.began = time.Now()
 	s.expected = s.estimate()
@@ -66,8 +66,8 @@ func (s *schedule) wait(ended <-chan result) result {
 	}
 }
 
-// next is the step to start now, nil if there is none: of those that may start, the one with the longest way to the end
-// of the run behind it.
+// next is the step to start now, nil if there is none: of those that may start, the one with the
+// longest way to the end of the run behind it.
 func (s *schedule) next() *step {
 	if len(s.running) >= s.jobs {
 		return nil

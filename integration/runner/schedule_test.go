@@ -69,7 +69,8 @@ func TestSchedule(t *testing.T) {
 		}}
 		began := time.Now()
 		results := s.run(context.Background())
-		// What has the most behind it comes first; one machine at a time; nothing waits that may run.
+		// What has the most behind it comes first; one machine at a time; nothing waits that may
+		// run.
 		if want := []string{"first", "m1", "long", "m2", "short"}; !slices.Equal(startsIn(said.String()), want) {
 			t.Errorf("it says\n%swant starts in the order %v", said.String(), want)
 		}
@@ -132,7 +133,8 @@ func TestScheduleEnded(t *testing.T) {
 	})
 }
 
-// A step's output and what it cost are kept; a step that failed is one in the tally, whatever its events say.
+// A step's output and what it cost are kept; a step that failed is one in the tally, whatever its
+// events say.
 func TestStepOutput(t *testing.T) {
 	dir := t.TempDir()
 	const pass = `{"Action":"pass","Package":"p","Test":"TestA"}`

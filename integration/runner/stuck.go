@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// saysStuck matches the line by which a test program says that its time is over. If a thread of it waits in the kernel, it
-// can't end, nor can the machine halt. (Tests of ./integration have limits of their own, and have the machine killed.)
+// saysStuck matches the line by which a test program says that its time is over. If a thread of it
+// waits in the kernel, it can't end, nor can the machine halt. (Tests of ./integration have limits
+// of their own, and have the machine killed.)
 var saysStuck = regexp.MustCompile(`^\x16?panic: test timed out after `)
 
-// stuckWatch is a writer that reads a test program's output. When it has said that it is stuck, and then has said
-// nothing more for a while, so that its report is complete, end is called, once.
+// stuckWatch is a writer that reads a test program's output. When it has said that it is stuck, and
+// then has said nothing more for a while, so that its report is complete, end is called, once.
 type stuckWatch struct {
 	quiet time.Duration
 	end   func()

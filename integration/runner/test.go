@@ -25,8 +25,8 @@ ends with one line "N passed, N failed, N skipped". What takes hours is in make 
   VARVE_CUTS     crashes in the long random histories; default 300
   VARVE_FUZZ     seconds that each fuzz target is tried; default 2`
 
-// shards is how many machines the integration tests are spread over. More than run at once: the last ones end at about
-// the same time then, though nobody knows how long each test takes.
+// shards is how many machines the integration tests are spread over. More than run at once: the
+// last ones end at about the same time then, though nobody knows how long each test takes.
 const shards = 4
 
 // slowest is how many of the slowest tests are named at the end.
@@ -161,7 +161,8 @@ func testSteps(dir string, jobs int, say io.Writer) ([]*step, error) {
 		steps = append(steps, x)
 	}
 	return append(steps,
-		// The machine is killed under load, once for each filesystem under the store; make crash has the other hours of it.
+		// The machine is killed under load, once for each filesystem under the store; make crash
+		// has the other hours of it.
 		&step{
 			name: "kills", needs: []string{"kernel", "test programs"}, expected: time.Minute, machine: true,
 			run: command("integration/crash/run", "-only", "^machine: kills$", "-rounds", "2", "-o", filepath.Join(dir, "crash")),

@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// functionsOf lists the functions of the package's test files whose names begin with prefix, "Test" or "Fuzz", as go
-// test finds them. The integration tests can't be asked: outside of the test kernel their program refuses to run.
+// functionsOf lists the functions of the package's test files whose names begin with prefix, "Test"
+// or "Fuzz", as go test finds them. The integration tests can't be asked: outside of the test
+// kernel their program refuses to run.
 func functionsOf(dir, prefix string) ([]string, error) {
 	ctx := build.Default
 	ctx.BuildTags = append(slices.Clone(ctx.BuildTags), "integration")
@@ -37,8 +38,8 @@ func functionsOf(dir, prefix string) ([]string, error) {
 	return names, nil
 }
 
-// topLevel is a pattern of -run or -skip as far as it is about tests of top level: the part before the first slash of
-// each of its alternatives. whole says that there was nothing else.
+// topLevel is a pattern of -run or -skip as far as it is about tests of top level: the part before
+// the first slash of each of its alternatives. whole says that there was nothing else.
 func topLevel(pattern string) (re *regexp.Regexp, whole bool, err error) {
 	var alternatives []string
 	whole = true
@@ -76,7 +77,8 @@ func topLevel(pattern string) (re *regexp.Regexp, whole bool, err error) {
 	return re, whole, nil
 }
 
-// selectTests are those of names that -run picks and -skip leaves; an empty pattern is as if it were not there.
+// selectTests are those of names that -run picks and -skip leaves; an empty pattern is as if it
+// were not there.
 func selectTests(names []string, run, skip string) ([]string, error) {
 	runs, _, err := topLevel(run)
 	if err != nil {

@@ -14,9 +14,10 @@ import (
 // propertyTests are those that try as many random sequences as they are told.
 const propertyTests = "Property|Model|Layer|CrashLong"
 
-// exhaustiveTests of the engine try every moment, fault or damage of a history, by the thousand, one after the other.
-// Step unit has all of them. Under the race detector, which makes them ten times slower, make crash has them; in make
-// test it sees the same code in the tests of random histories, of linearizability, and in all others.
+// exhaustiveTests of the engine try every moment, fault or damage of a history, by the thousand,
+// one after the other. Step unit has all of them. Under the race detector, which makes them ten
+// times slower, make crash has them; in make test it sees the same code in the tests of random
+// histories, of linearizability, and in all others.
 const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestCarryLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestDeepTree|TestLongJournal)$"
 
 // unitSteps run the tests that need nothing of the test kernel.

@@ -41,8 +41,8 @@ const (
 	statusTerm      = 143
 )
 
-// haltLimit is how long a machine has to halt when its command has ended. It syncs its filesystems then, for half of that
-// at most, and may be unable to if one of its devices is dead.
+// haltLimit is how long a machine has to halt when its command has ended. It syncs its filesystems
+// then, for half of that at most, and may be unable to if one of its devices is dead.
 const haltLimit = time.Minute
 
 // vmOptions are those of the command line.
@@ -190,8 +190,8 @@ func findKernel(top string) (string, error) {
 	return kernel, nil
 }
 
-// hidden lists, a line each, those directories that lie below one of the guest's own temporary places: they have to be
-// mounted in it.
+// hidden lists, a line each, those directories that lie below one of the guest's own temporary
+// places: they have to be mounted in it.
 func hidden(dirs []string) string {
 	var lines []string
 	for _, d := range dirs {
@@ -205,7 +205,8 @@ func hidden(dirs []string) string {
 	return strings.Join(slices.Compact(lines), "")
 }
 
-// script is what bash runs in the machine. The programs that were built in the checkout are found first.
+// script is what bash runs in the machine. The programs that were built in the checkout are found
+// first.
 func script(environ []string, checkout, dir, cache, cwd, command string) string {
 	var b strings.Builder
 	for _, e := range environ {
@@ -223,7 +224,8 @@ func script(environ []string, checkout, dir, cache, cwd, command string) string 
 
 // run boots the machine and returns the exit status for what became of it.
 func (m *vm) run(signals <-chan os.Signal) (int, error) {
-	// One processor for each machine: a test kernel that moves between processors is many times slower.
+	// One processor for each machine: a test kernel that moves between processors is many times
+	// slower.
 	cpu, release, err := takeProcessor(filepath.Dir(m.dir))
 	if err != nil {
 		return statusBroken, err
@@ -350,8 +352,8 @@ func (m *vm) remove() {
 	}
 }
 
-// takeProcessor picks one of the processors that this process may use, if there is one that no other machine has. Its
-// lock, in dir, is held until release.
+// takeProcessor picks one of the processors that this process may use, if there is one that no
+// other machine has. Its lock, in dir, is held until release.
 func takeProcessor(dir string) (cpu int, release func(), err error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -382,8 +384,8 @@ type streams struct {
 	done    chan struct{}
 }
 
-// finish waits for the last of the output. Nothing of the machine lives, but a process that it has left might have the
-// other end.
+// finish waits for the last of the output. Nothing of the machine lives, but a process that it has
+// left might have the other end.
 func (s *streams) finish(limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

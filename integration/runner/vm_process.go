@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start starts the kernel on a processor. The command's output comes by serial lines, the kernel's own by the console.
+// start starts the kernel on a processor. The command's output comes by serial lines, the kernel's
+// own by the console.
 func (m *vm) start(cpu int) (*streams, error) {
 	// What the machine starts dumps no core.
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
@@ -62,8 +63,8 @@ func (m *vm) start(cpu int) (*streams, error) {
 	return s, nil
 }
 
-// kill ends every process of the machine. The kernel passes the death of its main process on to the guest's, but may
-// be past doing so.
+// kill ends every process of the machine. The kernel passes the death of its main process on to the
+// guest's, but may be past doing so.
 func (m *vm) kill() {
 	if m.cmd == nil || m.cmd.Process == nil {
 		return
@@ -101,14 +102,15 @@ var (
 	warningLine = regexp.MustCompile(`WARNING: `)
 )
 
-// kernelFailure is the part of the console about the first sign that the kernel failed; empty if it did not.
+// kernelFailure is the part of the console about the first sign that the kernel failed; empty if it
+// did not.
 func kernelFailure(console []byte) string { return around(console, failureLine, 5, 60, 1, 1000) }
 
 // kernelWarnings are the parts about warnings.
 func kernelWarnings(console []byte) string { return around(console, warningLine, 0, 30, -1, 80) }
 
-// around returns lines that match, with some before and after them; of matches and lines as many as are allowed, where
-// -1 allows all.
+// around returns lines that match, with some before and after them; of matches and lines as many as
+// are allowed, where -1 allows all.
 func around(text []byte, re *regexp.Regexp, before, after, matches, lines int) string {
 	all := strings.SplitAfter(string(text), "\n")
 	var b strings.Builder

@@ -46,7 +46,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// The command sees the caller's directory and the variables that are meant for it, whatever is in them.
+// The command sees the caller's directory and the variables that are meant for it, whatever is in
+// them.
 func TestVMEnvironment(t *testing.T) {
 	t.Setenv("VARVE_QUOTED", "a 'b' $c\nd")
 	t.Setenv("UNRELATED", "x")

@@ -70,8 +70,8 @@ func (t *Tally) AddCheck(name string, ok bool, file string) {
 	t.failures = append(t.failures, failure{id{step: name}, "failed", lines[max(0, len(lines)-100):]})
 }
 
-// AddEvents adds the stream of test events in file. A stream without a single test is a failure, and so is one whose
-// command failed (ok is false) without an event that says why.
+// AddEvents adds the stream of test events in file. A stream without a single test is a failure,
+// and so is one whose command failed (ok is false) without an event that says why.
 func (t *Tally) AddEvents(name string, ok bool, file string) error {
 	f, err := os.Open(file)
 	if err != nil {

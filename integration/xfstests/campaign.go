@@ -30,8 +30,8 @@ type campaign struct {
 const (
 	// barren is how many machines in a row may end without a single outcome.
 	barren = 3
-	// silent is how long a machine may say nothing, though guest says something every minute: it is dead, or starved
-	// by what else runs beside it.
+	// silent is how long a machine may say nothing, though guest says something every minute: it is
+	// dead, or starved by what else runs beside it.
 	silent = 15 * time.Minute
 )
 
@@ -98,8 +98,8 @@ func (c *campaign) runMachine(ctx context.Context, tests []string) error {
 	return errors.Join(err, recordErr)
 }
 
-// watch waits for the machine's end, and ends it when guest says that a test hangs, when guest itself says nothing
-// any more, or with ctx. True: for a time limit.
+// watch waits for the machine's end, and ends it when guest says that a test hangs, when guest
+// itself says nothing any more, or with ctx. True: for a time limit.
 func (c *campaign) watch(ctx context.Context, m machine, ended <-chan error, hung, said <-chan struct{}, err *error) bool {
 	silence := time.NewTimer(silent)
 	defer silence.Stop()

@@ -24,8 +24,9 @@ func (s *script) kill()       { close(s.killed) }
 
 var errKilled = errors.New("killed")
 
-// boots makes machines in which every test passes after a second, but for those that behaviour names: "hang" says
-// nothing more, "stuck" is what guest notices as hanging, "die" ends the machine, "fail" and "notrun" are outcomes.
+// boots makes machines in which every test passes after a second, but for those that behaviour
+// names: "hang" says nothing more, "stuck" is what guest notices as hanging, "die" ends the
+// machine, "fail" and "notrun" are outcomes.
 func boots(behaviour map[string]string, booted *[][]string) func([]string, io.Writer) (machine, error) {
 	return func(tests []string, out io.Writer) (machine, error) {
 		*booted = append(*booted, tests)
@@ -108,7 +109,8 @@ func TestCampaignGoesOn(t *testing.T) {
 		if want := [][]string{seven, seven[2:], seven[4:]}; !slices.EqualFunc(booted, want, slices.Equal) {
 			t.Errorf("machines ran %v, want %v", booted, want)
 		}
-		// It takes long until a machine is given up that says nothing, and no time if guest says that a test hangs.
+		// It takes long until a machine is given up that says nothing, and no time if guest says
+		// that a test hangs.
 		if took := time.Since(began); took != 6*time.Second+silent {
 			t.Errorf("took %v", took)
 		}

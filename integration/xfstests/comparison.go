@@ -30,7 +30,8 @@ func compare(tests, targets []string, books []*book) comparison {
 	return c
 }
 
-// worse: it passes on the reference and not on another target. With a single target: it does not pass there.
+// worse: it passes on the reference and not on another target. With a single target: it does not
+// pass there.
 func (r row) worse() bool {
 	if len(r.results) == 1 {
 		o := r.results[0].outcome

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// checkScript stands for xfstests' ./check: it finds the devices that it was promised, and says what ./check would.
-// Its third test hangs beside a device in use, as those do that nobody can kill.
+// checkScript stands for xfstests' ./check: it finds the devices that it was promised, and says
+// what ./check would. Its third test hangs beside a device in use, as those do that nobody can
+// kill.
 const checkScript = `#!/bin/bash
 set -e
 . "$HOST_OPTIONS"
@@ -51,8 +52,8 @@ func TestMachine(t *testing.T) {
 	}
 	t.Chdir("../..")
 	vm := filepath.Join(t.TempDir(), "vm")
-	// integration/vm/run without a kernel: its options go, its command stays, and its disk is this machine's.
-	// SIGTERM ends all of it, as a machine's end would.
+	// integration/vm/run without a kernel: its options go, its command stays, and its disk is this
+	// machine's. SIGTERM ends all of it, as a machine's end would.
 	script := `#!/bin/bash
 trap 'kill -KILL 0' TERM
 while [ "$1" != -- ]; do shift; done

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// markdown gives the lists for docs/xfstests.md: the figures, the tests of each outcome, and those that did not run
-// by reason.
+// markdown returns the lists for docs/xfstests.md: the figures, the tests of each outcome, and
+// those that did not run by reason.
 func (c comparison) markdown(title string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s\n\n| |", title)

@@ -33,8 +33,9 @@ type result struct {
 	reason  string // one line; what ./check says
 }
 
-// book is the results file of one target: a line "TEST OUTCOME SECONDS REASON", with tabs, for each outcome. The
-// last line of a test counts. It is appended to, so that whoever kills a run loses the running test alone.
+// book is the results file of one target: a line "TEST OUTCOME SECONDS REASON", with tabs, for each
+// outcome. The last line of a test counts. It is appended to, so that whoever kills a run loses the
+// running test alone.
 type book struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -89,7 +90,7 @@ func (b *book) add(r result) error {
 	return nil
 }
 
-// get gives the outcome of a test; missing, if there is none.
+// get returns the outcome of a test; missing, if there is none.
 func (b *book) get(test string) result {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -9,9 +9,10 @@ import (
 	"strings"
 )
 
-// selectTests gives the names, such as "generic/001", of the tests to run, in order: those that match a pattern of
-// tests, or, if there is none, those of the groups. Like ./check it takes a group's tests from generic and from the
-// filesystem's own directory; "generic/quick" means one of them alone.
+// selectTests returns the names, such as "generic/001", of the tests to run, in order: those that
+// match a pattern of tests, or, if there is none, those of the groups. Like ./check it takes a
+// group's tests from generic and from the filesystem's own directory; "generic/quick" means one of
+// them alone.
 func selectTests(installed, fstyp, groups, patterns string) ([]string, error) {
 	if _, err := os.Stat(filepath.Join(installed, "check")); err != nil {
 		return nil, fmt.Errorf("%s holds no installed xfstests: %w", installed, err)
@@ -64,8 +65,8 @@ func unique(tests []string) []string {
 	})
 }
 
-// testsOf gives the tests of one directory that want accepts, by name and groups. Its group.list has a line "NUMBER
-// GROUP…" for each test.
+// testsOf returns the tests of one directory that want accepts, by name and groups. Its group.list
+// has a line "NUMBER GROUP…" for each test.
 func testsOf(installed, dir string, want func(test string, groups []string) bool) ([]string, error) {
 	f, err := os.Open(filepath.Join(installed, "tests", dir, "group.list"))
 	if err != nil {

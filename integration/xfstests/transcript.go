@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// transcript reads what the script guest and, through it, ./check say, as it comes. ./check writes a test's name
-// when it begins and the rest of the line at its end; what it has to complain of follows on further lines:
+// transcript reads what the script guest and, through it, ./check say, as it comes. ./check writes
+// a test's name when it begins and the rest of the line at its end; what it has to complain of
+// follows on further lines:
 //
 //	generic/001         26s
 //	generic/003         [not run] atime related mount options have no effect on fuse
@@ -18,7 +19,8 @@ import (
 //	_check_dmesg: something found in dmesg (see /tmp/…/034.dmesg)
 //	Failures: generic/034
 //
-// So a test's outcome is known when the next test begins or the batch ends. Lines of guest itself begin with "@@".
+// So a test's outcome is known when the next test begins or the batch ends. Lines of guest itself
+// begin with "@@".
 type transcript struct {
 	tests  map[string]bool // names to look for
 	result func(result)
@@ -98,7 +100,8 @@ func (t *transcript) end(line string) {
 	}
 }
 
-// failures are those that ./check counts at the end of a batch. It is right, whatever was read above.
+// failures are those that ./check counts at the end of a batch. It is right, whatever was read
+// above.
 func (t *transcript) failures(tests []string) {
 	for _, name := range tests {
 		if t.tests[name] {
@@ -137,7 +140,7 @@ var (
 		`^no qualified output|\(see .*\)|^_check_|^_repair_`)
 )
 
-// judge gives the outcome and the reason from the lines of a test's block, without its name.
+// judge returns the outcome and the reason from the lines of a test's block, without its name.
 func judge(block []string) result {
 	r := result{outcome: failed}
 	for i, line := range block {

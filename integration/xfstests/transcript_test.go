@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// The outcomes of testdata/check.txt, which is what ./check of xfstests v2026.01.05 wrote, shortened, with what
-// guest adds; among it a test that ran before, one that printed between its name and its time, a slow one, and one that
-// the summary alone calls failed.
+// The outcomes of testdata/check.txt, which is what ./check of xfstests v2026.01.05 wrote,
+// shortened, with what guest adds; among it a test that ran before, one that printed between its
+// name and its time, a slow one, and one that the summary alone calls failed.
 var wantOutcomes = []result{
 	{"generic/001", passed, 26, ""},
 	{"generic/002", passed, 12, ""},

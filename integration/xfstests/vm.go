@@ -25,7 +25,8 @@ type runningVM struct {
 	image string // of its disk; goes with it
 }
 
-// start boots a machine with the script guest in it. Beside out, all it says goes to the target's log.
+// start boots a machine with the script guest in it. Beside out, all it says goes to the target's
+// log.
 func (v *vm) start(tests []string, out io.Writer) (machine, error) {
 	dir, err := filepath.Abs(v.dir(v.target))
 	if err != nil {

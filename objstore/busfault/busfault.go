@@ -1,13 +1,14 @@
-// Package busfault keeps a process alive when a page of a mapped file can't be had.
+// Package busfault keeps a process alive when a page of a mapped file cannot be provided.
 //
-// A store to a page of a hole, on a file system that is full, and a load from a page on a bad sector are SIGBUS. On a
-// goroutine of one's own [debug.SetPanicOnFault] makes an error of that. A library that maps files, and touches them on
-// goroutines of its own, takes the whole process along: badger does both (memtable.go, table/table.go, v4.9.6).
+// A store to a page of a hole on a full file system, or a load from a page on a bad sector, raises
+// SIGBUS. On a goroutine of its own, a program can turn that into an error with
+// [debug.SetPanicOnFault]. A library that accesses mapped files on its own goroutines ends the
+// whole process: badger does (memtable.go, table/table.go, v4.9.6).
 //
-// [Absorb] puts a handler before Go's. In the place of the page that can't be had it maps an empty one, which is private
-// to the process, and counts it; the instruction is done again and the library goes on, with contents that will be gone
-// when the file is closed. Whoever uses the library compares [Absorbed] before and after, and from then on trusts
-// neither what it reads nor the files:
+// [Absorb] installs a signal handler before Go's. It maps an empty private page in place of the
+// missing one and counts it; the instruction is repeated and the library continues, with content
+// that is lost when the file is closed. The library's user compares [Absorbed] before and after,
+// and from then on trusts neither the library's answers nor its files:
 //
 //	fault at addr --> BUS_ADRERR? --no--------------------------------.
 //	                      |                                           |
@@ -17,7 +18,8 @@
 //	                      |
 //	                  count it, return, do the instruction again
 //
-// Memory whose faults must be seen, a journal's for one, is mapped by [Map] and not touched by any of this.
+// Memory whose faults must be seen, such as a journal's, is mapped by [Map], which the handler
+// ignores.
 package busfault
 
 import (
@@ -32,8 +34,8 @@ import (
 	"varve/objstore/procmaps"
 )
 
-// exempt are the addresses whose faults go to Go's handler: first and behind the last of the arena, then of the
-// program's own image, a page of which must not become zeroes either. The handler reads them.
+// exempt are the address ranges whose faults go to Go's handler: start and end of the arena, then
+// of the program's own image, whose pages must not become zeroes either. The handler reads them.
 var exempt [4]uintptr //nolint:unused // handler_amd64.s reads it
 
 // absorbed counts the pages that the handler replaced.
@@ -52,14 +54,14 @@ var install = sync.OnceValue(func() error {
 	return installHandler()
 })
 
-// Absorb has faults of mapped files replaced from now on, in the whole process. The error says why not: on other
-// processors than x86-64 it is [errors.ErrUnsupported].
+// Absorb installs the handler, for the whole process. On other processors than x86-64 it returns
+// [errors.ErrUnsupported].
 func Absorb() error { return install() }
 
-// Absorbed is how many pages have been replaced since the process began.
+// Absorbed returns the number of pages that the handler has replaced.
 func Absorbed() uint64 { return atomic.LoadUint64(&absorbed) }
 
-// image gives the addresses of the program's own file in memory.
+// image returns the addresses of the program's own file in memory.
 func image() (low, high uintptr, err error) {
 	err = procmaps.Program(func(m procmaps.Mapping) error {
 		if low == 0 {
@@ -74,7 +76,7 @@ func image() (low, high uintptr, err error) {
 // arenaSize is address space, not memory: 65,536 windows of a journal.
 const arenaSize = 64 << 30
 
-// arena hands out places for mappings.
+// arena allocates address ranges for mappings.
 type arena struct {
 	mu   sync.Mutex
 	base unsafe.Pointer
@@ -84,7 +86,7 @@ type arena struct {
 
 var maps = arena{free: map[int][]unsafe.Pointer{}}
 
-// reserve takes the address space, once. It may be denied where address space is limited.
+// reserve reserves the address space, once. That may fail if address space is limited.
 var reserve = sync.OnceValue(func() error {
 	base, err := unix.MmapPtr(-1, 0, nil, arenaSize, unix.PROT_NONE, reserved)
 	if err != nil {
@@ -119,8 +121,9 @@ func (a *arena) give(p unsafe.Pointer, length int) {
 	a.free[length] = append(a.free[length], p)
 }
 
-// Map maps length bytes at off of the open file fd for reading and writing, shared with the file. Both are multiples of
-// the page size. A fault in them is Go's to handle. The caller gives the whole slice to [Unmap].
+// Map maps length bytes at off of the open file fd for reading and writing, shared with the file.
+// Both are multiples of the page size. Go handles faults in the mapping. The caller passes the
+// whole slice to [Unmap].
 func Map(fd int, off int64, length int) ([]byte, error) {
 	const prot = unix.PROT_READ | unix.PROT_WRITE
 	if page := os.Getpagesize(); length <= 0 || length%page != 0 {

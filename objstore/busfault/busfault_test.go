@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shrunk is a file of some pages that was cut to one page after it was mapped: a touch of the others is SIGBUS.
+// shrunk is a file of some pages that was cut to one page after it was mapped: a touch of the
+// others is SIGBUS.
 func shrunk(t *testing.T, pages int, mapper func(fd, length int) ([]byte, error), unmap func([]byte) error) []byte {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
@@ -103,7 +104,8 @@ func TestAbsorbOnManyThreads(t *testing.T) {
 	}
 }
 
-// What is mapped by Map, and any fault that is not SIGBUS, stays a panic on the goroutine that asked for one.
+// What is mapped by Map, and any fault that is not SIGBUS, stays a panic on the goroutine that
+// asked for one.
 func TestOthersFaults(t *testing.T) {
 	absorb(t)
 	before := Absorbed()

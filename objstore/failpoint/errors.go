@@ -1,6 +1,6 @@
 package failpoint
 
-// Operations that VARVE_FAILPOINT_ERROR has fail, for the first N times.
+// Operations that VARVE_FAILPOINT_ERROR can make fail, for the first N times.
 const (
 	QuiesceFails Point = "quiesce" // QUIESCE_DEV is answered with EBUSY
 	RecoverFails Point = "recover" // START_USER_RECOVERY

@@ -1,12 +1,14 @@
 // Package failpoint names the moments at which a test kills the daemon.
 //
-// In a program that is built with the tag failpoint, VARVE_FAILPOINT=NAME:N kills the process at the N-th passing of the
-// named point, as SIGKILL from outside would; several, with commas between them, are each waited for. VARVE_FAILPOINT_LOG
-// names a file to which each point is appended when the process passes it first. VARVE_FAILPOINT_ERROR=NAME:N has an
-// operation fail N times (errors.go), and VARVE_FAILPOINT_HASTE=N divides the time limits that are made for it. In every other program nothing of this exists: the functions are empty, and the compiler
-// leaves no trace of them.
+// In a program that is built with the tag failpoint, VARVE_FAILPOINT=NAME:N kills the process when
+// it reaches the named point for the N-th time, like SIGKILL from outside; several points are
+// separated by commas. VARVE_FAILPOINT_LOG names a file to which each point is appended when it is
+// first reached. VARVE_FAILPOINT_ERROR=NAME:N makes an operation fail N times (errors.go), and
+// VARVE_FAILPOINT_HASTE=N divides the time limits that use Limit. In every other program the
+// functions are empty, and the compiler leaves no trace of them.
 //
-// A point says what has just been done; what comes next has not begun. Each is passed at one place of the program.
+// A point names what has just been done; the next step has not begun. Each point is reached at
+// exactly one place in the program.
 package failpoint
 
 // Point is a moment in the daemon's work, written like "settle.recorded".
@@ -111,7 +113,7 @@ const (
 	UpgradeThanked   Point = "upgrade.thanked"   // it does
 )
 
-// Points lists them all.
+// Points returns all points.
 func Points() []Point {
 	return []Point{
 		WriteJournaled, FlushData, FlushCommit, FlushDone, JournalFile, JournalNamed, RollCreated, RollFrozen,

@@ -14,7 +14,8 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// Each point is in the list, has a value of its own, and is passed at exactly one place of the program.
+// Each point is in the list, has a value of its own, and is passed at exactly one place of the
+// program.
 func TestEachPointHasOnePlace(t *testing.T) {
 	root := filepath.Join("..", "..")
 	constants := map[string]string{} // name -> value
@@ -75,8 +76,8 @@ func TestEachPointHasOnePlace(t *testing.T) {
 	}
 }
 
-// A program that is built without the tag has neither the points nor the code behind them: the calls are inlined, and
-// there is nothing in them.
+// A program that is built without the tag has neither the points nor the code behind them: the
+// calls are inlined, and there is nothing in them.
 func TestReleaseHasNone(t *testing.T) {
 	for _, c := range []struct {
 		tags string

@@ -4,11 +4,11 @@ package failpoint
 
 import "time"
 
-// Here passes a point.
+// Here marks that a point is reached.
 func Here(Point) {}
 
-// Err is why an operation should fail.
+// Err returns the error with which an operation should fail, or nil.
 func Err(Point) error { return nil }
 
-// Limit is a time limit.
+// Limit returns a time limit, divided by VARVE_FAILPOINT_HASTE.
 func Limit(d time.Duration) time.Duration { return d }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plan is what the environment asks of this process.
+// plan is what the environment asks for.
 type plan struct {
 	log   *os.File
 	haste time.Duration
@@ -43,7 +43,7 @@ var thePlan = sync.OnceValue(func() *plan {
 	return p
 })
 
-// counts reads NAME:N,NAME:N out of the environment.
+// counts parses NAME:N,NAME:N from an environment variable.
 func counts(variable string, known []Point) map[Point]int {
 	m := map[Point]int{}
 	for _, word := range strings.FieldsFunc(os.Getenv(variable), func(r rune) bool { return r == ',' }) {
@@ -57,7 +57,7 @@ func counts(variable string, known []Point) map[Point]int {
 	return m
 }
 
-// Here passes a point.
+// Here marks that a point is reached, and kills the process if the environment asks for that.
 func Here(point Point) {
 	p := thePlan()
 	p.mu.Lock()
@@ -76,7 +76,7 @@ func Here(point Point) {
 	}
 }
 
-// Err is why an operation should fail.
+// Err returns the error with which an operation should fail, or nil.
 func Err(point Point) error {
 	p := thePlan()
 	p.mu.Lock()
@@ -88,5 +88,5 @@ func Err(point Point) error {
 	return fmt.Errorf("%s: failed on purpose: %w", point, unix.EBUSY)
 }
 
-// Limit is a time limit.
+// Limit returns a time limit, divided by VARVE_FAILPOINT_HASTE.
 func Limit(d time.Duration) time.Duration { return d / thePlan().haste }

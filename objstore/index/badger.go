@@ -22,33 +22,36 @@ import (
 	"varve/objstore/busfault"
 )
 
-// ErrNoSpace says that the file system is too full to let badger write.
+// ErrNoSpace means that the file system is too full to let badger write.
 //
-// badger writes through mappings of files that have no room yet, and would die of SIGBUS where there is none. So it is
-// not let near a full disk. If others take the last room while it writes, package busfault keeps the process alive, and
-// the index is left alone from then on.
+// badger writes through mappings of files whose space is not allocated, and would die of SIGBUS on
+// a full disk. So it is kept away from one. If other files take the last space while badger writes,
+// package busfault keeps the process alive, and the index is not used any more.
 var ErrNoSpace = errors.New("no space for the index")
 
-// ErrLocked says that another process has the index. Close leaves it so on a full disk, until its process ends.
+// ErrLocked means that another process has the index open. After a Close on a full disk it stays
+// locked until the process ends.
 var ErrLocked = errors.New("index is in use by another process")
 
-// ErrUnusable says that an index could not be opened, and not be made anew either.
+// ErrUnusable means that an index could neither be opened nor replaced.
 var ErrUnusable = errors.New("index can't be made anew")
 
 // Options of Open. The zero value is the default.
 type Options struct {
-	// MemTable is the size in bytes of badger's tables in memory, of which there are up to 3. Default 16 MiB.
+	// MemTable is the size in bytes of badger's tables in memory, of which there are up to 3.
+	// Default 16 MiB.
 	MemTable int64
-	// MinFree is the room in bytes that the file system must have for Put, which may have a table in memory
-	// written out and others merged. Default 8 times MemTable; negative: no limit.
+	// MinFree is the room in bytes that the file system must have for Put, which may have a table
+	// in memory written out and others merged. Default 8 times MemTable; negative: no limit.
 	MinFree int64
-	// Waiting is how many entries wait in memory where there is no room for them. Default 256 Ki, of 100 bytes.
+	// Waiting bounds the entries that wait in memory while the disk has no space. Default 256 Ki,
+	// of 100 bytes.
 	Waiting int
-	// Rebuilt is called, before Open returns, if an unreadable index was deleted and made anew, with what
-	// was wrong with the old one.
+	// Rebuilt is called, before Open returns, if an unreadable index was replaced by an empty one,
+	// with the error of the old one.
 	Rebuilt func(cause error)
-	// Made is called when badger may have made files in the directory, to give them to whom they should belong.
-	// Default: nothing.
+	// Made is called when badger may have made files in the directory, to give them to whom they
+	// should belong. Default: nothing.
 	Made func() error
 	// Logger takes badger's warnings and errors. Default: none.
 	Logger *slog.Logger
@@ -81,11 +84,13 @@ const (
 	valueSize   = 8 // segment and block, little endian
 )
 
-// suspectFile in the directory says that a read met a damaged table: the next Open starts anew.
+// suspectFile in the directory means that a read met a damaged table: the next Open replaces the
+// index.
 const suspectFile = "SUSPECT"
 
-// uncleanFile holds a byte for each time in a row that the index was opened and not closed. From the second
-// on everything is verified at opening: it could be the index itself that ends the process.
+// uncleanFile holds a byte for each time in a row that the index was opened and not closed. From
+// the second on everything is verified at opening: it could be the index itself that ends the
+// process.
 const uncleanFile = "UNCLEAN"
 
 type disk struct {
@@ -99,8 +104,9 @@ type disk struct {
 	waiting waiting
 }
 
-// Open opens the index in dir, and makes the directory if need be. One that badger cannot read is deleted
-// and made anew: see Options.Rebuilt. It fails when the directory is locked or cannot be written.
+// Open opens the index in dir, and creates the directory if necessary. An index that badger cannot
+// read is replaced by an empty one: see Options.Rebuilt. Open fails if the directory is locked or
+// cannot be written.
 func Open(dir string, o Options) (Index, error) {
 	o.ensureDefaults()
 	if err := busfault.Absorb(); err != nil {
@@ -138,8 +144,8 @@ func Open(dir string, o Options) (Index, error) {
 	return d, nil
 }
 
-// ownFault tells whether deleting the index could help: it does where its files are somebody else's and the directory is
-// ours. badger passes most errors on as text only.
+// ownFault reports whether replacing the index could help, for example because its files belong to
+// another user and the directory does not. badger returns most errors as text only.
 func ownFault(err error) bool {
 	for _, no := range []unix.Errno{
 		unix.EWOULDBLOCK, unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS,
@@ -173,7 +179,8 @@ func (d *disk) open() (err error) {
 	if err := verifyTables(d.dir, len(ends) >= 2); err != nil {
 		return err
 	}
-	// Before badger: it can't be closed again on a disk that has become full, and may end the process itself.
+	// Before badger: it can't be closed again on a disk that has become full, and may end the
+	// process itself.
 	if err := os.WriteFile(d.path(uncleanFile), append(ends, '!'), 0o600); err != nil {
 		return err
 	}
@@ -183,7 +190,8 @@ func (d *disk) open() (err error) {
 	return err
 }
 
-// made gives what badger has made to the store's owner. Where that fails, the owner's next index is a new one.
+// made sets the owner of files that badger has created. If that fails, the owner's next opening
+// replaces the index.
 func (d *disk) made() {
 	if err := d.opts.Made(); err != nil {
 		d.opts.Logger.Warn("files of the index stay this user's", "error", err)
@@ -198,10 +206,11 @@ func (d *disk) badgerOptions() badger.Options {
 		WithMemTableSize(d.opts.MemTable).
 		WithNumMemtables(2).
 		WithNumCompactors(2). // the least that badger takes
-		// Without compression and encryption badger reads blocks and the tables' own indexes from the mapped tables
-		// (table/table.go, fetchIndex, v4.9.6), and no cache of them is used. It would not be idle all the same: ristretto
-		// looks once through every 5 seconds that the wall clock has passed over (ttl.go, cleanup, v2.2.0), which after a
-		// step from 1970 to 2100 is 820 million.
+		// Without compression and encryption badger reads blocks and the tables' own indexes from
+		// the mapped tables (table/table.go, fetchIndex, v4.9.6), and no cache of them is used. It
+		// would not be idle all the same: ristretto looks once through every 5 seconds that the
+		// wall clock has passed over (ttl.go, cleanup, v2.2.0), which after a step from 1970 to
+		// 2100 is 820 million.
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
@@ -214,7 +223,7 @@ func (d *disk) badgerOptions() badger.Options {
 		WithMetricsEnabled(false)
 }
 
-// room keeps badger away from a full disk.
+// room returns ErrNoSpace if the disk is too full for badger.
 func (d *disk) room() error {
 	if d.opts.MinFree < 0 {
 		return nil
@@ -279,8 +288,8 @@ func (d *disk) get(key []byte, got func(v []byte)) {
 	}
 }
 
-// faulted tells whether a page of any mapped file has been replaced since the index was opened: badger may have read
-// zeroes, and its files may lack what it wrote. It is left alone then.
+// faulted tells whether a page of any mapped file has been replaced since the index was opened:
+// badger may have read zeroes, and its files may lack what it wrote. It is left alone then.
 func (d *disk) faulted() bool {
 	n := busfault.Absorbed() - d.faults
 	if n == 0 {
@@ -292,8 +301,8 @@ func (d *disk) faulted() bool {
 	return true
 }
 
-// distrust leaves a note that the directory is damaged; badger goes on with what it can read. The note is a file that is
-// there already, under another name: a full disk has no room for a new one.
+// distrust leaves a note that the directory is damaged; badger goes on with what it can read. The
+// note is a file that is there already, under another name: a full disk has no room for a new one.
 func (d *disk) distrust(cause error) {
 	if d.suspect.Swap(true) {
 		return
@@ -318,7 +327,7 @@ func (d *disk) Put(entries []Entry) error {
 	return err
 }
 
-// drain puts the entries that wait.
+// drain puts the waiting entries.
 func (d *disk) drain() error {
 	if d.waiting.n.Load() == 0 {
 		return nil
@@ -371,7 +380,7 @@ func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
 	return d.usable()
 }
 
-// usable says why badger is left alone, or nil.
+// usable returns the reason why badger must not be used, or nil.
 func (d *disk) usable() error {
 	if d.faulted() || d.broken.Load() {
 		return fmt.Errorf("write index: an earlier write failed: %w", ErrNoSpace)
@@ -379,7 +388,7 @@ func (d *disk) usable() error {
 	return nil
 }
 
-// writable says why badger may not write, or nil.
+// writable returns the reason why badger must not write, or nil.
 func (d *disk) writable() error {
 	if err := d.usable(); err != nil {
 		return err
@@ -390,15 +399,16 @@ func (d *disk) writable() error {
 	return nil
 }
 
-// giveUp leaves badger alone: the index is made anew beside it, or when the store opens again.
+// giveUp stops using badger: a new index replaces it, at once or when the store is opened again.
 func (d *disk) giveUp(cause error) {
 	if !d.broken.Swap(true) {
 		d.opts.Logger.Error("the index is not used any more, and is made anew; until then look-ups are slow, and duplicates are not found", "error", cause)
 	}
 }
 
-// Sync syncs the logs of all tables in memory. badger's own Sync leaves out those that wait to be written
-// as a table (db.go, v4.9.6); a table on disk is synced, and entered into the manifest, before its log goes.
+// Sync syncs the logs of all tables in memory. badger's own Sync leaves out those that wait to be
+// written as a table (db.go, v4.9.6); a table on disk is synced, and entered into the manifest,
+// before its log goes.
 func (d *disk) Sync() error {
 	d.syncMu.Lock()
 	defer d.syncMu.Unlock()
@@ -485,15 +495,16 @@ func (d *disk) Bytes() int64 {
 	return sum
 }
 
-// Close asks every closePoll whether badger has the room that it wants, and waits for it no longer than closePatience.
+// Close asks every closePoll whether badger has the room that it wants, and waits for it no longer
+// than closePatience.
 const (
 	closePoll     = time.Second
 	closePatience = 30 * time.Second
 )
 
-// Close writes what is in memory as a table, syncs and closes. On a disk that is full, or takes no writes, badger would
-// try that for ever (db.go, handleMemTableFlush, v4.9.6): there it is left with its log, as a kill would leave it, and
-// holds its directory until the process ends.
+// Close writes what is in memory as a table, syncs and closes. On a disk that is full, or takes no
+// writes, badger would try that for ever (db.go, handleMemTableFlush, v4.9.6): there it is left
+// with its log, as a kill would leave it, and holds its directory until the process ends.
 func (d *disk) Close() error {
 	if err := d.room(); err != nil {
 		return d.abandon(err)
@@ -532,7 +543,7 @@ func (d *disk) abandon(cause error) error {
 	return nil
 }
 
-// badgerLogger passes on what somebody might have to act on; badger's news and chatter are of no use here.
+// badgerLogger forwards warnings and errors, and drops badger's informational messages.
 type badgerLogger struct {
 	l  *slog.Logger
 	mu sync.Mutex

@@ -18,7 +18,8 @@ func absorbs(t *testing.T) {
 	}
 }
 
-// cut takes the pages of badger's files away from under it, as bad sectors do, and holes on a full disk.
+// cut takes the pages of badger's files away from under it, as bad sectors do, and holes on a full
+// disk.
 func cut(t *testing.T, dir, pattern string) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -50,7 +51,8 @@ func wantAnew(t *testing.T, x Index, dir string) {
 	must(t, x.Close())
 }
 
-// badger appends to its log through a mapping. No room for a page of it: entries wait in memory from then on.
+// badger appends to its log through a mapping. No room for a page of it: entries wait in memory
+// from then on.
 func TestLogWithoutRoom(t *testing.T) {
 	absorbs(t)
 	dir := t.TempDir()
@@ -135,7 +137,8 @@ func TestDiskFillsUnderBadger(t *testing.T) {
 	wantAnew(t, x, dir)
 }
 
-// An index whose note can't be written, for it is somebody else's file, is made anew: the directory is ours.
+// An index whose note can't be written, for it is somebody else's file, is made anew: the directory
+// is ours.
 func TestNoteCantBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	note := filepath.Join(dir, uncleanFile)

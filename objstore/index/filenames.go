@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// numbered are the endings of the files that badger numbers, and the least digits of their numbers (table/table.go,
-// NewFilename; value.go, vlogFilePath; memtable.go, mtFilePath, v4.9.6).
+// numbered are the endings of the files that badger numbers, and the least digits of their numbers
+// (table/table.go, NewFilename; value.go, vlogFilePath; memtable.go, mtFilePath, v4.9.6).
 var numbered = map[string]int{".sst": 6, ".vlog": 6, ".mem": 5}
 
 // named are the other files of badger, and ours.
@@ -35,7 +35,8 @@ func ownName(name string) bool {
 	return err == nil && name == fmt.Sprintf("%0*d%s", digits, n, ext)
 }
 
-// mistaken reports a stray that badger would take for one of its files, of the same number, or not open the index for.
+// mistaken reports a stray that badger would take for one of its files, of the same number, or not
+// open the index for.
 func mistaken(name string) bool {
 	ext := filepath.Ext(name)
 	if ext == ".sst" {
@@ -46,8 +47,9 @@ func mistaken(name string) bool {
 	return ok
 }
 
-// lookForStrays names the files of the directory that are none of the index's. With one that badger would mistake for its
-// own, the index can't be used: to put things right, badger deletes what it does not know.
+// lookForStrays names the files of the directory that are none of the index's. With one that badger
+// would mistake for its own, the index can't be used: to put things right, badger deletes what it
+// does not know.
 func lookForStrays(dir string, log *slog.Logger) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, iofs.ErrNotExist) {

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// The index deletes its own files alone when it makes itself anew, and does not open where badger would mistake a file.
+// The index deletes its own files alone when it makes itself anew, and does not open where badger
+// would mistake a file.
 func TestStrays(t *testing.T) {
 	dir := t.TempDir()
 	x := openDisk(t, dir, Options{})

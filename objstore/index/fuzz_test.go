@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A table of any bytes is taken or refused; what follows would end the process. Its last checksum is made right, so
-// that what lies behind it is tried too.
+// A table of any bytes is taken or refused; what follows would end the process. Its last checksum
+// is made right, so that what lies behind it is tried too.
 func FuzzTable(f *testing.F) {
 	dir := f.TempDir()
 	x, err := Open(dir, small)
@@ -51,7 +51,7 @@ func FuzzTable(f *testing.F) {
 	}
 }
 
-// mendTable gives the table with the checksum that its index should have.
+// mendTable returns the table with the checksum that its index should have.
 func mendTable(b []byte) []byte {
 	end := len(b)
 	field := func() []byte {

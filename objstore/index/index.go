@@ -1,5 +1,6 @@
-// Package index maps the hash of an object to the location where it was last seen. It is a hint, kept in
-// badger: every answer is checked against the segment's own record, and it may be deleted at any time.
+// Package index maps the hash of an object to its last known location. It is a hint, kept in
+// badger: the store confirms every answer by the segment's own list of objects, and the index may
+// be deleted at any time.
 package index
 
 // Location is where an object lies: a segment ID and an offset in blocks of 4096 bytes.
@@ -14,13 +15,13 @@ type Entry struct {
 	Location Location
 }
 
-// Index is what the store needs of one. Safe for concurrent use.
+// Index is an index as the store uses it. Safe for concurrent use.
 type Index interface {
-	// Get looks a hash up. A fault of the index is an answer of false: the caller can do without.
+	// Get looks a hash up. If the index fails, Get returns false: the caller works without it.
 	Get(hash *[32]byte) (Location, bool)
 	// Put adds or replaces entries. They need not be durable before Sync.
 	Put(entries []Entry) error
-	// Sync makes everything put before durable.
+	// Sync makes all earlier entries durable.
 	Sync() error
 	// Done reports whether the segment was marked: its entries had been put and synced.
 	Done(segment uint32) bool
@@ -28,7 +29,7 @@ type Index interface {
 	MarkDone(segments ...uint32) error
 	// Forget drops the mark of a retired segment.
 	Forget(segment uint32) error
-	// Bytes says what the index occupies on disk.
+	// Bytes returns the index's size on disk.
 	Bytes() int64
 	Close() error
 }

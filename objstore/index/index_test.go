@@ -171,8 +171,8 @@ func TestLockedIsNotDeleted(t *testing.T) {
 	must(t, x.Close())
 }
 
-// Every file of a closed index, damaged in every way, gives a working index: the old one or a new one,
-// never wrong locations.
+// Every file of a closed index, damaged in every way, gives a working index: the old one or a new
+// one, never wrong locations.
 func TestDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "index")
 	x := openDisk(t, dir, small)
@@ -311,8 +311,8 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// A wall clock that is set must not cost processor: badger's caches, which go through the seconds in between one by one,
-// are not used, and do not run.
+// A wall clock that is set must not cost processor: badger's caches, which go through the seconds
+// in between one by one, are not used, and do not run.
 func TestNoCacheRuns(t *testing.T) {
 	x := openDisk(t, t.TempDir(), Options{})
 	defer x.Close()

@@ -2,8 +2,8 @@ package index
 
 import "sync"
 
-// MemEntries is how many entries an index in memory has at most where a store can't open the one on its disk: some 200 MiB,
-// which reach over 32 GiB of 16 KiB chunks. What it has let go is found in the records of the segments.
+// MemEntries bounds the entries of an index in memory, which a store uses if it cannot open the one on its disk: some
+// 200 MiB, for 32 GiB of 16 KiB chunks. Objects that it has dropped are found in the segments' lists of objects.
 const MemEntries = 2 << 20
 
 type mem struct {
@@ -18,7 +18,7 @@ type mem struct {
 // a test can open a store with it again.
 func NewMem() Index { return NewBoundedMem(0) }
 
-// NewBoundedMem is NewMem with a bound: for each entry above it, another one is let go, whichever. 0: there is none.
+// NewBoundedMem is NewMem with a bound: each entry above it replaces an arbitrary other one. 0 means no bound.
 func NewBoundedMem(entries int) Index {
 	return &mem{limit: entries, locations: map[[32]byte]Location{}, marks: map[uint32]bool{}}
 }
@@ -42,7 +42,7 @@ func (m *mem) Put(entries []Entry) error {
 	return nil
 }
 
-// letGo drops an entry, but for one. Under mu.
+// letGo drops an arbitrary entry except one. mu is held.
 func (m *mem) letGo(keep [32]byte) {
 	for h := range m.locations {
 		if h != keep {

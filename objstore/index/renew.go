@@ -7,14 +7,16 @@ import (
 	"path/filepath"
 )
 
-// secondDir is where an index is made anew while badger can't be closed that has the broken one. The next Open removes it.
+// secondDir is the directory of an index that replaces a broken one while badger cannot be closed.
+// The next Open removes it.
 const secondDir = "SECOND"
 
-// Broken reports that the index is left alone, since badger failed or may have read or written nonsense.
+// Broken reports whether the index is not used any more, because badger failed or may have read or
+// written garbage.
 func (d *disk) Broken() bool { return d.faulted() || d.broken.Load() }
 
-// Renew makes an empty index to be used in place of a broken one, which stays as it is until its process ends. It can be done
-// once: an index that breaks again does so for a reason that the next opening may know.
+// Renew returns an empty index that replaces a broken one, whose files remain until the process
+// ends. It works once: if the index breaks again, the next opening may find the reason.
 func (d *disk) Renew() (Index, error) {
 	dir := d.path(secondDir)
 	if err := removeSecond(d.dir); err != nil {
@@ -23,7 +25,7 @@ func (d *disk) Renew() (Index, error) {
 	return Open(dir, d.opts)
 }
 
-// removeSecond removes an index that was made anew, and nothing that is somebody else's.
+// removeSecond removes the files of an index that Renew created, and no others.
 func removeSecond(dir string) error {
 	second := filepath.Join(dir, secondDir)
 	if err := removeOwn(second); err != nil {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// A broken index is replaced beside its remains, which the next opening tidies up; a file of somebody else's stays.
+// A broken index is replaced beside its remains, which the next opening tidies up; a file of
+// somebody else's stays.
 func TestRenew(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "index")
 	o := Options{MemTable: 1 << 20, MinFree: -1}

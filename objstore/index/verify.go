@@ -15,9 +15,10 @@ import (
 
 var errTable = errors.New("damaged table")
 
-// verifyTables checks the tables on disk before badger sees them, for badger ends the process when it opens
-// a damaged one: it asserts, or panics on goroutines of its own (table.go, levels.go, v4.9.6). A quick check
-// reads of each table its index, its first block and its last; a full one reads everything.
+// verifyTables checks the tables on disk before badger sees them, for badger ends the process when
+// it opens a damaged one: it asserts, or panics on goroutines of its own (table.go, levels.go,
+// v4.9.6). A quick check reads of each table its index, its first block and its last; a full one
+// reads everything.
 func verifyTables(dir string, full bool) error {
 	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil {
@@ -34,8 +35,8 @@ func verifyTables(dir string, full bool) error {
 	return nil
 }
 
-// verifyTable follows badger's table format: blocks, index, its length, its checksum, that one's length;
-// lengths are 4 bytes, big endian.
+// verifyTable follows badger's table format: blocks, index, its length, its checksum, that one's
+// length; lengths are 4 bytes, big endian.
 func verifyTable(name string, full bool) (err error) {
 	defer func() {
 		if recover() != nil { // flatbuffers follows any offset that it finds, and badger any kind of checksum
@@ -52,7 +53,7 @@ func verifyTable(name string, full bool) (err error) {
 		return err
 	}
 	end := info.Size()
-	// before gives the n bytes that end where the last ones began.
+	// before returns the n bytes that end where the last ones began.
 	before := func(n int64) ([]byte, error) {
 		if n < 0 || n > end {
 			return nil, errTable

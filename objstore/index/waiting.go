@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// waiting are entries that found no room on the disk. The zero value is ready.
+// waiting are entries for which the disk has no space. The zero value is ready.
 type waiting struct {
 	n         atomic.Int64 // len(locations), for a look without the lock
 	mu        sync.RWMutex

@@ -50,7 +50,7 @@ func fill(p []byte, off int64, v Value) {
 
 var zeroCell [CellSize]byte
 
-// decode gives the value of every cell of p.
+// decode returns the value of every cell of p.
 func decode(p []byte, off int64) ([]Value, error) {
 	values := make([]Value, 0, len(p)/CellSize)
 	for at := 0; at < len(p); at += CellSize {

@@ -99,8 +99,9 @@ type Report struct {
 // Check checks every sector.
 func (h *History) Check(limit time.Duration) (Report, error) { return h.CheckAs(SectorSize, limit) }
 
-// CheckAs takes registers of another size, a multiple of SectorSize: requests have to be atomic for each of these.
-// Then a cell of the model is as much larger, and all requests have to begin and end at one.
+// CheckAs takes registers of another size, a multiple of SectorSize: requests have to be atomic for
+// each of these. Then a cell of the model is as much larger, and all requests have to begin and end
+// at one.
 func (h *History) CheckAs(register int64, limit time.Duration) (Report, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -187,10 +188,10 @@ func (h *History) split(o *op, register int64, ops map[int64][]porcupine.Operati
 	return nil
 }
 
-// settled decides the writes of which nobody knows whether they took effect, as far as reads tell: no two writes have
-// the same value, so that one whose value was read has taken effect, before that read returned, and one whose value
-// was never read makes no difference. Undecided, each of them would double the states that a register may be in.
-// Zeroes stay undecided: they tell nothing.
+// settled decides the writes of which nobody knows whether they took effect, as far as reads tell:
+// no two writes have the same value, so that one whose value was read has taken effect, before that
+// read returned, and one whose value was never read makes no difference. Undecided, each of them
+// would double the states that a register may be in. Zeroes stay undecided: they tell nothing.
 func settled(ops []porcupine.Operation) []porcupine.Operation {
 	seen := map[Value]int64{}
 	for _, o := range ops {
@@ -221,7 +222,7 @@ func settled(ops []porcupine.Operation) []porcupine.Operation {
 	return kept
 }
 
-// deathAfter gives the end of the first kill after a moment.
+// deathAfter returns the end of the first kill after a moment.
 func (h *History) deathAfter(call int64) int64 {
 	for _, k := range h.kills {
 		if k.end >= call {
@@ -231,7 +232,8 @@ func (h *History) deathAfter(call int64) int64 {
 	return math.MaxInt64
 }
 
-// explain shows the operations around the place where the longest order of a register's operations ends.
+// explain shows the operations around the place where the longest order of a register's operations
+// ends.
 func explain(ops []porcupine.Operation, limit time.Duration) string {
 	_, info := porcupine.CheckOperationsVerbose(model, ops, limit)
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return int(a.Call - b.Call) })

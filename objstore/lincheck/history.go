@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Disk is what clients work on. Offsets and lengths are multiples of CellSize.
+// Disk is the disk under test. Offsets and lengths are multiples of CellSize.
 type Disk interface {
 	ReadAt(p []byte, off int64) (int, error)
 	WriteAt(p []byte, off int64) (int, error)
@@ -16,27 +16,30 @@ type Disk interface {
 	Flush() error
 }
 
-// Death says what becomes of a client's requests that are under way when the server is killed.
+// Death says what becomes of a client's requests that are in flight when the server is killed.
 type Death int
 
 // The ways of a request.
 const (
-	// Aborted: the client gets an error, and the request may have taken effect before the death or not. So it is
-	// with FUSE: an answer that came was given by a living server.
+	// Aborted: the client gets an error, and the request may or may not have taken effect before
+	// the death. FUSE behaves so: an answer comes from a living server.
 	Aborted Death = iota
-	// Reissued: the client waits, and the next server is given the request again. The first may have done it too:
-	// then it takes effect twice, and what others wrote in between is overwritten. So it is with ublk.
+	// Reissued: the client waits, and the next server gets the request again. If the first server
+	// has carried it out too, it takes effect twice, and overwrites what other requests wrote in
+	// between. ublk behaves so.
 	Reissued
-	// Cut: nothing that is answered after the kill has begun counts as answered: the server is a part of this
-	// process, which lives on, but its files are cut off. Outcomes are as of Aborted.
+	// Cut: nothing that is answered after the kill has begun counts as answered: the server is a
+	// part of this process, which lives on, but its files are cut off. Outcomes are as of Aborted.
 	Cut
 )
 
-// What the error of a disk may wrap, to say more of the request than that nobody knows what became of it.
+// Errors that a disk's error may wrap if more is known about the request than that its outcome is
+// unknown.
 var (
-	// ErrNotSent: it reached no server.
+	// ErrNotSent: the request reached no server.
 	ErrNotSent = errors.New("request not sent")
-	// ErrEnded: it may have been done, or a part of it, and nothing more will come of it: the server has said so.
+	// ErrEnded: the request may have taken effect, or a part of it, but will not from now on: the
+	// server has ended it.
 	ErrEnded = errors.New("request ended")
 )
 
@@ -67,14 +70,14 @@ type op struct {
 
 type kill struct{ begin, end int64 }
 
-// NewHistory begins with a disk of zeroes.
+// NewHistory returns a history that begins with a disk of zeroes.
 func NewHistory() *History { return &History{start: time.Now()} }
 
-// Now is the time of the history in nanoseconds.
+// Now returns the time of the history in nanoseconds.
 func (h *History) Now() int64 { return int64(time.Since(h.start)) }
 
-// Kill says that the server is killed by f. When f returns the server is dead, and can do nothing more; the next one
-// is started after that.
+// Kill records that f kills the server. When f returns, the server is dead and can do nothing more;
+// the next one is started after that.
 func (h *History) Kill(f func()) {
 	h.mu.Lock()
 	h.kills = append(h.kills, kill{h.Now(), math.MaxInt64})
@@ -86,7 +89,7 @@ func (h *History) Kill(f func()) {
 	h.mu.Unlock()
 }
 
-// Client gives a new client.
+// Client returns a new client.
 func (h *History) Client(d Disk, death Death) *Client {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -94,7 +97,7 @@ func (h *History) Client(d Disk, death Death) *Client {
 	return &Client{h: h, disk: d, death: death, id: len(h.seqs) - 1}
 }
 
-// Saw adds a read that took effect between two times of the history: p is what it has returned.
+// Saw adds a read that took effect between two times of the history and returned p.
 func (h *History) Saw(p []byte, off, call, ret int64) error {
 	return h.add(op{client: -1, off: off, length: int64(len(p)), call: call, ret: ret}, p)
 }
@@ -124,7 +127,7 @@ func (h *History) add(o op, p []byte) error {
 	return nil
 }
 
-// overtaken says whether a kill began before the request was answered. Under mu.
+// overtaken reports whether a kill began before the request was answered. mu is held.
 func (h *History) overtaken(o *op) bool {
 	for _, k := range h.kills {
 		if o.call < k.end && o.ret > k.begin {
@@ -156,7 +159,7 @@ func (c *Client) buffer(n int64) []byte {
 	return c.buf[:n]
 }
 
-// Read reads, and gives the disk's error, or what is wrong with the bytes.
+// Read reads. It returns the disk's error, or an error if the bytes are wrong.
 func (c *Client) Read(off, length int64) error {
 	p := c.buffer(length)
 	o := op{client: c.id, death: c.death, off: off, length: length, call: c.h.Now()}
@@ -167,7 +170,7 @@ func (c *Client) Read(off, length int64) error {
 	return c.h.add(o, p)
 }
 
-// Write writes a value that nobody has written before.
+// Write writes a value that was never written before.
 func (c *Client) Write(off, length int64) error {
 	c.h.mu.Lock()
 	c.h.seqs[c.id]++
@@ -178,7 +181,7 @@ func (c *Client) Write(off, length int64) error {
 	return c.change(off, length, v, func() error { _, err := c.disk.WriteAt(p, off); return err })
 }
 
-// Zero makes zeroes.
+// Zero zeroes a range.
 func (c *Client) Zero(off, length int64) error {
 	return c.change(off, length, 0, func() error { return c.disk.Zero(off, length) })
 }

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 )
 
-// Work is what a client does at random.
+// Work describes the random requests of a client.
 type Work struct {
 	// From and To are the bytes that the client works on, multiples of a sector.
 	From, To int64
@@ -13,7 +13,8 @@ type Work struct {
 	Largest int
 	// Ragged requests begin and end inside of sectors; discards too if RaggedZero.
 	Ragged, RaggedZero bool
-	// Retry is asked about an error: it may mend what the client works on. An error of its own ends the work.
+	// Retry is asked about an error: it may mend what the client works on. An error of its own ends
+	// the work.
 	Retry func(error) error
 }
 

@@ -1,4 +1,4 @@
-// Package procmaps reads which files and memory a process has mapped where: /proc/self/maps (proc_pid_maps(5)).
+// Package procmaps parses the memory mappings of a process: /proc/self/maps (proc_pid_maps(5)).
 package procmaps
 
 import (
@@ -20,7 +20,7 @@ type Mapping struct {
 func Parse(r io.Reader, f func(m Mapping) error) error {
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
-		// START-END PERMS OFFSET DEV INODE   PATH
+		// START-END PERMS OFFSET DEV INODE PATH
 		fields := strings.Fields(sc.Text())
 		if len(fields) < 5 {
 			return fmt.Errorf("line of maps: %q", sc.Text())
@@ -49,7 +49,8 @@ func Own(f func(m Mapping) error) error {
 	return Parse(file, f)
 }
 
-// Program calls f for each mapping of the file that this process runs, in order of address, until it fails.
+// Program calls f for each mapping of the file that this process runs, in order of address, until
+// it fails.
 func Program(f func(m Mapping) error) error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {

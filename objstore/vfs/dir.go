@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is a directory of the real file system, by its handle: its files stay where they are for whoever has it, also when
-// the directory is moved or renamed. What is made in it belongs to the directory's owner, so that a command of root's
-// locks nobody out. Safe for concurrent use, but for Close.
+// Dir is a directory of the real file system, opened by a handle: its files remain accessible when
+// the directory is moved or renamed. Files that are created in it belong to the directory's owner,
+// so that a command run by root locks no user out. Safe for concurrent use, except Close.
 type Dir struct {
 	path string // as it was opened, for messages
 
@@ -24,20 +24,21 @@ type Dir struct {
 	closed bool // for good
 }
 
-// OS gives the files below dir, which must exist when the first of them is asked for. Errors are *fs.PathError and the
-// like, and name the path. What holds a Dir for long must Close it.
+// OS returns the files below dir, which must exist when the first of them is asked for. Errors are
+// *fs.PathError and the like, and name the path. What holds a Dir for long must Close it.
 func OS(dir string) *Dir { return &Dir{path: dir, handle: -1} }
 
 // Path is where the directory was when it was named.
 func (d *Dir) Path() string { return d.path }
 
-// Handle is a path that leads to the directory from within this process until Close, wherever it has been moved to.
+// Handle is a path that leads to the directory from within this process until Close, wherever it
+// has been moved to.
 func (d *Dir) Handle() (string, error) {
 	fd, err := d.open()
 	return "/proc/self/fd/" + strconv.Itoa(fd), err
 }
 
-// open gives the handle.
+// open returns the handle.
 func (d *Dir) open() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -68,7 +69,7 @@ func (d *Dir) open() (int, error) {
 	return fd, nil
 }
 
-// Close gives the handle back.
+// Close closes the handle.
 func (d *Dir) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,7 +81,7 @@ func (d *Dir) Close() error {
 	return unix.Close(fd)
 }
 
-// OnReadOnly says whether the directory's file system takes no writes.
+// OnReadOnly reports whether the directory's file system is read-only.
 func (d *Dir) OnReadOnly() (bool, error) {
 	fd, err := d.open()
 	if err != nil {
@@ -93,7 +94,7 @@ func (d *Dir) OnReadOnly() (bool, error) {
 	return st.Flags&unix.ST_RDONLY != 0, nil
 }
 
-// at does something with a name below the directory. It refuses names that leave it.
+// at calls f with a name below the directory. It refuses names that lead out of it.
 func (d *Dir) at(op, name string, call func(dir int) error) error {
 	if !filepath.IsLocal(name) {
 		return &iofs.PathError{Op: op, Path: name, Err: iofs.ErrInvalid}
@@ -108,8 +109,8 @@ func (d *Dir) at(op, name string, call func(dir int) error) error {
 	return nil
 }
 
-// OpenFile is os.OpenFile below the directory. A file that it makes is its owner's alone; one that is there is not
-// taken from whoever has it.
+// OpenFile is os.OpenFile below the directory. A file that it makes is its owner's alone; one that
+// is there is not taken from whoever has it.
 func (d *Dir) OpenFile(name string, flags int) (*os.File, error) {
 	if flags&os.O_CREATE == 0 || flags&os.O_EXCL != 0 {
 		return d.openFile("open", name, flags)
@@ -145,7 +146,7 @@ func (d *Dir) openFile(op, name string, flags int) (*os.File, error) {
 	return f, nil
 }
 
-// given takes it for done that the file system does not let even root give a file away.
+// given ignores the error of a file system on which even root cannot change a file's owner.
 func given(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
@@ -153,7 +154,7 @@ func given(err error) error {
 	return err
 }
 
-// Own gives what was made at a name by others, such as bind, to the directory's owner.
+// Own makes the directory's owner the owner of a file that something else, such as bind, created.
 func (d *Dir) Own(name string) error {
 	if _, err := d.open(); err != nil || d.owner < 0 {
 		return err
@@ -163,7 +164,7 @@ func (d *Dir) Own(name string) error {
 	})
 }
 
-// OwnAll gives all that lies in a directory below, and is somebody else's, to the owner.
+// OwnAll returns all that lies in a directory below, and is somebody else's, to the owner.
 func (d *Dir) OwnAll(name string) error {
 	if _, err := d.open(); err != nil || d.owner < 0 {
 		return err

@@ -54,11 +54,11 @@ type ShortError struct {
 
 func (e *ShortError) Error() string { return e.Err.Error() }
 
-// Unwrap gives Err.
+// Unwrap returns Err.
 func (e *ShortError) Unwrap() error { return e.Err }
 
-// Inject asks the hook before each operation. An error from it is the answer, and the operation is not
-// done. The hook is called from any goroutine that uses the files.
+// Inject asks the hook before each operation. An error from it is the answer, and the operation is
+// not done. The hook is called from any goroutine that uses the files.
 func Inject(fs FS, hook func(Op) error) FS { return &injectFS{fs, hook} }
 
 type injectFS struct {

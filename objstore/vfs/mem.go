@@ -15,9 +15,10 @@ const pageSize = 4096
 
 // Mem is a file system in memory that knows what a power cut would leave of it.
 //
-// It counts the operations that change something (all but reads, and stores to a mapping, which it can't
-// see). After CutAt(n), the operation of number n and everything that follows, reads included, fails with
-// ErrCut: the state is frozen there, and PowerCut and Kill make a new Mem from it.
+// It counts the operations that change something (all but reads, and stores to a mapping, which it
+// can't see). After CutAt(n), the operation of number n and everything that follows, reads
+// included, fails with ErrCut: the state is frozen there, and PowerCut and Kill make a new Mem from
+// it.
 type Mem struct {
 	mu     sync.Mutex
 	state  *memState
@@ -45,9 +46,9 @@ type nameOp struct {
 	nodes []*inode // nil: the name goes
 }
 
-// NewMem makes an empty file system of 1 TiB. A seed that is not 0 makes the page cache write random
-// sectors, sizes and names back to the disk before they are synced, as the kernel does; such a disk
-// holds states that were neither the last synced nor the last written one.
+// NewMem makes an empty file system of 1 TiB. A seed that is not 0 makes the page cache write
+// random sectors, sizes and names back to the disk before they are synced, as the kernel does; such
+// a disk holds states that were neither the last synced nor the last written one.
 func NewMem(seed int64) *Mem {
 	root := &inode{dir: true, name: "."}
 	m := newMem(&memState{
@@ -88,8 +89,8 @@ func (m *Mem) Ops() int64 {
 	return m.ops
 }
 
-// CutAt lets operation n, counted from 0 at the making of the Mem, and all after it fail with ErrCut.
-// -1 takes a cut back that was not reached yet.
+// CutAt lets operation n, counted from 0 at the making of the Mem, and all after it fail with
+// ErrCut. -1 takes a cut back that was not reached yet.
 func (m *Mem) CutAt(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,7 +129,7 @@ func (m *Mem) look(op, name string) error {
 
 func fail(op, name string, err error) error { return &iofs.PathError{Op: op, Path: name, Err: err} }
 
-// clean gives the one form of a name in the maps.
+// clean returns the one form of a name in the maps.
 func clean(op, name string) (string, error) {
 	if !iofs.ValidPath(path.Clean(name)) {
 		return "", fail(op, name, iofs.ErrInvalid)
@@ -179,7 +180,7 @@ func (s *memState) make(op, name string, dir bool) (*inode, error) {
 	return n, nil
 }
 
-// unlink gives a file's room back when its last name and its last handle are gone.
+// unlink frees a file's space when its last name and its last handle are gone.
 func (s *memState) unlink(n *inode) {
 	n.links--
 	s.release(n)
@@ -378,8 +379,8 @@ func (m *Mem) SyncDir(name string) error {
 	return nil
 }
 
-// syncNames makes the pending changes durable that want picks, each with the earlier ones that it builds
-// on because they changed one of the same names.
+// syncNames makes the pending changes durable that want picks, each with the earlier ones that it
+// builds on because they changed one of the same names.
 func (s *memState) syncNames(want func(i int) bool) {
 	picked := map[string]bool{}
 	keep := make([]bool, len(s.pending))

@@ -243,7 +243,8 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// What a failed sync dropped stays lost, however often the sync is tried again, unless it is written again.
+// What a failed sync dropped stays lost, however often the sync is tried again, unless it is
+// written again.
 func TestDropDirty(t *testing.T) {
 	m := NewMem(0)
 	failed := false

@@ -6,8 +6,8 @@ import (
 	"path"
 )
 
-// Kill gives the file system as it is after kill -9 of all its users: what is in the page cache stays,
-// handles, mappings and locks are gone. The old Mem is cut if it was not yet.
+// Kill returns the file system as it is after kill -9 of all its users: what is in the page cache
+// stays, handles, mappings and locks are gone. The old Mem is cut if it was not yet.
 func (m *Mem) Kill() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -18,9 +18,9 @@ func (m *Mem) Kill() *Mem {
 	return newMem(s)
 }
 
-// PowerCut gives the file system as it is after the power went and came back: each sector, size, allocation
-// and directory entry that was not durable is, at random, the old or the new one. All of the result is
-// durable. The old Mem is cut if it was not yet.
+// PowerCut returns the file system as it is after the power went and came back: each sector, size,
+// allocation and directory entry that was not durable is, at random, the old or the new one. All of
+// the result is durable. The old Mem is cut if it was not yet.
 func (m *Mem) PowerCut(rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -55,8 +55,8 @@ func (m *Mem) PowerCut(rng *rand.Rand) *Mem {
 	return newMem(s)
 }
 
-// picker chooses how a power cut treats n changes in order: it keeps none, all, the first few, or each by
-// the toss of a coin that is the same for all.
+// picker chooses how a power cut treats n changes in order: it keeps none, all, the first few, or
+// each by the toss of a coin that is the same for all.
 func picker(rng *rand.Rand, n int) func(i int) bool {
 	switch rng.IntN(5) {
 	case 0:
@@ -124,8 +124,8 @@ func (m *Mem) freeze() {
 func (s *memState) clone() *memState {
 	c := &memState{cached: map[string]*inode{}, durable: map[string]*inode{}, total: s.total, nextID: s.nextID}
 	copies := map[*inode]*inode{}
-	// What is mapped is copied again until it held still: a page must not be taken from before a store and
-	// another from after a later one.
+	// What is mapped is copied again until it held still: a page must not be taken from before a
+	// store and another from after a later one.
 	stable := stableMappings(s)
 	get := func(n *inode) *inode {
 		if n == nil {
@@ -220,7 +220,8 @@ func (n *inode) clone(stable map[*mapping][]byte) *inode {
 	return c
 }
 
-// writeBack now and then writes something back before anybody asked for it. The caller holds the lock.
+// writeBack now and then writes something back before anybody asked for it. The caller holds the
+// lock.
 func (m *Mem) writeBack() {
 	if m.rng == nil || m.rng.IntN(4) != 0 {
 		return
@@ -245,9 +246,9 @@ func (m *Mem) writeBack() {
 	}
 }
 
-// DropDirty marks what is not durable in a file as clean, though it was not written: what Linux does when
-// a write-back fails. A later Datasync then succeeds and saves nothing of it. For the hook of Inject, to
-// call before it lets a Datasync fail.
+// DropDirty marks what is not durable in a file as clean, though it was not written: what Linux
+// does when a write-back fails. A later Datasync then succeeds and saves nothing of it. For the
+// hook of Inject, to call before it lets a Datasync fail.
 func (m *Mem) DropDirty(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -256,8 +257,8 @@ func (m *Mem) DropDirty(name string) {
 	}
 }
 
-// Move makes every file durable and gives it another identity, as a copy of all of them on another disk has once that
-// is synced. Nobody may have a file open.
+// Move makes every file durable and gives it another identity, as a copy of all of them on another
+// disk has once that is synced. Nobody may have a file open.
 func (m *Mem) Move() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -140,7 +140,7 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
-// free gives the room of the pages [from, to) back.
+// free frees the space of the pages [from, to).
 func (s *memState) free(n *inode, from, to int64) {
 	for idx := from; idx < to; idx++ {
 		if n.alloc.has(idx) {
@@ -206,8 +206,8 @@ func (f *memFile) Datasync() error {
 	return nil
 }
 
-// checkMapped finds stores to pages of a mapping that have no room on the disk. They get it now; on a full
-// disk the store would have died of SIGBUS, which a test must see.
+// checkMapped finds stores to pages of a mapping that have no room on the disk. They get it now; on
+// a full disk the store would have died of SIGBUS, which a test must see.
 func (m *Mem) checkMapped(n *inode) {
 	for _, mp := range n.maps {
 		for i := 0; i < len(mp.buf); i += pageSize {
@@ -222,7 +222,8 @@ func (m *Mem) checkMapped(n *inode) {
 	}
 }
 
-// Map gives the cache's own bytes. Mappings of one file may lie inside one another, not overlap otherwise.
+// Map returns the cache's own bytes. Mappings of one file may lie inside one another, not overlap
+// otherwise.
 func (f *memFile) Map(off int64, length int) ([]byte, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
@@ -260,8 +261,8 @@ func (f *memFile) mapInside(mp *mapping, off int64, length int) ([]byte, error) 
 	return mp.buf[i : i+int64(length) : i+int64(length)], nil
 }
 
-// Unmap works after a cut and after Close too. The bytes stay where they are: a store after it is lost on
-// nobody but the one who made it, as it would be a SIGSEGV with a real file.
+// Unmap works after a cut and after Close too. The bytes stay where they are: a store after it is
+// lost on nobody but the one who made it, as it would be a SIGSEGV with a real file.
 func (f *memFile) Unmap(b []byte) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()

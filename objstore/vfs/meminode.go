@@ -24,8 +24,8 @@ type inode struct {
 	dropped           map[int64]*droppedPage // what a failed sync gave up on
 }
 
-// page is a page of the cache. While it is mapped its bytes are a part of the mapping's, and still are
-// after the unmapping.
+// page is a page of the cache. While it is mapped its bytes are a part of the mapping's, and still
+// are after the unmapping.
 type page struct {
 	buf []byte
 	m   *mapping // nil: not mapped
@@ -49,7 +49,7 @@ func (n *inode) String() string {
 	return fmt.Sprintf("%s %-40s size %d (durable %d) allocated %d", kind, n.name, n.size, n.durableSize, n.alloc.count()*pageSize)
 }
 
-// touch gives a page for writing.
+// touch returns a page for writing.
 func (n *inode) touch(idx int64) *page {
 	p := n.cached[idx]
 	if p == nil {
@@ -135,8 +135,8 @@ func (n *inode) sync() {
 	n.durAlloc = n.alloc.clone()
 }
 
-// drop marks what is not durable as clean, as Linux does with pages whose write-back failed: no later sync
-// writes them unless they are changed again.
+// drop marks what is not durable as clean, as Linux does with pages whose write-back failed: no
+// later sync writes them unless they are changed again.
 func (n *inode) drop() {
 	for _, idx := range n.unsynced() {
 		d := &droppedPage{}

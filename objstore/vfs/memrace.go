@@ -2,9 +2,9 @@
 
 package vfs
 
-// The functions below touch bytes that the store may be changing through a mapping at the same moment. With a
-// real file it is the kernel that reads them then, unseen by the race detector; here it must be told to look
-// away, which it does not do inside copy and bytes.Equal.
+// The functions below touch bytes that the store may be changing through a mapping at the same
+// moment. With a real file it is the kernel that reads them then, unseen by the race detector; here
+// it must be told to look away, which it does not do inside copy and bytes.Equal.
 
 //go:norace
 func copyBytes(dst, src []byte) {

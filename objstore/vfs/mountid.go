@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountID names the mount under the directory: another mount, another name, within one boot. It is unique from
-// Linux 6.8 on (STATX_MNT_ID_UNIQUE); before, the kernel may use a number again.
+// MountID names the mount under the directory: another mount, another name, within one boot. It is
+// unique from Linux 6.8 on (STATX_MNT_ID_UNIQUE); before, the kernel may use a number again.
 func (d *Dir) MountID() (string, error) {
 	fd, err := d.open()
 	if err != nil {

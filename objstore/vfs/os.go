@@ -15,10 +15,10 @@ import (
 // fsNoCOW is FS_NOCOW_FL of Linux's uapi/linux/fs.h, what chattr +C sets.
 const fsNoCOW = 0x00800000
 
-// NoCOW has btrfs write the files that are made below dir from now on in place and without its own checksums. With them
-// it copies a direct write since 6.14, for who owns the pages may change them under way (Documentation, btrfs,
-// "Checksumming"), and what is overwritten needs new room, which a full disk does not have. It does nothing, and that
-// without an error, on other file systems.
+// NoCOW makes btrfs write files that are created below dir from now on in place and without
+// checksums. With checksums it copies direct writes since Linux 6.14, as the pages' owner may
+// change them meanwhile (Documentation, btrfs, "Checksumming"), and overwriting needs new space,
+// which a full disk does not have. On other file systems NoCOW does nothing and returns no error.
 func NoCOW(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *Dir) Mkdir(name string) error {
 	return d.Own(name)
 }
 
-// List gives the names in a directory, sorted.
+// List returns the names in a directory, sorted.
 func (d *Dir) List(name string) ([]string, error) {
 	f, err := d.openFile("list", name, os.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -115,8 +115,9 @@ func (d *Dir) SyncDir(name string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Lock uses flock: the lock belongs to the open file, so it is refused to a second opener in the same
-// process too, and goes with the process however that ends. It is an *os.File, which may be handed to another process.
+// Lock uses flock: the lock belongs to the open file, so it is refused to a second opener in the
+// same process too, and goes with the process however that ends. It is an *os.File, which may be
+// handed to another process.
 func (d *Dir) Lock(name string) (io.Closer, error) {
 	f, err := d.OpenFile(name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
@@ -128,8 +129,8 @@ func (d *Dir) Lock(name string) (io.Closer, error) {
 	return f, nil
 }
 
-// LockShared is Lock for those who only look: any number of them have it at once, and none together with an owner of
-// Lock. It changes nothing, and the file must be there.
+// LockShared takes a shared lock, for readers: any number can be held at once, but not together
+// with Lock's. It changes nothing, and the file must exist.
 func (d *Dir) LockShared(name string) (io.Closer, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY)
 	if err != nil {
@@ -153,7 +154,7 @@ func flock(f *os.File, how int) error {
 	return errors.Join(&iofs.PathError{Op: "lock", Path: f.Name(), Err: err}, f.Close())
 }
 
-// Space says how large the file system is, and how much of it is free.
+// Space returns the file system's size and its free space, in bytes.
 func (d *Dir) Space() (total, free int64, err error) {
 	fd, err := d.open()
 	if err != nil {
@@ -170,14 +171,14 @@ func (d *Dir) Space() (total, free int64, err error) {
 	return int64(st.Blocks) * unit, int64(st.Bavail) * unit, nil
 }
 
-// Used says what a file occupies.
+// Used returns the space that a file occupies, in bytes.
 func (d *Dir) Used(name string) (int64, error) {
 	var st unix.Stat_t
 	err := d.at("stat", name, func(dir int) error { return unix.Fstatat(dir, name, &st, 0) })
 	return st.Blocks * 512, err // stat(2): st_blocks is in 512-byte units on every file system
 }
 
-// ReadFile gives a whole file of at most limit bytes.
+// ReadFile returns a whole file of at most limit bytes.
 func (d *Dir) ReadFile(name string, limit int64) ([]byte, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY)
 	if err != nil {
@@ -201,7 +202,8 @@ func (d *Dir) WriteFile(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// retry repeats a system call that a signal interrupted: the runtime's preemption signal comes at any time.
+// retry repeats a system call that a signal interrupted: the runtime's preemption signal comes at
+// any time.
 func retry(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {

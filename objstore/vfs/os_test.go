@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alignedBuffer gives n bytes at a page's start.
+// alignedBuffer returns n bytes at a page's start.
 func alignedBuffer(t *testing.T, n int) []byte {
 	t.Helper()
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)

@@ -12,8 +12,8 @@ import (
 	"varve/objstore/busfault"
 )
 
-// osFile is a file with one descriptor through the page cache and, once FD was asked for one, a second
-// one past it.
+// osFile is a file with one descriptor through the page cache and, once FD was asked for one, a
+// second one past it.
 type osFile struct {
 	f  *os.File
 	fd int
@@ -70,8 +70,8 @@ func (o *osFile) Close() error {
 	return err
 }
 
-// Allocate falls back on writing zeroes into the holes where the file system has no fallocate. A write to
-// the range that runs at the same time could then be lost.
+// Allocate falls back on writing zeroes into the holes where the file system has no fallocate. A
+// write to the range that runs at the same time could then be lost.
 func (o *osFile) Allocate(off, length int64) error {
 	if err := checkRange(off, length); err != nil || length == 0 {
 		return o.wrap("allocate", err)
@@ -116,8 +116,8 @@ func (o *osFile) zeroUpToSize(off, end int64) error {
 	return o.writeZeroes(off, min(end, size))
 }
 
-// fillHoles writes zeroes where [off, end) has holes or lies past the end of the file. A file system that
-// cannot tell its holes says that it has none (lseek(2)).
+// fillHoles writes zeroes where [off, end) has holes or lies past the end of the file. A file
+// system that cannot tell its holes says that it has none (lseek(2)).
 func (o *osFile) fillHoles(off, end int64) error {
 	size, err := o.Size()
 	if err != nil {
@@ -183,8 +183,8 @@ func (o *osFile) FD(align int64) int {
 	return o.fd
 }
 
-// openDirect opens the second descriptor by way of the first, so that a rename in between cannot make it
-// another file. Any error means that there is no direct I/O here.
+// openDirect opens the second descriptor by way of the first, so that a rename in between cannot
+// make it another file. Any error means that there is no direct I/O here.
 func (o *osFile) openDirect() {
 	d, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", o.fd), os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
@@ -198,8 +198,8 @@ func (o *osFile) openDirect() {
 	o.direct, o.directFD, o.directAlign = d, int(d.Fd()), align
 }
 
-// directAlign asks for the alignment that direct I/O on the file needs (statx, Linux 6.1; file systems
-// that say nothing are tried out). 0: none works.
+// directAlign asks for the alignment that direct I/O on the file needs (statx, Linux 6.1; file
+// systems that say nothing are tried out). 0: none works.
 func directAlign(fd int) int64 {
 	var st unix.Statx_t
 	err := retry(func() error {
@@ -208,15 +208,16 @@ func directAlign(fd int) int64 {
 	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 {
 		return int64(max(st.Dio_offset_align, st.Dio_mem_align)) // 0: the file takes no direct I/O
 	}
-	// An anonymous page is page-aligned, so what is tried is the offset and the length; the address of a
-	// buffer never needs more than they do.
+	// An anonymous page is page-aligned, so what is tried is the offset and the length; the address
+	// of a buffer never needs more than they do.
 	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return 0
 	}
 	defer func() { _ = unix.Munmap(page) }()
 	for _, align := range []int64{512, 4096} {
-		// At end of file a read of 0 bytes still checks the alignment first, on the file systems that check.
+		// At end of file a read of 0 bytes still checks the alignment first, on the file systems
+		// that check.
 		err := retry(func() error { _, err := unix.Pread(fd, page[:align], align); return err })
 		if err == nil {
 			return align

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// Overlay shows the files of a directory and changes none: what is written, made or removed is so in memory alone, and
-// lost with the Overlay. Syncs do nothing, and Lock is the lock of those who only look.
+// Overlay shows the files of a directory without changing them: all changes are kept in memory, and
+// lost with the Overlay. Syncs do nothing, and Lock takes the shared lock of readers.
 func Overlay(base *Dir) FS {
 	return &overlay{base: base, nodes: map[string]*overlayNode{}, gone: map[string]bool{}}
 }
@@ -22,7 +22,7 @@ type overlay struct {
 	gone  map[string]bool         // of the directory's own, removed
 }
 
-// node gives the file of a name. Under mu.
+// node returns the file of a name. Under mu.
 func (o *overlay) node(name string) (*overlayNode, error) {
 	if n := o.nodes[name]; n != nil {
 		return n, nil
@@ -163,7 +163,7 @@ type overlayNode struct {
 	maps  map[int64][]byte // what was mapped, by offset; pages lie in it
 }
 
-// close gives the file below back.
+// close closes the file below.
 func (n *overlayNode) close() {
 	if n.base != nil {
 		_ = n.base.Close() // nothing was written
@@ -185,7 +185,7 @@ func (n *overlayNode) page(i int64, p []byte) error {
 	return err
 }
 
-// own gives a page to write to. Under mu.
+// own returns a page to write to. Under mu.
 func (n *overlayNode) own(i int64) ([]byte, error) {
 	if b := n.pages[i]; b != nil {
 		return b, nil
@@ -349,7 +349,7 @@ func (f *overlayFile) zero(off, end int64) error {
 	return nil
 }
 
-// Map gives memory that the file's pages lie in from then on.
+// Map returns memory that the file's pages lie in from then on.
 func (f *overlayFile) Map(off int64, length int) ([]byte, error) {
 	if err := checkRange(off, int64(length)); err != nil || off%pageSize != 0 {
 		return nil, fail("mmap", f.name, os.ErrInvalid)

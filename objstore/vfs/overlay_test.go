@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tree gives the files below a directory, with what is in them.
+// tree returns the files below a directory, with what is in them.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -26,7 +26,8 @@ func tree(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// An overlay reads, after any changes, as a directory does in which they were made, and the one below stays as it was.
+// An overlay reads, after any changes, as a directory does in which they were made, and the one
+// below stays as it was.
 func TestOverlay(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 5))

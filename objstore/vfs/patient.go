@@ -9,21 +9,23 @@ import (
 	"varve/objstore/queuethread"
 )
 
-// Passing reports an error that says that the machine had no descriptor or no memory left at that moment: the operation
-// was not done, and nothing is known of the file. After a sync it is no such error, for nobody knows what the sync did.
+// Passing reports whether err means that the machine was short of descriptors or memory at that
+// moment: the operation was not done, and says nothing about the file. An error of a sync is never
+// passing, as it is unknown what the sync did.
 func Passing(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
-// How often an operation is tried. Those on names may wait in between, 127 ms in all; those on files may be on the way of
-// a request, and do not.
+// How often an operation is tried. Those on names may wait in between, 127 ms in all; those on
+// files may be on the way of a request, and do not.
 const (
 	nameTries = 8
 	fileTries = 3
 )
 
-// Patient tries again what has failed with a Passing error, but for a file's sync. A store's files are all behind it, so that
-// it also says of every operation that it may block (queuethread.Blocks).
+// Patient tries again what has failed with a Passing error, but for a file's sync. A store's files
+// are all behind it, so that it also says of every operation that it may block
+// (queuethread.Blocks).
 func Patient(fs FS) FS { return patientFS{fs} }
 
 type patientFS struct{ FS }
@@ -83,8 +85,8 @@ func (p patientFS) List(name string) (names []string, err error) {
 	return names, err
 }
 
-// SyncDir may be tried again, where a file's sync may not: names are in the file system's journal, which does not
-// forget what it could not write.
+// SyncDir may be tried again, where a file's sync may not: names are in the file system's journal,
+// which does not forget what it could not write.
 func (p patientFS) SyncDir(name string) error {
 	return named(func() error { return p.FS.SyncDir(name) })
 }

@@ -13,7 +13,7 @@ import (
 	"varve/objstore"
 )
 
-// answering gives a client whose every request is answered with a status and a body.
+// answering returns a client whose every request is answered with a status and a body.
 func answering(version string, status int, body string) *Client {
 	return Local(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set(protocol.Header, version)

@@ -80,7 +80,7 @@ func (n *node) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run gives what a command says on both outputs, and how it ended.
+// run returns what a command says on both outputs, and how it ended.
 func (n *node) run(args ...string) (string, error) {
 	n.t.Helper()
 	var out bytes.Buffer

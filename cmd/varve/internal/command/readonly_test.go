@@ -112,7 +112,7 @@ func (n *node) looks() {
 	}
 }
 
-// chmod gives the store's directories and files modes.
+// chmod returns the store's directories and files modes.
 func (n *node) chmod(dir, file fs.FileMode) {
 	n.t.Helper()
 	err := filepath.WalkDir(n.dir, func(path string, e fs.DirEntry, err error) error {

@@ -51,7 +51,7 @@ func (w *world) start(t *testing.T) {
 	})
 }
 
-// kind gives a fake's attachments the name of their transport.
+// kind returns a fake's attachments the name of their transport.
 type kind struct {
 	*fakeTransport
 	name string

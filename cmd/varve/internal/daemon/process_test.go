@@ -185,7 +185,7 @@ func lockedKB(t *testing.T, b []byte) int {
 	return sum
 }
 
-// status gives a line of /proc/self/status in KiB.
+// status returns a line of /proc/self/status in KiB.
 func status(t *testing.T, name string) int {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/status")

@@ -12,7 +12,7 @@ import (
 	"varve/objstore"
 )
 
-// waits gives what the lists say of the volume's device, which waits.
+// waits returns what the lists say of the volume's device, which waits.
 func (w *world) waits(t *testing.T, volume string) protocol.Attachment {
 	t.Helper()
 	s, err := w.c.Stat(t.Context())
