@@ -57,7 +57,8 @@ func (st *settling) keep(from, to uint64, cause error) error {
 	return nil
 }
 
-// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one. Under catalog.mu.
+// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one.
+// REQUIRES: catalog.mu is held.
 func (st *settling) mayKeep(chunks ...extent.Extent) error {
 	v := st.v
 	v.mu.Lock()
@@ -80,7 +81,8 @@ func (st *settling) mayKeep(chunks ...extent.Extent) error {
 	return nil
 }
 
-// needs reports whether the volume, as it was at gen, shows something of the layer in the chunks. Under v.mu.
+// needs reports whether the volume, as it was at gen, shows something of the layer in the chunks.
+// REQUIRES: v.mu is held.
 func (st *settling) needs(gen uint64, chunks []extent.Extent) bool {
 	return slices.ContainsFunc(chunks, func(c extent.Extent) bool {
 		_, ok := shown(st.l, st.v.upTo(gen)[1:], c.Start(), c.End)
@@ -160,7 +162,8 @@ func hiddenUpTo(layers []*layer, at uint64) uint64 {
 	return at
 }
 
-// admitCarried is admit for what has been admitted before: the tail's limits are not for it. Under v.mu.
+// admitCarried is admit for what has been admitted before: the tail's limits are not for it.
+// REQUIRES: v.mu is held.
 func (v *volume) admitCarried() error {
 	if err := v.s.writeError(); err != nil {
 		return err

@@ -136,7 +136,8 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	return sum, nil
 }
 
-// account gives the bytes of the new root that are not holes. Under catalog.mu.
+// account gives the bytes of the new root that are not holes.
+// REQUIRES: catalog.mu is held.
 func (st *settling) account() int64 {
 	if !st.erased.remains {
 		return st.erased.data

@@ -22,7 +22,8 @@ func (v *volume) Flush() error {
 	return v.commitTo(target)
 }
 
-// commitTo makes the first target records durable, and all that came since. Under commitMu.
+// commitTo makes the first target records durable, and all that came since.
+// REQUIRES: commitMu is held.
 // The order is what the crash model rests on: first the data, then the record that says so.
 func (v *volume) commitTo(target uint64) error {
 	if err := v.s.writeError(); err != nil {
@@ -159,7 +160,8 @@ func (v *volume) createJournal(gen uint64) (*journal.File, error) {
 }
 
 // frozenFor gives the generation that takes writes, and its journal; or, without one, that up to which the volume is
-// frozen already, or can't be written. Under v.freezeMu.
+// frozen already, or can't be written.
+// REQUIRES: v.freezeMu is held.
 func (v *volume) frozenFor(n *naming) (gen uint64, active *journal.File) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -171,7 +173,8 @@ func (v *volume) frozenFor(n *naming) (gen uint64, active *journal.File) {
 }
 
 // roll freezes the active layer, unless the volume takes no writes any more, or more of them have begun than the new
-// journal has room for. Under v.freezeMu.
+// journal has room for.
+// REQUIRES: v.freezeMu is held.
 func (v *volume) roll(j *journal.File, n *naming) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -194,7 +197,8 @@ func (v *volume) isWritable() bool {
 	return v.writable
 }
 
-// frozenGen is the newest generation that takes no more writes. Under v.mu.
+// frozenGen is the newest generation that takes no more writes.
+// REQUIRES: v.mu is held.
 func (v *volume) frozenGen() uint64 {
 	n := len(v.layers)
 	if v.writable {
@@ -231,7 +235,8 @@ func (v *volume) activate() error {
 	return v.s.spaceError(err)
 }
 
-// begin adds the first layer that takes writes. Under v.freezeMu.
+// begin adds the first layer that takes writes.
+// REQUIRES: v.freezeMu is held.
 func (v *volume) begin(gen uint64, j *journal.File) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -21,7 +21,7 @@ func newPin() *pin {
 }
 
 // replacePin makes a new pin current and returns the old one, which is done when every plan made so far is released.
-// Under v.mu.
+// REQUIRES: v.mu is held.
 func (v *volume) replacePin() *pin {
 	old := v.pin
 	old.next = newPin()

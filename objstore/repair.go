@@ -397,7 +397,8 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 	return nil
 }
 
-// lookAgain reads a refused volume once more if its disk was what kept it from being read. Under v.settleMu.
+// lookAgain reads a refused volume once more if its disk was what kept it from being read.
+// REQUIRES: v.settleMu is held.
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
 	if v.dropped.Load() {

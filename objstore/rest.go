@@ -36,7 +36,8 @@ func (v *volume) restDue() bool {
 	return s.opts.SettleDelay >= 0 && s.uptime()-v.idleAt >= restAfter*min(s.opts.SettleDelay, time.Minute)
 }
 
-// atRest says that nothing is under way and nothing waits to settle. Under mu.
+// atRest says that nothing is under way and nothing waits to settle.
+// REQUIRES: mu is held.
 func (v *volume) atRest() bool {
 	return v.inflight == 0 && len(v.layers) == 1 && v.active().empty() && !v.partial.exclusive
 }
@@ -56,7 +57,8 @@ func (v *volume) lieDown() error {
 }
 
 // layDown ends the volume's being writable, if still nobody uses it, and gives its append segment if that is to end. Whoever
-// opens the volume meanwhile waits in activate for freezeMu, and makes it writable again. Under settleMu.
+// opens the volume meanwhile waits in activate for freezeMu, and makes it writable again.
+// REQUIRES: settleMu is held.
 func (v *volume) layDown() *segment.File {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
@@ -86,7 +88,8 @@ func (v *volume) layDown() *segment.File {
 }
 
 // leaveAppendSegment takes the append segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
-// end. Under settleMu, freezeMu and commitMu.
+// end.
+// REQUIRES: settleMu, freezeMu and commitMu are held.
 func (v *volume) leaveAppendSegment() *segment.File {
 	v.mu.Lock()
 	g := v.appendSegment

@@ -79,7 +79,8 @@ func (v *volume) mayHelp() {
 	v.s.kickSettler()
 }
 
-// tailAndReservation returns how many bytes the volume has not settled, and how many settling them may write. Under v.mu.
+// tailAndReservation returns how many bytes the volume has not settled, and how many settling them may write.
+// REQUIRES: v.mu is held.
 func (v *volume) tailAndReservation() (tail, reserved int64) {
 	for _, l := range v.layers {
 		reserved += l.reservation.bytes
@@ -103,7 +104,8 @@ func (s *Store) countStuck() {
 	}
 }
 
-// unstick takes back what countStuck has counted for the volume. Under v.mu.
+// unstick takes back what countStuck has counted for the volume.
+// REQUIRES: v.mu is held.
 func (v *volume) unstick() {
 	v.s.space.stuck(-v.stuckTail, -v.stuckReserved)
 	v.stuckTail, v.stuckReserved = 0, 0

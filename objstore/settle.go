@@ -573,7 +573,8 @@ func (st *settling) publish(root *merkle.Root) error {
 }
 
 // install does step E: the root becomes the volume's base, and the layer goes. A commit that is under way may still use
-// its journal, which stays open until reclaiming. Under catalog.mu.
+// its journal, which stays open until reclaiming.
+// REQUIRES: catalog.mu is held.
 func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	s, v := st.s, st.v
 	v.mu.Lock()

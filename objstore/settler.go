@@ -157,7 +157,8 @@ func (t *settler) awaitsIndex(v *volume) bool {
 	return !t.s.pressing(v) && len(v.layers) <= frozenLayers/2
 }
 
-// pressing reports whether settling may not wait for a quiet moment: the tail is long. Under v.mu.
+// pressing reports whether settling may not wait for a quiet moment: the tail is long.
+// REQUIRES: v.mu is held.
 func (s *Store) pressing(v *volume) bool {
 	if v.tail > s.opts.TailSoft || s.space.waiting.Load() > 0 || s.space.lowSpace.Load() && v.tail > 0 {
 		return true

@@ -187,7 +187,8 @@ func (a *spaceAccount) settlingHelps(onlyReserved bool) bool {
 	return a.tails.Load() > a.stuckTails.Load() || onlyReserved && a.reserved.Load() > a.stuckReserved.Load() || a.deps.returning()
 }
 
-// setBudget looks at the disk and grants a budget. What is taken meanwhile is taken from that too. Under lookMu.
+// setBudget looks at the disk and grants a budget. What is taken meanwhile is taken from that too.
+// REQUIRES: lookMu is held.
 func (a *spaceAccount) setBudget() (free, room int64, err error) {
 	budget, holes, reserved := a.budget.Load(), a.holes.Load(), a.reserved.Load()
 	if free, room, err = a.rooms(); err != nil {

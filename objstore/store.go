@@ -36,9 +36,8 @@ const (
 
 // Store is an open store. Safe for concurrent use.
 //
-// Locks are taken in this order: volume.settleMu, catalog.logMu, volume.freezeMu, volume.commitMu, catalog.mu, View.mu,
-// volume.mu, segment.mu. Those from catalog.mu to volume.mu are not held over I/O, but for the end of a volume; what that
-// costs a request is in volume.go.
+// Its locks, what each protects and the order in which they are taken are listed in package internal/lockorder. A method
+// that needs one held says so in a line of its own, "REQUIRES: v.mu is held."
 type Store struct {
 	dir      string
 	fs       vfs.FS

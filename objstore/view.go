@@ -144,7 +144,8 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	return nil
 }
 
-// upTo gives the layers that make up the volume as it was when gen was frozen. Under v.mu.
+// upTo gives the layers that make up the volume as it was when gen was frozen.
+// REQUIRES: v.mu is held.
 func (v *volume) upTo(gen uint64) []*layer {
 	n := len(v.layers)
 	for n > 0 && v.layers[n-1].gen > gen {

@@ -191,7 +191,8 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	return v.reserve(off, length, w)
 }
 
-// reserve is Reserve for a write that was admitted. Under v.mu.
+// reserve is Reserve for a write that was admitted.
+// REQUIRES: v.mu is held.
 func (v *volume) reserve(off int64, length int, w *Write) error {
 	slot := disk.RoundUp(int64(length), disk.BlockSize)
 	g := v.appendSegment
@@ -212,7 +213,8 @@ func (v *volume) reserve(off int64, length int, w *Write) error {
 // errNoWindow is an ErrBusy: no mapped part of the journal is left. extendJournal makes one.
 var errNoWindow = fmt.Errorf("the journal is being extended: %w", ErrBusy)
 
-// admit says whether a request that appends a record may go on. It never blocks. Under v.mu.
+// admit says whether a request that appends a record may go on. It never blocks.
+// REQUIRES: v.mu is held.
 func (v *volume) admit() error {
 	if err := v.s.writeError(); err != nil {
 		return err
@@ -240,7 +242,8 @@ func (v *volume) admit() error {
 	return nil
 }
 
-// openError says that the store was closed, or the volume deleted or damaged. Under v.mu.
+// openError says that the store was closed, or the volume deleted or damaged.
+// REQUIRES: v.mu is held.
 func (v *volume) openError() error {
 	if v.closed {
 		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
@@ -341,7 +344,8 @@ func (v *volume) hasSegment() bool {
 	return g != nil
 }
 
-// segmentFits reports whether a request of any size fits into the append segment. Under v.mu.
+// segmentFits reports whether a request of any size fits into the append segment.
+// REQUIRES: v.mu is held.
 func (v *volume) segmentFits() bool {
 	return v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity
 }
@@ -370,7 +374,8 @@ func (v *volume) commit(w *Write) error {
 	return nil
 }
 
-// place puts a write into the journal and into the live map. Under v.mu.
+// place puts a write into the journal and into the live map.
+// REQUIRES: v.mu is held.
 func (v *volume) place(w *Write) (*layer, error) {
 	n := uint64(w.Len) / SectorSize
 	end := uint64(w.Off)/SectorSize + n
@@ -414,7 +419,8 @@ func (v *volume) note(l *layer) {
 	}
 }
 
-// land takes a write out of those under way. Under v.mu.
+// land takes a write out of those under way.
+// REQUIRES: v.mu is held.
 func (v *volume) land(w *Write) {
 	v.inflight--
 	v.s.space.inflight.Add(-disk.RoundUp(int64(w.Len), disk.BlockSize))

@@ -4,43 +4,46 @@
 // A goroutine that holds a lock may take those below it in the list, and no other. Nobody holds two locks of one line, such
 // as those of two volumes. TryLock, which does not wait, may be used against the order.
 //
-//	lock                        protects                                                        held over
+//	lock                        protects
 //
-//	Store.checking              that one Check runs at a time                                   file operations
-//	Store.naming                the superblocks, while NewUUID replaces them                    file operations
-//	volume.settleMu             layers from being settled, dropped or replayed by two at once   file operations
-//	volume.rmw                  a sector that is read, changed and written                      file operations, waits
-//	catalog.logMu               the refs log, and decisions about names                         file operations
-//	volume.freezeMu             the change of the layer that takes writes                       file operations
-//	volume.commitMu             the journals' commit records, and volume.durable                file operations
-//	journal.File.growMu         the window of a journal's file that is allocated and mapped     file operations
-//	catalog.mu                  refs in memory, volumes, views, users, claims                   nothing
-//	View.mu                     the base of a view                                              nothing
-//	volume.mu                   layers, live map, base, pin; which record is the next           nothing
-//	spaceAccount.lookMu         that one asks at a time what is free                            file operations
-//	segment.File.recordMu       a segment's header, directory and footer                        file operations
-//	journal.File.headerMu       a journal's header                                              file operations
-//	storeIndex.putMu            that entries reach the index in one order                       file operations
+//	Store.checking              that one Check runs at a time
+//	Store.naming                the superblocks, while NewUUID replaces them
+//	volume.settleMu             layers: that two do not settle, drop or replay them at once
+//	volume.rmw                  a sector that is read, changed and written back
+//	catalog.logMu               the refs log, and decisions about names
+//	volume.freezeMu             the change of the layer that takes writes
+//	volume.commitMu             the commit records of journals, and volume.durable
+//	journal.File.growMu         the part of a journal's file that is allocated and mapped
+//	catalog.mu *                refs in memory, volumes, views, users, claims
+//	View.mu *                   the base of a view
+//	volume.mu *                 layers, the live map, base, pin; which journal record is the next
+//	spaceAccount.lookMu         that one asks at a time what is free
+//	segment.File.listMu         a segment's header, object list and footer, on disk
+//	journal.File.headerMu       a journal's header
+//	storeIndex.putMu            that entries reach the index in one order
+//	segment.File.mu *           the state of a segment, and its objects in memory
 //
-// and locks that protect some memory, under which nobody takes another:
+// and last those that protect some memory, under which nobody takes another:
 //
-//	segment.File.listMu, .mu    the objects that the segment's record lists, and its state
-//	segment.Table.mu            which segments there are
-//	segment.FooterCache.mu      footers in memory
-//	segment.Sketches.mu         what is known of segments without their footers
-//	reclaimer.mu                settled layers whose space is to be freed
-//	appendPool.mu               append segments without a volume
-//	Store.nodesMu               tree nodes in memory
-//	damageBook.badMu            locations that are quarantined; what opening has found
-//	goodPlaces.mu               locations whose objects were found good
-//	absentees.mu                objects that no segment has
-//	storeIndex.mu               which segments the index has
-//	usage.mu                    what files occupy on disk
-//	watermark.mu                the state of the space that is left
-//	Store.workersMu             that no worker starts once Close has begun
+//	segment.Table.mu *          which segments there are
+//	segment.FooterCache.mu *    footers in memory
+//	segment.Sketches.mu *       what is known of segments without their footers
+//	object.Reader.nodesMu *     tree nodes in memory
+//	object.Reader.scansMu *     scans of damaged segments
+//	object.Quarantine.mu *      locations that are not to be read, or not to be pointed to
+//	object.Verified.mu *        locations whose objects were found good
+//	object.absent.mu *          objects that no segment has
+//	reclaimer.mu *              settled layers whose space is to be freed
+//	segmentPool.mu *            append segments without a volume
+//	damageBook.reportMu *       what opening has found damaged, and repaired
+//	storeIndex.mu *             which segments the index has
+//	usage.mu *                  what files occupy on disk
+//	watermark.mu *              the state of the space that is left
+//	Store.workersMu *           that no worker starts once Close has begun
+//
+// Those with a star are of type Mutex: they are never held over I/O, nor while waiting for a lock that is. The others are of
+// type IOMutex: they serialise I/O, are held over it, and are never taken on a queue's thread (package queuethread). What a
+// queue's thread calls, such as Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone.
 //
 // Packages below that have locks of their own (index, vfs, busfault) call nobody while they hold them.
-//
-// What runs on a queue's thread (Volume.Plan, Reserve, Commit, TryZero) takes catalog.mu at most, and none of those that are
-// held over file operations.
 package lockorder

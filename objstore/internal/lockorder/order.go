@@ -23,7 +23,6 @@ type (
 	JournalHeader struct{}
 	IndexPut      struct{}
 	SegmentState  struct{}
-	Damage        struct{}
 	Memory        struct{} // any of those under which nobody takes another
 )
 
@@ -43,5 +42,4 @@ func (SegmentRecord) line() (int, string) { return 13, "segment.File.listMu" }
 func (JournalHeader) line() (int, string) { return 14, "journal.File.headerMu" }
 func (IndexPut) line() (int, string)      { return 15, "storeIndex.putMu" }
 func (SegmentState) line() (int, string)  { return 16, "segment.File.mu" }
-func (Damage) line() (int, string)        { return 17, "damageBook.badMu" }
-func (Memory) line() (int, string)        { return 18, "a lock of memory alone" }
+func (Memory) line() (int, string)        { return 17, "a lock of memory alone" }
