@@ -1,0 +1,228 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sort"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
+)
+
+// A volume's history is what its journals hold beyond the settled state. Opening reads and validates all of it before it
+// replays any: where a record is damaged, or a generation is missing between others, nothing behind that can be trusted. The
+// volume is refused then, and the history is assessed: how much of it a repair would keep, and what it would cost.
+
+// history is what was read of a volume's journals, in order of generation.
+type history struct {
+	files   []string
+	replays []*journal.Replay
+	drop    []string // they hold nothing that counts
+	damage  *volumeDamage
+}
+
+// readHistory reads the journals of a volume, in order, and looks at every record.
+func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
+	return s.readHistoryAs(v, gens, func(boot, mount bool) journal.Trust {
+		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.Name) }
+		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
+		t.Contested = !t.Cache && relied(s.opts.Contested)
+		return t
+	})
+}
+
+// readHistoryAs is readHistory for what somebody has decided.
+func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
+	h := &history{}
+	for _, gen := range gens {
+		h.files = append(h.files, journal.Name(v.ref.ID, gen))
+	}
+	empty := -1
+	var torn *journal.Replay // the first that is incomplete; nil: none is
+	for i, gen := range gens {
+		id := journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gen}
+		rp, err := journal.Read(s.fs, id, s.origin, trust)
+		if err != nil && !disk.Damaged(err) {
+			return nil, err
+		}
+		if rp == nil {
+			rp = &journal.Replay{ID: id, Blind: true}
+		}
+		if cerr := s.validateCopy(rp); cerr != nil {
+			rp.Truncate(0)
+			err = cerr
+		}
+		if err == nil {
+			err = s.validateReplay(v, rp)
+		}
+		if err == nil && rp.BadHeader != nil {
+			s.mended(rp.BadHeader)
+		}
+		// Who wrote it can't be told from its header, but from the next one's: it was no power cut that ended it.
+		if torn != nil && torn.BadHeader != nil && rp.Trusted && rp.Whole > 0 {
+			torn = nil
+		}
+		// Nothing behind a generation that is incomplete was ever committed.
+		if err == nil && torn != nil && rp.Covered > 0 {
+			s.assessTorn(v, h, torn, gen)
+			return h, nil
+		}
+		if err == nil && (torn != nil || len(rp.Records) == 0) {
+			if torn == nil && !rp.Trusted && !rp.Final && rp.Whole > 0 {
+				torn = rp
+			}
+			h.drop = append(h.drop, rp.Name())
+			if empty < 0 && rp.Whole == 0 {
+				empty = i
+			}
+			continue
+		}
+		// One without records is never frozen.
+		if empty >= 0 && err == nil {
+			rp = &journal.Replay{ID: journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
+			err = &CorruptError{
+				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
+				Err: fmt.Errorf("there is none, but generation %d has some", gen),
+			}
+			h.drop = nil // all of them come behind it
+			h.damage = s.assess(v, h, empty, rp, err)
+			return h, nil
+		}
+		if want := v.baseGen + uint64(i) + 1; gen != want {
+			err = &CorruptError{
+				File: journal.Name(v.ref.ID, want), Object: "journal",
+				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
+			}
+			rp.Truncate(0)
+			rp.Blind = true
+		}
+		if err != nil {
+			h.damage = s.assess(v, h, i, rp, err)
+			return h, nil
+		}
+		if !rp.Trusted && !rp.Final {
+			torn = rp
+		}
+		h.replays = append(h.replays, rp)
+	}
+	return h, s.validateSnapshots(v, h)
+}
+
+// assessTorn is assess for a generation that lacks the commit that ends it, while a later one has commits.
+func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later uint64) {
+	i := slices.Index(h.files, torn.Name())
+	h.replays = slices.DeleteFunc(h.replays, func(rp *journal.Replay) bool { return rp == torn })
+	h.drop = slices.DeleteFunc(h.drop, func(name string) bool { return slices.Contains(h.files[i:], name) })
+	torn.Blind = true
+	h.damage = s.assess(v, h, i, torn, &CorruptError{
+		File: torn.Name(), Offset: journal.Offset(torn.Whole), Object: "journal record",
+		Err: fmt.Errorf("the commit that ends the generation is not there, but generation %d has one", later),
+	})
+}
+
+// validateReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
+func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
+	for i := range rp.Records {
+		if err := s.validateRecord(v, &rp.Records[i]); err != nil {
+			at := rp.At[i]
+			rp.Truncate(at)
+			return &CorruptError{File: rp.Name(), Offset: journal.Offset(at), Object: "journal record", Err: err}
+		}
+	}
+	end := journal.Offset(rp.Whole)
+	if rp.Short {
+		rp.Blind = true
+		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
+	}
+	if rp.EndsWithoutRoom() {
+		rp.Blind = true
+		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file ends without the room that a journal always has")}
+	}
+	return nil
+}
+
+// validateSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
+// is written next.
+func (s *Store) validateSnapshots(v *volume, h *history) error {
+	for _, sn := range s.catalog.snapshotsOf(v) {
+		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen })
+		if sn.Settled || there {
+			continue
+		}
+		err := &CorruptError{
+			File: journal.Name(v.ref.ID, sn.Gen), Object: "journal",
+			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.Name, sn.Name),
+		}
+		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
+		d.loseSnapshots(v)
+		h.damage = d
+		return nil
+	}
+	return nil
+}
+
+// assess says what a repair of the volume would keep, and what it would cost. rp, journal number i, has been cut
+// where the damage is.
+func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause error) *volumeDamage {
+	rp.Cut = true
+	d := &volumeDamage{err: cause, journals: h.files, keep: slices.Clone(h.replays), drop: slices.Clone(h.drop)}
+	if len(rp.Records) > 0 {
+		d.keep = append(d.keep, rp)
+	} else {
+		d.drop = append(d.drop, rp.Name())
+	}
+	d.drop = append(d.drop, h.files[i+1:]...)
+	from := rp.Whole
+	if !rp.Trusted {
+		from = rp.Covered
+	}
+	var lost []journal.Span
+	upto := rp.Promised
+	for _, name := range h.files[i:] {
+		ranges, unknown := s.readBehind(v.ref.ID, name, from, upto)
+		lost = append(lost, ranges...)
+		d.unknown += unknown
+		from, upto = 0, 0
+	}
+	if rp.Blind {
+		d.unknown++
+	}
+	d.ranges = mergeRanges(lost, v.ref.Size)
+	d.loseSnapshots(v)
+	return d
+}
+
+// loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
+func (d *volumeDamage) loseSnapshots(v *volume) {
+	for _, sn := range v.s.catalog.snapshotsOf(v) {
+		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen && (rp.Final || rp.Trusted) && !rp.Cut })
+		if !sn.Settled && !whole {
+			d.snaps = append(d.snaps, sn.Name)
+		}
+	}
+}
+
+// readBehind looks at the records of a journal that a repair would leave out.
+func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
+	_, gen, _, _ := journal.ParseName(path.Base(name))
+	return journal.Behind(s.fs, journal.ID{Store: s.sb.ID, Volume: volume, Gen: gen}, from, upto)
+}
+
+// mergeRanges returns sectors as ranges of bytes in order, each byte once, within size.
+func mergeRanges(in []journal.Span, size int64) []Range {
+	sort.Slice(in, func(i, j int) bool { return in[i].From < in[j].From })
+	out := []Range{}
+	for _, e := range in {
+		from, to := int64(min(e.From, uint64(size)/SectorSize))*SectorSize, int64(min(e.To, uint64(size)/SectorSize))*SectorSize
+		if n := len(out); n > 0 && from <= out[n-1].Off+out[n-1].Len {
+			out[n-1].Len = max(out[n-1].Len, to-out[n-1].Off)
+		} else if to > from {
+			out = append(out, Range{from, to - from})
+		}
+	}
+	return out
+}
