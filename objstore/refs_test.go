@@ -71,7 +71,9 @@ func TestCompactionOfManyNames(t *testing.T) {
 		dropSnapshots(t, r, live, live)
 	}
 	frames, largest := 0, 0
-	l, err := record.Open(r.mem.Kill(), refs.LogFiles, refs.LogID(r.s.sb.ID), false, func(p []byte) error {
+	snapshotCount(t, r, live)
+	must(t, r.s.Close())
+	l, err := record.Open(r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, func(p []byte) error {
 		frames++
 		largest = max(largest, len(p))
 		return nil
@@ -85,8 +87,6 @@ func TestCompactionOfManyNames(t *testing.T) {
 	if largest > 1<<20 {
 		t.Errorf("of %d frames the largest has %d bytes", frames, largest)
 	}
-	snapshotCount(t, r, live)
-	must(t, r.s.Close())
 	r.open(nil)
 	snapshotCount(t, r, live)
 }
