@@ -59,6 +59,7 @@ type world struct {
 	held           []heldOn
 	unknownScratch [][]string // what the scratch volumes hold that were asked for, and may be there
 	copied         CopiedFrom // what is to be said of the store, which was copied
+	dark           bool       // there was a power cut, and no opening has come through since
 	counts         map[string]int
 	palette        [][]byte
 }
@@ -278,6 +279,7 @@ func (w *world) crash(kind int, again bool) {
 		w.counts["crashes in recovery"]++
 		kind = w.pick(crashKinds, "kind of crash")
 	}
+	w.dark = false
 	w.nothingDamaged()
 	w.checkAll()
 }
@@ -313,7 +315,7 @@ func (w *world) clone() *world {
 	c := &world{
 		t: w.t, rng: newRand(w.rng.Uint64()), mem: w.mem, idx: w.idx, lying: w.lying, boot: w.boot, mount: w.mount,
 		opts: w.opts, chunkSize: w.chunkSize, space: w.space, vols: map[string]*modelVolume{}, open: map[string]*Volume{},
-		unknownScratch: w.unknownScratch, copied: w.copied,
+		unknownScratch: w.unknownScratch, copied: w.copied, dark: w.dark,
 		cut: w.cut, unsynced: w.unsynced, log: slices.Clone(w.log), counts: map[string]int{}, palette: w.palette,
 	}
 	r := newRand(w.rng.Uint64())
@@ -339,7 +341,7 @@ func (w *world) goDown(kind int) {
 	switch kind {
 	case powerCut:
 		w.mem = mem.PowerCut(w.rng)
-		w.boot, w.mount, w.cut = w.boot+1, w.mount+1, true
+		w.boot, w.mount, w.cut, w.dark = w.boot+1, w.mount+1, true, true
 		w.loseIndex()
 	case killTrusted: // the device waits for its server, with all that was answered
 		w.mem = mem.Kill()
@@ -363,7 +365,7 @@ func (w *world) goDown(kind int) {
 		w.copied = CopiedStopped
 		w.note("the files are copied")
 	}
-	if w.copied != "" && kind == powerCut {
+	if w.copied != "" && w.dark { // who says that all counts has to know that nothing is lost
 		w.copied = CopiedSnapshot
 	}
 	w.mem.SetSeed(int64(w.rng.Uint32() % 2 * w.rng.Uint32()))
