@@ -5,8 +5,8 @@ type Lock interface {
 	line() (rank int, name string)
 }
 
-// The lines of the list.
 type (
+	// Checking is the first line of the list; the others follow in its order.
 	Checking      struct{}
 	Naming        struct{}
 	Settling      struct{}
