@@ -18,7 +18,7 @@ type layer struct {
 	gen         uint64
 	journal     *journal.File
 	bytes       int64             // bytes written, overwritten ones too
-	fresh       bool              // it has something that is not carried: it settles by itself
+	fresh       bool              // it has something that was not relogged: it settles by itself
 	holes       bool              // it has had one
 	reservation settleReservation // what settling it may write
 	handed      []slots           // what these writes occupy, dead once the layer has settled, but for adopted objects

@@ -11,7 +11,7 @@ import (
 
 // Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
 // the disk more than the writes that it is of. What can fail for long is a tree node that is lost, and a chunk that was
-// written in part, is damaged, and may not be kept in the tail. The nodes are few, and stay in the cache for the settling
+// written in part, is damaged, and may not be pinned in the tail. The nodes are few, and stay in the cache for the settling
 // itself. The old chunks are as many as the copies; so only the one is looked at that the last try has failed for.
 
 // obstacle is what the last try to settle a layer has failed for. The zero value is none.
@@ -57,11 +57,11 @@ func (st *settling) stillThere() error {
 	if int64(o.to-o.from)*SectorSize > size {
 		return nil // it has to be taken apart
 	}
-	st.kept = &keptChunks{err: old.err}
+	st.pins = &damagePins{err: old.err}
 	st.s.catalog.mu.Lock()
-	err = st.mayKeep(extent.Extent{End: o.to, Sectors: o.to - o.from})
+	err = st.mayPin(extent.Extent{End: o.to, Sectors: o.to - o.from})
 	st.s.catalog.mu.Unlock()
-	st.kept = nil
+	st.pins = nil
 	return err
 }
 

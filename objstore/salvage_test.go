@@ -81,11 +81,11 @@ func TestLostChunk(t *testing.T) {
 // What a damaged segment has is found by its content, also if that begins with a block of zeroes, as the second chunk does
 // here, and the leaf of the tree.
 func TestSalvageBehindZeroes(t *testing.T) {
-	w := newCarryWorld(t)
+	w := newRelogWorld(t)
 	v := w.volume("a", 64<<20)
-	data := randomBytes(9, 3*carryChunk)
-	clear(data[carryChunk : carryChunk+disk.BlockSize])
-	const at = 200 * carryChunk
+	data := randomBytes(9, 3*relogChunk)
+	clear(data[relogChunk : relogChunk+disk.BlockSize])
+	const at = 200 * relogChunk
 	w.write(v, data, at)
 	must(t, w.s.Settle(t.Context()))
 	must(t, v.Close())

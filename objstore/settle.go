@@ -45,7 +45,7 @@ type settling struct {
 	plan     Plan
 	view     [1]*layer
 	base     *base
-	kept     *keptChunks // nil: all settles
+	pins     *damagePins // nil: all settles
 	pinned   *pin        // what reclaiming waits for
 	restores bool        // an object that was lost is stored again
 
@@ -94,7 +94,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 		err = st.durable()
 	}
 	if err == nil {
-		err = st.endKeeping()
+		err = st.flushRelogged()
 	}
 	if err != nil {
 		st.undo()
@@ -248,7 +248,7 @@ func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 		end := min(from+chunk, to)
 		err := st.run(from, end, n, out)
 		if errors.As(err, &old) {
-			err = st.keep(from, end, old.err)
+			err = st.pinByDamage(from, end, old.err)
 		}
 		if err != nil {
 			st.met(from, end, err)
@@ -545,8 +545,8 @@ func (st *settling) publish(root *merkle.Root) error {
 		if s.catalog.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 		}
-		if st.kept != nil {
-			if err := st.mayKeep(st.kept.chunks...); err != nil { // one may have come since
+		if st.pins != nil {
+			if err := st.mayPin(st.pins.chunks...); err != nil { // one may have come since
 				return nil, err
 			}
 		}
@@ -599,8 +599,8 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	v.settleFails.Store(0)
 	v.unstick()
 	s.space.settled(st.l)
-	if k := v.kept.Load(); k != nil && st.kept == nil && st.l.gen >= k.gen {
-		v.kept.Store(nil)
+	if k := v.pins.Load(); k != nil && st.pins == nil && st.l.gen >= k.gen {
+		v.pins.Store(nil)
 	}
 	v.room.fire()
 }

@@ -199,11 +199,11 @@ func (s *Store) Settle(ctx context.Context) error {
 	if err := s.waitReclaimed(ctx, nil); err != nil {
 		return err
 	}
-	var kept []error
+	var pinned []error
 	for _, v := range s.catalog.all() {
-		kept = append(kept, v.keptError())
+		pinned = append(pinned, v.pinnedError())
 	}
-	return errors.Join(kept...)
+	return errors.Join(pinned...)
 }
 
 // waitSettled waits until the volume's base holds gen.

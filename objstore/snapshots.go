@@ -28,7 +28,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	}
 	v, err := s.catalog.mayName(volume, snap)
 	if err == nil {
-		err = s.settleKept(ctx, v)
+		err = s.settlePinned(ctx, v)
 	}
 	if err != nil {
 		return SnapshotInfo{}, err

@@ -56,7 +56,7 @@ type volume struct {
 	changes     atomic.Int64          // what may have helped a settling that fails
 	obstacle    obstacle              // under settleMu
 	nextTry     retry                 // after a failure
-	kept        atomic.Pointer[keptChunks]
+	pins        atomic.Pointer[damagePins]
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 

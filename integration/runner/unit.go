@@ -18,7 +18,7 @@ const propertyTests = "Property|Model|Layer|CrashLong"
 // one after the other. Step unit has all of them. Under the race detector, which makes them ten
 // times slower, make crash has them; in make test it sees the same code in the tests of random
 // histories, of linearizability, and in all others.
-const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestCarryLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestDeepTree|TestLongJournal)$"
+const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestDeepTree|TestLongJournal)$"
 
 // unitSteps run the tests that need nothing of the test kernel.
 func unitSteps() []*step {

@@ -15,27 +15,27 @@ import (
 	"varve/objstore/vfs"
 )
 
-// carryWorld is a store in memory with a settled volume of 8 chunks, of which number 2 gets damaged.
-type carryWorld struct {
+// relogWorld is a store in memory with a settled volume of 8 chunks, of which number 2 gets damaged.
+type relogWorld struct {
 	*rig
 	v    *Volume
 	data []byte
 	undo func()
 }
 
-const carryChunk = 16384
+const relogChunk = 16384
 
-func newCarryWorld(t *testing.T) *carryWorld {
-	w := &carryWorld{rig: newRig(t, Options{SettleDelay: -1}), data: randomBytes(1, 8*carryChunk)}
+func newRelogWorld(t *testing.T) *relogWorld {
+	w := &relogWorld{rig: newRig(t, Options{SettleDelay: -1}), data: randomBytes(1, 8*relogChunk)}
 	must(t, w.s.Close())
 	w.mem, w.o.Index = vfs.NewMem(0), index.NewMem()
-	must(t, initFS(w.mem, "mem", InitOptions{ChunkSize: carryChunk}))
+	must(t, initFS(w.mem, "mem", InitOptions{ChunkSize: relogChunk}))
 	w.open(nil)
 	w.v = w.volume("v", int64(len(w.data)))
 	w.write(w.v, w.data, 0)
 	must(t, w.s.Settle(t.Context()))
 	var p Plan
-	must(t, planLoaded(t.Context(), w.v, 2*carryChunk, SectorSize, &p))
+	must(t, planLoaded(t.Context(), w.v, 2*relogChunk, SectorSize, &p))
 	name, off := segment.Name(p.Pieces[0].seg.ID), p.Pieces[0].FileOff
 	w.v.Release(&p)
 	flip := func() {
@@ -56,7 +56,7 @@ func newCarryWorld(t *testing.T) *carryWorld {
 }
 
 // put writes, and knows what has to be there.
-func (w *carryWorld) put(seed uint64, off, n int) {
+func (w *relogWorld) put(seed uint64, off, n int) {
 	w.t.Helper()
 	p := randomBytes(seed, n)
 	copy(w.data[off:], p)
@@ -64,15 +64,15 @@ func (w *carryWorld) put(seed uint64, off, n int) {
 }
 
 // check reads what is not damaged: all but the first part of chunk 2, up to where it was written.
-func (w *carryWorld) check(from int) {
+func (w *relogWorld) check(from int) {
 	w.t.Helper()
-	wantRead(w.t, w.v, 0, w.data[:2*carryChunk])
-	wantRead(w.t, w.v, int64(from), w.data[from:3*carryChunk-4096])
-	wantRead(w.t, w.v, 3*carryChunk, w.data[3*carryChunk:])
+	wantRead(w.t, w.v, 0, w.data[:2*relogChunk])
+	wantRead(w.t, w.v, int64(from), w.data[from:3*relogChunk-4096])
+	wantRead(w.t, w.v, 3*relogChunk, w.data[3*relogChunk:])
 }
 
 // tail counts the sectors that have not settled.
-func (w *carryWorld) tail() int {
+func (w *relogWorld) tail() int {
 	w.t.Helper()
 	n := 0
 	for off := int64(0); off < int64(len(w.data)); off += SectorSize {
@@ -87,7 +87,7 @@ func (w *carryWorld) tail() int {
 }
 
 // again opens the store after a crash, or after an orderly end.
-func (w *carryWorld) again(how string) {
+func (w *relogWorld) again(how string) {
 	w.t.Helper()
 	switch how {
 	case "closed":
@@ -110,11 +110,11 @@ func (w *carryWorld) again(how string) {
 func TestPartOfDamagedChunk(t *testing.T) {
 	for _, how := range []string{"closed", "killed", "power cut"} {
 		t.Run(how, func(t *testing.T) {
-			w := newCarryWorld(t)
+			w := newRelogWorld(t)
 			hash := w.chunkHash(2)
-			w.put(2, 2*carryChunk+4096, 4096)
-			w.put(3, 2*carryChunk+6144, 1536) // over a part of it, and in the middle of a block
-			w.put(4, 5*carryChunk+512, 512)
+			w.put(2, 2*relogChunk+4096, 4096)
+			w.put(3, 2*relogChunk+6144, 1536) // over a part of it, and in the middle of a block
+			w.put(4, 5*relogChunk+512, 512)
 			must(t, w.v.Flush())
 			gen := w.v.baseGen
 			for range 3 {
@@ -127,17 +127,17 @@ func TestPartOfDamagedChunk(t *testing.T) {
 					t.Fatalf("generation %d after %d, hash %v, before %v, a tail of %d sectors", w.v.baseGen, gen, w.chunkHash(2), hash, w.tail())
 				}
 				gen = w.v.baseGen
-				w.check(2*carryChunk + 4096)
+				w.check(2*relogChunk + 4096)
 				if _, err := w.s.CreateSnapshot(t.Context(), "v", "s"); !errors.Is(err, ErrCorrupt) {
 					t.Fatalf("snapshot of a volume with a damaged chunk: %v", err)
 				}
 				w.again(how)
-				w.check(2*carryChunk + 4096)
+				w.check(2*relogChunk + 4096)
 			}
 			if w.v.active().fresh || w.s.due(w.v.volume) {
 				t.Error("what is kept is due to settle, again and again")
 			}
-			w.put(5, 2*carryChunk, carryChunk)
+			w.put(5, 2*relogChunk, relogChunk)
 			_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
 			must(t, err)
 			_, err = w.s.WaitSnapshot(t.Context(), "v", "s")
@@ -153,7 +153,7 @@ func TestPartOfDamagedChunk(t *testing.T) {
 	}
 }
 
-func (w *carryWorld) chunkHash(i int) merkle.Hash {
+func (w *relogWorld) chunkHash(i int) merkle.Hash {
 	n, err := w.s.leafHashes(&w.v.base.root, 0)
 	must(w.t, err)
 	return n[i]
@@ -163,22 +163,22 @@ func (w *carryWorld) chunkHash(i int) merkle.Hash {
 // well again, all goes on.
 func TestSnapshotOfDamagedChunk(t *testing.T) {
 	for _, well := range []bool{false, true} {
-		w := newCarryWorld(t)
-		w.put(2, 2*carryChunk+8192, 4096)
+		w := newRelogWorld(t)
+		w.put(2, 2*relogChunk+8192, 4096)
 		_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
 		must(t, err)
-		want := bytes.Clone(w.data[2*carryChunk+8192 : 2*carryChunk+8192+4096])
+		want := bytes.Clone(w.data[2*relogChunk+8192 : 2*relogChunk+8192+4096])
 		if _, err := w.s.WaitSnapshot(t.Context(), "v", "s"); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("a snapshot with a damaged chunk that was written in part: %v", err)
 		}
-		w.put(3, 2*carryChunk+8192, 1024)
+		w.put(3, 2*relogChunk+8192, 1024)
 		view, err := w.s.OpenSnapshot("v", "s")
 		must(t, err)
-		wantRead(t, view, 2*carryChunk+8192, want)
+		wantRead(t, view, 2*relogChunk+8192, want)
 		if well {
 			w.undo()
 			must(t, w.s.Settle(t.Context()))
-			wantRead(t, view, 2*carryChunk+8192, want)
+			wantRead(t, view, 2*relogChunk+8192, want)
 			wantRead(t, w.v, 0, w.data)
 			must(t, view.Close())
 			continue
@@ -187,14 +187,14 @@ func TestSnapshotOfDamagedChunk(t *testing.T) {
 		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) || w.v.baseGen != 1 {
 			t.Fatalf("settling past a snapshot that is read: %v, generation %d", err, w.v.baseGen)
 		}
-		wantRead(t, view, 2*carryChunk+8192, want)
+		wantRead(t, view, 2*relogChunk+8192, want)
 		must(t, view.Close())
 		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) || w.v.baseGen < 3 {
 			t.Fatalf("settling past a snapshot that is gone: %v, generation %d", err, w.v.baseGen)
 		}
-		w.check(2*carryChunk + 8192)
-		must(t, w.v.Zero(2*carryChunk, carryChunk))
-		clear(w.data[2*carryChunk : 3*carryChunk])
+		w.check(2*relogChunk + 8192)
+		must(t, w.v.Zero(2*relogChunk, relogChunk))
+		clear(w.data[2*relogChunk : 3*relogChunk])
 		must(t, w.s.Settle(t.Context()))
 		wantRead(t, w.v, 0, w.data)
 	}
@@ -202,14 +202,14 @@ func TestSnapshotOfDamagedChunk(t *testing.T) {
 
 // Random writes and holes over two damaged chunks, with settling at any time, and a crash at the end: nothing that was
 // flushed is lost, and nothing of the damage is seen.
-func TestCarryLong(t *testing.T) {
+func TestRelogLong(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
-			w := newCarryWorld(t)
+			w := newRelogWorld(t)
 			written := map[int]bool{}
 			for range 40 {
-				at := 2*carryChunk - 2048 + rng.IntN(40)*SectorSize
+				at := 2*relogChunk - 2048 + rng.IntN(40)*SectorSize
 				n := (1 + rng.IntN(9)) * SectorSize
 				if rng.IntN(4) == 0 {
 					must(t, w.v.Zero(int64(at), int64(n)))
@@ -234,7 +234,7 @@ func TestCarryLong(t *testing.T) {
 					w.again(how)
 				}
 				for off := 0; off < len(w.data); off += SectorSize {
-					if written[off] || off/carryChunk != 2 {
+					if written[off] || off/relogChunk != 2 {
 						wantRead(t, w.v, int64(off), w.data[off:off+SectorSize])
 					}
 				}
@@ -243,7 +243,7 @@ func TestCarryLong(t *testing.T) {
 				}
 				_ = w.s.Settle(t.Context())
 			}
-			w.put(9, 2*carryChunk, carryChunk)
+			w.put(9, 2*relogChunk, relogChunk)
 			must(t, w.s.Settle(t.Context()))
 			wantRead(t, w.v, 0, w.data)
 		})
@@ -251,13 +251,13 @@ func TestCarryLong(t *testing.T) {
 }
 
 // A power cut, or a kill, at each operation of a settling that keeps a chunk: what was flushed is there.
-func TestEveryCutOfCarry(t *testing.T) {
+func TestEveryCutOfRelogging(t *testing.T) {
 	cuts := 0
 	for n := int64(0); ; n++ {
-		w := newCarryWorld(t)
-		w.put(2, 2*carryChunk+4096, 4096)
-		w.put(3, 2*carryChunk+6144, 512)
-		w.put(4, 5*carryChunk, 4096)
+		w := newRelogWorld(t)
+		w.put(2, 2*relogChunk+4096, 4096)
+		w.put(3, 2*relogChunk+6144, 512)
+		w.put(4, 5*relogChunk, 4096)
 		must(t, w.v.Flush())
 		w.mem.CutAt(w.mem.Ops() + n/2)
 		for range 2 {
@@ -266,12 +266,12 @@ func TestEveryCutOfCarry(t *testing.T) {
 		done := !w.mem.WasCut()
 		cuts++
 		w.again([]string{"power cut", "killed"}[n%2])
-		w.check(2*carryChunk + 4096)
+		w.check(2*relogChunk + 4096)
 		if err := w.s.Settle(t.Context()); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("settling after a crash at operation %d: %v", n, err)
 		}
-		w.check(2*carryChunk + 4096)
-		w.put(5, 2*carryChunk, carryChunk)
+		w.check(2*relogChunk + 4096)
+		w.put(5, 2*relogChunk, relogChunk)
 		must(t, w.s.Settle(t.Context()))
 		wantRead(t, w.v, 0, w.data)
 		must(t, w.v.Close())
@@ -293,7 +293,7 @@ func TestEveryCutOfCarry(t *testing.T) {
 // reads it knew its place before it was found bad.
 func TestDamagedChunkWrittenAgain(t *testing.T) {
 	for _, forgotten := range []bool{false, true} {
-		w := newCarryWorld(t)
+		w := newRelogWorld(t)
 		_, err := w.s.Check(t.Context(), nil)
 		must(t, err)
 		if forgotten {
@@ -301,10 +301,10 @@ func TestDamagedChunkWrittenAgain(t *testing.T) {
 			w.v.base.drop()
 			w.v.mu.Unlock()
 		}
-		if _, err := w.v.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+		if _, err := w.v.ReadAt(make([]byte, relogChunk), 2*relogChunk); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("read of a damaged chunk: %v", err)
 		}
-		w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+		w.write(w.v, w.data[2*relogChunk:3*relogChunk], 2*relogChunk)
 		must(t, w.s.Settle(t.Context()))
 		wantRead(t, w.v, 0, w.data)
 		w.again("closed")
@@ -316,7 +316,7 @@ func TestDamagedChunkWrittenAgain(t *testing.T) {
 // it is good again.
 func TestDamagedChunkElsewhere(t *testing.T) {
 	for _, how := range []string{"written again", "good again"} {
-		w := newCarryWorld(t)
+		w := newRelogWorld(t)
 		_, err := w.s.CreateSnapshot(t.Context(), "v", "s")
 		must(t, err)
 		view, err := w.s.OpenSnapshot("v", "s")
@@ -334,7 +334,7 @@ func TestDamagedChunkElsewhere(t *testing.T) {
 			}
 		}
 		if how == "written again" {
-			w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+			w.write(w.v, w.data[2*relogChunk:3*relogChunk], 2*relogChunk)
 			must(t, w.s.Settle(t.Context()))
 		} else {
 			w.undo()
@@ -356,7 +356,7 @@ func TestDamagedChunkElsewhere(t *testing.T) {
 
 // The same where the place is no more than suspect, since a checked read has found it so: nobody else is kept from it.
 func TestSuspectChunkElsewhere(t *testing.T) {
-	w := newCarryWorld(t)
+	w := newRelogWorld(t)
 	_, err := w.s.SetVerify(t.Context(), "v", true)
 	must(t, err)
 	_, err = w.s.CreateSnapshot(t.Context(), "v", "s")
@@ -367,7 +367,7 @@ func TestSuspectChunkElsewhere(t *testing.T) {
 	if _, err := view.ReadAt(got, 0); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("read of a damaged chunk: %v", err)
 	}
-	w.write(w.v, w.data[2*carryChunk:3*carryChunk], 2*carryChunk)
+	w.write(w.v, w.data[2*relogChunk:3*relogChunk], 2*relogChunk)
 	must(t, w.s.Settle(t.Context()))
 	for name, im := range map[string]Image{"view": view, "live": w.v} {
 		if _, err := im.ReadAt(got, 0); err != nil || !bytes.Equal(got, w.data) {
@@ -379,14 +379,14 @@ func TestSuspectChunkElsewhere(t *testing.T) {
 
 // A chunk that was lost is there again when any volume writes its bytes.
 func TestDamagedChunkOfAnother(t *testing.T) {
-	w := newCarryWorld(t)
+	w := newRelogWorld(t)
 	_, err := w.s.Check(t.Context(), nil)
 	must(t, err)
-	if _, err := w.v.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+	if _, err := w.v.ReadAt(make([]byte, relogChunk), 2*relogChunk); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("read of a damaged chunk: %v", err)
 	}
 	other := w.volume("other", int64(len(w.data)))
-	w.write(other, w.data[2*carryChunk:3*carryChunk], 0)
+	w.write(other, w.data[2*relogChunk:3*relogChunk], 0)
 	must(t, w.s.Settle(t.Context()))
 	wantRead(t, w.v, 0, w.data)
 }
@@ -395,24 +395,24 @@ func TestDamagedChunkOfAnother(t *testing.T) {
 // older segment.
 func TestDamagedChunkInOlderSegment(t *testing.T) {
 	for _, anew := range []bool{false, true} { // the index
-		w := newCarryWorld(t)
+		w := newRelogWorld(t)
 		late := w.volume("late", int64(len(w.data)))
 		data := randomBytes(5, len(w.data))
 		w.write(late, data, 0)
 		must(t, w.s.Settle(t.Context()))
 		_, err := w.s.SetVerify(t.Context(), "late", true)
 		must(t, err)
-		seg, off := locationOf(t, late, 2*carryChunk)
+		seg, off := locationOf(t, late, 2*relogChunk)
 		flip(t, w.mem, segment.Name(seg), off+100)
-		if _, err := late.ReadAt(make([]byte, carryChunk), 2*carryChunk); !errors.Is(err, ErrCorrupt) {
+		if _, err := late.ReadAt(make([]byte, relogChunk), 2*relogChunk); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("read of a damaged chunk: %v", err)
 		}
-		for _, at := range []int{2*carryChunk + 8192, 2 * carryChunk, 2*carryChunk + 4096, 2*carryChunk + 12288} { // in pieces: it is copied
+		for _, at := range []int{2*relogChunk + 8192, 2 * relogChunk, 2*relogChunk + 4096, 2*relogChunk + 12288} { // in pieces: it is copied
 			w.write(late, data[at:at+4096], int64(at))
 		}
 		must(t, w.s.Settle(t.Context()))
 		wantRead(t, late, 0, data)
-		if now, _ := locationOf(t, late, 2*carryChunk); now >= seg {
+		if now, _ := locationOf(t, late, 2*relogChunk); now >= seg {
 			t.Fatalf("it lies in segment %d, and was in %d", now, seg)
 		}
 		must(t, late.Close())

@@ -11,71 +11,71 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would
-// vouch for bytes that nobody knows. It must not keep all else from settling either. So the chunk stays in the tree what
-// it was, and what the layer has of it is written once more, to the newest layer, under all that is newer. There it
-// stays, over the damage, until the chunk is written whole or discarded.
+// A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would vouch
+// for bytes that nobody knows. All else must settle nevertheless. So the chunk stays as it was in the tree, and what the
+// layer has of it is relogged: written once more, to the newest layer, under everything newer. There it is pinned by the
+// damage until the chunk is written whole or discarded.
 //
-// A snapshot has nothing newer to keep it in: as long as one waits to settle, so does the layer; and none is made.
+// A snapshot has no newer layer to relog to: as long as one waits to settle, so does the layer, and no new one is made.
 
-// oldError says that what was to be kept of a chunk can't be.
+// oldError says that the old bytes of a chunk, which are to stay, can't be read.
 type oldError struct{ err error }
 
 func (e *oldError) Error() string { return e.err.Error() }
 func (e *oldError) Unwrap() error { return e.err }
 
-// keptChunks are why a volume keeps something in its tail.
-type keptChunks struct {
+// damagePins are chunks that are pinned in a volume's tail by damage, and why.
+type damagePins struct {
 	err    error
 	chunks []extent.Extent // sectors
-	gen    uint64          // the newest that wrote to them: once it has settled, and kept nothing again, it is over
+	gen    uint64          // the newest that wrote to them: once it has settled and pinned nothing, the pins are gone
 }
 
-// keep leaves the chunk of the sectors [from, to) as it was.
-func (st *settling) keep(from, to uint64, cause error) error {
-	if st.kept == nil {
-		st.kept = &keptChunks{err: cause}
+// pinByDamage leaves the chunk of the sectors [from, to) as it was in the tree, and relogs what the layer has of it.
+func (st *settling) pinByDamage(from, to uint64, cause error) error {
+	if st.pins == nil {
+		st.pins = &damagePins{err: cause}
 	}
 	v, chunk := st.v, extent.Extent{End: to, Sectors: to - from}
 	st.s.catalog.mu.Lock()
-	err := st.mayKeep(chunk)
+	err := st.mayPin(chunk)
 	st.s.catalog.mu.Unlock()
 	if err == nil {
-		err = v.carry(st.ctx, st.l, from, to)
+		err = v.relog(st.ctx, st.l, from, to)
 	}
 	if err != nil {
 		return err
 	}
-	st.kept.chunks = append(st.kept.chunks, chunk)
+	st.pins.chunks = append(st.pins.chunks, chunk)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, l := range v.layers {
 		if e, ok := l.extents.At(from); ok && e.Start() < to {
-			st.kept.gen = max(st.kept.gen, l.gen)
+			st.pins.gen = max(st.pins.gen, l.gen)
 		}
 	}
 	return nil
 }
 
-// mayKeep refuses to keep a chunk that a snapshot needs, or somebody who reads one.
+// mayPin returns an error if a snapshot, or a reader of one, needs one of the chunks settled.
 // REQUIRES: catalog.mu is held.
-func (st *settling) mayKeep(chunks ...extent.Extent) error {
+func (st *settling) mayPin(chunks ...extent.Extent) error {
 	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, sn := range v.ref.Unsettled {
 		if st.needs(sn.Gen, chunks) {
-			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.Name, sn.Name, st.kept.err)
+			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.Name, sn.Name, st.pins.err)
 		}
 	}
 	for _, n := range v.namings {
 		if !n.settled && st.needs(n.gen, chunks) {
-			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.Name, st.kept.err)
+			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.Name, st.pins.err)
 		}
 	}
 	for w := range st.s.catalog.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
-			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.Name, st.kept.err)
+			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.Name, st.pins.err)
 		}
 	}
 	return nil
@@ -90,25 +90,25 @@ func (st *settling) needs(gen uint64, chunks []extent.Extent) bool {
 	})
 }
 
-// endKeeping makes durable what was carried: the layer that had it is about to go.
-func (st *settling) endKeeping() error {
-	if st.kept == nil {
+// flushRelogged makes durable what was relogged: the layer that had it is about to go.
+func (st *settling) flushRelogged() error {
+	if st.pins == nil {
 		return nil
 	}
 	v := st.v
 	if err := v.Flush(); err != nil {
 		return err
 	}
-	if v.kept.Load() == nil {
+	if v.pins.Load() == nil {
 		st.s.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
-			"volume", v.ref.Name, "error", st.kept.err)
+			"volume", v.ref.Name, "error", st.pins.err)
 	}
-	v.kept.Store(st.kept)
+	v.pins.Store(st.pins)
 	return nil
 }
 
-// carry writes once more what the oldest layer has in [from, to) and no newer one hides.
-func (v *volume) carry(ctx context.Context, l *layer, from, to uint64) error {
+// relog writes once more what the oldest layer has in [from, to) and no newer one hides.
+func (v *volume) relog(ctx context.Context, l *layer, from, to uint64) error {
 	for {
 		v.mu.Lock()
 		e, ok := shown(l, v.layers[1:], from, to)
@@ -120,17 +120,17 @@ func (v *volume) carry(ctx context.Context, l *layer, from, to uint64) error {
 		switch {
 		case err != nil:
 		case e.Segment == 0:
-			err = v.carryHole(l, e)
+			err = v.relogHole(l, e)
 		default:
-			err = v.carryData(ctx, l, e)
+			err = v.relogData(ctx, l, e)
 		}
 		if err != nil {
-			return fmt.Errorf("keep sectors %d to %d in the tail: %w", e.Start(), e.End-1, err)
+			return fmt.Errorf("relog sectors %d to %d: %w", e.Start(), e.End-1, err)
 		}
 	}
 }
 
-// shown gives the first run of sectors in [from, to) that the layer has and no newer one hides. Under the volume's lock.
+// shown returns the first run of sectors in [from, to) that the layer has and no newer one hides. Under the volume's lock.
 func shown(l *layer, newer []*layer, from, to uint64) (extent.Extent, bool) {
 	for _, e := range l.extents.Overlapping(from, to) {
 		e = e.Cut(from, to)
@@ -152,7 +152,7 @@ func shown(l *layer, newer []*layer, from, to uint64) (extent.Extent, bool) {
 	return extent.Extent{}, false
 }
 
-// hiddenUpTo gives the end of an extent that one of the layers has at a sector; none: the sector.
+// hiddenUpTo returns the end of an extent that one of the layers has at a sector; none: the sector.
 func hiddenUpTo(layers []*layer, at uint64) uint64 {
 	for _, l := range layers {
 		if e, ok := l.extents.At(at); ok && e.Start() <= at {
@@ -162,9 +162,9 @@ func hiddenUpTo(layers []*layer, at uint64) uint64 {
 	return at
 }
 
-// admitCarried is admit for what has been admitted before: the tail's limits are not for it.
+// admitRelogged is admit for what has been admitted before: the tail's limits are not for it.
 // REQUIRES: v.mu is held.
-func (v *volume) admitCarried() error {
+func (v *volume) admitRelogged() error {
 	if err := v.s.writeError(); err != nil {
 		return err
 	}
@@ -180,10 +180,10 @@ func (v *volume) admitCarried() error {
 	return nil
 }
 
-func (v *volume) carryHole(l *layer, e extent.Extent) error {
+func (v *volume) relogHole(l *layer, e extent.Extent) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := v.admitCarried(); err != nil {
+	if err := v.admitRelogged(); err != nil {
 		return err
 	}
 	if now, ok := shown(l, v.layers[1:], e.Start(), e.End); !ok || now != e {
@@ -199,7 +199,7 @@ func (v *volume) carryHole(l *layer, e extent.Extent) error {
 	return nil
 }
 
-func (v *volume) carryData(ctx context.Context, l *layer, e extent.Extent) error {
+func (v *volume) relogData(ctx context.Context, l *layer, e extent.Extent) error {
 	g := v.s.segments.Get(e.Segment)
 	if g == nil {
 		return fmt.Errorf("segment %08x: %w", e.Segment, ErrNotFound)
@@ -217,7 +217,7 @@ func (v *volume) carryData(ctx context.Context, l *layer, e extent.Extent) error
 	}
 	var w Write
 	v.mu.Lock()
-	err := v.admitCarried()
+	err := v.admitRelogged()
 	if err == nil {
 		err = v.reserve(off, len(buf), &w)
 	}
@@ -243,9 +243,9 @@ func (v *volume) carryData(ctx context.Context, l *layer, e extent.Extent) error
 	return nil
 }
 
-// settleKept tries to settle what a volume keeps in its tail, and says why it can't.
-func (s *Store) settleKept(ctx context.Context, v *volume) error {
-	if v.kept.Load() == nil {
+// settlePinned tries to settle what a volume keeps in its tail, and says why it can't.
+func (s *Store) settlePinned(ctx context.Context, v *volume) error {
+	if v.pins.Load() == nil {
 		return nil
 	}
 	gen, err := v.freeze()
@@ -255,11 +255,11 @@ func (s *Store) settleKept(ctx context.Context, v *volume) error {
 	if err != nil {
 		return err
 	}
-	return v.keptError()
+	return v.pinnedError()
 }
 
-func (v *volume) keptError() error {
-	k := v.kept.Load()
+func (v *volume) pinnedError() error {
+	k := v.pins.Load()
 	if k == nil {
 		return nil
 	}
