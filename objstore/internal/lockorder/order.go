@@ -5,8 +5,8 @@ type Lock interface {
 	line() (rank int, name string)
 }
 
+// Checking and the types after it are the lines of the list, in its order.
 type (
-	// Checking is the first line of the list; the others follow in its order.
 	Checking      struct{}
 	Naming        struct{}
 	Settling      struct{}
