@@ -29,9 +29,9 @@ func (g *gatedIndex) Put(entries []index.Entry) error {
 // waitIndexed waits until the index has all objects.
 func (r *rig) waitIndexed() {
 	r.t.Helper()
-	for end := time.Now().Add(time.Minute); len(r.s.unindexed()) > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(r.s.indexer.unindexed()) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			r.t.Fatalf("%d segments are not in the index", len(r.s.unindexed()))
+			r.t.Fatalf("%d segments are not in the index", len(r.s.indexer.unindexed()))
 		}
 	}
 }
@@ -108,7 +108,7 @@ func TestOpeningComesBeforeIndex(t *testing.T) {
 	must(t, v.Close())
 	must(t, r.s.Close())
 	r.open(nil)
-	if n := len(r.s.unindexed()); n > 2 { // what was not sealed
+	if n := len(r.s.indexer.unindexed()); n > 2 { // what was not sealed
 		t.Errorf("the next opening does not know of %d segments that the index has them", n)
 	}
 }
@@ -223,11 +223,11 @@ func TestFillingGoesOn(t *testing.T) {
 				r.open(nil)
 				time.Sleep(renewTick)
 				wantIndex(t, r.s, ix.Index, true)
-				left := len(r.s.unindexed())
+				left := len(r.s.indexer.unindexed())
 				if left > 0 && retry {
 					ix.left.Store(1 << 40)
 					time.Sleep(2 * renewRetry)
-					left = len(r.s.unindexed())
+					left = len(r.s.indexer.unindexed())
 				}
 				v := r.volume("a", 0)
 				wantRead(t, v, puts%32<<20, randomBytes(uint64(puts%32), 1<<20))
@@ -241,7 +241,7 @@ func TestFillingGoesOn(t *testing.T) {
 				}
 			}
 			r.open(nil)
-			if n := len(r.s.unindexed()); n > 2 {
+			if n := len(r.s.indexer.unindexed()); n > 2 {
 				t.Errorf("%d segments have no mark", n)
 			}
 			must(t, r.s.Close())

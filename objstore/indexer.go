@@ -2,7 +2,9 @@ package objstore
 
 import (
 	"context"
+	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -46,28 +48,39 @@ type renewable interface {
 	Renew() (index.Index, error)
 }
 
-// openIndexed finds out which segments the index has all the objects of, when the store opens: the sealed ones that it has a
-// mark of. It enters the objects of the others, or leaves all that are sealed to the indexer if they are many.
-func (s *Store) openIndexed(ctx context.Context) error {
-	for _, g := range s.segments.All() {
-		if g.Sealed() && s.index.now().Done(g.ID) {
-			s.index.entered(g.ID)
+// indexer enters into the index what it lacks: once when the store opens, and then on a goroutine of its own, which Quiet
+// ends and Resume starts again. It has no lock: only one of the two runs at a time, but for enterFound, which readers call
+// too.
+type indexer struct {
+	index    *storeIndex
+	segments *segment.Table
+	sketches *segment.Sketches
+	objects  *object.Reader
+	requests func() uint64 // that there have been
+	log      *slog.Logger
+
+	filling atomic.Bool // the index is being filled, and settling waits for it
+}
+
+// open finds out which segments the index has all the objects of, when the store opens: the sealed ones that it has a
+// mark of. It enters the objects of the others, or leaves all that are sealed to run if they are more than atOnce.
+func (x *indexer) open(ctx context.Context, atOnce int) error {
+	for _, g := range x.segments.All() {
+		if g.Sealed() && x.index.now().Done(g.ID) {
+			x.index.entered(g.ID)
 		}
 	}
-	if s.opts.LookOnly {
-		return nil
-	}
-	todo := s.unindexed()
+	todo := x.unindexed()
 	open := slices.DeleteFunc(slices.Clone(todo), func(g *segment.File) bool { return g.Sealed() })
-	if later := len(todo) - len(open); later > max(s.opts.enteredFirst, 0) {
-		s.log.Warn("the index is not complete; until it is, look-ups are slow", "segments", later)
-		s.filling.Store(true)
+	if later := len(todo) - len(open); later > max(atOnce, 0) {
+		x.log.Warn("the index is not complete; until it is, look-ups are slow", "segments", later)
+		x.filling.Store(true)
 		todo = open
 	}
-	err := s.fillIndex(ctx, todo)
+	err := x.fill(ctx, todo)
 	if err != nil && ctx.Err() == nil {
 		// A full disk must not keep the store from opening.
-		s.log.Warn("the index can't be filled", "error", err)
+		x.log.Warn("the index can't be filled", "error", err)
 		return nil
 	}
 	return err
@@ -75,30 +88,30 @@ func (s *Store) openIndexed(ctx context.Context) error {
 
 // unindexed are the segments that may have objects which the index lacks, the newest first: what was stored again because
 // its first location is damaged has its entry before that one comes. Damaged segments are searched by content instead.
-func (s *Store) unindexed() []*segment.File {
-	all := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool { return s.index.has(g.ID) || g.Damaged() })
+func (x *indexer) unindexed() []*segment.File {
+	all := slices.DeleteFunc(x.segments.All(), func(g *segment.File) bool { return x.index.has(g.ID) || g.Damaged() })
 	slices.Reverse(all)
 	return all
 }
 
-// indexer is the goroutine that enters what the index lacks, and makes a broken one anew.
-func (s *Store) indexer(ctx context.Context) {
+// run enters what the index lacks, and makes a broken one anew, until ctx ends.
+func (x *indexer) run(ctx context.Context) {
 	tick := time.NewTicker(renewTick)
 	defer tick.Stop()
 	for {
-		err := s.renewIndex()
+		err := x.renew()
 		if err == nil {
-			err = s.completeIndex(ctx)
-			if _, broken := s.index.broken(); broken {
+			err = x.complete(ctx)
+			if _, broken := x.index.broken(); broken {
 				err = nil // it is made anew at the next tick
 			}
 		}
 		if ctx.Err() != nil {
 			return // Resume goes on
 		}
-		s.filling.Store(false) // a full disk must not keep anything from settling
+		x.filling.Store(false) // a full disk must not keep anything from settling
 		if err != nil {
-			s.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
+			x.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
 			if !sleep(ctx, failpoint.Limit(renewRetry)) {
 				return
 			}
@@ -112,9 +125,9 @@ func (s *Store) indexer(ctx context.Context) {
 	}
 }
 
-// renewIndex makes a broken index anew.
-func (s *Store) renewIndex() error {
-	r, broken := s.index.broken()
+// renew makes a broken index anew.
+func (x *indexer) renew() error {
+	r, broken := x.index.broken()
 	if !broken {
 		return nil
 	}
@@ -122,41 +135,41 @@ func (s *Store) renewIndex() error {
 	if err != nil {
 		return err
 	}
-	s.filling.Store(true)
-	s.index.use(ix)
+	x.filling.Store(true)
+	x.index.use(ix)
 	return nil
 }
 
-// completeIndex enters what the index lacks.
-func (s *Store) completeIndex(ctx context.Context) error {
-	todo := s.unindexed()
+// complete enters what the index lacks.
+func (x *indexer) complete(ctx context.Context) error {
+	todo := x.unindexed()
 	if len(todo) == 0 {
 		return nil
 	}
 	start := time.Now()
-	if err := s.fillIndex(ctx, todo); err != nil {
+	if err := x.fill(ctx, todo); err != nil {
 		return err
 	}
-	s.log.Info("the index is complete", "segments_entered", len(todo), "seconds", time.Since(start).Seconds())
+	x.log.Info("the index is complete", "segments_entered", len(todo), "seconds", time.Since(start).Seconds())
 	return nil
 }
 
-// fillIndex enters the objects of segments. While there are requests it takes no more than half of the time, so that they
+// fill enters the objects of segments. While there are requests it takes no more than half of the time, so that they
 // get the disk. Sealed segments are marked when their entries are durable, so that no opening reads them again.
-func (s *Store) fillIndex(ctx context.Context, todo []*segment.File) error {
+func (x *indexer) fill(ctx context.Context, todo []*segment.File) error {
 	var done []uint32
 	mark := func() error {
 		ids := done
 		done = nil
-		return s.index.now().MarkDone(ids...)
+		return x.index.now().MarkDone(ids...)
 	}
-	requests := s.requests()
+	requests := x.requests()
 	for _, g := range todo {
 		start := time.Now()
 		if err := failpoint.Err(failpoint.IndexFails); err != nil {
 			return err
 		}
-		sealed, err := s.enterSegment(ctx, g)
+		sealed, err := x.enterSegment(ctx, g)
 		if err != nil {
 			return err
 		}
@@ -169,7 +182,7 @@ func (s *Store) fillIndex(ctx context.Context, todo []*segment.File) error {
 				return err
 			}
 		}
-		if now := s.requests(); now != requests {
+		if now := x.requests(); now != requests {
 			requests = now
 			if !sleep(ctx, min(time.Since(start), longestPause)) {
 				return ctx.Err()
@@ -180,11 +193,11 @@ func (s *Store) fillIndex(ctx context.Context, todo []*segment.File) error {
 }
 
 // enterSegment enters the objects of one segment. sealed reports that there will be no more of them.
-func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool, err error) {
-	missed := s.index.begin()
+func (x *indexer) enterSegment(ctx context.Context, g *segment.File) (sealed bool, err error) {
+	missed := x.index.begin()
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
-		s.objects.NoteDamage(g, err)
+		x.objects.NoteDamage(g, err)
 		return false, nil
 	}
 	if err != nil {
@@ -198,36 +211,36 @@ func (s *Store) enterSegment(ctx context.Context, g *segment.File) (sealed bool,
 		for i, o := range batch {
 			found[i] = object.Found{Hash: o.Hash, Kind: o.Kind, Location: segment.At(g.ID, o.Block)}
 		}
-		if err := s.enterFound(found); err != nil {
+		if err := x.enterFound(found); err != nil {
 			return false, err
 		}
 	}
-	if !s.index.enteredSince(g.ID, missed) {
+	if !x.index.enteredSince(g.ID, missed) {
 		return false, nil // some of it was not taken: the next round enters it
 	}
-	s.sketches.Drop(g.ID)
+	x.sketches.Drop(g.ID)
 	return g.Sealed(), nil // else it is marked when it is sealed
 }
 
 // enterFound enters objects that were found in records. What the index knows of them stays if it is true.
-func (s *Store) enterFound(found []object.Found) error {
+func (x *indexer) enterFound(found []object.Found) error {
 	entries := make([]index.Entry, 0, len(found))
 	from := make([]*object.Found, 0, len(found))
 	for i := range found {
-		if o := &found[i]; !s.objects.Quarantine.Suspect(o.Location) {
+		if o := &found[i]; !x.objects.Quarantine.Suspect(o.Location) {
 			entries = append(entries, index.Entry{Hash: o.Hash, Location: indexed(o.Location)})
 			from = append(from, o)
 		}
 	}
-	others, err := s.index.putMissing(entries)
+	others, err := x.index.putMissing(entries)
 	if err != nil {
 		return err
 	}
 	wrong := slices.DeleteFunc(others, func(c conflict) bool {
 		pl := segment.At(c.has.Segment, c.has.Block)
-		return s.objects.Intact(pl, &from[c.i].Hash, from[c.i].Kind)
+		return x.objects.Intact(pl, &from[c.i].Hash, from[c.i].Kind)
 	})
-	return s.index.replace(entries, wrong)
+	return x.index.replace(entries, wrong)
 }
 
 // sleep reports whether the time passed before ctx ended.
@@ -248,8 +261,8 @@ func (x objectIndex) Get(h *merkle.Hash) (segment.Location, bool) { return x.s.i
 func (x objectIndex) Complete(segment uint32) bool { return x.s.index.has(segment) }
 
 func (x objectIndex) Found(objs []object.Found) {
-	if !x.s.filling.Load() { // else the indexer does it, and readers do not wait for what it writes
-		_ = x.s.enterFound(objs) // a hint that the next look-up can do without
+	if !x.s.indexer.filling.Load() { // else the indexer does it, and readers do not wait for what it writes
+		_ = x.s.indexer.enterFound(objs) // a hint that the next look-up can do without
 	}
 }
 

@@ -11,7 +11,7 @@ func (s *Store) startHousework() {
 	s.endHousework = cancel
 	s.reclaimer.start(ctx)
 	s.housekeepers.Go(func() { s.settler.run(ctx) })
-	s.housekeepers.Go(func() { s.indexer(ctx) })
+	s.housekeepers.Go(func() { s.indexer.run(ctx) })
 }
 
 // Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written so far durable. Requests

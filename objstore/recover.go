@@ -27,8 +27,10 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSegments)
-	if err := s.openIndexed(ctx); err != nil {
-		return err
+	if !s.opts.LookOnly {
+		if err := s.indexer.open(ctx, s.opts.enteredFirst); err != nil {
+			return err
+		}
 	}
 	for _, ref := range s.catalog.refs.ByID { // before anything is looked for by its content
 		s.objects.Deepen(merkle.Depth(ref.Size, s.sb.ChunkSize))

@@ -36,7 +36,7 @@ type settler struct {
 }
 
 func newSettler(s *Store) *settler {
-	st := &settler{s: s, asked: make(chan struct{}, 1), copies: &appender{take: s.takeSegment}}
+	st := &settler{s: s, asked: make(chan struct{}, 1), copies: &appender{}}
 	st.clock.Store(1)
 	return st
 }
@@ -149,7 +149,7 @@ func (s *Store) due(v *volume) bool {
 
 // awaitsIndex reports whether the volume's settling waits for the index to be filled, so that duplicates are found.
 func (t *settler) awaitsIndex(v *volume) bool {
-	if !t.s.filling.Load() || t.awaited.Load() > 0 {
+	if !t.s.indexer.filling.Load() || t.awaited.Load() > 0 {
 		return false
 	}
 	v.mu.Lock()

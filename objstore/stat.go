@@ -25,7 +25,7 @@ func (s *Store) Stat() (Stat, error) {
 		PerVolume: s.Volumes(), Segments: len(s.segments.All()),
 	}
 	if !s.opts.LookOnly {
-		st.Unindexed = len(s.unindexed())
+		st.Unindexed = len(s.indexer.unindexed())
 	}
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {

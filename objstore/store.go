@@ -50,7 +50,7 @@ type Store struct {
 	naming   lockorder.IOMutex[lockorder.Naming] // one NewUUID at a time
 	origin   journal.Origin
 	index    *storeIndex
-	filling  atomic.Bool // the index is being filled, and settling waits for it
+	indexer  *indexer
 	sketches segment.Sketches
 	began    time.Time     // of the opening: what uptime counts from
 	took     time.Duration // to open
@@ -70,8 +70,7 @@ type Store struct {
 	footers    *segment.FooterCache
 	objects    *object.Reader
 	leaves     atomic.Int64 // leaves in memory, of all images
-	spare      chan made
-	maker      sync.Once // starts makeSegments
+	maker      *segmentMaker
 	appendPool segmentPool
 
 	space     *spaceAccount
@@ -162,11 +161,12 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
-		footers: segment.NewFooterCache(o.FooterCache), spare: make(chan made), extender: newExtender(),
+		footers: segment.NewFooterCache(o.FooterCache), extender: newExtender(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
+		s.workers.Wait()
 		_ = s.closeFiles() // the first error is the one to report
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -223,6 +223,14 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return fmt.Errorf("open index: %w", err)
 	}
 	s.objects = s.newObjects()
+	s.maker = &segmentMaker{
+		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
+		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
+	}
+	s.settler.copies.take = s.maker.take
+	s.indexer = &indexer{
+		index: s.index, segments: &s.segments, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
+	}
 	return s.recover(ctx)
 }
 
@@ -344,7 +352,6 @@ func (s *Store) Close() error {
 	s.cancel()
 	s.workersMu.Unlock()
 	s.waitHousework()
-	s.maker.Do(func() {}) // from here on nobody starts it
 	s.workers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()

@@ -258,7 +258,7 @@ func (v *volume) active() *layer { return v.layers[len(v.layers)-1] }
 func (v *volume) nextSegment() *segment.File {
 	g := v.s.appendPool.take()
 	if g == nil {
-		g = v.s.trySegment()
+		g = v.s.maker.tryTake()
 	}
 	if g != nil {
 		v.useSegment(g)
@@ -314,7 +314,7 @@ func (v *volume) waitSegment(ctx context.Context) error {
 	if v.hasSegment() {
 		return nil
 	}
-	g, err := v.s.takeSegment(ctx)
+	g, err := v.s.maker.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -325,7 +325,7 @@ func (v *volume) waitSegment(ctx context.Context) error {
 	}
 	v.mu.Unlock()
 	if !use {
-		v.s.giveSegmentBack(g)
+		v.s.maker.giveBack(g)
 	}
 	return nil
 }
