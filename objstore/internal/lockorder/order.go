@@ -5,25 +5,42 @@ type Lock interface {
 	line() (rank int, name string)
 }
 
-// Checking and the types after it are the lines of the list, in its order.
+// The lines of the list, in its order.
 type (
-	Checking      struct{}
-	Naming        struct{}
-	Settling      struct{}
-	PartialWrite  struct{}
-	RefsLog       struct{}
-	Freeze        struct{}
-	Commit        struct{}
+	// Checking is Store.checking.
+	Checking struct{}
+	// Naming is Store.naming.
+	Naming struct{}
+	// Settling is volume.settleMu.
+	Settling struct{}
+	// PartialWrite is volume.rmw.
+	PartialWrite struct{}
+	// RefsLog is catalog.logMu.
+	RefsLog struct{}
+	// Freeze is volume.freezeMu.
+	Freeze struct{}
+	// Commit is volume.commitMu.
+	Commit struct{}
+	// JournalWindow is journal.File.growMu.
 	JournalWindow struct{}
-	Catalog       struct{}
-	View          struct{}
-	Volume        struct{}
-	FreeSpace     struct{}
+	// Catalog is catalog.mu.
+	Catalog struct{}
+	// View is View.mu.
+	View struct{}
+	// Volume is volume.mu.
+	Volume struct{}
+	// FreeSpace is spaceAccount.lookMu.
+	FreeSpace struct{}
+	// SegmentRecord is segment.File.listMu.
 	SegmentRecord struct{}
+	// JournalHeader is journal.File.headerMu.
 	JournalHeader struct{}
-	IndexPut      struct{}
-	SegmentState  struct{}
-	Memory        struct{} // any of those under which nobody takes another
+	// IndexPut is storeIndex.putMu.
+	IndexPut struct{}
+	// SegmentState is segment.File.mu.
+	SegmentState struct{}
+	// Memory is any lock under which nobody takes another.
+	Memory struct{}
 )
 
 func (Checking) line() (int, string)      { return 1, "Store.checking" }
