@@ -3,20 +3,12 @@ package objstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
-
-	"varve/objstore/index"
-	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
@@ -87,249 +79,11 @@ type Store struct {
 	punchFailed sync.Once
 }
 
-// Init makes a store in dir, which must be empty or not exist yet. It takes effect with the superblock, which
-// comes last.
-func Init(dir string, o InitOptions) error {
-	if o.ChunkSize == 0 {
-		o.ChunkSize = defaultChunkSize
-	}
-	if err := disk.CheckChunkSize(o.ChunkSize); err != nil {
-		return err
-	}
-	if err := checkMaxSize(o.MaxSize); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make store: %w", err)
-	}
-	if err := vfs.NoCOW(dir); err != nil {
-		return fmt.Errorf("make store: %w", err)
-	}
-	files, above := vfs.OS(dir), vfs.OS(filepath.Dir(filepath.Clean(dir)))
-	defer func() { _ = errors.Join(files.Close(), above.Close()) }() // what was made is durable
-	if err := initFS(files, dir, o); err != nil {
-		return err
-	}
-	return above.SyncDir(".")
-}
-
-func initFS(fs vfs.FS, dir string, o InitOptions) error {
-	names, err := fs.List(".")
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if n != "lost+found" {
-			return fmt.Errorf("make store in %s: %w: it has %s", dir, ErrStoreExists, n)
-		}
-	}
-	sb := &refs.Superblock{ChunkSize: o.ChunkSize, ID: uuid.New(), Created: time.Now()}
-	for _, d := range []string{segment.Dir, journal.Dir, refs.Dir, IndexDir} {
-		if err := fs.Mkdir(d); err != nil {
-			return err
-		}
-	}
-	held, err := lock(fs) // makes the file, for which a disk that is full has no room
-	if err != nil {
-		return err
-	}
-	if err := held.Close(); err != nil {
-		return err
-	}
-	var recs []refs.Record
-	if o.MaxSize > 0 {
-		recs = append(recs, refs.Record{Op: refs.OpMaxSize, Size: o.MaxSize})
-	}
-	if err := refs.Create(fs, sb.ID, recs...); err != nil {
-		return err
-	}
-	if err := fs.SyncDir(refs.Dir); err != nil {
-		return err
-	}
-	if err := fs.SyncDir("."); err != nil { // no superblock without what it stands for
-		return err
-	}
-	return sb.Create(fs)
-}
-
-// Open opens a store and replays its journals. One process can have it open.
-func Open(ctx context.Context, dir string, o Options) (*Store, error) {
-	start := time.Now()
-	o.EnsureDefaults()
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	s := &Store{
-		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
-		footers: segment.NewFooterCache(o.FooterCache), extender: newExtender(),
-	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.open(ctx); err != nil {
-		s.cancel()
-		s.workers.Wait()
-		_ = s.closeFiles() // the first error is the one to report
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
-	}
-	s.took = time.Since(start)
-	if o.LookOnly {
-		s.failed.Store(&errLookOnly)
-		return s, nil
-	}
-	s.workers.Go(func() { s.space.run(s.ctx) })
-	s.workers.Go(func() { s.extender.run(s.ctx) })
-	s.space.askForLook() // the first write finds a budget
-	s.startHousework()
-	return s, nil
-}
-
-func (s *Store) open(ctx context.Context) (err error) {
-	if s.fs == nil {
-		if s.files = vfs.OS(s.dir); s.opts.Lock != nil {
-			s.files = s.opts.Lock.Dir()
-		}
-		if err := isStore(s.files); err != nil {
-			return err
-		}
-		s.fs = s.files
-	}
-	if s.fs = vfs.Patient(s.fs); s.opts.LookOnly {
-		s.fs = vfs.Patient(vfs.Overlay(s.files))
-	}
-	if s.opts.Lock == nil {
-		if s.lock, err = lock(s.fs); err != nil {
-			return err
-		}
-	}
-	var mended []*CorruptError
-	if s.sb, mended, err = refs.ReadSuperblock(s.fs); err != nil {
-		return err
-	}
-	for _, d := range mended {
-		s.mended(d)
-	}
-	known := s.sb.Known().String()
-	s.uuid.Store(&known)
-	if s.origin, err = s.findOrigin(); err != nil {
-		return err
-	}
-	if err := s.openSpace(); err != nil {
-		return err
-	}
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	s.space.setLimits(s.opts.Reserve, s.catalog.refs.MaxSize)
-	if err := s.openIndex(); err != nil {
-		return fmt.Errorf("open index: %w", err)
-	}
-	s.objects = s.newObjects()
-	s.maker = &segmentMaker{
-		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
-		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
-	}
-	s.settler.copies.take = s.maker.take
-	s.indexer = &indexer{
-		index: s.index, segments: &s.segments, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
-	}
-	return s.recover(ctx)
-}
-
-// newObjects makes what finds and reads the store's objects; it knows of no damage.
-func (s *Store) newObjects() *object.Reader {
-	return object.NewReader(object.Options{
-		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Logger: s.log, ChunkSize: s.sb.ChunkSize,
-	})
-}
-
 func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.ChunkSize) }
-
-// openCatalog reads what the store knows by name.
-func (s *Store) openCatalog() error {
-	c := s.catalog
-	c.gate = s
-	mended, err := c.open(s.fs, s.sb, s.log)
-	for _, d := range mended {
-		s.mended(d)
-	}
-	return err
-}
 
 // uptime is how long the store has been open. Durations are differences of it and never of wall clocks, which
 // somebody may set at any time.
 func (s *Store) uptime() time.Duration { return time.Since(s.began) }
-
-func (s *Store) openIndex() (err error) {
-	if s.opts.Index != nil {
-		s.index = newStoreIndex(s.opts.Index)
-		return nil
-	}
-	if s.opts.LookOnly { // nothing fills it: that would take longer than to look a few objects up without
-		s.index = newStoreIndex(index.NewMem())
-		return nil
-	}
-	// It must have its room within what writes leave free, or a store that they filled would not open.
-	table := min(max(s.space.reserve.Load()/16, 1<<20), 4<<20)
-	o := index.Options{Logger: s.log, MemTable: table}
-	dir := s.dir
-	if s.files != nil {
-		if dir, err = s.files.Handle(); err != nil { // badger takes a path, and stays in it when the store is moved
-			return err
-		}
-		o.Made = func() error { return s.files.OwnAll(IndexDir) }
-	}
-	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
-	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
-	if errors.Is(disk.SpaceError(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
-		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
-		// it. An index can be made anew at any time, so this one is for now.
-		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+
-			"duplicates are not found", "entries", index.MemEntries, "error", err)
-		ix, err = index.NewBoundedMem(index.MemEntries), nil
-	}
-	if err != nil {
-		return err
-	}
-	s.index = newStoreIndex(ix)
-	return nil
-}
-
-// isStore looks for a superblock.
-func isStore(files *vfs.Dir) error {
-	_, err := files.Used(refs.SuperblockFile)
-	if err == nil {
-		return nil
-	}
-	if _, cerr := files.Used(refs.SuperblockCopy); cerr == nil {
-		return nil
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: no superblock there; make one with init", ErrNotStore)
-	}
-	return err
-}
-
-func (s *Store) openSpace() error {
-	total, _, err := s.fs.Space()
-	if err != nil {
-		return fmt.Errorf("ask for free space: %w", err)
-	}
-	s.usage = &usage{fs: s.fs, segments: &s.segments, indexBytes: func() int64 { return s.index.bytes() }}
-	s.space = newSpaceAccount(total, spaceDeps{
-		free: func() (int64, error) {
-			_, free, err := s.fs.Space()
-			return free, err
-		},
-		used:         s.usage.total,
-		returning:    func() bool { return s.reclaimer.returning() },
-		wantSettling: s.kickSettler,
-		stopped:      func() bool { return s.failed.Load() != nil },
-		log:          s.log,
-	})
-	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
-	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
-	s.settler = newSettler(s)
-	return nil
-}
 
 // errLookOnly is why a store takes no writes that was opened so.
 var errLookOnly = errors.New("it was opened to be looked at")
@@ -402,22 +156,4 @@ func (s *Store) closeFiles() error {
 		keep(s.files.Close())
 	}
 	return first
-}
-
-// findOrigin says which kernel's page cache this process writes through.
-func (s *Store) findOrigin() (journal.Origin, error) {
-	o := journal.Origin{Boot: s.opts.Boot, Mount: s.opts.Mount}
-	if o.Boot == "" {
-		var err error
-		if o.Boot, err = vfs.BootID(); err != nil {
-			return o, err
-		}
-	}
-	if o.Mount == "" && s.opts.FS == nil {
-		var err error
-		if o.Mount, err = s.files.MountID(); err != nil {
-			return o, err
-		}
-	}
-	return o, nil
 }
