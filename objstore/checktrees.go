@@ -1,0 +1,198 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+// image is a root that refs name.
+type image struct {
+	volume, snap string
+	root         merkle.Hash
+	size         int64
+}
+
+func (c *checker) images() []image {
+	s := c.s
+	s.catalog.mu.Lock()
+	defer s.catalog.mu.Unlock()
+	var out []image
+	for _, ref := range s.catalog.refs.Sorted() {
+		v := s.catalog.volumes[ref.ID]
+		v.mu.Lock()
+		id := v.base.id
+		v.mu.Unlock()
+		if d := v.damage.Load(); d == nil || !d.root {
+			out = append(out, image{ref.Name, "", id, ref.Size})
+		}
+		for _, sn := range ref.Order {
+			if sn.Settled {
+				out = append(out, image{ref.Name, sn.Name, sn.Root, ref.Size})
+			} else if v.damage.Load() == nil { // it is read through the volume
+				out = append(out, image{ref.Name, sn.Name, id, ref.Size})
+			}
+		}
+	}
+	return out
+}
+
+// trees walks every tree once, and those with damage once more for each image, to say where it is.
+func (c *checker) trees() error {
+	images := c.images()
+	c.report.Images = len(images)
+	roots := make([]*merkle.Root, len(images))
+	for i, im := range images {
+		r, err := c.s.objects.Root(im.root, im.size)
+		if err != nil && !disk.Damaged(err) {
+			return err
+		}
+		if err != nil {
+			c.found(disk.AsCorrupt(err, segment.Dir, 0, "root "+im.root.String()), Affected{im.volume, im.snap, []Range{{0, im.size}}})
+			continue
+		}
+		roots[i] = r
+		if err := c.walk(r.Top, r.Depth); err != nil {
+			return err
+		}
+	}
+	if err := c.seek(); err != nil {
+		return err
+	}
+	for i, im := range images {
+		if r := roots[i]; r != nil {
+			if err := c.locate(im, r, r.Top, r.Depth, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// walk looks at a subtree that was not looked at yet: notes the nodes that are lost, and the chunks that the index
+// does not find.
+func (c *checker) walk(h merkle.Hash, level int) error {
+	if _, seen := c.clean[h]; h.IsZero() || seen {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	n, err := c.s.objects.FreshNode(h, level)
+	if err != nil && !disk.Damaged(err) {
+		return err
+	}
+	if err != nil {
+		c.clean[h] = false
+		id := objectID{h, merkle.NodeKind(level)}
+		if _, known := c.objects[id]; !known {
+			c.objects[id] = c.found(disk.AsCorrupt(err, segment.Dir, 0, fmt.Sprintf("%v %v", id.kind, h)))
+		}
+		return nil
+	}
+	clean := true
+	for _, child := range n {
+		switch {
+		case child.IsZero():
+		case level > 1:
+			if err := c.walk(child, level-1); err != nil {
+				return err
+			}
+			clean = clean && c.clean[child]
+		default:
+			if _, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
+				clean = false
+			} else if _, ok := c.s.objects.Lookup(&child, merkle.KindChunk); !ok {
+				c.missing[child] = true
+				clean = false
+			}
+		}
+	}
+	c.clean[h] = clean
+	return nil
+}
+
+// seek looks for the chunks that the index does not find, in the records and, where these are damaged, by content.
+func (c *checker) seek() error {
+	if len(c.missing) == 0 {
+		return nil
+	}
+	for _, g := range c.s.segments.All() {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		objs, err := g.Objects()
+		if err != nil {
+			continue
+		}
+		for _, o := range objs {
+			if o.Kind == merkle.KindChunk && !c.s.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
+				delete(c.missing, o.Hash)
+			}
+		}
+	}
+	for _, g := range c.s.segments.Damaged() {
+		for h := range c.missing {
+			if _, _, ok := c.s.objects.Salvage(g, &h, merkle.KindChunk); ok {
+				delete(c.missing, h)
+			}
+		}
+	}
+	if n := len(c.missing); n > 0 {
+		c.lost = c.found(&CorruptError{File: segment.Dir, Object: fmt.Sprintf("%d chunks", n), Err: errors.New("no segment has them")})
+	}
+	return nil
+}
+
+// locate adds the range of node number i of a level to each damage below it.
+func (c *checker) locate(im image, root *merkle.Root, h merkle.Hash, level int, i int64) error {
+	if h.IsZero() || c.clean[h] {
+		return nil
+	}
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	span := merkle.Span(level) * int64(root.ChunkSize)
+	if at, bad := c.objects[objectID{h, merkle.NodeKind(level)}]; bad {
+		c.affect(at, im, i*span, span)
+		return nil
+	}
+	n, err := c.s.objects.Node(h, level)
+	if err != nil {
+		return err
+	}
+	for j, child := range n {
+		if level > 1 {
+			if err := c.locate(im, root, child, level-1, i*merkle.FanOut+int64(j)); err != nil {
+				return err
+			}
+			continue
+		}
+		off := i*span + int64(j)*int64(root.ChunkSize)
+		if at, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
+			c.affect(at, im, off, int64(root.ChunkSize))
+		} else if c.missing[child] {
+			c.affect(c.lost, im, off, int64(root.ChunkSize))
+		}
+	}
+	return nil
+}
+
+func (c *checker) affect(damage int, im image, off, length int64) {
+	d := &c.report.Damage[damage]
+	length = min(length, im.size-off)
+	n := len(d.Affects)
+	if n == 0 || d.Affects[n-1].Volume != im.volume || d.Affects[n-1].Snapshot != im.snap {
+		d.Affects = append(d.Affects, Affected{Volume: im.volume, Snapshot: im.snap})
+		n++
+	}
+	a := &d.Affects[n-1]
+	if m := len(a.Ranges); m > 0 && a.Ranges[m-1].Off+a.Ranges[m-1].Len == off {
+		a.Ranges[m-1].Len += length
+		return
+	}
+	a.Ranges = append(a.Ranges, Range{off, length})
+}

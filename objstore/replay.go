@@ -1,0 +1,180 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/extent"
+	"varve/objstore/internal/journal"
+	"varve/objstore/internal/segment"
+)
+
+// replayJournals turns the journals into frozen layers.
+func (s *Store) replayJournals() error {
+	names, err := s.fs.List(journal.Dir)
+	if err != nil {
+		return err
+	}
+	gens := map[uuid.UUID][]uint64{}
+	for _, n := range names {
+		id, gen, draft, ok := journal.ParseName(n)
+		if !ok {
+			s.stray(journal.Dir + "/" + n)
+			continue
+		}
+		if draft {
+			if err := disk.RemoveLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
+				return err
+			}
+			continue
+		}
+		v := s.catalog.volumes[id]
+		if v == nil || gen <= v.baseGen {
+			// Its volume is gone, or has settled past it.
+			if err := disk.RemoveLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
+				return err
+			}
+			continue
+		}
+		gens[id] = append(gens[id], gen)
+	}
+	err = disk.Parallel(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
+		gens := gens[v.ref.ID]
+		slices.Sort(gens)
+		if err := s.replayVolume(v, gens); err != nil {
+			return fmt.Errorf("volume %s: %w", v.ref.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.fs.SyncDir(journal.Dir)
+}
+
+// replayVolume replays the journals of a volume, or, where they are damaged, leaves all of them as they are.
+func (s *Store) replayVolume(v *volume, gens []uint64) error {
+	h, err := s.readHistory(v, gens)
+	if err != nil {
+		return err
+	}
+	if d := v.damage.Load(); d != nil { // its root is lost: nothing can be put on top of it
+		d.journals, d.gens = h.files, gens
+		d.loseSnapshots(v)
+		return nil
+	}
+	if h.damage != nil {
+		h.damage.gens = gens
+		s.refuse(v, h.damage)
+		return nil
+	}
+	// The newest first: a crash on the way must not leave a generation without those before it.
+	for _, name := range slices.Backward(h.drop) {
+		if err := s.fs.Remove(name); err != nil {
+			return err
+		}
+	}
+	failpoint.Here(failpoint.RecoverDropped)
+	return s.replayLayers(v, h.replays)
+}
+
+func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
+	var layers []*layer
+	for i, rp := range replays {
+		l, err := s.replayLayer(v, rp)
+		if errors.Is(err, errNotSynced) { // of a sync that fails, the next one knows nothing
+			for _, rp := range replays[i:] {
+				rp.Distrust(s.fs)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		layers = append(layers, l)
+	}
+	// Not before all of the volume's journals have been finished: of one that was copied, and was not, the segments say
+	// that it counts, to the next opening too.
+	for _, l := range layers {
+		for _, h := range l.handed {
+			s.stampSegment(s.segments.Get(h.seg), 0)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range layers { // all or none: what fails here may be tried again
+		for _, h := range l.handed {
+			s.segments.Get(h.seg).Unsettled.Add(h.to - h.from)
+		}
+		s.space.commit(l.bytes, l.reservation.bytes)
+		v.layers = append(v.layers, l)
+		v.tail += l.bytes
+	}
+	return nil
+}
+
+// validateRecord says what is wrong with a record that was read whole.
+func (s *Store) validateRecord(v *volume, r *journal.Record) error {
+	sectors := uint64(v.ref.Size) / SectorSize
+	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
+		return fmt.Errorf("%d sectors at %d in a volume of %d", r.Count, r.Sector, sectors)
+	}
+	if r.Type != journal.Data {
+		return nil
+	}
+	g := s.segments.Get(r.Segment)
+	if g == nil {
+		return fmt.Errorf("segment %08x is not there", r.Segment)
+	}
+	from := int64(r.Block) * disk.BlockSize
+	to := from + disk.RoundUp(int64(r.Count)*SectorSize, disk.BlockSize)
+	if r.Block == 0 || to > g.Capacity {
+		return fmt.Errorf("bytes %d to %d of a segment of %d", from, to, g.Capacity)
+	}
+	return nil
+}
+
+var errNotSynced = errors.New("what its journal speaks of can't be made durable")
+
+// replayLayer makes a frozen layer of one journal, whose records were checked.
+func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
+	l := newLayer(rp.ID.Gen, nil)
+	used := map[*segment.File]bool{}
+	for i := range rp.Records {
+		r := &rp.Records[i]
+		e := extent.Extent{End: r.Sector + r.Count, Sectors: r.Count}
+		if r.Type == journal.Data {
+			g := s.segments.Get(r.Segment)
+			from := int64(r.Block) * disk.BlockSize
+			to := from + disk.RoundUp(int64(r.Count)*SectorSize, disk.BlockSize)
+			e.Segment, e.File = g.ID, uint64(from)/SectorSize
+			used[g] = true
+			l.hand(g.ID, from, to)
+			l.bytes += int64(r.Count) * SectorSize
+		}
+		l.insert(e)
+		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.ChunkSize), e.Segment == 0)
+	}
+	l.reservation.freeze()
+	// What this opening takes for good must stay so after the next power cut.
+	if rp.Trusted {
+		for g := range used {
+			if err := g.Data.Datasync(); err != nil {
+				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
+			}
+		}
+	}
+	failpoint.Here(failpoint.RecoverReplayed)
+	var err error
+	if l.journal, err = rp.Finish(s.fs); err != nil {
+		return nil, err
+	}
+	failpoint.Here(failpoint.RecoverFinished)
+	s.log.Info("replayed a journal", "volume", v.ref.Name, "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
+	return l, nil
+}

@@ -1,0 +1,203 @@
+package objstore
+
+import (
+	"errors"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+// oldPlaces fills in where the leaf's chunks lay before.
+func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
+	st.v.mu.Lock()
+	if l := st.v.base.leaf(i); l != nil {
+		out.locations, out.repairGen = l.locations, l.repairGen
+		st.v.mu.Unlock()
+		return nil
+	}
+	st.v.mu.Unlock()
+	if n.Count() == 0 {
+		return nil
+	}
+	l, err := st.s.resolve(n)
+	if err == nil {
+		out.locations, out.repairGen = l.locations, l.repairGen
+	}
+	return err
+}
+
+// runs is run, and keeps the chunks that can't settle.
+func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
+	var old *oldError
+	err := st.run(from, to, n, out)
+	if !errors.As(err, &old) {
+		st.met(from, to, err)
+		return err
+	}
+	for chunk := uint64(st.old.ChunkSize) / SectorSize; from < to; from += chunk {
+		end := min(from+chunk, to)
+		err := st.run(from, end, n, out)
+		if errors.As(err, &old) {
+			err = st.pinByDamage(from, end, old.err)
+		}
+		if err != nil {
+			st.met(from, end, err)
+			return err
+		}
+	}
+	return nil
+}
+
+// run settles the chunks of the sectors [from, to), which all are touched.
+func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
+	size := uint64(st.old.ChunkSize)
+	chunk := size / SectorSize
+	length := int(to-from) * SectorSize
+	full := disk.RoundUp(int64(length), int64(size))
+	if int64(cap(st.buf)) < full {
+		st.buf = disk.AlignedBuffer(int(full))
+	}
+	buf := st.buf[:full]
+	if err := st.read(buf, from, to); err != nil {
+		return err
+	}
+	slot := from / chunk % merkle.FanOut
+	if err := st.lookUp(buf, slot, n, out); err != nil {
+		return err
+	}
+	for i, h := range st.hits {
+		o := i * int(size)
+		if err := st.chunk(h, buf[o:o+int(size)], o, length, slot+uint64(i), n, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read fills buf with the sectors [from, to) as the frozen layer over the base has them, and zeroes the rest.
+// st.plan then says where they lie.
+func (st *settling) read(buf []byte, from, to uint64) error {
+	off, length := int64(from)*SectorSize, int64(to-from)*SectorSize
+	for {
+		st.plan.Pieces = st.plan.Pieces[:0]
+		st.v.mu.Lock()
+		err := planLayers(st.view[:], st.v.base, &st.plan, from, to)
+		st.v.mu.Unlock()
+		if err == nil {
+			break
+		}
+		if disk.Damaged(err) {
+			return &oldError{err}
+		}
+		if err != ErrNotLoaded { //nolint:errorlint // a plan gives it bare
+			return err
+		}
+		if err := st.s.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
+			return err
+		}
+	}
+	clear(buf[length:])
+	for i := range st.plan.Pieces {
+		c := &st.plan.Pieces[i]
+		b := buf[c.BufOff : c.BufOff+c.Len]
+		var err error
+		switch {
+		case c.Hole:
+			clear(b)
+		case c.settled:
+			err = st.readOld(c, off+int64(c.BufOff), b)
+		default:
+			if err = disk.ReadAligned(c.seg.Data, b, c.FileOff); err != nil {
+				err = readError(c, err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readOld fills b with what is left of chunks that the layer changes in part: the bytes of the image at off. They get a
+// new hash with the others, and so are checked against the old one: what has become wrong must not be made right.
+func (st *settling) readOld(c *Piece, off int64, b []byte) error {
+	size := int64(st.old.ChunkSize)
+	if st.oldChunk == nil {
+		st.oldChunk = disk.AlignedBuffer(int(size))
+	}
+	at := off
+	for len(b) > 0 {
+		first := at / size * size
+		from := c.FileOff + first - off
+		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldLocation {
+			st.oldLocation = 0
+			k := verifier{s: st.s, root: st.old, image: st.v.ref.Name}
+			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
+				return &oldError{err}
+			} else if err != nil {
+				return err
+			}
+			st.oldLocation = pl
+			st.s.objects.Verified.Add(pl)
+		}
+		n := copy(b, st.oldChunk[at-first:])
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
+}
+
+// chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes, and what is known of them.
+func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *merkle.Node, out *leaf) error {
+	h, pl := known.hash, known.at
+	if h.IsZero() {
+		n[slot], out.locations[slot] = merkle.Hash{}, 0
+		return nil
+	}
+	if h == n[slot] && pl != 0 && pl == out.locations[slot] {
+		return nil
+	}
+	st.restores = st.restores || h == n[slot]
+	n[slot] = h
+	if pl == 0 {
+		pl = st.fresh[h] // of a chunk before it in the run
+	}
+	ok := pl != 0
+	if !ok && o+len(data) <= length {
+		pl, ok = st.adopt(h, o, len(data))
+	}
+	if !ok {
+		var err error
+		if pl, err = st.append(merkle.KindChunk, h, data); err != nil {
+			return err
+		}
+	}
+	out.locations[slot] = pl
+	return nil
+}
+
+// find looks for an object that the store holds already.
+func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool) {
+	if pl, ok := st.fresh[*h]; ok {
+		return pl, true
+	}
+	pl, ok := st.s.objects.Lookup(h, k)
+	st.restores = st.restores || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
+	return pl, ok
+}
+
+// adopt makes an object of a chunk that lies whole and aligned in an append segment.
+func (st *settling) adopt(h merkle.Hash, o, size int) (segment.Location, bool) {
+	for i := range st.plan.Pieces {
+		c := &st.plan.Pieces[i]
+		if o < c.BufOff || o+size > c.BufOff+c.Len {
+			continue
+		}
+		at := c.FileOff + int64(o-c.BufOff)
+		if c.Hole || c.settled || at%disk.BlockSize != 0 || c.seg.Damaged() {
+			return 0, false
+		}
+		return st.record(c.seg, segment.Object{Hash: h, Block: uint32(at / disk.BlockSize), Length: uint32(size), Kind: merkle.KindChunk}), true
+	}
+	return 0, false
+}

@@ -1,0 +1,116 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/index"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
+	"varve/objstore/internal/segment"
+)
+
+func (st *settling) record(g *segment.File, o segment.Object) segment.Location {
+	pl := segment.At(g.ID, o.Block)
+	st.fresh[o.Hash], st.own[pl] = pl, true
+	st.added[g] = append(st.added[g], o)
+	return pl
+}
+
+// store puts an object into the store unless it is there.
+func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
+	if pl, ok := st.find(&h, k); ok {
+		if ok = st.trusts(pl); !ok {
+			var err error
+			if ok, err = st.confirm(k, &h, pl, data); err != nil {
+				return 0, err
+			}
+		}
+		if ok {
+			return pl, nil
+		}
+	}
+	return st.append(k, h, data)
+}
+
+// append copies an object into the store's own open segment.
+func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
+	g, off, err := st.s.settler.copies.slot(st.ctx, int64(len(data)))
+	if err != nil {
+		return 0, err
+	}
+	if err := disk.WriteAligned(g.Data, data, off); err != nil {
+		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
+	}
+	st.copied = append(st.copied, slots{g.ID, off, off + disk.RoundUp(int64(len(data)), disk.BlockSize)})
+	failpoint.Here(failpoint.SettleCopied)
+	return st.record(g, segment.Object{Hash: h, Block: uint32(off / disk.BlockSize), Length: uint32(len(data)), Kind: k}), nil
+}
+
+// durable does steps B and C.
+func (st *settling) durable() error {
+	segs := slices.Collect(maps.Keys(st.added))
+	err := disk.Parallel(segs, func(g *segment.File) error {
+		if err := g.Data.Datasync(); err != nil {
+			return st.v.failSync(segment.Name(g.ID), err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SettleSynced)
+	if err := disk.Parallel(segs, st.recordIn); err != nil {
+		return err
+	}
+	if st.restores {
+		st.s.objects.Quarantine.Repaired()
+	}
+	return nil
+}
+
+// recordIn does step C for one segment.
+func (st *settling) recordIn(g *segment.File) error {
+	objs := st.added[g]
+	err := g.Add(st.s.fs, st.s.sb.ID, objs)
+	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
+		return st.s.spaceError(err)
+	}
+	if err != nil {
+		return st.s.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
+	}
+	failpoint.Here(failpoint.SettleRecorded)
+	st.index(g, objs)
+	failpoint.Here(failpoint.SettleIndexed)
+	return nil
+}
+
+// index enters objects that are recorded.
+func (st *settling) index(g *segment.File, objs []segment.Object) {
+	entries := make([]index.Entry, len(objs))
+	for i, o := range objs {
+		st.s.countObject(o)
+		entries[i] = index.Entry{Hash: o.Hash, Location: indexed(segment.At(g.ID, o.Block))}
+	}
+	if err := st.s.index.put(entries); err != nil {
+		st.s.log.Warn("the index did not take new objects; it is tried again", "error", err)
+		st.s.index.lacks(g.ID)
+	}
+	st.s.objects.Stored(objs)
+}
+
+// objectLogLengths says how long the object logs are: those that this settling has written to, and those whose objects one
+// has recorded that was cut off, which this one has found.
+func (s *Store) objectLogLengths() map[uint32]int64 {
+	out := map[uint32]int64{}
+	for _, g := range s.segments.All() {
+		if n := g.ObjectLogSize(); n > record.HeaderSize {
+			out[g.ID] = n
+		}
+	}
+	return out
+}
