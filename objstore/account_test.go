@@ -88,7 +88,8 @@ func TestSpaceLook(t *testing.T) {
 	}
 }
 
-// However many take at once while others look, no more is handed out than there is, and the budget ends.
+// However many take at once while others look, no more is handed out than there is, and the budget
+// ends.
 func TestSpaceBudgetIsNeverExceeded(t *testing.T) {
 	const reserve, total = 10 * mib, 500 * mib
 	var d fakeDisk
@@ -143,8 +144,8 @@ func TestSpaceIsLookedForAhead(t *testing.T) {
 	}
 }
 
-// A request that waits for room goes on when a layer has settled, when room was given back, when a limit has changed, and at
-// each tick; while it waits, the settler is asked.
+// A request that waits for room goes on when a layer has settled, when room was given back, when a
+// limit has changed, and at each tick; while it waits, the settler is asked.
 func TestSpaceWaitersAreWoken(t *testing.T) {
 	for name, wake := range map[string]func(a *spaceAccount){
 		"settled":  func(a *spaceAccount) { a.settled(&layer{}) },
@@ -171,7 +172,8 @@ func TestSpaceWaitersAreWoken(t *testing.T) {
 	}
 }
 
-// An error that means a full disk has the next request look; any other is left alone, as is the budget.
+// An error that means a full disk has the next request look; any other is left alone, as is the
+// budget.
 func TestSpaceNoteError(t *testing.T) {
 	var d fakeDisk
 	d.free.Store(100 * mib)

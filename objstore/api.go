@@ -8,8 +8,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// SectorSize is the unit of lengths and offsets inside a volume: every off and length that a Volume or View
-// takes in Plan, Reserve and Zero is in bytes and a multiple of it.
+// SectorSize is the unit of lengths and offsets inside a volume: every off and length that a Volume
+// or View takes in Plan, Reserve and Zero is in bytes and a multiple of it.
 const SectorSize = disk.SectorSize
 
 // MaxRequest is the largest range in bytes that Plan and Reserve take.
@@ -49,8 +49,8 @@ type VolumeInfo struct {
 	Tail      int64     `json:"tail"`    // bytes written since, not settled yet
 	Snapshots int       `json:"snapshots"`
 	Users     []string  `json:"users"` // who has it open: "ublk /dev/ublkb0", "fuse"
-	// Of is the snapshot, "VOLUME@SNAPSHOT", that a scratch volume lies over. An older varve that has compacted refs has
-	// dropped it.
+	// Of is the snapshot, "VOLUME@SNAPSHOT", that a scratch volume lies over. An older varve that
+	// has compacted refs has dropped it.
 	Of string `json:"of,omitempty"`
 	// Damage is why the volume is refused, until RepairVolume.
 	Damage string `json:"damage,omitempty"`
@@ -121,7 +121,8 @@ type Plan struct {
 	verifier verifier
 }
 
-// Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one is called.
+// Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one
+// is called.
 type Write struct {
 	FD      int   // write the data here, all of it, at FileOff
 	FileOff int64 // bytes, a multiple of 4096
@@ -135,9 +136,11 @@ type Image interface {
 	Size() int64
 	// ReadAt as io.ReaderAt, at any offset and length; blocks.
 	ReadAt(p []byte, off int64) (int, error)
-	// Extent says what lies at off: whether it is a hole, and how many bytes, 1 at least, are alike.
+	// Extent says what lies at off: whether it is a hole, and how many bytes, 1 at least, are
+	// alike.
 	Extent(ctx context.Context, off int64) (hole bool, length int64, err error)
-	// Plan never blocks on I/O. ErrNotLoaded: call Load for the range, from a goroutine that may block, and retry.
+	// Plan never blocks on I/O. ErrNotLoaded: call Load for the range, from a goroutine that may
+	// block, and retry.
 	Plan(off int64, length int, p *Plan) error
 	Load(ctx context.Context, off int64, length int) error
 	Release(p *Plan)

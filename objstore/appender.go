@@ -7,9 +7,10 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// appender hands out room in segments of the store's own, for objects that settling writes. One segment is open at a time;
-// those that are full wait in filled to be sealed. The settler's own: it has no lock. Objects that die at different times
-// (chunks and tree nodes, say) can have an appender each.
+// appender hands out room in segments of the store's own, for objects that settling writes. One
+// segment is open at a time; those that are full wait in filled to be sealed. The settler's own: it
+// has no lock. Objects that die at different times (chunks and tree nodes, say) can have an
+// appender each.
 type appender struct {
 	take   func(context.Context) (*segment.File, error) // an empty segment
 	open   *segment.File                                // nil: none yet
@@ -46,7 +47,8 @@ func (a *appender) nextFilled() *segment.File {
 	return g
 }
 
-// sealCopies ends the segments that are full of what settling has written; their objects are recorded, or given up.
+// sealCopies ends the segments that are full of what settling has written; their objects are
+// recorded, or given up.
 func (s *Store) sealCopies() error {
 	if err := s.writeError(); err != nil {
 		return err

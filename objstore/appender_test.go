@@ -9,8 +9,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Slots lie one after the other in one segment, begin at blocks, and go on in the next segment where one does not fit; the
-// full one is to be sealed.
+// Slots lie one after the other in one segment, begin at blocks, and go on in the next segment
+// where one does not fit; the full one is to be sealed.
 func TestAppender(t *testing.T) {
 	ctx := t.Context()
 	var made []*segment.File

@@ -5,12 +5,14 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// segmentPool keeps the append segments of volumes at rest for the next volume that writes. If each were sealed, there
-// would be as many files as volumes are opened; if each stayed with its volume, as many descriptors as there are volumes.
+// segmentPool keeps the append segments of volumes at rest for the next volume that writes. If each
+// were sealed, there would be as many files as volumes are opened; if each stayed with its volume,
+// as many descriptors as there are volumes.
 //
-// A segment in the pool belongs to no volume: everything that was handed out of it has settled, its room has been given
-// back, and it is in no volume's list of segments to sync. It holds objects, which stay where they are whoever appends
-// next. So a segment taken from the pool has unsettled writes of one volume at a time, as every append segment has.
+// A segment in the pool belongs to no volume: everything that was handed out of it has settled, its
+// room has been given back, and it is in no volume's list of segments to sync. It holds objects,
+// which stay where they are whoever appends next. So a segment taken from the pool has unsettled
+// writes of one volume at a time, as every append segment has.
 type segmentPool struct {
 	mu   lockorder.Mutex[lockorder.Memory]
 	segs []*segment.File

@@ -10,11 +10,11 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// leaf is a leaf of the tree in memory: where its 256 chunks lie, see segment.Location.
+// leaf is a leaf of the tree in memory: the locations of its 256 chunks.
 type leaf struct {
 	locations [merkle.FanOut]segment.Location
 	used      bool  // since the last sweep of the cache
-	repairGen int64 // the repair generation in which the locations were looked for
+	repairGen int64 // the repair generation in which the locations were looked up
 }
 
 const (
@@ -42,10 +42,10 @@ func newBase(s *Store, root merkle.Root) *base {
 	return b
 }
 
-// leafSpan is how many bytes of the image a leaf reaches over.
+// leafSpan is how many bytes of the image a leaf covers.
 func (b *base) leafSpan() int64 { return int64(b.root.ChunkSize) * merkle.FanOut }
 
-// leaf gives a leaf that is in memory, or nil.
+// leaf returns leaf i if it is in memory, else nil.
 func (b *base) leaf(i int64) *leaf {
 	if b.root.Top.IsZero() {
 		return emptyLeaf
@@ -95,7 +95,8 @@ func (b *base) drop() {
 	}
 }
 
-// sweep drops leaves that were not used since the last sweep, until n were dropped or it has gone round.
+// sweep drops leaves that were not used since the last sweep, until n were dropped or each run was
+// looked at once.
 func (b *base) sweep(n int64) (dropped int64) {
 	for range b.runs {
 		if dropped >= n {
@@ -130,29 +131,29 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			return ErrNotLoaded
 		}
 		end := min((i+1)*chunk, to)
-		pl := l.locations[i%merkle.FanOut]
-		if l.repairGen != b.s.objects.Quarantine.Generation() && (pl == segment.Lost || b.s.objects.Quarantine.Suspect(pl)) || b.s.objects.Quarantine.Quarantined(pl) {
-			b.setLeaf(int64(i/merkle.FanOut), nil) // it may have been stored again elsewhere
+		loc := l.locations[i%merkle.FanOut]
+		if l.repairGen != b.s.objects.Quarantine.Generation() && (loc == segment.Lost || b.s.objects.Quarantine.Suspect(loc)) || b.s.objects.Quarantine.Quarantined(loc) {
+			b.setLeaf(int64(i/merkle.FanOut), nil) // the chunk may have been stored again elsewhere
 			return ErrNotLoaded
 		}
-		switch pl {
+		switch loc {
 		case 0:
 			p.add(nil, 0, int(end-from)*SectorSize, true)
 		case segment.Lost:
 			return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
-			g := b.s.segments.Get(pl.Segment())
+			g := b.s.segments.Get(loc.Segment())
 			if g == nil {
-				return fmt.Errorf("segment %08x: %w", pl.Segment(), ErrNotFound)
+				return fmt.Errorf("segment %08x: %w", loc.Segment(), ErrNotFound)
 			}
-			p.add(g, pl.Offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
+			p.add(g, loc.Offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
 		}
 		from = end
 	}
 	return nil
 }
 
-// missing gives the first leaf in the bytes [off, off+length) that is not in memory.
+// missing returns the first leaf in the bytes [off, off+length) that is not in memory.
 func (b *base) missing(off, length int64) (int64, bool) {
 	span := b.leafSpan()
 	for i := off / span; i*span < off+length; i++ {
@@ -169,7 +170,8 @@ type locker interface {
 	Unlock()
 }
 
-// load brings the leaves of a range into memory. current gives the owner's base, under the owner's lock.
+// load brings the leaves of a range into memory. current returns the owner's base, and is called
+// under the owner's lock.
 func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, length int64) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -233,7 +235,8 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 		case ok:
 			l.locations[i] = at.Location
 		default:
-			// Who reads it is told; the chunks beside it can be read, and it can be written over.
+			// A read of this chunk is an error; its neighbours can be read, and it can be
+			// overwritten.
 			l.locations[i] = segment.Lost
 			if lost++; lost == 1 {
 				err = object.Missing(&n[i], merkle.KindChunk, damage)
@@ -246,7 +249,7 @@ func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
 	return l, nil
 }
 
-// trimLeaves keeps the leaves of all images within their bound.
+// trimLeaves keeps the leaves of all images within Options.LeafCache.
 func (s *Store) trimLeaves() {
 	limit := s.opts.LeafCache / leafBytes
 	for round := 0; s.leaves.Load() > limit && round < 2; round++ {

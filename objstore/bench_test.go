@@ -43,7 +43,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// BenchmarkPlan is the engine's part of a random 4 KiB read, of written and of settled data; no I/O.
+// BenchmarkPlan is the engine's part of a random 4 KiB read, of written and of settled data; no
+// I/O.
 func BenchmarkPlan(b *testing.B) {
 	for _, settled := range []bool{false, true} {
 		name := "live"

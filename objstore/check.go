@@ -12,36 +12,36 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// Check reads everything that a store has checksums and hashes for, beside the I/O that goes on, and says of each
-// damage which parts of which images it concerns:
+// Check reads everything that a store has checksums and hashes for, beside the I/O that goes on,
+// and reports for each damage which parts of which images it affects:
 //
 //	records   both superblocks, both refs logs, the journals, each segment's header and footer or object log
 //	objects   every chunk, tree node and root in the segments, against its hash, past the page cache
-//	trees     from every root that refs name: is each node there, and each chunk
+//	trees     from every root that refs name: each node and each chunk must be there
 //	tails     what has not settled has no hash; it is read, to see whether it can be
 //
-// It changes nothing on disk. A location whose bytes are wrong is quarantined, see package object: it is neither
-// pointed to nor read until a Check finds it right.
+// Check changes nothing on disk. A location whose bytes are wrong is quarantined, see package
+// object: settling does not refer to it, and reads avoid it, until a Check finds it right.
 
-// Damage is one thing that is not what it should be.
+// Damage is a file, a record or an object that is not what it should be.
 type Damage struct {
 	File   string `json:"file"`   // relative to the store
 	Offset int64  `json:"offset"` // bytes
 	Object string `json:"object"`
 	Error  string `json:"error"`
-	// Mended: it was found when the store was opened, and made good.
+	// Mended: the damage was found when the store was opened, and repaired.
 	Mended  bool       `json:"mended"`
 	Affects []Affected `json:"affects"` // empty: nothing that a volume or snapshot needs
 }
 
-// Affected is an image that a damage concerns, and where.
+// Affected is an image that a damage affects, and the ranges in it.
 type Affected struct {
 	Volume   string  `json:"volume"`
 	Snapshot string  `json:"snapshot,omitempty"` // empty: the volume itself
-	Ranges   []Range `json:"ranges"`             // in order; those of a whole image if nobody can say
+	Ranges   []Range `json:"ranges"`             // in order; the whole image if the ranges are not known
 }
 
-// CheckReport is what Check has looked at, and what it has found.
+// CheckReport is what Check has read, and what it has found.
 type CheckReport struct {
 	Segments int      `json:"segments"`
 	Objects  int64    `json:"objects"`
@@ -49,10 +49,10 @@ type CheckReport struct {
 	Images   int      `json:"images"`
 	Tail     int64    `json:"tail"` // bytes that have not settled, and were only read
 	Damage   []Damage `json:"damage"`
-	Strays   []string `json:"strays,omitempty"` // files among the store's that are none of them, and were left alone
+	Strays   []string `json:"strays,omitempty"` // foreign files among the store's, left alone
 }
 
-// Damaged counts what was found and not mended.
+// Damaged returns how many damages were found and not repaired.
 func (r *CheckReport) Damaged() int {
 	n := 0
 	for i := range r.Damage {
@@ -63,7 +63,7 @@ func (r *CheckReport) Damaged() int {
 	return n
 }
 
-// CheckProgress says how far a Check is.
+// CheckProgress is how far a Check is.
 type CheckProgress struct {
 	Done  int64 `json:"done"`  // bytes
 	Total int64 `json:"total"` // bytes, about
@@ -78,9 +78,9 @@ type checker struct {
 	total    int64
 
 	objects map[objectID]int     // damaged objects without a good copy: their index in report.Damage
-	missing map[merkle.Hash]bool // chunks that the index does not find
+	missing map[merkle.Hash]bool // chunks that the index does not have
 	lost    int                  // the damage that stands for chunks that no segment has; -1: none
-	clean   map[merkle.Hash]bool // nodes: is all below them good
+	clean   map[merkle.Hash]bool // by node: all below it is good
 }
 
 type objectID struct {
@@ -88,8 +88,8 @@ type objectID struct {
 	kind merkle.Kind
 }
 
-// Check looks for damage. progress, which may be nil, is called now and then. An error means that the check could not
-// be done; what it has found is in the report. Close ends it.
+// Check looks for damage. progress, which may be nil, is called now and then. An error means that
+// the check could not be completed; the report has what it found before. Close ends a Check.
 func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
 	if err := s.checking.LockContext(ctx); err != nil { // one at a time; Close waits
 		return &CheckReport{Damage: []Damage{}}, fmt.Errorf("check: %w", err)
@@ -118,7 +118,7 @@ func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*Check
 	return &c.report, nil
 }
 
-// found notes a damage and returns its index in the report.
+// found adds a damage to the report and returns its index there.
 func (c *checker) found(err error, affects ...Affected) int {
 	d := Damage{File: ".", Object: "store", Error: err.Error(), Affects: append([]Affected{}, affects...)}
 	var ce *CorruptError
@@ -129,7 +129,7 @@ func (c *checker) found(err error, affects ...Affected) int {
 	return len(c.report.Damage) - 1
 }
 
-// known takes over what opening has found.
+// known adds to the report what opening has found.
 func (c *checker) known() {
 	s := c.s
 	s.reportMu.Lock()
@@ -170,7 +170,7 @@ func (c *checker) superblocks() {
 	}
 }
 
-// refs reads both logs, each for itself, up to where the store has written them.
+// refs reads both copies of the refs log, up to where the store has written them.
 func (c *checker) refs() error {
 	s := c.s
 	s.catalog.logMu.Lock()
@@ -190,14 +190,15 @@ func (c *checker) refs() error {
 
 func always() bool { return true }
 
-// there looks whether a file that the store has open still has its name: without, it is gone when the store is closed.
+// there reports a file that the store has open and that has lost its name: closing the store would
+// lose the file. held is asked whether the store still has it.
 func (c *checker) there(name, object string, held func() bool) {
 	if _, err := c.s.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
 		c.found(&CorruptError{File: name, Object: object, Err: errors.New("it is not there; the store has it open, and reads it until it is closed")})
 	}
 }
 
-// volumes in order of name, without those that are refused.
+// volumes returns the volumes in order of name, without those that are refused.
 func (c *checker) volumes() []*volume {
 	c.s.catalog.mu.Lock()
 	defer c.s.catalog.mu.Unlock()

@@ -69,7 +69,8 @@ func TestCheckNamesFooter(t *testing.T) {
 	}
 }
 
-// A file that has lost its name while the store has it open is good until the store is closed: check says so before.
+// A file that has lost its name while the store has it open is good until the store is closed:
+// check says so before.
 func TestCheckNamesMissingFile(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 64<<20)

@@ -11,7 +11,7 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// journals reads those of the layers that have not settled.
+// journals reads the journals of the layers that have not settled.
 func (c *checker) journals() error {
 	type live struct {
 		*journal.File
@@ -37,15 +37,15 @@ func (c *checker) journals() error {
 	return nil
 }
 
-// journal reads one that may be written meanwhile, up to the records that it had before.
+// journal reads a journal that may be written meanwhile, up to its first count records.
 func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	rp, err := j.Reread(c.s.fs)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !v.has(gen):
-		return // it has settled meanwhile
+		return // the generation has settled meanwhile
 	case errors.Is(err, os.ErrNotExist):
 	case rp != nil && rp.Whole >= count:
-		err = nil // what is behind may be half written
+		err = nil // the record behind them may be half written
 		if rp.BadHeader != nil {
 			err = rp.BadHeader
 		}
@@ -67,14 +67,14 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	c.found(disk.AsCorrupt(err, j.Name(), 0, "journal"), a)
 }
 
-// has reports a generation that has not settled.
+// has reports whether gen has not settled yet.
 func (v *volume) has(gen uint64) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.ContainsFunc(v.layers, func(l *layer) bool { return l.gen == gen })
 }
 
-// tails reads what has not settled.
+// tails reads the data that has not settled.
 func (c *checker) tails() error {
 	for _, v := range c.volumes() {
 		var all []journal.Span
@@ -106,7 +106,7 @@ func (c *checker) tail(v *volume, off int64, length int) error {
 	var p Plan
 	if err := planLoaded(c.ctx, v, off, length, &p); err != nil {
 		if disk.Damaged(err) || errors.Is(err, ErrClosed) {
-			return nil // the trees have said so; or it was deleted
+			return nil // trees has reported it; or the volume was deleted
 		}
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// segments looks at the records of all segments and hashes every object.
+// segments validates the records of all segments and hashes every object.
 func (c *checker) segments() error {
 	all := c.s.segments.All()
 	c.report.Segments = len(all)
@@ -19,7 +19,7 @@ func (c *checker) segments() error {
 		c.record(g)
 		objs, err := g.Objects()
 		if err != nil {
-			continue // record has said so
+			continue // record has reported it
 		}
 		if err := c.hash(g, objs, bad); err != nil {
 			return err
@@ -28,7 +28,7 @@ func (c *checker) segments() error {
 	if len(bad) == 0 {
 		return nil
 	}
-	// One that is good somewhere else is not needed here.
+	// An object that has a good copy elsewhere affects no image.
 	for _, g := range all {
 		objs, err := g.Objects()
 		if err != nil {
@@ -44,17 +44,17 @@ func (c *checker) segments() error {
 	return nil
 }
 
-// record looks at a segment's header, and its footer or object log.
+// record validates a segment's header, and its footer or object log.
 func (c *checker) record(g *segment.File) {
-	known := c.named(segment.Name(g.ID)) // as opening found it
+	known := c.named(segment.Name(g.ID)) // opening has reported it
 	there := func(file string) {
 		if file == segment.Name(g.ID) {
-			c.there(file, "segment", func() bool { return c.s.segments.Get(g.ID) == g }) // else it was retired meanwhile
+			c.there(file, "segment", func() bool { return c.s.segments.Get(g.ID) == g }) // else the segment was retired meanwhile
 		} else {
 			c.there(file, "log", always)
 		}
 	}
-	_ = g.Check(c.s.sb.ID, there, func(err error) { // an error: it was retired meanwhile
+	_ = g.Check(c.s.sb.ID, there, func(err error) { // an error: the segment was retired meanwhile
 		if bad := (*CorruptError)(nil); known && errors.As(err, &bad) && bad.Object == "segment footer" {
 			return
 		}
@@ -62,12 +62,12 @@ func (c *checker) record(g *segment.File) {
 	})
 }
 
-// named reports a file that opening has found damaged, and could not mend.
+// named reports whether opening has found a file damaged, and could not repair it.
 func (c *checker) named(file string) bool {
 	return slices.ContainsFunc(c.report.Damage, func(d Damage) bool { return d.File == file && !d.Mended })
 }
 
-// hash reads the objects of a segment, and notes those that are not what their hash says.
+// hash reads the objects of a segment, and reports those whose bytes do not have their hash.
 func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]int) error {
 	buf := disk.AlignedBuffer(disk.MaxChunkSize)
 	for _, o := range objs {
@@ -75,8 +75,8 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 			return err
 		}
 		b := buf[:o.Length]
-		pl := segment.At(g.ID, o.Block)
-		err := disk.ReadAligned(g.Data, b, pl.Offset())
+		loc := segment.At(g.ID, o.Block)
+		err := disk.ReadAligned(g.Data, b, loc.Offset())
 		if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
 			err = errOtherBytes
 		}
@@ -86,12 +86,12 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 			c.progress(CheckProgress{c.report.Bytes, max(c.total, c.report.Bytes)})
 		}
 		if err == nil {
-			c.s.objects.Verify(pl)
+			c.s.objects.Verify(loc)
 			continue
 		}
-		err = &CorruptError{File: segment.Name(g.ID), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
+		err = &CorruptError{File: segment.Name(g.ID), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
 		bad[objectID{o.Hash, o.Kind}] = c.found(err)
-		c.s.objects.Damaged(pl, err)
+		c.s.objects.Damaged(loc, err)
 	}
 	return nil
 }

@@ -40,7 +40,8 @@ func (c *checker) images() []image {
 	return out
 }
 
-// trees walks every tree once, and those with damage once more for each image, to say where it is.
+// trees walks every tree once, and a tree with damage once more for each image, to find the ranges
+// that the damage affects.
 func (c *checker) trees() error {
 	images := c.images()
 	c.report.Images = len(images)
@@ -72,8 +73,8 @@ func (c *checker) trees() error {
 	return nil
 }
 
-// walk looks at a subtree that was not looked at yet: notes the nodes that are lost, and the chunks that the index
-// does not find.
+// walk walks a subtree unless it was walked before. It reports the nodes that are lost, and notes
+// the chunks that the index does not have.
 func (c *checker) walk(h merkle.Hash, level int) error {
 	if _, seen := c.clean[h]; h.IsZero() || seen {
 		return nil
@@ -115,7 +116,8 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 	return nil
 }
 
-// seek looks for the chunks that the index does not find, in the records and, where these are damaged, by content.
+// seek looks for the chunks that the index does not have: in the records, and, where records are
+// damaged, by content.
 func (c *checker) seek() error {
 	if len(c.missing) == 0 {
 		return nil

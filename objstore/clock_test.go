@@ -25,8 +25,8 @@ func snapNames(t *testing.T, s *Store, volume string) []string {
 	return names
 }
 
-// Snapshots stand in the order in which they were made, whatever the clock said: of one generation and of several,
-// after another opening, and after the log was compacted.
+// Snapshots stand in the order in which they were made, whatever the clock said: of one generation
+// and of several, after another opening, and after the log was compacted.
 func TestSnapshotOrderWithoutClock(t *testing.T) {
 	clock := &steppedClock{}
 	r := newRig(t, Options{Now: clock.now, SettleDelay: -1})
@@ -59,7 +59,8 @@ func TestSnapshotOrderWithoutClock(t *testing.T) {
 	check("opened again")
 }
 
-// A clock that steps, by an hour or by a century, neither stops settling nor has it begin before its time.
+// A clock that steps, by an hour or by a century, neither stops settling nor has it begin before
+// its time.
 func TestSettlingWithoutClock(t *testing.T) {
 	clock := &steppedClock{}
 	for _, step := range []time.Duration{-time.Hour, -130 * 365 * 24 * time.Hour, 130 * 365 * 24 * time.Hour} {

@@ -11,20 +11,22 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// A chunk that the store has already is not stored again: what was written is dropped for the copy that is there. So that
-// copy is read first, and compared: one that has rotted would replace good bytes. On volumes with verify that is done each
-// time, on others unless the location was verified within the last hour (object.Verified). Copies that lie one after the other,
-// as those of a file that was written twice do, are read at once. A copy that is wrong is quarantined, and what was
-// written stored anew.
+// A chunk that the store already has is not stored again: the written bytes are dropped in favour
+// of that copy. So the copy is read first and compared, since a copy that has rotted would replace
+// good bytes. Volumes with verified reads compare each time, others unless the location was
+// verified within the last hour (object.Verified). Copies that lie one after the other, as those of
+// a file that was written twice do, are read at once. A wrong copy is quarantined, and the written
+// bytes are stored again.
 
 // hit is a chunk of a run that settles, and where the store has it.
 type hit struct {
 	hash merkle.Hash
-	at   segment.Location // 0: nowhere
+	at   segment.Location // 0: the store does not have it
 }
 
-// lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds. slot is the first one's in
-// its leaf, of which n and out are the old hashes and locations.
+// lookUp hashes the chunks of a run, finds where the store has them, and confirms what it finds.
+// slot is the number of the run's first chunk in its leaf; n and out are the old hashes and
+// locations of the leaf.
 func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) error {
 	size := st.old.ChunkSize
 	st.hits = st.hits[:0]
@@ -33,10 +35,10 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
-			if pl := out.locations[i]; h.hash == n[i] && pl != segment.Lost && !st.s.objects.Quarantine.Suspect(pl) {
-				h.at = pl
-			} else if pl, ok := st.find(&h.hash, merkle.KindChunk); ok {
-				h.at = pl
+			if loc := out.locations[i]; h.hash == n[i] && loc != segment.Lost && !st.s.objects.Quarantine.Suspect(loc) {
+				h.at = loc
+			} else if loc, ok := st.find(&h.hash, merkle.KindChunk); ok {
+				h.at = loc
 			}
 		}
 		st.hits = append(st.hits, h)
@@ -59,12 +61,13 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 	return nil
 }
 
-// trusts reports a location that need not be read: none, one of this settling's own objects, or one that was good not long ago.
-func (st *settling) trusts(pl segment.Location) bool {
-	if pl == 0 || st.own[pl] {
+// trusts reports whether loc need not be read: it is 0, of one of this settling's own objects, or
+// was verified not long ago.
+func (st *settling) trusts(loc segment.Location) bool {
+	if loc == 0 || st.own[loc] {
 		return true
 	}
-	return !st.v.verify.Load() && st.s.objects.Verified.Has(pl)
+	return !st.v.verify.Load() && st.s.objects.Verified.Has(loc)
 }
 
 // confirmRun compares the chunks in data with what lies at their locations, one after the other.
@@ -76,7 +79,7 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 		return nil
 	}
 	size := st.old.ChunkSize
-	for i := range hits { // each for itself
+	for i := range hits { // one by one
 		ok, err := st.confirm(merkle.KindChunk, &hits[i].hash, hits[i].at, data[i*size:(i+1)*size])
 		if err != nil {
 			return err
@@ -88,27 +91,28 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 	return nil
 }
 
-// confirm reports whether the object lies at pl as it should. If not, the location is quarantined.
-func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, pl segment.Location, data []byte) (bool, error) {
-	err := st.same(data, pl)
+// confirm reports whether the bytes at loc are those of the object. If not, the location is
+// quarantined.
+func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location, data []byte) (bool, error) {
+	err := st.same(data, loc)
 	if err == nil {
-		st.s.objects.Verified.Add(pl)
+		st.s.objects.Verified.Add(loc)
 		return true, nil
 	}
 	if !disk.Damaged(err) {
-		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(pl.Segment()), pl.Offset(), err)
+		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(loc.Segment()), loc.Offset(), err)
 	}
-	st.s.objects.Damaged(pl, &CorruptError{File: segment.Name(pl.Segment()), Offset: pl.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
-	st.restores = true // it is stored anew
+	st.s.objects.Damaged(loc, &CorruptError{File: segment.Name(loc.Segment()), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
+	st.restores = true // the object is stored again
 	return false, nil
 }
 
-// errOtherBytes is an error of damage.
+// errOtherBytes is the damage of an object whose bytes are not its own.
 var errOtherBytes = fmt.Errorf("%w: its bytes have another hash", ErrCorrupt)
 
-// same compares data with the bytes that lie at pl, past the page cache.
-func (st *settling) same(data []byte, pl segment.Location) error {
-	g := st.s.segments.Get(pl.Segment())
+// same compares data with the bytes that lie at loc, past the page cache.
+func (st *settling) same(data []byte, loc segment.Location) error {
+	g := st.s.segments.Get(loc.Segment())
 	if g == nil {
 		return errOtherBytes
 	}
@@ -117,7 +121,7 @@ func (st *settling) same(data []byte, pl segment.Location) error {
 		st.copyBuf = disk.AlignedBuffer(n)
 	}
 	b := st.copyBuf[:n]
-	err := disk.ReadAligned(g.Data, b, pl.Offset())
+	err := disk.ReadAligned(g.Data, b, loc.Offset())
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return errOtherBytes

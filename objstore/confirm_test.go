@@ -26,8 +26,8 @@ func (r *rig) rot(v *Volume, off int64) {
 	flip(r.t, r.mem, segment.Name(seg), at+100)
 }
 
-// What was written is not dropped for a copy that has rotted, however the store comes upon that copy: it reads the same
-// after it has settled, and after a check and another opening.
+// What was written is not dropped for a copy that has rotted, however the store comes upon that
+// copy: it reads the same after it has settled, and after a check and another opening.
 func TestRottenCopyReplacesNothing(t *testing.T) {
 	data := randomBytes(1, 1<<20) // a leaf
 	cases := map[string]func(r *rig, a, b *Volume){
@@ -122,8 +122,8 @@ func TestUnreadableCopyReplacesNothing(t *testing.T) {
 	}
 }
 
-// Confirming costs one read for copies that lie one after the other, and within an hour nothing; on a volume with verify, as
-// much each time.
+// Confirming costs one read for copies that lie one after the other, and within an hour nothing; on
+// a volume with verify, as much each time.
 func TestConfirmingIsCheap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 4 << 20
@@ -175,8 +175,8 @@ func TestConfirmingIsCheap(t *testing.T) {
 	})
 }
 
-// rotWorld has volumes of 16 chunks and knows what each chunk has to be, and which may read wrong: those that had settled
-// to a copy when it rotted.
+// rotWorld has volumes of 16 chunks and knows what each chunk has to be, and which may read wrong:
+// those that had settled to a copy when it rotted.
 type rotWorld struct {
 	*rig
 	vols    [3]*Volume
@@ -213,17 +213,17 @@ func (w *rotWorld) rotOne(v, c int) {
 	if w.excused[v][c] {
 		return // it may not even be planned
 	}
-	pl := at(v, c)
-	if pl == 0 {
+	loc := at(v, c)
+	if loc == 0 {
 		return
 	}
 	w.each(func(i, j int) {
-		if !w.excused[i][j] && at(i, j) == pl {
+		if !w.excused[i][j] && at(i, j) == loc {
 			defer func() { w.excused[i][j] = true }()
 		}
 	})
-	flip(w.t, w.mem, segment.Name(pl.Segment()), pl.Offset()+77)
-	w.s.objects.Verified.Forget(pl) // as if it had been good long ago
+	flip(w.t, w.mem, segment.Name(loc.Segment()), loc.Offset()+77)
+	w.s.objects.Verified.Forget(loc) // as if it had been good long ago
 }
 
 func (w *rotWorld) check(what string) {
@@ -241,8 +241,8 @@ func (w *rotWorld) check(what string) {
 	})
 }
 
-// Random writes of few contents to several volumes, with rot before they settle, and openings: what was written after a
-// copy has rotted, or had not settled to it, is read as it was written.
+// Random writes of few contents to several volumes, with rot before they settle, and openings: what
+// was written after a copy has rotted, or had not settled to it, is read as it was written.
 func TestRotLong(t *testing.T) {
 	for seed := range uint64(8) {
 		rng := rand.New(rand.NewPCG(seed, 5))

@@ -10,33 +10,35 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// A store that was copied file by file while it was in use is of no moment: a journal that was copied after the segments
-// speaks of bytes that were not there yet when those were copied, and nothing tells them from zeroes. So a journal says
-// which file it was written to (vfs.Identity), and one that is found in another file counts in two cases only:
+// The files of a store that was copied one by one while in use do not belong to one moment: a
+// journal that was copied after the segments refers to bytes that were not there yet when those
+// were copied, and nothing tells these from zeroes. So a journal records which file it was written
+// to (vfs.Identity), and a journal that is found in another file counts in two cases only:
 //
-//   - the store had been closed cleanly. Closing writes one number into the journals and into the segments that they
-//     speak of, and opening takes it out of them: files that have the same number were copied while nobody had the store
-//     open;
-//   - somebody who knows says what was copied (AcceptCopies).
+//   - The store had been closed cleanly. Closing writes one number into the journals and into the
+//     segments that they refer to, and opening removes it from them: files that have the same
+//     number were copied while no process had the store open.
+//   - An administrator says what was copied (AcceptCopies).
 //
-// Else the volume is refused like a damaged one. A snapshot of the disk below has the same inodes, and is no copy here:
-// it is what a power cut leaves.
+// Else the volume is refused like a damaged one. A snapshot of the disk below has the same inodes,
+// and is no copy here: it is what a power cut leaves.
 
-// CopiedFrom says of what moment the files of a copied store are.
+// CopiedFrom says in what state a store was when its files were copied.
 type CopiedFrom string
 
 const (
-	// CopiedStopped says that nobody had the store open while its files were copied, or its disk was moved. Its daemon may have been
-	// killed before. All that was acknowledged counts.
+	// CopiedStopped: no process had the store open while its files were copied, or its disk was
+	// moved. Its daemon may have been killed before. All that was acknowledged counts.
 	CopiedStopped CopiedFrom = "stopped"
-	// CopiedSnapshot says that they were copied from a snapshot of the disk below. All that was flushed counts.
+	// CopiedSnapshot: the files were copied from a snapshot of the disk below. All that was flushed
+	// counts.
 	CopiedSnapshot CopiedFrom = "snapshot"
 )
 
-// newClosing gives the number of a clean end; never 0.
+// newClosing returns the number of a clean end. It is never 0.
 func newClosing() uint64 { return rand.Uint64() | 1 }
 
-// validateCopy says why a journal can't count although its records may be whole.
+// validateCopy returns why a journal can't count although its records may be whole.
 func (s *Store) validateCopy(rp *journal.Replay) error {
 	refuse := func(why string) error {
 		return &CorruptError{File: rp.Name(), Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
@@ -46,11 +48,11 @@ func (s *Store) validateCopy(rp *journal.Replay) error {
 		return refuse("a device waits for a server with writes that were not flushed, and whether this is its store, " +
 			"on a disk that was mounted anew, or a snapshot of it, can't be told; varve set says which, by --moved or " +
 			"--copied-from snapshot")
-	case !rp.Copied || rp.Last == 0: // one that says nothing can't be wrong
+	case !rp.Copied || rp.Last == 0: // a journal without records can't be wrong
 		return nil
 	case rp.Closing == 0:
 		return refuse("it was copied while the store was in use, or after its daemon was killed, " +
-			"and may speak of data that the copies of the segments do not have; varve set --copied-from is for those who know " +
+			"and may refer to data that the copies of the segments do not have; varve set --copied-from is for those who know " +
 			"that it was of one moment, varve volume repair goes back to what had settled")
 	}
 	for i := range rp.Records {
@@ -62,8 +64,9 @@ func (s *Store) validateCopy(rp *journal.Replay) error {
 	return nil
 }
 
-// stampClosing notes in the journals that a clean end leaves, and in the segments that they speak of, that they belong
-// together and are all there is. Best effort: without it a copy of them is refused.
+// stampClosing writes one number into the journals that a clean end leaves and into the segments
+// that they refer to: they belong together, and are all there is. Best effort: without the number a
+// copy of them is refused.
 func (s *Store) stampClosing(journals []string) {
 	if len(journals) == 0 || s.writeError() != nil {
 		return
@@ -81,15 +84,16 @@ func (s *Store) stampClosing(journals []string) {
 	}
 }
 
-// stampSegment does it in one segment; 0 takes it back.
+// stampSegment writes the number of a clean end into a segment; 0 removes it.
 func (s *Store) stampSegment(g *segment.File, closing uint64) {
 	if err := g.Stamp(s.sb.ID, closing); err != nil {
 		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.ID, "error", err)
 	}
 }
 
-// AcceptCopies takes the volumes into service that are refused as copies, on the word of somebody who knows what was
-// copied, and gives their names. A journal that is damaged beside that stays refused, with an error.
+// AcceptCopies takes the volumes into service that are refused as copies, on the word of an
+// administrator who knows what was copied, and returns their names. A volume whose journal is also
+// damaged stays refused, with an error.
 func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, error) {
 	if from != CopiedStopped && from != CopiedSnapshot {
 		return nil, fmt.Errorf("copied from %q: %w: want %s or %s", from, ErrInvalid, CopiedStopped, CopiedSnapshot)
@@ -137,7 +141,7 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 	if err := s.takeHistory(v, h); err != nil {
 		return false, err
 	}
-	s.healed(v)
-	s.log.Warn("the copied journals of a volume count, as it was said", "volume", v.ref.Name, "copied_from", string(from))
+	s.reinstate(v)
+	s.log.Warn("the copied journals of a volume count, as the administrator said", "volume", v.ref.Name, "copied_from", string(from))
 	return true, nil
 }

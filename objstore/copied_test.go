@@ -44,7 +44,8 @@ func segmentFiles(name string) bool { return strings.HasPrefix(name, segment.Dir
 
 func otherFiles(name string) bool { return !segmentFiles(name) }
 
-// copiedWorld is a store with a volume "a" that has a settled block of ones, and "b", which has settled whole.
+// copiedWorld is a store with a volume "a" that has a settled block of ones, and "b", which has
+// settled whole.
 type copiedWorld struct {
 	dir  string
 	s    *Store
@@ -130,8 +131,9 @@ func wantBlocks(t *testing.T, s *Store, want ...byte) {
 	must(t, a.Close())
 }
 
-// A store that is copied while it is in use, the segments before the journals: what was written in between is in the
-// copied journal, and its bytes are nowhere. The volume is refused, and goes back to what had settled.
+// A store that is copied while it is in use, the segments before the journals: what was written in
+// between is in the copied journal, and its bytes are nowhere. The volume is refused, and goes back
+// to what had settled.
 func TestCopyOfStoreInUse(t *testing.T) {
 	w := newCopiedWorld(t)
 	w.write(t, 2, 2, true)
@@ -183,8 +185,8 @@ func TestCopyOfFrozenGeneration(t *testing.T) {
 	}
 }
 
-// A store that was closed cleanly is copied with all that had not settled; also one that was opened meanwhile, from
-// which a second copy is made.
+// A store that was closed cleanly is copied with all that had not settled; also one that was opened
+// meanwhile, from which a second copy is made.
 func TestCopyOfClosedStore(t *testing.T) {
 	w := newCopiedWorld(t)
 	w.write(t, 1, 2, false)
@@ -249,8 +251,8 @@ func TestCopyAcrossCloseAndOpen(t *testing.T) {
 	})
 }
 
-// Whoever knows that nobody had the store open says so, and all that was acknowledged counts; of a snapshot what was
-// flushed does.
+// Whoever knows that nobody had the store open says so, and all that was acknowledged counts; of a
+// snapshot what was flushed does.
 func TestAcceptCopies(t *testing.T) {
 	for from, want := range map[CopiedFrom][]byte{CopiedStopped: {1, 2, 3}, CopiedSnapshot: {1, 2, 0}} {
 		t.Run(string(from), func(t *testing.T) {
@@ -283,8 +285,8 @@ func TestAcceptCopies(t *testing.T) {
 	}
 }
 
-// The disk was mounted anew in the same boot, or is a snapshot of the one that was: a device that waits for a server
-// may rely on what was not flushed, or not.
+// The disk was mounted anew in the same boot, or is a snapshot of the one that was: a device that
+// waits for a server may rely on what was not flushed, or not.
 func TestContestedJournal(t *testing.T) {
 	yes := func(string) bool { return true }
 	for _, c := range []struct {
@@ -339,8 +341,9 @@ func TestJournalOfOlderVersion(t *testing.T) {
 	wantBlocks(t, s, 1, 2)
 }
 
-// What an opening has decided stays so in a copy: writes that were not flushed, and that it has left out, do not come
-// back because somebody says that the store was copied when nobody had it open.
+// What an opening has decided stays so in a copy: writes that were not flushed, and that it has
+// left out, do not come back because somebody says that the store was copied when nobody had it
+// open.
 func TestCopyOfRecoveredStore(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)
@@ -365,7 +368,8 @@ func TestCopyOfRecoveredStore(t *testing.T) {
 	wantRead(t, v, 32<<10, fill(3))
 }
 
-// A journal that is dropped on somebody's word does not come back with a power cut, and with it the question.
+// A journal that is dropped on somebody's word does not come back with a power cut, and with it the
+// question.
 func TestDroppedJournalOfCopy(t *testing.T) {
 	r := newRig(t, Options{})
 	r.write(r.volume("a", 1<<20), fill(1), 0) // and no flush
@@ -386,8 +390,8 @@ func TestDroppedJournalOfCopy(t *testing.T) {
 	}
 }
 
-// The files of a store that was closed are copied, or moved to another disk, and its first opening there ends too early,
-// at any operation: the next one comes to the same.
+// The files of a store that was closed are copied, or moved to another disk, and its first opening
+// there ends too early, at any operation: the next one comes to the same.
 func TestEveryCutOfOpeningOfCopy(t *testing.T) {
 	r := newRig(t, Options{})
 	want := map[string][]byte{}

@@ -101,8 +101,8 @@ func firstSeed(t *testing.T) uint64 {
 	return n
 }
 
-// Long histories by a seed that is printed: VARVE_CRASH_CUTS=100000 go test -run TestCrashLong. One seed
-// again: VARVE_CRASH_SEED=17 VARVE_CRASH_CUTS=1.
+// Long histories by a seed that is printed: VARVE_CRASH_CUTS=100000 go test -run TestCrashLong. One
+// seed again: VARVE_CRASH_SEED=17 VARVE_CRASH_CUTS=1.
 func TestCrashLong(t *testing.T) {
 	want, total := crashCuts(t, 100), map[string]int{}
 	for seed := firstSeed(t); total["crashes"] < want; seed++ {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Whoever waits for a lock that somebody holds over I/O, and gives up, is let go at once, and nothing has been done: of all
-// that takes a context.
+// Whoever waits for a lock that somebody holds over I/O, and gives up, is let go at once, and
+// nothing has been done: of all that takes a context.
 func TestContextEndsTheWaitForALock(t *testing.T) {
 	r := newRig(t, Options{})
 	r.volume("a", 1<<20)

@@ -23,8 +23,9 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// damageWorld is a store with all that a store can have: sealed and open segments, volumes that have settled and
-// tails of several generations, snapshots that have settled and ones that have not. Every write was flushed.
+// damageWorld is a store with all that a store can have: sealed and open segments, volumes that
+// have settled and tails of several generations, snapshots that have settled and ones that have
+// not. Every write was flushed.
 func damageWorld(t *testing.T, closed bool) *world {
 	w := fixedWorld(t, 3)
 	w.init()
@@ -319,10 +320,11 @@ func (w *world) repairAll(t *testing.T, what string, tally map[string]int) {
 	}
 }
 
-// Every file of a store is damaged in every way: bits, bytes, sectors and blocks at each place where something
-// begins or ends, and truncations there; and is missing. The store always opens. What a damage does not concern is
-// right; what it does is an error that names the place, or is named by Check. A volume that is refused can be
-// repaired, and then has all but what the repair has named.
+// Every file of a store is damaged in every way: bits, bytes, sectors and blocks at each place
+// where something begins or ends, and truncations there; and is missing. The store always opens.
+// What a damage does not concern is right; what it does is an error that names the place, or is
+// named by Check. A volume that is refused can be repaired, and then has all but what the repair
+// has named.
 func TestEveryDamage(t *testing.T) {
 	stride := 101
 	if crashCuts(t, 0) > 0 {
@@ -332,7 +334,8 @@ func TestEveryDamage(t *testing.T) {
 	t.Run("open", func(t *testing.T) { t.Parallel(); everyDamage(t, false, stride) })
 }
 
-// everyDamage tries one in stride of what can become of the files of a store that was closed, or was not.
+// everyDamage tries one in stride of what can become of the files of a store that was closed, or
+// was not.
 func everyDamage(t *testing.T, closed bool, stride int) {
 	total := map[string]int{}
 	w := damageWorld(t, closed)
@@ -372,8 +375,9 @@ func everyDamage(t *testing.T, closed bool, stride int) {
 	t.Logf("crash: %d damaged files", sum)
 }
 
-// A page of a journal that can't be read back is an error of the request, and the store is read-only: the process
-// lives. A file that has become shorter gives the same fault as a bad sector under a page that was dropped.
+// A page of a journal that can't be read back is an error of the request, and the store is
+// read-only: the process lives. A file that has become shorter gives the same fault as a bad sector
+// under a page that was dropped.
 func TestJournalPageLost(t *testing.T) {
 	dir := t.TempDir() + "/store"
 	must(t, Init(dir, InitOptions{}))
@@ -404,7 +408,8 @@ func TestJournalPageLost(t *testing.T) {
 	}
 }
 
-// A check beside writes, flushes, settling and snapshots finds nothing where there is nothing, and ends with the store.
+// A check beside writes, flushes, settling and snapshots finds nothing where there is nothing, and
+// ends with the store.
 func TestCheckBesideWrites(t *testing.T) {
 	ctx := t.Context()
 	dir := t.TempDir() + "/store"

@@ -42,7 +42,8 @@ func TestDeepTree(t *testing.T) {
 	w.must(w.stop())
 }
 
-// A journal of several windows comes back whole from a kill, and up to its last flush from a power cut.
+// A journal of several windows comes back whole from a kill, and up to its last flush from a power
+// cut.
 func TestLongJournal(t *testing.T) {
 	for kind := range crashKinds {
 		w := fixedWorld(t, uint64(kind))
@@ -69,8 +70,8 @@ func TestLongJournal(t *testing.T) {
 	}
 }
 
-// One kind of operation fails for good, from some moment on: everything is answered, whatever the answer, and
-// nothing that was answered well is lost.
+// One kind of operation fails for good, from some moment on: everything is answered, whatever the
+// answer, and nothing that was answered well is lost.
 func TestFaultForever(t *testing.T) {
 	for _, errno := range []error{syscall.EIO, syscall.ENOSPC} {
 		for kind := vfs.Kind(0); kind <= vfs.OpMap; kind++ {
@@ -109,7 +110,8 @@ func TestFaultForever(t *testing.T) {
 	}
 }
 
-// A record that the process was storing when it was killed is torn: it was not answered, and is no damage.
+// A record that the process was storing when it was killed is torn: it was not answered, and is no
+// damage.
 func (w *world) tearRecords() {
 	names, err := w.mem.List(journal.Dir)
 	w.must(err)

@@ -14,8 +14,9 @@ func openFiles(t *testing.T) int {
 	return len(names)
 }
 
-// Volumes that nobody uses, and that have settled, keep no files open to take writes, however many there are, and take
-// writes again when somebody opens them. What is left is the segment that their data lies in.
+// Volumes that nobody uses, and that have settled, keep no files open to take writes, however many
+// there are, and take writes again when somebody opens them. What is left is the segment that their
+// data lies in.
 func TestIdleVolumesHoldNoFiles(t *testing.T) {
 	dir := t.TempDir()
 	must(t, Init(dir, InitOptions{ChunkSize: 4096}))
@@ -68,7 +69,8 @@ func TestIdleVolumesHoldNoFiles(t *testing.T) {
 	}
 }
 
-// Volumes that are written one after the other share an append segment: what is open does not grow with their number.
+// Volumes that are written one after the other share an append segment: what is open does not grow
+// with their number.
 func TestRestingVolumesShareAppendSegment(t *testing.T) {
 	dir := t.TempDir()
 	must(t, Init(dir, InitOptions{ChunkSize: 4096}))
@@ -87,7 +89,7 @@ func TestRestingVolumesShareAppendSegment(t *testing.T) {
 		must(t, v.Flush())
 		must(t, v.Close())
 		must(t, s.Settle(t.Context()))
-		must(t, v.lieDown())
+		must(t, v.deactivate())
 		if n := openFiles(t); i == 0 {
 			after = n
 		} else if n > after {
@@ -105,8 +107,8 @@ func TestRestingVolumesShareAppendSegment(t *testing.T) {
 	}
 }
 
-// A volume syncs an append segment that it has from the pool as its own, although the volume before had it in its list of
-// segments to sync.
+// A volume syncs an append segment that it has from the pool as its own, although the volume before
+// had it in its list of segments to sync.
 func TestSegmentOfPoolIsSynced(t *testing.T) {
 	for seed := range uint64(8) {
 		r := newRig(t, Options{SegmentSize: 4 * smallestSegment})
@@ -115,7 +117,7 @@ func TestSegmentOfPoolIsSynced(t *testing.T) {
 		must(t, r.s.Settle(t.Context())) // without a flush of a's
 		g := a.appendSegment
 		must(t, a.Close())
-		must(t, a.lieDown())
+		must(t, a.deactivate())
 		b := r.volume("b", 1<<20)
 		r.write(b, randomBytes(3, 8192), 0)
 		if b.appendSegment != g {

@@ -1,6 +1,6 @@
-// Package objstore is the store: volumes whose bytes lie in append-only segments, addressed by content once
-// they have settled. It knows no rings, no devices and no mounts; it answers where a range of bytes lies, and
-// whoever asked moves the bytes.
+// Package objstore is the store: volumes whose bytes lie in append-only segments, addressed by
+// content once they have settled. It knows no rings, no devices and no mounts; it answers where a
+// range of bytes lies, and whoever asked moves the bytes.
 //
 //	write   Reserve: a slot in the volume's append segment     the caller writes there
 //	        Commit:  live map + journal record              visible, and safe from the death of the process

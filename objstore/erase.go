@@ -7,16 +7,19 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only the account of bytes
-// that are not holes has to know what was in it. If the layer leaves nothing of the image but what it writes itself (a
-// discard of the whole device, with or without a new file system on it), the account begins anew and nothing is read.
-// Else the leaves are counted before the settling begins: paced, and so many at a time, that the settler sees to the
-// other volumes in between.
+// A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only
+// the account of bytes that are not holes has to know what was in it. If the layer leaves nothing
+// of the image but what it writes itself (a discard of the whole device, with or without a new file
+// system on it), the account begins anew and nothing is read. Else the leaves are counted before
+// the settling begins: paced, and a bounded number at a time, so that the settler serves the other
+// volumes in between.
 
-// countAtOnce is how many tree nodes are read to be counted before the settler looks at the other volumes.
+// countAtOnce is how many tree nodes one round of counting reads before the settler looks at the
+// other volumes.
 const countAtOnce = 512
 
-// errCounting says that a settling goes on with the counting when it comes round again.
+// errCounting is the result of a settling that has not counted all yet, and goes on in the
+// settler's next round.
 var errCounting = errors.New("what was discarded is being counted")
 
 // subtree is node i of a level.
@@ -29,7 +32,7 @@ type subtree struct {
 // erasures is what a settling discards whole.
 type erasures struct {
 	trees   []subtree
-	remains bool  // the layer leaves something of the image as it was
+	remains bool  // part of the image is as it was, neither written nor discarded by the layer
 	reads   int   // nodes read in this round
 	data    int64 // bytes that are not holes in the leaves that the layer writes to
 }
@@ -71,7 +74,7 @@ func (st *settling) survey(t subtree) error {
 		st.erased.trees = append(st.erased.trees, t)
 		return nil
 	case t.level == 1:
-		return nil // leaf counts what is left of it
+		return nil // settling.leaf counts what is left of this leaf
 	}
 	n, err := st.s.objects.Node(t.hash, t.level)
 	if err != nil {
@@ -85,15 +88,16 @@ func (st *settling) survey(t subtree) error {
 	return nil
 }
 
-// sectors are those of the image that a node reaches over.
+// sectors returns the sectors of the image that a node covers.
 func (st *settling) sectors(t subtree) (from, end uint64) {
 	span := uint64(merkle.Span(t.level)) * uint64(st.old.ChunkSize) / SectorSize
 	from = uint64(t.i) * span
 	return from, min(from+span, uint64(st.old.Size)/SectorSize)
 }
 
-// countChunks counts the chunks below a node that are not holes. What it has counted is kept for the next round, in
-// subtrees of the second level and above. errCounting: it has read enough for this one.
+// countChunks counts the chunks below a node that are not holes. Counts of subtrees of the second
+// level and above are kept for the next round. The error is errCounting if this round has read
+// countAtOnce nodes.
 func (st *settling) countChunks(t subtree) (int64, error) {
 	if t.hash.IsZero() {
 		return 0, nil
@@ -113,7 +117,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	st.erased.reads++
 	n, err := st.s.objects.PeekNode(t.hash, t.level)
 	if disk.Damaged(err) {
-		return 0, nil // it goes, and nobody knows what was in it: it stays in the account
+		return 0, nil // nobody knows what is discarded here: it stays in the account
 	}
 	if err != nil {
 		return 0, err
@@ -136,7 +140,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	return sum, nil
 }
 
-// account gives the bytes of the new root that are not holes.
+// account returns how many bytes of the new root are not holes.
 // REQUIRES: catalog.mu is held.
 func (st *settling) account() int64 {
 	if !st.erased.remains {
@@ -145,7 +149,8 @@ func (st *settling) account() int64 {
 	return st.v.ref.Logical + st.logical
 }
 
-// forget drops the leaves of a subtree that is a hole now. Under its owner's lock.
+// forget drops the leaves of a subtree that is a hole now.
+// REQUIRES: the lock of the base's owner is held.
 func (b *base) forget(t subtree) {
 	per := merkle.Span(t.level) / merkle.FanOut // leaves
 	leaves := (b.root.Size + b.leafSpan() - 1) / b.leafSpan()

@@ -11,7 +11,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// erasable is a store with a volume that has a chunk in each of many leaves, which are not in memory.
+// erasable is a store with a volume that has a chunk in each of many leaves, which are not in
+// memory.
 type erasable struct {
 	*rig
 	reads atomic.Int64                // of segments, since the store was opened
@@ -102,7 +103,8 @@ func TestDiscardOfPartLetsOthersSettle(t *testing.T) {
 	var gen uint64
 	var late atomic.Bool
 	e.reads.Store(0)
-	// The settler itself reads: a round of it visits every volume, and counts less than 1024 nodes of one.
+	// The settler itself reads: a round of it visits every volume, and counts less than 1024 nodes
+	// of one.
 	each := func(n int64) {
 		switch n {
 		case 100:

@@ -7,8 +7,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// What a caller may test for with errors.Is. blockdev translates them to the result of a ublk request,
-// fs to a FUSE status; nobody else turns them into an errno.
+// What a caller may test for with errors.Is. blockdev translates them to the result of a ublk
+// request, fs to a FUSE status; nobody else turns them into an errno.
 var (
 	// ErrNotStore: the directory holds no varve store.
 	ErrNotStore = refs.ErrNotStore
@@ -22,7 +22,8 @@ var (
 	ErrCorrupt = disk.ErrCorrupt
 	// ErrCopied: a journal was copied from a store that was in use; see Store.AcceptCopies.
 	ErrCopied = errors.New("a copy that can't be relied on")
-	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may need.
+	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may
+	// need.
 	ErrNoSpace = disk.ErrNoSpace
 	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.
 	ErrReadOnly = errors.New("read-only")
@@ -36,8 +37,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrInvalid: a name, size or range that no store could take.
 	ErrInvalid = disk.ErrInvalid
-	// ErrBusy: the tail is at its limit, settling may need the room that is left, or the next segment is still
-	// being made. Call Wait, then try again.
+	// ErrBusy: the tail is at its limit, settling may need the room that is left, or the next
+	// segment is still being made. Call Wait, then try again.
 	ErrBusy = errors.New("waiting for settling")
 	// ErrNotLoaded: a plan needs tree nodes that are not in memory. Call Load, then plan again.
 	ErrNotLoaded = errors.New("tree nodes not in memory")

@@ -182,8 +182,8 @@ func TestEveryCut(t *testing.T) {
 	t.Logf("crash: %d process kills", cuts-cuts/crashKinds)
 }
 
-// Each moment of the fixed workload, and of what a power cut then can leave, many disks; the kernel writes back early
-// in every other run.
+// Each moment of the fixed workload, and of what a power cut then can leave, many disks; the kernel
+// writes back early in every other run.
 func TestEveryMoment(t *testing.T) {
 	whole := fixedWorld(t, 0)
 	whole.init()

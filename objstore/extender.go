@@ -7,18 +7,19 @@ import (
 	"varve/objstore/internal/journal"
 )
 
-// extender extends journals ahead of those who append to them: it allocates and maps the next window (1 MiB) when the last
-// one is half used, so that a request seldom finds the journal without room. One that does gets ErrBusy, and Wait extends
-// the journal itself.
+// extender extends journals ahead of those who append to them: it allocates and maps the next
+// window (1 MiB) when the last one is half used, so that a request seldom finds the journal without
+// room. One that does gets ErrBusy, and Wait extends the journal itself.
 type extender struct{ asked chan *volume }
 
-// extendersQueue is how many volumes may wait for the extender. One that finds no room asks again at its next record.
+// extendersQueue is how many volumes may wait for the extender. One that finds no room asks again
+// at its next record.
 const extendersQueue = 64
 
 func newExtender() *extender { return &extender{make(chan *volume, extendersQueue)} }
 
-// ask has the journal of a volume's active layer extended, and reports whether the extender will come to it. It never
-// blocks.
+// ask has the journal of a volume's active layer extended, and reports whether the extender will
+// come to it. It never blocks.
 func (x *extender) ask(v *volume) bool {
 	select {
 	case x.asked <- v:

@@ -14,8 +14,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A sync fails, and the kernel takes what it should have written for clean. The process dies of it and is
-// started again in the same boot: what it then serves must hold across a power cut.
+// A sync fails, and the kernel takes what it should have written for clean. The process dies of it
+// and is started again in the same boot: what it then serves must hold across a power cut.
 func TestRestartAfterFailedSync(t *testing.T) {
 	for _, suffix := range []string{".seg", "journal", "refs/log", ".dir"} {
 		r := newRig(t, Options{})
@@ -69,8 +69,8 @@ func TestRestartAfterFailedSync(t *testing.T) {
 	}
 }
 
-// A sync of recovery fails, each in turn, and the kernel takes what it should have written for clean. What the next
-// opening then serves must hold across a power cut.
+// A sync of recovery fails, each in turn, and the kernel takes what it should have written for
+// clean. What the next opening then serves must hold across a power cut.
 func TestFailedSyncOfRecovery(t *testing.T) {
 	old, fresh := randomBytes(1, 64<<10), randomBytes(2, 64<<10)
 	tried := map[string]int{}

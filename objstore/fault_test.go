@@ -30,7 +30,8 @@ var faults = map[string]fault{
 	"ENOSPC":        {err: syscall.ENOSPC, short: true},
 }
 
-// failsFlush says whether the failure of op is one of a flush: the next opening may go back to what was flushed before.
+// failsFlush says whether the failure of op is one of a flush: the next opening may go back to what
+// was flushed before.
 func failsFlush(op vfs.Op) bool {
 	return op.Kind == vfs.OpDatasync || op.Kind == vfs.OpSyncDir && op.Name == journal.Dir
 }
@@ -64,8 +65,8 @@ func (w *world) failing(n int, f fault, want func(vfs.Op) bool) (hook func(vfs.O
 	return hook, func() string { mu.Lock(); defer mu.Unlock(); return what }
 }
 
-// Every operation of the fixed workload fails once, in every way. Whatever was answered holds after a crash,
-// and the store works again when it is opened again.
+// Every operation of the fixed workload fails once, in every way. Whatever was answered holds after
+// a crash, and the store works again when it is opened again.
 func TestEveryFault(t *testing.T) {
 	stride := 6
 	if crashCuts(t, 0) > 0 {
@@ -157,7 +158,8 @@ func (f *countFile) Close() error {
 	return f.File.Close()
 }
 
-// An opening that fails, at any operation, leaves no file open: the daemon that hands over may try again.
+// An opening that fails, at any operation, leaves no file open: the daemon that hands over may try
+// again.
 func TestFailedOpeningClosesFiles(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 16<<20)
@@ -240,8 +242,9 @@ func TestFaultLong(t *testing.T) {
 	t.Logf("crash: %d injected faults", total["faults"])
 }
 
-// A disk that fills up, and a maximum of the store, which both move up and down, below what is used too: writes are
-// refused, nothing is lost, what deletes and settles goes on, and when there is room again so do writes.
+// A disk that fills up, and a maximum of the store, which both move up and down, below what is used
+// too: writes are refused, nothing is lost, what deletes and settles goes on, and when there is
+// room again so do writes.
 func TestFullLong(t *testing.T) {
 	want, total := crashCuts(t, 40), map[string]int{}
 	for seed := firstSeed(t); total["crashes"] < want; seed++ {
@@ -342,7 +345,8 @@ func (w *world) checkFull(before int64) {
 	if before > limit {
 		w.counts["steps above the maximum"]++
 	}
-	// With the reserve whole, a step stays below the maximum. A maximum that was set below that leaves settling less.
+	// With the reserve whole, a step stays below the maximum. A maximum that was set below that
+	// leaves settling less.
 	bound := limit
 	if before+w.opts.Reserve > limit {
 		// Opening makes a journal for each volume, whatever the maximum is.
@@ -353,7 +357,8 @@ func (w *world) checkFull(before int64) {
 	}
 }
 
-// freeSpace gives the store all room there is: without a new opening, each volume takes a write and settles.
+// freeSpace gives the store all room there is: without a new opening, each volume takes a write and
+// settles.
 func (w *world) freeSpace() {
 	defer watch("write after space was freed")()
 	w.space = 0

@@ -4,8 +4,9 @@ import (
 	"slices"
 )
 
-// A file is the store's by its name, in the one form that the store itself writes. Any other spelling of the same number
-// is a stray: it is named in the log and by a check, and neither opened nor deleted. Somebody has put it there.
+// A file is the store's by its name, in the one form that the store itself writes. Any other
+// spelling of the same number is a stray: it is named in the log and by a check, and neither opened
+// nor deleted. Somebody has put it there.
 
 // stray notes a file that is none of the store's.
 func (s *Store) stray(name string) {

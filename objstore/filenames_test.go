@@ -14,8 +14,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A file whose name is not quite that of a segment, of its object log, or of a journal is named, by the log and by a
-// check, and neither opened nor deleted.
+// A file whose name is not quite that of a segment, of its object log, or of a journal is named, by
+// the log and by a check, and neither opened nor deleted.
 func TestStraysAreLeftAlone(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})

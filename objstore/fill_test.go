@@ -36,8 +36,8 @@ func (r *rig) waitIndexed() {
 	}
 }
 
-// wantIndex wants the index to know all the objects of segments that it is said to have all the objects of. marked: only of
-// those that it has a mark of.
+// wantIndex wants the index to know all the objects of segments that it is said to have all the
+// objects of. marked: only of those that it has a mark of.
 func wantIndex(t *testing.T, s *Store, ix index.Index, marked bool) (segments int) {
 	t.Helper()
 	for _, g := range s.segments.All() {
@@ -57,8 +57,9 @@ func wantIndex(t *testing.T, s *Store, ix index.Index, marked bool) (segments in
 	return segments
 }
 
-// A store whose index is lost opens before the index is filled, and without a look into its records but for the root. Then
-// all is read, at a cost that does not grow with segments times leaves, and written, and settled on demand.
+// A store whose index is lost opens before the index is filled, and without a look into its records
+// but for the root. Then all is read, at a cost that does not grow with segments times leaves, and
+// written, and settled on demand.
 func TestOpeningComesBeforeIndex(t *testing.T) {
 	r := many(t)
 	ix := &gatedIndex{index.NewMem(), make(chan struct{})}
@@ -144,8 +145,8 @@ func TestRootsAreFoundTogether(t *testing.T) {
 	}
 }
 
-// While the index is filled, settling waits, and finds all duplicates then; but not where somebody waits for it, or a tail
-// presses.
+// While the index is filled, settling waits, and finds all duplicates then; but not where somebody
+// waits for it, or a tail presses.
 func TestSettlingWaitsForIndex(t *testing.T) {
 	for _, press := range []bool{false, true} {
 		r := many(t)
@@ -211,7 +212,8 @@ func (f *faultyIndex) Put(entries []index.Entry) error {
 	return f.Index.Put(entries)
 }
 
-// An index that was filled in part is not believed to have what it lacks, and the next opening, or the next try, goes on.
+// An index that was filled in part is not believed to have what it lacks, and the next opening, or
+// the next try, goes on.
 func TestFillingGoesOn(t *testing.T) {
 	for _, retry := range []bool{false, true} {
 		r := many(t)
@@ -250,8 +252,8 @@ func TestFillingGoesOn(t *testing.T) {
 	}
 }
 
-// What was stored again, because the first copy has rotted, is not hidden by the first copy's record, which the indexer
-// comes to later.
+// What was stored again, because the first copy has rotted, is not hidden by the first copy's
+// record, which the indexer comes to later.
 func TestFillingHidesNothingNewer(t *testing.T) {
 	r := many(t)
 	r.open(nil)
@@ -281,7 +283,8 @@ func TestFillingHidesNothingNewer(t *testing.T) {
 	must(t, b.Close())
 }
 
-// On real files: whatever has become of the index, the store opens, has its bytes, and the index is complete again.
+// On real files: whatever has become of the index, the store opens, has its bytes, and the index is
+// complete again.
 func TestIndexLostOnDisk(t *testing.T) {
 	dir := t.TempDir() + "/store"
 	must(t, Init(dir, InitOptions{ChunkSize: 4096}))

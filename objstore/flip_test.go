@@ -26,7 +26,8 @@ func flip(t *testing.T, fs *vfs.Mem, name string, off int64) {
 	must(t, f.Close())
 }
 
-// flipWorld is a store with flushed and settled volumes, that was closed (or killed: every write was flushed).
+// flipWorld is a store with flushed and settled volumes, that was closed (or killed: every write
+// was flushed).
 func flipWorld(t *testing.T, closed bool) *world {
 	w := fixedWorld(t, 3)
 	w.init()
@@ -60,8 +61,8 @@ func (w *world) endFixed(closed bool) {
 	}
 }
 
-// lookAt opens a damaged store and compares all of it with the model: all is right, or what is not is an
-// error that says so. It gives what was found damaged.
+// lookAt opens a damaged store and compares all of it with the model: all is right, or what is not
+// is an error that says so. It gives what was found damaged.
 func (w *world) lookAt() (damage []error, wrong string) {
 	if err := w.start(); err != nil {
 		return []error{err}, ""
@@ -103,8 +104,8 @@ func (w *world) lookAt() (damage []error, wrong string) {
 	return damage, wrong
 }
 
-// One bit flipped anywhere in the store's own records: the store comes back whole, or it says what is
-// damaged. It never serves something else for good.
+// One bit flipped anywhere in the store's own records: the store comes back whole, or it says what
+// is damaged. It never serves something else for good.
 func TestEveryFlip(t *testing.T) {
 	stride := int64(97)
 	if crashCuts(t, 0) > 0 {

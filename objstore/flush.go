@@ -11,8 +11,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Flush makes everything committed before the call durable. It blocks; concurrent calls share one commit.
-// After an error nothing may be taken for durable any more, and the store is read-only.
+// Flush makes everything committed before the call durable. It blocks; concurrent calls share one
+// commit. After an error nothing may be taken for durable any more, and the store is read-only.
 func (v *volume) Flush() error {
 	v.mu.Lock()
 	target := v.appended
@@ -22,9 +22,9 @@ func (v *volume) Flush() error {
 	return v.commitTo(target)
 }
 
-// commitTo makes the first target records durable, and all that came since.
+// commitTo makes the first target records durable, and all that came since. The crash model rests
+// on the order: first the data, then the commit record that vouches for it.
 // REQUIRES: commitMu is held.
-// The order is what the crash model rests on: first the data, then the record that says so.
 func (v *volume) commitTo(target uint64) error {
 	if err := v.s.writeError(); err != nil {
 		return err
@@ -39,7 +39,7 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	var todo []pending
 	v.mu.Lock()
-	if v.closed { // with records that nobody commits any more
+	if v.closed { // its records are not committed any more
 		defer v.mu.Unlock()
 		return v.openError()
 	}
@@ -67,8 +67,8 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
-		// Before there is a commit record: one that is not the end of a flush would vouch, to whoever finds another behind
-		// it, for records that are not durable.
+		// Before there is a commit record: the commit record of a flush that failed here would
+		// vouch for records that are not durable, if another one followed it.
 		if err := c.j.Link(v.s.fs); disk.Transient(err) {
 			return err // the data is durable; the next flush commits it
 		} else if err != nil {
@@ -96,7 +96,8 @@ func (v *volume) commitTo(target uint64) error {
 	return nil
 }
 
-// failSync turns the store read-only, and keeps its next opening from counting on what could not be synced.
+// failSync turns the store read-only, and keeps its next opening from counting on what could not be
+// synced.
 func (v *volume) failSync(name string, err error) error {
 	v.mu.Lock()
 	layers := slices.Clone(v.layers)
@@ -107,12 +108,12 @@ func (v *volume) failSync(name string, err error) error {
 	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
 }
 
-// freeze closes the active layer and opens a new one. It gives the generation up to which the volume is
-// frozen: with the layers up to that, and the base, a reader sees what the volume held.
+// freeze closes the active layer and opens a new one. It returns the generation up to which the
+// volume is frozen: the base and the layers up to that generation show what the volume held.
 func (v *volume) freeze() (uint64, error) { return v.freezeFor(nil) }
 
-// freezeFor is freeze, for a snapshot that gets its name later: what settles until then leaves it its root, until unlist.
-// nil: there is none.
+// freezeFor is freeze for a snapshot whose name is recorded later: a settling until then leaves its
+// root in n, until unlist. n is nil without a snapshot.
 func (v *volume) freezeFor(n *naming) (uint64, error) {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
@@ -120,7 +121,8 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 	if active == nil {
 		return gen, nil
 	}
-	// Without the name of its journal, the next generation would look like one that has lost a former one.
+	// If this journal's name were lost, the next generation would look like one whose predecessor
+	// is missing.
 	if err := active.Link(v.s.fs); disk.Transient(err) {
 		return 0, err
 	} else if err != nil {
@@ -135,7 +137,7 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		v.mu.Lock()
 		inflight := v.inflight
 		v.mu.Unlock()
-		if err = j.Extend(&v.mu, inflight); err != nil { // their records go here
+		if err = j.Extend(&v.mu, inflight); err != nil { // the writes in flight append their records to j
 			break
 		}
 		if v.roll(j, n) {
@@ -146,7 +148,7 @@ func (v *volume) freezeFor(n *naming) (uint64, error) {
 		}
 	}
 	j.Close()
-	_ = v.s.fs.Remove(j.Name()) // empty; the next opening finds it
+	_ = v.s.fs.Remove(j.Name()) // empty; else the next opening removes it
 	if err != nil {
 		return 0, v.s.spaceError(err)
 	}
@@ -159,8 +161,8 @@ func (v *volume) createJournal(gen uint64) (*journal.File, error) {
 	return journal.Create(v.s.fs, id, v.s.origin, v.s.opts.JournalRecords)
 }
 
-// frozenFor gives the generation that takes writes, and its journal; or, without one, that up to which the volume is
-// frozen already, or can't be written.
+// frozenFor returns the generation that takes writes, and its journal. If that generation is empty,
+// or the volume can't be written, it returns the newest frozen generation, without a journal.
 // REQUIRES: v.freezeMu is held.
 func (v *volume) frozenFor(n *naming) (gen uint64, active *journal.File) {
 	v.mu.Lock()
@@ -172,8 +174,8 @@ func (v *volume) frozenFor(n *naming) (gen uint64, active *journal.File) {
 	return v.frozenGen(), nil
 }
 
-// roll freezes the active layer, unless the volume takes no writes any more, or more of them have begun than the new
-// journal has room for.
+// roll freezes the active layer, unless the volume takes no writes any more, or more writes have
+// begun than the new journal has room for.
 // REQUIRES: v.freezeMu is held.
 func (v *volume) roll(j *journal.File, n *naming) bool {
 	v.mu.Lock()
@@ -210,8 +212,8 @@ func (v *volume) frozenGen() uint64 {
 	return v.layers[n-1].gen
 }
 
-// activate makes the volume writable: a new layer, with a journal of its own. Where there is no room for that,
-// the settler tries again when there is.
+// activate makes the volume writable: it adds a new layer with a journal of its own. If there is no
+// room for the journal, the settler tries again once there is.
 func (v *volume) activate() error {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
@@ -248,7 +250,7 @@ func (v *volume) begin(gen uint64, j *journal.File) error {
 	return nil
 }
 
-// activateLater does what an opening of the volume had no room for.
+// activateLater activates a volume whose opening found no room for a journal.
 func (v *volume) activateLater() {
 	v.mu.Lock()
 	want := v.unjournaled && !v.closed
@@ -256,14 +258,14 @@ func (v *volume) activateLater() {
 	if !want {
 		return
 	}
-	// It may take of the reserve what opening would have taken.
+	// The journal may take as much of the reserve as opening would have let it.
 	if free, _, err := v.s.space.rooms(); err == nil && free > v.s.space.reserve.Load()/2 {
-		_ = v.activate() // it is tried again
+		_ = v.activate() // an error is tried again at the next tick
 	}
 }
 
-// shut takes the volume out of service after a last commit. Its journals stay for the next opening, but for
-// an empty one, and are the ones that it gives.
+// shut takes the volume out of service after a last commit. It returns its journals, which stay for
+// the next opening, but for an empty one, which is removed.
 func (v *volume) shut() (left []string, err error) {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()

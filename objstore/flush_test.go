@@ -13,7 +13,8 @@ import (
 func TestFlushAfterSegmentRetired(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 16<<20)
-	// Zeroes settle to holes: nothing of the first segment is adopted, and it goes without ever being flushed.
+	// Zeroes settle to holes: nothing of the first segment is adopted, and it goes without ever
+	// being flushed.
 	for range 3 {
 		r.write(v, make([]byte, 4<<20), 0)
 	}

@@ -13,8 +13,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A disk that is full when objects are to be recorded, or a segment is to be sealed, stops nothing for good,
-// and the settlings that fail meanwhile don't fill it further.
+// A disk that is full when objects are to be recorded, or a segment is to be sealed, stops nothing
+// for good, and the settlings that fail meanwhile don't fill it further.
 func TestSettleOnFullDisk(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})

@@ -13,19 +13,20 @@ import (
 	"varve/objstore/internal/journal"
 )
 
-// A volume's history is what its journals hold beyond the settled state. Opening reads and validates all of it before it
-// replays any: where a record is damaged, or a generation is missing between others, nothing behind that can be trusted. The
-// volume is refused then, and the history is assessed: how much of it a repair would keep, and what it would cost.
+// A volume's history is what its journals hold beyond the settled state. Opening reads and
+// validates all of it before it replays any: nothing behind a damaged record, or behind a missing
+// generation, can be trusted. In that case the volume is refused, and the history is assessed: how
+// much of it a repair would keep, and what it would lose.
 
 // history is what was read of a volume's journals, in order of generation.
 type history struct {
 	files   []string
 	replays []*journal.Replay
-	drop    []string // they hold nothing that counts
+	drop    []string // journals that hold nothing that counts
 	damage  *volumeDamage
 }
 
-// readHistory reads the journals of a volume, in order, and looks at every record.
+// readHistory reads the journals of a volume, in order, and validates every record.
 func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 	return s.readHistoryAs(v, gens, func(boot, mount bool) journal.Trust {
 		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.Name) }
@@ -35,14 +36,14 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 	})
 }
 
-// readHistoryAs is readHistory for what somebody has decided.
+// readHistoryAs is readHistory with the caller's decision about which records to trust.
 func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
 	h := &history{}
 	for _, gen := range gens {
 		h.files = append(h.files, journal.Name(v.ref.ID, gen))
 	}
 	empty := -1
-	var torn *journal.Replay // the first that is incomplete; nil: none is
+	var torn *journal.Replay // the first incomplete generation, or nil
 	for i, gen := range gens {
 		id := journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gen}
 		rp, err := journal.Read(s.fs, id, s.origin, trust)
@@ -60,13 +61,15 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 			err = s.validateReplay(v, rp)
 		}
 		if err == nil && rp.BadHeader != nil {
-			s.mended(rp.BadHeader)
+			s.repaired(rp.BadHeader)
 		}
-		// Who wrote it can't be told from its header, but from the next one's: it was no power cut that ended it.
+		// The header of torn can't tell whether a power cut ended it, but that of the next
+		// generation can: it was none.
 		if torn != nil && torn.BadHeader != nil && rp.Trusted && rp.Whole > 0 {
 			torn = nil
 		}
-		// Nothing behind a generation that is incomplete was ever committed.
+		// Nothing behind an incomplete generation can have been committed; if it was, a commit of
+		// torn is lost.
 		if err == nil && torn != nil && rp.Covered > 0 {
 			s.assessTorn(v, h, torn, gen)
 			return h, nil
@@ -81,14 +84,14 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 			}
 			continue
 		}
-		// One without records is never frozen.
+		// A generation without records is never frozen.
 		if empty >= 0 && err == nil {
 			rp = &journal.Replay{ID: journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
 			err = &CorruptError{
 				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
 				Err: fmt.Errorf("there is none, but generation %d has some", gen),
 			}
-			h.drop = nil // all of them come behind it
+			h.drop = nil // all of them come behind the empty one
 			h.damage = s.assess(v, h, empty, rp, err)
 			return h, nil
 		}
@@ -112,7 +115,8 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 	return h, s.validateSnapshots(v, h)
 }
 
-// assessTorn is assess for a generation that lacks the commit that ends it, while a later one has commits.
+// assessTorn is assess for a generation without its final commit, while a later generation has
+// commits.
 func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later uint64) {
 	i := slices.Index(h.files, torn.Name())
 	h.replays = slices.DeleteFunc(h.replays, func(rp *journal.Replay) bool { return rp == torn })
@@ -124,7 +128,8 @@ func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later ui
 	})
 }
 
-// validateReplay finds what is wrong with a journal whose records are all whole, and cuts it there.
+// validateReplay returns what is wrong with a journal whose records are all whole, and truncates
+// the replay there.
 func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
 	for i := range rp.Records {
 		if err := s.validateRecord(v, &rp.Records[i]); err != nil {
@@ -145,8 +150,8 @@ func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
 	return nil
 }
 
-// validateSnapshots finds snapshots that have not settled and whose generation is lost: they would show whatever
-// is written next.
+// validateSnapshots looks for snapshots that have not settled and whose generation is lost: they
+// would show whatever is written next.
 func (s *Store) validateSnapshots(v *volume, h *history) error {
 	for _, sn := range s.catalog.snapshotsOf(v) {
 		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen })
@@ -165,8 +170,8 @@ func (s *Store) validateSnapshots(v *volume, h *history) error {
 	return nil
 }
 
-// assess says what a repair of the volume would keep, and what it would cost. rp, journal number i, has been cut
-// where the damage is.
+// assess returns what a repair of the volume would keep, and what it would lose. rp, journal number
+// i, was truncated where the damage is.
 func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause error) *volumeDamage {
 	rp.Cut = true
 	d := &volumeDamage{err: cause, journals: h.files, keep: slices.Clone(h.replays), drop: slices.Clone(h.drop)}
@@ -196,7 +201,8 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 	return d
 }
 
-// loseSnapshots names the snapshots that have not settled and whose generation is not kept whole.
+// loseSnapshots notes the snapshots that have not settled and whose generation a repair does not
+// keep whole.
 func (d *volumeDamage) loseSnapshots(v *volume) {
 	for _, sn := range v.s.catalog.snapshotsOf(v) {
 		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen && (rp.Final || rp.Trusted) && !rp.Cut })
@@ -206,7 +212,8 @@ func (d *volumeDamage) loseSnapshots(v *volume) {
 	}
 }
 
-// readBehind looks at the records of a journal that a repair would leave out.
+// readBehind returns what the records of a journal have written that a repair would drop, and how
+// many records can't be read.
 func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
 	_, gen, _, _ := journal.ParseName(path.Base(name))
 	return journal.Behind(s.fs, journal.ID{Store: s.sb.ID, Volume: volume, Gen: gen}, from, upto)

@@ -8,7 +8,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// A store can be known by another UUID. Its files keep theirs, and one of the two copies of the superblock is enough.
+// A store can be known by another UUID. Its files keep theirs, and one of the two copies of the
+// superblock is enough.
 func TestNewUUID(t *testing.T) {
 	r := newRig(t, Options{})
 	r.write(r.volume("a", 1<<20), fill(1), 0)

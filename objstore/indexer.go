@@ -15,28 +15,32 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// What the index lacks is entered from the segments' object lists: what was being written, after a kill or an orderly end; all,
-// where the index was deleted or could not be read; and all again if it breaks while the store is open, for badger is not to
-// be trusted after a fault. Opening does the first, whose objects are in memory. The indexer does the others, beside the I/O,
-// so that devices do not wait for it.
+// What the index lacks is entered from the segments' object lists: what was being written, after a
+// kill or an orderly end; all, where the index was deleted or could not be read; and all again if
+// it breaks while the store is open, for badger is not to be trusted after a fault. Opening does
+// the first, whose objects are in memory. The indexer does the others, beside the I/O, so that
+// devices do not wait for it.
 //
-// Until the index is complete, objects are found in the object lists, at a higher price (package object). Duplicates of what it lacks
-// would be stored again for good. So settling waits for it, as it waits for a quiet moment: until a tail presses, or somebody
-// waits for the settling.
+// Until the index is complete, objects are found in the object lists, at a higher price (package
+// object). Duplicates of what it lacks would be stored again for good. So settling waits for it, as
+// it waits for a quiet moment: until a tail presses, or somebody waits for the settling.
 //
-// An object may have been stored twice, because its first copy was damaged. The index, where it has been lost, does not say
-// any more which copy is the good one. So where an object list names another location than the index, the index's is read.
+// An object may have been stored twice, because its first copy was damaged. The index, where it has
+// been lost, does not say any more which copy is the good one. So where an object list names
+// another location than the index, the index's is read.
 
 const (
 	renewTick  = time.Second
 	renewRetry = time.Minute // where there was no room for it
 
-	// longestPause is how long at most the indexer gives way after a segment, however long that took.
+	// longestPause is how long at most the indexer gives way after a segment, however long that
+	// took.
 	longestPause = time.Second
 
 	// indexBatch is how many entries are put at once, and wait for nothing but each other.
 	indexBatch = 256
-	// indexMark is after how many segments what was entered is synced and marked, so that a kill costs no more.
+	// indexMark is after how many segments what was entered is synced and marked, so that a kill
+	// costs no more.
 	indexMark = 64
 )
 
@@ -48,9 +52,9 @@ type renewable interface {
 	Renew() (index.Index, error)
 }
 
-// indexer enters into the index what it lacks: once when the store opens, and then on a goroutine of its own, which Quiet
-// ends and Resume starts again. It has no lock: only one of the two runs at a time, but for enterFound, which readers call
-// too.
+// indexer enters into the index what it lacks: once when the store opens, and then on a goroutine
+// of its own, which Quiet ends and Resume starts again. It has no lock: only one of the two runs at
+// a time, but for enterFound, which readers call too.
 type indexer struct {
 	index    *storeIndex
 	segments *segment.Table
@@ -62,8 +66,9 @@ type indexer struct {
 	filling atomic.Bool // the index is being filled, and settling waits for it
 }
 
-// open finds out which segments the index has all the objects of, when the store opens: the sealed ones that it has a
-// mark of. It enters the objects of the others, or leaves all that are sealed to run if they are more than atOnce.
+// open finds out which segments the index has all the objects of, when the store opens: the sealed
+// ones that it has a mark of. It enters the objects of the others, or leaves all that are sealed to
+// run if they are more than atOnce.
 func (x *indexer) open(ctx context.Context, atOnce int) error {
 	for _, g := range x.segments.All() {
 		if g.Sealed() && x.index.now().Done(g.ID) {
@@ -86,8 +91,9 @@ func (x *indexer) open(ctx context.Context, atOnce int) error {
 	return err
 }
 
-// unindexed are the segments that may have objects which the index lacks, the newest first: what was stored again because
-// its first location is damaged has its entry before that one comes. Damaged segments are searched by content instead.
+// unindexed are the segments that may have objects which the index lacks, the newest first: what
+// was stored again because its first location is damaged has its entry before that one comes.
+// Damaged segments are searched by content instead.
 func (x *indexer) unindexed() []*segment.File {
 	all := slices.DeleteFunc(x.segments.All(), func(g *segment.File) bool { return x.index.has(g.ID) || g.Damaged() })
 	slices.Reverse(all)
@@ -154,8 +160,9 @@ func (x *indexer) complete(ctx context.Context) error {
 	return nil
 }
 
-// fill enters the objects of segments. While there are requests it takes no more than half of the time, so that they
-// get the disk. Sealed segments are marked when their entries are durable, so that no opening reads them again.
+// fill enters the objects of segments. While there are requests it takes no more than half of the
+// time, so that they get the disk. Sealed segments are marked when their entries are durable, so
+// that no opening reads them again.
 func (x *indexer) fill(ctx context.Context, todo []*segment.File) error {
 	var done []uint32
 	mark := func() error {
@@ -192,7 +199,8 @@ func (x *indexer) fill(ctx context.Context, todo []*segment.File) error {
 	return mark()
 }
 
-// enterSegment enters the objects of one segment. sealed reports that there will be no more of them.
+// enterSegment enters the objects of one segment. sealed reports that there will be no more of
+// them.
 func (x *indexer) enterSegment(ctx context.Context, g *segment.File) (sealed bool, err error) {
 	missed := x.index.begin()
 	objs, err := g.Objects()
@@ -222,7 +230,8 @@ func (x *indexer) enterSegment(ctx context.Context, g *segment.File) (sealed boo
 	return g.Sealed(), nil // else it is marked when it is sealed
 }
 
-// enterFound enters objects that were found in records. What the index knows of them stays if it is true.
+// enterFound enters objects that were found in records. What the index knows of them stays if it is
+// true.
 func (x *indexer) enterFound(found []object.Found) error {
 	entries := make([]index.Entry, 0, len(found))
 	from := make([]*object.Found, 0, len(found))
@@ -237,8 +246,8 @@ func (x *indexer) enterFound(found []object.Found) error {
 		return err
 	}
 	wrong := slices.DeleteFunc(others, func(c conflict) bool {
-		pl := segment.At(c.has.Segment, c.has.Block)
-		return x.objects.Intact(pl, &from[c.i].Hash, from[c.i].Kind)
+		loc := segment.At(c.has.Segment, c.has.Block)
+		return x.objects.Intact(loc, &from[c.i].Hash, from[c.i].Kind)
 	})
 	return x.index.replace(entries, wrong)
 }

@@ -40,8 +40,8 @@ func (b *breakableIndex) Renew() (index.Index, error) {
 	return b.renew()
 }
 
-// An index that breaks is made anew beside the I/O: while that takes its time, the volume is read, written and settled; then
-// duplicates are found again, and leaves without a look into the records.
+// An index that breaks is made anew beside the I/O: while that takes its time, the volume is read,
+// written and settled; then duplicates are found again, and leaves without a look into the records.
 func TestBrokenIndexIsMadeAnew(t *testing.T) {
 	r := many(t)
 	synctest.Test(t, func(t *testing.T) {

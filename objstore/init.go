@@ -16,8 +16,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Init makes a store in dir, which must be empty or not exist yet. It takes effect with the superblock, which
-// comes last.
+// Init makes a store in dir, which must be empty or not exist yet. It takes effect with the
+// superblock, which comes last.
 func Init(dir string, o InitOptions) error {
 	if o.ChunkSize == 0 {
 		o.ChunkSize = defaultChunkSize

@@ -97,13 +97,13 @@ func planLoaded(ctx context.Context, im Image, off int64, length int, p *Plan) e
 // sparse is an image that knows its large holes.
 type sparse interface {
 	Image
-	// emptyUntil returns the end of the hole at a sector's offset, as far as the layers and the inner nodes of the
-	// tree tell, or the offset itself.
+	// emptyUntil returns the end of the hole at a sector's offset, as far as the layers and the
+	// inner nodes of the tree tell, or the offset itself.
 	emptyUntil(off int64) (int64, error)
 }
 
-// emptyBelow returns the end of the hole at off in a tree, as far as its inner nodes tell, but end at most; off itself where
-// there is no hole. It blocks.
+// emptyBelow returns the end of the hole at off in a tree, as far as its inner nodes tell, but end
+// at most; off itself where there is no hole. It blocks.
 func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
 	if end <= off {
 		return off, nil
@@ -127,8 +127,8 @@ func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
 	return end, nil
 }
 
-// untouched returns the end of what the layers leave as it is at off; off itself where one of them touches it. Under the
-// volume's lock.
+// untouched returns the end of what the layers leave as it is at off; off itself where one of them
+// touches it. Under the volume's lock.
 func untouched(layers []*layer, off, size int64) int64 {
 	end := size
 	for _, l := range layers {
@@ -147,8 +147,8 @@ func (v *volume) emptyUntil(off int64) (int64, error) {
 	return v.s.emptyBelow(&root, off, end)
 }
 
-// extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by these at
-// most extentReach bytes.
+// extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by
+// these at most extentReach bytes.
 func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int64, err error) {
 	const step, extentReach = MaxRequest, 1 << 30
 	if off < 0 || off >= im.Size() {
@@ -214,8 +214,8 @@ func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// writePart writes a beginning of p: up to a sector's end if off is inside a sector, else whole sectors, or
-// the part of a last sector.
+// writePart writes a beginning of p: up to a sector's end if off is inside a sector, else whole
+// sectors, or the part of a last sector.
 func (v *volume) writePart(p []byte, off int64) (int, error) {
 	within := int(off % SectorSize)
 	if within == 0 && len(p) >= SectorSize {
@@ -226,7 +226,8 @@ func (v *volume) writePart(p []byte, off int64) (int, error) {
 	return n, v.writePartial(p[:n], off-int64(within), within)
 }
 
-// retry waits and tries again as long as op, which is Reserve or TryZero (hole) for the range, is told to.
+// retry waits and tries again as long as op, which is Reserve or TryZero (hole) for the range, is
+// told to.
 func (v *volume) retry(off, length int64, hole bool, op func() error) error {
 	for {
 		err := op()

@@ -18,7 +18,8 @@ const (
 	killedBlock  = 8192
 )
 
-// killedData is what write number seq puts into a block: every eighth is a repetition that others have too.
+// killedData is what write number seq puts into a block: every eighth is a repetition that others
+// have too.
 func killedData(block int, seq uint64) []byte {
 	fill := seq
 	if seq%8 == 0 {

@@ -11,17 +11,17 @@ type slots struct {
 	from, to int64 // bytes in the file
 }
 
-// layer is one generation of a volume's live map: what was written between two freezes, over everything
-// older. The newest layer of a volume takes the writes; the others are frozen and wait to settle, oldest
-// first. It is guarded by the volume's lock.
+// layer is one generation of a volume's live map: what was written between two freezes, over
+// everything older. The newest layer of a volume takes the writes; the others are frozen and wait
+// to settle, oldest first. A layer is guarded by its volume's lock.
 type layer struct {
 	gen         uint64
 	journal     *journal.File
 	bytes       int64             // bytes written, overwritten ones too
-	fresh       bool              // it has something that was not relogged: it settles by itself
-	holes       bool              // it has had one
+	fresh       bool              // has a write that was not relogged, and so settles by itself
+	holes       bool              // a hole was inserted
 	reservation settleReservation // what settling it may write
-	handed      []slots           // what these writes occupy, dead once the layer has settled, but for adopted objects
+	handed      []slots           // slots of its writes; dead once the layer has settled, but for adopted objects
 
 	extents *extent.Map
 }
@@ -30,13 +30,13 @@ func newLayer(gen uint64, j *journal.File) *layer {
 	return &layer{gen: gen, journal: j, extents: extent.NewMap()}
 }
 
-// insert puts e on top of what is there.
+// insert puts e on top of the extents that the layer has.
 func (l *layer) insert(e extent.Extent) {
 	l.holes = l.holes || e.Hole()
 	l.extents.Insert(e)
 }
 
-// hand notes slots that were handed out; runs that touch become one.
+// hand notes slots that were handed out, and joins runs that touch.
 func (l *layer) hand(seg uint32, from, to int64) {
 	if n := len(l.handed); n > 0 {
 		if h := &l.handed[n-1]; h.seg == seg && h.to == from {
@@ -47,7 +47,7 @@ func (l *layer) hand(seg uint32, from, to int64) {
 	l.handed = append(l.handed, slots{seg, from, to})
 }
 
-// empty reports whether the layer changes nothing. Such a layer is not frozen, even if slots were handed out
-// and given up: its journal would have no record, and a snapshot could not be told by its generation when
-// the store opens again.
+// empty reports whether the layer changes nothing. Such a layer is not frozen, even if slots were
+// handed out and given up: its journal would have no record, and a later opening could not find the
+// generation of a snapshot that refers to it.
 func (l *layer) empty() bool { return l.extents.Empty() }

@@ -21,8 +21,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// deviceDisk uses a volume as blockdev does: whole sectors, by plans and reservations, and takes its time between
-// the steps.
+// deviceDisk uses a volume as blockdev does: whole sectors, by plans and reservations, and takes
+// its time between the steps.
 type deviceDisk struct {
 	v *Volume
 	r *lockedRand
@@ -229,8 +229,9 @@ func (w *linearWorld) close() {
 
 func noExcuse(err error) error { return err }
 
-// Concurrent requests through both doors of the engine, with settling, snapshots and freezes, on real files.
-// A request of several sectors is atomic for each sector alone: a block device promises no more.
+// Concurrent requests through both doors of the engine, with settling, snapshots and freezes, on
+// real files. A request of several sectors is atomic for each sector alone: a block device promises
+// no more.
 func TestLinearizable(t *testing.T) {
 	dir := t.TempDir()
 	w := newLinearWorld(t, firstSeed(t), func() vfs.FS { return vfs.OS(dir) })
@@ -246,8 +247,8 @@ func TestLinearizable(t *testing.T) {
 	w.close()
 }
 
-// The same in memory, with kills among the requests: what was answered holds, and what was not may have been done
-// before the kill, and not after it.
+// The same in memory, with kills among the requests: what was answered holds, and what was not may
+// have been done before the kill, and not after it.
 func TestLinearizableKilled(t *testing.T) {
 	over := watch(t.Name())
 	mem := vfs.NewMem(1)
@@ -324,8 +325,8 @@ func (d staleDisk) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// raggedDisk writes parts of sectors as varve once did: it reads the sector and writes it back, whatever happens to
-// it in between.
+// raggedDisk writes parts of sectors as varve once did: it reads the sector and writes it back,
+// whatever happens to it in between.
 type raggedDisk struct {
 	lincheck.Disk
 	mu *sync.Mutex
@@ -389,7 +390,8 @@ func TestLinearizableFindsABrokenEngine(t *testing.T) {
 
 func unsettled(o *Options) { o.SettleDelay, o.TailSoft, o.TailHard = -1, 1<<30, 2<<30 }
 
-// Whoever overtakes the write of a part of a sector again and again has to wait at last, and nothing is undone.
+// Whoever overtakes the write of a part of a sector again and again has to wait at last, and
+// nothing is undone.
 func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 	mem := vfs.NewMem(0)
 	var overtake func()
@@ -430,7 +432,8 @@ func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 	w.close()
 }
 
-// Of a write that fails nothing counts as written: a caller that is told of a part takes the error for a short write.
+// Of a write that fails nothing counts as written: a caller that is told of a part takes the error
+// for a short write.
 func TestFailedWriteSaysSo(t *testing.T) {
 	mem := vfs.NewMem(0)
 	fail := 0 // the write that fails, counted from 1

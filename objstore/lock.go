@@ -14,8 +14,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Lock is the right to open a store. It outlives openings that borrow it (Options.Lock), and its file may be handed
-// to another process, so that a store goes from one process to the next with no moment in which a third could open it.
+// Lock is the right to open a store. It outlives openings that borrow it (Options.Lock), and its
+// file may be handed to another process, so that a store goes from one process to the next with no
+// moment in which a third could open it.
 type Lock struct {
 	file *os.File
 	dir  *vfs.Dir
@@ -49,15 +50,16 @@ func lock(fs vfs.FS) (io.Closer, error) {
 	return c, err
 }
 
-// noteOwner writes this process's ID into the lock's file. It is for messages, and a full disk may have no room for it.
+// noteOwner writes this process's ID into the lock's file. It is for messages, and a full disk may
+// have no room for it.
 func noteOwner(f *os.File) {
 	if f.Truncate(0) == nil {
 		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	}
 }
 
-// LockedBy is the process that has said last that the lock is its, if it is alive; 0: unknown. Versions from before have
-// not said it.
+// LockedBy is the process that has said last that the lock is its, if it is alive; 0: unknown.
+// Versions from before have not said it.
 func LockedBy(fs vfs.FS) int {
 	f, err := fs.Open(lockFile)
 	if err != nil {
@@ -73,7 +75,8 @@ func LockedBy(fs vfs.FS) int {
 	return pid
 }
 
-// Holder says whether a process has the store in dir, and which, as far as that is known. It may be one that only looks.
+// Holder says whether a process has the store in dir, and which, as far as that is known. It may be
+// one that only looks.
 func Holder(dir string) (pid int, held bool) {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // a handle only
@@ -94,16 +97,19 @@ func InheritLock(dir string, f *os.File) *Lock {
 	return &Lock{f, vfs.OS(dir)}
 }
 
-// Dir is the store's directory, wherever it has been moved to since the lock was taken. It is closed with the Lock.
+// Dir is the store's directory, wherever it has been moved to since the lock was taken. It is
+// closed with the Lock.
 func (l *Lock) Dir() *vfs.Dir { return l.dir }
 
-// File stays the Lock's. The lock is given up when the last copy of it is closed, in whichever process.
+// File stays the Lock's. The lock is given up when the last copy of it is closed, in whichever
+// process.
 func (l *Lock) File() *os.File { return l.file }
 
 // Close gives this process's share of the lock up. No opening may borrow it any more.
 func (l *Lock) Close() error { return errors.Join(l.file.Close(), l.dir.Close()) }
 
-// Check says whether this version of the program can read the store in dir, without opening or changing it.
+// Check says whether this version of the program can read the store in dir, without opening or
+// changing it.
 func Check(dir string) error {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // nothing is written

@@ -20,12 +20,13 @@ import (
 	"varve/objstore/vfs"
 )
 
-// patience is how long a lock may be held by somebody who does no I/O, on a machine that is very busy.
+// patience is how long a lock may be held by somebody who does no I/O, on a machine that is very
+// busy.
 const patience = 30 * time.Second
 
-// lockProbe is a hook of the file layer that reports each operation during which a lock of the store's state is held: by
-// whoever does it, or by somebody who waits for a lock of theirs. One that somebody else holds for a moment comes free while
-// the operation waits in the hook.
+// lockProbe is a hook of the file layer that reports each operation during which a lock of the
+// store's state is held: by whoever does it, or by somebody who waits for a lock of theirs. One
+// that somebody else holds for a moment comes free while the operation waits in the hook.
 type lockProbe struct {
 	s     atomic.Pointer[Store]
 	ops   atomic.Int64
@@ -56,8 +57,8 @@ func (p *lockProbe) hook(op vfs.Op) error {
 	return nil
 }
 
-// takeStateLocks takes each lock that guards state in memory, and releases it. Those that serialise I/O are of another type,
-// queuethread.IOMutex.
+// takeStateLocks takes each lock that guards state in memory, and releases it. Those that serialise
+// I/O are of another type, queuethread.IOMutex.
 func takeStateLocks(s *Store, about func(name string)) {
 	take := func(name string, l sync.Locker) {
 		about(name)
@@ -89,8 +90,9 @@ func takeStateLocks(s *Store, about func(name string)) {
 	take("Store.workersMu", &s.workersMu)
 }
 
-// No file operation runs while a lock of the state is held: in none of what is done with names, in no step of settling and
-// reclaiming, in no leaf miss, and not at the end of a volume or of the store, while lists are asked for.
+// No file operation runs while a lock of the state is held: in none of what is done with names, in
+// no step of settling and reclaiming, in no leaf miss, and not at the end of a volume or of the
+// store, while lists are asked for.
 func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 	ctx := context.Background()
 	probe := &lockProbe{}
@@ -160,8 +162,8 @@ func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 	}
 }
 
-// While a snapshot of one volume waits for its disk, at whichever sync, another volume is read, written, flushed and
-// planned, and its lists are answered.
+// While a snapshot of one volume waits for its disk, at whichever sync, another volume is read,
+// written, flushed and planned, and its lists are answered.
 func TestSnapshotInNobodysWay(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{LeafCache: smallestLeaves})
@@ -228,7 +230,8 @@ func TestSnapshotInNobodysWay(t *testing.T) {
 	}
 }
 
-// useVolume reads, writes and flushes more of a volume than there are leaves in memory, and asks for lists.
+// useVolume reads, writes and flushes more of a volume than there are leaves in memory, and asks
+// for lists.
 func useVolume(s *Store, v *Volume) error {
 	for i := range int64(12) {
 		if _, err := v.WriteAt(randomBytes(4, 8192), i<<20); err != nil {
@@ -251,8 +254,8 @@ func useVolume(s *Store, v *Volume) error {
 	return again.Close()
 }
 
-// Whatever one volume does, and whichever of the file operations of that takes long, another volume is read, written and
-// flushed meanwhile.
+// Whatever one volume does, and whichever of the file operations of that takes long, another volume
+// is read, written and flushed meanwhile.
 func TestOneVolumeHoldsUpNoOther(t *testing.T) {
 	ctx := context.Background()
 	const tail = 6 << 20
@@ -337,8 +340,8 @@ func TestOneVolumeHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// opGate is a hook that holds one operation until it is opened: the n-th that makes something durable, takes room or gives
-// room back, from when it was closed.
+// opGate is a hook that holds one operation until it is opened: the n-th that makes something
+// durable, takes room or gives room back, from when it was closed.
 type opGate struct {
 	mu   sync.Mutex
 	left int           // operations up to the one that is held; 0: none is

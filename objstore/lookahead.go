@@ -9,25 +9,26 @@ import (
 	"varve/objstore/internal/object"
 )
 
-// Before a settling copies anything it looks whether it can end: a copy that is made and given back, at each try, costs
-// the disk more than the writes that it is of. What can fail for long is a tree node that is lost, and a chunk that was
-// written in part, is damaged, and may not be pinned in the tail. The nodes are few, and stay in the cache for the settling
-// itself. The old chunks are as many as the copies; so only the one is looked at that the last try has failed for.
+// Before a settling copies anything it looks whether it can succeed: copies that are made and given
+// back, at each try, cost the disk more than the writes that they are of. Two things fail again at
+// each try: a lost tree node, and a damaged chunk that was overwritten in part and may not be
+// pinned in the tail. The nodes are few, and stay in the cache for the settling itself. The old
+// chunks are as many as the copies, so settling looks only at the one that the last try failed for.
 
-// obstacle is what the last try to settle a layer has failed for. The zero value is none.
+// obstacle is what made the last try to settle a layer fail. The zero value is none.
 type obstacle struct {
 	gen      uint64
 	from, to uint64 // sectors
 }
 
-// met notes for what the settling fails.
+// met notes what makes the settling fail.
 func (st *settling) met(from, to uint64, err error) {
 	if st.ctx.Err() == nil && !errors.Is(err, ErrNoSpace) {
 		st.v.obstacle = obstacle{st.l.gen, from, to}
 	}
 }
 
-// lookAhead fails as the settling would, as far as that can be told by reading.
+// lookAhead returns the error with which the settling would fail, as far as reading can tell.
 func (st *settling) lookAhead() error {
 	if err := st.stillThere(); err != nil {
 		return err
@@ -42,7 +43,7 @@ func (st *settling) lookAhead() error {
 	return st.readable(st.old.Depth, 0, st.old.Top, &ahead)
 }
 
-// stillThere looks again at what the last try has met.
+// stillThere looks again at the obstacle of the last try.
 func (st *settling) stillThere() error {
 	o := st.v.obstacle
 	if o.gen != st.l.gen || o.to == 0 {
@@ -55,7 +56,7 @@ func (st *settling) stillThere() error {
 		return err
 	}
 	if int64(o.to-o.from)*SectorSize > size {
-		return nil // it has to be taken apart
+		return nil // a run of chunks, which settling takes apart
 	}
 	st.pins = &damagePins{err: old.err}
 	st.s.catalog.mu.Lock()
@@ -65,8 +66,8 @@ func (st *settling) stillThere() error {
 	return err
 }
 
-// readable reads the nodes that update will read below node i of a level, up to *ahead of them. What holes cover whole is
-// not read.
+// readable reads the nodes that update will read below node i of a level, up to *ahead of them. It
+// reads nothing that holes cover whole.
 func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) error {
 	if h.IsZero() || *ahead == 0 {
 		return nil

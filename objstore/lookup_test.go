@@ -24,7 +24,8 @@ func (c *footerReads) hook(op vfs.Op) error {
 
 func (c *footerReads) take() (ops, bytes int64) { return c.ops.Swap(0), c.bytes.Swap(0) }
 
-// many is a closed store of a volume of 32 leaves in sealed segments, each leaf written and settled by itself.
+// many is a closed store of a volume of 32 leaves in sealed segments, each leaf written and settled
+// by itself.
 func many(t *testing.T) *rig {
 	t.Helper()
 	r := newRig(t, Options{FooterCache: 1, TailSoft: 1 << 40, TailHard: 1 << 40})
@@ -47,8 +48,8 @@ func (v *Volume) forget() {
 	v.mu.Unlock()
 }
 
-// A lost segment among many: a leaf that lay in it costs one read of each record, and another time nothing, whether a reader
-// or the settler comes for it; until its chunks are written again.
+// A lost segment among many: a leaf that lay in it costs one read of each record, and another time
+// nothing, whether a reader or the settler comes for it; until its chunks are written again.
 func TestLostSegmentCostsOnePass(t *testing.T) {
 	r := many(t)
 	r.open(nil)
@@ -70,8 +71,8 @@ func TestLostSegmentCostsOnePass(t *testing.T) {
 			t.Fatalf("read of a chunk of a lost segment: %v", err)
 		}
 	}
-	// One for each record, and for the footers that the cache does not keep: the check of what the index says, chunk by
-	// chunk, is of the one that it keeps.
+	// One for each record, and for the footers that the cache does not keep: the check of what the
+	// index says, chunk by chunk, is of the one that it keeps.
 	if ops, bytes := c.take(); ops > 2*segs || bytes > 2*segs*(60<<10) {
 		t.Errorf("a lost leaf, three times: %d reads, %d KiB of footers, of %d segments", ops, bytes>>10, segs)
 	}
@@ -96,7 +97,8 @@ type noIndex struct{ index.Index }
 func (noIndex) Get(*[32]byte) (index.Location, bool) { return index.Location{}, false }
 func (noIndex) Put([]index.Entry) error              { return index.ErrNoSpace }
 
-// Without an index, what was written together is found in one place: a leaf costs a few records, not all of them.
+// Without an index, what was written together is found in one place: a leaf costs a few records,
+// not all of them.
 func TestLeafWithoutIndex(t *testing.T) {
 	r := many(t)
 	var c footerReads

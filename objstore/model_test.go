@@ -11,8 +11,8 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// The model of a store: what each sector of each volume may hold, in plain memory. A sector is a string of
-// SectorSize bytes; the empty string stands for zeroes.
+// The model of a store: what each sector of each volume may hold, in plain memory. A sector is a
+// string of SectorSize bytes; the empty string stands for zeroes.
 
 var zeroSector = strings.Repeat("\x00", SectorSize)
 
@@ -120,8 +120,8 @@ func (v *modelVolume) maybe(first int, sectors []string) {
 // flushed notes an answered flush.
 func (v *modelVolume) flushed() { clear(v.alts) }
 
-// check compares what was read from sector first on, and takes over what it could not know. After a power
-// cut (cut) it may be any of alts; what is there from then on, stays.
+// check compares what was read from sector first on, and takes over what it could not know. After a
+// power cut (cut) it may be any of alts; what is there from then on, stays.
 func (v *modelVolume) check(first int, got []byte, cut bool) error {
 	for i := 0; i*SectorSize < len(got); i++ {
 		at, s := first+i, sectorOf(got[i*SectorSize:(i+1)*SectorSize])
@@ -160,7 +160,8 @@ func shorts(list []string) string {
 	return "[" + strings.TrimSpace(b.String()) + "]"
 }
 
-// modelRoot computes a root from content alone, by the description of the format, not by the store's code.
+// modelRoot computes a root from content alone, by the description of the format, not by the
+// store's code.
 func modelRoot(content []string, chunkSize int) string {
 	per := chunkSize / SectorSize
 	var level []merkle.Hash

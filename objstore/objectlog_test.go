@@ -11,8 +11,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects. Refs know how long the
-// object log was, unless they were compacted since it went (forgotten).
+// sealedRig is a closed store whose volume lies in a sealed segment, and that segment's objects.
+// Refs know how long the object log was, unless they were compacted since it went (forgotten).
 func sealedRig(t *testing.T, forgotten bool) (r *rig, data []byte, id uint32, objs []segment.Object) {
 	t.Helper()
 	r = newRig(t, Options{})
@@ -123,7 +123,8 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 	must(r.t, r.s.Close())
 }
 
-// Whatever becomes of a sealed segment's object log, or of its header, nothing of it goes that its footer names.
+// Whatever becomes of a sealed segment's object log, or of its header, nothing of it goes that its
+// footer names.
 func TestObjectLogBesideSealedSegment(t *testing.T) {
 	raw := func(b []byte) func(*rig, uint32, []segment.Object) {
 		return func(r *rig, id uint32, _ []segment.Object) {
@@ -176,8 +177,8 @@ func TestObjectLogBesideSealedSegment(t *testing.T) {
 	}
 }
 
-// Where the header is damaged too, a footer may be what somebody has written to a volume: the segment stays, and its
-// objects are told by their content.
+// Where the header is damaged too, a footer may be what somebody has written to a volume: the
+// segment stays, and its objects are told by their content.
 func TestObjectLogAndHeaderDamaged(t *testing.T) {
 	r, data, id, _ := sealedRig(t, true)
 	flip(t, r.mem, segment.Name(id), 20)

@@ -71,7 +71,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, d := range mended {
-		s.mended(d)
+		s.repaired(d)
 	}
 	known := s.sb.Known().String()
 	s.uuid.Store(&known)
@@ -144,7 +144,7 @@ func (s *Store) openCatalog() error {
 	c.gate = s
 	mended, err := c.open(s.fs, s.sb, s.log)
 	for _, d := range mended {
-		s.mended(d)
+		s.repaired(d)
 	}
 	return err
 }
@@ -158,7 +158,8 @@ func (s *Store) openIndex() (err error) {
 		s.index = newStoreIndex(index.NewMem())
 		return nil
 	}
-	// It must have its room within what writes leave free, or a store that they filled would not open.
+	// It must have its room within what writes leave free, or a store that they filled would not
+	// open.
 	table := min(max(s.space.reserve.Load()/16, 1<<20), 4<<20)
 	o := index.Options{Logger: s.log, MemTable: table}
 	dir := s.dir
@@ -171,8 +172,9 @@ func (s *Store) openIndex() (err error) {
 	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
-		// Somebody else took that room, or a daemon that hands over had none to close it, or its disk has lost a part of
-		// it. An index can be made anew at any time, so this one is for now.
+		// Somebody else took that room, or a daemon that hands over had none to close it, or its
+		// disk has lost a part of it. An index can be made anew at any time, so this one is for
+		// now.
 		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+
 			"duplicates are not found", "entries", index.MemEntries, "error", err)
 		ix, err = index.NewBoundedMem(index.MemEntries), nil

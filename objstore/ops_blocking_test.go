@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// givesUp runs a call whose context ends at a random moment, and reports whether the call was answered.
+// givesUp runs a call whose context ends at a random moment, and reports whether the call was
+// answered.
 func (w *world) givesUp(what string, call func(ctx context.Context) error) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(w.pick(3000, "microseconds"))*time.Microsecond)
 	defer cancel()
@@ -22,7 +23,8 @@ func (w *world) givesUp(what string, call func(ctx context.Context) error) bool 
 	return w.answered(err, what)
 }
 
-// opGiveUp has the caller of a blocking call give up: it is done, or will be, or is not, and nothing else comes of it.
+// opGiveUp has the caller of a blocking call give up: it is done, or will be, or is not, and
+// nothing else comes of it.
 func (w *world) opGiveUp() {
 	v := w.anyVolume()
 	if v == nil {
@@ -90,7 +92,8 @@ func (w *world) giveUpDelete(v *modelVolume, vol *Volume) {
 	}
 }
 
-// opSlowSyncs has writers at work on two volumes, with snapshots, flushes and settling, while syncs take their time.
+// opSlowSyncs has writers at work on two volumes, with snapshots, flushes and settling, while syncs
+// take their time.
 func (w *world) opSlowSyncs() {
 	type half struct {
 		v       *modelVolume

@@ -39,7 +39,8 @@ func (w *world) opScratch() {
 	w.checkVolume(n, vol, false)
 }
 
-// checkScratch takes away what a request for a scratch volume that was not answered has left: nothing, or a whole one.
+// checkScratch takes away what a request for a scratch volume that was not answered has left:
+// nothing, or a whole one.
 func (w *world) checkScratch() {
 	for _, i := range w.s.ScratchVolumes() {
 		if w.vols[i.Name] != nil {
@@ -108,7 +109,8 @@ func (w *world) opQuiesce() {
 	w.reopen()
 }
 
-// opPassing lets the machine have no descriptors or no memory for a while. Nothing becomes read-only by that.
+// opPassing lets the machine have no descriptors or no memory for a while. Nothing becomes
+// read-only by that.
 func (w *world) opPassing() {
 	if w.hook.Load() != nil {
 		return
@@ -178,7 +180,8 @@ func (w *world) opHold() {
 	}
 }
 
-// readAllHeld ends what opHold has begun: before what waits for readers, and before the store closes.
+// readAllHeld ends what opHold has begun: before what waits for readers, and before the store
+// closes.
 func (w *world) readAllHeld() {
 	held := w.held
 	w.held = nil

@@ -531,8 +531,8 @@ func (w *world) readHeld(v *modelVolume, im Image, h *heldPlan) {
 	}
 }
 
-// deleteUnderPlans deletes a volume while plans of it are held, as a check's are that looks at the tail: from before and
-// after its writes were frozen, so that they count on several pins.
+// deleteUnderPlans deletes a volume while plans of it are held, as a check's are that looks at the
+// tail: from before and after its writes were frozen, so that they count on several pins.
 func (w *world) deleteUnderPlans(v *modelVolume) error {
 	w.s.catalog.mu.Lock()
 	vol, err := w.s.catalog.volume(v.name)
@@ -599,7 +599,7 @@ func (w *world) opRest() {
 	}
 	w.opCloseVolume()
 	for _, v := range w.s.catalog.all() {
-		err := v.lieDown()
+		err := v.deactivate()
 		w.note("rest %s: %v", v.ref.Name, err)
 		if !w.answered(err, "rest") {
 			return

@@ -13,54 +13,59 @@ import (
 
 // Options of an open store. The zero value is the default.
 type Options struct {
-	// SegmentSize in bytes, of segments made from now on; a multiple of 4096, at least 4 MiB + 4096.
-	// Default 256 MiB.
+	// SegmentSize in bytes, of segments made from now on; a multiple of 4096, at least 4 MiB +
+	// 4096. Default 256 MiB.
 	SegmentSize int64
-	// TailSoft is how many bytes a volume may write before they settle even while it is busy; below it
-	// settling waits for a quiet moment, unless the file system has less room left than all tails take.
-	// Default 4 GiB.
+	// TailSoft is how many bytes a volume may write before they settle even while it is busy; below
+	// it settling waits for a quiet moment, unless the file system has less room left than all
+	// tails take. Default 4 GiB.
 	TailSoft int64
-	// TailHard is how many unsettled bytes a volume may have; a write beyond waits. Default twice TailSoft.
+	// TailHard is how many unsettled bytes a volume may have; a write beyond waits. Default twice
+	// TailSoft.
 	TailHard int64
-	// JournalRecords is how many records a generation may have, and so bounds the time to open and the
-	// memory of the live map (about 50 bytes a record). Default 1 Mi.
+	// JournalRecords is how many records a generation may have, and so bounds the time to open and
+	// the memory of the live map (about 50 bytes a record). Default 1 Mi.
 	JournalRecords int
-	// SettleDelay is the age at which a quiet volume's writes settle. Default 2 s; negative: only when asked
-	// or when a tail is full.
+	// SettleDelay is the age at which a quiet volume's writes settle. Default 2 s; negative: only
+	// when asked or when a tail is full.
 	SettleDelay time.Duration
-	// LeafCache bounds the memory for loaded leaves (2 KiB each, 256 chunks) in bytes, over all volumes.
-	// Default 128 MiB, which reaches over 256 GiB of 16 KiB chunks; at least 16 KiB.
+	// LeafCache bounds the memory for loaded leaves (2 KiB each, 256 chunks) in bytes, over all
+	// volumes. Default 128 MiB, which reaches over 256 GiB of 16 KiB chunks; at least 16 KiB.
 	LeafCache int64
 	// FooterCache bounds the memory for footers of sealed segments in bytes. Default 32 MiB.
 	FooterCache int64
-	// Reserve is the room in bytes that writes leave free in the store's file system, for settling, deleting
-	// and opening. Default: a twentieth of the file system, at least 32 MiB, at most 1 GiB.
+	// Reserve is the room in bytes that writes leave free in the store's file system, for settling,
+	// deleting and opening. Default: a twentieth of the file system, at least 32 MiB, at most 1
+	// GiB.
 	Reserve int64
 
-	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted anew since:
-	// did whoever relies on its unflushed writes survive (a ublk device that waits for its server)? nil
-	// means no.
+	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
+	// anew since: did whoever relies on its unflushed writes survive (a ublk device that waits for
+	// its server)? nil means no.
 	TrustCache func(volume string) bool
-	// Contested is asked for the same volume when TrustCache says no: may there be somebody who relies on its unflushed
-	// writes all the same? Then a volume that has any is refused until AcceptCopies decides it. nil means no.
+	// Contested is asked for the same volume when TrustCache says no: may there be somebody who
+	// relies on its unflushed writes all the same? Then a volume that has any is refused until
+	// AcceptCopies decides it. nil means no.
 	Contested func(volume string) bool
-	// Boot and Mount say which kernel's page cache the files are written through. Default: the boot ID, and
-	// the ID of the mount under the store.
+	// Boot and Mount say which kernel's page cache the files are written through. Default: the boot
+	// ID, and the ID of the mount under the store.
 	Boot, Mount string
 
-	// Lock is the store's lock, where the caller holds it before Open and after Close. nil: Open takes it and
-	// Close gives it back.
+	// Lock is the store's lock, where the caller holds it before Open and after Close. nil: Open
+	// takes it and Close gives it back.
 	Lock *Lock
 
-	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing else. Default: time.Now.
+	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing
+	// else. Default: time.Now.
 	Now func() time.Time
 
-	// LookOnly opens the store without a change to any of its files: what opening has to do is done in memory. It takes
-	// no writes, and others may look at the same time.
+	// LookOnly opens the store without a change to any of its files: what opening has to do is done
+	// in memory. It takes no writes, and others may look at the same time.
 	LookOnly bool
 
-	// enteredFirst is how many sealed segments at most opening enters into the index itself, before the store serves: a power
-	// cut costs the marks of a few. Where the index lacks more, the indexer enters them. Default 8; negative: none.
+	// enteredFirst is how many sealed segments at most opening enters into the index itself, before
+	// the store serves: a power cut costs the marks of a few. Where the index lacks more, the
+	// indexer enters them. Default 8; negative: none.
 	enteredFirst int
 
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.

@@ -17,8 +17,8 @@ type pacer struct {
 	requests uint64 // that there had been by then
 }
 
-// pace is called before n more bytes settle. It waits while requests come in, unless settling presses. It looks at every
-// paceBytes only, since the clock and the volumes' locks cost time too.
+// pace is called before n more bytes settle. It waits while requests come in, unless settling
+// presses. It looks at every paceBytes only, since the clock and the volumes' locks cost time too.
 func (p *pacer) pace(ctx context.Context, n int, requests func() uint64, pressing func() bool) error {
 	if p.bytes += n; p.bytes < paceBytes {
 		return nil

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Settling gives way as long as requests come in, but not for ever; not where it presses; and it looks only now and then.
+// Settling gives way as long as requests come in, but not for ever; not where it presses; and it
+// looks only now and then.
 func TestPacer(t *testing.T) {
 	busy := func() func() uint64 {
 		var n uint64

@@ -7,32 +7,34 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// partial is the write of a part of a sector that is under way. Devices write whole sectors; through the mount a
-// write may begin and end anywhere. Such a write reads the sector, changes a part of it and writes it back, and
-// what others write to the sector in between must not be undone by that. It holds no lock that they would have to
-// wait for: they leave a mark, and it begins again. Guarded by the volume's mu.
+// partial is the write of a part of a sector that is under way. Devices write whole sectors;
+// through the mount a write may begin and end anywhere. Such a write reads the sector, changes a
+// part of it and writes it back, and must not undo what other requests have written to the sector
+// in between. It holds no lock that they would wait for: they mark the sector as stale, and the
+// partial write begins again. Guarded by the volume's mu.
 type partial struct {
 	busy      bool
-	exclusive bool // it was overtaken too often: requests that append a record wait for it
+	exclusive bool // overtaken too often: requests that append a record wait for this one
 	stale     bool // the sector was written since it was read
 	sector    uint64
 }
 
-// overtakings is how often the write of a part of a sector may have to begin again before others wait for it.
+// overtakings is how often a partial write begins again before other requests wait for it.
 const overtakings = 8
 
-// written notes that somebody has written the sectors [from, to).
+// written notes that a request has written the sectors [from, to).
 func (p *partial) written(from, to uint64) {
 	if p.busy && from <= p.sector && p.sector < to {
 		p.stale = true
 	}
 }
 
-// writePartial puts p into the sector at off, from its byte within on.
+// writePartial writes p into the sector at off, beginning at byte within of the sector.
 func (v *volume) writePartial(p []byte, off int64, within int) error {
 	v.rmw.Lock()
 	defer v.rmw.Unlock()
-	// The place is reserved once, and written as often as it takes: nobody reads it before the commit.
+	// The slot is reserved once, and written as often as it takes: nothing reads it before the
+	// commit.
 	var w Write
 	if err := v.retry(off, SectorSize, false, func() error { return v.Reserve(off, SectorSize, &w) }); err != nil {
 		return err
@@ -58,7 +60,7 @@ func (v *volume) writePartial(p []byte, off int64, within int) error {
 	}
 }
 
-// commitUnlessStale commits if what was read is still what is there.
+// commitUnlessStale commits if the sector was not written since it was read.
 func (v *volume) commitUnlessStale(w *Write) (done bool, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -13,8 +13,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// No descriptors or no memory left, at any operation and for a moment or a while, turns nothing read-only and is no
-// damage: what was asked for fails at most, and when it is over everything works, without another opening.
+// No descriptors or no memory left, at any operation and for a moment or a while, turns nothing
+// read-only and is no damage: what was asked for fails at most, and when it is over everything
+// works, without another opening.
 func TestEveryPassingFault(t *testing.T) {
 	const forAWhile = 40 // operations that fail in a row: more than one that is tried again
 	stride := 17
@@ -82,8 +83,9 @@ func takesDescriptor(k vfs.Kind) bool {
 	return k == vfs.OpOpen || k == vfs.OpCreate || k == vfs.OpList || k == vfs.OpLock
 }
 
-// A flush that finds no descriptor to make its journal's name durable leaves no commit record behind: with the next
-// flush's there would be two, and the power may go before either vouches for anything.
+// A flush that finds no descriptor to make its journal's name durable leaves no commit record
+// behind: with the next flush's there would be two, and the power may go before either vouches for
+// anything.
 func TestFlushThatCantNameItsJournal(t *testing.T) {
 	fails, cuts := false, false
 	r := newRig(t, Options{})
@@ -119,7 +121,8 @@ func TestFlushThatCantNameItsJournal(t *testing.T) {
 	}
 }
 
-// Refs whose copy was removed, and could not be made anew for want of descriptors, are compacted the next time.
+// Refs whose copy was removed, and could not be made anew for want of descriptors, are compacted
+// the next time.
 func TestCompactionAfterPassingFault(t *testing.T) {
 	var fails, removed atomic.Bool // both files of refs are written at once
 	r := newRig(t, Options{})

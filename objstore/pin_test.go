@@ -18,7 +18,8 @@ func pinDone(p *pin) bool {
 	}
 }
 
-// A pin is done only when every plan is released that was made before it was replaced, whichever pin that counts on.
+// A pin is done only when every plan is released that was made before it was replaced, whichever
+// pin that counts on.
 func TestPinsAreCumulative(t *testing.T) {
 	v := &volume{pin: newPin()}
 	take := func() *pin { v.pin.n.Add(1); return v.pin }
@@ -48,8 +49,8 @@ func TestPinsAreCumulative(t *testing.T) {
 	late.release()
 }
 
-// A plan reads what it was made for until it is released, while the volume that it is of is deleted: its data counts on
-// an older pin than the one that the deletion replaces.
+// A plan reads what it was made for until it is released, while the volume that it is of is
+// deleted: its data counts on an older pin than the one that the deletion replaces.
 func TestPlanHeldOverDeletion(t *testing.T) {
 	ctx := t.Context()
 	r := newRig(t, Options{})

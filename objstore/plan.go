@@ -7,7 +7,7 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// add appends a piece, or lengthens the last one. seg nil: a hole.
+// add appends a piece, or lengthens the last one. Without a seg the piece is a hole.
 func (p *Plan) add(seg *segment.File, fileOff int64, length int, settled bool) {
 	bufOff := 0
 	if n := len(p.Pieces); n > 0 {
@@ -23,7 +23,8 @@ func (p *Plan) add(seg *segment.File, fileOff int64, length int, settled bool) {
 	})
 }
 
-// resolve gives every piece its descriptor: the direct one if offset, length and buffer are aligned for it.
+// resolve sets the descriptor of every piece: the one for direct I/O if offset, length and buffer
+// are aligned for it.
 func (p *Plan) resolve() {
 	for i := range p.Pieces {
 		if c := &p.Pieces[i]; !c.Hole {
@@ -32,7 +33,8 @@ func (p *Plan) resolve() {
 	}
 }
 
-// planLayers adds the sectors [from, to) as layers[:n] over b show them, newest layer first.
+// planLayers adds the sectors [from, to) of an image: what the newest layer has of them, and for
+// the rest what older layers have, and at last b.
 func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 	n := len(layers)
 	if n == 0 {
@@ -51,7 +53,7 @@ func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 		if g == nil && c.Segment != 0 {
 			return fmt.Errorf("segment %08x: %w", c.Segment, ErrNotFound)
 		}
-		p.add(g, int64(c.File)*SectorSize, int(c.Sectors)*SectorSize, false) // none: a hole
+		p.add(g, int64(c.File)*SectorSize, int(c.Sectors)*SectorSize, false) // g is nil for a hole
 		from = c.End
 	}
 	if from < to {

@@ -21,7 +21,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// enginePoints are the points of the store, and how often at most each is passed by in a history of the child.
+// enginePoints are the points of the store, and how often at most each is passed by in a history of
+// the child.
 var enginePoints = []struct {
 	point failpoint.Point
 	most  int
@@ -76,13 +77,15 @@ var enginePoints = []struct {
 	{failpoint.RecoverSwept, 1},
 }
 
-// leadsTo is where a child must have died for the next one to come to a point in its recovery; elsewhere any death does.
+// leadsTo is where a child must have died for the next one to come to a point in its recovery;
+// elsewhere any death does.
 var leadsTo = map[failpoint.Point]failpoint.Point{
 	failpoint.RecoverEmptied: failpoint.ObjectLogMade,
 }
 
-// TestKilledAtEveryPoint kills a process at each named point of the store, on real files with the real index: what
-// it has answered is there, and of what it was about, all or nothing. VARVE_CRASH_CUTS / 1000 is how often each is met.
+// TestKilledAtEveryPoint kills a process at each named point of the store, on real files with the
+// real index: what it has answered is there, and of what it was about, all or nothing.
+// VARVE_CRASH_CUTS / 1000 is how often each is met.
 func TestKilledAtEveryPoint(t *testing.T) {
 	if dir := os.Getenv(killedDir); dir != "" {
 		pointChild(dir)
@@ -168,8 +171,8 @@ func (w *pointWorld) meet(p failpoint.Point, most int) {
 	w.look()
 }
 
-// run runs a child until it dies at the point; false if it came to the end of its work, which for a point of the
-// recovery is that.
+// run runs a child until it dies at the point; false if it came to the end of its work, which for a
+// point of the recovery is that.
 func (w *pointWorld) run(p failpoint.Point, n int) bool {
 	w.t.Helper()
 	opens := strings.HasPrefix(string(p), "recover.")
@@ -238,8 +241,8 @@ func (w *pointWorld) done(what string) {
 	}
 }
 
-// settleBegun finds out what became of the operation that a death has cut off, and takes it into the model if it was
-// done. The store is opened for it.
+// settleBegun finds out what became of the operation that a death has cut off, and takes it into
+// the model if it was done. The store is opened for it.
 func (w *pointWorld) settleBegun() {
 	w.t.Helper()
 	what := w.began
@@ -293,8 +296,8 @@ func (w *pointWorld) with(f func(s *Store)) {
 	must(w.t, s.Close())
 }
 
-// openFree opens a store whose lock may still be seen held: by processes that the test has forked for its other stores
-// and that have not become their own program yet.
+// openFree opens a store whose lock may still be seen held: by processes that the test has forked
+// for its other stores and that have not become their own program yet.
 func openFree(dir string, o Options) (s *Store, err error) {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if s, err = Open(context.Background(), dir, o); !errors.Is(err, ErrStoreLocked) {

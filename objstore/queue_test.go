@@ -14,8 +14,8 @@ import (
 	"varve/objstore/queuethread"
 )
 
-// In all tests of the package, whatever a queueVolume does is watched: a file operation, or a lock that is held over I/O,
-// ends the test with its stack.
+// In all tests of the package, whatever a queueVolume does is watched: a file operation, or a lock
+// that is held over I/O, ends the test with its stack.
 func TestMain(m *testing.M) {
 	queuethread.Watch(func(violation string) { panic(violation) })
 	os.Exit(m.Run())
@@ -48,7 +48,8 @@ func (q queueVolume) TryZero(off, length int64) (err error) {
 	return err
 }
 
-// read, write and zero serve a request: the queue's thread begins and ends it, and somebody else waits and moves the bytes.
+// read, write and zero serve a request: the queue's thread begins and ends it, and somebody else
+// waits and moves the bytes.
 
 func (q queueVolume) read(p []byte, off int64) error {
 	var plan Plan
@@ -75,9 +76,9 @@ func (q queueVolume) zero(off, length int64) error {
 	return q.retry(off, length, true, func() error { return q.TryZero(off, length) })
 }
 
-// A queue's thread does no I/O and waits for none: while the journal outgrows its windows, segments and the budget of room
-// run out, a maximum has the store's files counted, leaves leave the cache, and volumes beside it are flushed, frozen,
-// settled, named and deleted.
+// A queue's thread does no I/O and waits for none: while the journal outgrows its windows, segments
+// and the budget of room run out, a maximum has the store's files counted, leaves leave the cache,
+// and volumes beside it are flushed, frozen, settled, named and deleted.
 func TestQueueThreadNeverBlocks(t *testing.T) {
 	ctx := t.Context()
 	r := newRig(t, Options{LeafCache: smallestLeaves, SettleDelay: -1, TailSoft: 1 << 30, TailHard: 1 << 30, JournalRecords: 4 * journal.WindowRecords})

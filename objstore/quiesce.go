@@ -14,9 +14,10 @@ func (s *Store) startHousework() {
 	s.housekeepers.Go(func() { s.indexer.run(ctx) })
 }
 
-// Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written so far durable. Requests
-// go on, but a write that has to wait for settling waits for Resume. The caller sees to it that Quiesce, Resume and Close do
-// not run at once, and that nobody waits for a snapshot meanwhile.
+// Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written
+// so far durable. Requests go on, but a write that has to wait for settling waits for Resume. The
+// caller sees to it that Quiesce, Resume and Close do not run at once, and that nobody waits for a
+// snapshot meanwhile.
 func (s *Store) Quiesce() error {
 	s.endHousework()
 	s.waitHousework()

@@ -12,16 +12,17 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// reclaim does step F: the journal goes, and what the layer occupied goes back to the file system, but for
-// the objects that were adopted. A crash on the way leaves room that the next opening finds.
-// One that ctx has ended is begun again after Resume.
+// reclaim does step F: it removes the journal, and gives what the layer occupied back to the file
+// system, but for the objects that were adopted. A crash in between leaves room that the next
+// opening finds. A reclaim that ctx has ended begins again after Resume.
 func (st *settling) reclaim(ctx context.Context) error {
 	s, v := st.s, st.v
 	if j := st.l.journal; j != nil {
 		v.commitMu.Lock() // a commit that began before the layer had settled may write to it
 		j.Close()
 		v.commitMu.Unlock()
-		// Not durably: refs know that the volume has settled past it, and an opening that finds it removes it.
+		// Not durably: refs know that the volume has settled past it, and an opening that finds it
+		// removes it.
 		if err := s.removeJournal(j.Name()); err != nil {
 			return err
 		}
@@ -42,8 +43,9 @@ func (st *settling) reclaim(ctx context.Context) error {
 		return err
 	}
 	defer v.settleMu.Unlock()
-	// What the segment's record names stays: this settling adopted it, or one that a crash or an error cut off
-	// before its root was published, and this one has found it through the index.
+	// What the segment's records name stays: this settling has adopted it, or an earlier one did
+	// that a crash or an error ended before its root was published, and this one has found it
+	// through the index.
 	kept := map[*segment.File][]segment.Object{}
 	for _, h := range mergeSlots(st.l.handed) {
 		g := s.segments.Get(h.seg)
@@ -66,15 +68,17 @@ func (st *settling) reclaim(ctx context.Context) error {
 	return nil
 }
 
-// abandon closes what the layer has open; the next opening removes the journal and punches.
+// abandon closes the journal of the layer; the next opening removes it, and punches what the layer
+// occupied.
 func (st *settling) abandon() {
 	if j := st.l.journal; j != nil {
 		j.Close()
 	}
 }
 
-// holds reports a segment that must not go, since it may have what nobody knows of: its record is damaged, or a
-// damaged volume's journal may speak of it. The next opening looks again.
+// holds reports whether a segment must stay, since it may hold data that is not known of: its
+// records are damaged, or a damaged volume's journal may refer to it. The next opening decides
+// again.
 func (s *Store) holds(g *segment.File) bool { return g.Damaged() || g.Inherited && s.hold.Load() }
 
 // mergeSlots sorts slots and joins those that touch.
@@ -96,12 +100,12 @@ func mergeSlots(in []slots) []slots {
 	return out
 }
 
-// punchBetween gives back the room of [from, to) but for the objects, which are in order of block.
+// punchBetween punches the bytes [from, to), but for the objects, which are in order of block.
 func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Object) {
 	if g.Damaged() {
-		return // nobody knows all objects
+		return // objs may be incomplete
 	}
-	defer g.Used.Store(0) // afterwards: what is asked for meanwhile may be from before
+	defer g.Used.Store(0) // afterwards: a usage read meanwhile may be from before a punch
 	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].Block)*disk.BlockSize >= from })
 	for ; from < to; i++ {
 		end, next := to, to
@@ -112,15 +116,15 @@ func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Obj
 		}
 		if end > from {
 			if err := g.Data.Punch(from, end-from); err != nil {
-				s.punchFailed.Do(func() { s.log.Warn("room is not given back", "error", err) })
+				s.punchFailed.Do(func() { s.log.Warn("room can't be given back to the file system", "error", err) })
 			}
 		}
 		from = next
 	}
 }
 
-// retireOrSeal ends an append segment whose writes have all settled: unlinked if nothing of it was adopted,
-// sealed otherwise.
+// retireOrSeal ends an append segment whose writes have all settled: it is removed if nothing of it
+// was adopted, else sealed.
 func (s *Store) retireOrSeal(v *volume, g *segment.File) error {
 	if s.holds(g) {
 		return nil
@@ -150,12 +154,13 @@ func (s *Store) retireOrSeal(v *volume, g *segment.File) error {
 
 func (s *Store) sealSegment(g *segment.File) error {
 	if g.Inherited && !s.hold.Load() {
-		// What a power cut or a kill left in it belongs to no journal, and so to nobody who would give it back.
+		// What a power cut or a kill left in it belongs to no journal, and so to no layer that
+		// would give it back.
 		s.punchBetween(g, disk.BlockSize, g.Capacity, g.OpenObjects())
 	}
 	err := g.Seal(s.fs, s.sb.ID)
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
-		// Its directory goes on to say what is in it; the next opening tries again.
+		// Its object log still lists what is in it; the next opening tries again.
 		s.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
 		return nil
 	}
@@ -167,7 +172,7 @@ func (s *Store) sealSegment(g *segment.File) error {
 		return nil // the indexer marks it when it has entered what is missing
 	}
 	if err := s.index.now().MarkDone(g.ID); err != nil {
-		s.log.Warn("the index did not take a mark; the segment's objects are entered again when the store opens", "segment", g.ID, "error", err)
+		s.log.Warn("a segment was not marked in the index; its objects are entered again when the store opens", "segment", g.ID, "error", err)
 	}
 	return nil
 }

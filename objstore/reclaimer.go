@@ -10,24 +10,28 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// reclaimer gives back what is not needed any more: today the room of settled layers, in the order in which those of a
-// volume have settled. It waits for readers, and readers may wait for settling: a queue's thread that waits for room in the
-// tail can't end its reads meanwhile. So each volume that has something to give back has a goroutine for it; what a volume
-// gives back is read by plans of that volume alone, and a plan that is held on one is not in the way of the others.
+// reclaimer gives back what is not needed any more: today the room of settled layers, in the order
+// in which those of a volume have settled. It waits for readers, and readers may wait for settling:
+// a queue's thread that waits for room in the tail can't end its reads meanwhile. So each volume
+// that has something to give back has a goroutine for it. Only plans of a volume read what that
+// volume gives back, and a plan that is held on one volume does not delay the others.
 //
-// What is dead is known to whoever queues it (a settling knows its layer's slots); what was given back is told to the space
-// account, by returned. A collector of dead objects queues its work here as well, as a reclaimable.
+// The caller of add knows what is dead (a settling knows its layer's slots). The reclaimer calls
+// returned when room was given back, for the space account. A collector of dead objects queues its
+// work here as well, as a reclaimable.
 //
 // Invariants:
 //
-//   - A volume with something queued has exactly one goroutine, between start and stop, which works on the first item.
-//   - An item leaves the queue when it was given back, or can't be given back before the store opens again. One that stop
-//     has interrupted stays, and is begun again by start.
-//   - left counts what is queued, and what a settling has announced (expect) and is about to queue.
+//   - A volume with something queued has exactly one goroutine, between start and stop, which works
+//     on the first item.
+//   - An item leaves the queue when it was given back, or can't be given back before the store
+//     opens again. An interrupted item stays, and start begins it again.
+//   - left counts the queued items, and those that a settling has announced (expect) and is about
+//     to queue.
 //
 // mu is never held over I/O.
 type reclaimer struct {
-	returned func()               // room was given back, or won't be
+	returned func()               // called when room was given back, or won't be
 	uptime   func() time.Duration // of the store
 	log      *slog.Logger
 
@@ -60,13 +64,14 @@ func (r *reclaimer) count(n int64) {
 	r.left.Add(n)
 }
 
-// returning reports whether room is about to be given back. Readers keep it from that; a write does not wait for those
-// for long. It never blocks.
+// returning reports whether room is about to be given back. Readers may delay that, and a write
+// does not wait for them for long. It never blocks.
 func (r *reclaimer) returning() bool {
 	return r.left.Load() > 0 && r.uptime()-time.Duration(r.since.Load()) < reclaimPatience
 }
 
-// add queues what was announced by expect. It is given back by a goroutine that ends with ctx, and that stop waits for.
+// add queues an item that expect has announced. A goroutine gives it back; the goroutine ends with
+// ctx, and stop waits for it.
 func (r *reclaimer) add(ctx context.Context, v *volume, item reclaimable) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,7 +93,7 @@ func (r *reclaimer) start(ctx context.Context) {
 // stop waits for the goroutines, whose context the caller has ended. Nobody may call add meanwhile.
 func (r *reclaimer) stop() { r.workers.Wait() }
 
-// abandon leaves what is queued to the next opening. After stop.
+// abandon leaves what is queued to the next opening. It is called after stop.
 func (r *reclaimer) abandon() {
 	for _, queue := range r.queues {
 		for _, item := range queue {
@@ -97,7 +102,7 @@ func (r *reclaimer) abandon() {
 	}
 }
 
-// run gives back what is queued for a volume, until there is nothing.
+// run gives back what is queued for a volume, until the queue is empty.
 func (r *reclaimer) run(ctx context.Context, v *volume) {
 	for item := r.first(v); item != nil; item = r.next(v) {
 		err := item.reclaim(ctx)
@@ -116,7 +121,8 @@ func (r *reclaimer) first(v *volume) reclaimable {
 	return r.queues[v][0]
 }
 
-// next takes the first item off the queue and returns the one behind it; nil: there is none, and the goroutine ends.
+// next removes the first item from the queue and returns the one behind it, or nil if there is
+// none: the goroutine ends.
 func (r *reclaimer) next(v *volume) reclaimable {
 	defer r.returned()
 	r.mu.Lock()
@@ -132,8 +138,8 @@ func (r *reclaimer) next(v *volume) reclaimable {
 	return nil
 }
 
-// wait returns when everything that is queued for a volume was given back; nil: for all volumes. end ends the waiting with
-// ErrClosed.
+// wait returns when everything that is queued for v, or for all volumes if v is nil, was given
+// back. When end is closed it returns ErrClosed.
 func (r *reclaimer) wait(ctx context.Context, v *volume, end <-chan struct{}) error {
 	for {
 		done := r.done.next()
@@ -150,7 +156,7 @@ func (r *reclaimer) wait(ctx context.Context, v *volume, end <-chan struct{}) er
 	}
 }
 
-// idle reports whether nothing is queued for a volume; nil: for any.
+// idle reports whether nothing is queued for v, or for any volume if v is nil.
 func (r *reclaimer) idle(v *volume) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -160,7 +166,8 @@ func (r *reclaimer) idle(v *volume) bool {
 	return len(r.queues[v]) == 0
 }
 
-// waitReclaimed returns when everything of the volume that has settled has given its room back; nil: of all volumes.
+// waitReclaimed returns when all settled layers of v, or of all volumes if v is nil, have given
+// their room back.
 func (s *Store) waitReclaimed(ctx context.Context, v *volume) error {
 	return s.reclaimer.wait(ctx, v, s.ctx.Done())
 }

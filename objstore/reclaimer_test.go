@@ -89,8 +89,9 @@ func (f *fakeItem) reclaim(ctx context.Context) error {
 
 func (f *fakeItem) abandon() { f.abandoned.Store(true) }
 
-// Each volume's items are given back in their order and without regard to other volumes; one that fails is in nobody's way;
-// what stop has interrupted is begun again by start, or left to the next opening.
+// Each volume's items are given back in their order and without regard to other volumes; one that
+// fails is in nobody's way; what stop has interrupted is begun again by start, or left to the next
+// opening.
 func TestReclaimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()

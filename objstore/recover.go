@@ -11,8 +11,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// recover brings the store to life: segments, roots, journals, in this order. Refs are read. What the index lacks is left to
-// the indexer.
+// recover opens what the store holds: segments, roots, journals, in this order. Refs have been read
+// before. What the index lacks is left to the indexer.
 func (s *Store) recover(ctx context.Context) error {
 	failpoint.Here(failpoint.RecoverRefs)
 	if err := s.openSegments(); err != nil {
@@ -49,8 +49,8 @@ func (s *Store) recover(ctx context.Context) error {
 	return s.sweepSegments()
 }
 
-// findRoots looks for the roots of all volumes at once: where the index lacks them, that costs one pass through the records.
-// It begins with the newest ones.
+// findRoots looks up the roots of all volumes at once: if the index lacks them, that costs one pass
+// through the records of the segments, newest segment first.
 func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 	if all := s.segments.All(); len(all) > 0 {
 		s.objects.SearchFrom(all[len(all)-1].ID)
@@ -63,8 +63,8 @@ func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 	return found, err
 }
 
-// openVolume makes the engine object of a volume. One whose root can't be read is there, and refused to whoever
-// wants to open it.
+// openVolume makes the engine object of a volume. A volume whose root can't be read exists, and
+// can't be opened.
 func (s *Store) openVolume(ref *refs.Volume, roots map[merkle.Hash]object.Located) (*volume, error) {
 	root := s.emptyRoot(ref.Size)
 	var damage error

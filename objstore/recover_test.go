@@ -50,8 +50,8 @@ func TestJournalDamageIsNamed(t *testing.T) {
 	}
 }
 
-// The log says what has become of writes that were not flushed, and why, in the words of what is known: that a process
-// was killed is no power cut.
+// The log says what has become of writes that were not flushed, and why, in the words of what is
+// known: that a process was killed is no power cut.
 func TestReplayIsLogged(t *testing.T) {
 	for _, c := range []struct{ name, boot, mount, want string }{
 		{"kill", "boot", "mount", `unflushed=kept`},
@@ -81,7 +81,8 @@ func TestReplayIsLogged(t *testing.T) {
 	}
 }
 
-// The size of a journal that has grown may be lost with a power cut, while records are not: that is no damage.
+// The size of a journal that has grown may be lost with a power cut, while records are not: that is
+// no damage.
 func TestJournalGrownAndCut(t *testing.T) {
 	r := newRig(t, Options{JournalRecords: 4 * journal.WindowRecords, TailSoft: 1 << 40, TailHard: 1 << 40})
 	v := r.volume("a", 1<<30)
@@ -130,7 +131,8 @@ func TestEmptyGenerationBeforeOthers(t *testing.T) {
 	}
 }
 
-// The commit that ends a generation is lost. That there are others behind it tells it from a power cut.
+// The commit that ends a generation is lost. That there are others behind it tells it from a power
+// cut.
 func TestEndOfGenerationLost(t *testing.T) {
 	for _, flushed := range []bool{true, false} { // something of the generation, before
 		r := newRig(t, Options{})
@@ -175,7 +177,8 @@ func TestEndOfGenerationLost(t *testing.T) {
 	}
 }
 
-// A damaged header doesn't say whether its journal counts whole, but that of the next generation does: it is kept.
+// A damaged header doesn't say whether its journal counts whole, but that of the next generation
+// does: it is kept.
 func TestHeaderOfFrozenGeneration(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)

@@ -16,53 +16,54 @@ func (s *Store) openSegments() error {
 	if err != nil {
 		return err
 	}
-	dirs := map[uint32]bool{}
+	logs := map[uint32]bool{}
 	var files []*segmentFile
 	for _, n := range names {
-		switch id, dir, ok := segment.ParseName(n); {
+		switch id, isLog, ok := segment.ParseName(n); {
 		case !ok:
 			s.stray(segment.Dir + "/" + n)
-		case dir:
-			dirs[id] = true
+		case isLog:
+			logs[id] = true
 		default:
 			files = append(files, &segmentFile{id: id})
 		}
 	}
 	_ = disk.Parallel(files, func(f *segmentFile) error { // each has its own error
-		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, dirs[f.id])
-		if disk.Unreadable(f.err) { // it may be better the second time
-			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, dirs[f.id])
+		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
+		if disk.Unreadable(f.err) { // a second read may succeed
+			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
 		}
 		return nil
 	})
-	if err := s.takeSegments(files, dirs); err != nil {
+	if err := s.takeSegments(files, logs); err != nil {
 		return err
 	}
-	// The process that made a directory may have been killed before it could sync its name.
+	// The process that created an object log may have been killed before it could sync its name.
 	return s.fs.SyncDir(segment.Dir)
 }
 
-// segmentFile is a file of segmentDir that was opened, or why it was not.
+// segmentFile is a segment that was opened, or the reason why it was not.
 type segmentFile struct {
 	id  uint32
 	seg *segment.File
 	err error
 }
 
-// takeSegments takes over what was opened. dirs are the segments that have an object log.
-func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
-	closed := map[uint32]bool{} // those that their disk doesn't let us open
+// takeSegments adds the segments that were opened to the store's table. logs are the IDs of
+// segments that have an object log.
+func (s *Store) takeSegments(files []*segmentFile, logs map[uint32]bool) error {
+	unreadable := map[uint32]bool{}
 	var first error
 	for _, f := range files {
 		id, g, err := f.id, f.seg, f.err
 		if disk.Unreadable(err) {
 			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: err})
-			closed[id] = true
-			delete(dirs, id)
+			unreadable[id] = true
+			delete(logs, id)
 			continue
 		}
 		if errors.Is(err, segment.ErrUnfinished) {
-			// A power cut before the segment's header was durable: nothing refers to it.
+			// Power was cut before the segment's header was durable: nothing refers to it.
 			s.log.Info("an unfinished segment is removed", "segment", id)
 			err = s.fs.Remove(segment.Name(id))
 			if first == nil {
@@ -74,16 +75,16 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 			if first == nil {
 				first = err
 			}
-			continue // the others are closed with the store
+			continue // the other segments are closed with the store
 		}
 		s.validateObjectLog(g)
 		if d := g.Repaired(); d != nil {
-			s.mended(d)
+			s.repaired(d)
 		}
 		if err := g.Damage(); err != nil {
 			s.lost(err)
 		}
-		delete(dirs, id)
+		delete(logs, id)
 		s.segments.Add(g)
 		chunks, others := g.Stored()
 		s.chunkBytes.Add(chunks)
@@ -94,17 +95,17 @@ func (s *Store) takeSegments(files []*segmentFile, dirs map[uint32]bool) error {
 		return first
 	}
 	for id := range s.catalog.refs.ObjectLogs {
-		if s.segments.Get(id) == nil && !dirs[id] && !closed[id] {
+		if s.segments.Get(id) == nil && !logs[id] && !unreadable[id] {
 			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
 		}
 	}
-	for id := range dirs {
+	for id := range logs {
 		s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its object log is there, the segment is not")})
 	}
 	return nil
 }
 
-// validateObjectLog holds an object log against what refs know of it.
+// validateObjectLog compares the length of an object log with what refs know of it.
 func (s *Store) validateObjectLog(g *segment.File) {
 	want := s.catalog.refs.ObjectLogs[g.ID]
 	if want == 0 || g.Damaged() {
@@ -126,7 +127,8 @@ func (s *Store) validateObjectLog(g *segment.File) {
 	g.SetDamage(bad)
 }
 
-// sweepSegments ends the segments that a former process left open: nothing is appended to them any more.
+// sweepSegments ends the segments that an earlier process left open: nothing is appended to them
+// any more.
 func (s *Store) sweepSegments() error {
 	for _, g := range s.segments.All() {
 		if g.Outlived() {
@@ -149,7 +151,7 @@ func (s *Store) sweepSegments() error {
 func (s *Store) dropOutlived(g *segment.File) error {
 	// A process that was killed may have written the footer, and not synced it.
 	if err := g.Data.Datasync(); err != nil {
-		s.log.Warn("an object log that is not needed stays behind", "file", segment.ObjectLogName(g.ID), "error", err)
+		s.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil
 	}
 	if err := disk.RemoveLeftover(s.fs, s.log, segment.ObjectLogName(g.ID)); err != nil {
@@ -163,7 +165,7 @@ func (s *Store) sweepSegment(g *segment.File) error {
 	if len(g.OpenObjects()) > 0 {
 		return s.sealSegment(g)
 	}
-	// Before the segment goes: an object log without a segment is damage.
+	// Before the segment is removed: an object log without a segment is damage.
 	if err := g.RemoveObjectLog(s.fs); err != nil {
 		return err
 	}

@@ -91,7 +91,8 @@ func TestCompactionOfManyNames(t *testing.T) {
 	snapshotCount(t, r, live)
 }
 
-// Before the log is as long as it may be, it takes no more names, and says what to do; deleting and settling go on.
+// Before the log is as long as it may be, it takes no more names, and says what to do; deleting and
+// settling go on.
 func TestRefsThatAreFull(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})

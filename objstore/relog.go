@@ -11,12 +11,14 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle: a new hash would vouch
-// for bytes that nobody knows. All else must settle nevertheless. So the chunk stays as it was in the tree, and what the
-// layer has of it is relogged: written once more, to the newest layer, under everything newer. There it is pinned by the
-// damage until the chunk is written whole or discarded.
+// A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle:
+// a new hash would vouch for bytes that nobody knows. All else must settle nevertheless. So the
+// chunk stays as it was in the tree, and what the layer has of it is relogged: written once more,
+// to the newest layer, under everything newer. There it is pinned by the damage until the chunk is
+// written whole or discarded.
 //
-// A snapshot has no newer layer to relog to: as long as one waits to settle, so does the layer, and no new one is made.
+// A snapshot has no newer layer to relog to: as long as one waits to settle, so does the layer, and
+// no new one is made.
 
 // oldError says that the old bytes of a chunk, which are to stay, can't be read.
 type oldError struct{ err error }
@@ -31,7 +33,8 @@ type damagePins struct {
 	gen    uint64          // the newest that wrote to them: once it has settled and pinned nothing, the pins are gone
 }
 
-// pinByDamage leaves the chunk of the sectors [from, to) as it was in the tree, and relogs what the layer has of it.
+// pinByDamage leaves the chunk of the sectors [from, to) as it was in the tree, and relogs what the
+// layer has of it.
 func (st *settling) pinByDamage(from, to uint64, cause error) error {
 	if st.pins == nil {
 		st.pins = &damagePins{err: cause}
@@ -130,7 +133,8 @@ func (v *volume) relog(ctx context.Context, l *layer, from, to uint64) error {
 	}
 }
 
-// shown returns the first run of sectors in [from, to) that the layer has and no newer one hides. Under the volume's lock.
+// shown returns the first run of sectors in [from, to) that the layer has and no newer one hides.
+// Under the volume's lock.
 func shown(l *layer, newer []*layer, from, to uint64) (extent.Extent, bool) {
 	for _, e := range l.extents.Overlapping(from, to) {
 		e = e.Cut(from, to)
@@ -236,7 +240,7 @@ func (v *volume) relogData(ctx context.Context, l *layer, e extent.Extent) error
 		v.abort(&w) // overtaken
 		return nil
 	}
-	if _, err := v.place(&w); err != nil {
+	if _, err := v.journalWrite(&w); err != nil {
 		return err
 	}
 	v.appended++

@@ -15,7 +15,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// relogWorld is a store in memory with a settled volume of 8 chunks, of which number 2 gets damaged.
+// relogWorld is a store in memory with a settled volume of 8 chunks, of which number 2 gets
+// damaged.
 type relogWorld struct {
 	*rig
 	v    *Volume
@@ -105,8 +106,8 @@ func (w *relogWorld) again(how string) {
 	w.v = w.volume("v", 0)
 }
 
-// A chunk that is damaged and written in part keeps nothing from settling, gets no new hash over the damage, and has
-// what was written stay over it, also after crashes; until it is written whole.
+// A chunk that is damaged and written in part keeps nothing from settling, gets no new hash over
+// the damage, and has what was written stay over it, also after crashes; until it is written whole.
 func TestPartOfDamagedChunk(t *testing.T) {
 	for _, how := range []string{"closed", "killed", "power cut"} {
 		t.Run(how, func(t *testing.T) {
@@ -159,8 +160,8 @@ func (w *relogWorld) chunkHash(i int) merkle.Hash {
 	return n[i]
 }
 
-// A snapshot that waits to settle has what it needs kept for it, and the layer with it; when it is gone, or the disk is
-// well again, all goes on.
+// A snapshot that waits to settle has what it needs kept for it, and the layer with it; when it is
+// gone, or the disk is well again, all goes on.
 func TestSnapshotOfDamagedChunk(t *testing.T) {
 	for _, well := range []bool{false, true} {
 		w := newRelogWorld(t)
@@ -200,8 +201,8 @@ func TestSnapshotOfDamagedChunk(t *testing.T) {
 	}
 }
 
-// Random writes and holes over two damaged chunks, with settling at any time, and a crash at the end: nothing that was
-// flushed is lost, and nothing of the damage is seen.
+// Random writes and holes over two damaged chunks, with settling at any time, and a crash at the
+// end: nothing that was flushed is lost, and nothing of the damage is seen.
 func TestRelogLong(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
@@ -250,7 +251,8 @@ func TestRelogLong(t *testing.T) {
 	}
 }
 
-// A power cut, or a kill, at each operation of a settling that keeps a chunk: what was flushed is there.
+// A power cut, or a kill, at each operation of a settling that keeps a chunk: what was flushed is
+// there.
 func TestEveryCutOfRelogging(t *testing.T) {
 	cuts := 0
 	for n := int64(0); ; n++ {
@@ -289,8 +291,8 @@ func TestEveryCutOfRelogging(t *testing.T) {
 	t.Logf("crash: %d cuts", cuts)
 }
 
-// A damaged chunk is good again when it is written whole, also with the bytes that it had; it doesn't matter whether who
-// reads it knew its place before it was found bad.
+// A damaged chunk is good again when it is written whole, also with the bytes that it had; it
+// doesn't matter whether who reads it knew its place before it was found bad.
 func TestDamagedChunkWrittenAgain(t *testing.T) {
 	for _, forgotten := range []bool{false, true} {
 		w := newRelogWorld(t)
@@ -312,8 +314,8 @@ func TestDamagedChunkWrittenAgain(t *testing.T) {
 	}
 }
 
-// Who knew the place of a chunk when it was found bad reads it from another one when there is one, or from the same when
-// it is good again.
+// Who knew the place of a chunk when it was found bad reads it from another one when there is one,
+// or from the same when it is good again.
 func TestDamagedChunkElsewhere(t *testing.T) {
 	for _, how := range []string{"written again", "good again"} {
 		w := newRelogWorld(t)
@@ -354,7 +356,8 @@ func TestDamagedChunkElsewhere(t *testing.T) {
 	}
 }
 
-// The same where the place is no more than suspect, since a checked read has found it so: nobody else is kept from it.
+// The same where the place is no more than suspect, since a checked read has found it so: nobody
+// else is kept from it.
 func TestSuspectChunkElsewhere(t *testing.T) {
 	w := newRelogWorld(t)
 	_, err := w.s.SetVerify(t.Context(), "v", true)
@@ -391,8 +394,8 @@ func TestDamagedChunkOfAnother(t *testing.T) {
 	wantRead(t, w.v, 0, w.data)
 }
 
-// What was written again in place of a damaged chunk is what is read when the store opens again, also if it lies in an
-// older segment.
+// What was written again in place of a damaged chunk is what is read when the store opens again,
+// also if it lies in an older segment.
 func TestDamagedChunkInOlderSegment(t *testing.T) {
 	for _, anew := range []bool{false, true} { // the index
 		w := newRelogWorld(t)

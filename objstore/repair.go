@@ -15,11 +15,12 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// A damaged volume is one whose journals, or whose root, can't be read to the end. Nobody can say what it held when
-// it was last flushed, so it is not opened, not settled, and nothing of it is touched; the other volumes know nothing
-// of it. RepairVolume takes it back to the last state that is known, and names what is lost on the way.
+// A damaged volume is one whose journals, or whose root, can't be read to the end. What it held
+// when it was last flushed is not known, so it is not opened, not settled, and nothing of it is
+// changed; other volumes are not affected. RepairVolume takes it back to the last state that is
+// known, and names what is lost by that.
 
-// volumeDamage is why a volume is refused. It doesn't change.
+// volumeDamage is why a volume is refused. It is immutable.
 type volumeDamage struct {
 	err      error
 	root     bool // the settled state is lost; else a journal is damaged
@@ -27,10 +28,10 @@ type volumeDamage struct {
 	gens     []uint64
 
 	keep    []*journal.Replay // generations to replay; the last one may have been cut
-	drop    []string          // journals that would go
-	ranges  []Range           // what the records speak of that would go
-	unknown int               // records that nobody can read
-	snaps   []string          // snapshots that would go
+	drop    []string          // journals that a repair removes
+	ranges  []Range           // what the records that a repair drops have written
+	unknown int               // records that can't be read
+	snaps   []string          // snapshots that a repair deletes
 }
 
 // Range is a run of bytes of an image.
@@ -39,21 +40,22 @@ type Range struct {
 	Len int64 `json:"length"` // bytes
 }
 
-// Repair says what becomes of a damaged volume.
+// Repair is what a repair does, or would do, to a damaged volume.
 type Repair struct {
 	Volume string `json:"volume"`
 	Damage string `json:"damage"`  // what can't be read
 	BackTo string `json:"back_to"` // the state that is known
-	// Time is when that state was the volume's: of the snapshot, of the last flush that it has, or of its settling.
+	// Time is when that state was the volume's: the time of the snapshot, of the last flush it
+	// includes, or of its settling.
 	Time time.Time `json:"time,omitzero"` // zero: unknown, in stores of older versions
 	Lost []Range   `json:"lost"`          // written since, and lost; in order
-	// Unknown is how many records of the journal can't be read: what they wrote, nobody knows.
+	// Unknown is how many records of the journal can't be read: what they wrote is not known.
 	Unknown   int      `json:"unknown_records"`
-	Snapshots []string `json:"lost_snapshots"` // they go
-	Done      bool     `json:"done"`           // it was done; else this is what would be
+	Snapshots []string `json:"lost_snapshots"` // deleted by the repair
+	Done      bool     `json:"done"`           // the repair was done; else this is what it would do
 }
 
-// damageError says that the volume is damaged.
+// damageError returns an error if the volume is damaged.
 func (v *volume) damageError() error {
 	if d := v.damage.Load(); d != nil {
 		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.ref.Name, d.err)
@@ -61,15 +63,16 @@ func (v *volume) damageError() error {
 	return nil
 }
 
-// refuse notes that a volume is damaged. From now on nothing that its journals may speak of is given back.
+// refuse notes that a volume is damaged. From now on the store keeps every slot that its journals
+// may refer to.
 func (s *Store) refuse(v *volume, d *volumeDamage) {
 	v.damage.Store(d)
 	s.hold.Store(true)
 	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.ref.Name, "error", d.err)
 }
 
-// RepairVolume takes a damaged volume back to the last state that is known, if accept says so; else it says what
-// that would be and what would be lost.
+// RepairVolume takes a damaged volume back to the last state that is known, if accept is set; else
+// it only returns what that state would be and what would be lost.
 func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Repair, error) {
 	v, err := s.catalog.find(name)
 	if err != nil {
@@ -84,7 +87,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		return Repair{}, err
 	}
 	if d == nil {
-		return Repair{}, fmt.Errorf("%w: it is not damaged", ErrInvalid)
+		return Repair{}, fmt.Errorf("%w: the volume is not damaged", ErrInvalid)
 	}
 	r := Repair{Volume: name, Damage: d.err.Error(), Lost: d.ranges, Unknown: d.unknown, Snapshots: append([]string{}, d.snaps...)}
 	if r.Lost == nil {
@@ -119,7 +122,8 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	return r, nil
 }
 
-// timeOf is when the volume was in the state that a repair would go back to, as far as anything says.
+// timeOf returns when the volume was in the state that a repair would go back to; zero if nothing
+// says.
 func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 	for _, rp := range slices.Backward(d.keep) {
 		for _, c := range slices.Backward(rp.Commits) {
@@ -131,12 +135,12 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
 	if v.ref.Gen == 0 {
-		return v.ref.Created // nothing has settled yet: it is all zeroes
+		return v.ref.Created // nothing has settled yet: the volume is all zeroes
 	}
 	return v.ref.Settled
 }
 
-// newestRoot gives the newest snapshot of the volume whose root can be read.
+// newestRoot returns the newest snapshot of the volume whose root can be read.
 func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 	for _, sn := range slices.Backward(s.catalog.snapshotsOf(v)) {
 		if !sn.Settled || sn.Root == v.ref.Root {
@@ -149,7 +153,8 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 	return nil, nil
 }
 
-// repair does it. A crash on the way leaves a volume that is damaged still, or one that is not any more.
+// repair does what RepairVolume has found. A crash in between leaves a volume that is still
+// damaged, or one that is repaired.
 func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
 	if err := s.forget(ctx, v, d, to); err != nil {
 		return err
@@ -168,7 +173,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 	}
 	if root == nil {
 		err := s.replayLayers(v, d.keep)
-		if errors.Is(err, errNotSynced) { // less is kept than was said: the next opening looks again
+		if errors.Is(err, errNotSynced) { // less is kept than was promised: the next opening assesses it again
 			return s.fail(err)
 		}
 		if err != nil {
@@ -179,11 +184,11 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.Gen, to.Logical
 		v.mu.Unlock()
 	}
-	s.healed(v)
+	s.reinstate(v)
 	return nil
 }
 
-// lookAgain reads a refused volume once more if its disk was what kept it from being read.
+// lookAgain reads a refused volume once more if an error of its disk kept it from being read.
 // REQUIRES: v.settleMu is held.
 func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
@@ -222,12 +227,13 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 	v.mu.Lock()
 	v.base = newBase(s, root)
 	v.mu.Unlock()
-	s.healed(v)
-	s.log.Info("a volume that could not be read is there again", "volume", v.ref.Name)
+	s.reinstate(v)
+	s.log.Info("a volume that could not be read can be read again", "volume", v.ref.Name)
 	return nil, nil
 }
 
-// takeHistory makes layers of the journals of a volume that was refused, and drops those that hold nothing.
+// takeHistory makes layers of the journals of a volume that was refused, and removes journals that
+// hold nothing.
 func (s *Store) takeHistory(v *volume, h *history) error {
 	for _, name := range slices.Backward(h.drop) {
 		if err := s.removeJournal(name); err != nil {
@@ -237,12 +243,13 @@ func (s *Store) takeHistory(v *volume, h *history) error {
 	if err := s.replayLayers(v, h.replays); err != nil || len(h.drop) == 0 {
 		return err
 	}
-	// Before the volume takes writes: what a power cut brings back would be looked at as if nobody had decided about it.
+	// Before the volume takes writes: a removed journal that a power cut brings back would be
+	// assessed again, without the decision that was made about it.
 	return s.fs.SyncDir(journal.Dir)
 }
 
-// healed takes a volume back into service.
-func (s *Store) healed(v *volume) {
+// reinstate takes a refused volume back into service.
+func (s *Store) reinstate(v *volume) {
 	s.catalog.mu.Lock()
 	defer s.catalog.mu.Unlock()
 	v.damage.Store(nil)
@@ -250,7 +257,7 @@ func (s *Store) healed(v *volume) {
 	s.kickSettler()
 }
 
-// removeJournal removes one that an attempt before may have removed.
+// removeJournal removes a journal. One that an earlier attempt has removed is no error.
 func (s *Store) removeJournal(name string) error {
 	if err := s.fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove journal: %w", err)
@@ -258,7 +265,8 @@ func (s *Store) removeJournal(name string) error {
 	return nil
 }
 
-// forget takes out of refs what is lost.
+// forget removes from refs what a repair loses: snapshots, and, with to, the head, which becomes
+// that snapshot.
 func (s *Store) forget(ctx context.Context, v *volume, d *volumeDamage, to *refs.Snapshot) error {
 	return s.catalog.update(ctx, func() ([]refs.Record, error) {
 		if s.catalog.refs.ByID[v.ref.ID] == nil {

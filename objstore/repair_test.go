@@ -22,8 +22,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// tailed is a store with a volume that has settled once and has three generations since, two of them with snapshots,
-// all flushed; and what the volume holds, and held at each record's flush.
+// tailed is a store with a volume that has settled once and has three generations since, two of
+// them with snapshots, all flushed; and what the volume holds, and held at each record's flush.
 func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 	r = newRig(t, Options{})
 	v = r.volume("a", 1<<20)
@@ -54,9 +54,9 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 	return r, v, content
 }
 
-// A repair says when the volume was in the state that it goes back to: at the last flush before the damage, or, where
-// nothing of the journal is left, when that state had settled. After a power cut and in a store whose log of refs was
-// made anew it still does.
+// A repair says when the volume was in the state that it goes back to: at the last flush before the
+// damage, or, where nothing of the journal is left, when that state had settled. After a power cut
+// and in a store whose log of refs was made anew it still does.
 func TestRepairSaysTime(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -102,8 +102,8 @@ func TestRepairSaysTime(t *testing.T) {
 	}
 }
 
-// A repair that a crash cuts off at any operation leaves a volume that is damaged still, or one that is repaired, and
-// loses nothing that it had not named.
+// A repair that a crash cuts off at any operation leaves a volume that is damaged still, or one
+// that is repaired, and loses nothing that it had not named.
 func TestEveryCutOfRepair(t *testing.T) {
 	for _, gen := range []int{0, 1, 2} {
 		for _, kind := range []string{"kill", "power cut", "EIO", "ENOSPC"} {
@@ -185,8 +185,9 @@ func TestEveryCutOfRepair(t *testing.T) {
 	}
 }
 
-// A volume whose journal could not be read when the store opened is there again when its disk is, whatever was done to
-// others meanwhile; an attempt that fails half way leaves nothing on the account.
+// A volume whose journal could not be read when the store opened is there again when its disk is,
+// whatever was done to others meanwhile; an attempt that fails half way leaves nothing on the
+// account.
 func TestReadableAgain(t *testing.T) {
 	r, v, content := tailed(t)
 	b := r.volume("b", 1<<20)
@@ -325,8 +326,8 @@ func TestRepairReadOnly(t *testing.T) {
 	}
 }
 
-// After a power cut that took the end marks, a bad sector at the end of one file of refs is no reason not to open: the
-// other one has all.
+// After a power cut that took the end marks, a bad sector at the end of one file of refs is no
+// reason not to open: the other one has all.
 func TestRefsEndUnreadable(t *testing.T) {
 	for _, bad := range []string{refs.LogFile, refs.LogCopy} {
 		r, _, content := tailed(t)
@@ -358,8 +359,8 @@ func TestRefsEndUnreadable(t *testing.T) {
 	}
 }
 
-// Objects that were recorded before a settling came to its end are found by the next one: what it builds on them is missed,
-// too, if their directory becomes shorter.
+// Objects that were recorded before a settling came to its end are found by the next one: what it
+// builds on them is missed, too, if their directory becomes shorter.
 func TestDirectoryOfUnendedSettling(t *testing.T) {
 	r := newRig(t, Options{})
 	must(t, r.s.Close())
@@ -511,7 +512,8 @@ func TestNothingAfterClose(t *testing.T) {
 	}
 }
 
-// A repair whose sync has failed is not repeated as if nothing had been lost: what it would have kept may be gone.
+// A repair whose sync has failed is not repeated as if nothing had been lost: what it would have
+// kept may be gone.
 func TestRepairAfterFailedSync(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 1<<20)

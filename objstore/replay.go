@@ -36,7 +36,7 @@ func (s *Store) replayJournals() error {
 		}
 		v := s.catalog.volumes[id]
 		if v == nil || gen <= v.baseGen {
-			// Its volume is gone, or has settled past it.
+			// The volume was deleted, or has settled past this generation.
 			if err := disk.RemoveLeftover(s.fs, s.log, journal.Dir+"/"+n); err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ func (s *Store) replayJournals() error {
 	return s.fs.SyncDir(journal.Dir)
 }
 
-// replayVolume replays the journals of a volume, or, where they are damaged, leaves all of them as they are.
+// replayVolume replays the journals of a volume. If one is damaged, all of them stay as they are.
 func (s *Store) replayVolume(v *volume, gens []uint64) error {
 	h, err := s.readHistory(v, gens)
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 		s.refuse(v, h.damage)
 		return nil
 	}
-	// The newest first: a crash on the way must not leave a generation without those before it.
+	// Newest first: a crash in between must not leave a generation without its predecessors.
 	for _, name := range slices.Backward(h.drop) {
 		if err := s.fs.Remove(name); err != nil {
 			return err
@@ -88,7 +88,7 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 	var layers []*layer
 	for i, rp := range replays {
 		l, err := s.replayLayer(v, rp)
-		if errors.Is(err, errNotSynced) { // of a sync that fails, the next one knows nothing
+		if errors.Is(err, errNotSynced) { // the next sync would not report the error again
 			for _, rp := range replays[i:] {
 				rp.Distrust(s.fs)
 			}
@@ -98,8 +98,9 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 		}
 		layers = append(layers, l)
 	}
-	// Not before all of the volume's journals have been finished: of one that was copied, and was not, the segments say
-	// that it counts, to the next opening too.
+	// Not before all of the volume's journals are finished: the number in the segments is what
+	// makes a copied journal count, and the next opening needs it for a journal that is not
+	// finished.
 	for _, l := range layers {
 		for _, h := range l.handed {
 			s.stampSegment(s.segments.Get(h.seg), 0)
@@ -107,7 +108,7 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, l := range layers { // all or none: what fails here may be tried again
+	for _, l := range layers { // all or none, so that the caller may try again
 		for _, h := range l.handed {
 			s.segments.Get(h.seg).Unsettled.Add(h.to - h.from)
 		}
@@ -118,7 +119,7 @@ func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
 	return nil
 }
 
-// validateRecord says what is wrong with a record that was read whole.
+// validateRecord returns what is wrong with a record that was read whole.
 func (s *Store) validateRecord(v *volume, r *journal.Record) error {
 	sectors := uint64(v.ref.Size) / SectorSize
 	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
@@ -139,9 +140,9 @@ func (s *Store) validateRecord(v *volume, r *journal.Record) error {
 	return nil
 }
 
-var errNotSynced = errors.New("what its journal speaks of can't be made durable")
+var errNotSynced = errors.New("the data that its journal refers to can't be made durable")
 
-// replayLayer makes a frozen layer of one journal, whose records were checked.
+// replayLayer makes a frozen layer of one journal, whose records were validated.
 func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 	l := newLayer(rp.ID.Gen, nil)
 	used := map[*segment.File]bool{}
@@ -161,7 +162,7 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.ChunkSize), e.Segment == 0)
 	}
 	l.reservation.freeze()
-	// What this opening takes for good must stay so after the next power cut.
+	// What this opening counts must be there after the next power cut too.
 	if rp.Trusted {
 		for g := range used {
 			if err := g.Data.Datasync(); err != nil {

@@ -5,9 +5,10 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// settleReservation is the room that settling a layer may need: a copy of each chunk that was written in part, and the tree
-// nodes above. It is many times what small writes occupy themselves, so that they could fill a disk for good: with no room
-// left to settle them, and no other way to get rid of them. Writes leave room for it. Guarded by the volume's lock.
+// settleReservation is the room that settling a layer may need: a copy of each chunk that was
+// written in part, and the tree nodes above. It is many times what small writes occupy themselves,
+// so that they could fill a disk for good: with no room left to settle them, and no other way to
+// get rid of them. Writes leave room for it. Guarded by the volume's lock.
 type settleReservation struct {
 	bytes  int64
 	leaves map[int64]*leafCopies
@@ -18,10 +19,12 @@ type settleReservation struct {
 // leafCopies has a bit for each chunk of a leaf that may have to be copied.
 type leafCopies [merkle.FanOut / 64]uint64
 
-// nodesPerLeaf is the room in bytes for a leaf's new nodes: itself, and one above. Fewer change higher up.
+// nodesPerLeaf is the room in bytes for a leaf's new nodes: itself, and one above. Fewer change
+// higher up.
 const nodesPerLeaf = 2 * int64(merkle.NodeSize)
 
-// add reserves for a write or a hole of the bytes [off, end), and returns by how many bytes the reservation has grown.
+// add reserves for a write or a hole of the bytes [off, end), and returns by how many bytes the
+// reservation has grown.
 func (r *settleReservation) add(off, end, chunkSize int64, hole bool) int64 {
 	was := r.bytes
 	first, last := off/chunkSize, (end-1)/chunkSize

@@ -8,19 +8,19 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// restAfter is how many settle delays a volume that nobody uses stays ready for writes.
+// restAfter is for how many settle delays an unused volume stays ready for writes.
 const restAfter = 5
 
-// rest gives back what a volume that nobody has used for a while keeps open to take writes. The settler calls it at its
-// ticks.
+// rest releases what an unused volume keeps open for writes, once it has been unused for a while.
+// The settler calls rest at each of its ticks.
 func (v *volume) rest() error {
 	if !v.restDue() {
 		return nil
 	}
-	return v.lieDown()
+	return v.deactivate()
 }
 
-// restDue says that nobody has used the volume for long enough.
+// restDue reports whether the volume has been unused for long enough.
 func (v *volume) restDue() bool {
 	s := v.s
 	used := !s.catalog.unused(v)
@@ -36,35 +36,37 @@ func (v *volume) restDue() bool {
 	return s.opts.SettleDelay >= 0 && s.uptime()-v.idleAt >= restAfter*min(s.opts.SettleDelay, time.Minute)
 }
 
-// atRest says that nothing is under way and nothing waits to settle.
+// atRest reports whether no write is under way and nothing waits to settle.
 // REQUIRES: mu is held.
 func (v *volume) atRest() bool {
 	return v.inflight == 0 && len(v.layers) == 1 && v.active().empty() && !v.partial.exclusive
 }
 
-// lieDown gives back the journal of a volume without users, which is empty, and its append segment: to the pool, if objects
-// lie in it and it has room. Opening the volume makes anew what is missing.
-func (v *volume) lieDown() error {
+// deactivate undoes activate for an unused volume: its empty journal is removed, and its append
+// segment goes to the pool, if it holds objects and has room left, or is sealed or retired. The
+// next opening of the volume activates it again.
+func (v *volume) deactivate() error {
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
-	if !v.s.reclaimer.idle(v) { // a settled layer still gives back room in the segment
+	if !v.s.reclaimer.idle(v) { // room in the segment is still being reclaimed
 		return nil
 	}
-	if g := v.layDown(); g != nil {
+	if g := v.closeActive(); g != nil {
 		return v.s.retireOrSeal(v, g)
 	}
 	return nil
 }
 
-// layDown ends the volume's being writable, if still nobody uses it, and gives its append segment if that is to end. Whoever
-// opens the volume meanwhile waits in activate for freezeMu, and makes it writable again.
+// closeActive closes the active layer of a volume that is still unused, and returns the append
+// segment if that is to be ended. An opening at the same time waits in activate for freezeMu, and
+// then makes the volume writable again.
 // REQUIRES: settleMu is held.
-func (v *volume) layDown() *segment.File {
+func (v *volume) closeActive() *segment.File {
 	v.freezeMu.Lock()
 	defer v.freezeMu.Unlock()
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
-	if !v.s.catalog.mu.TryLock() { // out of order: whoever has it may wait for freezeMu. The next tick tries again
+	if !v.s.catalog.mu.TryLock() { // out of order: its holder may wait for freezeMu. The next tick tries again
 		return nil
 	}
 	v.mu.Lock()
@@ -82,13 +84,13 @@ func (v *volume) layDown() *segment.File {
 	name := j.Name()
 	j.Close()
 	if err := v.s.removeJournal(name); err != nil {
-		v.s.log.Warn("an empty journal stays behind; the next opening removes it", "file", name, "error", err)
+		v.s.log.Warn("an empty journal was not removed; the next opening removes it", "file", name, "error", err)
 	}
 	return v.leaveAppendSegment()
 }
 
-// leaveAppendSegment takes the append segment from a volume that takes no writes, and puts it into the pool, or gives it if it is to
-// end.
+// leaveAppendSegment takes the append segment from a volume that takes no writes. It puts the
+// segment into the pool, or returns it if it is full, empty or damaged, and so is to be ended.
 // REQUIRES: settleMu, freezeMu and commitMu are held.
 func (v *volume) leaveAppendSegment() *segment.File {
 	v.mu.Lock()
@@ -98,13 +100,13 @@ func (v *volume) leaveAppendSegment() *segment.File {
 		return nil
 	}
 	v.appendSegment = nil
-	if g.Dirty { // what it holds has settled, and was synced then
+	if g.Dirty { // all it holds has settled, and was synced for that
 		v.dirty = slices.DeleteFunc(v.dirty, func(d *segment.File) bool { return d == g })
 		g.Dirty = false
 	}
 	v.mu.Unlock()
 	if g.Next+MaxRequest > g.Capacity || g.Blank() || g.Damaged() {
-		g.Full = true // nobody else knows the segment now
+		g.Full = true // nothing else refers to the segment now
 		return g
 	}
 	v.s.appendPool.put(g)

@@ -7,48 +7,52 @@ import (
 	"varve/objstore/internal/disk"
 )
 
-// A settling that fails is tried again, by volume: what is wrong with one must not keep the others waiting. Tries cost
-// what they read and copy, so they become rare, unless something has happened that may let the next one succeed.
+// A settling that fails is tried again, each volume by itself, so that one volume's trouble does
+// not delay the others. Tries cost what they read and copy, so they become rare, unless something
+// has happened that may let the next one succeed.
 
 const (
 	firstRetry   = 250 * time.Millisecond // after a failure, then four times as long each time,
-	longestRetry = 5 * time.Minute        // and at most this,
-	fullRetry    = time.Minute            // or this where it was room that it lacked
+	longestRetry = 5 * time.Minute        // and at most this long,
+	fullRetry    = time.Minute            // or this long if it lacked room
 	settleTries  = 3                      // failed settlings in a row, after which no write waits for the next one
 
-	// retryRoom is how many bytes of new room are enough for another try, where settling may need more.
+	// retryRoom is how many bytes of new room are enough for another try, where settling may need
+	// more.
 	retryRoom = 1 << 20
 )
 
-// retry is when a volume's settling is tried again. The settler's own.
+// retry is when a volume's settling is tried again. Only the settler's goroutine uses it.
 type retry struct {
 	at   time.Time
 	try  settleTry
-	full bool  // it lacked room
-	room int64 // bytes that there were
-	need int64 // bytes more that let it be tried again
+	full bool  // the try lacked room
+	room int64 // bytes of room at that time
+	need int64 // bytes of further room that let it be tried again
 }
 
-// settleTry is what a try began with.
+// settleTry is the state that a try began with.
 type settleTry struct {
 	repairGen int64 // of the store
 	changes   int64 // of the volume
 }
 
-// beginTry notes what the outcome may depend on, before the try looks at it.
+// beginTry returns the state that the outcome of a try may depend on. It is called before the try
+// looks at that state.
 func (s *Store) beginTry(v *volume) settleTry {
 	return settleTry{s.objects.Quarantine.Generation(), v.changes.Load()}
 }
 
-// retryDue reports whether the volume may settle now: it has not failed, or waited long enough since, or somebody waits
-// for it, or what it failed for may be over.
+// retryDue reports whether the volume may settle now: its last try has not failed, or was long
+// enough ago, or a caller waits for it, or the cause of the failure may be gone.
 func (s *Store) retryDue(v *volume) bool {
 	r := &v.nextTry
 	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
 		r.try != s.beginTry(v) || r.full && s.space.roomSeen.Load()-r.room >= r.need
 }
 
-// settleFailed notes that a try has failed, for those who wait for it, and says when the next one is.
+// settleFailed records that a try has failed, wakes those who wait for it, and sets the time of the
+// next one.
 func (s *Store) settleFailed(v *volume, try settleTry, err error) {
 	fails := v.settleFails.Add(1)
 	wait, longest := firstRetry<<(2*min(fails-1, 8)), longestRetry
@@ -79,7 +83,8 @@ func (v *volume) mayHelp() {
 	v.s.kickSettler()
 }
 
-// tailAndReservation returns how many bytes the volume has not settled, and how many settling them may write.
+// tailAndReservation returns how many bytes the volume has not settled, and how many settling them
+// may write.
 // REQUIRES: v.mu is held.
 func (v *volume) tailAndReservation() (tail, reserved int64) {
 	for _, l := range v.layers {
@@ -88,7 +93,8 @@ func (v *volume) tailAndReservation() (tail, reserved int64) {
 	return v.tail, reserved
 }
 
-// countStuck counts what volumes have in their tails that settling does not come through with: no write waits for that.
+// countStuck adds the tails of volumes whose settling keeps failing to the account of what is
+// stuck: no write waits for those.
 func (s *Store) countStuck() {
 	for _, v := range s.catalog.all() {
 		if v.settleFails.Load() < settleTries {
@@ -96,7 +102,7 @@ func (s *Store) countStuck() {
 		}
 		v.mu.Lock()
 		v.unstick()
-		if v.settleFails.Load() >= settleTries { // else it has settled just now
+		if v.settleFails.Load() >= settleTries { // else the volume has settled just now
 			v.stuckTail, v.stuckReserved = v.tailAndReservation()
 			s.space.stuck(v.stuckTail, v.stuckReserved)
 		}
@@ -104,7 +110,7 @@ func (s *Store) countStuck() {
 	}
 }
 
-// unstick takes back what countStuck has counted for the volume.
+// unstick removes from the account what countStuck has added for the volume.
 // REQUIRES: v.mu is held.
 func (v *volume) unstick() {
 	v.s.space.stuck(-v.stuckTail, -v.stuckReserved)

@@ -27,17 +27,18 @@ func (r *rig) leafNode(v *Volume, i int64) segment.Location {
 		must(r.t, err)
 		h = n[i/merkle.Span(level-2)%merkle.FanOut]
 	}
-	pl, _, err := r.s.objects.Locate(&h, merkle.NodeKind(1))
+	loc, _, err := r.s.objects.Locate(&h, merkle.NodeKind(1))
 	must(r.t, err)
-	return pl
+	return loc
 }
 
 // flipAt changes, or changes back, a byte of what lies there.
-func (r *rig) flipAt(pl segment.Location) {
-	flip(r.t, r.mem, segment.Name(pl.Segment()), pl.Offset()+65)
+func (r *rig) flipAt(loc segment.Location) {
+	flip(r.t, r.mem, segment.Name(loc.Segment()), loc.Offset()+65)
 }
 
-// sickVolume has a settled volume of 1 MiB leaves, and opens its store anew when the node of the last leaf is damaged.
+// sickVolume has a settled volume of 1 MiB leaves, and opens its store anew when the node of the
+// last leaf is damaged.
 func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node segment.Location) {
 	t.Helper()
 	r = newRig(t, Options{TailSoft: 1 << 30, TailHard: 2 << 30})
@@ -69,8 +70,8 @@ func (v *Volume) hasSettled(gen uint64) bool {
 	return v.baseGen >= gen
 }
 
-// A settling that meets a lost tree node writes none of its copies, and is tried seldom; but at once when the node is
-// good again.
+// A settling that meets a lost tree node writes none of its copies, and is tried seldom; but at
+// once when the node is good again.
 func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const leaves = 8
@@ -119,8 +120,9 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 	})
 }
 
-// Somebody who asks for a settling that can't end and gives up at once leaves what is known of it to the others: a write
-// that finds the tail full is refused with the reason, and does not wait for the next try.
+// Somebody who asks for a settling that can't end and gives up at once leaves what is known of it
+// to the others: a write that finds the tail full is refused with the reason, and does not wait for
+// the next try.
 func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, v, _ := sickVolume(t, 1, nil)
@@ -146,8 +148,9 @@ func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 	})
 }
 
-// The same where a snapshot needs a chunk that is damaged and was written in part: the first try copies what comes before
-// it, those after it nothing; and where the snapshot is deleted, all settles at once.
+// The same where a snapshot needs a chunk that is damaged and was written in part: the first try
+// copies what comes before it, those after it nothing; and where the snapshot is deleted, all
+// settles at once.
 func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var copied atomic.Int64
@@ -231,8 +234,8 @@ func TestSettlingWaitsForRoom(t *testing.T) {
 	})
 }
 
-// A volume that can't settle fails for itself: another one, in a store at its maximum, goes on to overwrite itself, which
-// takes no more room than settling gives back.
+// A volume that can't settle fails for itself: another one, in a store at its maximum, goes on to
+// overwrite itself, which takes no more room than settling gives back.
 func TestOneSickVolume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, sick, _ := sickVolume(t, 2, nil)

@@ -8,7 +8,8 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// RootInfo describes a settled root that a volume or a snapshot refers to; ErrNotFound if none does.
+// RootInfo describes a settled root that a volume or a snapshot refers to; ErrNotFound if none
+// does.
 func (s *Store) RootInfo(id string) (RootInfo, error) {
 	h, err := merkle.ParseHash(id)
 	if err != nil {
@@ -38,7 +39,8 @@ func (c *catalog) roots() []merkle.Hash {
 	return slices.Collect(maps.Keys(c.refs.Roots))
 }
 
-// OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to it.
+// OpenRoot opens a settled root by its ID in hex; ErrNotFound unless a volume or snapshot refers to
+// it.
 func (s *Store) OpenRoot(id string) (*View, error) {
 	h, err := merkle.ParseHash(id)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// manySnapshots gives a volume n settled snapshots, each of a root of its own, as refs would after a long time.
+// manySnapshots gives a volume n settled snapshots, each of a root of its own, as refs would after
+// a long time.
 func manySnapshots(t *testing.T, r *rig, v *Volume, n int) {
 	t.Helper()
 	recs := make([]refs.Record, 0, n)

@@ -14,7 +14,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// A chunk that is lost is an error for those who read it, not for its neighbours, and writing over it mends it.
+// A chunk that is lost is an error for those who read it, not for its neighbours, and writing over
+// it mends it.
 func TestLostChunk(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})
@@ -78,8 +79,8 @@ func TestLostChunk(t *testing.T) {
 	wantRead(t, v, 3*4096, randomBytes(21, 4096))
 }
 
-// What a damaged segment has is found by its content, also if that begins with a block of zeroes, as the second chunk does
-// here, and the leaf of the tree.
+// What a damaged segment has is found by its content, also if that begins with a block of zeroes,
+// as the second chunk does here, and the leaf of the tree.
 func TestSalvageBehindZeroes(t *testing.T) {
 	w := newRelogWorld(t)
 	v := w.volume("a", 64<<20)

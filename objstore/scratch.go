@@ -10,16 +10,19 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its journal finds a disk to
-// write to, and the snapshot stays as it is. In refs it is a volume like any other, whose head is the snapshot's root
-// from the start, so that every version of varve opens a store that has one, serves its device, and keeps what the
-// root refers to. It is told by its name, which is made of its own ID: nobody can give another volume such a name, for
-// the ID of a volume is chosen at random when it is created.
+// A scratch volume is a throwaway layer over a snapshot: a file system that has to replay its
+// journal finds a disk to write to, and the snapshot stays as it is. In refs a scratch volume is a
+// volume like any other, whose head is the snapshot's root from the start, so that every version of
+// varve opens a store that has one, serves its device, and keeps what the root refers to. A scratch
+// volume is recognised by its name, which is made of its own ID. No other volume can have such a
+// name, for the ID of a volume is chosen at random when the volume is created.
 //
-// Whoever creates a scratch volume deletes it when its device is gone, or finds it in ScratchVolumes later.
+// The creator of a scratch volume deletes it when its device is gone, or finds it in ScratchVolumes
+// later.
 
-// CreateScratch makes a scratch volume over a snapshot, once that has settled. Volumes, Roots and the count of Stat
-// leave it out; all that takes the name of a volume takes its name too, but for CreateSnapshot.
+// CreateScratch creates a scratch volume over a snapshot, once the snapshot has settled. Volumes,
+// Roots and the count of Stat leave it out; every method that takes the name of a volume accepts
+// its name, but for CreateSnapshot.
 func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeInfo, error) {
 	of := volume + "@" + snap
 	v, sn, err := s.catalog.findSnapshot(volume, snap)
@@ -45,7 +48,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	return s.addScratch(ctx, v, sn, r, of)
 }
 
-// addScratch names a scratch volume over a settled snapshot, whose root is r.
+// addScratch records a scratch volume over a settled snapshot, whose root is r.
 func (s *Store) addScratch(ctx context.Context, v *volume, sn *refs.Snapshot, r *merkle.Root, of string) (VolumeInfo, error) {
 	id := uuid.New()
 	w, err := s.catalog.create(ctx, id, func() ([]refs.Record, error) {

@@ -17,7 +17,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// scratchWorld is a store with a volume "a" that holds data, and has a snapshot of that before other data.
+// scratchWorld is a store with a volume "a" that holds data, and has a snapshot of that before
+// other data.
 func scratchWorld(t *testing.T) (s *Store, dir string, old, now []byte) {
 	t.Helper()
 	dir = t.TempDir()
@@ -38,8 +39,9 @@ func scratchWorld(t *testing.T) (s *Store, dir string, old, now []byte) {
 	return s, dir, old, now
 }
 
-// A scratch volume reads as its snapshot and takes writes, which neither the snapshot nor the volume sees. It outlives
-// the process and the snapshot, is in no list, and leaves nothing when it is deleted.
+// A scratch volume reads as its snapshot and takes writes, which neither the snapshot nor the
+// volume sees. It outlives the process and the snapshot, is in no list, and leaves nothing when it
+// is deleted.
 func TestScratchVolume(t *testing.T) {
 	s, dir, old, now := scratchWorld(t)
 	info, err := s.CreateScratch(t.Context(), "a", "one")
@@ -152,8 +154,8 @@ func TestScratchVolumeRefused(t *testing.T) {
 	}
 }
 
-// Of a scratch volume refs say nothing that a varve from before it would not take: the frame decodes by the fields of
-// then, and the name is one that its lists of devices take.
+// Of a scratch volume refs say nothing that a varve from before it would not take: the frame
+// decodes by the fields of then, and the name is one that its lists of devices take.
 func TestScratchVolumeInOldRefs(t *testing.T) {
 	s, dir, _, _ := scratchWorld(t)
 	info, err := s.CreateScratch(t.Context(), "a", "one")

@@ -9,7 +9,8 @@ import (
 // segmentIDs is how many IDs one record in refs sets aside.
 const segmentIDs = 64
 
-// newSegmentID returns an ID that no segment ever had. It appends to refs when those set aside are used up.
+// newSegmentID returns an ID that no segment ever had. It appends to refs when those set aside are
+// used up.
 func (c *catalog) newSegmentID(ctx context.Context) (uint32, error) {
 	for {
 		if id, ok := c.reservedID(); ok {

@@ -14,13 +14,15 @@ import (
 	"varve/objstore/vfs"
 )
 
-// segmentMaker makes segments, and keeps an empty one at hand so that a write seldom waits for a file to be made.
+// segmentMaker makes segments, and keeps an empty one at hand so that a write seldom waits for a
+// file to be made.
 //
-// A segment is in the table, and known to the index as having all its objects entered, from the moment that it is made: it
-// has none yet. One that nobody used is removed again; the next opening removes those that a killed process leaves.
+// A segment is in the table, and known to the index as having all its objects entered, from the
+// moment that it is made: it has none yet. One that nobody used is removed again; the next opening
+// removes those that a killed process leaves.
 //
-// It has no lock. The goroutine that keeps the spare starts with the first segment that is asked for, since a store that
-// is only looked at makes none, and ends when the store closes.
+// It has no lock. The goroutine that keeps the spare starts with the first segment that is asked
+// for, since a store that is only looked at makes none, and ends when the store closes.
 type segmentMaker struct {
 	fs       vfs.FS
 	size     int64 // bytes that a segment has room for

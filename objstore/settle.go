@@ -11,17 +11,19 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// settling turns the oldest frozen layer of a volume into tree nodes: one at a time in a store.
+// settling turns the oldest frozen layer of a volume into objects: chunks, tree nodes, a root. One
+// settling at a time runs in a store. Its steps:
 //
-//	A  for each touched chunk: read, hash; known: point there; whole in the append segment: adopt in place; else copy.
-//	   Then the touched nodes, from the leaves to the root.
+//	A  read and hash each touched chunk. The store has it: refer to that copy. It lies whole in an append segment: adopt it in
+//	   place. Else copy it. Then make the touched nodes, from the leaves to the root.
 //	B  make the data durable: copies, nodes, adopted append segments
-//	C  record the objects in their segments' object logs, durable; from here on others may be pointed to them
-//	D  append the new root to refs, durable; from here on the journal of the layer is not needed
+//	C  record the objects in their segments' object logs, durably; from here on other settlings may refer to them
+//	D  append the new root to refs, durably; from here on the layer's journal is not needed
 //	E  in memory: the new base, without the layer
-//	F  remove the journal, punch what the layer occupied and nobody adopted, seal full segments
+//	F  remove the journal, punch what the layer occupied and was not adopted, seal full segments
 //
-// A crash, or an error, before D leaves objects that nobody refers to, and a layer to settle again.
+// A crash, or an error, before D leaves objects that nothing refers to, and a layer to settle
+// again.
 type settling struct {
 	ctx context.Context //nolint:containedctx // a settling is one call, spread over methods
 	s   *Store
@@ -31,7 +33,7 @@ type settling struct {
 
 	fresh    map[merkle.Hash]segment.Location // objects of this settling, not in the index yet
 	added    map[*segment.File][]segment.Object
-	copied   []slots // where those of them lie that were written to the store's own segments
+	copied   []slots // of the fresh objects that were written to the store's own segments
 	leaves   map[int64]*leaf
 	logical  int64 // change in bytes that are not holes
 	erased   erasures
@@ -44,8 +46,8 @@ type settling struct {
 	restores bool        // an object that was lost is stored again
 
 	hits    []hit                     // of the run that settles now
-	own     map[segment.Location]bool // where fresh objects lie
-	copyBuf []byte                    // what confirming has read
+	own     map[segment.Location]bool // the locations of fresh objects
+	copyBuf []byte                    // what confirm has read
 
 	oldChunk    []byte // the chunk that readOld has read last
 	oldLocation segment.Location
@@ -105,7 +107,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// tree does step A and gives the new root.
+// tree does step A and returns the new root.
 func (st *settling) tree() (*merkle.Root, error) {
 	root := st.old
 	if _, touched := st.l.extents.Next(0); touched {
@@ -122,7 +124,7 @@ func (st *settling) tree() (*merkle.Root, error) {
 	return &root, nil
 }
 
-// update gives the new hash of node i of a level, whose hash was h.
+// update returns the new hash of node i of a level, whose hash was h.
 func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, error) {
 	chunk := uint64(st.old.ChunkSize) / SectorSize
 	span := uint64(merkle.Span(level)) * chunk
@@ -178,7 +180,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	out := &leaf{used: true}
 	st.leaves[i] = out
 	if int64(len(st.leaves)) > st.s.opts.LeafCache/leafBytes {
-		st.leaves[i] = nil // forgotten in memory: the next reader loads it
+		st.leaves[i] = nil // the cache has no room for more: the next reader loads it
 	}
 	if err := st.oldLocations(i, n, out); err != nil {
 		return err
@@ -211,11 +213,11 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	return nil
 }
 
-// undo gives back what a settling that failed has copied and not recorded: tried again and again, it would eat
-// the room that it needs.
+// undo gives back what a failed settling has copied and not recorded: tried again and again, it
+// would use up the room that it needs.
 func (st *settling) undo() {
 	if st.s.writeError() != nil {
-		return // nobody knows what is recorded
+		return // it is not known what was recorded
 	}
 	for _, c := range st.copied {
 		g := st.s.segments.Get(c.seg)

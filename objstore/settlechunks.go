@@ -8,7 +8,7 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// oldPlaces fills in where the leaf's chunks lay before.
+// oldLocations fills in where the leaf's chunks lay before.
 func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	st.v.mu.Lock()
 	if l := st.v.base.leaf(i); l != nil {
@@ -27,7 +27,7 @@ func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	return err
 }
 
-// runs is run, and keeps the chunks that can't settle.
+// runs is run, and pins in the tail those chunks that can't settle for damage.
 func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 	var old *oldError
 	err := st.run(from, to, n, out)
@@ -49,7 +49,7 @@ func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 	return nil
 }
 
-// run settles the chunks of the sectors [from, to), which all are touched.
+// run settles the chunks of the sectors [from, to), all of which are touched.
 func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
 	size := uint64(st.old.ChunkSize)
 	chunk := size / SectorSize
@@ -75,8 +75,8 @@ func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
 	return nil
 }
 
-// read fills buf with the sectors [from, to) as the frozen layer over the base has them, and zeroes the rest.
-// st.plan then says where they lie.
+// read fills buf with the sectors [from, to) as the frozen layer over the base has them, and zeroes
+// the rest. Afterwards st.plan says where they lie.
 func (st *settling) read(buf []byte, from, to uint64) error {
 	off, length := int64(from)*SectorSize, int64(to-from)*SectorSize
 	for {
@@ -90,7 +90,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		if disk.Damaged(err) {
 			return &oldError{err}
 		}
-		if err != ErrNotLoaded { //nolint:errorlint // a plan gives it bare
+		if err != ErrNotLoaded { //nolint:errorlint // planLayers returns it unwrapped
 			return err
 		}
 		if err := st.s.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
@@ -119,8 +119,9 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 	return nil
 }
 
-// readOld fills b with what is left of chunks that the layer changes in part: the bytes of the image at off. They get a
-// new hash with the others, and so are checked against the old one: what has become wrong must not be made right.
+// readOld fills b with what is left of chunks that the layer changes in part: the bytes of the
+// image at off. These bytes become part of chunks with new hashes, and so are verified against the
+// old ones first: a new hash must not vouch for damaged bytes.
 func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	size := int64(st.old.ChunkSize)
 	if st.oldChunk == nil {
@@ -130,7 +131,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	for len(b) > 0 {
 		first := at / size * size
 		from := c.FileOff + first - off
-		if pl := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); pl != st.oldLocation {
+		if loc := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); loc != st.oldLocation {
 			st.oldLocation = 0
 			k := verifier{s: st.s, root: st.old, image: st.v.ref.Name}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
@@ -138,8 +139,8 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 			} else if err != nil {
 				return err
 			}
-			st.oldLocation = pl
-			st.s.objects.Verified.Add(pl)
+			st.oldLocation = loc
+			st.s.objects.Verified.Add(loc)
 		}
 		n := copy(b, st.oldChunk[at-first:])
 		b, at = b[n:], at+int64(n)
@@ -147,43 +148,44 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 	return nil
 }
 
-// chunk decides about one chunk: its bytes, which begin at o of the run that st.plan describes, and what is known of them.
+// chunk settles one chunk: data begins at byte o of the run that st.plan describes, and known says
+// where the store has it.
 func (st *settling) chunk(known hit, data []byte, o, length int, slot uint64, n *merkle.Node, out *leaf) error {
-	h, pl := known.hash, known.at
+	h, loc := known.hash, known.at
 	if h.IsZero() {
 		n[slot], out.locations[slot] = merkle.Hash{}, 0
 		return nil
 	}
-	if h == n[slot] && pl != 0 && pl == out.locations[slot] {
+	if h == n[slot] && loc != 0 && loc == out.locations[slot] {
 		return nil
 	}
 	st.restores = st.restores || h == n[slot]
 	n[slot] = h
-	if pl == 0 {
-		pl = st.fresh[h] // of a chunk before it in the run
+	if loc == 0 {
+		loc = st.fresh[h] // an earlier chunk of the run has the same bytes
 	}
-	ok := pl != 0
+	ok := loc != 0
 	if !ok && o+len(data) <= length {
-		pl, ok = st.adopt(h, o, len(data))
+		loc, ok = st.adopt(h, o, len(data))
 	}
 	if !ok {
 		var err error
-		if pl, err = st.append(merkle.KindChunk, h, data); err != nil {
+		if loc, err = st.append(merkle.KindChunk, h, data); err != nil {
 			return err
 		}
 	}
-	out.locations[slot] = pl
+	out.locations[slot] = loc
 	return nil
 }
 
 // find looks for an object that the store holds already.
 func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool) {
-	if pl, ok := st.fresh[*h]; ok {
-		return pl, true
+	if loc, ok := st.fresh[*h]; ok {
+		return loc, true
 	}
-	pl, ok := st.s.objects.Lookup(h, k)
-	st.restores = st.restores || !ok && pl != 0 // it is lost where the index knew it: this settling brings it back
-	return pl, ok
+	loc, ok := st.s.objects.Lookup(h, k)
+	st.restores = st.restores || !ok && loc != 0 // lost where the index knew it: this settling stores it again
+	return loc, ok
 }
 
 // adopt makes an object of a chunk that lies whole and aligned in an append segment.

@@ -15,23 +15,23 @@ import (
 )
 
 func (st *settling) record(g *segment.File, o segment.Object) segment.Location {
-	pl := segment.At(g.ID, o.Block)
-	st.fresh[o.Hash], st.own[pl] = pl, true
+	loc := segment.At(g.ID, o.Block)
+	st.fresh[o.Hash], st.own[loc] = loc, true
 	st.added[g] = append(st.added[g], o)
-	return pl
+	return loc
 }
 
-// store puts an object into the store unless it is there.
+// store stores an object unless the store has it.
 func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	if pl, ok := st.find(&h, k); ok {
-		if ok = st.trusts(pl); !ok {
+	if loc, ok := st.find(&h, k); ok {
+		if ok = st.trusts(loc); !ok {
 			var err error
-			if ok, err = st.confirm(k, &h, pl, data); err != nil {
+			if ok, err = st.confirm(k, &h, loc, data); err != nil {
 				return 0, err
 			}
 		}
 		if ok {
-			return pl, nil
+			return loc, nil
 		}
 	}
 	return st.append(k, h, data)
@@ -89,7 +89,7 @@ func (st *settling) recordIn(g *segment.File) error {
 	return nil
 }
 
-// index enters objects that are recorded.
+// index enters recorded objects into the index.
 func (st *settling) index(g *segment.File, objs []segment.Object) {
 	entries := make([]index.Entry, len(objs))
 	for i, o := range objs {
@@ -97,14 +97,15 @@ func (st *settling) index(g *segment.File, objs []segment.Object) {
 		entries[i] = index.Entry{Hash: o.Hash, Location: indexed(segment.At(g.ID, o.Block))}
 	}
 	if err := st.s.index.put(entries); err != nil {
-		st.s.log.Warn("the index did not take new objects; it is tried again", "error", err)
+		st.s.log.Warn("new objects were not entered into the index; the indexer tries again", "error", err)
 		st.s.index.lacks(g.ID)
 	}
 	st.s.objects.Stored(objs)
 }
 
-// objectLogLengths says how long the object logs are: those that this settling has written to, and those whose objects one
-// has recorded that was cut off, which this one has found.
+// objectLogLengths returns the lengths of all object logs that have objects, by segment: this
+// settling has written to some, and may refer to objects in others that an interrupted settling has
+// recorded.
 func (s *Store) objectLogLengths() map[uint32]int64 {
 	out := map[uint32]int64{}
 	for _, g := range s.segments.All() {

@@ -14,21 +14,21 @@ import (
 func (st *settling) publish(root *merkle.Root) error {
 	s, v := st.s, st.v
 	id := root.Hash()
-	dirs := s.objectLogLengths() // without s.catalog.mu: a segment's lock may be held over I/O
+	logs := s.objectLogLengths() // without s.catalog.mu: a segment's lock may be held over I/O
 	var logical int64
 	return s.catalog.update(st.ctx, func() ([]refs.Record, error) {
-		maps.DeleteFunc(dirs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })
+		maps.DeleteFunc(logs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })
 		if s.catalog.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 		}
 		if st.pins != nil {
-			if err := st.mayPin(st.pins.chunks...); err != nil { // one may have come since
+			if err := st.mayPin(st.pins.chunks...); err != nil { // a snapshot may have been made since
 				return nil, err
 			}
 		}
 		logical = st.account()
 		recs := []refs.Record{{
-			Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), Logical: logical, ObjectLogs: dirs, Time: time.Now().UTC().Truncate(time.Second),
+			Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), Logical: logical, ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
 		}}
 		for _, sn := range v.ref.Unsettled {
 			if sn.Gen == st.l.gen {
@@ -48,8 +48,8 @@ func (st *settling) publish(root *merkle.Root) error {
 	})
 }
 
-// install does step E: the root becomes the volume's base, and the layer goes. A commit that is under way may still use
-// its journal, which stays open until reclaiming.
+// install does step E: the root becomes the volume's base, and the layer goes. A commit that is
+// under way may still use its journal, which stays open until reclaiming.
 // REQUIRES: catalog.mu is held.
 func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	s, v := st.s, st.v
@@ -71,7 +71,7 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
-	s.reclaimer.expect() // before its bytes are off the account: a write must not find that there is nothing to wait for
+	s.reclaimer.expect() // before its bytes leave the account: a write must not conclude that there is nothing to wait for
 	v.settleFails.Store(0)
 	v.unstick()
 	s.space.settled(st.l)

@@ -13,22 +13,24 @@ const (
 	frozenLayers = 32 // above it, a snapshot waits for settling
 )
 
-// settler turns what was written into settled state: it decides which volume settles when, one layer at a time in a store,
-// and tries again what has failed. How a layer settles is in settle.go.
+// settler decides which volume settles when, one layer at a time in a store, and tries again what
+// has failed. How a layer settles is in settle.go.
 //
 // Invariants:
 //
-//   - Layers of a volume settle in their order; each settling is one call of settleLayer, on the settler's goroutine.
-//   - A volume that can't settle keeps no other from it: it is tried again by its own retry, and costs the others nothing.
-//   - Settling gives way to requests (pacer) unless somebody waits for it, or room or the tail's limit press.
-//   - Whoever waits for settling is woken when it has succeeded, failed, or given something back.
+//   - Layers of a volume settle in their order; each settling is one call of settleLayer, on the
+//     settler's goroutine.
+//   - A volume that can't settle does not delay the others: it has a retry of its own.
+//   - Settling gives way to requests (pacer) unless a caller waits for it, or room or the tail's
+//     limit presses.
+//   - Those who wait for settling are woken when it has succeeded, failed, or given room back.
 //
-// What run and its callees alone use needs no lock; ask, await and pressing may be called by anybody.
+// What only run and its callees use needs no lock. ask may be called from any goroutine.
 type settler struct {
 	s     *Store
 	asked chan struct{}
 
-	awaited atomic.Int64 // how many wait for settling, of all volumes
+	awaited atomic.Int64 // callers that wait for settling, of all volumes
 	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
 
 	pacer  pacer
@@ -41,7 +43,7 @@ func newSettler(s *Store) *settler {
 	return st
 }
 
-// ask has the settler look for something to do. It never blocks.
+// ask wakes the settler to look for something to do. It never blocks.
 func (t *settler) ask() {
 	select {
 	case t.asked <- struct{}{}:
@@ -59,8 +61,8 @@ func (t *settler) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			t.clock.Store(int64(t.s.uptime()))
-			_ = t.s.catalog.takeBack() // it is tried again
-			t.s.countStuck()           // before those who wait look again
+			_ = t.s.catalog.takeBack() // an error is tried again at the next tick
+			t.s.countStuck()           // before waiting writes look again
 			t.s.space.tick()
 		case <-t.asked:
 		}
@@ -68,12 +70,12 @@ func (t *settler) run(ctx context.Context) {
 	}
 }
 
-// settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume that can't
-// settle doesn't keep the others from it.
+// settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume
+// that can't settle does not delay the others.
 func (t *settler) settleDue(ctx context.Context) {
 	s := t.s
 	if s.writeError() != nil {
-		return // who waits is told so
+		return // waiting callers get the same error
 	}
 	for _, v := range s.catalog.all() {
 		if !s.retryDue(v) {
@@ -111,7 +113,7 @@ func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 		if serr := t.s.sealCopies(); err == nil {
 			err = serr
 		}
-		if errors.Is(err, errCounting) { // the other volumes first
+		if errors.Is(err, errCounting) { // goes on after the other volumes
 			t.ask()
 			return nil
 		}
@@ -147,7 +149,8 @@ func (s *Store) due(v *volume) bool {
 	return d >= 0 && s.uptime()-v.since > d
 }
 
-// awaitsIndex reports whether the volume's settling waits for the index to be filled, so that duplicates are found.
+// awaitsIndex reports whether the volume's settling waits until the index is filled, so that it
+// finds duplicates.
 func (t *settler) awaitsIndex(v *volume) bool {
 	if !t.s.indexer.filling.Load() || t.awaited.Load() > 0 {
 		return false
@@ -157,7 +160,8 @@ func (t *settler) awaitsIndex(v *volume) bool {
 	return !t.s.pressing(v) && len(v.layers) <= frozenLayers/2
 }
 
-// pressing reports whether settling may not wait for a quiet moment: the tail is long.
+// pressing reports whether settling may not wait for a quiet moment: the tail is long, or space is
+// low.
 // REQUIRES: v.mu is held.
 func (s *Store) pressing(v *volume) bool {
 	if v.tail > s.opts.TailSoft || s.space.waiting.Load() > 0 || s.space.lowSpace.Load() && v.tail > 0 {
@@ -178,11 +182,11 @@ func (s *Store) requests() uint64 {
 	return n
 }
 
-// kickSettler has the settler look for something to do. It never blocks.
+// kickSettler wakes the settler to look for something to do. It never blocks.
 func (s *Store) kickSettler() { s.settler.ask() }
 
-// Settle returns when everything written before the call has settled, but for what a damaged chunk keeps in the tail,
-// which is an error.
+// Settle returns when everything written before the call has settled. What a damaged chunk pins in
+// the tail does not settle, and is an error.
 func (s *Store) Settle(ctx context.Context) error {
 	for _, v := range s.catalog.all() {
 		if err := ctx.Err(); err != nil {
@@ -212,7 +216,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 	defer s.settler.awaited.Add(-1)
 	v.wanted.Add(1)
 	defer v.wanted.Add(-1)
-	before := v.settleErr.Load() // stays what writes that wait are told, even if this caller gives up
+	before := v.settleErr.Load() // not reset: waiting writes still need it if this caller gives up
 	for {
 		v.mu.Lock()
 		done := v.baseGen >= gen

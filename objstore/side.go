@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Side is a way into a volume whose users the kernel lets believe that nobody else writes it: it keeps pages for each
-// of them, and knows nothing of what comes by the other.
+// Side is a way into a volume whose users the kernel lets believe that nobody else writes it: it
+// keeps pages for each of them, and knows nothing of what comes by the other.
 type Side int
 
 // The sides of a volume.
@@ -21,8 +21,9 @@ func (s Side) taken() string {
 	return [sides]string{"it is attached to a device", "its live file is open for writing in a mount"}[s]
 }
 
-// Claim keeps the other side from claiming the volume, until release or Close. ErrInUse if the other side has it already. Any
-// number of users can claim one side; a user that claims none keeps nobody out, and is kept out by nobody.
+// Claim keeps the other side from claiming the volume, until release or Close. ErrInUse if the
+// other side has it already. Any number of users can claim one side; a user that claims none keeps
+// nobody out, and is kept out by nobody.
 func (v *Volume) Claim(side Side) (release func(), err error) {
 	return v.s.catalog.claim(v, side)
 }
@@ -55,8 +56,8 @@ func (c *catalog) unclaim(v *Volume) {
 	v.claimed = [sides]int{}
 }
 
-// Changes counts the writes and discards of the volume since the store was opened: a reader that keeps a copy can tell
-// by it whether that may be old.
+// Changes counts the writes and discards of the volume since the store was opened: a reader that
+// keeps a copy can tell by it whether that may be old.
 func (v *volume) Changes() uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// One side of a volume is claimed at a time, by any number of users, until the last of them has given it up or closed.
+// One side of a volume is claimed at a time, by any number of users, until the last of them has
+// given it up or closed.
 func TestClaim(t *testing.T) {
 	s, _, _, _ := scratchWorld(t)
 	defer s.Close()

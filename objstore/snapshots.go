@@ -11,8 +11,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its root. Guarded by
-// volume.mu.
+// naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its
+// root. Guarded by volume.mu.
 type naming struct {
 	gen     uint64
 	settled bool
@@ -20,8 +20,9 @@ type naming struct {
 	logical int64
 }
 
-// CreateSnapshot freezes the volume, makes what is frozen durable, and names it; the snapshot settles later. The catalog's
-// log is locked for the name alone, so that no other volume waits for the freeze and the flush.
+// CreateSnapshot freezes the volume, makes what is frozen durable, and names it; the snapshot
+// settles later. The catalog's log is locked for the name alone, so that no other volume waits for
+// the freeze and the flush.
 func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", snap); err != nil {
 		return SnapshotInfo{}, err
@@ -231,8 +232,8 @@ func snapInfo(ref *refs.Volume, sn *refs.Snapshot) SnapshotInfo {
 	return i
 }
 
-// findSnapshot returns the snapshot of two names, and its volume. Whether it has settled, and to which root, is read
-// with mu held.
+// findSnapshot returns the snapshot of two names, and its volume. Whether it has settled, and to
+// which root, is read with mu held.
 func (c *catalog) findSnapshot(volume, snap string) (*volume, *refs.Snapshot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -253,7 +254,8 @@ func (c *catalog) snapshot(volume, snap string) (*volume, *refs.Snapshot, error)
 	return v, sn, nil
 }
 
-// snapshotsOf returns the snapshots of a volume in order of creation, for work that does not hold mu.
+// snapshotsOf returns the snapshots of a volume in order of creation, for work that does not hold
+// mu.
 func (c *catalog) snapshotsOf(v *volume) []*refs.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,30 +20,35 @@ const (
 	holeStep = 4 << 20
 )
 
-// SmallestMaxSize is the least that MaxSize can be, in bytes: below it the reserve would be most of it.
+// SmallestMaxSize is the least that MaxSize can be, in bytes: below it the reserve would be most of
+// it.
 const SmallestMaxSize = 128 << 20
 
-// spaceAccount is the store's account of room: who may take how much, and who waits for it. Two things bound the store:
-// what its file system has free, and, where it is set, the most that its files may take. Of the lesser of the two, writes
-// leave the reserve and what settling the tails may have to write.
+// spaceAccount is the store's account of room: who may take how much, and who waits for it. Two
+// things bound the store: what its file system has free, and, where it is set, the most that its
+// files may take. Of the lesser of the two, writes leave the reserve and what settling the tails
+// may have to write.
 //
 //	file system    | used by others | used by the store | inflight | budget ... | reserved | reserve |
 //
-// A look at the disk grants a budget. Requests take from the budget and look at nothing else, so that take and takeHole
-// never block; a goroutine of the store (run) looks again when half of the budget is used. Who finds too little calls look
-// on a goroutine that may block, and learns whether there is room, whether to wait for settling, which may make some, or
-// whether the request must be refused.
+// A look at the disk grants a budget. Requests take from the budget and look at nothing else, so
+// that take and takeHole never block; a goroutine of the store (run) looks again when half of the
+// budget is used. Who finds too little calls look on a goroutine that may block, and learns whether
+// there is room, whether to wait for settling, which may make some, or whether the request must be
+// refused.
 //
-// Room is taken by requests (take, takeHole) and by what settling writes once more (mustTake). It comes back from
-// settling (settled) and from the reclaimer (returned). What is dead in the segments, and could be collected, is not counted here: the account sees it as used until
-// somebody gives it back to the file system.
+// Room is taken by requests (take, takeHole) and by what settling writes once more (mustTake). It
+// comes back from settling (settled) and from the reclaimer (returned). What is dead in the
+// segments, and could be collected, is not counted here: the account sees it as used until somebody
+// gives it back to the file system.
 //
 // Invariants:
 //
-//   - budget + reserved + reserve is at most what was free at the last look; what the file system does not know yet of
-//     writes under way (inflight) was taken off that.
-//   - reserved and tails are the sums over all layers that have not settled, stuckReserved and stuckTails those over the
-//     layers of volumes whose settling fails again and again. No write waits for the latter.
+//   - budget + reserved + reserve is at most what was free at the last look; what the file system
+//     does not know yet of writes under way (inflight) was taken off that.
+//   - reserved and tails are the sums over all layers that have not settled, stuckReserved and
+//     stuckTails those over the layers of volumes whose settling fails again and again. No write
+//     waits for the latter.
 //   - Whatever may let a waiter go on fires freed, after it has changed the account.
 //
 // lookMu serialises looks and is held over I/O. Nothing else is locked but the watermark's state.
@@ -87,7 +92,8 @@ func newSpaceAccount(total int64, deps spaceDeps) *spaceAccount {
 	return &spaceAccount{total: total, refill: make(chan struct{}, 1), deps: deps}
 }
 
-// take takes n bytes of the budget for a write and what settling it may take. It never blocks. false: look.
+// take takes n bytes of the budget for a write and what settling it may take. It never blocks.
+// false: look.
 func (a *spaceAccount) take(n int64) bool {
 	left, ok := takeOf(&a.budget, n)
 	if ok && left < spaceStep/2 && left+n >= spaceStep/2 {
@@ -96,9 +102,9 @@ func (a *spaceAccount) take(n int64) bool {
 	return ok
 }
 
-// takeHole is take for a hole. A hole frees space in the end: no maximum is in its way, and it may use what the file
-// system keeps from writes; but only half of that, for its edges may have to be copied, and a store that can't settle
-// can't free anything.
+// takeHole is take for a hole. A hole frees space in the end: no maximum is in its way, and it may
+// use what the file system keeps from writes; but only half of that, for its edges may have to be
+// copied, and a store that can't settle can't free anything.
 func (a *spaceAccount) takeHole(n int64) bool {
 	if a.take(n) {
 		return true
@@ -124,7 +130,8 @@ func (a *spaceAccount) has(n int64, hole bool) bool {
 	return a.budget.Load() >= n || hole && a.holes.Load() >= n
 }
 
-// mustTake is take for a caller that may block, and that can't wait for settling. The errors are those of look.
+// mustTake is take for a caller that may block, and that can't wait for settling. The errors are
+// those of look.
 func (a *spaceAccount) mustTake(n int64, hole bool) error {
 	take := a.take
 	if hole {
@@ -146,8 +153,9 @@ func (a *spaceAccount) wait(ctx context.Context, events ...<-chan struct{}) erro
 	return waitAny(ctx, events...)
 }
 
-// look looks at the disk, sets the budget by it, and says whether n bytes are to be had: nil; ErrBusy, if there is no room
-// now, but settling may give some back, or may need what there is first; else ErrNoSpace. It blocks.
+// look looks at the disk, sets the budget by it, and says whether n bytes are to be had: nil;
+// ErrBusy, if there is no room now, but settling may give some back, or may need what there is
+// first; else ErrNoSpace. It blocks.
 func (a *spaceAccount) look(n int64, hole bool) error {
 	a.lookMu.Lock()
 	defer a.lookMu.Unlock()
@@ -178,8 +186,8 @@ func (a *spaceAccount) look(n int64, hole bool) error {
 		ErrNoSpace, max(room, 0), limit, a.reserve.Load(), reserved)
 }
 
-// settlingHelps reports whether a request that finds no room should wait: settling may give room back, or, where only
-// reservations are in the way, use these.
+// settlingHelps reports whether a request that finds no room should wait: settling may give room
+// back, or, where only reservations are in the way, use these.
 func (a *spaceAccount) settlingHelps(onlyReserved bool) bool {
 	if a.deps.stopped() {
 		return false
@@ -222,13 +230,15 @@ func (a *spaceAccount) run(ctx context.Context) {
 	}
 }
 
-// lookAgain has the next request find out what is free: the last look may be wrong. It never blocks.
+// lookAgain has the next request find out what is free: the last look may be wrong. It never
+// blocks.
 func (a *spaceAccount) lookAgain() {
 	a.budget.Store(0)
 	a.holes.Store(0)
 }
 
-// commit notes a write of n bytes that has become part of a tail, and how many bytes more settling may write for it.
+// commit notes a write of n bytes that has become part of a tail, and how many bytes more settling
+// may write for it.
 func (a *spaceAccount) commit(n, reserved int64) {
 	a.tails.Add(n)
 	if reserved > 0 {
@@ -290,8 +300,8 @@ func (a *spaceAccount) limit(maxSize int64) int64 {
 	return a.total
 }
 
-// tick looks for room and warns of too little. Requests that wait for room look again: it may come from somebody else
-// than settling, or not come at all. The settler calls it; it blocks.
+// tick looks for room and warns of too little. Requests that wait for room look again: it may come
+// from somebody else than settling, or not come at all. The settler calls it; it blocks.
 func (a *spaceAccount) tick() {
 	room, err := a.room()
 	a.lowSpace.Store(err == nil && room < a.tails.Load()+a.reserved.Load())
@@ -309,7 +319,8 @@ func (a *spaceAccount) stuck(tail, reserved int64) {
 	a.stuckReserved.Add(reserved)
 }
 
-// noteError returns ErrNoSpace for the errnos that mean it, and then has the next request look at what is free.
+// noteError returns ErrNoSpace for the errnos that mean it, and then has the next request look at
+// what is free.
 func (a *spaceAccount) noteError(err error) error {
 	err = disk.SpaceError(err)
 	if errors.Is(err, ErrNoSpace) {
@@ -332,8 +343,9 @@ func waitAny(ctx context.Context, events ...<-chan struct{}) error {
 	}
 }
 
-// SetMaxSize bounds what the store's files may take on disk, in bytes; 0: only the file system does. It is kept in
-// the store. Writes stop short of it by the reserve, and it may be below what is used: then they stop at once.
+// SetMaxSize bounds what the store's files may take on disk, in bytes; 0: only the file system
+// does. It is kept in the store. Writes stop short of it by the reserve, and it may be below what
+// is used: then they stop at once.
 func (s *Store) SetMaxSize(bytes int64) error {
 	if err := checkMaxSize(bytes); err != nil {
 		return err
@@ -368,8 +380,8 @@ func (s *Store) writeError() error {
 	return nil
 }
 
-// fail turns the store read-only: what it can't make durable it must not pretend to have. It returns the error. It never
-// blocks, and may be called under any lock.
+// fail turns the store read-only: what it can't make durable it must not pretend to have. It
+// returns the error. It never blocks, and may be called under any lock.
 func (s *Store) fail(err error) error {
 	if s.failed.CompareAndSwap(nil, &err) {
 		s.log.Error("the store is read-only from now on", "error", err)

@@ -10,8 +10,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Small writes take a sector each, and a whole chunk and a leaf when they settle: a disk that they fill must
-// still have room for that.
+// Small writes take a sector each, and a whole chunk and a leaf when they settle: a disk that they
+// fill must still have room for that.
 func TestSmallWritesFillDisk(t *testing.T) {
 	ctx := context.Background()
 	mem := vfs.NewMem(0)

@@ -18,7 +18,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// IndexDir is where the index is, relative to the store: files that can be made anew, mapped in part.
+// IndexDir is where the index is, relative to the store: files that can be made anew, mapped in
+// part.
 const IndexDir = "index"
 
 const (
@@ -28,8 +29,9 @@ const (
 
 // Store is an open store. Safe for concurrent use.
 //
-// Its locks, what each protects and the order in which they are taken are listed in package internal/lockorder. A method
-// that needs one held says so in a line of its own, "REQUIRES: v.mu is held."
+// Its locks, what each protects and the order in which they are taken are listed in package
+// internal/lockorder. A method that needs one held says so in a line of its own, "REQUIRES: v.mu is
+// held."
 type Store struct {
 	dir      string
 	fs       vfs.FS
@@ -81,15 +83,15 @@ type Store struct {
 
 func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.ChunkSize) }
 
-// uptime is how long the store has been open. Durations are differences of it and never of wall clocks, which
-// somebody may set at any time.
+// uptime is how long the store has been open. Durations are differences of it and never of wall
+// clocks, which somebody may set at any time.
 func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 
 // errLookOnly is why a store takes no writes that was opened so.
 var errLookOnly = errors.New("it was opened to be looked at")
 
-// background runs f on a goroutine that Close waits for. It returns false, and f does not run, if the store is being
-// closed.
+// background runs f on a goroutine that Close waits for. It returns false, and f does not run, if
+// the store is being closed.
 func (s *Store) background(f func()) bool {
 	s.workersMu.Lock()
 	defer s.workersMu.Unlock()

@@ -10,15 +10,17 @@ import (
 	"varve/objstore/queuethread"
 )
 
-// storeIndex is the index of an open store: the one the store was opened with, or the one that was made in its place after
-// it broke. It also knows which segments the index has all the objects of. The objects of the others are found in the
-// segments' own object lists (package object) until the indexer has entered them.
+// storeIndex is the index of an open store: the one the store was opened with, or the one that was
+// made in its place after it broke. It also knows which segments the index has all the objects of.
+// The objects of the others are found in the segments' own object lists (package object) until the
+// indexer has entered them.
 type storeIndex struct {
 	opened index.Index
 	anew   atomic.Pointer[index.Index] // nil as long as opened works
 
-	// putMu keeps an entry that was found in an old object list from replacing one that is newer: that of an object which was
-	// stored again, because its old location is damaged. Held over writes of the index, and over no other I/O.
+	// putMu keeps an entry that was found in an old object list from replacing one that is newer:
+	// that of an object which was stored again, because its old location is damaged. Held over
+	// writes of the index, and over no other I/O.
 	putMu lockorder.IOMutex[lockorder.IndexPut]
 
 	mu       lockorder.Mutex[lockorder.Memory]
@@ -56,7 +58,8 @@ type conflict struct {
 	has index.Location
 }
 
-// putMissing enters those objects that the index has no location of, and returns the ones that it has another location of.
+// putMissing enters those objects that the index has no location of, and returns the ones that it
+// has another location of.
 func (x *storeIndex) putMissing(entries []index.Entry) ([]conflict, error) {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
@@ -77,7 +80,8 @@ func (x *storeIndex) putMissing(entries []index.Entry) ([]conflict, error) {
 	return others, ix.Put(missing)
 }
 
-// replace enters objects in the place of entries that turned out to be wrong, unless these have changed meanwhile.
+// replace enters objects in the place of entries that turned out to be wrong, unless these have
+// changed meanwhile.
 func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
@@ -94,7 +98,8 @@ func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	return ix.Put(instead)
 }
 
-// broken reports an index that answers nothing and takes nothing any more, and that can be made anew: once.
+// broken reports an index that answers nothing and takes nothing any more, and that can be made
+// anew: once.
 func (x *storeIndex) broken() (renewable, bool) {
 	if x.anew.Load() != nil {
 		return nil, false
@@ -114,7 +119,8 @@ func (x *storeIndex) use(ix index.Index) {
 	clear(x.complete)
 }
 
-// entered notes that the index has all the objects of a new segment, which has none, or of a sealed one that is marked.
+// entered notes that the index has all the objects of a new segment, which has none, or of a sealed
+// one that is marked.
 func (x *storeIndex) entered(id uint32) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -128,8 +134,8 @@ func (x *storeIndex) begin() (missed int64) {
 	return x.missed
 }
 
-// enteredSince is entered for a segment whose objects were looked up and entered after begin. It reports false if entries
-// were not taken meanwhile: they may have been the segment's.
+// enteredSince is entered for a segment whose objects were looked up and entered after begin. It
+// reports false if entries were not taken meanwhile: they may have been the segment's.
 func (x *storeIndex) enteredSince(id uint32, missed int64) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -10,7 +10,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// syncMeter counts syncs, and how many are under way at once. Each takes long enough for others to begin.
+// syncMeter counts syncs, and how many are under way at once. Each takes long enough for others to
+// begin.
 type syncMeter struct {
 	mu        sync.Mutex
 	on        bool
@@ -51,7 +52,8 @@ func (m *syncMeter) measure(f func()) (count, most int, names []string) {
 	return m.count, m.most, m.names
 }
 
-// A snapshot syncs the data, the journal, the names of both journals and both files of refs once, the last two at once.
+// A snapshot syncs the data, the journal, the names of both journals and both files of refs once,
+// the last two at once.
 func TestSnapshotSyncs(t *testing.T) {
 	m := &syncMeter{}
 	r := newRig(t, Options{})

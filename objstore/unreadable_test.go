@@ -19,7 +19,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// newRigOfTwo has two volumes, of which the first one, v, has something that has not settled. Both are closed.
+// newRigOfTwo has two volumes, of which the first one, v, has something that has not settled. Both
+// are closed.
 func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
 	r = newRig(t, Options{})
 	v = r.volume("a", 1<<20)
@@ -33,8 +34,8 @@ func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
 	return r, v
 }
 
-// A segment that was never made is a file of zeroes, and goes. One whose header has become zeroes is mended; one that
-// can't be read is named, and stays: its disk may answer again.
+// A segment that was never made is a file of zeroes, and goes. One whose header has become zeroes
+// is mended; one that can't be read is named, and stays: its disk may answer again.
 func TestSegmentWithoutHeader(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})
@@ -137,7 +138,8 @@ func TestFileThatCantBeOpened(t *testing.T) {
 	}
 }
 
-// Nor does a file without an inode, which can't be replaced or removed either, keep the store from opening.
+// Nor does a file without an inode, which can't be replaced or removed either, keep the store from
+// opening.
 func TestFileThatCantBeTouched(t *testing.T) {
 	r, v := newRigOfTwo(t)
 	left := journal.Name(v.ref.ID, v.baseGen)

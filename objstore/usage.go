@@ -12,8 +12,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// usage knows what the store's files occupy on disk, without asking for each of them: a sealed segment does not change, so
-// that only those are asked that are being written, and the index, of many files, now and then. Its methods block.
+// usage knows what the store's files occupy on disk, without asking for each of them: a sealed
+// segment does not change, so that only those are asked that are being written, and the index, of
+// many files, now and then. Its methods block.
 type usage struct {
 	fs         vfs.FS
 	segments   *segment.Table
@@ -40,7 +41,8 @@ func (u *usage) total() (int64, error) {
 	return segs + other, err
 }
 
-// parts tells the segments and their object logs from journals, refs, index, and the daemon's files.
+// parts tells the segments and their object logs from journals, refs, index, and the daemon's
+// files.
 func (u *usage) parts() (segs, other int64, err error) {
 	for _, g := range u.segments.All() {
 		n, err := u.ofSegment(g)

@@ -11,12 +11,14 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// verifier compares settled chunks with their hashes as a plan's pieces are read. The zero value verifies nothing.
+// verifier compares settled chunks with their hashes as a plan's pieces are read. The zero value
+// verifies nothing.
 //
-// A leaf in memory holds locations alone, 8 bytes a chunk. The hashes are in the leaf's node of the tree, which is itself
-// checked against its hash in the node above when it is read, up to the root: so the plan remembers the root that its
-// locations are of, and the nodes come from the cache of nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the
-// disk. What has not settled yet has no hash.
+// A leaf in memory holds locations alone, 8 bytes a chunk. The hashes are in the leaf's node of the
+// tree, which is itself compared with its hash in the node above when it is read, up to the root:
+// so a plan remembers the root that its locations are of, and the nodes come from the cache of
+// nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the disk. What has not settled yet
+// has no hash.
 type verifier struct {
 	s     *Store
 	root  merkle.Root
@@ -24,8 +26,8 @@ type verifier struct {
 	image string // the volume's name, for errors
 }
 
-// verifierFor returns the verifier of a plan that begins at off, over the tree under root. It verifies nothing where v is nil,
-// or the volume does not ask for verified reads.
+// verifierFor returns the verifier of a plan that begins at off, over the tree under root. It
+// verifies nothing where v is nil, or the volume does not ask for verified reads.
 func (v *volume) verifierFor(root *merkle.Root, off int64) verifier {
 	if v == nil || !v.verify.Load() {
 		return verifier{}
@@ -33,15 +35,15 @@ func (v *volume) verifierFor(root *merkle.Root, off int64) verifier {
 	return verifier{s: v.s, root: *root, off: off, image: v.ref.Name}
 }
 
-// Checked reports whether settled chunks have to be verified as they are read: by Plan.Read, and not by the descriptors of
-// the pieces.
+// Checked reports whether settled chunks have to be verified as they are read: by Plan.Read, and
+// not by the descriptors of the pieces.
 func (p *Plan) Checked() bool { return p.verifier.s != nil }
 
-// Read fills buf with the planned range; it blocks. A chunk whose bytes do not have its hash is a CorruptError, if the
-// plan is Checked. buf had better be aligned to a page.
+// Read fills buf with the planned range. It blocks. If the plan is Checked, a chunk whose bytes do
+// not have its hash is a CorruptError. Reading is faster if buf is aligned to a page.
 func (p *Plan) Read(buf []byte) error { return readPieces(p, buf) }
 
-// NewBuffer gives n bytes that begin at a page.
+// NewBuffer returns n bytes that begin at a page.
 func NewBuffer(n int) []byte { return disk.AlignedBuffer(n) }
 
 // verifiedRun is how many bytes are read at once to be verified.
@@ -50,7 +52,7 @@ const verifiedRun = MaxRequest / 4
 // verifyBuffers are for the pieces that begin or end inside a chunk.
 var verifyBuffers = sync.Pool{New: func() any { b := disk.AlignedBuffer(verifiedRun); return &b }}
 
-// read reads a settled piece into b: whole chunks, since nothing less has a hash.
+// read reads a settled piece into b. It reads whole chunks, since nothing less has a hash.
 func (k *verifier) read(c *Piece, b []byte) error {
 	size := int64(k.root.ChunkSize)
 	at := k.off + int64(c.BufOff)
@@ -78,7 +80,8 @@ func (k *verifier) read(c *Piece, b []byte) error {
 	return nil
 }
 
-// chunks reads whole chunks of the image from first on, which lie at fileOff one after the other, and checks them.
+// chunks reads whole chunks of the image from byte first on, which lie at fileOff one after the
+// other, and verifies them.
 func (k *verifier) chunks(g *segment.File, fileOff, first int64, run []byte) error {
 	if err := disk.ReadAligned(g.Data, run, fileOff); err != nil {
 		return fmt.Errorf("read %s: %w", segment.Name(g.ID), err)
@@ -104,7 +107,7 @@ func (k *verifier) chunks(g *segment.File, fileOff, first int64, run []byte) err
 	return nil
 }
 
-// bad tells of a chunk that is not what it was, and gives the error for its reader.
+// bad logs that a chunk's bytes do not have its hash, and returns the error for its reader.
 func (k *verifier) bad(g *segment.File, fileOff, chunk int64, want, got merkle.Hash) error {
 	sectors := int64(k.root.ChunkSize) / SectorSize
 	from := chunk * sectors
@@ -113,7 +116,8 @@ func (k *verifier) bad(g *segment.File, fileOff, chunk int64, want, got merkle.H
 		File: segment.Name(g.ID), Offset: fileOff, Object: fmt.Sprintf("chunk at sectors %d to %d of volume %s", from, to, k.image),
 		Err: errors.New("its bytes do not have its hash"),
 	}
-	// Who wants chunks checked is not let read it, and others get the bytes as they are, as long as that is all.
+	// Verified readers get an error; others read the bytes as they are, as long as nothing else is
+	// known against them.
 	if k.s.objects.Suspect(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
 		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
 			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segment.Name(g.ID)),

@@ -64,7 +64,8 @@ func locationOf(t *testing.T, im Image, off int64) (seg uint32, fileOff int64) {
 	return c.seg.ID, c.FileOff + off - from
 }
 
-// verifyWorld is a store with a settled volume of 40 chunks, the last of them partial, and some of them in pieces.
+// verifyWorld is a store with a settled volume of 40 chunks, the last of them partial, and some of
+// them in pieces.
 func verifyWorld(t *testing.T, chunk int, o Options) (s *Store, v *Volume, dir string, data []byte) {
 	t.Helper()
 	dir = t.TempDir()
@@ -167,8 +168,8 @@ func wantDamage(t *testing.T, name string, im Image, data []byte, i, chunk int, 
 	}
 }
 
-// TestVerifiedReadOfTail: what was written over a damaged chunk is read; the rest of the chunk is not. Settling mends
-// it when it was written whole.
+// TestVerifiedReadOfTail: what was written over a damaged chunk is read; the rest of the chunk is
+// not. Settling mends it when it was written whole.
 func TestVerifiedReadOfTail(t *testing.T) {
 	const chunk = 16384
 	s, v, dir, data := verifyWorld(t, chunk, Options{})
@@ -191,7 +192,8 @@ func TestVerifiedReadOfTail(t *testing.T) {
 	wantRead(t, v, 0, data)
 }
 
-// TestVerifyIsAProperty: it is kept with the volume, takes effect at once, and without it the bytes come as they are.
+// TestVerifyIsAProperty: it is kept with the volume, takes effect at once, and without it the bytes
+// come as they are.
 func TestVerifyIsAProperty(t *testing.T) {
 	const chunk = 16384
 	s, v, dir, data := verifyWorld(t, chunk, Options{})

@@ -12,7 +12,7 @@ import (
 type View struct {
 	s    *Store
 	size int64
-	of   *volume // decides whether chunks are checked; nil: they are not
+	of   *volume // decides whether chunks are verified; nil: they are not
 
 	// A snapshot that has not settled is read through its volume, by the layers up to gen.
 	v   *volume
@@ -36,8 +36,8 @@ func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
 	return s.openRoot(root, w.size, w.of)
 }
 
-// view points w to a snapshot. One that has not settled is read through its volume, which knows w from here on; of one that
-// has, it returns the root.
+// view returns the root of a snapshot that has settled. A snapshot that has not is read through its
+// volume: view sets that in w, and registers w, so that settling can give it a base of its own.
 func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +93,7 @@ func (w *View) Root() string {
 	return w.base.id.String()
 }
 
-// settled gives the view a base of its own, before the volume's moves past the snapshot.
+// settled hands the view a base of its own, before the volume's base moves past the snapshot.
 func (w *View) settled(b *base) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -144,7 +144,7 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	return nil
 }
 
-// upTo gives the layers that make up the volume as it was when gen was frozen.
+// upTo returns the layers that make up the volume as it was when gen was frozen.
 // REQUIRES: v.mu is held.
 func (v *volume) upTo(gen uint64) []*layer {
 	n := len(v.layers)
@@ -176,7 +176,8 @@ func (w *View) emptyUntil(off int64) (int64, error) {
 	return w.s.emptyBelow(&root, off, end)
 }
 
-// untouched returns the tree of the view, and the end of what the layers over it leave as it is at off.
+// untouched returns the tree of the view, and the end of the range from off on that no layer over
+// the tree touches.
 func (w *View) untouched(off int64) (root merkle.Root, end int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -197,7 +198,7 @@ func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, 
 	return extentAt(ctx, w, off)
 }
 
-// Close gives the view up; no plan of it may be in use.
+// Close closes the view. No plan of it may be in use.
 func (w *View) Close() error {
 	w.s.catalog.removeView(w)
 	w.mu.Lock()
@@ -210,7 +211,7 @@ func (w *View) Close() error {
 		w.base.drop()
 	}
 	if w.v != nil {
-		w.v.mayHelp() // its settling may have had to wait for this reader
+		w.v.mayHelp() // the volume's settling may have waited for this reader
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Volume is a volume held open by one user. All users of a volume share one engine object, so that a write
-// through one is read through the others at once. Safe for concurrent use.
+// Volume is a volume held open by one user. All users of a volume share one engine object, so that
+// a write through one is read through the others at once. Safe for concurrent use.
 type Volume struct {
 	*volume
 	user    string
@@ -21,7 +21,7 @@ type Volume struct {
 	claimed [sides]int // of volume.claims; guarded by catalog.mu
 }
 
-// Close gives the volume up, after a Flush.
+// Close flushes the volume and closes it for this user.
 func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
 		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
@@ -45,29 +45,29 @@ type volume struct {
 	verify  atomic.Bool // ref.Verify, for readers
 	damage  atomic.Pointer[volumeDamage]
 
-	settleErr   atomic.Pointer[error] // why it did not settle, for those who wait
-	settleFails atomic.Int64          // how often in a row
-	wanted      atomic.Int64          // who waits for its settling
-	changes     atomic.Int64          // what may have helped a settling that fails
+	settleErr   atomic.Pointer[error] // why it did not settle, for waiting callers
+	settleFails atomic.Int64          // failed settlings in a row
+	wanted      atomic.Int64          // callers that wait for its settling
+	changes     atomic.Int64          // counts events that may let a failing settling succeed
 	obstacle    obstacle              // under settleMu
 	nextTry     retry                 // after a failure
 	pins        atomic.Pointer[damagePins]
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 
-	settleMu lockorder.IOMutex[lockorder.Settling]     // one at a time settles its layers, gives their room back or drops them; taken before all others
+	settleMu lockorder.IOMutex[lockorder.Settling]     // its holder settles layers, reclaims their room or drops them; taken before all others
 	freezeMu lockorder.IOMutex[lockorder.Freeze]       // one freeze at a time
 	commitMu lockorder.IOMutex[lockorder.Commit]       // one commit at a time; taken before mu
 	durable  uint64                                    // records that are durable; under commitMu
 	rmw      lockorder.IOMutex[lockorder.PartialWrite] // one write of part of a sector at a time; taken before mu
 
 	mu       lockorder.Mutex[lockorder.Volume]
-	room     event    // the tail has become shorter, a request has ended, or the volume is closed
+	room     event    // fires when the tail has become shorter, a request has ended, or the volume is closed
 	layers   []*layer // oldest first; the last one is active while writable
 	writable bool
-	closed   bool // by Store.Close, or deleted
+	closed   bool // the store was closed, or the volume deleted
 
-	unjournaled bool // opened, but there was no room for a journal
+	unjournaled bool // open, but there was no room for a journal
 	extending   bool // the extender was asked for a window of the active layer's journal
 
 	base          *base
@@ -80,18 +80,18 @@ type volume struct {
 	appended      uint64    // records ever appended
 	inflight      int       // writes reserved
 	tail          int64     // bytes in layers
-	ops           uint64    // requests, to tell a busy volume
+	ops           uint64    // requests, by which the pacer tells a busy volume
 	partial       partial
-	idleAt        time.Duration // the uptime from which on nobody uses it and nothing waits to settle; 0: that is not so
+	idleAt        time.Duration // the uptime since which it has been unused, with nothing to settle; 0: it is in use
 	since         time.Duration // the uptime at which the active layer became non-empty; 0: empty
 
-	stuckTail, stuckReserved int64 // bytes that the account of stuck ones has of this volume
+	stuckTail, stuckReserved int64 // bytes that countStuck has added to the account for this volume
 }
 
 func newVolume(s *Store, ref *refs.Volume, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
 	v.verify.Store(ref.Verify)
-	s.objects.Deepen(b.root.Depth) // under s.catalog.mu, or while the store opens
+	s.objects.Deepen(b.root.Depth) // s.catalog.mu is held, or the store is being opened
 	return v
 }
 
@@ -165,7 +165,7 @@ func (v *volume) sweep(n int64) {
 	v.mu.Unlock()
 }
 
-// openError says that the store was closed, or the volume deleted or damaged.
+// openError returns an error if the store was closed, or the volume deleted or damaged.
 // REQUIRES: v.mu is held.
 func (v *volume) openError() error {
 	if v.closed {

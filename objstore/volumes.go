@@ -16,8 +16,9 @@ import (
 // MaxName is the length of the longest name of a volume or snapshot, in bytes.
 const MaxName = refs.MaxName
 
-// CheckName returns what is wrong with the name of a volume or snapshot, as ErrInvalid: it has 1 to MaxName letters,
-// digits, '.', '_', '-', ':' and '+', the first a letter or digit. what ("volume") is for the message.
+// CheckName returns what is wrong with the name of a volume or snapshot, as ErrInvalid: it has 1 to
+// MaxName letters, digits, '.', '_', '-', ':' and '+', the first a letter or digit. what ("volume")
+// is for the message.
 func CheckName(what, name string) error { return refs.CheckName(what, name) }
 
 // CreateVolume makes a volume of zeroes. ErrExists if the name is taken.
@@ -49,8 +50,8 @@ func (s *Store) CreateVolume(ctx context.Context, name string, o VolumeOptions) 
 	return s.catalog.info(v), nil
 }
 
-// create adds a volume. decide, with mu held, returns the records that make it, all in one frame; engine, with mu held
-// when they have taken effect, makes the engine's object of it.
+// create adds a volume. decide, with mu held, returns the records that make it, all in one frame;
+// engine, with mu held when they have taken effect, makes the engine's object of it.
 func (c *catalog) create(ctx context.Context, id uuid.UUID, decide func() ([]refs.Record, error), engine func(*refs.Volume) *volume) (*volume, error) {
 	var v *volume
 	err := c.update(ctx, decide, func() {
@@ -61,8 +62,8 @@ func (c *catalog) create(ctx context.Context, id uuid.UUID, decide func() ([]ref
 	return v, err
 }
 
-// OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0", "fuse"), for
-// the lists. Close it when done.
+// OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0",
+// "fuse"), for the lists. Close it when done.
 func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	v, err := s.catalog.find(name)
 	if err != nil {
@@ -87,8 +88,9 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	return &Volume{volume: v, user: user}, nil
 }
 
-// enter notes a user of a volume. It is refused while the volume is damaged, being deleted, or gone, and while the log may
-// hold a record that deletes or repairs it although that was answered with an error.
+// enter notes a user of a volume. It is refused while the volume is damaged, being deleted, or
+// gone, and while the log may hold a record that deletes or repairs it although that was answered
+// with an error.
 func (c *catalog) enter(v *volume, user string) error {
 	for {
 		if err := c.takeBack(); err != nil {
@@ -129,9 +131,10 @@ func (c *catalog) leave(v *volume, user string) {
 	}
 }
 
-// SetVerify decides whether settled chunks of the volume, and of its snapshots, are verified against their hashes as they
-// are read, by whatever way. It is a property of the volume rather than of a device: the device, the mount and the daemon
-// that takes over must not differ in what they return. It takes effect at once, and is durable when SetVerify returns.
+// SetVerify decides whether settled chunks of the volume, and of its snapshots, are verified
+// against their hashes as they are read, by whatever way. It is a property of the volume rather
+// than of a device: the device, the mount and the daemon that takes over must not differ in what
+// they return. It takes effect at once, and is durable when SetVerify returns.
 func (s *Store) SetVerify(ctx context.Context, name string, on bool) (VolumeInfo, error) {
 	var v *volume
 	err := s.catalog.update(ctx, func() (_ []refs.Record, err error) {

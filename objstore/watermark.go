@@ -25,8 +25,8 @@ const (
 	remindAfter  = 10 * time.Minute
 )
 
-// watermark notices when the room for writes becomes low, and says so in the log: when it is low, when it has
-// halved since, when writes are refused, and when it is over.
+// watermark notices when the room for writes becomes low, and says so in the log: when it is low,
+// when it has halved since, when writes are refused, and when it is over.
 type watermark struct {
 	refused atomic.Bool // a write was refused since the last look
 
@@ -43,7 +43,8 @@ type rateLimit struct {
 	logged bool      // and not taken back since
 }
 
-// due reports whether the message is to be logged, and takes it for logged: it is news, or worse, or was logged long ago.
+// due reports whether the message is to be logged, and takes it for logged: it is news, or worse,
+// or was logged long ago.
 func (l *rateLimit) due(now time.Time, worse bool) bool {
 	since := now.Sub(l.at)
 	if !l.at.IsZero() && (since < warnInterval || l.logged && !worse && since < remindAfter) {
@@ -65,8 +66,9 @@ func (a *spaceAccount) lowMark() int64 {
 	return min(max(a.limit(a.maxSize.Load())/10, 2*fullMark), largestLow)
 }
 
-// stateOf returns the state for the room that writes have beside what settling may need. One that was is left when
-// there is a quarter more than what it begins with, so that it does not come and go with every write.
+// stateOf returns the state for the room that writes have beside what settling may need. One that
+// was is left when there is a quarter more than what it begins with, so that it does not come and
+// go with every write.
 func stateOf(was SpaceState, room, low int64) SpaceState {
 	below := func(mark int64, in bool) bool {
 		if in {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The log warns before the store is full, again when the room has halved, and says when it is over; nothing twice in a
-// minute.
+// The log warns before the store is full, again when the room has halved, and says when it is over;
+// nothing twice in a minute.
 func TestWatermarkMessages(t *testing.T) {
 	var log bytes.Buffer
 	a := newSpaceAccount(1<<30, spaceDeps{log: slog.New(slog.NewTextHandler(&log, nil))})

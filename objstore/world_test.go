@@ -24,7 +24,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// world runs a store in memory beside its model. Its choices come from pick, so that rapid can shrink them.
+// world runs a store in memory beside its model. Its choices come from pick, so that rapid can
+// shrink them.
 type world struct {
 	t    tester
 	pick func(n int, what string) int
@@ -223,8 +224,8 @@ func (w *world) close(s *Store) error {
 	return w.closeErr
 }
 
-// unstick closes a store whose files are cut off if an operation waits there for what will never come: the
-// death of its process would have ended it.
+// unstick closes a store whose files are cut off if an operation waits there for what will never
+// come: the death of its process would have ended it.
 func (w *world) unstick() (stop func()) {
 	s, mem := w.s, w.mem
 	done := make(chan struct{})
@@ -255,8 +256,8 @@ const (
 
 var crashNames = [crashKinds]string{"kill", "kill and remount", "kill and trusted remount", "power cut"}
 
-// crash takes the store down where it is, or where the cut was met, and brings it up again, with crashes on
-// the way.
+// crash takes the store down where it is, or where the cut was met, and brings it up again, with
+// crashes on the way.
 func (w *world) crash(kind int, again bool) {
 	for {
 		if kind == powerCut {
@@ -284,7 +285,8 @@ func (w *world) crash(kind int, again bool) {
 	w.checkAll()
 }
 
-// nothingDamaged holds a store that a crash has left against its own account: a crash damages nothing.
+// nothingDamaged holds a store that a crash has left against its own account: a crash damages
+// nothing.
 func (w *world) nothingDamaged() {
 	w.s.reportMu.Lock()
 	defer w.s.reportMu.Unlock()
@@ -293,8 +295,8 @@ func (w *world) nothingDamaged() {
 	}
 }
 
-// otherDisks brings the store up on other disks that a power cut at the same moment could have left: which sectors,
-// sizes and names got there is a matter of chance.
+// otherDisks brings the store up on other disks that a power cut at the same moment could have
+// left: which sectors, sizes and names got there is a matter of chance.
 func (w *world) otherDisks() {
 	if w.others == 0 || !w.mem.WasCut() {
 		return
@@ -663,7 +665,8 @@ func (w *world) tolerates(err error) bool {
 	return w.space > 0 && errors.Is(err, ErrNoSpace)
 }
 
-// data makes the bytes of a write of n bytes at off: new ones, zeroes, or chunks that others have too.
+// data makes the bytes of a write of n bytes at off: new ones, zeroes, or chunks that others have
+// too.
 func (w *world) data(off int64, n int) []byte {
 	switch w.pick(4, "content") {
 	case 0:
@@ -711,7 +714,8 @@ func (w *world) anyVolume() *modelVolume {
 	return w.vols[names[w.pick(len(names), "volume")]]
 }
 
-// answered reports that an operation was answered before the cut: a process that was killed answers nobody.
+// answered reports that an operation was answered before the cut: a process that was killed answers
+// nobody.
 func (w *world) answered(err error, what string) bool {
 	if w.mem.WasCut() {
 		return false
@@ -724,8 +728,8 @@ func (w *world) answered(err error, what string) bool {
 
 var le = binary.LittleEndian
 
-// forgetJournal has a journal's header say no more than that of an older version: which journal it is, and through which
-// page cache it was written.
+// forgetJournal has a journal's header say no more than that of an older version: which journal it
+// is, and through which page cache it was written.
 func forgetJournal(t testing.TB, f interface {
 	io.ReaderAt
 	io.WriterAt

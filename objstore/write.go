@@ -13,8 +13,9 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Reserve finds a location for a write. It never blocks on I/O, nor on a lock that is held over I/O. ErrBusy: call Wait,
-// from a goroutine that may block, and retry. ErrReadOnly is the other error to expect.
+// Reserve finds a location for a write. It never blocks on I/O, nor on a lock that is held over
+// I/O. ErrBusy: call Wait, from a goroutine that may block, and retry. ErrReadOnly is the other
+// error to expect.
 func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if err := v.validateRange(off, int64(length)); err != nil {
 		return err
@@ -53,10 +54,11 @@ func (v *volume) reserve(off int64, length int, w *Write) error {
 	return nil
 }
 
-// errNoWindow is an ErrBusy: no mapped part of the journal is left. extendJournal makes one.
+// errNoWindow is an ErrBusy: the mapped part of the journal is used up. extendJournal maps another.
 var errNoWindow = fmt.Errorf("the journal is being extended: %w", ErrBusy)
 
-// admit says whether a request that appends a record may go on. It never blocks.
+// admit returns nil if a request that appends a record may proceed, and ErrBusy if it has to wait.
+// It never blocks.
 // REQUIRES: v.mu is held.
 func (v *volume) admit() error {
 	if err := v.s.writeError(); err != nil {
@@ -69,7 +71,7 @@ func (v *volume) admit() error {
 		return fmt.Errorf("volume %s: %w for its journal", v.ref.Name, ErrNoSpace)
 	}
 	if v.partial.exclusive {
-		return ErrBusy // it is about to be over
+		return ErrBusy // the partial write is about to end
 	}
 	j := v.active().journal
 	if j.Full(v.inflight+1) || v.tail > v.s.opts.TailHard {
@@ -85,8 +87,9 @@ func (v *volume) admit() error {
 	return nil
 }
 
-// nextSegment replaces the append segment by one from the pool or by the spare one; nil if that is still being made. Under
-// v.mu.
+// nextSegment replaces the append segment by one from the pool, or by the one that the maker has
+// ready, and returns it; nil if there is neither.
+// REQUIRES: v.mu is held.
 func (v *volume) nextSegment() *segment.File {
 	g := v.s.appendPool.take()
 	if g == nil {
@@ -101,16 +104,18 @@ func (v *volume) nextSegment() *segment.File {
 func (v *volume) useSegment(g *segment.File) {
 	if g := v.appendSegment; g != nil {
 		g.Full = true
-		// It may have settled as far as it was used: the end of the active layer is its end too.
+		// All writes in it may have settled. With this empty run, reclaiming the active layer ends
+		// the segment in any case.
 		v.active().hand(g.ID, g.Next, g.Next)
 	}
 	v.appendSegment = g
 	failpoint.Here(failpoint.SegmentRolled)
 }
 
-// Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the tail has become shorter,
-// there is room for the request and its settling, and a segment to write to. hole says that the request was for TryZero.
-// ErrNoSpace is the error if there is no room and settling makes none. Any error is the request's.
+// Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the
+// tail has become shorter, there is room for the request and its settling, and a segment to write
+// to. hole says that the request was for TryZero. The error is ErrNoSpace if there is no room and
+// settling frees none. The request fails with any error that Wait returns.
 func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
 	need := holeReservation(int64(v.s.sb.ChunkSize))
 	if !hole {
@@ -162,7 +167,8 @@ func (v *volume) waitSegment(ctx context.Context) error {
 	return nil
 }
 
-// hasSegment reports whether there is a segment with room for a request, or none is needed; it takes one from the pool.
+// hasSegment reports whether there is a segment with room for a request, or none is needed. It may
+// take one from the pool.
 func (v *volume) hasSegment() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -182,17 +188,19 @@ func (v *volume) segmentFits() bool {
 	return v.appendSegment != nil && v.appendSegment.Next+MaxRequest <= v.appendSegment.Capacity
 }
 
-// Commit makes a completed write visible and journaled; it survives the death of this process, and power
-// cuts after the next Flush. An error means that the request must fail with EIO.
+// Commit makes a completed write visible, and appends it to the journal: the write survives the
+// death of this process, and power cuts after the next Flush. On an error the request must fail
+// with EIO.
 func (v *volume) Commit(w *Write) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.commit(w)
 }
 
-// commit is Commit under v.mu.
+// commit is Commit.
+// REQUIRES: v.mu is held.
 func (v *volume) commit(w *Write) error {
-	l, err := v.place(w)
+	l, err := v.journalWrite(w)
 	if err != nil {
 		return err
 	}
@@ -206,13 +214,13 @@ func (v *volume) commit(w *Write) error {
 	return nil
 }
 
-// place puts a write into the journal and into the live map.
+// journalWrite appends a write to the journal and inserts it into the live map.
 // REQUIRES: v.mu is held.
-func (v *volume) place(w *Write) (*layer, error) {
+func (v *volume) journalWrite(w *Write) (*layer, error) {
 	n := uint64(w.Len) / SectorSize
 	end := uint64(w.Off)/SectorSize + n
 	v.land(w)
-	v.room.fire() // what is in flight takes room in the journal, for its commits
+	v.room.fire() // each write in flight holds room in the journal for its record
 	if err := v.s.writeError(); err != nil {
 		return nil, err
 	}
@@ -220,7 +228,7 @@ func (v *volume) place(w *Write) (*layer, error) {
 		return nil, err
 	}
 	l := v.active()
-	// The journal and the live map in one critical section: replay must come to the same map.
+	// Journal and live map change in one critical section: replay must come to the same map.
 	if err := l.journal.Append(&journal.Record{
 		Type: journal.Data, Sector: end - n, Count: n, Segment: w.seg.ID, Block: uint32(w.FileOff / disk.BlockSize),
 	}); err != nil {
@@ -251,21 +259,22 @@ func (v *volume) note(l *layer) {
 	}
 }
 
-// land takes a write out of those under way.
+// land removes a write from those in flight.
 // REQUIRES: v.mu is held.
 func (v *volume) land(w *Write) {
 	v.inflight--
 	v.s.space.inflight.Add(-disk.RoundUp(int64(w.Len), disk.BlockSize))
 }
 
-// Abort gives the place up. No I/O to it may be in flight any more.
+// Abort gives up the slot of a write. No I/O to it may be in flight any more.
 func (v *volume) Abort(w *Write) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.abort(w)
 }
 
-// abort is Abort under v.mu.
+// abort is Abort.
+// REQUIRES: v.mu is held.
 func (v *volume) abort(w *Write) {
 	v.land(w)
 	v.room.fire()
@@ -275,8 +284,8 @@ func (v *volume) abort(w *Write) {
 	}
 }
 
-// TryZero makes a hole (discard, write zeroes). It never blocks on I/O, nor on a lock that is held over I/O; the errors are
-// those of Reserve.
+// TryZero makes a hole (discard, write zeroes). It never blocks on I/O, nor on a lock that is held
+// over I/O. Its errors are those of Reserve.
 func (v *volume) TryZero(off, length int64) error {
 	if err := v.validateRange(off, length); err != nil {
 		return err
