@@ -16,7 +16,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// copyFiles copies the files of a store of which want says so, as cp does, over what is there.
+// copyFiles copies the files of a store that want selects over those in to, as cp does.
 func copyFiles(t *testing.T, from, to string, want func(name string) bool) {
 	t.Helper()
 	must(t, filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
@@ -71,6 +71,17 @@ func newCopiedWorld(t *testing.T) *copiedWorld {
 	return w
 }
 
+// newHalfCopiedWorld returns a world in use, and a directory to which its segments were copied
+// before its last write. The other files are still to be copied.
+func newHalfCopiedWorld(t *testing.T) (w *copiedWorld, dir string) {
+	t.Helper()
+	w, dir = newCopiedWorld(t), t.TempDir()
+	w.write(t, 2, 2, true)
+	copyFiles(t, w.dir, dir, segmentFiles)
+	w.write(t, 1, 3, true)
+	return w, dir
+}
+
 func (w *copiedWorld) open(t *testing.T) {
 	t.Helper()
 	w.s = openTest(t, w.dir, copiedOptions())
@@ -104,7 +115,7 @@ func openCopy(t *testing.T, dir string) *Store {
 	return s
 }
 
-// wantRefused wants volume a refused as a copy, and b to be as it was.
+// wantRefused fails the test unless volume a is refused as a copy, and b is as it was.
 func wantRefused(t *testing.T, s *Store) {
 	t.Helper()
 	if v, err := s.OpenVolume("a", "test"); !errors.Is(err, ErrCopied) {
@@ -135,11 +146,7 @@ func wantBlocks(t *testing.T, s *Store, want ...byte) {
 // between is in the copied journal, and its bytes are nowhere. The volume is refused, and goes back
 // to what had settled.
 func TestCopyOfStoreInUse(t *testing.T) {
-	w := newCopiedWorld(t)
-	w.write(t, 2, 2, true)
-	dir := t.TempDir()
-	copyFiles(t, w.dir, dir, segmentFiles)
-	w.write(t, 1, 3, true)
+	w, dir := newHalfCopiedWorld(t)
 	copyFiles(t, w.dir, dir, otherFiles)
 	s := openCopy(t, dir)
 	wantRefused(t, s)
@@ -166,16 +173,12 @@ func TestCopyOfStoreInUse(t *testing.T) {
 	must(t, s.Close())
 	s = openCopy(t, dir)
 	wantBlocks(t, s, 1, 0, 0)
-	wantBlocks(t, w.s, 1, 3, 2) // the original never knew
+	wantBlocks(t, w.s, 1, 3, 2) // the original is not affected
 }
 
 // A generation that is complete is not yet one whose data the copies of the segments have.
 func TestCopyOfFrozenGeneration(t *testing.T) {
-	w := newCopiedWorld(t)
-	w.write(t, 2, 2, true)
-	dir := t.TempDir()
-	copyFiles(t, w.dir, dir, segmentFiles)
-	w.write(t, 1, 3, true)
+	w, dir := newHalfCopiedWorld(t)
 	_, err := w.s.CreateSnapshot(t.Context(), "a", "s")
 	must(t, err)
 	copyFiles(t, w.dir, dir, otherFiles)
@@ -210,14 +213,11 @@ func TestCopyOfClosedStore(t *testing.T) {
 	must(t, view.Close())
 }
 
-// A copy that begins before the store is closed, or ends after it is opened again, is of no moment.
+// A copy that begins before the store is closed, or ends after it is opened again, is refused: its
+// files do not belong to one moment.
 func TestCopyAcrossCloseAndOpen(t *testing.T) {
 	t.Run("close", func(t *testing.T) {
-		w := newCopiedWorld(t)
-		w.write(t, 2, 2, true)
-		dir := t.TempDir()
-		copyFiles(t, w.dir, dir, segmentFiles)
-		w.write(t, 1, 3, true)
+		w, dir := newHalfCopiedWorld(t)
 		must(t, w.s.Close())
 		copyFiles(t, w.dir, dir, otherFiles)
 		wantRefused(t, openCopy(t, dir))
@@ -251,8 +251,8 @@ func TestCopyAcrossCloseAndOpen(t *testing.T) {
 	})
 }
 
-// Whoever knows that nobody had the store open says so, and all that was acknowledged counts; of a
-// snapshot what was flushed does.
+// The administrator says that no process had the store open: all that was acknowledged counts. Or
+// that the files are from a snapshot: all that was flushed counts.
 func TestAcceptCopies(t *testing.T) {
 	for from, want := range map[CopiedFrom][]byte{CopiedStopped: {1, 2, 3}, CopiedSnapshot: {1, 2, 0}} {
 		t.Run(string(from), func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// leafNode says where the node of leaf i of a volume's settled tree lies.
+// leafNode returns the location of the node of leaf i in a volume's settled tree.
 func (r *rig) leafNode(v *Volume, i int64) segment.Location {
 	r.t.Helper()
 	root := v.base.root
@@ -32,26 +32,40 @@ func (r *rig) leafNode(v *Volume, i int64) segment.Location {
 	return loc
 }
 
-// flipAt changes, or changes back, a byte of what lies there.
+// flipAt flips a bit of the object at loc, or flips it back.
 func (r *rig) flipAt(loc segment.Location) {
 	flip(r.t, r.mem, segment.Name(loc.Segment()), loc.Offset()+65)
 }
 
-// sickVolume has a settled volume of 1 MiB leaves, and opens its store anew when the node of the
-// last leaf is damaged.
-func sickVolume(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node segment.Location) {
+// reopenSettled returns a store that has settled a volume of random bytes and was opened again, with
+// the hook, to settle after a second. damage, if there is one, runs before the store is closed.
+func reopenSettled(
+	t *testing.T, name string, size int64, damage func(*rig, *Volume), hook func(vfs.Op) error,
+) (*rig, *Volume) {
 	t.Helper()
-	r = newRig(t, Options{TailSoft: 1 << 30, TailHard: 2 << 30})
-	v = r.volume("sick", int64(leaves)<<20)
-	r.write(v, randomBytes(1, leaves<<20), 0)
+	r := newRig(t, Options{TailSoft: 1 << 30, TailHard: 2 << 30})
+	v := r.volume(name, size)
+	r.write(v, randomBytes(1, int(size)), 0)
 	must(t, r.s.Settle(t.Context()))
-	node = r.leafNode(v, int64(leaves)-1)
-	r.flipAt(node)
+	if damage != nil {
+		damage(r, v)
+	}
 	must(t, v.Close())
 	must(t, r.s.Close())
 	r.o.SettleDelay = time.Second
 	r.open(hook)
-	return r, r.volume("sick", 0), node
+	return r, r.volume(name, 0)
+}
+
+// damagedLeaf returns a settled volume of 1 MiB leaves, in a store that was opened again after the
+// node of the last leaf was damaged.
+func damagedLeaf(t *testing.T, leaves int, hook func(vfs.Op) error) (r *rig, v *Volume, node segment.Location) {
+	t.Helper()
+	r, v = reopenSettled(t, "damaged", int64(leaves)<<20, func(r *rig, v *Volume) {
+		node = r.leafNode(v, int64(leaves)-1)
+		r.flipAt(node)
+	}, hook)
+	return r, v, node
 }
 
 // segmentWrites counts the bytes that settling writes to segments, of objects that it copies.
@@ -77,7 +91,7 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 		const leaves = 8
 		var copied, reads atomic.Int64
 		count := segmentWrites(&copied)
-		r, v, node := sickVolume(t, leaves, func(op vfs.Op) error {
+		r, v, node := damagedLeaf(t, leaves, func(op vfs.Op) error {
 			if op.Kind == vfs.OpRead {
 				reads.Add(op.Len)
 			}
@@ -120,12 +134,12 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 	})
 }
 
-// Somebody who asks for a settling that can't end and gives up at once leaves what is known of it
-// to the others: a write that finds the tail full is refused with the reason, and does not wait for
-// the next try.
+// A caller that asks for a settling that can't end, and gives up at once, leaves the last error to
+// the others: a write that finds the tail full is refused with it, and does not wait for the next
+// try.
 func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, v, _ := sickVolume(t, 1, nil)
+		r, v, _ := damagedLeaf(t, 1, nil)
 		r.write(v, randomBytes(1, 512), 0)
 		time.Sleep(time.Minute)
 		if v.settleFails.Load() < settleTries {
@@ -148,20 +162,13 @@ func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 	})
 }
 
-// The same where a snapshot needs a chunk that is damaged and was written in part: the first try
-// copies what comes before it, those after it nothing; and where the snapshot is deleted, all
-// settles at once.
+// The same when a snapshot needs a chunk that is damaged and was written in part: the first try
+// copies what comes before the chunk, later tries copy nothing; once the snapshot is deleted, all
+// settles.
 func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var copied atomic.Int64
-		r := newRig(t, Options{SettleDelay: time.Second, TailSoft: 1 << 30, TailHard: 2 << 30})
-		v := r.volume("v", 4<<20)
-		r.write(v, randomBytes(1, 4<<20), 0)
-		must(t, r.s.Settle(t.Context()))
-		must(t, v.Close())
-		must(t, r.s.Close())
-		r.open(segmentWrites(&copied))
-		v = r.volume("v", 0)
+		r, v := reopenSettled(t, "v", 4<<20, nil, segmentWrites(&copied))
 		copied.Store(0)
 		last := int64(4<<20 - 4096)
 		seg, off := locationOf(t, v, last)
@@ -199,22 +206,14 @@ func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 func TestSettlingWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var full atomic.Bool
-		r := newRig(t, Options{})
-		v := r.volume("v", 4<<20)
-		r.write(v, randomBytes(1, 4<<20), 0)
-		must(t, r.s.Settle(t.Context()))
-		must(t, v.Close())
-		must(t, r.s.Close())
-		r.o.SettleDelay = time.Second
 		var tries atomic.Int64
-		r.open(func(op vfs.Op) error {
+		r, v := reopenSettled(t, "v", 4<<20, nil, func(op vfs.Op) error {
 			if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Len == disk.BlockSize {
 				tries.Add(1)
 				return unix.ENOSPC
 			}
 			return nil
 		})
-		v = r.volume("v", 0)
 		r.write(v, randomBytes(2, 512), 0)
 		gen := v.activeGen()
 		full.Store(true)
@@ -234,21 +233,21 @@ func TestSettlingWaitsForRoom(t *testing.T) {
 	})
 }
 
-// A volume that can't settle fails for itself: another one, in a store at its maximum, goes on to
-// overwrite itself, which takes no more room than settling gives back.
-func TestOneSickVolume(t *testing.T) {
+// A volume that can't settle does not affect another one, which goes on to overwrite itself in a
+// store at its maximum: that takes no more room than settling gives back.
+func TestStuckVolumeDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, sick, _ := sickVolume(t, 2, nil)
+		r, stuck, _ := damagedLeaf(t, 2, nil)
 		must(t, r.s.SetMaxSize(SmallestMaxSize))
 		other := r.volume("other", 8<<20)
-		r.write(sick, randomBytes(2, 4096), 1<<20+8192)
+		r.write(stuck, randomBytes(2, 4096), 1<<20+8192)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		if err := r.s.waitSettled(ctx, sick.volume, sick.activeGen()); !errors.Is(err, ErrCorrupt) {
+		if err := r.s.waitSettled(ctx, stuck.volume, stuck.activeGen()); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("settling below a lost node: %v", err)
 		}
 		cancel()
 		time.Sleep(time.Minute)
-		if n := sick.settleFails.Load(); n < settleTries {
+		if n := stuck.settleFails.Load(); n < settleTries {
 			t.Fatalf("%d tries in a minute", n)
 		}
 		for n := range int64(300) {
@@ -256,19 +255,19 @@ func TestOneSickVolume(t *testing.T) {
 				t.Fatalf("a write of another volume, after %d MiB: %v", n, err)
 			}
 		}
-		// It is settled in time, too, whatever the next try of the sick one waits for.
+		// It is settled in time, too, whatever the next try of the stuck one waits for.
 		gen := other.activeGen()
 		time.Sleep(3 * time.Second)
 		if !other.hasSettled(gen) {
 			t.Error("the other volume does not settle")
 		}
-		// Where nothing but the sick one's tail is left, nobody waits for it.
+		// When nothing but the stuck volume's tail is left, no write waits for it.
 		if r.s.space.tails.Load() == 0 || r.s.space.stuckTails.Load() != r.s.space.tails.Load() {
 			t.Errorf("tails of %d bytes, of which %d are stuck", r.s.space.tails.Load(), r.s.space.stuckTails.Load())
 		}
-		must(t, sick.Close())
+		must(t, stuck.Close())
 		must(t, other.Close())
-		must(t, r.s.DeleteVolume(t.Context(), "sick"))
+		must(t, r.s.DeleteVolume(t.Context(), "damaged"))
 		if n, m := r.s.space.stuckTails.Load(), r.s.space.stuckReserved.Load(); n != 0 || m != 0 {
 			t.Errorf("a deleted volume leaves %d and %d bytes on the account", n, m)
 		}

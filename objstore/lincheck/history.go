@@ -146,9 +146,6 @@ type Client struct {
 	buf   []byte
 }
 
-// Use makes the client send its requests to d, another way to the same disk.
-func (c *Client) Use(d Disk) { c.disk = d }
-
 // Buffer makes the client use b for its requests, so that they can be aligned for direct I/O.
 func (c *Client) Buffer(b []byte) { c.buf = b }
 
