@@ -19,7 +19,8 @@ type Log struct {
 	end    int64 // offset of the next frame
 
 	damage []*disk.CorruptError
-	uncut  bool // a frame that was answered with an error may lie behind the end
+	uncut  bool  // a frame that was answered with an error may lie behind the end
+	failed error // the error of Append after which nobody knows what the log holds
 
 	ahead    int64 // bytes behind the end to keep allocated; 0: none
 	reserved int64 // the offset up to which they are
@@ -110,8 +111,21 @@ func (l *Log) copyTo(f vfs.File) error {
 }
 
 // Append writes one frame to every copy and makes it durable. After disk.ErrNoSpace and transient errors the log is
-// what it was before; after any other error nobody knows what it holds.
+// what it was before; after any other error nobody knows what it holds, and each later Append returns that error: the sync
+// of a later frame can succeed although that of this one has failed, and its bytes are lost.
 func (l *Log) Append(payload []byte) error {
+	if l.failed != nil {
+		return l.failed
+	}
+	err := l.append(payload)
+	if !disk.Transient(err) && !errors.Is(err, disk.ErrNoSpace) && !errors.Is(err, disk.ErrInvalid) {
+		l.failed = err
+	}
+	return err
+}
+
+// append is Append for a log that has not failed.
+func (l *Log) append(payload []byte) error {
 	if len(payload) > MaxPayload {
 		return fmt.Errorf("frame of %d bytes: %w: at most %d", len(payload), disk.ErrInvalid, MaxPayload)
 	}
