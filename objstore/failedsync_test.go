@@ -8,9 +8,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"varve/objstore/internal/journal"
+	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
 
@@ -122,5 +125,72 @@ func TestFailedSyncOfRecovery(t *testing.T) {
 	t.Log(tried)
 	if tried["segment"] == 0 || tried["journal"] == 0 {
 		t.Errorf("not all kinds of files were tried: %v", tried)
+	}
+}
+
+// A settling and a flush sync one segment at the same time, and write-back fails. Linux reports that to one of the two
+// calls; here the settling's. The flush must not succeed for that, whichever of the two ends first.
+func TestFailedSyncFailsTheSyncBesideIt(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		held vfs.Kind // where the settling waits until the flush has ended, or waits for the settling
+	}{
+		{"the flush ends first", vfs.OpDatasync},
+		{"the settling has yet to report", vfs.OpWrite}, // of the mark by which the next opening distrusts a journal
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			must(t, r.s.Close())
+			var seg atomic.Pointer[string] // nil: nothing fails yet
+			var syncs, writes atomic.Int32
+			waits, goesOn := make(chan struct{}), make(chan struct{})
+			r.open(func(op vfs.Op) error {
+				first := false
+				switch name := seg.Load(); {
+				case name == nil:
+				case op.Kind == vfs.OpDatasync && op.Name == *name:
+					if first = syncs.Add(1) == 1; first {
+						r.mem.DropDirty(op.Name)
+					}
+				case op.Kind == vfs.OpWrite && strings.HasPrefix(op.Name, journal.Dir) && syncs.Load() > 0:
+					first = writes.Add(1) == 1
+				}
+				if first && op.Kind == c.held {
+					close(waits)
+					<-goesOn
+				}
+				if first && op.Kind == vfs.OpDatasync {
+					return unix.EIO
+				}
+				return nil
+			})
+			v := r.volume("a", 16<<20)
+			must(t, r.s.Quiesce()) // the test settles
+			r.write(v, randomBytes(1, 64<<10), 0)
+			_, err := v.freeze()
+			must(t, err)
+			r.write(v, randomBytes(2, 64<<10), 2<<20) // in the same segment, and does not settle
+			name := segment.Name(v.appendSegment.ID)
+			seg.Store(&name)
+			settled, flushed := make(chan error, 1), make(chan error, 1)
+			go func() { settled <- r.s.settleLayer(context.Background(), v.volume) }()
+			<-waits
+			go func() { flushed <- v.Flush() }()
+			select {
+			case err = <-flushed: // one that does not look at the settling's sync
+				close(goesOn)
+			case <-time.After(200 * time.Millisecond):
+				close(goesOn)
+				err = <-flushed
+			}
+			if !errors.Is(err, ErrReadOnly) {
+				t.Errorf("flush: %v, want read-only", err)
+			}
+			if err := <-settled; !errors.Is(err, ErrReadOnly) {
+				t.Errorf("settle: %v, want read-only", err)
+			}
+			must(t, r.reopened(r.mem.PowerCut(newRand(1)), "next boot"))
+			r.undamaged("a sync that failed")
+		})
 	}
 }

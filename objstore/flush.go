@@ -57,7 +57,7 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	v.mu.Unlock()
 	err := disk.Parallel(dirty, func(g *segment.File) error {
-		if err := g.Data.Datasync(); err != nil {
+		if err := g.Sync(); err != nil {
 			return v.failSync(segment.Name(g.ID), err)
 		}
 		return nil

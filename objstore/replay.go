@@ -165,7 +165,7 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 	// What this opening counts must be there after the next power cut too.
 	if rp.Trusted {
 		for g := range used {
-			if err := g.Data.Datasync(); err != nil {
+			if err := g.Sync(); err != nil {
 				return nil, fmt.Errorf("%w: %w", errNotSynced, err)
 			}
 		}

@@ -55,7 +55,7 @@ func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.L
 func (st *settling) durable() error {
 	segs := slices.Collect(maps.Keys(st.added))
 	err := disk.Parallel(segs, func(g *segment.File) error {
-		if err := g.Data.Datasync(); err != nil {
+		if err := g.Sync(); err != nil {
 			return st.v.failSync(segment.Name(g.ID), err)
 		}
 		return nil

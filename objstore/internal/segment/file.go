@@ -21,7 +21,7 @@ import (
 // to the engine, and have the owners that are given.
 type File struct {
 	ID       uint32
-	Data     vfs.File // bytes; readers need no lock
+	Data     vfs.File // bytes; readers need no lock. Sync makes them durable, not Data.Datasync
 	Capacity int64    // bytes; where the footer goes
 
 	// Of whoever appends: the volume whose append segment this is, under its lock, or the settler.
@@ -44,6 +44,10 @@ type File struct {
 	footer    int64             // length of the footer in bytes; 0 while the segment is open
 	chunks    int64             // bytes of chunks
 	others    int64             // bytes of other objects
+
+	unsynced error         // the first sync that has failed; under mu
+	syncing  int           // calls of Sync that overlap; under mu
+	synced   chan struct{} // closed when these have ended; nil: none waits for the others; under mu
 
 	damaged  error              // why the object list cannot be relied on; under mu
 	repaired *disk.CorruptError // what Open found and repaired; does not change afterwards
@@ -122,7 +126,7 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	length := int64(len(footer))
 	err := g.writeHeader(store, length)
 	if err == nil {
-		err = disk.SyncError(g.Data.Datasync())
+		err = g.Sync()
 	}
 	if err != nil {
 		return err

@@ -122,7 +122,7 @@ func (g *File) zeroes(size int64) bool {
 func (g *File) rewriteHeader(store uuid.UUID) error {
 	err := g.writeHeader(store, g.footer)
 	if err == nil {
-		err = g.Data.Datasync()
+		err = g.Sync()
 	}
 	if errors.Is(disk.SpaceError(err), disk.ErrNoSpace) || disk.Unreadable(err) {
 		return nil
