@@ -29,7 +29,7 @@ type control struct {
 
 	mu   sync.Mutex // guards what follows
 	kept *submitter // idle, for the next command; nil: none
-	rare bool       // a submitter is not worth keeping: few commands follow, and long after one another
+	rare bool       // commands have become rare, and a submitter is not worth keeping
 }
 
 // command is one control command. The driver copies from and to buf.
@@ -60,8 +60,8 @@ func (c *control) close() {
 	_ = c.file.Close() // nothing was written to it
 }
 
-// rest gives back the ring and the thread that many commands in a row share. Those that follow have
-// one each.
+// rest closes the idle submitter, whose ring and thread many commands in a row have shared. From
+// now on each command makes its own.
 func (c *control) rest() {
 	c.mu.Lock()
 	s := c.kept
@@ -72,7 +72,7 @@ func (c *control) rest() {
 	}
 }
 
-// take returns a submitter that nobody else uses; it goes back by put.
+// take returns a submitter for the caller alone, who returns it with put.
 func (c *control) take() *submitter {
 	c.mu.Lock()
 	defer c.mu.Unlock()

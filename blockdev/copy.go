@@ -2,12 +2,12 @@ package blockdev
 
 import "fmt"
 
-// CopyMode says how a device's bytes move.
+// CopyMode is how the bytes of a device's requests move.
 type CopyMode string
 
 // Copy modes.
 const (
-	CopyAuto  CopyMode = "auto"  // the best that the kernel has
+	CopyAuto  CopyMode = "auto"  // the best mode that the kernel supports
 	CopyZero  CopyMode = "zero"  // the request's own pages are the buffer of the target's reads and writes
 	CopyUser  CopyMode = "user"  // through a buffer of the daemon, by pread and pwrite on the character device
 	CopyPlain CopyMode = "plain" // through a buffer of the daemon that the driver copies from and to
@@ -24,7 +24,7 @@ func ParseCopyMode(s string) (CopyMode, error) {
 	return "", fmt.Errorf("%w: copy mode %q: not auto, zero, user or plain", ErrInvalid, s)
 }
 
-// transferMode is what a device does with requests unless something speaks against it.
+// transferMode returns how a device transfers a request's bytes, unless the request forbids it.
 type transferMode uint8
 
 const (
@@ -35,7 +35,7 @@ const (
 
 var modeNames = [...]CopyMode{zeroCopy: CopyZero, userCopy: CopyUser, plainCopy: CopyPlain}
 
-// chooseMode is the mode to use among the features that a kernel, or a device, has.
+// chooseMode returns the mode to use with the features that a kernel, or a device, has.
 func chooseMode(want CopyMode, have uint64) (transferMode, error) {
 	switch want {
 	case CopyZero:

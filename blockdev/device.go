@@ -31,7 +31,7 @@ type Device struct {
 	ctl    *control
 	char   *os.File       // /dev/ublkcN
 	charFD int            // of char, for the paths that can't afford to ask
-	made   []devnode.Node // that go with the device; while it starts
+	made   []devnode.Node // nodes that were made for the device, and are removed with it; while it starts
 
 	server   *queue.Server  // nil until the queues have fetched
 	scanners sync.WaitGroup // processes that read the partition table
@@ -39,25 +39,25 @@ type Device struct {
 
 	mu       sync.Mutex // guards what follows
 	closeErr error      // of the character device
-	stopping bool       // Stop or Quiesce is at work
+	stopping bool       // Stop or Quiesce is running
 }
 
 // ID is the N of /dev/ublkbN.
 func (d *Device) ID() int { return d.id }
 
-// Path is the block device's node.
+// Path returns the path of the block device's node.
 func (d *Device) Path() string { return blockPath(d.id) }
 
-// Mode is the copy mode that the device uses.
+// Mode returns the copy mode that the device uses.
 func (d *Device) Mode() CopyMode { return modeNames[d.transfer] }
 
-// Queues is how many the driver granted.
+// Queues returns how many queues the driver has granted.
 func (d *Device) Queues() int { return d.nrQueues }
 
-// Depth is how many requests of one queue are under way together.
+// Depth returns how many requests of one queue may be under way together.
 func (d *Device) Depth() int { return d.depth }
 
-// Stats adds up the queues' counters.
+// Stats returns the sums of the queues' counters.
 func (d *Device) Stats() queue.Stats { return d.server.Stats() }
 
 // Wait returns when the device is not served any more, with what went wrong: nil after Stop and
@@ -74,8 +74,9 @@ func (d *Device) Done() <-chan struct{} { return d.done }
 
 func (d *Device) has(flag uint64) bool { return d.flags&flag != 0 }
 
-// autoReg is the sqe.addr of a fetch: where the driver registers the request's buffer. Where that
-// fails for want of memory, and user copy is there, the request comes all the same and is copied.
+// autoReg is the sqe.addr of a fetch: where the driver registers the request's buffer. If
+// registering fails for lack of memory, and the device has user copy, the driver delivers the
+// request nevertheless, and its bytes are copied.
 func (d *Device) autoReg(tag uint16) uint64 {
 	if !d.has(_UBLK_F_AUTO_BUF_REG) {
 		return 0
@@ -117,7 +118,7 @@ func (d *Device) reap() {
 	close(d.done)
 }
 
-// retry calls f until it needs no other try, ctx ends or limit is over; then its last error counts.
+// retry calls f until f needs no other try, ctx ends, or limit is over, and returns f's last error.
 func retry(ctx context.Context, limit time.Duration, f func() (again bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

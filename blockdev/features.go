@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 )
 
-// Feature is something that ublk drivers have or lack.
+// Feature is a feature of ublk drivers.
 type Feature struct {
 	Name      string `json:"name"`            // the kernel's name
 	Bit       int    `json:"bit"`             // in the mask of GET_FEATURES
@@ -42,9 +42,9 @@ var features = [...]Feature{
 	{Name: "UBLK_F_IO_DESC_SIZE", Bit: 20, Without: notUsed},
 }
 
-// Features lists what ublk drivers can do, whether the running kernel's can, and what varve does
-// without it. ErrNoUblk and ErrPermission are the errors to expect; the list comes with them,
-// nothing marked as supported or used.
+// Features lists the features of ublk drivers, whether the running kernel's driver has each, and
+// what varve does without it. With ErrNoUblk and ErrPermission the list is returned as well, with
+// no feature marked as supported or used.
 func Features(ctx context.Context) ([]Feature, error) {
 	c, err := openControl()
 	if err != nil {
@@ -55,7 +55,7 @@ func Features(ctx context.Context) ([]Feature, error) {
 	return featuresOf(mask), err
 }
 
-// featuresOf is the list for a driver with this mask.
+// featuresOf returns the list for a driver with this mask.
 func featuresOf(mask uint64) []Feature {
 	list := append([]Feature(nil), features[:]...)
 	for i := range list {
@@ -66,7 +66,7 @@ func featuresOf(mask uint64) []Feature {
 	return list
 }
 
-// unsupported is the error for a feature, by its bit's flag, that the kernel lacks.
+// unsupported returns the error for a feature, by its flag, that the kernel lacks.
 func unsupported(flag uint64, what string) error {
 	for i := range features {
 		if flag == 1<<features[i].Bit {

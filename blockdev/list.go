@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// State is what the driver says of a device.
+// State is the state of a device, as the driver reports it.
 type State string
 
 // States.
@@ -21,7 +21,7 @@ const (
 	StateFailIO   State = "fail-io"  // its server is gone, requests fail
 )
 
-// DeviceInfo is a ublk device of this machine, of whatever server.
+// DeviceInfo describes a ublk device of this machine, of any server.
 type DeviceInfo struct {
 	ID          int      `json:"id"`
 	Path        string   `json:"path"`
@@ -36,21 +36,21 @@ type DeviceInfo struct {
 	CopyMode    CopyMode `json:"copy_mode"` // the best that its flags allow
 	ServerPID   int      `json:"server_pid"`
 	ServerAlive bool     `json:"server_alive"`
-	Owner       uint64   `json:"owner"` // Options.Owner of who made it
+	Owner       uint64   `json:"owner"` // Options.Owner of its creator
 }
 
-// Orphan says that nobody serves the device, and that it waits for a successor.
+// Orphan reports whether no process serves the device, and it waits for a successor.
 func (i *DeviceInfo) Orphan() bool {
 	return i.State == StateQuiesced || i.State == StateFailIO || i.State == StateLive && !i.ServerAlive
 }
 
-// Unstarted says that nothing can be served by it: it was made and never started, or it is half
-// removed. Its server may be about to start or to remove it; who deletes it knows better, as the
-// one who made it, or its heir.
+// Unstarted reports whether the device can serve nothing: it was made and never started, or is half
+// removed. Its server may be about to start or to remove it, so only its creator, or a successor of
+// that, may delete it.
 func (i *DeviceInfo) Unstarted() bool { return i.State == StateDead }
 
-// List describes all ublk devices of this machine, in order of their numbers. An error may be about
-// some of them: the others are listed all the same.
+// List describes all ublk devices of this machine, in order of their numbers. If some of them can't
+// be described, List returns the others with an error.
 func List(ctx context.Context) ([]DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {
@@ -77,7 +77,7 @@ func List(ctx context.Context) ([]DeviceInfo, error) {
 	return list, errors.Join(errs...)
 }
 
-// Info describes one device.
+// Info describes the device with the given number.
 func Info(ctx context.Context, id int) (DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {
@@ -105,7 +105,7 @@ func describeDevice(ctx context.Context, c *control, id int) (DeviceInfo, error)
 	if err != nil {
 		return d, err
 	}
-	if p.types&_UBLK_PARAM_TYPE_BASIC != 0 { // else it was never given any
+	if p.types&_UBLK_PARAM_TYPE_BASIC != 0 { // else its parameters were never set
 		d.Size, d.BlockSize = int64(p.basic.dev_sectors)<<sectorShift, 1<<p.basic.logical_bs_shift
 		d.ReadOnly = p.basic.attrs&_UBLK_ATTR_READ_ONLY != 0
 	}

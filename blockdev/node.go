@@ -14,8 +14,8 @@ import (
 func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }
 func charPath(id int) string  { return fmt.Sprintf("/dev/ublkc%d", id) }
 
-// nodes are where the two nodes of a device belong, by the numbers that the driver tells. The block
-// device has one once it was started.
+// nodes returns the two nodes of a device, by the device numbers that the driver reports. The block
+// device has a node once the device was started.
 func nodes(ctx context.Context, c *control, id int) (char, block devnode.Node, err error) {
 	p, err := c.getParams(ctx, id)
 	if err == nil && p.types&_UBLK_PARAM_TYPE_DEVT == 0 {
@@ -26,7 +26,7 @@ func nodes(ctx context.Context, c *control, id int) (char, block devnode.Node, e
 	return char, block, err
 }
 
-// openChar opens the device's character device and nothing else, once the driver lets it be opened.
+// openChar opens the device's character device, and no other file, once the driver permits it.
 func (d *Device) openChar(ctx context.Context) error {
 	n, _, err := nodes(ctx, d.ctl, d.id)
 	if err == nil {
@@ -45,7 +45,7 @@ func (d *Device) openChar(ctx context.Context) error {
 	})
 }
 
-// awaitDisk returns when the path of the block device is the block device.
+// awaitDisk waits until the path of the block device leads to the block device.
 func (d *Device) awaitDisk(ctx context.Context) error {
 	_, n, err := nodes(ctx, d.ctl, d.id)
 	if err == nil {
@@ -59,17 +59,17 @@ func (d *Device) awaitNode(ctx context.Context, n *devnode.Node) error {
 	defer cancel()
 	made, err := n.Await(ctx)
 	if made {
-		d.log.Warn("nobody has made the device's node: this process has", "node", n.Path)
+		d.log.Warn("no device manager has made the device's node, so this process has", "node", n.Path)
 		d.made = append(d.made, *n)
 	}
 	return err
 }
 
-// removeNodes removes those that nobody else does, once the device is gone.
+// removeNodes removes the nodes that no device manager removes, once the device is gone.
 func (d *Device) removeNodes() {
 	for i := range d.made {
 		if err := d.made[i].Remove(); err != nil {
-			d.log.Warn("node is left over", "node", d.made[i].Path, "err", err)
+			d.log.Warn("the device's node can't be removed", "node", d.made[i].Path, "err", err)
 		}
 	}
 }

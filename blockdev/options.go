@@ -35,20 +35,20 @@ type Options struct {
 	MaxIO int
 	// ReadOnly refuses writes, whatever the target takes.
 	ReadOnly bool
-	// Owner is kept by the driver with the device and is given back by List: who the device belongs
-	// to.
+	// Owner says whom the device belongs to. The driver keeps it with the device, and List returns
+	// it.
 	Owner uint64
-	// Workers is how many goroutines do what blocks: flushes, and loads of what a plan needs.
+	// Workers is how many goroutines do what may block: flushes, and loads that a plan needs.
 	Workers int
-	// Logger is told about failed requests and panics; nil: slog.Default().
+	// Logger logs failed requests and panics; nil: slog.Default().
 	Logger *slog.Logger
 
 	// For tests:
-	without uint64                                  // features to do without although the kernel has them
+	without uint64                                  // features to ignore although the kernel has them
 	newRing func(uring.Options) (uring.Ring, error) // of the queues
 }
 
-// EnsureDefaults fills in what is zero.
+// EnsureDefaults sets the fields that are zero to their defaults.
 func (o *Options) EnsureDefaults() {
 	def := func(p *int, v int) {
 		if *p == 0 {

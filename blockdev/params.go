@@ -15,7 +15,7 @@ const (
 	maxDiscard = 1 << 30
 )
 
-// params are the limits as the driver wants them. maxIO is in bytes.
+// params returns the limits as parameters of the driver. maxIO is in bytes.
 func params(l *target.Limits, maxIO int) ublk_params {
 	p := ublk_params{types: _UBLK_PARAM_TYPE_BASIC | _UBLK_PARAM_TYPE_DMA_ALIGN}
 	p.basic = ublk_param_basic{
@@ -45,7 +45,7 @@ func params(l *target.Limits, maxIO int) ublk_params {
 	return p
 }
 
-// match reports whether a device with these parameters can go on being served as the disk that l
+// match reports whether a device with these parameters can be served further as the disk that l
 // describes.
 func match(l *target.Limits, p *ublk_params) error {
 	switch {

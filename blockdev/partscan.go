@@ -20,9 +20,8 @@ import (
 // process has to serve and that no signal interrupts (block/partitions/core.c; do_read_cache_folio,
 // mm/filemap.c, 7.3). A thread of this process that waits for the scan, or only for the mutex in
 // open(2), keeps a killed process from ending and its character device from being released: no
-// successor could take the device over, and nobody would ever serve that read. So both are done by
-// a process of their own, which shares no file and no memory with this one and may wait for a
-// successor.
+// successor could take the device over, and no process would ever serve that read. So a process of
+// its own does both. It shares no file and no memory with this one, and may wait for a successor.
 
 // scanLimit is how long a scan of the partition table may take.
 const scanLimit = 10 * time.Second
@@ -49,10 +48,10 @@ func init() {
 
 // ScanPartitions has the kernel read the partition table of a device that is served; when it
 // returns, the partitions are there. A driver without UBLK_F_NO_AUTO_PART_SCAN scans by itself when
-// the device starts: then that is waited for.
+// the device starts: then ScanPartitions waits for that scan.
 //
-// It is bounded by ctx and by 10 seconds. After ErrTimeout the scan goes on, and partitions appear
-// when it has ended.
+// ctx and a limit of 10 seconds bound the wait. After ErrTimeout the scan goes on, and partitions
+// appear when it has ended.
 func (d *Device) ScanPartitions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
@@ -81,8 +80,8 @@ func (d *Device) ScanPartitions(ctx context.Context) error {
 	return nil
 }
 
-// startScanner starts a process that scans, and says when it has ended and how. Stop waits for it
-// too: it ends with the device at the latest.
+// startScanner starts a process that scans. The channel receives the scanner's result when that has
+// ended, which is with the device at the latest: Stop waits for it too.
 func (d *Device) startScanner(what string, disk *devnode.Node) (<-chan error, error) {
 	cmd := scanner(what, disk)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // no Ctrl-C of a terminal reaches it
@@ -125,8 +124,8 @@ func scanBegun(ctx context.Context, id int) error {
 }
 
 // scan is what a scanner does. open(2) waits for the disk's open mutex. What is at the path may
-// have changed since the server looked: another device must not be scanned in the disk's place, nor
-// a file be taken for the disk.
+// have changed since the server looked: another device must not be scanned instead of the disk, nor
+// a file be taken for it.
 func scan(what, path, number string) error {
 	disk := devnode.Node{Path: path}
 	if _, err := fmt.Sscanf(number, "%d:%d", &disk.Major, &disk.Minor); err != nil {

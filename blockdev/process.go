@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alive reports whether there is such a process, and it is not a zombie.
+// alive reports whether the process exists and is not a zombie.
 func alive(pid int) bool {
 	if pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 		return false
@@ -32,15 +32,16 @@ const (
 	killPending = 1 << (uint(unix.SIGKILL) - 1) // in SigPnd and ShdPnd, proc_pid_status(5)
 )
 
-// dying reports whether a living process is on its way out: it has begun to exit, or was sent SIGKILL.
+// dying reports whether a living process is about to end: it has begun to exit, or was sent
+// SIGKILL.
 func dying(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // no such process: nothing is read
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	return exiting(stat) || killed(string(status))
 }
 
-// exiting looks at the flags of a process: pid (command) state ppid pgrp session tty tpgid flags
-// ...
+// exiting reports whether a process's flags have PF_EXITING. stat is "pid (command) state ppid pgrp
+// session tty tpgid flags ...".
 func exiting(stat []byte) bool {
 	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(f) < 7 {
@@ -50,7 +51,7 @@ func exiting(stat []byte) bool {
 	return err == nil && flags&pfExiting != 0
 }
 
-// killed looks for SIGKILL among the signals that wait for a process.
+// killed reports whether SIGKILL is among the pending signals of a process.
 func killed(status string) bool {
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")

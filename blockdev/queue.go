@@ -45,7 +45,7 @@ func (d *Device) openQueue(id int, ring uring.Ring) (queue.Driver, error) {
 		return nil, fmt.Errorf("map io descriptors of queue %d: %w", id, err)
 	}
 	if d.transfer == plainCopy {
-		n := d.depth * d.maxIO // only what is touched takes memory
+		n := d.depth * d.maxIO // only touched pages take memory
 		q.mem, err = unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("map %d bytes for copies: %w", n, err), unix.Munmap(q.desc))
@@ -54,8 +54,8 @@ func (d *Device) openQueue(id int, ring uring.Ring) (queue.Driver, error) {
 	return q, nil
 }
 
-// Close implements queue.Driver. The mapping of the descriptors keeps the character device open, so
-// that it goes in any case.
+// Close implements queue.Driver. It always unmaps the descriptors, since the mapping keeps the
+// character device open.
 func (q *ublkQueue) Close(idle bool) error {
 	err := unix.Munmap(q.desc)
 	if q.mem != nil && idle {
@@ -91,14 +91,13 @@ func (q *ublkQueue) command(sqe *uring.SQE, tag uint16, op uint32, result int32)
 	sqe.Addr = q.dev.autoReg(tag)
 }
 
-// buffer is the memory of a tag in plain copy.
+// buffer returns the memory of a tag in plain copy.
 func (q *ublkQueue) buffer(tag uint16) []byte {
 	n := q.dev.maxIO
 	return q.mem[int(tag)*n : (int(tag)+1)*n]
 }
 
-// Describe implements queue.Driver: it reads the io descriptor. A fetch that ends with ENODEV was
-// taken back by STOP_DEV.
+// Describe implements queue.Driver: it reads the io descriptor. STOP_DEV ends fetches with ENODEV.
 func (q *ublkQueue) Describe(tag uint16, res int32, r *queue.Request) error {
 	if res != 0 {
 		if errno := unix.Errno(-res); errno != unix.ENODEV {

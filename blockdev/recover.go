@@ -14,14 +14,15 @@ import (
 // recoveryLimit is how long Recover waits for the kernel to notice that the predecessor is gone.
 const recoveryLimit = 30 * time.Second
 
-// dyingLimit is how long a living server may be one that is dying.
+// dyingLimit is how long Recover waits for a dying server to end.
 const dyingLimit = 2 * time.Second
 
-// Recover takes over a device whose server has died or has called Quiesce: requests that were under
-// way and those that waited are served by the target. Number, queues, depth and largest request are
-// the device's own, those of the options do not count; CopyMode must fit what the device was made
-// with. ErrServed: another living process serves it. ErrMismatch: the device is not of the target's
-// size, or not of Options.Owner, if that is set. After any error the device waits on as before.
+// Recover takes over a device whose server has died or has called Quiesce: the target serves the
+// requests that were under way and those that waited. Number, queues, depth and largest request are
+// the device's own, and those of the options are ignored; CopyMode must fit what the device was
+// made with. ErrServed: another living process serves the device. ErrMismatch: the device is not of
+// the target's size, or not of Options.Owner, if that is set. After any error the device still
+// waits for a successor.
 func Recover(ctx context.Context, id int, t target.Target, o Options) (*Device, error) {
 	o.ID = id
 	o.EnsureDefaults()
@@ -79,14 +80,14 @@ func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *tar
 		return nil, err
 	}
 	failpoint.Here(failpoint.TakeoverEnded)
-	if err := d.awaitDisk(ctx); err != nil { // whoever has it open is served all the same
+	if err := d.awaitDisk(ctx); err != nil { // those that have the device open are served nevertheless
 		d.log.Error("the path of a device that was taken over leads to something else", "id", id, "err", err)
 	}
 	return d, nil
 }
 
-// startRecovery waits until the predecessor is gone: its last reference to the character device may
-// take a moment after its death.
+// startRecovery begins recovery once the predecessor is gone: the kernel may drop its last
+// reference to the character device a moment after its death.
 func startRecovery(ctx context.Context, c *control, id int, owner uint64) error {
 	began := time.Now()
 	return retry(ctx, recoveryLimit, func() (bool, error) {
@@ -96,7 +97,7 @@ func startRecovery(ctx context.Context, c *control, id int, owner uint64) error 
 		}
 		switch {
 		case owner != 0 && info.ublksrv_flags != owner:
-			return false, fmt.Errorf("%w: it belongs to somebody else", ErrMismatch) // the number is given out again
+			return false, fmt.Errorf("%w: it belongs to another owner", ErrMismatch) // the number was reused
 		case info.state == _UBLK_S_DEV_DEAD:
 			return false, fmt.Errorf("%w: it was never started, or has been stopped", ErrNoDevice)
 		case info.state == _UBLK_S_DEV_LIVE && alive(int(info.ublksrv_pid)):
@@ -107,10 +108,10 @@ func startRecovery(ctx context.Context, c *control, id int, owner uint64) error 
 	})
 }
 
-// stillServed reports whether to wait for the end of a device's server, and what else is the matter
-// with it. A process that is being killed is alive until the last of its memory is gone.
+// stillServed returns the error for a device whose server lives, and whether to wait for the server
+// to end. A process that is being killed is alive until all its memory is freed.
 func stillServed(pid int, since time.Duration) (wait bool, err error) {
-	if pid == os.Getpid() { // our own, which the kernel has not seen the end of
+	if pid == os.Getpid() { // an earlier device of this process, whose end the kernel has not noticed yet
 		return since < dyingLimit, fmt.Errorf("%w: this process serves it", ErrBusy)
 	}
 	if dying(pid) {

@@ -10,10 +10,10 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// Start makes a device for the target and serves it until Stop, Quiesce or a failure; when it
-// returns the block device can be opened; its partitions are there after ScanPartitions. The target
-// stays the caller's, who closes it after Wait. ctx bounds the start alone. Errors: ErrNoUblk,
-// ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
+// Start makes a device for the target and serves it until Stop, Quiesce or a failure. When it
+// returns, the block device can be opened; its partitions are there after ScanPartitions. The
+// caller still owns the target, and closes it after Wait. ctx bounds the start alone. Errors:
+// ErrNoUblk, ErrPermission, ErrUnsupported, ErrExists, ErrInvalid, ErrTimeout, *OpError.
 func Start(ctx context.Context, t target.Target, o Options) (*Device, error) {
 	o.EnsureDefaults()
 	if err := o.Validate(); err != nil {
@@ -106,7 +106,7 @@ func addDevice(ctx context.Context, c *control, t target.Target, lim *target.Lim
 	return d, nil
 }
 
-// missing names the first feature that the driver dropped without a word.
+// missing returns the first feature that the driver has silently dropped.
 func missing(want, got uint64) error {
 	for lost := want &^ got; lost != 0; {
 		return unsupported(lost&-lost, "the device")
@@ -114,7 +114,7 @@ func missing(want, got uint64) error {
 	return nil
 }
 
-// newDevice is a device as info describes it; nothing runs yet.
+// newDevice returns a device as info describes it; nothing runs yet.
 func newDevice(c *control, t target.Target, lim *target.Limits, info *ublksrv_ctrl_dev_info, o *Options) (*Device, error) {
 	mode, err := chooseMode(o.CopyMode, info.flags)
 	if err != nil {
@@ -155,7 +155,7 @@ func (d *Device) untilFailure(ctx context.Context, f func(context.Context) error
 	}
 }
 
-// undo takes back a device that did not start.
+// undo removes a device that did not start.
 func (d *Device) undo() error {
 	d.end()
 	ctx, cancel := context.WithTimeout(context.Background(), slowCommand)

@@ -15,14 +15,14 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// openGrace is how long Stop waits for those who open every new device for a moment, such as udev
-// and the kernel's own partition scan.
+// openGrace is how long Stop waits for programs that open every new device for a moment, such as
+// udev, and for the kernel's own partition scan.
 const openGrace = 2 * time.Second
 
-// Stop takes the device away: no new requests, those under way are answered, and the device is
-// deleted. Unless force is set, a device that is open, mounted or held is not stopped: ErrBusy.
-// What lies in the page cache of an open device is lost by force. The target is not flushed: its
-// owner does that.
+// Stop removes the device: it accepts no new requests, those under way are answered, and the device
+// is deleted. Unless force is set, a device that is open, mounted or held is not stopped: ErrBusy.
+// With force, data in the page cache of an open device is lost. Stop does not flush the target: its
+// owner does.
 func (d *Device) Stop(ctx context.Context, force bool) error {
 	if err := d.beginStop(); err != nil {
 		return err
@@ -44,15 +44,15 @@ func (d *Device) Stop(ctx context.Context, force bool) error {
 	d.removeNodes()
 	d.ctl.close()
 	if err == nil {
-		d.scanners.Wait() // their reads have failed, if they had not ended before
+		d.scanners.Wait() // reads of those still running have failed
 	}
 	return err
 }
 
 // Quiesce ends serving and leaves the block device, open or not, to a successor that calls Recover:
-// requests wait for it. Requests under way are answered before. It has ended after an error too,
-// and the device waits as after a crash: QUIESCE_DEV has the driver hold all requests back before
-// it does anything that can fail, and nothing takes that back but the release of the char device
+// requests wait for it. Requests under way are answered before. Serving has ended after an error
+// too, and the device waits as after a crash: QUIESCE_DEV has the driver hold all requests back
+// before it does anything that can fail, and only the release of the character device undoes that
 // (ublk_ctrl_quiesce_dev, ublk_reset_ch_dev, 7.3).
 func (d *Device) Quiesce(ctx context.Context) error {
 	if err := d.beginStop(); err != nil {
@@ -69,10 +69,10 @@ func (d *Device) Quiesce(ctx context.Context) error {
 		})
 	}
 	failpoint.Here(failpoint.QuiesceHeld)
-	// Without the feature, or when it fails, the driver takes what follows for the death of its
-	// server.
+	// Without the feature, or if the command fails, the driver takes what follows for the death of
+	// its server.
 	d.end()
-	// It notices, after the last file is closed, in a work item of its own.
+	// The driver notices, after the last file is closed, in a work item.
 	ctx = context.WithoutCancel(ctx)
 	gone := retry(ctx, quickCommand, func() (bool, error) {
 		info, err := d.ctl.devInfo(ctx, d.id)
@@ -102,7 +102,7 @@ func (d *Device) endStop() {
 }
 
 // Resize tells the kernel the target's new size in bytes. The caller has made sure that the target
-// has it, and, when it is smaller, that nobody uses what goes.
+// has that size, and, if it is smaller, that nothing uses the end that is cut off.
 func (d *Device) Resize(ctx context.Context, size int64) error {
 	if !d.has(_UBLK_F_UPDATE_SIZE) {
 		return unsupported(_UBLK_F_UPDATE_SIZE, "resizing an attached device")
@@ -123,8 +123,8 @@ func (d *Device) Resize(ctx context.Context, size int64) error {
 	return nil
 }
 
-// Delete takes away a device that no living process serves; ErrBusy while it is open, unless force
-// is set. Also for a device that another process serves: that process sees it go.
+// Delete removes a device that this process does not serve; ErrBusy while the device is open,
+// unless force is set. If another process serves the device, that process sees it removed.
 func Delete(ctx context.Context, id int, force bool) error {
 	c, err := openControl()
 	if err != nil {
@@ -143,8 +143,8 @@ func Delete(ctx context.Context, id int, force bool) error {
 	return deleteDisk(ctx, c, id, force)
 }
 
-// deleteDisk takes away what stopDisk has stopped. By force it does not wait for those who have it
-// open.
+// deleteDisk deletes a device that stopDisk has stopped. With force it does not wait until the
+// device is closed.
 func deleteDisk(ctx context.Context, c *control, id int, force bool) error {
 	if force {
 		return c.delDevAsync(ctx, id)
@@ -152,7 +152,7 @@ func deleteDisk(ctx context.Context, c *control, id int, force bool) error {
 	return c.delDev(ctx, id)
 }
 
-// stopDisk makes the block device go. The character device stays.
+// stopDisk removes the block device. The character device stays.
 func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool) error {
 	if force {
 		return c.stopDev(ctx, id)
@@ -171,8 +171,8 @@ func stopDisk(ctx context.Context, c *control, id int, flags uint64, force bool)
 	})
 }
 
-// unused asks for the block device for itself alone, which mounts, holders and other exclusive
-// openers refuse.
+// unused returns ErrBusy if the block device is mounted, held, or open exclusively: it opens the
+// device exclusively for a moment.
 func unused(ctx context.Context, id int) error {
 	if held, err := os.ReadDir(fmt.Sprintf("/sys/block/ublkb%d/holders", id)); err == nil && len(held) > 0 {
 		return fmt.Errorf("%w: %s is held by %s", ErrBusy, blockPath(id), held[0].Name())

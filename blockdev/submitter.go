@@ -21,7 +21,7 @@ import (
 type submitter struct {
 	orders chan order
 	done   chan struct{} // closed when the thread has ended
-	broken bool          // a command is still under way, or the ring failed; its user's until it goes back
+	broken bool          // a command is still under way, or the ring failed; owned by the taker until put
 }
 
 type order struct {
@@ -44,7 +44,7 @@ func (s *submitter) submit(ctx context.Context, file int32, cmd *command) error 
 	return <-answer
 }
 
-// close ends the thread and waits for that. A command that was given up is interrupted by it.
+// close ends the thread and waits for its end, which interrupts a command that was given up.
 func (s *submitter) close() {
 	close(s.orders)
 	<-s.done
@@ -56,7 +56,7 @@ func (s *submitter) run() {
 	defer runtime.UnlockOSThread()
 	ring, err := uring.New(uring.Options{Entries: 4, SQE128: true})
 	if err == nil {
-		defer ring.Close() // no command needs an answer by then
+		defer ring.Close() // by then no caller waits for an answer
 	}
 	for o := range s.orders {
 		switch {
@@ -71,17 +71,18 @@ func (s *submitter) run() {
 	}
 }
 
-// commandPoll is how often a waiting command looks whether it may still wait.
+// commandPoll is how often a waiting command checks whether it may still wait.
 const commandPoll = 100 * time.Millisecond
 
-// shortPause is for a kernel that is short of memory.
+// shortPause is the pause before another try when the kernel is short of memory.
 const shortPause = time.Millisecond
 
-// send is one command. After one that was given up the ring is broken: its completion may come
-// later.
+// send sends one command. After a command that was given up the ring is broken: its completion may
+// still come.
 func (s *submitter) send(ring uring.Ring, o *order) error {
 	cmd := o.cmd
-	// The driver may write into its buffer after this call gave up on it: it gets one of its own.
+	// The driver may write into the command's buffer after this call has given up: so it gets a
+	// buffer of its own.
 	own := append([]byte(nil), cmd.buf...)
 	h := ublksrv_ctrl_cmd{dev_id: uint32(cmd.id), queue_id: 0xffff, len: uint16(len(own)), addr: uring.Address(own)}
 	h.data[0] = cmd.data
@@ -114,8 +115,7 @@ func (s *submitter) send(ring uring.Ring, o *order) error {
 	return nil
 }
 
-// abandoned keeps the buffers of commands that nobody waits for any more: the kernel may still
-// write to them.
+// abandoned keeps the buffers of commands that were given up: the kernel may still write to them.
 var abandoned struct {
 	sync.Mutex
 	bufs [][]byte

@@ -27,11 +27,11 @@ import (
 type CopiedFrom string
 
 const (
-	// CopiedStopped: no process had the store open while its files were copied, or its disk was
-	// moved. Its daemon may have been killed before. All that was acknowledged counts.
+	// CopiedStopped says that no process had the store open while its files were copied, or its disk
+	// was moved. Its daemon may have been killed before. All that was acknowledged counts.
 	CopiedStopped CopiedFrom = "stopped"
-	// CopiedSnapshot: the files were copied from a snapshot of the disk below. All that was flushed
-	// counts.
+	// CopiedSnapshot says that the files were copied from a snapshot of the disk below. All that was
+	// flushed counts.
 	CopiedSnapshot CopiedFrom = "snapshot"
 )
 

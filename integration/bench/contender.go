@@ -43,7 +43,7 @@ type env struct {
 	undo []func(ctx context.Context) error
 }
 
-// atEnd registers what has to happen when the round ends; the last registered comes first.
+// atEnd registers a function to call when the round ends; the last registered is called first.
 func (e *env) atEnd(f func(ctx context.Context) error) { e.undo = append(e.undo, f) }
 
 // end undoes everything and removes the contender's directory.
@@ -86,7 +86,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// quietly is command for what only its success matters of.
+// quietly is command without the output.
 func quietly(ctx context.Context, name string, args ...string) error {
 	_, err := command(ctx, name, args...)
 	return err

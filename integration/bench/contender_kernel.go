@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// kernelContenders are what needs no server: loop and device mapper.
+// kernelContenders are those that need no server: loop and device mapper.
 func kernelContenders() []contender {
 	return []contender{
 		{name: "loop", note: "kernel loop device, buffered", start: startLoop(false)},

@@ -72,8 +72,8 @@ func serveDevice(ctx context.Context, e *env, args ...string) (device, error) {
 	}
 }
 
-// serve starts varve and ends it with the round. line is told what it prints, from another
-// goroutine.
+// serve starts varve and ends it with the round. It calls line with each line that varve prints,
+// from another goroutine.
 func (e *env) serve(args []string, line func(string)) (pid int, err error) {
 	cmd := exec.Command(e.varve, args...)
 	out, err := cmd.StdoutPipe()
@@ -110,8 +110,8 @@ func startVolume(createArgs ...string) func(context.Context, *env) (device, erro
 	return func(ctx context.Context, e *env) (device, error) { return startStore(ctx, e, createArgs) }
 }
 
-// startStore makes a store with one volume, and a daemon for it. What is written settles by itself,
-// as it does for everybody; settle forces it.
+// startStore makes a store with one volume, and a daemon for it. Writes settle by themselves, as in
+// any store; settle forces it.
 func startStore(ctx context.Context, e *env, createArgs []string) (device, error) {
 	store := filepath.Join(e.dir, "store")
 	if err := quietly(ctx, e.varve, "init", "--store", store); err != nil {

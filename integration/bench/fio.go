@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sample is what one fio run gave.
+// sample is the result of one fio run.
 type sample struct {
 	IOs       float64 `json:"ios"`
 	IOPS      float64 `json:"iops"`

@@ -9,8 +9,8 @@ type goal struct {
 	steps        []string
 }
 
-// verdict is a goal for one step, held against what was measured in two ways: the throughput as it
-// was, and the I/Os per second of processor time, which a busy neighbour disturbs less.
+// verdict compares a goal for one step with two measurements: the throughput, and the I/Os per
+// second of processor time, which a busy neighbour disturbs less.
 type verdict struct {
 	Step    string  `json:"step"`
 	Ours    string  `json:"ours"`
@@ -57,7 +57,7 @@ func goals() []goal {
 		goal{"varve volume", "dm-thin", 1, slices.Concat(streams, deep, shallow, synced)})
 }
 
-// verdicts holds the goals against the medians; what was not measured is left out.
+// verdicts compares the goals with the medians, and leaves out what was not measured.
 func (r *results) verdicts() []verdict {
 	var vs []verdict
 	for _, g := range goals() {

@@ -36,7 +36,7 @@ func (r *results) names(copying bool) []string {
 	return names
 }
 
-// table writes one row for each step that cell gives anything for.
+// table writes a row for each step for which cell returns anything.
 func (r *results) table(b *strings.Builder, names []string, copying bool, cell func(s step, name string) string) {
 	fmt.Fprintf(b, "| | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)))
 	for _, s := range r.Steps {
@@ -149,7 +149,7 @@ func (r *results) copyModes(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// crossover says from which request size on zero copy is the fastest mode.
+// crossover returns the sentence that says from which request size on zero copy is fastest.
 func (r *results) crossover(rw string) string {
 	from := ""
 	for _, s := range r.Steps {

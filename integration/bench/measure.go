@@ -24,8 +24,8 @@ type plan struct {
 	steps      *regexp.Regexp
 }
 
-// From this many times its best on, the fixed arithmetic shows that the machine is busy with
-// something else.
+// If the fixed arithmetic takes this many times its best time, the machine is busy with something
+// else.
 const disturbed = 1.3
 
 // bench is one measurement under way.
@@ -67,7 +67,7 @@ func measure(ctx context.Context, p plan) error {
 			return err
 		}
 		b.res.compareSpins(b.best)
-		if err := b.res.save(p.out); err != nil { // what there is, should somebody lose patience
+		if err := b.res.save(p.out); err != nil { // so that an interrupted run leaves what it has measured
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d took %.0f s\n", round+1, p.rounds, time.Since(start).Seconds())
@@ -75,7 +75,7 @@ func measure(ctx context.Context, p plan) error {
 	return nil
 }
 
-// spin is the time of the fixed arithmetic, which may be a new best.
+// spin returns the time of the fixed arithmetic, and notes it if it is a new best.
 func (b *bench) spin() time.Duration {
 	took := spin()
 	b.best = min(b.best, took)
@@ -83,8 +83,8 @@ func (b *bench) spin() time.Duration {
 }
 
 // touchMemory writes and removes a file, so that the pages that the contenders get next have been
-// used before: the first use of a page of a virtual machine's memory is slow, and would be counted
-// against whoever meets it.
+// used before: the first use of a page of a virtual machine's memory is slow, and would count
+// against the contender that gets it.
 func touchMemory(dir string, size int64) error {
 	path := filepath.Join(dir, "touch")
 	f, err := os.Create(path)
@@ -129,7 +129,7 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 			continue
 		}
 		for i := range entrants {
-			// The order turns with the rounds, so that nobody is always behind the same neighbour.
+			// The order rotates with the rounds, so that no contender always follows the same one.
 			if err := b.take(ctx, entrants[(i+round)%len(entrants)], s); err != nil {
 				return err
 			}
@@ -138,8 +138,8 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 	return nil
 }
 
-// take runs one step on one contender and keeps its sample. What a volume has been written settles
-// before anybody else is measured: it would be at others' cost, and that it is paid for must show.
+// take runs one step on one contender and keeps its sample. A volume settles before the next
+// contender is measured: its settling must not disturb others, and its cost must show.
 func (b *bench) take(ctx context.Context, en *entrant, s step) error {
 	if (en.copy != "") != s.Copying {
 		return nil
@@ -188,7 +188,7 @@ func (b *bench) sample(ctx context.Context, en *entrant, s step) (sample, error)
 	}, nil
 }
 
-// startups notes when a fio ran that does nothing: what that costs is no contender's.
+// startups records windows in which a fio ran that does nothing: its cost is no contender's.
 func (b *bench) startups(ctx context.Context) error {
 	for range 7 {
 		from := time.Now()
@@ -200,8 +200,8 @@ func (b *bench) startups(ctx context.Context) error {
 	return nil
 }
 
-// calm waits, a second at most, for the machine to have its processor for itself, and returns the
-// last spin.
+// calm waits, for a second at most, until the machine has its processor for itself, and returns the
+// time of the last spin.
 func (b *bench) calm(ctx context.Context) time.Duration {
 	took := b.spin()
 	for i := 0; i < 10 && ctx.Err() == nil && float64(took) > disturbed*float64(b.best); i++ {

@@ -18,7 +18,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// memoryRun is what runMemory is asked for.
+// memoryRun is the parameters of runMemory.
 type memoryRun struct {
 	dir     string
 	size    int64  // of the volume in bytes
@@ -32,11 +32,11 @@ type memoryRun struct {
 // leaves.
 const writeUnit = 1 << 20
 
-// runMemory measures how much memory a store takes that serves a large volume, in this process: an
-// engine, its index and Go's heap, which is what the daemon has but for its queues. The volume is
-// written in MiBs all over its size, no two chunks alike, settled, and then read at random until
-// the caches are full. The data itself is not kept, but made again when it is read (regenerating),
-// so that the disk has to hold the metadata alone.
+// runMemory measures how much memory a store with a large volume takes, in this process: an engine,
+// its index and Go's heap, which is what the daemon has but for its queues. runMemory writes MiBs
+// all over the volume, no two chunks alike, settles it, and then reads at random until the caches
+// are full. The data itself is not kept but generated again when it is read (regenerating), so that
+// the disk has to hold the metadata alone.
 func runMemory(ctx context.Context, args []string) error {
 	var m memoryRun
 	var chunk int
@@ -96,7 +96,7 @@ func (m memoryRun) serve(ctx context.Context, s *objstore.Store, gen *generator)
 	return errors.Join(err, v.Close())
 }
 
-// newGenerator has the same random bytes each time.
+// newGenerator returns a generator with the same random bytes each time.
 func newGenerator(chunk int) *generator {
 	g := &generator{chunk: chunk, rest: make([]byte, chunk-stampSize)}
 	fill := rand.New(rand.NewPCG(1, 2))
@@ -142,8 +142,8 @@ func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Vol
 	return nil
 }
 
-// place spreads the i-th write over the volume: a walk by a step that has no factor in common with
-// its length, so that no place is met twice.
+// place returns where the i-th write goes: a walk over the volume by a step that has no factor in
+// common with its length, so that no offset is written twice.
 func (m memoryRun) place(i int64) int64 {
 	units := m.size / writeUnit
 	step := units*618/1000 | 1

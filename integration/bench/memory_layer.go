@@ -11,11 +11,11 @@ import (
 	"varve/objstore/vfs"
 )
 
-// regenerating is a file layer for a store whose data would not fit on the disk. What it is given
-// to write to a segment and knows to come from its generator is not kept: it notes where it was
-// written and from which seed on, 24 bytes for each write, and makes the bytes again when they are
-// read. All else, headers, tree nodes, directories, footers, journals, is in real files, with holes
-// where the data would be.
+// regenerating is a file layer for a store whose data would not fit on the disk. It does not keep
+// bytes of a segment that come from its generator: it records where they were written and from
+// which seed on, 24 bytes for each write, and generates them again when they are read. All else
+// (headers, tree nodes, object logs, footers, journals) is in real files, with holes where the data
+// would be.
 type regenerating struct {
 	vfs.FS
 	gen *generator
@@ -46,7 +46,7 @@ func (g *generator) stamp(b []byte, seed uint64) {
 	binary.LittleEndian.PutUint64(b[8:], seed^stampMark)
 }
 
-// recognize says from which seed on b was made, looking at every byte.
+// recognize returns the seed from which on b was generated. It compares every byte.
 func (g *generator) recognize(b []byte) (first uint64, ok bool) {
 	if len(b) == 0 || len(b)%g.chunk != 0 {
 		return 0, false
@@ -61,7 +61,7 @@ func (g *generator) recognize(b []byte) (first uint64, ok bool) {
 	return first, true
 }
 
-// at makes the bytes from off on of the run of chunks that begins with seed first.
+// at generates the bytes from off on of the run of chunks that begins with seed first.
 func (g *generator) at(p []byte, first uint64, off int64) {
 	for len(p) > 0 {
 		seed, in := first+uint64(off/int64(g.chunk)), int(off%int64(g.chunk))
@@ -107,7 +107,7 @@ type dataRun struct {
 	first       uint64 // seed
 }
 
-// FD: there is no descriptor for bytes that are not there.
+// FD returns no descriptor, since the bytes are not in the file.
 func (f *segmentFile) FD(int64) int { return -1 }
 
 func (f *segmentFile) WriteAt(p []byte, off int64) (int, error) {
@@ -131,7 +131,7 @@ func (f *segmentFile) ReadAt(p []byte, off int64) (int, error) {
 	i := sort.Search(len(f.runs), func(i int) bool { return f.runs[i].off+f.runs[i].length > off })
 	if i == len(f.runs) || f.runs[i].off > off || f.runs[i].off+f.runs[i].length < end {
 		// Not within one run: what is in the file, with what is in runs on top of it.
-		if n, err := f.File.ReadAt(p, off); err != nil && (err != io.EOF || n < len(p)) { //nolint:errorlint // ReadAt gives it bare
+		if n, err := f.File.ReadAt(p, off); err != nil && (err != io.EOF || n < len(p)) { //nolint:errorlint // ReadAt returns it unwrapped
 			return n, err
 		}
 	}
@@ -143,7 +143,7 @@ func (f *segmentFile) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// Punch forgets runs that lie in the range as a whole; a part of one is never asked for.
+// Punch forgets the runs that lie whole in the range. A store punches no part of a run.
 func (f *segmentFile) Punch(off, length int64) error {
 	f.mu.Lock()
 	kept := f.runs[:0]

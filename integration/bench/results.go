@@ -30,7 +30,7 @@ type results struct {
 // series are the samples of one step by contender, in the order of the rounds.
 type series map[string][]sample
 
-// named is a contender and what it is.
+// named is a contender's name and description.
 type named struct {
 	Name string `json:"name"`
 	Note string `json:"note"`
@@ -63,7 +63,7 @@ func (r *results) add(s step, contender string, smp sample) {
 	r.Samples[s.Name][contender] = append(r.Samples[s.Name][contender], smp)
 }
 
-// compareSpins works out how much slower than at best the machine was around each sample.
+// compareSpins computes how much slower than at best the machine was around each sample.
 func (r *results) compareSpins(best time.Duration) {
 	for _, contenders := range r.Samples {
 		for _, samples := range contenders {

@@ -15,7 +15,7 @@ type step struct {
 	Copying bool   `json:"copying,omitempty"` // only for the contenders that compare copy modes
 }
 
-// bandwidth says that a step is shown in MB/s, not in IOPS.
+// bandwidth reports whether a step is shown in MB/s, not in IOPS.
 func (s step) bandwidth() bool { return s.Block >= 64<<10 }
 
 func (s step) writes() bool { return s.RW == "write" || s.RW == "randwrite" }

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// usage is what a process with all its threads has used so far, as the guest accounts for it.
+// usage is the processor time of a process with all its threads so far, as the guest accounts for
+// it.
 type usage struct {
 	server   time.Duration
 	switches int64 // voluntary
@@ -32,7 +33,7 @@ func readUsage(pid int) (usage, error) {
 	return u, nil
 }
 
-// addTask adds one thread; a thread that has just ended counts nothing.
+// addTask adds the usage of one thread; a thread that has just ended adds nothing.
 func (u *usage) addTask(task string) {
 	if b, err := os.ReadFile(task + "/stat"); err == nil {
 		// The name, in parentheses, may hold anything.
@@ -60,8 +61,8 @@ func (u usage) since(before usage) usage {
 	return usage{server: u.server - before.server, switches: u.switches - before.switches}
 }
 
-// spin does a fixed piece of arithmetic, about 20 ms of it, and says how long it took. When
-// something else has the processor, inside the machine or around it, it takes longer.
+// spin does a fixed piece of arithmetic, about 20 ms of it, and returns how long that took: longer
+// when something else has the processor, inside the machine or around it.
 func spin() time.Duration {
 	start := time.Now()
 	x := uint64(start.UnixNano()) | 1

@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// The test kernel cannot tell when it did not have the processor: to it, time goes on. So somebody
-// outside notes how much processor time its processes have had, and the notes and the samples are
-// joined by the clock afterwards. As the machine has one processor and its disks are memory, it is
+// The test kernel cannot tell when it did not have the processor: to it, time goes on. So a process
+// outside records how much processor time its processes get, and its records are joined with the
+// samples by the clock afterwards. As the machine has one processor and its disks are memory, it is
 // never idle while an I/O is under way, and I/Os per second of processor time are what an
 // undisturbed machine would do in a second.
 
-// watchStep is how often the processor time is noted, and after so many notes new processes are
-// looked for.
+// How often the processor time is recorded, and after how many records the watcher looks for new
+// processes.
 const (
 	watchStep   = 25 * time.Millisecond
 	watchRescan = 6
 )
 
-// runWatch notes the processor time of the machine that a process has started, until that process
+// runWatch records the processor time of the machine that a process has started, until that process
 // ends.
 func runWatch(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("watch", flag.ExitOnError)
@@ -69,7 +69,7 @@ type watcher struct {
 	total           int64              // nanoseconds
 }
 
-// thread is one that is watched; its file stays open, which makes a look cheap.
+// thread is a watched thread. Its file stays open, which makes reading it cheap.
 type thread struct {
 	stat *os.File
 	seen int64 // nanoseconds that are in total
@@ -102,7 +102,7 @@ func (w *watcher) rescan() {
 	}
 }
 
-// advance adds what the threads have had since the last call.
+// advance adds the processor time of the threads since the last call.
 func (w *watcher) advance() {
 	var buf [64]byte
 	for path, t := range w.threads {
@@ -163,8 +163,8 @@ type window struct {
 
 func since(from time.Time) window { return window{from.UnixNano(), time.Now().UnixNano()} }
 
-// clockOffset is what the host's clock is ahead of the guest's, in nanoseconds: a file on the
-// host's file system gets its time from the host. dir is on it.
+// clockOffset returns how far the host's clock is ahead of the guest's, in nanoseconds. dir is on
+// the host's filesystem, where a new file gets its time from the host.
 func clockOffset(dir string) (int64, error) {
 	path := filepath.Join(dir, "clock")
 	defer os.Remove(path)
@@ -187,7 +187,7 @@ func clockOffset(dir string) (int64, error) {
 	return offsets[len(offsets)/2], nil
 }
 
-// cpuLog is what runWatch has written.
+// cpuLog is the output of runWatch.
 type cpuLog struct {
 	at, total []int64 // host's Unix nanoseconds, nanoseconds of processor time so far
 }
@@ -210,7 +210,7 @@ func readCPULog(path string) (*cpuLog, error) {
 	return &l, sc.Err()
 }
 
-// until interpolates the processor time up to a moment.
+// until returns the processor time up to a moment, interpolated.
 func (l *cpuLog) until(at int64) float64 {
 	i := sort.Search(len(l.at), func(i int) bool { return l.at[i] >= at })
 	switch {
@@ -222,12 +222,12 @@ func (l *cpuLog) until(at int64) float64 {
 	}
 }
 
-// spent is the processor time in seconds of a window of the guest's clock.
+// spent returns the processor time in seconds in a window of the guest's clock.
 func (l *cpuLog) spent(w window, offset int64) float64 {
 	return (l.until(w.To+offset) - l.until(w.From+offset)) / 1e9
 }
 
-// charge works out the host's processor time of each sample, less what fio takes by itself.
+// charge computes the host's processor time of each sample, less what fio takes by itself.
 func (r *results) charge(l *cpuLog) {
 	var startups []float64
 	for _, w := range r.Startups {
@@ -247,7 +247,7 @@ func (r *results) charge(l *cpuLog) {
 	}
 }
 
-// middle is the median; 0 of nothing. It sorts values.
+// middle returns the median, or 0 without values. It sorts values.
 func middle(values []float64) float64 {
 	n := len(values)
 	if n == 0 {

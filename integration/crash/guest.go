@@ -103,7 +103,7 @@ func (g *guest) run() error {
 	return g.load()
 }
 
-// command runs a program and gives what it printed; an error has what it said.
+// command runs a program and returns its output, which is in an error as well.
 func command(args ...string) (string, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var out, errs bytes.Buffer
@@ -244,7 +244,7 @@ func (g *guest) sameContent(root, sum string) error {
 	return os.WriteFile(name, []byte(sum), 0o600)
 }
 
-// sumOfFile hashes what is no zeroes in a sparse file, with its place.
+// sumOfFile hashes the bytes of a sparse file that are not zeroes, with their offsets.
 func sumOfFile(name string) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {

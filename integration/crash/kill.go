@@ -191,7 +191,7 @@ func (k *killer) moment(round int) time.Duration {
 	return time.Duration(500+k.rng.IntN(3000)) * time.Millisecond
 }
 
-// underLoad says whether the round's workload has begun.
+// underLoad reports whether the round's workload has begun.
 func (k *killer) underLoad(round int) bool {
 	list, err := readFacts(filepath.Join(k.dir, factsFile))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"varve/integration/facts"
 )
 
-// loadLimit ends a machine that nobody kills.
+// loadLimit ends a machine that is not killed.
 const loadLimit = 2 * time.Minute
 
 // load works until the machine is killed.
@@ -50,7 +50,7 @@ func (g *guest) load() error {
 	}
 }
 
-// files makes files durable and says so, and unlinks old ones.
+// files makes files durable and reports them, and unlinks old ones.
 func (g *guest) files(volume, dir string, r *rand.Rand) error {
 	const kept = 40
 	var old []string

@@ -114,7 +114,7 @@ func countsOf(m map[string]int) string {
 	return strings.Join(words, ", ")
 }
 
-// summary adds up and says what failed.
+// summary prints what was tried and what failed, and returns the exit status.
 func summary(ctx context.Context, o *options, all []outcome) int {
 	total, failed := map[string]int{}, 0
 	for _, r := range all {

@@ -64,7 +64,7 @@ func fillSector(b []byte, value uint64, sector int) {
 	}
 }
 
-// startRaw opens the device; what it gives writes until the machine is killed.
+// startRaw opens the device and returns a function that writes until the machine is killed.
 func (g *guest) startRaw() (func() error, error) {
 	if g.round == 0 {
 		if err := g.saveRaw(make([]uint64, rawSectors)); err != nil {

@@ -5,20 +5,20 @@ import (
 	"math/rand/v2"
 )
 
-// Cut is one disk that a power cut could have left: all entries before Durable, and of the entries
-// [Durable, End), which were in the volatile cache or under way, some.
+// Cut is one disk that a power cut could have left: all entries before Durable, and some of the
+// entries [Durable, End), which were in the volatile cache or under way.
 type Cut struct {
 	Durable, End int
 	Kind         Kind
 	kept         []fate
 }
 
-// Kind says how a cut treats what was not durable.
+// Kind is how a cut treats the entries that were not durable.
 type Kind int
 
 // The kinds of cuts.
 const (
-	Clean  Kind = iota // what is durable, and nothing else
+	Clean  Kind = iota // only what is durable
 	Prefix             // the first writes of the batch
 	Torn               // the same, the last of them torn
 	Subset             // any writes of the batch
@@ -30,12 +30,12 @@ func (k Kind) String() string {
 	return [Kinds]string{"clean", "prefix", "torn", "subset", "shreds"}[k]
 }
 
-// fate is what becomes of one entry.
+// fate is what a cut does to one entry.
 type fate struct {
 	keep  bool
 	torn  bool
-	first int    // torn at one place: how many sectors are kept
-	seed  uint64 // torn in many: drawn from this; 0: at one place
+	first int    // torn once: how many sectors are kept
+	seed  uint64 // torn at many sectors, drawn from this seed; 0: torn once
 }
 
 // Batch returns the batch that entry i lies in: the writes that were in the volatile cache

@@ -10,9 +10,9 @@
 //
 // Between two barriers (flush, FUA) lies a batch: writes that were all in the disk's volatile cache
 // at one moment, just before the flush was done. A cut at that moment leaves any subset of the
-// batch, each write whole, missing or torn between two sectors, over all that stands before the
-// batch. That is what Cut draws. A write that stands behind a FUA write may have been on the disk
-// before it; as the log can't say so, Cut doesn't claim it.
+// batch, each write whole, missing or torn between two sectors, over everything that comes before
+// the batch. A Cut is one such subset. A write behind a FUA write may have been on the disk before
+// it; the log does not tell, and so no Cut assumes it.
 //
 // The log, all integers little endian, in sectors of the disk's logical block size:
 //
@@ -51,7 +51,7 @@ const maxWrite = 1 << 28
 
 var le = binary.LittleEndian
 
-// ErrFormat says that something is no log of the target, or a damaged one.
+// ErrFormat is the error for a file that is no log of the target, or a damaged one.
 var ErrFormat = errors.New("not a log of dm-log-writes")
 
 // Entry is one entry of a log.

@@ -115,8 +115,8 @@ func fuzzBlindly(ctx context.Context, j *job, each time.Duration) error {
 
 var deadlineLine = regexp.MustCompile(`(?m)^ *context deadline exceeded$`)
 
-// endOfTime says whether a target failed for the end of its time alone, as it may before Go 1.27:
-// go.dev/issue/75804.
+// endOfTime reports whether a target failed only because its time was over, as it may before Go
+// 1.27: go.dev/issue/75804.
 func endOfTime(out []byte) bool {
 	return deadlineLine.Match(out) && !bytes.Contains(out, []byte("Failing input"))
 }

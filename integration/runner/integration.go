@@ -68,7 +68,7 @@ func integrationCommand(ctx context.Context, args []string) error {
 	s := &schedule{jobs: jobs, machines: jobs, dir: *dir, say: os.Stdout}
 	for _, p := range programs {
 		if *run != "" {
-			p.expected = 0 // who knows
+			p.expected = 0 // not known
 		}
 		s.steps = append(s.steps, p.step(*dir, memory, os.Stdout))
 	}

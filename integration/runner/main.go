@@ -62,7 +62,7 @@ func main() {
 	os.Exit(exitStatus(err))
 }
 
-// exitStatus says what is left to say of err, and is the exit status for it.
+// exitStatus prints what has not been printed of err, and returns the exit status for it.
 func exitStatus(err error) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):

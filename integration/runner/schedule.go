@@ -26,7 +26,7 @@ type schedule struct {
 	expected time.Duration // of the whole
 }
 
-// tellEvery is how often a run says that it is still there.
+// tellEvery is how often a run reports that it is still running.
 const tellEvery = 2 * time.Minute
 
 // run returns the results, in the order in which the steps ended. The end of ctx ends the steps

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// saysStuck matches the line by which a test program says that its time is over. If a thread of it
+// saysStuck matches the line that a test program prints when its time is over. If a thread of it
 // waits in the kernel, it can't end, nor can the machine halt. (Tests of ./integration have limits
 // of their own, and have the machine killed.)
 var saysStuck = regexp.MustCompile(`^\x16?panic: test timed out after `)

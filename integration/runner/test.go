@@ -26,7 +26,7 @@ ends with one line "N passed, N failed, N skipped". What takes hours is in make 
   VARVE_FUZZ     seconds that each fuzz target is tried; default 2`
 
 // shards is how many machines the integration tests are spread over. More than run at once: the
-// last ones end at about the same time then, though nobody knows how long each test takes.
+// last ones end at about the same time then, although it is not known how long each test takes.
 const shards = 4
 
 // slowest is how many of the slowest tests are named at the end.

@@ -309,7 +309,7 @@ func (m *vm) commandStatus() (int, bool) {
 	return n, err == nil
 }
 
-// verdict is the exit status, and says what a user has to know of the machine's end.
+// verdict returns the exit status, and prints what a user has to know about the machine's end.
 func (m *vm) verdict(why ending) (int, error) {
 	console, _ := os.ReadFile(m.file("console"))
 	if why == interrupted {

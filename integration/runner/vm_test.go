@@ -143,7 +143,7 @@ func TestVMKilled(t *testing.T) {
 	}
 }
 
-// zombie: it has ended, but whoever inherited it has not looked yet.
+// zombie: it has ended, but its new parent has not waited for it yet.
 func zombie(pid int) bool {
 	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return strings.Contains(string(b), ") Z ")

@@ -86,7 +86,7 @@ func (c *campaign) runMachine(ctx context.Context, tests []string) error {
 	go func() { ended <- m.wait() }()
 	expired := c.watch(ctx, m, ended, hung, said, &err)
 
-	// Nobody writes to the transcript any more.
+	// Nothing writes to the transcript any more.
 	test, seconds := t.abandon()
 	switch {
 	case test == "" || ctx.Err() != nil:

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// script is a machine that says what it is told to, until it is killed.
+// script is a machine that prints what it is told to, until it is killed.
 type script struct {
 	killed chan struct{}
 	ended  chan error
@@ -137,7 +137,7 @@ func TestCampaignGivesUp(t *testing.T) {
 	}
 }
 
-// Whoever interrupts a run loses the running test, which is no outcome.
+// Interrupting a run loses the running test, which gets no outcome.
 func TestCampaignInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var booted [][]string

@@ -1,25 +1,24 @@
 // Command xfstests runs an installed copy of xfstests in the test kernel, on volumes of varve and
 // on plain loop devices of the same size, and compares: a test that passes on the loop devices and
-// not on varve is varve's fault until somebody shows otherwise, and makes the run a failure.
+// not on varve is varve's fault until its reason is known, and makes the run a failure.
 //
 //	xfstests run -xfstests DIR [-fstyp ext4] [-group quick] [-tests 'generic/001 …'] [flags]
 //	xfstests report -out DIR [flags of run]
 //
-// xfstests is no part of varve: it is built and installed by whoever wants to run it, and only its
-// path is given.
+// xfstests is no part of varve: install it first; varve's side needs only its path.
 //
 // # How a run goes
 //
 // A target is what lies below the filesystems under test: "loop" or "varve". For each target a
 // machine is started (integration/vm/run) and the script guest in it takes the tests in batches.
 // Every batch gets a new store, or new files for the loop devices, so that no batch inherits what
-// an earlier one filled or broke, and runs in one call of xfstests' own ./check. Its output is read
-// while it comes (transcript), and every test's outcome is put into the target's results file at
-// once: the next run goes on where this one ended, or was killed.
+// an earlier one filled or broke, and runs in one call of xfstests' own ./check. Its output is
+// parsed as it arrives (transcript), and every test's outcome is appended to the target's results
+// file at once: the next run goes on where this one ended, or was killed.
 //
-// A test beyond its time limit may leave processes that nobody can kill and a mount that nobody can
-// undo. So its machine is killed as a whole, the outcome is "timeout", and a new machine goes on
-// with the next test. If the machine dies by itself, the outcome of the test that ran is "died".
+// A test beyond its time limit may leave processes that can't be killed and a mount that can't be
+// unmounted. So its machine is killed as a whole, the outcome is "timeout", and a new machine goes
+// on with the next test. If the machine dies by itself, the outcome of the test that ran is "died".
 package main
 
 import (

@@ -17,7 +17,7 @@ type outcome string
 const (
 	passed  outcome = "passed"
 	failed  outcome = "failed"
-	notRun  outcome = "notrun"  // the test says that something it needs is not there
+	notRun  outcome = "notrun"  // something that the test needs is not there
 	timeout outcome = "timeout" // beyond its time limit
 	died    outcome = "died"    // the machine ended under it
 	missing outcome = "missing" // has not been run yet
@@ -100,7 +100,7 @@ func (b *book) get(test string) result {
 	return result{test: test, outcome: missing}
 }
 
-// forget takes the tests' outcomes back, by lines that say so.
+// forget revokes the tests' outcomes, by appending lines to that effect.
 func (b *book) forget(tests []string) error {
 	for _, t := range tests {
 		if b.get(t).outcome == missing {

@@ -124,7 +124,7 @@ func (t *transcript) finish() {
 	t.result(r)
 }
 
-// abandon takes the test in hand, whose end nobody will see. "": there is none.
+// abandon returns the running test, whose end will not be seen, or "" if there is none.
 func (t *transcript) abandon() (test string, seconds int) {
 	test, seconds = t.test, int(time.Since(t.began).Seconds())
 	t.test, t.block, t.line = "", nil, t.line[:0]
