@@ -48,7 +48,7 @@ type VolumeInfo struct {
 	Logical   int64     `json:"logical"` // bytes that are not holes in the last settled root
 	Tail      int64     `json:"tail"`    // bytes written since, not settled yet
 	Snapshots int       `json:"snapshots"`
-	Users     []string  `json:"users"` // who has it open: "ublk /dev/ublkb0", "fuse"
+	Users     []string  `json:"users"` // have it open: "ublk /dev/ublkb0", "fuse"
 	// Of is the snapshot, "VOLUME@SNAPSHOT", that a scratch volume lies over. An older varve that
 	// has compacted refs has dropped it.
 	Of string `json:"of,omitempty"`
@@ -113,16 +113,16 @@ type Piece struct {
 	settled bool // it belongs to the tree, not to a layer
 }
 
-// Plan says where a range is. The zero value is ready; reusing one avoids every allocation.
-// Between Plan and Release the pieces' files are neither closed, punched nor unlinked.
+// Plan is where the bytes of a range lie. The zero value is ready; reusing one avoids every
+// allocation. Between Plan and Release the pieces' files are neither closed, punched nor unlinked.
 type Plan struct {
 	Pieces   []Piece // in order of BufOff, covering the range exactly
 	pin      *pin
 	verifier verifier
 }
 
-// Write is a reserved place for a write, from Reserve until Commit or Abort, of which exactly one
-// is called.
+// Write is a slot that is reserved for a write, from Reserve until Commit or Abort, of which
+// exactly one is called.
 type Write struct {
 	FD      int   // write the data here, all of it, at FileOff
 	FileOff int64 // bytes, a multiple of 4096
@@ -136,7 +136,7 @@ type Image interface {
 	Size() int64
 	// ReadAt as io.ReaderAt, at any offset and length; blocks.
 	ReadAt(p []byte, off int64) (int, error)
-	// Extent says what lies at off: whether it is a hole, and how many bytes, 1 at least, are
+	// Extent returns what lies at off: whether it is a hole, and how many bytes, at least 1, are
 	// alike.
 	Extent(ctx context.Context, off int64) (hole bool, length int64, err error)
 	// Plan never blocks on I/O. ErrNotLoaded: call Load for the range, from a goroutine that may

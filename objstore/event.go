@@ -2,11 +2,11 @@ package objstore
 
 import "sync/atomic"
 
-// event wakes everybody who waits for something to change. The zero value is ready. It has no lock
-// and never blocks, so that it may be fired under any lock.
+// event wakes all goroutines that wait for something to change. The zero value is ready. It has no
+// lock and never blocks, so that it may be fired under any lock.
 //
-// A waiter takes the channel first and looks at the condition afterwards; whoever changes the
-// condition fires afterwards. Then no change is missed.
+// A waiter takes the channel first and looks at the condition afterwards. The goroutine that
+// changes the condition fires afterwards. So no change is missed.
 type event struct{ waiting atomic.Pointer[chan struct{}] }
 
 // next returns a channel that is closed when the event is fired next.

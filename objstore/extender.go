@@ -7,19 +7,19 @@ import (
 	"varve/objstore/internal/journal"
 )
 
-// extender extends journals ahead of those who append to them: it allocates and maps the next
-// window (1 MiB) when the last one is half used, so that a request seldom finds the journal without
-// room. One that does gets ErrBusy, and Wait extends the journal itself.
+// extender extends journals ahead of the requests that append to them: it allocates and maps the
+// next window (1 MiB) when the last one is half used, so that a request seldom finds the journal
+// without room. A request that does gets ErrBusy, and Wait extends the journal itself.
 type extender struct{ asked chan *volume }
 
-// extendersQueue is how many volumes may wait for the extender. One that finds no room asks again
-// at its next record.
+// extendersQueue is how many volumes may wait for the extender. A volume that finds the queue full
+// asks again at its next record.
 const extendersQueue = 64
 
 func newExtender() *extender { return &extender{make(chan *volume, extendersQueue)} }
 
-// ask has the journal of a volume's active layer extended, and reports whether the extender will
-// come to it. It never blocks.
+// ask queues the journal of a volume's active layer for the extender, and reports whether the queue
+// had room. It never blocks.
 func (x *extender) ask(v *volume) bool {
 	select {
 	case x.asked <- v:
@@ -36,12 +36,12 @@ func (x *extender) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case v := <-x.asked:
-			_ = v.extendJournal(journal.Ahead) // who needs the window tries again, and gets the error
+			_ = v.extendJournal(journal.Ahead) // a request that needs the window tries again in Wait, and gets the error
 		}
 	}
 }
 
-// extendJournal has n more records fit into the journal of the active layer. It blocks.
+// extendJournal extends the journal of the active layer by room for n more records. It blocks.
 func (v *volume) extendJournal(n int) error {
 	v.mu.Lock()
 	if !v.writable {

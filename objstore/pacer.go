@@ -7,14 +7,14 @@ import (
 
 const (
 	paceBytes   = 2 << 20                // settling looks for requests this often
-	pacePause   = 10 * time.Millisecond  // and gives way to them for so long
+	pacePause   = 10 * time.Millisecond  // and gives way to them for this long,
 	paceLongest = 200 * time.Millisecond // but goes on after this
 )
 
-// pacer makes settling give way to requests. The settler's own.
+// pacer makes settling give way to requests. Only the settler's goroutine uses it.
 type pacer struct {
 	bytes    int    // settled since the last look
-	requests uint64 // that there had been by then
+	requests uint64 // their count at that look
 }
 
 // pace is called before n more bytes settle. It waits while requests come in, unless settling

@@ -2,12 +2,12 @@ package objstore
 
 import "sync/atomic"
 
-// pin keeps what plans point to in being. Every plan of a volume counts on the volume's current
-// pin; before anything is punched or unlinked, the pin is replaced, and the old one waited for.
+// pin keeps the data that plans refer to from being punched or unlinked. Every plan of a volume
+// counts on the volume's current pin; reclaiming first replaces the pin and waits for the old one.
 //
-// Pins are cumulative: a pin is done only after the one that it replaced, so that whoever waits for
-// the last pin waits for every plan that was made before it was replaced, also for those that count
-// on an older pin, which somebody else waits for.
+// Pins are cumulative: a pin is done only after the one that it replaced. So waiting for the last
+// pin means waiting for every plan that was made before that pin was replaced, also for plans that
+// count on an older pin.
 type pin struct {
 	n    atomic.Int64 // plans; one for being current, and one for a predecessor that is not done
 	done chan struct{}
@@ -32,9 +32,9 @@ func (v *volume) replacePin() *pin {
 	return old
 }
 
-// release gives one reference up. It never blocks.
+// release drops one reference. It never blocks.
 func (p *pin) release() {
-	for p != nil && p.n.Add(-1) == 0 { // nobody counts on a pin that is not current any more
+	for p != nil && p.n.Add(-1) == 0 { // no new plan counts on a pin that is not current
 		close(p.done)
 		p = p.next
 	}

@@ -16,7 +16,7 @@ func (s *Store) startHousework() {
 
 // Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written
 // so far durable. Requests go on, but a write that has to wait for settling waits for Resume. The
-// caller sees to it that Quiesce, Resume and Close do not run at once, and that nobody waits for a
+// caller ensures that Quiesce, Resume and Close do not run at once, and that no call waits for a
 // snapshot meanwhile.
 func (s *Store) Quiesce() error {
 	s.endHousework()

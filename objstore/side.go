@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Side is a way into a volume whose users the kernel lets believe that nobody else writes it: it
-// keeps pages for each of them, and knows nothing of what comes by the other.
+// Side is a way into a volume. The kernel caches pages for each side as if nothing else wrote the
+// volume, so that only one side may write.
 type Side int
 
 // The sides of a volume.
@@ -16,14 +16,14 @@ const (
 	sides
 )
 
-// taken says what keeps the other side out.
+// taken returns what keeps the other side out, for an error.
 func (s Side) taken() string {
 	return [sides]string{"it is attached to a device", "its live file is open for writing in a mount"}[s]
 }
 
 // Claim keeps the other side from claiming the volume, until release or Close. ErrInUse if the
-// other side has it already. Any number of users can claim one side; a user that claims none keeps
-// nobody out, and is kept out by nobody.
+// other side has it already. Any number of users can claim one side. A user that claims no side
+// excludes no other, and none excludes it.
 func (v *Volume) Claim(side Side) (release func(), err error) {
 	return v.s.catalog.claim(v, side)
 }
@@ -46,7 +46,7 @@ func (c *catalog) claim(v *Volume, side Side) (release func(), err error) {
 	}), nil
 }
 
-// unclaim gives up what a user of a volume has claimed.
+// unclaim releases what a user of a volume has claimed.
 func (c *catalog) unclaim(v *Volume) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

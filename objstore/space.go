@@ -24,23 +24,23 @@ const (
 // it.
 const SmallestMaxSize = 128 << 20
 
-// spaceAccount is the store's account of room: who may take how much, and who waits for it. Two
-// things bound the store: what its file system has free, and, where it is set, the most that its
-// files may take. Of the lesser of the two, writes leave the reserve and what settling the tails
-// may have to write.
+// spaceAccount is the store's account of room: how much requests may take, and which wait for it.
+// Two things bound the store: the free space of its file system, and its maximum size, if that is
+// set. Of the lesser of the two, writes leave the reserve and what settling the tails may have to
+// write.
 //
 //	file system    | used by others | used by the store | inflight | budget ... | reserved | reserve |
 //
 // A look at the disk grants a budget. Requests take from the budget and look at nothing else, so
 // that take and takeHole never block; a goroutine of the store (run) looks again when half of the
-// budget is used. Who finds too little calls look on a goroutine that may block, and learns whether
-// there is room, whether to wait for settling, which may make some, or whether the request must be
-// refused.
+// budget is used. A request that finds too little budget calls look on a goroutine that may block.
+// look tells whether there is room, whether to wait for settling, which may make some, or whether
+// the request must be refused.
 //
 // Room is taken by requests (take, takeHole) and by what settling writes once more (mustTake). It
 // comes back from settling (settled) and from the reclaimer (returned). What is dead in the
-// segments, and could be collected, is not counted here: the account sees it as used until somebody
-// gives it back to the file system.
+// segments, and could be collected, is not counted here: the account sees it as used until it is
+// given back to the file system.
 //
 // Invariants:
 //
@@ -78,12 +78,12 @@ type spaceAccount struct {
 	deps spaceDeps
 }
 
-// spaceDeps are what the account asks others. All but free and used must not block.
+// spaceDeps are what the account needs of the store. All but free and used must not block.
 type spaceDeps struct {
 	free         func() (int64, error) // bytes that the file system has free; blocks
 	used         func() (int64, error) // bytes that the store's files occupy; blocks
 	returning    func() bool           // settled layers are about to give their room back
-	wantSettling func()                // somebody waits for room
+	wantSettling func()                // called when a request waits for room
 	stopped      func() bool           // nothing settles any more: the store is read-only
 	log          *slog.Logger
 }
