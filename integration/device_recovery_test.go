@@ -160,7 +160,7 @@ func TestFailedDeviceRetried(t *testing.T) {
 		t.Fatalf("the volume is shown as %+v", v)
 	}
 	for _, show := range [][]string{{"stat"}, {"volume", "show", "used"}} {
-		if out := n.varve(ctx, show...); !strings.Contains(out, used) || !strings.Contains(out, "on purpose") || !strings.Contains(out, "tried again at") {
+		if out := n.varve(ctx, show...); !strings.Contains(out, used) || !strings.Contains(out, "on purpose") || !strings.Contains(out, "next try at") {
 			t.Errorf("varve %v does not say that %s waits, and why:\n%s", show, used, out)
 		}
 	}
