@@ -8,7 +8,7 @@ import (
 )
 
 // What a caller may test for with errors.Is. blockdev translates them to the result of a ublk
-// request, fs to a FUSE status; nobody else turns them into an errno.
+// request, fs to a FUSE status; no other package turns them into an errno.
 var (
 	// ErrNotStore: the directory holds no varve store.
 	ErrNotStore = refs.ErrNotStore
@@ -18,14 +18,14 @@ var (
 	ErrStoreLocked = errors.New("store is in use by another process")
 	// ErrVersion: the store was written by a newer varve.
 	ErrVersion = disk.ErrVersion
-	// ErrCorrupt: a checksum or a hash did not match; see CorruptError for the place.
+	// ErrCorrupt: a checksum or a hash did not match; CorruptError has the location.
 	ErrCorrupt = disk.ErrCorrupt
 	// ErrCopied: a journal was copied from a store that was in use; see Store.AcceptCopies.
 	ErrCopied = errors.New("a copy that can't be relied on")
 	// ErrNoSpace: the store's file system has no more room than the reserve and what settling may
 	// need.
 	ErrNoSpace = disk.ErrNoSpace
-	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it says why.
+	// ErrReadOnly: the store or the volume takes no writes; the error that wraps it has the reason.
 	ErrReadOnly = errors.New("read-only")
 	// ErrClosed: the store, volume or view was closed.
 	ErrClosed = errors.New("closed")

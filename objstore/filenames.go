@@ -6,7 +6,7 @@ import (
 
 // A file is the store's by its name, in the one form that the store itself writes. Any other
 // spelling of the same number is a stray: it is named in the log and by a check, and neither opened
-// nor deleted. Somebody has put it there.
+// nor deleted, since the store has not made it.
 
 // stray notes a file that is none of the store's.
 func (s *Store) stray(name string) {

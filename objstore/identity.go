@@ -5,7 +5,7 @@ import "github.com/google/uuid"
 // FilesUUID is the UUID that the store's files carry, and those of its copies.
 func (s *Store) FilesUUID() string { return s.sb.ID.String() }
 
-// NewUUID gives the store another UUID to be known by, and returns it. Its files keep the one that
+// NewUUID sets and returns another UUID by which the store is known. Its files keep the one that
 // they carry.
 func (s *Store) NewUUID() (string, error) {
 	if err := s.writeError(); err != nil {

@@ -23,11 +23,11 @@ import (
 //
 // Until the index is complete, objects are found in the object lists, at a higher price (package
 // object). Duplicates of what it lacks would be stored again for good. So settling waits for it, as
-// it waits for a quiet moment: until a tail presses, or somebody waits for the settling.
+// it waits for a quiet moment: until a tail presses, or a caller waits for settling.
 //
-// An object may have been stored twice, because its first copy was damaged. The index, where it has
-// been lost, does not say any more which copy is the good one. So where an object list names
-// another location than the index, the index's is read.
+// An object may have been stored twice, because its first copy was damaged. An index that was lost
+// and filled again does not tell which copy is good. So if an object list names another location
+// than the index, the copy at the index's location is read.
 
 const (
 	renewTick  = time.Second
@@ -48,7 +48,7 @@ const (
 type renewable interface {
 	// Broken reports that it answers nothing and takes nothing any more.
 	Broken() bool
-	// Renew makes an empty one to use in its place.
+	// Renew makes an empty index that replaces it.
 	Renew() (index.Index, error)
 }
 
@@ -100,7 +100,7 @@ func (x *indexer) unindexed() []*segment.File {
 	return all
 }
 
-// run enters what the index lacks, and makes a broken one anew, until ctx ends.
+// run enters what the index lacks, and replaces a broken index, until ctx ends.
 func (x *indexer) run(ctx context.Context) {
 	tick := time.NewTicker(renewTick)
 	defer tick.Stop()
@@ -109,7 +109,7 @@ func (x *indexer) run(ctx context.Context) {
 		if err == nil {
 			err = x.complete(ctx)
 			if _, broken := x.index.broken(); broken {
-				err = nil // it is made anew at the next tick
+				err = nil // it is replaced at the next tick
 			}
 		}
 		if ctx.Err() != nil {
@@ -131,7 +131,7 @@ func (x *indexer) run(ctx context.Context) {
 	}
 }
 
-// renew makes a broken index anew.
+// renew replaces a broken index by an empty one.
 func (x *indexer) renew() error {
 	r, broken := x.index.broken()
 	if !broken {

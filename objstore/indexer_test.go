@@ -42,7 +42,7 @@ func (b *breakableIndex) Renew() (index.Index, error) {
 
 // An index that breaks is made anew beside the I/O: while that takes its time, the volume is read,
 // written and settled; then duplicates are found again, and leaves without a look into the records.
-func TestBrokenIndexIsMadeAnew(t *testing.T) {
+func TestBrokenIndexIsReplaced(t *testing.T) {
 	r := many(t)
 	synctest.Test(t, func(t *testing.T) {
 		var c footerReads
@@ -100,7 +100,7 @@ func TestBrokenIndexIsMadeAnew(t *testing.T) {
 }
 
 // Filling stops at the end of the store, and is not begun for an index that works.
-func TestIndexIsMadeAnewOnce(t *testing.T) {
+func TestIndexIsReplacedOnce(t *testing.T) {
 	r := many(t)
 	synctest.Test(t, func(t *testing.T) {
 		second := &breakableIndex{Index: index.NewMem(), renew: func() (index.Index, error) { return nil, errors.New("twice") }}

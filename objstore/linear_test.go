@@ -434,7 +434,7 @@ func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 
 // Of a write that fails nothing counts as written: a caller that is told of a part takes the error
 // for a short write.
-func TestFailedWriteSaysSo(t *testing.T) {
+func TestFailedWriteIsAnError(t *testing.T) {
 	mem := vfs.NewMem(0)
 	fail := 0 // the write that fails, counted from 1
 	fs := vfs.Inject(mem, func(op vfs.Op) error {

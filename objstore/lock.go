@@ -35,7 +35,7 @@ func TakeLock(dir string) (*Lock, error) {
 	return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), files.Close())
 }
 
-// lock takes the store's lock, and says in its file who has it.
+// lock takes the store's lock, and writes into its file which process has it.
 func lock(fs vfs.FS) (io.Closer, error) {
 	c, err := fs.Lock(lockFile)
 	if errors.Is(err, vfs.ErrLocked) {
@@ -75,14 +75,14 @@ func LockedBy(fs vfs.FS) int {
 	return pid
 }
 
-// Holder says whether a process has the store in dir, and which, as far as that is known. It may be
-// one that only looks.
+// Holder reports whether a process has the store in dir, and returns its ID, 0 if that is not
+// known. The process may be one that only reads.
 func Holder(dir string) (pid int, held bool) {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // a handle only
 	c, err := files.LockShared(lockFile)
 	if err == nil {
-		_ = c.Close() // it had nothing to give up but the lock
+		_ = c.Close() // it holds nothing but the lock
 		return 0, false
 	}
 	if !errors.Is(err, vfs.ErrLocked) {
@@ -105,11 +105,11 @@ func (l *Lock) Dir() *vfs.Dir { return l.dir }
 // process.
 func (l *Lock) File() *os.File { return l.file }
 
-// Close gives this process's share of the lock up. No opening may borrow it any more.
+// Close releases this process's share of the lock. No opening may borrow it any more.
 func (l *Lock) Close() error { return errors.Join(l.file.Close(), l.dir.Close()) }
 
-// Check says whether this version of the program can read the store in dir, without opening or
-// changing it.
+// Check returns an error if this version of the program can't read the store in dir. It neither
+// opens nor changes the store.
 func Check(dir string) error {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // nothing is written

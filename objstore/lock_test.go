@@ -97,7 +97,7 @@ func TestCheck(t *testing.T) {
 }
 
 // Quiesce leaves a store that takes writes, and Resume one that settles.
-func TestQuietAndResume(t *testing.T) {
+func TestQuiesceAndResume(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	if err := Init(dir, InitOptions{}); err != nil {
 		t.Fatal(err)

@@ -164,7 +164,7 @@ func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 
 // While a snapshot of one volume waits for its disk, at whichever sync, another volume is read,
 // written, flushed and planned, and its lists are answered.
-func TestSnapshotInNobodysWay(t *testing.T) {
+func TestSnapshotDelaysNoOtherVolume(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{LeafCache: smallestLeaves})
 	slow, other := r.volume("slow", 16<<20), r.volume("other", 64<<20)

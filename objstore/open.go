@@ -172,9 +172,9 @@ func (s *Store) openIndex() (err error) {
 	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
-		// Somebody else took that room, or a daemon that hands over had none to close it, or its
-		// disk has lost a part of it. An index can be made anew at any time, so this one is for
-		// now.
+		// Other files took the room that the index needs, or a daemon that hands over had none to
+		// close it, or its disk has lost a part of it. An index can be rebuilt at any time, so this
+		// one is temporary.
 		s.log.Warn("the index can't be opened; one is kept in memory until the store opens again. Above its bound, look-ups are slow and "+
 			"duplicates are not found", "entries", index.MemEntries, "error", err)
 		ix, err = index.NewBoundedMem(index.MemEntries), nil
@@ -193,7 +193,7 @@ func (s *Store) newObjects() *object.Reader {
 	})
 }
 
-// findOrigin says which kernel's page cache this process writes through.
+// findOrigin returns which kernel's page cache this process writes through.
 func (s *Store) findOrigin() (journal.Origin, error) {
 	o := journal.Origin{Boot: s.opts.Boot, Mount: s.opts.Mount}
 	if o.Boot == "" {

@@ -40,19 +40,19 @@ type Options struct {
 	Reserve int64
 
 	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
-	// anew since: did whoever relies on its unflushed writes survive (a ublk device that waits for
-	// its server)? nil means no.
+	// again since: did the user of its unflushed writes survive (a ublk device that waits for its
+	// server)? nil means no.
 	TrustCache func(volume string) bool
 	// Contested is asked for the same volume when TrustCache says no: may there be somebody who
 	// relies on its unflushed writes all the same? Then a volume that has any is refused until
 	// AcceptCopies decides it. nil means no.
 	Contested func(volume string) bool
-	// Boot and Mount say which kernel's page cache the files are written through. Default: the boot
-	// ID, and the ID of the mount under the store.
+	// Boot and Mount identify the kernel's page cache that the files are written through. Default:
+	// the boot ID, and the ID of the mount under the store.
 	Boot, Mount string
 
-	// Lock is the store's lock, where the caller holds it before Open and after Close. nil: Open
-	// takes it and Close gives it back.
+	// Lock is the store's lock, if the caller holds it before Open and after Close. nil: Open takes
+	// it and Close releases it.
 	Lock *Lock
 
 	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing
@@ -113,7 +113,7 @@ func (o *Options) EnsureDefaults() {
 	}
 }
 
-// Validate says which option is out of range.
+// Validate returns an error for an option that is out of range.
 func (o *Options) Validate() error {
 	switch {
 	case o.SegmentSize < smallestSegment || o.SegmentSize%disk.BlockSize != 0:

@@ -57,7 +57,7 @@ func tailed(t *testing.T) (r *rig, v *Volume, content []byte) {
 // A repair says when the volume was in the state that it goes back to: at the last flush before the
 // damage, or, where nothing of the journal is left, when that state had settled. After a power cut
 // and in a store whose log of refs was made anew it still does.
-func TestRepairSaysTime(t *testing.T) {
+func TestTimeOfRepairedState(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		record int // of the first generation; those at odd places are commits

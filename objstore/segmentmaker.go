@@ -18,8 +18,8 @@ import (
 // file to be made.
 //
 // A segment is in the table, and known to the index as having all its objects entered, from the
-// moment that it is made: it has none yet. One that nobody used is removed again; the next opening
-// removes those that a killed process leaves.
+// moment that it is made: it has none yet. A segment that was not used is removed again; the next
+// opening removes those that a killed process leaves.
 //
 // It has no lock. The goroutine that keeps the spare starts with the first segment that is asked
 // for, since a store that is only looked at makes none, and ends when the store closes.
@@ -90,7 +90,7 @@ func (m *segmentMaker) tryTake() *segment.File {
 	m.keepSpare()
 	select {
 	case e := <-m.spare:
-		return e.seg // nil where it could not be made: take will say why
+		return e.seg // nil if it could not be made: take returns the error
 	default:
 		return nil
 	}

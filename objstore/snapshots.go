@@ -83,7 +83,7 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 	return v, nil
 }
 
-// name gives a name to what is frozen and durable, at the time created.
+// name records the name of a snapshot that is frozen and durable, with the time created.
 func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
 	err = c.update(ctx, func() ([]refs.Record, error) {
 		if c.refs.ByID[v.ref.ID] == nil {
@@ -119,7 +119,7 @@ func (v *volume) enlist(n *naming, gen uint64) {
 	v.namings = append(v.namings, n)
 }
 
-// settle gives the snapshot its root.
+// settle sets the snapshot's root.
 // REQUIRES: volume.mu is held.
 func (n *naming) settle(root merkle.Hash, logical int64) {
 	n.settled, n.root, n.logical = true, root, logical

@@ -10,8 +10,8 @@ import (
 	"varve/objstore/queuethread"
 )
 
-// storeIndex is the index of an open store: the one the store was opened with, or the one that was
-// made in its place after it broke. It also knows which segments the index has all the objects of.
+// storeIndex is the index of an open store: the one that the store was opened with, or the one that
+// replaced it after it broke. It also knows which segments the index has all the objects of.
 // The objects of the others are found in the segments' own object lists (package object) until the
 // indexer has entered them.
 type storeIndex struct {
@@ -80,8 +80,7 @@ func (x *storeIndex) putMissing(entries []index.Entry) ([]conflict, error) {
 	return others, ix.Put(missing)
 }
 
-// replace enters objects in the place of entries that turned out to be wrong, unless these have
-// changed meanwhile.
+// replace replaces entries that turned out to be wrong, unless they have changed meanwhile.
 func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
@@ -98,8 +97,8 @@ func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	return ix.Put(instead)
 }
 
-// broken reports an index that answers nothing and takes nothing any more, and that can be made
-// anew: once.
+// broken reports whether the index answers nothing and takes nothing any more, and can be replaced,
+// which is done once.
 func (x *storeIndex) broken() (renewable, bool) {
 	if x.anew.Load() != nil {
 		return nil, false
@@ -108,7 +107,7 @@ func (x *storeIndex) broken() (renewable, bool) {
 	return r, ok && r.Broken()
 }
 
-// use puts an empty index in the place of a broken one.
+// use replaces a broken index by an empty one.
 func (x *storeIndex) use(ix index.Index) {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()

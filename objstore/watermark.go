@@ -8,7 +8,7 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// SpaceState says how much room writes have left.
+// SpaceState is how much room writes have left.
 type SpaceState string
 
 // The states of Stat.State.
@@ -25,8 +25,8 @@ const (
 	remindAfter  = 10 * time.Minute
 )
 
-// watermark notices when the room for writes becomes low, and says so in the log: when it is low,
-// when it has halved since, when writes are refused, and when it is over.
+// watermark logs when the room for writes becomes low, when it has halved since, when writes are
+// refused, and when that is over.
 type watermark struct {
 	refused atomic.Bool // a write was refused since the last look
 
