@@ -8,8 +8,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// maxContent bounds the files that are read whole, in bytes: no format grows that large, and a damaged size must
-// not exhaust the memory.
+// maxContent bounds the files that are read whole, in bytes: no format grows that large, and a
+// damaged size must not exhaust the memory.
 const maxContent = 4 << 30
 
 // Content is a file read into memory as far as the disk returns it.
@@ -19,8 +19,8 @@ type Content struct {
 	Err  error   // the disk's error for the first of them; nil if there is none
 }
 
-// ReadContent reads a file, block by block where the disk fails. The error is for a file of which nothing can be said;
-// blocks that cannot be read are part of the Content.
+// ReadContent reads a file, block by block where the disk fails. The error is for a file of which
+// nothing can be said; blocks that cannot be read are part of the Content.
 func ReadContent(f vfs.File) (Content, error) {
 	size, err := f.Size()
 	if err != nil {
@@ -63,7 +63,8 @@ func (c *Content) Cause(why string) error {
 	return errors.New(why)
 }
 
-// BadFrom returns the offset of the first unreadable block with a byte at or after off, or -1 if there is none.
+// BadFrom returns the offset of the first unreadable block with a byte at or after off, or -1 if
+// there is none.
 func (c *Content) BadFrom(off int64) int64 {
 	for _, at := range c.Bad {
 		if at+BlockSize > off {

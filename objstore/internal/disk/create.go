@@ -9,8 +9,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// CreateFile creates a file with the bytes of data, which are durable when it returns; the name is durable after
-// SyncDir of its directory. After an error no file is left, so that it can be created when there is room again.
+// CreateFile creates a file with the bytes of data, which are durable when it returns; the name is
+// durable after SyncDir of its directory. After an error no file is left, so that it can be created
+// when there is room again.
 func CreateFile(fs vfs.FS, name string, data []byte) (vfs.File, error) {
 	f, err := fs.Create(name)
 	if err != nil {
@@ -27,8 +28,8 @@ func CreateFile(fs vfs.FS, name string, data []byte) (vfs.File, error) {
 	return f, nil
 }
 
-// ReplaceFile replaces a small file, or creates it, by way of a draft: after a crash it has either the old bytes or
-// the new ones. Both the bytes and the name are durable when it returns.
+// ReplaceFile replaces a small file, or creates it, by way of a draft: after a crash it has either
+// the old bytes or the new ones. Both the bytes and the name are durable when it returns.
 func ReplaceFile(fs vfs.FS, name string, data []byte) error {
 	draft := name + ".new"
 	if err := fs.Remove(draft); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -54,8 +55,8 @@ func ReplaceFile(fs vfs.FS, name string, data []byte) error {
 	return fs.SyncDir(path.Dir(name))
 }
 
-// RemoveLeftover removes a file that no longer counts, if it is there. One that its disk does not let go is in nobody's
-// way: it stays, and the log says so.
+// RemoveLeftover removes a file that no longer counts, if it is there. One that its disk does not
+// let go is in nobody's way: it stays, and the log says so.
 func RemoveLeftover(fs vfs.FS, logger *slog.Logger, name string) error {
 	err := fs.Remove(name)
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,6 +1,7 @@
-// Package disk holds what every file of a store has in common: the error that names damaged bytes, reads that
-// survive a failing disk, checksums, and the sizes that the formats are built from. The packages of the formats
-// (record, journal, segment, refs, ...) are built on it; it knows none of them.
+// Package disk holds what every file of a store has in common: the error that names damaged bytes,
+// reads that survive a failing disk, checksums, and the sizes that the formats are built from. The
+// packages of the formats (record, journal, segment, refs, ...) are built on it; it knows none of
+// them.
 //
 // # Errors
 //
@@ -12,11 +13,11 @@
 //	             not of the whole store
 //	any other    nobody knows what the file holds now
 //
-// An error of a sync belongs to the last class whatever its errno: the kernel may have dropped the dirty pages,
-// so that the next sync succeeds without them. [SyncError] marks it.
+// An error of a sync belongs to the last class whatever its errno: the kernel may have dropped the
+// dirty pages, so that the next sync succeeds without them. [SyncError] marks it.
 //
 // # Sizes
 //
-// Volumes are addressed in sectors, files of segments in blocks; objects begin at a block. Integers are
-// little-endian in every format; each format carries a version and a CRC-32C.
+// Volumes are addressed in sectors, files of segments in blocks; objects begin at a block. Integers
+// are little-endian in every format; each format carries a version and a CRC-32C.
 package disk

@@ -19,7 +19,8 @@ var (
 	ErrNoSpace = errors.New("no space left in the store")
 	// ErrInvalid: a name, size or range that no store could take.
 	ErrInvalid = errors.New("invalid")
-	// ErrUnsynced: a sync failed, so that nobody knows which bytes are durable. Trying again does not help.
+	// ErrUnsynced: a sync failed, so that it is not known which bytes are durable. Trying again
+	// does not help.
 	ErrUnsynced = errors.New("not synced")
 )
 
@@ -47,8 +48,9 @@ func AsCorrupt(err error, file string, off int64, object string) *CorruptError {
 	return &CorruptError{File: file, Offset: off, Object: object, Err: err}
 }
 
-// Unreadable reports an error that says only that the disk, or the file system on it, has lost some bytes. A file
-// that returns one is treated as damaged there. Other errors (no memory, too many files) say nothing about the file.
+// Unreadable reports an error that says only that the disk, or the file system on it, has lost some
+// bytes. A file that returns one is treated as damaged there. Other errors (no memory, too many
+// files) say nothing about the file.
 func Unreadable(err error) bool {
 	for _, e := range []unix.Errno{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EILSEQ, unix.ENODATA, unix.EREMOTEIO} {
 		if errors.Is(err, e) {
@@ -58,15 +60,16 @@ func Unreadable(err error) bool {
 	return false
 }
 
-// Corrupt reports bytes that are known to be wrong. Bytes that could not be read for want of memory or descriptors
-// are not.
+// Corrupt reports bytes that are known to be wrong. Bytes that could not be read for want of memory
+// or descriptors are not.
 func Corrupt(err error) bool { return errors.Is(err, ErrCorrupt) && !Transient(err) }
 
-// Damaged reports an error that concerns some bytes of a file, and so what lies in them, and not the whole store.
+// Damaged reports an error that concerns some bytes of a file, and so what lies in them, and not
+// the whole store.
 func Damaged(err error) bool { return Corrupt(err) || Unreadable(err) }
 
-// Transient reports an error after which everything is as it was before the call; see vfs.Passing. A failed sync is
-// never transient.
+// Transient reports an error after which everything is as it was before the call; see vfs.Passing.
+// A failed sync is never transient.
 func Transient(err error) bool { return vfs.Passing(err) && !errors.Is(err, ErrUnsynced) }
 
 // SyncError marks the error of a sync with ErrUnsynced; nil stays nil.
@@ -77,8 +80,8 @@ func SyncError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnsynced, err)
 }
 
-// SpaceError adds ErrNoSpace to an error by which the file system refuses a write for want of room or quota, and
-// returns any other error unchanged.
+// SpaceError adds ErrNoSpace to an error by which the file system refuses a write for want of room
+// or quota, and returns any other error unchanged.
 func SpaceError(err error) error {
 	if !errors.Is(err, ErrNoSpace) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)

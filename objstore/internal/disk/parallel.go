@@ -9,9 +9,10 @@ import (
 // maxParallel bounds how many file operations one call of Parallel has under way.
 const maxParallel = 16
 
-// Parallel runs f for every item, several at a time, and returns when all have ended. A file system commits what it is
-// asked to sync at the same time at once: several syncs take about as long as one. After an error Parallel starts no
-// further item. Of several errors it returns one that is neither transient nor about space, if there is one.
+// Parallel runs f for every item, several at a time, and returns when all have ended. A file system
+// commits what it is asked to sync at the same time at once: several syncs take about as long as
+// one. After an error Parallel starts no further item. Of several errors it returns one that is
+// neither transient nor about space, if there is one.
 func Parallel[T any](items []T, f func(T) error) error {
 	if len(items) == 1 {
 		return f(items[0])

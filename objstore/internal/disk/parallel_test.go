@@ -43,7 +43,8 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// Of several errors the worst counts: that one file had no room, or no memory, must not hide that another was not synced.
+// Of several errors the worst counts: that one file had no room, or no memory, must not hide that
+// another was not synced.
 func TestParallelReturnsTheWorstError(t *testing.T) {
 	for _, mild := range []error{unix.ENOSPC, unix.ENOMEM, unix.EMFILE} {
 		for _, first := range []int{0, 1} {

@@ -6,8 +6,8 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// Map maps sectors to the extents that hold them. Sectors that were never inserted are in no extent. A Map is not safe
-// for concurrent use, look-ups included: they share its scratch space.
+// Map maps sectors to the extents that hold them. Sectors that were never inserted are in no
+// extent. A Map is not safe for concurrent use, look-ups included: they share its scratch space.
 type Map struct {
 	tree  *btree.BTreeG[Extent] // in order of End
 	found []Extent              // result of Overlapping, until the next call
@@ -36,8 +36,8 @@ func (m *Map) Empty() bool { return m.tree.Len() == 0 }
 // All returns the extents in order. The map must not change meanwhile.
 func (m *Map) All() iter.Seq[Extent] { return func(yield func(Extent) bool) { m.tree.Scan(yield) } }
 
-// Overlapping returns the extents that overlap the sectors [from, to), in order and uncut. The slice is valid until the
-// next call of Overlapping or Insert.
+// Overlapping returns the extents that overlap the sectors [from, to), in order and uncut. The
+// slice is valid until the next call of Overlapping or Insert.
 func (m *Map) Overlapping(from, to uint64) []Extent {
 	m.found = m.found[:0]
 	m.limit = to
@@ -71,7 +71,8 @@ func (m *Map) Insert(e Extent) {
 	m.tree.Set(e)
 }
 
-// At returns the extent that a sector lies in, or else the first one behind it; ok is false if there is neither.
+// At returns the extent that a sector lies in, or else the first one behind it; ok is false if
+// there is neither.
 func (m *Map) At(sector uint64) (e Extent, ok bool) {
 	m.tree.Ascend(Extent{End: sector + 1}, func(c Extent) bool {
 		e, ok = c, true

@@ -8,8 +8,9 @@ import (
 // Span is the sectors [From, To) of a volume.
 type Span struct{ From, To uint64 }
 
-// Behind returns the sectors that the records of a journal speak of from position n on, as far as they can be read, and
-// how many records can't be: what a repair that leaves them out would lose. There were upto records at least.
+// Behind returns the sectors that the records of a journal speak of from position n on, as far as
+// they can be read, and how many records can't be: what a repair that leaves them out would lose.
+// There were upto records at least.
 func Behind(fs vfs.FS, id ID, n, upto int) (spans []Span, unknown int) {
 	f, err := fs.Open(id.Name())
 	if err != nil {

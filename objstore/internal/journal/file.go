@@ -26,15 +26,16 @@ const (
 	commitHeadroom = 256
 	// MinRecords is the least that a journal may be told to hold.
 	MinRecords = 4 * commitHeadroom
-	// Ahead is how many records have to fit beyond the last one for the next window not to be wanted yet.
+	// Ahead is how many records have to fit beyond the last one for the next window not to be
+	// wanted yet.
 	Ahead = WindowRecords / 4 // two records each: half a window
 )
 
-// File is the journal of a generation: one that is written, or one that a recovery has finished, which is closed from the
-// start.
+// File is the journal of a generation: one that is written, or one that a recovery has finished,
+// which is closed from the start.
 //
-// Its owner's lock is the lock of the volume. Methods that need it say so; those that block must be called without it,
-// unless they say otherwise.
+// Its owner's lock is the lock of the volume. Methods that need it say so; those that block must be
+// called without it, unless they say otherwise.
 type File struct {
 	id     ID
 	origin Origin
@@ -54,13 +55,13 @@ type File struct {
 	windows   [][]byte // changes under growMu too
 	count     int      // records written
 	committed int      // records that the last durable commit covers
-	final     bool     // that commit says that the generation is complete
+	final     bool     // that commit marks the generation as complete
 	max       int      // records it may hold
 }
 
-// Create creates an empty journal of at most maxRecords, with room for the first window. Its name is durable after
-// Link, and nothing in it is before: a generation of which nothing was committed may be missing after a power cut, if it
-// is the newest.
+// Create creates an empty journal of at most maxRecords, with room for the first window. Its name
+// is durable after Link, and nothing in it is before: a generation of which nothing was committed
+// may be missing after a power cut, if it is the newest.
 func Create(fs vfs.FS, id ID, o Origin, maxRecords int) (*File, error) {
 	name := id.Name()
 	draft := name + DraftSuffix
@@ -79,7 +80,7 @@ func Create(fs vfs.FS, id ID, o Origin, maxRecords int) (*File, error) {
 		_, err = f.WriteAt(h, 0)
 	}
 	if err == nil {
-		err = j.Extend(new(sync.Mutex), 1) // nobody else knows the journal yet
+		err = j.Extend(new(sync.Mutex), 1) // nothing else uses the journal yet
 	}
 	if err == nil {
 		err = f.Datasync()
@@ -103,8 +104,8 @@ func (j *File) Name() string { return j.id.Name() }
 // Gen is the generation that the journal records.
 func (j *File) Gen() uint64 { return j.id.Gen }
 
-// Link makes the name durable. It comes before the journal's first commit, and before there is a next generation: that
-// would look like one that has lost a former one.
+// Link makes the name durable. It comes before the journal's first commit, and before there is a
+// next generation: that would look like one that has lost a former one.
 func (j *File) Link(fs vfs.FS) error {
 	if j.linked.Load() {
 		return nil
@@ -116,8 +117,9 @@ func (j *File) Link(fs vfs.FS) error {
 	return nil
 }
 
-// Extend allocates and maps windows until n more records fit into what is mapped, all that the journal may hold is
-// mapped, or it is closed. It blocks; mu is the owner's lock, which it takes only to look, and to add a window.
+// Extend allocates and maps windows until n more records fit into what is mapped, all that the
+// journal may hold is mapped, or it is closed. It blocks; mu is the owner's lock, which it takes
+// only to look, and to add a window.
 func (j *File) Extend(mu sync.Locker, n int) error {
 	j.growMu.Lock()
 	defer j.growMu.Unlock()
@@ -146,18 +148,19 @@ func (j *File) Extend(mu sync.Locker, n int) error {
 // reach is how far n more records reach, each with a commit of its own, beside the headroom.
 func (j *File) reach(n int) int { return j.count + 2*n + commitHeadroom }
 
-// Full reports that the journal can't hold n more records: the generation must be frozen. Under the owner's lock.
+// Full reports that the journal can't hold n more records: the generation must be frozen. Under the
+// owner's lock.
 func (j *File) Full(n int) bool { return j.reach(n) > j.max }
 
 // Fits reports that n more records fit into what is mapped. Under the owner's lock.
 func (j *File) Fits(n int) bool { return j.reach(n) <= len(j.windows)*WindowRecords }
 
-// Ready reports that n more records fit into what is mapped, or that nothing is left to be mapped. Under the owner's
-// lock.
+// Ready reports that n more records fit into what is mapped, or that nothing is left to be mapped.
+// Under the owner's lock.
 func (j *File) Ready(n int) bool { return j.Fits(n) || len(j.windows)*WindowRecords >= j.max }
 
-// WantsWindow reports that half of the last window is used, and that the journal may become longer. Under the owner's
-// lock.
+// WantsWindow reports that half of the last window is used, and that the journal may become longer.
+// Under the owner's lock.
 func (j *File) WantsWindow() bool { return !j.Ready(Ahead) }
 
 // Count is how many records were written. Under the owner's lock.
@@ -171,9 +174,9 @@ func (j *File) slot(i int) []byte {
 	return j.windows[i/WindowRecords][o : o+RecordSize]
 }
 
-// Append writes a record into the mapping, for which there must be room (Fits). A page that the kernel has let go of and
-// can't read back from the disk is an error here, and not the end of the process. Under the owner's lock; it does not
-// block, but for such a page.
+// Append writes a record into the mapping, for which there must be room (Fits). A page that the
+// kernel has let go of and can't read back from the disk is an error here, and not the end of the
+// process. Under the owner's lock; it does not block, but for such a page.
 func (j *File) Append(r *Record) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -189,13 +192,13 @@ func (j *File) Append(r *Record) (err error) {
 	return nil
 }
 
-// Uncommitted reports records without a durable commit, or, of a frozen generation, that the commit that ends it is
-// missing. Under the owner's lock.
+// Uncommitted reports records without a durable commit, or, of a frozen generation, that the commit
+// that ends it is missing. Under the owner's lock.
 func (j *File) Uncommitted(frozen bool) bool {
 	return j.file != nil && (j.count > j.committed || frozen && !j.final)
 }
 
-// Sync makes the records durable. Its error says that nobody knows which of them are.
+// Sync makes the records durable. After an error it is not known which of them are.
 func (j *File) Sync() error { return j.file.Datasync() }
 
 // Committed notes that a commit of the first n records is durable. Under the owner's lock.
@@ -207,13 +210,15 @@ func (j *File) Committed(n int, final bool) {
 	}
 }
 
-// markEvery is how often the header is told how many records are durable, beside the end of a generation.
+// markEvery is how often the header is told how many records are durable, beside the end of a
+// generation.
 const markEvery = time.Second
 
-// Mark notes in the header that n records are durable: if they can't be read some day, they were not simply never
-// written. Nobody waits for the note, and recovery can do without. Last: it is not put off to the next call.
+// Mark notes in the header that n records are durable: if they can't be read some day, they were
+// not simply never written. Nobody waits for the note, and recovery can do without. Last: it is not
+// put off to the next call.
 func (j *File) Mark(n int, last bool) {
-	if !j.headerMu.TryLock() { // somebody reads the file
+	if !j.headerMu.TryLock() { // a reader has it
 		return
 	}
 	defer j.headerMu.Unlock()
@@ -227,11 +232,13 @@ func (j *File) Mark(n int, last bool) {
 	_, _ = j.file.WriteAt(h, 0)
 }
 
-// MarkCommitted is Mark for all that is committed. Under the owner's lock, but it writes to the file.
+// MarkCommitted is Mark for all that is committed. Under the owner's lock, but it writes to the
+// file.
 func (j *File) MarkCommitted() { j.Mark(j.committed, true) }
 
-// Distrust has the next opening count what is committed and nothing else, as after a power cut: a sync has failed, and
-// what it should have written may be lost while this kernel runs. Best effort, on a disk that fails.
+// Distrust has the next opening count what is committed and nothing else, as after a power cut: a
+// sync has failed, and what it should have written may be lost while this kernel runs. Best effort,
+// on a disk that fails.
 func (j *File) Distrust() {
 	j.headerMu.Lock()
 	defer j.headerMu.Unlock()
@@ -247,8 +254,8 @@ func (j *File) Reread(fs vfs.FS) (*Replay, error) {
 	return Read(fs, j.id, j.origin, func(bool, bool) Trust { return Trust{Cache: true, Moved: true} })
 }
 
-// Close unmaps and closes the file; what was appended stays in the page cache. The owner's lock must not be held if
-// Extend may run.
+// Close unmaps and closes the file; what was appended stays in the page cache. The owner's lock
+// must not be held if Extend may run.
 func (j *File) Close() {
 	j.growMu.Lock()
 	defer j.growMu.Unlock()

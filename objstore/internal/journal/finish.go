@@ -5,9 +5,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Finish completes the generation after its replay, durably, and returns its journal, which is closed: what was replayed
-// counts from now on, after a power cut too, and nothing else in the file does. The data of the replayed records must be
-// durable.
+// Finish completes the generation after its replay, durably, and returns its journal, which is
+// closed: what was replayed counts from now on, after a power cut too, and nothing else in the file
+// does. The data of the replayed records must be durable.
 func (rp *Replay) Finish(fs vfs.FS) (*File, error) {
 	f, err := fs.Open(rp.Name())
 	if err != nil {
@@ -18,8 +18,8 @@ func (rp *Replay) Finish(fs vfs.FS) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A final commit that covers less is of a recovery that did not trust the cache, and was killed. Nothing was built on
-	// that, and this one may know better.
+	// A final commit that covers less is of a recovery that did not trust the cache, and was
+	// killed. Nothing was built on that, and this one may know better.
 	complete := rp.Final && (rp.Trusted && rp.Covered >= rp.Last || rp.Covered+1 >= rp.Whole)
 	if complete { // else the old header stays until the commit is there: another opening must know what this one did
 		h := header(rp.raw[:headerSize])
@@ -47,10 +47,10 @@ func (rp *Replay) Finish(fs vfs.FS) (*File, error) {
 	return done, nil
 }
 
-// rewrite writes again what was read, and returns the size of the file. What was read may be in the page cache only, and no
-// longer known there as something to be written: the process that wrote it was killed before it could sync, or its sync
-// has failed. The zeroes between header and records are left out: where the file system has smaller blocks they are a
-// hole, and the disk may be full.
+// rewrite writes again what was read, and returns the size of the file. What was read may be in the
+// page cache only, and no longer known there as something to be written: the process that wrote it
+// was killed before it could sync, or its sync has failed. The zeroes between header and records
+// are left out: where the file system has smaller blocks they are a hole, and the disk may be full.
 func (rp *Replay) rewrite(f vfs.File) (size int64, err error) {
 	if _, err := f.WriteAt(rp.raw[:headerSize], 0); err != nil {
 		return 0, err
@@ -68,8 +68,8 @@ func (rp *Replay) rewrite(f vfs.File) (size int64, err error) {
 	return size, nil
 }
 
-// commit writes the commit that ends the generation, and a header that says that it counts. The commit goes first: without
-// it, the next recovery must come to the same decision as this one.
+// commit writes the commit that ends the generation, and a header that says that it counts. The
+// commit goes first: without it, the next recovery must come to the same decision as this one.
 func (rp *Replay) commit(f vfs.File, inode vfs.Identity) error {
 	h := newHeader(rp.ID, finished)
 	h.setDurable(rp.Whole + 1)

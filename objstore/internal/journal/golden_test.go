@@ -22,8 +22,8 @@ func trust(all bool) func(bool, bool) Trust {
 	return func(bool, bool) Trust { return Trust{Cache: all} }
 }
 
-// goldenJournal is the used part of a journal, with the header of an older version, and as it is in a file of which
-// nothing is known.
+// goldenJournal is the used part of a journal, with the header of an older version, and as it is in
+// a file of which nothing is known.
 func goldenJournal(t testing.TB) []byte {
 	fs := vfs.NewMem(0)
 	must(t, fs.Mkdir(Dir))
@@ -61,8 +61,9 @@ func TestGoldenDecode(t *testing.T) {
 	}
 }
 
-// A journal of any bytes: no record is invented, and what Finish leaves reads the same, after a power cut too. Records of
-// a valid type get good checksums, so that what lies behind these is tried too.
+// A journal of any bytes: no record is invented, and what Finish leaves reads the same, after a
+// power cut too. Records of a valid type get good checksums, so that what lies behind these is
+// tried too.
 func FuzzJournal(f *testing.F) {
 	j := goldenJournal(f)
 	f.Add(j[headerBlock:], false, uint16(0))

@@ -38,13 +38,14 @@ type ID struct {
 	Gen           uint64 // the generation of the volume
 }
 
-// Origin says which kernel's page cache a journal was written through: the boot, and the mount under the store.
+// Origin identifies the kernel's page cache that a journal was written through: the boot, and the
+// mount under the store.
 type Origin struct{ Boot, Mount string }
 
 // finished is the origin of a journal that a recovery has made complete.
 var finished = Origin{Boot: "finished", Mount: "finished"}
 
-// distrustMark stands in the place of boot and mount in a journal whose records count if they are committed only.
+// distrustMark replaces boot and mount in a journal whose records count only if they are committed.
 const distrustMark = "distrust"
 
 // header is an encoded header. Each change seals it again.
@@ -67,11 +68,12 @@ func (h header) seal() { le.PutUint32(h[offChecksum:], disk.Checksum(h[:offCheck
 
 func (h header) sealed() bool { return disk.Checksum(h[:offChecksum]) == le.Uint32(h[offChecksum:]) }
 
-// of reports whether the header is that of the journal that another header belongs to, whatever wrote it.
+// of reports whether the header is that of the journal that another header belongs to, whatever
+// wrote it.
 func (h header) of(other header) bool { return string(h[:offBoot]) == string(other[:offBoot]) }
 
-// seed goes into the checksum of each record, together with its position: a record does not pass for one of another
-// file, or of another position.
+// seed goes into the checksum of each record, together with its position: a record does not pass
+// for one of another file, or of another position.
 func (h header) seed() uint32 { return disk.Checksum(h[:offBoot]) }
 
 // durable is how many records were durable when the header was written.
@@ -82,7 +84,8 @@ func (h header) setDurable(n int) {
 	h.seal()
 }
 
-// writer is the identity of the file that the header was written to; older versions have left it unknown.
+// writer is the identity of the file that the header was written to; older versions have left it
+// unknown.
 func (h header) writer() vfs.Identity {
 	return vfs.Identity{
 		Inode: le.Uint64(h[offInode:]), Birth: int64(le.Uint64(h[offBirth:])), Generation: le.Uint32(h[offGeneration:]),
@@ -106,8 +109,8 @@ func (h header) setClosing(closing uint64) {
 // distrusted reports a header that writeDistrust has written.
 func (h header) distrusted() bool { return string(h[offBoot:offDurable]) == distrustMark }
 
-// finished reports a journal whose last commit says what a recovery has decided that counts: what was served since is
-// built on that, so nobody may decide it anew.
+// finished reports a journal whose last commit says what a recovery has decided that counts: what
+// was served since is built on that, so nobody may decide it anew.
 func (h header) finished() bool {
 	return le.Uint32(h[offBoot:]) == disk.Checksum([]byte(finished.Boot)) &&
 		le.Uint32(h[offMount:]) == disk.Checksum([]byte(finished.Mount))
@@ -132,8 +135,8 @@ func writeDistrust(f vfs.File, h header) {
 	_, _ = f.WriteAt(h, 0)
 }
 
-// Stamp writes the number of a clean close into the header of a journal that is not open. A header that is damaged stays
-// as it is.
+// Stamp writes the number of a clean close into the header of a journal that is not open. A header
+// that is damaged stays as it is.
 func Stamp(fs vfs.FS, name string, closing uint64) error {
 	f, err := fs.Open(name)
 	if err != nil {

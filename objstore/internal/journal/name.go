@@ -11,8 +11,8 @@ import (
 // Dir is the directory of the journals, relative to the store.
 const Dir = "journal"
 
-// DraftSuffix ends the name of a journal that is being created. One that has its own name was finished, and is damaged
-// if it is shorter than that.
+// DraftSuffix ends the name of a journal that is being created. One that has its own name was
+// finished, and is damaged if it is shorter than that.
 const DraftSuffix = ".new"
 
 // Name is the path of a journal, relative to the store.
@@ -26,8 +26,8 @@ func (id ID) Name() string { return Name(id.Volume, id.Gen) }
 // uuidLen is how many characters a UUID is written in.
 const uuidLen = 36
 
-// ParseName returns the volume and the generation of a file in Dir, and whether it is a draft. Only the one spelling
-// that Name writes is ok: any other file is none of the store's.
+// ParseName returns the volume and the generation of a file in Dir, and whether it is a draft. Only
+// the one spelling that Name writes is ok: any other file is none of the store's.
 func ParseName(name string) (volume uuid.UUID, gen uint64, draft, ok bool) {
 	base, draft := strings.CutSuffix(name, DraftSuffix)
 	if len(base) < uuidLen {

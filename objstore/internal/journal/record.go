@@ -1,14 +1,15 @@
-// Package journal records what the generations of volumes did, in order: which sectors were written where, and which
-// became holes. A generation is what one layer of a volume holds, so that a journal is all it takes to make the layer
-// again.
+// Package journal records what the generations of volumes did, in order: which sectors were written
+// where, and which became holes. A generation is what one layer of a volume holds, so that a
+// journal is all it takes to make the layer again.
 //
-// A journal is written through a shared mapping of its file. A record is in the page cache when its request is
-// answered: it survives the death of the process, and costs no system call.
+// A journal is written through a shared mapping of its file. A record is in the page cache when its
+// request is answered: it survives the death of the process, and costs no system call.
 //
-// The kernel may write a page of the mapping back at any time, before the data that its records speak of is durable.
-// After a power cut, therefore, only the records below the last commit record count; it is written when the data of
-// the records below it has been made durable. After the mere death of the process all whole records count: the header
-// says in which boot, and through which mount, the file was written.
+// The kernel may write a page of the mapping back at any time, before the data that its records
+// speak of is durable. After a power cut, therefore, only the records below the last commit record
+// count; it is written when the data of the records below it has been made durable. After the mere
+// death of the process all whole records count: the header says in which boot, and through which
+// mount, the file was written.
 //
 //	header, one block                     record, 32 bytes
 //	  0  magic "varveJNL"                   0  CRC-32C u32 of the rest, seeded by the file and the position
@@ -29,7 +30,8 @@
 //	104  zeroes
 //	508  CRC-32C of bytes 0 to 507
 //
-// The records follow the header's block, up to the end of the file: it grows by whole windows, of zeroes.
+// The records follow the header's block, up to the end of the file: it grows by whole windows, of
+// zeroes.
 package journal
 
 import (
@@ -50,7 +52,7 @@ const RecordSize = 32
 // Offset is where record i lies in the file, in bytes. Records are counted from 0.
 func Offset(i int) int64 { return headerBlock + int64(i)*RecordSize }
 
-// Type says what a record records.
+// Type is what a record records.
 type Type uint8
 
 // The types of records.
@@ -74,8 +76,8 @@ type Record struct {
 	Block   uint32 // in the segment, where the data begins
 }
 
-// NewCommit returns a commit of the first covers records. Final: the generation is complete. The time is for people;
-// nothing is decided by it.
+// NewCommit returns a commit of the first covers records. Final: the generation is complete. The
+// time is for people; nothing is decided by it.
 func NewCommit(covers int, final bool, now time.Time) Record {
 	r := Record{Type: Commit, Sector: uint64(covers), Count: uint64(now.UnixNano())}
 	if final {
@@ -84,7 +86,8 @@ func NewCommit(covers int, final bool, now time.Time) Record {
 	return r
 }
 
-// CommitTime is when a commit was written; zero where it does not say, as those of older versions and of recoveries.
+// CommitTime is when a commit was written; zero where it does not say, as those of older versions
+// and of recoveries.
 func (r *Record) CommitTime() time.Time {
 	if r.Count == 0 || r.Count > math.MaxInt64 {
 		return time.Time{}

@@ -9,7 +9,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Replay is what a journal file holds for recovery. Positions in it count records from 0, commits included.
+// Replay is what a journal file holds for recovery. Positions in it count records from 0, commits
+// included.
 type Replay struct {
 	ID      ID
 	Records []Record   // those that count, without the commits
@@ -21,14 +22,14 @@ type Replay struct {
 	Final   bool       // the generation was complete
 
 	Trusted   bool   // written through this kernel's page cache: every whole record counts
-	Contested bool   // whether it is to be trusted is for somebody to say
+	Contested bool   // whether to trust it is the administrator's decision
 	Copied    bool   // the file is a copy of the one that was written
 	Closing   uint64 // of the header: the number of a clean close, or 0
 
 	Promised  int                // records that the header says were durable
 	Short     bool               // the file is shorter than it was created
 	Cut       bool               // records that were there are left out
-	Blind     bool               // there may have been more records, and nobody can say how many
+	Blind     bool               // there may have been more records, it is not known how many
 	BadHeader *disk.CorruptError // a damaged header that could be done without
 
 	why  string // it is not trusted
@@ -44,7 +45,7 @@ type CommitAt struct {
 	Time   time.Time // when it was written; zero: unknown
 }
 
-// Trust says how much of a journal counts: all whole records, or what was committed.
+// Trust is how much of a journal counts: all whole records, or what was committed.
 type Trust struct {
 	Cache     bool // all of it
 	Contested bool // not all of it, and that may be wrong
@@ -54,9 +55,9 @@ type Trust struct {
 // Name is the path of the file, relative to the store.
 func (rp *Replay) Name() string { return rp.ID.Name() }
 
-// Read reads a journal, and leaves it closed. trust decides how much of it counts, by whether it was written in the boot,
-// and through the mount, of the given origin. With a disk.CorruptError comes what is good before the damage; with any
-// other error there is no Replay.
+// Read reads a journal, and leaves it closed. trust decides how much of it counts, by whether it
+// was written in the boot, and through the mount, of the given origin. With a disk.CorruptError
+// comes what is good before the damage; with any other error there is no Replay.
 func Read(fs vfs.FS, id ID, o Origin, trust func(sameBoot, sameMount bool) Trust) (*Replay, error) {
 	f, err := fs.Open(id.Name())
 	if err != nil {
@@ -97,8 +98,9 @@ func Read(fs vfs.FS, id ID, o Origin, trust func(sameBoot, sameMount bool) Trust
 	return rp, err
 }
 
-// readHeaderless reads a journal whose header is damaged. Which journal it is is known from its name, but not through
-// which page cache it was written: what is committed counts in any case. If that is all, nothing is lost.
+// readHeaderless reads a journal whose header is damaged. Which journal it is is known from its
+// name, but not through which page cache it was written: what is committed counts in any case. If
+// that is all, nothing is lost.
 func (rp *Replay) readHeaderless(c *disk.Content) error {
 	rp.why = "its header is damaged"
 	bad := &disk.CorruptError{File: rp.Name(), Object: "journal header", Err: c.Cause("checksum, or the header of another file")}
@@ -159,9 +161,10 @@ func (rp *Replay) readRecords(c *disk.Content, seed uint32) error {
 	return nil
 }
 
-// damaged tells a record that has become unreadable from one that was never written whole: what lies behind it, in rest,
-// was written later. Without a power cut anything there is proof of damage. After one, two commits are: the second is only
-// written when the first, and all before it, are durable.
+// damaged tells a record that has become unreadable from one that was never written whole: what
+// lies behind it, in rest, was written later. Without a power cut anything there is proof of
+// damage. After one, two commits are: the second is only written when the first, and all before it,
+// are durable.
 func (rp *Replay) damaged(rest []byte, seed uint32) bool {
 	if rp.Trusted && !disk.AllZero(rest[RecordSize:]) {
 		return true
@@ -208,9 +211,9 @@ func (rp *Replay) Truncate(n int) {
 	rp.Records = rp.Records[:keep]
 }
 
-// EndsWithoutRoom reports a file that ends without the room that a journal always has. After a power cut the size of a
-// file that has grown may be lost while its records are not, until a commit behind them is durable: the second is only
-// written then.
+// EndsWithoutRoom reports a file that ends without the room that a journal always has. After a
+// power cut the size of a file that has grown may be lost while its records are not, until a commit
+// behind them is durable: the second is only written then.
 func (rp *Replay) EndsWithoutRoom() bool {
 	behind := 0
 	for _, c := range rp.Commits {

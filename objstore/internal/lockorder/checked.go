@@ -21,7 +21,7 @@ func (m *Mutex[L]) Lock() {
 	taken[L](m)
 }
 
-// TryLock takes the lock if nobody has it. It does not wait, and so may be out of order.
+// TryLock takes the lock if it is free. It does not wait, and so may be out of order.
 func (m *Mutex[L]) TryLock() bool {
 	if !m.mu.TryLock() {
 		return false
@@ -30,7 +30,7 @@ func (m *Mutex[L]) TryLock() bool {
 	return true
 }
 
-// Unlock gives the lock up, on the goroutine that has taken it.
+// Unlock releases the lock, on the goroutine that has taken it.
 func (m *Mutex[L]) Unlock() {
 	released[L](m)
 	m.mu.Unlock()
@@ -78,7 +78,7 @@ func taken[L Lock](lock any) {
 	goroutines.held[id] = append(goroutines.held[id], held{lock, rank, name})
 }
 
-// released notes that this goroutine gives a lock up.
+// released notes that this goroutine releases a lock.
 func released[L Lock](lock any) {
 	goroutines.Lock()
 	defer goroutines.Unlock()
@@ -97,7 +97,8 @@ func released[L Lock](lock any) {
 	}
 }
 
-// goroutine returns the number of the running goroutine, which only its stack trace says: "goroutine 17 [running]: …".
+// goroutine returns the number of the running goroutine, which only its stack trace says:
+// "goroutine 17 [running]: …".
 func goroutine() uint64 {
 	var b [64]byte
 	fields := bytes.Fields(b[:runtime.Stack(b[:], false)])

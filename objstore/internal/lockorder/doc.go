@@ -1,8 +1,9 @@
-// Package lockorder lists the locks of the store, says what each protects, and in which order they are taken; in a build
-// with the tag lockorder, it panics when that order is broken.
+// Package lockorder lists the locks of the store, says what each protects, and in which order they
+// are taken; in a build with the tag lockorder, it panics when that order is broken.
 //
-// A goroutine that holds a lock may take those below it in the list, and no other. Nobody holds two locks of one line, such
-// as those of two volumes. TryLock, which does not wait, may be used against the order.
+// A goroutine that holds a lock may take those below it in the list, and no other. Nobody holds two
+// locks of one line, such as those of two volumes. TryLock, which does not wait, may be used
+// against the order.
 //
 //	lock                        protects
 //
@@ -41,9 +42,11 @@
 //	watermark.mu *              the state of the space that is left
 //	Store.workersMu *           that no worker starts once Close has begun
 //
-// Those with a star are of type Mutex: they are never held over I/O, nor while waiting for a lock that is. The others are of
-// type IOMutex: they serialise I/O, are held over it, and are never taken on a queue's thread (package queuethread). What a
-// queue's thread calls, such as Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone.
+// Those with a star are of type Mutex: they are never held over I/O, nor while waiting for a lock
+// that is. The others are of type IOMutex: they serialise I/O, are held over it, and are never
+// taken on a queue's thread (package queuethread). What a queue's thread calls, such as
+// Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone.
 //
-// Packages below that have locks of their own (index, vfs, busfault) call nobody while they hold them.
+// Packages below that have locks of their own (index, vfs, busfault) call nobody while they hold
+// them.
 package lockorder

@@ -7,8 +7,8 @@ import (
 	"varve/objstore/queuethread"
 )
 
-// IOMutex is a mutex that may be held over file operations, and longer: its waiters can give up, and it is never taken on a
-// queue's thread (package queuethread). The zero value is unlocked.
+// IOMutex is a mutex that may be held over file operations, and longer: its waiters can give up,
+// and it is never taken on a queue's thread (package queuethread). The zero value is unlocked.
 type IOMutex[L Lock] struct {
 	once sync.Once
 	slot chan struct{} // has one element while the lock is held
@@ -27,7 +27,8 @@ func (m *IOMutex[L]) Lock() {
 	taken[L](m)
 }
 
-// LockContext takes the lock, or returns the error of a context that ended first, or that had ended before.
+// LockContext takes the lock, or returns the error of a context that ended first, or that had ended
+// before.
 func (m *IOMutex[L]) LockContext(ctx context.Context) error {
 	queuethread.Blocks("a lock that is held over I/O")
 	taking[L](m)
@@ -43,7 +44,7 @@ func (m *IOMutex[L]) LockContext(ctx context.Context) error {
 	}
 }
 
-// TryLock takes the lock if nobody has it.
+// TryLock takes the lock if it is free.
 func (m *IOMutex[L]) TryLock() bool {
 	select {
 	case m.ready() <- struct{}{}:
@@ -54,7 +55,7 @@ func (m *IOMutex[L]) TryLock() bool {
 	}
 }
 
-// Unlock gives the lock up.
+// Unlock releases the lock.
 func (m *IOMutex[L]) Unlock() {
 	released[L](m)
 	<-m.ready()

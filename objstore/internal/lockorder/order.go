@@ -1,6 +1,7 @@
 package lockorder
 
-// Lock is a line of the list. A goroutine may take a lock only while those that it holds have lower ranks.
+// Lock is a line of the list. A goroutine may take a lock only while those that it holds have lower
+// ranks.
 type Lock interface {
 	line() (rank int, name string)
 }

@@ -10,7 +10,8 @@ import (
 // HashSize is the length of a Hash in bytes.
 const HashSize = 32
 
-// Hash names an object: its BLAKE3-256, see [Sum]. The zero Hash stands for a chunk, or a subtree, of zeroes.
+// Hash names an object: its BLAKE3-256, see [Sum]. The zero Hash stands for a chunk, or a subtree,
+// of zeroes.
 type Hash [HashSize]byte
 
 // String returns the hash in hexadecimal digits.

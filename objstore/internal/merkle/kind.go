@@ -7,7 +7,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// Kind is what an object is. The values are part of the disk format: of a segment's footer, and of what is hashed.
+// Kind is what an object is. The values are part of the disk format: of a segment's footer, and of
+// what is hashed.
 type Kind uint8
 
 // The kinds of objects. Tree nodes have a kind for each level, see [NodeKind].
@@ -40,8 +41,9 @@ func (k Kind) String() string {
 // metaHashers hash what is not a chunk. The context string is part of the disk format.
 var metaHashers = sync.Pool{New: func() any { return blake3.NewDeriveKey("varve tree object v1") }}
 
-// Sum returns the hash of an object of kind k with the encoding data. A chunk is hashed plainly; roots and nodes are
-// hashed in a context of their own (BLAKE3's derive-key mode), with their kind before their bytes.
+// Sum returns the hash of an object of kind k with the encoding data. A chunk is hashed plainly;
+// roots and nodes are hashed in a context of their own (BLAKE3's derive-key mode), with their kind
+// before their bytes.
 func Sum(k Kind, data []byte) Hash {
 	if k == KindChunk {
 		return blake3.Sum256(data)

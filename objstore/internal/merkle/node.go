@@ -11,15 +11,17 @@ const FanOut = 256
 // NodeSize is the length in bytes of the longest encoding of a Node.
 const NodeSize = FanOut * HashSize
 
-// Node is a node of the tree: the hashes of the 256 chunks (leaf, level 1) or of the 256 nodes of the level below that
-// it covers. It is encoded as its hashes, 32 bytes each, one after the other, without the zero hashes at the end:
+// Node is a node of the tree: the hashes of the 256 chunks (leaf, level 1) or of the 256 nodes of
+// the level below that it covers. It is encoded as its hashes, 32 bytes each, one after the other,
+// without the zero hashes at the end:
 //
 //	   0  hash of child 0
 //	  32  hash of child 1
 //	  ..
 //	32*n  hash of child n, the last one that is not zero
 //
-// So equal content has one encoding. A node of zero hashes alone is the zero Hash in its parent and is not stored.
+// So equal content has one encoding. A node of zero hashes alone is the zero Hash in its parent and
+// is not stored.
 type Node [FanOut]Hash
 
 // Encode returns the encoding of n; empty for a node of zero hashes alone.
@@ -61,6 +63,6 @@ func (n *Node) Count() int {
 	return c
 }
 
-// Span returns how many chunks a node of a level covers; level 0 is a chunk. The child of a node of level n that chunk i
-// lies in or below has the number i / Span(n-1) % FanOut.
+// Span returns how many chunks a node of a level covers; level 0 is a chunk. The child of a node of
+// level n that chunk i lies in or below has the number i / Span(n-1) % FanOut.
 func Span(level int) int64 { return 1 << (8 * level) }

@@ -25,7 +25,8 @@ const (
 	rootMagic = "varveRT\x00"
 )
 
-// Root describes the tree of an image. Its hash ([Root.Hash]) names the image: it is the root of a snapshot.
+// Root describes the tree of an image. Its hash ([Root.Hash]) names the image: it is the root of a
+// snapshot.
 type Root struct {
 	ChunkSize int   // bytes
 	Size      int64 // of the image, bytes
@@ -54,10 +55,12 @@ func (r *Root) Encode() []byte {
 	return b
 }
 
-// MayBeRoot reports whether b begins as the encoding of a root does, for a search through bytes whose record is lost.
+// MayBeRoot reports whether b begins as the encoding of a root does, for a search through bytes
+// whose record is lost.
 func MayBeRoot(b []byte) bool { return len(b) >= RootSize && string(b[:len(rootMagic)]) == rootMagic }
 
-// DecodeRoot decodes and validates a root. A version that this program does not know is disk.ErrVersion.
+// DecodeRoot decodes and validates a root. A version that this program does not know is
+// disk.ErrVersion.
 func DecodeRoot(b []byte) (*Root, error) {
 	le := binary.LittleEndian
 	if len(b) != RootSize || string(b[:8]) != rootMagic {

@@ -11,8 +11,9 @@ import (
 // maxAbsent bounds how many objects are remembered as absent: some 100 bytes each.
 const maxAbsent = 64 << 10
 
-// absentees are objects that no segment has, so that they are not searched for again and again. They are forgotten when the
-// repair generation grows: it may be what they were searched for in. One that is stored is taken out.
+// absentees are objects that no segment has, so that they are not searched for again and again.
+// They are forgotten when the repair generation grows: it may be what they were searched for in.
+// One that is stored is taken out.
 type absentees struct {
 	mu         lockorder.Mutex[lockorder.Memory]
 	generation int64                              // of repairs, when the first of them was searched for
@@ -50,8 +51,8 @@ func (a *absentees) add(hashes map[merkle.Hash]bool, damage error, stored int64)
 	}
 }
 
-// remove takes out what has been stored. It reports whether any of it was searched for: whoever could not find it may try
-// again.
+// remove takes out what has been stored. It reports whether any of it was searched for: whoever
+// could not find it may try again.
 func (a *absentees) remove(objs []segment.Object) (missed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

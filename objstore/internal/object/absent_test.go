@@ -7,8 +7,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Absentees are bounded, are forgotten when a repair generation begins, and are not believed of what was stored while it was looked
-// for.
+// Absentees are bounded, are forgotten when a repair generation begins, and are not believed of
+// what was stored while it was looked for.
 func TestAbsentees(t *testing.T) {
 	var a absentees
 	h := func(i int) merkle.Hash { return merkle.Hash{1, byte(i), byte(i >> 8), byte(i >> 16)} }

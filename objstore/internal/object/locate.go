@@ -11,11 +11,13 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// The index is a hint: what it does not know may be in any segment. Searching costs a read of every object list, 48 bytes an
-// object. So it is done once for all objects that are wanted together (a leaf has 256 chunks); it begins with the segments that
-// the index lacks, the newest first, goes on in the others, outwards from where an object was found last, and ends when all
-// are found. Segments that have no object of the kind are left out, as the trailer tells, and of those that the index lacks
-// the ones whose sketch says that they have none of the objects. What is nowhere is remembered (absentees).
+// The index is a hint: what it does not know may be in any segment. Searching costs a read of every
+// object list, 48 bytes an object. So it is done once for all objects that are wanted together (a
+// leaf has 256 chunks); it begins with the segments that the index lacks, the newest first, goes on
+// in the others, outwards from where an object was found last, and ends when all are found.
+// Segments that have no object of the kind are left out, as the trailer tells, and of those that
+// the index lacks the ones whose sketch says that they have none of the objects. What is nowhere is
+// remembered (absentees).
 
 // Located is where an object was found, and its length.
 type Located struct {
@@ -35,9 +37,10 @@ func (w *search) take(h merkle.Hash, l segment.Location, n int) {
 	w.found[h] = Located{l, n}
 }
 
-// LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Those that are missing in the result
-// are in no segment; damage is then the error of a damaged segment that may have them, or nil. err says that a segment could
-// not be read for a reason that says nothing about it.
+// LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Those
+// that are missing in the result are in no segment; damage is then the error of a damaged segment
+// that may have them, or nil. err says that a segment could not be read for a reason that says
+// nothing about it.
 func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
 	w := &search{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]Located, len(hashes))}
 	stored := r.absent.begin(r.Quarantine.Generation())
@@ -99,8 +102,9 @@ func Missing(h *merkle.Hash, k merkle.Kind, damage error) error {
 	return &disk.CorruptError{File: segment.Dir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
 }
 
-// search goes through the object lists of segments: first of those that the index lacks, then of all others, for the index may
-// have lost any entry. Damaged ones come last, by their content. The results are as those of LocateAll.
+// search goes through the object lists of segments: first of those that the index lacks, then of
+// all others, for the index may have lost any entry. Damaged ones come last, by their content. The
+// results are as those of LocateAll.
 func (r *Reader) search(w *search) (damage, err error) {
 	var lacking, complete []*segment.File
 	for _, g := range r.segments.All() {
@@ -182,7 +186,8 @@ func mayHold(g *segment.File, k merkle.Kind) bool {
 	return others > 0
 }
 
-// searchSegment looks for what is wanted in one segment's object list. Footers come from the cache, as far as they are there.
+// searchSegment looks for what is wanted in one segment's object list. Footers come from the cache,
+// as far as they are there.
 func (r *Reader) searchSegment(g *segment.File, w *search) error {
 	before := len(w.left)
 	look := func(o segment.Object) {

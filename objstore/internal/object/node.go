@@ -48,7 +48,7 @@ func (r *Reader) FreshNode(h merkle.Hash, level int) (*merkle.Node, error) {
 	return n, nil
 }
 
-// KeepNode puts a node into the cache. Nobody may change it any more.
+// KeepNode puts a node into the cache. It must not be changed any more.
 func (r *Reader) KeepNode(h merkle.Hash, n *merkle.Node) {
 	r.nodesMu.Lock()
 	r.nodes.Add(h, n)

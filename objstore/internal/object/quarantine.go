@@ -7,11 +7,12 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// maxSuspects bounds how many suspect locations are remembered. Past it a disk is lost anyway; damage is still found, by each
-// reader for itself.
+// maxSuspects bounds how many suspect locations are remembered. Past it a disk is lost anyway;
+// damage is still found, by each reader for itself.
 const maxSuspects = 1 << 20
 
-// Quarantine is what is known of damaged locations; see the package comment. The zero value is ready.
+// Quarantine is what is known of damaged locations; see the package comment. The zero value is
+// ready.
 type Quarantine struct {
 	any        atomic.Bool  // there has been a suspect: without one a look-up takes no lock
 	generation atomic.Int64 // of repairs
@@ -45,7 +46,8 @@ func (q *Quarantine) isSuspect(l segment.Location) bool {
 	return ok
 }
 
-// add makes a location suspect, or quarantines it. It reports whether the location was not suspect before.
+// add makes a location suspect, or quarantines it. It reports whether the location was not suspect
+// before.
 func (q *Quarantine) add(l segment.Location, quarantine bool) (news bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

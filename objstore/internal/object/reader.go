@@ -20,7 +20,8 @@ import (
 type Index interface {
 	// Get returns where an object lies, which is a hint.
 	Get(h *merkle.Hash) (segment.Location, bool)
-	// Complete reports whether the index has all objects of a segment. Those of the others are searched first.
+	// Complete reports whether the index has all objects of a segment. Those of the others are
+	// searched first.
 	Complete(segment uint32) bool
 	// Found is called with objects that a search has found.
 	Found(objs []Found)
@@ -77,8 +78,8 @@ func NewReader(o Options) *Reader {
 	return r
 }
 
-// Deepen notes that nodes of a level may have to be found: of damaged segments, that many levels are tried. Not for concurrent
-// use with itself.
+// Deepen notes that nodes of a level may have to be found: of damaged segments, that many levels
+// are tried. Not for concurrent use with itself.
 func (r *Reader) Deepen(level int) { r.depth.Store(max(r.depth.Load(), int64(level))) }
 
 var (
@@ -86,8 +87,9 @@ var (
 	errOtherHash = errors.New("its bytes have another hash")
 )
 
-// Lookup asks the index where an object lies, and validates the answer. It does not search: an object that the index does not
-// know is not found. ok is false for a suspect too; the location then says where it is.
+// Lookup asks the index where an object lies, and validates the answer. It does not search: an
+// object that the index does not know is not found. ok is false for a suspect too; the location
+// then says where it is.
 func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok bool) {
 	l, ok = r.index.Get(h)
 	if !ok {
@@ -97,8 +99,9 @@ func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok b
 	return l, err == nil && !r.Quarantine.Suspect(l)
 }
 
-// Validate returns how many bytes an object has, if it lies at a location: by the segment's object list, or where that is
-// damaged by its content. Otherwise, and if the location is quarantined, it returns an error.
+// Validate returns how many bytes an object has, if it lies at a location: by the segment's object
+// list, or where that is damaged by its content. Otherwise, and if the location is quarantined, it
+// returns an error.
 func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
 	g := r.segments.Get(l.Segment())
 	if g == nil {
@@ -127,15 +130,16 @@ func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (in
 	return int(o.Length), nil
 }
 
-// NoteDamage notes that a segment's object list cannot be read: its objects are found by their content from now on.
+// NoteDamage notes that a segment's object list cannot be read: its objects are found by their
+// content from now on.
 func (r *Reader) NoteDamage(g *segment.File, err error) {
 	if g.SetDamage(err) {
 		r.log.Error("a segment's footer is damaged; its objects are checked by their content", "error", err)
 	}
 }
 
-// Read reads a small object and checks it against its hash. Where its bytes are wrong, they are quarantined, and the object is
-// looked for elsewhere.
+// Read reads a small object and checks it against its hash. Where its bytes are wrong, they are
+// quarantined, and the object is looked for elsewhere.
 func (r *Reader) Read(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	var first error
 	var last segment.Location
@@ -182,7 +186,8 @@ func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind
 	return b, nil
 }
 
-// Intact reads an object to see whether it lies at a location. If its bytes are wrong, the location is quarantined.
+// Intact reads an object to see whether it lies at a location. If its bytes are wrong, the location
+// is quarantined.
 func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool {
 	n, err := r.Validate(l, h, k)
 	if err != nil || r.Quarantine.Suspect(l) {
@@ -195,16 +200,17 @@ func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool 
 	return true
 }
 
-// Suspect makes a location suspect, whose bytes are not those of the object that the segment's list names, or cannot be read.
-// Quarantine says that they are wrong for certain. It reports whether that is news.
+// Suspect makes a location suspect, whose bytes are not those of the object that the segment's list
+// names, or cannot be read. Quarantine says that they are wrong for certain. It reports whether
+// that is news.
 func (r *Reader) Suspect(l segment.Location, quarantine bool) (news bool) {
 	news = r.Quarantine.add(l, quarantine)
 	r.Verified.Forget(l)
 	return news
 }
 
-// Damaged makes a location suspect that returned an error of damage, quarantines it if the bytes are wrong, and logs it. A
-// transient error says nothing of the location, and is ignored.
+// Damaged makes a location suspect that returned an error of damage, quarantines it if the bytes
+// are wrong, and logs it. A transient error says nothing of the location, and is ignored.
 func (r *Reader) Damaged(l segment.Location, err error) {
 	if disk.Transient(err) {
 		return
@@ -220,7 +226,8 @@ func (r *Reader) Verify(l segment.Location) {
 	r.Verified.Add(l)
 }
 
-// Stored takes note of objects that were stored just now. If any was searched for in vain, a new repair generation begins.
+// Stored takes note of objects that were stored just now. If any was searched for in vain, a new
+// repair generation begins.
 func (r *Reader) Stored(objs []segment.Object) {
 	if r.absent.remove(objs) {
 		r.Quarantine.Repaired()

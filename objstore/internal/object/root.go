@@ -8,7 +8,8 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Root reads the root object of an image of size bytes. That of an image of zeroes is stored nowhere.
+// Root reads the root object of an image of size bytes. That of an image of zeroes is stored
+// nowhere.
 func (r *Reader) Root(id merkle.Hash, size int64) (*merkle.Root, error) {
 	return r.RootAt(id, size, Located{})
 }
@@ -42,8 +43,8 @@ func (r *Reader) RootAt(id merkle.Hash, size int64, at Located) (*merkle.Root, e
 	return root, nil
 }
 
-// rebuildRoot makes a lost root object again: all but the hash of its top node is known, and the segments list the nodes of
-// that level. The root's own hash says which one it was.
+// rebuildRoot makes a lost root object again: all but the hash of its top node is known, and the
+// segments list the nodes of that level. The root's own hash says which one it was.
 func (r *Reader) rebuildRoot(id merkle.Hash, root merkle.Root, cause error) (*merkle.Root, error) {
 	found := false
 	r.eachOfLevel(root.Depth, func(top merkle.Hash) bool {
@@ -58,8 +59,8 @@ func (r *Reader) rebuildRoot(id merkle.Hash, root merkle.Root, cause error) (*me
 	return &root, nil
 }
 
-// eachOfLevel calls f with the hash of every tree node of a level, and of everything that could be one in damaged segments,
-// until f returns false.
+// eachOfLevel calls f with the hash of every tree node of a level, and of everything that could be
+// one in damaged segments, until f returns false.
 func (r *Reader) eachOfLevel(level int, f func(merkle.Hash) bool) {
 	for _, g := range r.segments.All() {
 		objs, err := g.Objects()

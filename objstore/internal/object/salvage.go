@@ -9,9 +9,10 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Where a segment's object list is damaged, its objects are still there, each at the beginning of a block, and a hash tells each
-// of them. What is searched for and in no other segment is searched for in these: everything that could be an object is
-// hashed, once, and remembered by the first 8 bytes of its hash.
+// Where a segment's object list is damaged, its objects are still there, each at the beginning of a
+// block, and a hash tells each of them. What is searched for and in no other segment is searched
+// for in these: everything that could be an object is hashed, once, and remembered by the first 8
+// bytes of its hash.
 
 // scan is what the content of a damaged segment was found to be.
 type scan struct {
@@ -19,8 +20,8 @@ type scan struct {
 	blocks map[uint64]uint32 // the beginning of a hash, and the block that may have it
 }
 
-// Salvage finds an object in a damaged segment, and returns its location and length. The first call for a segment reads all of
-// it.
+// Salvage finds an object in a damaged segment, and returns its location and length. The first call
+// for a segment reads all of it.
 func (r *Reader) Salvage(g *segment.File, h *merkle.Hash, k merkle.Kind) (segment.Location, int, bool) {
 	r.scansMu.Lock()
 	s := r.scans[g.ID]
@@ -62,7 +63,8 @@ func (r *Reader) scanContent(g *segment.File) map[uint64]uint32 {
 	return blocks
 }
 
-// validateContent returns how many bytes an object has, if it lies at a location, by the bytes themselves.
+// validateContent returns how many bytes an object has, if it lies at a location, by the bytes
+// themselves.
 func (r *Reader) validateContent(g *segment.File, l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
 	step, largest := merkle.HashSize, merkle.NodeSize
 	switch k {
@@ -82,8 +84,8 @@ func (r *Reader) validateContent(g *segment.File, l segment.Location, h *merkle.
 	return 0, errNotListed
 }
 
-// eachBlock calls f with what begins at each block, unless all that an object could have there are zeroes, until f returns
-// false; then it returns false. What cannot be read is left out.
+// eachBlock calls f with what begins at each block, unless all that an object could have there are
+// zeroes, until f returns false; then it returns false. What cannot be read is left out.
 func (r *Reader) eachBlock(g *segment.File, f func(block uint32, b []byte) bool) bool {
 	const step = 1 << 20
 	largest := max(r.chunkSize, merkle.NodeSize)
@@ -107,14 +109,15 @@ func (r *Reader) eachBlock(g *segment.File, f func(block uint32, b []byte) bool)
 	return true
 }
 
-// eachNode calls f with the hash of everything in the segment that could be a tree node of that level, until f returns false;
-// then it returns false.
+// eachNode calls f with the hash of everything in the segment that could be a tree node of that
+// level, until f returns false; then it returns false.
 func (r *Reader) eachNode(g *segment.File, level int, f func(merkle.Hash) bool) bool {
 	return r.eachBlock(g, func(_ uint32, b []byte) bool { return asNodes(b, level, f) })
 }
 
-// asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing follows it in its last
-// block: its length is that of its one or two blocks, less the zeroes at the end.
+// asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing
+// follows it in its last block: its length is that of its one or two blocks, less the zeroes at the
+// end.
 func asNodes(b []byte, level int, f func(merkle.Hash) bool) bool {
 	last := 0
 	for _, n := range []int{disk.BlockSize, merkle.NodeSize} {

@@ -11,14 +11,15 @@ import (
 )
 
 const (
-	// verifiedBytes bounds the memory of Verified: at a bit a block, the locations of 512 GiB of segments.
+	// verifiedBytes bounds the memory of Verified: at a bit a block, the locations of 512 GiB of
+	// segments.
 	verifiedBytes = 16 << 20
 	// VerifiedFor is how long at most a location counts as verified.
 	VerifiedFor = time.Hour
 )
 
-// Verified remembers locations whose bytes were read and were right within the last hour, of the segments that were asked for
-// last. It is safe for concurrent use; the zero value is ready.
+// Verified remembers locations whose bytes were read and were right within the last hour, of the
+// segments that were asked for last. It is safe for concurrent use; the zero value is ready.
 type Verified struct {
 	mu    lockorder.Mutex[lockorder.Memory]
 	since time.Time
