@@ -49,11 +49,12 @@ func (a *appender) nextFilled() *segment.File {
 
 // sealCopies ends the segments that are full of what settling has written; their objects are
 // recorded, or given up.
-func (s *Store) sealCopies() error {
+func (t *settler) sealCopies() error {
+	s := t.s
 	if err := s.writeError(); err != nil {
 		return err
 	}
-	for g := s.settler.copies.nextFilled(); g != nil; g = s.settler.copies.nextFilled() {
+	for g := t.copies.nextFilled(); g != nil; g = t.copies.nextFilled() {
 		end := s.sealSegment
 		if !g.HasObjectLog() { // a settling that failed has filled it
 			end = s.retire

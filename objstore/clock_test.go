@@ -79,7 +79,7 @@ func TestSettlingWithoutClock(t *testing.T) {
 		v = late.volume("a", 16<<20)
 		late.write(v, randomBytes(1, 8192), 0)
 		clock.step(2 * time.Hour)
-		if v.s.due(v.volume) {
+		if v.s.settler.due(v.volume) {
 			t.Errorf("a step of 2h: what was just written is due after an hour")
 		}
 	}

@@ -50,7 +50,7 @@ func TestContextEndsTheWaitForALock(t *testing.T) {
 			_, err := r.s.AcceptCopies(ctx, CopiedStopped)
 			return err
 		}},
-		"settleLayer": {settleMu, func(ctx context.Context) error { return r.s.settleLayer(ctx, a) }},
+		"settleLayer": {settleMu, func(ctx context.Context) error { return r.s.settler.settleLayer(ctx, a) }},
 		"Check": {checking, func(ctx context.Context) error {
 			_, err := r.s.Check(ctx, nil)
 			return err

@@ -119,7 +119,7 @@ func TestDiscardOfPartLetsOthersSettle(t *testing.T) {
 	must(t, v.Zero(0, (leaves-1)<<20))
 	zeroed, err := v.freeze()
 	must(t, err)
-	must(t, e.s.waitSettled(ctx, v.volume, zeroed))
+	must(t, e.s.settler.waitSettled(ctx, v.volume, zeroed))
 	if n := e.reads.Load(); n < 2300 || n > leaves+100 {
 		t.Errorf("%d reads to count %d leaves", n, leaves-1)
 	}
@@ -154,7 +154,7 @@ func TestCountingEndsWithVolume(t *testing.T) {
 	}
 	e.each.Store(&each)
 	e.reads.Store(0)
-	e.s.kickSettler()
+	e.s.settler.ask()
 	must(t, <-deleted)
 	if n := last.Load(); n > 310 {
 		t.Errorf("it went on to count: %d reads", n)

@@ -268,7 +268,7 @@ func TestOneVolumeHoldsUpNoOther(t *testing.T) {
 		"settling": func(s *Store, v *Volume, _ int) error {
 			gen, err := v.freeze()
 			if err == nil {
-				err = s.waitSettled(ctx, v.volume, gen)
+				err = s.settler.waitSettled(ctx, v.volume, gen)
 			}
 			if err == nil {
 				err = s.waitReclaimed(ctx, v.volume)

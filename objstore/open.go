@@ -128,7 +128,7 @@ func (s *Store) openSpace() error {
 		},
 		used:         s.usage.total,
 		returning:    func() bool { return s.reclaimer.returning() },
-		wantSettling: s.kickSettler,
+		wantSettling: func() { s.settler.ask() },
 		stopped:      func() bool { return s.failed.Load() != nil },
 		log:          s.log,
 	})

@@ -561,7 +561,7 @@ func (w *world) deleteUnderPlans(v *modelVolume) error {
 		}
 		if frozen && w.pick(2, "settle") == 0 {
 			ctx, cancel := ctxTimeout()
-			w.answered(w.s.waitSettled(ctx, vol, gen), "settle") // its room waits for the plans
+			w.answered(w.s.settler.waitSettled(ctx, vol, gen), "settle") // its room waits for the plans
 			cancel()
 		}
 		time.Sleep(time.Duration(w.pick(3, "milliseconds")) * time.Millisecond)

@@ -43,10 +43,10 @@ func (p *pacer) pace(ctx context.Context, n int, requests func() uint64, pressin
 }
 
 // pace gives way to requests before n more bytes of a volume settle.
-func (s *Store) pace(ctx context.Context, v *volume, n int) error {
-	return s.settler.pacer.pace(ctx, n, s.requests, func() bool {
+func (t *settler) pace(ctx context.Context, v *volume, n int) error {
+	return t.pacer.pace(ctx, n, t.s.requests, func() bool {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		return s.pressing(v) || s.settler.awaited.Load() > 0
+		return t.pressing(v) || t.awaited.Load() > 0
 	})
 }

@@ -62,7 +62,7 @@ func TestPlanHeldOverDeletion(t *testing.T) {
 	r.write(v, data, 8192)
 	var p Plan // as a check makes it, which looks at the tail of a volume that nobody has open
 	must(t, v.Plan(8192, 4096, &p))
-	must(t, r.s.waitSettled(ctx, v.volume, gen))
+	must(t, r.s.settler.waitSettled(ctx, v.volume, gen))
 	for replaced := false; !replaced; time.Sleep(time.Millisecond) { // reclaiming the settled layer waits for the plan
 		v.mu.Lock()
 		replaced = v.pin != p.pin

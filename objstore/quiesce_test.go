@@ -21,7 +21,7 @@ func TestResumeGivesBack(t *testing.T) {
 	must(t, planLoaded(t.Context(), v, 0, SectorSize, &p)) // a reader, who keeps it from being given back
 	gen, err := v.freeze()
 	must(t, err)
-	must(t, r.s.waitSettled(t.Context(), v.volume, gen))
+	must(t, r.s.settler.waitSettled(t.Context(), v.volume, gen))
 	for range 3 {
 		must(t, r.s.Quiesce())
 		r.s.Resume()

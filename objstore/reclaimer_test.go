@@ -26,7 +26,7 @@ func TestHeldPlanKeepsItsOwnRoomOnly(t *testing.T) {
 		}
 		gen, err := v.freeze()
 		must(t, err)
-		must(t, r.s.waitSettled(ctx, v.volume, gen))
+		must(t, r.s.settler.waitSettled(ctx, v.volume, gen))
 	}
 	r.write(a, randomBytes(1, 4096), 8<<20)
 	var p Plan

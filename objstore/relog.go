@@ -248,13 +248,13 @@ func (v *volume) relogData(ctx context.Context, l *layer, e extent.Extent) error
 }
 
 // settlePinned tries to settle what a volume keeps in its tail, and says why it can't.
-func (s *Store) settlePinned(ctx context.Context, v *volume) error {
+func (t *settler) settlePinned(ctx context.Context, v *volume) error {
 	if v.pins.Load() == nil {
 		return nil
 	}
 	gen, err := v.freeze()
 	if err == nil {
-		err = s.waitSettled(ctx, v, gen)
+		err = t.waitSettled(ctx, v, gen)
 	}
 	if err != nil {
 		return err

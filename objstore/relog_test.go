@@ -135,7 +135,7 @@ func TestPartOfDamagedChunk(t *testing.T) {
 				w.again(how)
 				w.check(2*relogChunk + 4096)
 			}
-			if w.v.active().fresh || w.s.due(w.v.volume) {
+			if w.v.active().fresh || w.s.settler.due(w.v.volume) {
 				t.Error("what is kept is due to settle, again and again")
 			}
 			w.put(5, 2*relogChunk, relogChunk)

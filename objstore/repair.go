@@ -254,7 +254,7 @@ func (s *Store) reinstate(v *volume) {
 	defer s.catalog.mu.Unlock()
 	v.damage.Store(nil)
 	s.hold.Store(s.catalog.anyRefused())
-	s.kickSettler()
+	s.settler.ask()
 }
 
 // removeJournal removes a journal. One that an earlier attempt has removed is no error.

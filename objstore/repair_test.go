@@ -503,7 +503,7 @@ func TestNothingAfterClose(t *testing.T) {
 			}
 			return nil
 		})
-		r.s.kickSettler()
+		r.s.settler.ask()
 		time.Sleep(time.Duration(i*50) * time.Microsecond)
 		_ = r.s.Close()
 		closed.Store(true)

@@ -39,21 +39,22 @@ type settleTry struct {
 
 // beginTry returns the state that the outcome of a try may depend on. It is called before the try
 // looks at that state.
-func (s *Store) beginTry(v *volume) settleTry {
-	return settleTry{s.objects.Quarantine.Generation(), v.changes.Load()}
+func (t *settler) beginTry(v *volume) settleTry {
+	return settleTry{t.s.objects.Quarantine.Generation(), v.changes.Load()}
 }
 
 // retryDue reports whether the volume may settle now: its last try has not failed, or was long
 // enough ago, or a caller waits for it, or the cause of the failure may be gone.
-func (s *Store) retryDue(v *volume) bool {
+func (t *settler) retryDue(v *volume) bool {
 	r := &v.nextTry
 	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
-		r.try != s.beginTry(v) || r.full && s.space.roomSeen.Load()-r.room >= r.need
+		r.try != t.beginTry(v) || r.full && t.s.space.roomSeen.Load()-r.room >= r.need
 }
 
 // settleFailed records that a try has failed, wakes those who wait for it, and sets the time of the
 // next one.
-func (s *Store) settleFailed(v *volume, try settleTry, err error) {
+func (t *settler) settleFailed(v *volume, try settleTry, err error) {
+	s := t.s
 	fails := v.settleFails.Add(1)
 	wait, longest := firstRetry<<(2*min(fails-1, 8)), longestRetry
 	r := &v.nextTry
@@ -71,7 +72,7 @@ func (s *Store) settleFailed(v *volume, try settleTry, err error) {
 	wait = min(wait, longest)
 	r.at = time.Now().Add(wait)
 	v.settleErr.Store(&err)
-	s.countStuck()
+	t.countStuck()
 	v.room.fire()
 	s.space.freed.fire()
 	s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
@@ -80,7 +81,7 @@ func (s *Store) settleFailed(v *volume, try settleTry, err error) {
 // mayHelp notes a change of the volume that may let its settling succeed.
 func (v *volume) mayHelp() {
 	v.changes.Add(1)
-	v.s.kickSettler()
+	v.s.settler.ask()
 }
 
 // tailAndReservation returns how many bytes the volume has not settled, and how many settling them
@@ -95,7 +96,8 @@ func (v *volume) tailAndReservation() (tail, reserved int64) {
 
 // countStuck adds the tails of volumes whose settling keeps failing to the account of what is
 // stuck: no write waits for those.
-func (s *Store) countStuck() {
+func (t *settler) countStuck() {
+	s := t.s
 	for _, v := range s.catalog.all() {
 		if v.settleFails.Load() < settleTries {
 			continue

@@ -242,7 +242,7 @@ func TestStuckVolumeDelaysNoOther(t *testing.T) {
 		other := r.volume("other", 8<<20)
 		r.write(stuck, randomBytes(2, 4096), 1<<20+8192)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		if err := r.s.waitSettled(ctx, stuck.volume, stuck.activeGen()); !errors.Is(err, ErrCorrupt) {
+		if err := r.s.settler.waitSettled(ctx, stuck.volume, stuck.activeGen()); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("settling below a lost node: %v", err)
 		}
 		cancel()

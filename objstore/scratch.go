@@ -32,7 +32,7 @@ func (s *Store) CreateScratch(ctx context.Context, volume, snap string) (VolumeI
 	if v.ref.Scratch() {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s: %w: it is of a scratch volume", of, ErrInvalid)
 	}
-	if err := s.waitSettled(ctx, v, sn.Gen); err != nil {
+	if err := s.settler.waitSettled(ctx, v, sn.Gen); err != nil {
 		return VolumeInfo{}, fmt.Errorf("snapshot %s does not settle: %w", of, err)
 	}
 	s.catalog.mu.Lock()

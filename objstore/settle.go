@@ -54,7 +54,8 @@ type settling struct {
 }
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
-func (s *Store) settleLayer(ctx context.Context, v *volume) error {
+func (t *settler) settleLayer(ctx context.Context, v *volume) error {
+	s := t.s
 	if err := s.writeError(); err != nil {
 		return err
 	}
@@ -232,5 +233,5 @@ func (st *settling) pace(n int) error {
 	if st.v.dropped.Load() {
 		return fmt.Errorf("volume %s: %w", st.v.ref.Name, ErrNotFound)
 	}
-	return st.s.pace(st.ctx, st.v, n)
+	return st.s.settler.pace(st.ctx, st.v, n)
 }

@@ -62,7 +62,7 @@ func (t *settler) run(ctx context.Context) {
 		case <-tick.C:
 			t.clock.Store(int64(t.s.uptime()))
 			_ = t.s.catalog.takeBack() // an error is tried again at the next tick
-			t.s.countStuck()           // before waiting writes look again
+			t.countStuck()             // before waiting writes look again
 			t.s.space.tick()
 		case <-t.asked:
 		}
@@ -78,10 +78,10 @@ func (t *settler) settleDue(ctx context.Context) {
 		return // waiting callers get the same error
 	}
 	for _, v := range s.catalog.all() {
-		if !s.retryDue(v) {
+		if !t.retryDue(v) {
 			continue
 		}
-		try := s.beginTry(v)
+		try := t.beginTry(v)
 		err := t.settleVolume(ctx, v)
 		if ctx.Err() != nil {
 			return
@@ -93,7 +93,7 @@ func (t *settler) settleDue(ctx context.Context) {
 			v.unstick()
 			v.mu.Unlock()
 		case !s.catalog.gone(v): // else it was deleted meanwhile
-			s.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.Name, err))
+			t.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.Name, err))
 		}
 	}
 }
@@ -103,14 +103,14 @@ func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	if t.awaitsIndex(v) {
 		return v.rest()
 	}
-	if t.s.due(v) {
+	if t.due(v) {
 		if _, err := v.freeze(); err != nil {
 			return err
 		}
 	}
 	for v.frozen() > 0 {
-		err := t.s.settleLayer(ctx, v)
-		if serr := t.s.sealCopies(); err == nil {
+		err := t.settleLayer(ctx, v)
+		if serr := t.sealCopies(); err == nil {
 			err = serr
 		}
 		if errors.Is(err, errCounting) { // goes on after the other volumes
@@ -136,17 +136,17 @@ func (v *volume) frozen() int {
 }
 
 // due reports whether the volume's active layer should settle.
-func (s *Store) due(v *volume) bool {
+func (t *settler) due(v *volume) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.writable || !v.active().fresh {
 		return false
 	}
-	if s.pressing(v) {
+	if t.pressing(v) {
 		return true
 	}
-	d := s.opts.SettleDelay
-	return d >= 0 && s.uptime()-v.since > d
+	d := t.s.opts.SettleDelay
+	return d >= 0 && t.s.uptime()-v.since > d
 }
 
 // awaitsIndex reports whether the volume's settling waits until the index is filled, so that it
@@ -157,13 +157,14 @@ func (t *settler) awaitsIndex(v *volume) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return !t.s.pressing(v) && len(v.layers) <= frozenLayers/2
+	return !t.pressing(v) && len(v.layers) <= frozenLayers/2
 }
 
 // pressing reports whether settling may not wait for a quiet moment: the tail is long, or space is
 // low.
 // REQUIRES: v.mu is held.
-func (s *Store) pressing(v *volume) bool {
+func (t *settler) pressing(v *volume) bool {
+	s := t.s
 	if v.tail > s.opts.TailSoft || s.space.waiting.Load() > 0 || s.space.lowSpace.Load() && v.tail > 0 {
 		return true
 	}
@@ -182,9 +183,6 @@ func (s *Store) requests() uint64 {
 	return n
 }
 
-// kickSettler wakes the settler to look for something to do. It never blocks.
-func (s *Store) kickSettler() { s.settler.ask() }
-
 // Settle returns when everything written before the call has settled. What a damaged chunk pins in
 // the tail does not settle, and is an error.
 func (s *Store) Settle(ctx context.Context) error {
@@ -196,7 +194,7 @@ func (s *Store) Settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.waitSettled(ctx, v, gen); err != nil {
+		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
 			return err
 		}
 	}
@@ -211,9 +209,10 @@ func (s *Store) Settle(ctx context.Context) error {
 }
 
 // waitSettled waits until the volume's base holds gen.
-func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
-	s.settler.awaited.Add(1)
-	defer s.settler.awaited.Add(-1)
+func (t *settler) waitSettled(ctx context.Context, v *volume, gen uint64) error {
+	s := t.s
+	t.awaited.Add(1)
+	defer t.awaited.Add(-1)
 	v.wanted.Add(1)
 	defer v.wanted.Add(-1)
 	before := v.settleErr.Load() // not reset: waiting writes still need it if this caller gives up
@@ -233,7 +232,7 @@ func (s *Store) waitSettled(ctx context.Context, v *volume, gen uint64) error {
 		if p := v.settleErr.Load(); p != before {
 			return *p
 		}
-		s.kickSettler()
+		t.ask()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

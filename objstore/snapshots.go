@@ -29,7 +29,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	}
 	v, err := s.catalog.mayName(volume, snap)
 	if err == nil {
-		err = s.settlePinned(ctx, v)
+		err = s.settler.settlePinned(ctx, v)
 	}
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -39,7 +39,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		v.mu.Lock()
 		gen := v.baseGen + 1
 		v.mu.Unlock()
-		if err := s.waitSettled(ctx, v, gen); err != nil {
+		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
 			return SnapshotInfo{}, err
 		}
 	}
@@ -61,7 +61,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		return SnapshotInfo{}, err
 	}
 	failpoint.Here(failpoint.SnapshotNamed)
-	s.kickSettler()
+	s.settler.ask()
 	return info, nil
 }
 
@@ -141,7 +141,7 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	if err := s.waitSettled(ctx, v, sn.Gen); err != nil {
+	if err := s.settler.waitSettled(ctx, v, sn.Gen); err != nil {
 		return SnapshotInfo{}, err
 	}
 	// The figures of stat are right after it as a rule; a reader that takes long is not waited for.

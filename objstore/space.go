@@ -358,7 +358,7 @@ func (s *Store) setMaxSize(bytes int64) error {
 		return err
 	}
 	s.space.setLimits(s.opts.Reserve, bytes)
-	s.kickSettler()
+	s.settler.ask()
 	return nil
 }
 

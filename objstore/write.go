@@ -75,7 +75,7 @@ func (v *volume) admit() error {
 	}
 	j := v.active().journal
 	if j.Full(v.inflight+1) || v.tail > v.s.opts.TailHard {
-		v.s.kickSettler()
+		v.s.settler.ask()
 		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
 			return fmt.Errorf("the tail is full and does not settle: %w", *p)
 		}
@@ -209,7 +209,7 @@ func (v *volume) commit(w *Write) error {
 	v.tail += int64(w.Len)
 	v.s.space.commit(int64(w.Len), l.reservation.add(w.Off, w.Off+int64(w.Len), int64(v.s.sb.ChunkSize), false))
 	if v.tail > v.s.opts.TailSoft {
-		v.s.kickSettler()
+		v.s.settler.ask()
 	}
 	return nil
 }
@@ -252,7 +252,7 @@ func (v *volume) note(l *layer) {
 		v.since = time.Duration(v.s.settler.clock.Load())
 	}
 	if l.journal.Count() == l.journal.Max()/2 {
-		v.s.kickSettler()
+		v.s.settler.ask()
 	}
 	if l.journal.WantsWindow() && !v.extending {
 		v.extending = v.s.extender.ask(v)
