@@ -10,7 +10,8 @@ import (
 
 const (
 	settlerTick  = 250 * time.Millisecond
-	frozenLayers = 32 // above it, a snapshot waits for settling
+	frozenLayers = 32              // above it, a snapshot waits for settling
+	openingGrace = 2 * time.Second // or SettleDelay, if that is shorter
 )
 
 // settler decides which volume settles when, one layer at a time in a store, and tries again what
@@ -100,7 +101,7 @@ func (t *settler) settleDue(ctx context.Context) {
 
 func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	v.activateLater()
-	if t.awaitsIndex(v) {
+	if t.waits(v) {
 		return v.rest()
 	}
 	if t.due(v) {
@@ -149,10 +150,12 @@ func (t *settler) due(v *volume) bool {
 	return d >= 0 && t.s.uptime()-v.since > d
 }
 
-// awaitsIndex reports whether the volume's settling waits until the index is filled, so that it
-// finds duplicates.
-func (t *settler) awaitsIndex(v *volume) bool {
-	if !t.s.indexer.filling.Load() || t.awaited.Load() > 0 {
+// waits reports whether the volume's settling waits: until the index is filled, so that it finds
+// duplicates; and for a moment after the opening, since devices of a killed daemon wait to be
+// served.
+func (t *settler) waits(v *volume) bool {
+	opening := t.s.uptime() < min(openingGrace, t.s.opts.SettleDelay)
+	if !opening && !t.s.indexer.filling.Load() || t.awaited.Load() > 0 {
 		return false
 	}
 	v.mu.Lock()

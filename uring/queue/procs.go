@@ -16,8 +16,9 @@ func reserveProcs(queues int) {
 	procs.Lock()
 	defer procs.Unlock()
 	procs.queues += queues
-	if want := procs.queues + 2; runtime.GOMAXPROCS(0) < want {
-		runtime.GOMAXPROCS(want)
+	// Raising GOMAXPROCS stops the world, so many devices raise it a few times only.
+	if want, now := procs.queues+2, runtime.GOMAXPROCS(0); now < want {
+		runtime.GOMAXPROCS(max(want, now+now/2))
 	}
 }
 
