@@ -28,6 +28,7 @@ func TestRestart(t *testing.T) {
 		t.Fatalf("stopped: %+v, %v", s, err)
 	}
 	w.d.Release(t.Context(), false) // as run does when it ends
+	w.d.watchers.Wait()
 
 	delete(w.mounter.mounts, dir)
 	w.ublk.set(nil, true, used.Attachment)
@@ -95,6 +96,7 @@ func TestRestartThatDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.d.Release(t.Context(), false)
+	w.d.watchers.Wait()
 	w.start(t)
 	w.ublk.dying = true
 	func() {
@@ -120,6 +122,7 @@ func TestStopForGood(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.d.Release(t.Context(), boot == "")
+		w.d.watchers.Wait() // as a daemon does that ends: they write the list too
 		if boot != "" {
 			s, err := devices.ReadList(w.dir)
 			if err != nil || len(s.Restore) != 1 || len(s.Mounts) != 1 {
