@@ -82,3 +82,20 @@ func TestSlowest(t *testing.T) {
 		t.Errorf("slowest tests:\n%swant\n%s", b.String(), want)
 	}
 }
+
+// Where other steps were not run, a skip is counted as such, and a failure is still one.
+func TestSomeSteps(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "unit")
+	skipB := strings.ReplaceAll(skipA, "TestA", "TestB")
+	if err := os.WriteFile(file, []byte(failA+skipB), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ta := Tally{SomeSteps: true}
+	if err := ta.AddEvents("unit", false, file); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if ta.Report(&b) || !strings.Contains(b.String(), "0 passed, 1 failed, 1 skipped") || strings.Contains(b.String(), "nowhere") {
+		t.Errorf("the report is\n%s", b.String())
+	}
+}
