@@ -48,7 +48,7 @@ func Run(f func()) {
 		f()
 		return
 	}
-	id := goroutine()
+	id := Goroutine()
 	if _, nested := w.queues.LoadOrStore(id, true); !nested {
 		w.inside.Add(1)
 		defer func() {
@@ -70,13 +70,14 @@ func (w *watcher) check(what string) {
 	if w.inside.Load() == 0 { // to find out who calls takes microseconds
 		return
 	}
-	if _, queue := w.queues.Load(goroutine()); queue {
+	if _, queue := w.queues.Load(Goroutine()); queue {
 		w.report(fmt.Sprintf("%s on a queue's thread:\n%s", what, debug.Stack()))
 	}
 }
 
-// goroutine returns the ID of the calling goroutine, from the first line of its stack: "goroutine 18 [running]:".
-func goroutine() string {
+// Goroutine returns the ID of the calling goroutine, from the first line of its stack: "goroutine
+// 18 [running]:". It takes microseconds, and is for checks in tests.
+func Goroutine() string {
 	var b [64]byte
 	fields := bytes.Fields(b[:runtime.Stack(b[:], false)])
 	return string(fields[1])

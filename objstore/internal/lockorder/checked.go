@@ -3,12 +3,11 @@
 package lockorder
 
 import (
-	"bytes"
 	"fmt"
-	"runtime"
 	"slices"
-	"strconv"
 	"sync"
+
+	"varve/objstore/queuethread"
 )
 
 // Mutex is a sync.Mutex that stands at L in the order of locks. It panics when that is broken.
@@ -46,7 +45,7 @@ type held struct {
 // goroutines are the locks held, by goroutine, in the order in which they were taken.
 var goroutines struct {
 	sync.Mutex
-	held map[uint64][]held
+	held map[string][]held
 }
 
 // taking panics if this goroutine may not wait for a lock.
@@ -55,7 +54,7 @@ func taking[L Lock](lock any) {
 	rank, name := l.line()
 	goroutines.Lock()
 	defer goroutines.Unlock()
-	for _, h := range goroutines.held[goroutine()] {
+	for _, h := range goroutines.held[queuethread.Goroutine()] {
 		if h.lock == lock {
 			panic(fmt.Sprintf("lock order: %s is taken by the goroutine that holds it", name))
 		}
@@ -72,9 +71,9 @@ func taken[L Lock](lock any) {
 	goroutines.Lock()
 	defer goroutines.Unlock()
 	if goroutines.held == nil {
-		goroutines.held = map[uint64][]held{}
+		goroutines.held = map[string][]held{}
 	}
-	id := goroutine()
+	id := queuethread.Goroutine()
 	goroutines.held[id] = append(goroutines.held[id], held{lock, rank, name})
 }
 
@@ -82,7 +81,7 @@ func taken[L Lock](lock any) {
 func released[L Lock](lock any) {
 	goroutines.Lock()
 	defer goroutines.Unlock()
-	id := goroutine()
+	id := queuethread.Goroutine()
 	all := goroutines.held[id]
 	i := slices.IndexFunc(all, func(h held) bool { return h.lock == lock })
 	if i < 0 {
@@ -95,16 +94,4 @@ func released[L Lock](lock any) {
 	} else {
 		goroutines.held[id] = all
 	}
-}
-
-// goroutine returns the number of the running goroutine, which only its stack trace says:
-// "goroutine 17 [running]: …".
-func goroutine() uint64 {
-	var b [64]byte
-	fields := bytes.Fields(b[:runtime.Stack(b[:], false)])
-	n, err := strconv.ParseUint(string(fields[1]), 10, 64)
-	if err != nil {
-		panic("lock order: a stack trace without the goroutine's number")
-	}
-	return n
 }
