@@ -21,6 +21,7 @@ import (
 	"varve/blockdev/target/null"
 	"varve/blockdev/target/volume"
 	"varve/objstore"
+	"varve/objstore/storetest"
 )
 
 // lack is the one place that skips a test for what the machine lacks. The variable makes it a
@@ -311,33 +312,10 @@ func TestDeviceLoop(t *testing.T) {
 	})
 }
 
+// openVolume makes a store with one volume, all of which settles at the end of the test.
 func openVolume(t *testing.T, size int64, block int) *objstore.Volume {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "store")
-	if err := objstore.Init(dir, objstore.InitOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	s, err := objstore.Open(t.Context(), dir, objstore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close store: %v", err)
-		}
-	})
-	if _, err := s.CreateVolume(t.Context(), "v", objstore.VolumeOptions{Size: size, BlockSize: block}); err != nil {
-		t.Fatal(err)
-	}
-	v, err := s.OpenVolume("v", "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := v.Close(); err != nil {
-			t.Errorf("close volume: %v", err)
-		}
-	})
+	s, v := storetest.Volume(t, objstore.VolumeOptions{Size: size, BlockSize: block})
 	t.Cleanup(func() {
 		if err := s.Settle(context.Background()); err != nil {
 			t.Errorf("settle: %v", err)
