@@ -3,7 +3,6 @@ package objstore
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"testing"
 
 	"varve/objstore/internal/disk"
@@ -91,16 +90,8 @@ func (r *rig) footer(id uint32, objs []segment.Object) {
 func (r *rig) wholeAgain(data []byte, id uint32) {
 	r.t.Helper()
 	for _, how := range []string{"as it is", "closed", "killed", "power cut"} {
-		switch how {
-		case "closed":
-			must(r.t, r.s.Close())
-		case "killed":
-			r.mem = r.mem.Kill()
-			_ = r.s.Close()
-		case "power cut":
-			r.mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
-			_ = r.s.Close()
-			r.o.Boot += "."
+		if how != "as it is" {
+			r.end(how)
 		}
 		r.open(nil)
 		if r.s.segments.Get(id) == nil {

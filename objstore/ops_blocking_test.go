@@ -26,11 +26,7 @@ func (w *world) givesUp(what string, call func(ctx context.Context) error) bool 
 // opGiveUp has the caller of a blocking call give up: it is done, or will be, or is not, and
 // nothing else comes of it.
 func (w *world) opGiveUp() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}

@@ -84,11 +84,7 @@ func ctxTimeout() (context.Context, context.CancelFunc) {
 }
 
 func (w *world) opWrite() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}
@@ -137,11 +133,7 @@ type reservation struct {
 
 // opReserve has several writes under way at once, and commits or aborts them in any order.
 func (w *world) opReserve() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}
@@ -181,11 +173,7 @@ func (w *world) opReserve() {
 }
 
 func (w *world) opZero() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}
@@ -213,11 +201,7 @@ func (w *world) opFlush() {
 }
 
 func (w *world) opRead() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}
@@ -304,11 +288,7 @@ func (w *world) opPlan() {
 }
 
 func (w *world) opExtents() {
-	v := w.anyVolume()
-	if v == nil {
-		return
-	}
-	vol := w.volume(v.name)
+	v, vol := w.anyOpenVolume()
 	if vol == nil {
 		return
 	}

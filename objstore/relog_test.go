@@ -90,18 +90,10 @@ func (w *relogWorld) tail() int {
 // again opens the store after a crash, or after an orderly end.
 func (w *relogWorld) again(how string) {
 	w.t.Helper()
-	switch how {
-	case "closed":
+	if how == "closed" {
 		must(w.t, w.v.Close())
-		must(w.t, w.s.Close())
-	case "killed":
-		w.mem = w.mem.Kill()
-		_ = w.s.Close()
-	case "power cut":
-		w.mem = w.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
-		_ = w.s.Close()
-		w.o.Boot += "."
 	}
+	w.end(how)
 	w.open(nil)
 	w.v = w.volume("v", 0)
 }

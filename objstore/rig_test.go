@@ -3,6 +3,7 @@ package objstore
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,24 @@ func newRig(t *testing.T, o Options) *rig {
 	r.open(nil)
 	t.Cleanup(func() { _ = r.s.Close() })
 	return r
+}
+
+// end ends the store: it is "closed" or "killed", or there is a "power cut".
+func (r *rig) end(how string) {
+	r.t.Helper()
+	switch how {
+	case "closed":
+		must(r.t, r.s.Close())
+		return
+	case "killed":
+		r.mem = r.mem.Kill()
+	case "power cut":
+		r.mem = r.mem.PowerCut(rand.New(rand.NewPCG(1, 1)))
+		r.o.Boot += "."
+	default:
+		r.t.Fatalf("a store is not %q", how)
+	}
+	_ = r.s.Close() // ends its goroutines
 }
 
 // open opens the store; hook may be nil.

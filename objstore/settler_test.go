@@ -14,9 +14,7 @@ func TestSettlingAfterOpening(t *testing.T) {
 			r := newRig(t, Options{})
 			v := r.volume("a", 16<<20)
 			r.write(v, randomBytes(1, 8192), 0)
-			killed := r.s
-			r.mem = r.mem.Kill()
-			_ = killed.Close() // ends its goroutines
+			r.end("killed")
 			r.o.SettleDelay = time.Hour
 			r.open(nil)
 			tail := func() int64 { return r.s.space.tails.Load() }

@@ -714,6 +714,16 @@ func (w *world) anyVolume() *modelVolume {
 	return w.vols[names[w.pick(len(names), "volume")]]
 }
 
+// anyOpenVolume picks a volume and opens it; nil: there is none, or an error that the test brought
+// about keeps it from being opened.
+func (w *world) anyOpenVolume() (*modelVolume, *Volume) {
+	v := w.anyVolume()
+	if v == nil {
+		return nil, nil
+	}
+	return v, w.volume(v.name)
+}
+
 // answered reports that an operation was answered before the cut: a process that was killed answers
 // nobody.
 func (w *world) answered(err error, what string) bool {
