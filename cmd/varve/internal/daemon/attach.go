@@ -67,10 +67,7 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 }
 
 func (d *Daemon) mayAttach(volume string) error {
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping {
+	if d.isStopping() {
 		return protocol.ErrStopping
 	}
 	if a, taken := d.table.Taken(volume); taken {

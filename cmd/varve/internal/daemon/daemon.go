@@ -191,3 +191,10 @@ func boot(log *slog.Logger) string {
 	}
 	return id
 }
+
+// isStopping reports whether the daemon ends, or hands over: no device or mount begins any more.
+func (d *Daemon) isStopping() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stopping
+}

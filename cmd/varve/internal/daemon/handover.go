@@ -68,10 +68,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 		return fmt.Errorf("the store takes no writes (%s): opened again, it is what was flushed last, and not what its "+
 			"devices' users believe; unmount them, then varve stop", st.ReadOnly)
 	}
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping {
+	if d.isStopping() {
 		return protocol.ErrStopping
 	}
 	for _, k := range d.table.Served() {

@@ -134,10 +134,7 @@ func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping || !d.table.StillServed(k) {
+	if d.isStopping() || !d.table.StillServed(k) {
 		return true
 	}
 	if err := d.detach(ctx, k, false); err != nil {

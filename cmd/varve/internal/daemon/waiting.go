@@ -63,10 +63,7 @@ func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error
 // postpone has a device be tried again, later each time.
 func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 	w, pause, quit := d.table.Postpone(a, reason, d.retryFirst, retryLongest)
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping {
+	if d.isStopping() {
 		return pause // for the next daemon
 	}
 	d.watchers.Go(func() {
@@ -86,10 +83,7 @@ func (d *Daemon) retry(w *devices.Entry) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	defer d.sweepScratch(ctx)
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping || !d.table.StillWaits(w) {
+	if d.isStopping() || !d.table.StillWaits(w) {
 		return
 	}
 	d.serveAgain(ctx, w.Attachment)
@@ -130,9 +124,7 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	if !d.table.StillWaits(w) {
 		return // detached meanwhile
 	}
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
+	stopping := d.isStopping()
 	list, err := d.transports[k.Transport].Find(ctx, instance.Claims{Volumes: []string{k.Volume}, Noted: []protocol.Attachment{k.Attachment}})
 	there := slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device })
 	if !there && err == nil {
