@@ -337,8 +337,8 @@ func TestStatOfMovedStore(t *testing.T) {
 			}
 		}
 		s, err := w.c.Stat(t.Context())
-		if err != nil || s.Daemon == nil || s.Daemon.Store != want {
-			t.Errorf("stat says %+v, %v; the store is at %s", s.Daemon, err, want)
+		if err != nil || s.Daemon == nil || s.Daemon.Store != want || s.Path != want {
+			t.Errorf("stat says %+v, path %s, %v; the store is at %s", s.Daemon, s.Path, err, want)
 		}
 	}
 }

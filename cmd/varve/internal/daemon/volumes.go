@@ -30,7 +30,7 @@ func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ server.None) (p
 	}
 	if d.isDaemon() {
 		p := d.ping()
-		s.Daemon = &p
+		s.Daemon, s.Path = &p, p.Store
 		swap, _ := d.ownSwaps() // what can't be found out is in the log
 		s.Swap = append(s.Swap, swap...)
 		if use, err := d.open.use(0); err == nil {
