@@ -211,9 +211,7 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	ready, report := readiness()
 	err = a.run(ctx, cmd, o, ready)
 	if err != nil {
-		if errors.Is(err, objstore.ErrNotStore) || errors.Is(err, objstore.ErrStoreLocked) {
-			err = a.openError(err)
-		}
+		err = a.serveError(ctx, err)
 		report(err)
 	}
 	return err
@@ -285,13 +283,28 @@ func (a *app) whenUnlocked(ctx context.Context, f func() error) error {
 	}
 }
 
+// serveError adds what to do about a store that could not be served.
+func (a *app) serveError(ctx context.Context, err error) error {
+	if errors.Is(err, objstore.ErrStoreLocked) {
+		if c, derr := client.Dial(ctx, a.store); derr == nil {
+			return a.alreadyServed(c)
+		}
+	}
+	return a.openError(err)
+}
+
+// alreadyServed returns the error for a store that a daemon serves, and closes the client of the
+// daemon.
+func (a *app) alreadyServed(c *client.Client) error {
+	return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon is already running, pid %d", a.store, c.Daemon().PID), c.Close())
+}
+
 func (a *app) serveInBackground(cmd *cobra.Command, takeover bool) error {
 	c, err := client.Dial(cmd.Context(), a.store)
 	if err == nil && takeover {
 		_ = c.Close() // the process in the background connects by itself
 	} else if err == nil {
-		pid := c.Daemon().PID
-		return errors.Join(fmt.Errorf("serve %s: store is in use: a daemon is already running, pid %d", a.store, pid), c.Close())
+		return a.alreadyServed(c)
 	}
 	if err := a.isStore(); err != nil {
 		return err
