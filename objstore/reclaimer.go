@@ -26,8 +26,9 @@ import (
 //     on the first item.
 //   - An item leaves the queue when it was given back, or can't be given back before the store
 //     opens again. An interrupted item stays, and start begins it again.
-//   - left counts the queued items, and those that a settling has announced (expect) and is about
-//     to queue.
+//   - pending counts the queued items of each volume, and those that a settling has announced
+//     (expect) and is about to queue: whoever sees that a layer has settled finds it pending. left is
+//     the sum.
 //
 // mu is never held over I/O.
 type reclaimer struct {
@@ -35,9 +36,10 @@ type reclaimer struct {
 	uptime   func() time.Duration // of the store
 	log      *slog.Logger
 
-	mu     lockorder.Mutex[lockorder.Memory]
-	queues map[*volume][]reclaimable
-	done   event // a volume has nothing queued any more
+	mu      lockorder.Mutex[lockorder.Memory]
+	queues  map[*volume][]reclaimable
+	pending map[*volume]int
+	done    event // a volume has nothing pending any more
 
 	workers sync.WaitGroup
 	left    atomic.Int64
@@ -53,15 +55,25 @@ type reclaimable interface {
 }
 
 func newReclaimer(log *slog.Logger, uptime func() time.Duration, returned func()) *reclaimer {
-	return &reclaimer{log: log, uptime: uptime, returned: returned, queues: map[*volume][]reclaimable{}}
+	return &reclaimer{log: log, uptime: uptime, returned: returned, queues: map[*volume][]reclaimable{}, pending: map[*volume]int{}}
 }
 
 // expect announces that add is about to be called. It never blocks.
-func (r *reclaimer) expect() { r.count(1) }
+func (r *reclaimer) expect(v *volume) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count(v, 1)
+}
 
-func (r *reclaimer) count(n int64) {
+// count adds n to what is pending of a volume.
+// REQUIRES: mu is held.
+func (r *reclaimer) count(v *volume, n int) {
 	r.since.Store(int64(r.uptime()))
-	r.left.Add(n)
+	r.left.Add(int64(n))
+	if r.pending[v] += n; r.pending[v] == 0 {
+		delete(r.pending, v)
+		r.done.fire()
+	}
 }
 
 // returning reports whether room is about to be given back. Readers may delay that, and a write
@@ -127,18 +139,17 @@ func (r *reclaimer) next(v *volume) reclaimable {
 	defer r.returned()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.count(-1)
+	r.count(v, -1)
 	rest := r.queues[v][1:]
 	if len(rest) > 0 {
 		r.queues[v] = rest
 		return rest[0]
 	}
 	delete(r.queues, v)
-	r.done.fire()
 	return nil
 }
 
-// wait returns when everything that is queued for v, or for all volumes if v is nil, was given
+// wait returns when everything that is pending of v, or of all volumes if v is nil, was given
 // back. When end is closed it returns ErrClosed.
 func (r *reclaimer) wait(ctx context.Context, v *volume, end <-chan struct{}) error {
 	for {
@@ -156,14 +167,14 @@ func (r *reclaimer) wait(ctx context.Context, v *volume, end <-chan struct{}) er
 	}
 }
 
-// idle reports whether nothing is queued for v, or for any volume if v is nil.
+// idle reports whether nothing is pending of v, or of any volume if v is nil.
 func (r *reclaimer) idle(v *volume) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v == nil {
-		return len(r.queues) == 0
+		return len(r.pending) == 0
 	}
-	return len(r.queues[v]) == 0
+	return r.pending[v] == 0
 }
 
 // waitReclaimed returns when all settled layers of v, or of all volumes if v is nil, have given

@@ -105,7 +105,7 @@ func TestReclaimer(t *testing.T) {
 			v *volume
 			i *fakeItem
 		}{{a, first}, {a, second}, {b, other}} {
-			r.expect()
+			r.expect(c.v)
 			if !r.returning() {
 				t.Error("nothing is expected to come back")
 			}
@@ -141,12 +141,39 @@ func TestReclaimer(t *testing.T) {
 		}
 		last := item()
 		ctx, cancel = context.WithCancel(t.Context())
-		r.expect()
+		r.expect(a)
 		r.add(ctx, a, last)
 		cancel()
 		r.stop()
 		if r.abandon(); !last.abandoned.Load() {
 			t.Error("nothing is left to the next opening")
 		}
+	})
+}
+
+// Who sees that a layer has settled, and waits for its room, waits also if the settler has not
+// queued the layer yet.
+func TestReclaimerWaitsForWhatIsAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReclaimer(slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, func() {})
+		a, b := &volume{ref: &refs.Volume{Name: "a"}}, &volume{ref: &refs.Volume{Name: "b"}}
+		r.expect(a)
+		must(t, r.wait(t.Context(), b, nil))
+		for _, v := range []*volume{a, nil} {
+			brief, end := context.WithTimeout(t.Context(), time.Second)
+			if err := r.wait(brief, v, nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("wait before the layer is queued: %v", err)
+			}
+			end()
+		}
+		waited := make(chan error)
+		go func() { waited <- r.wait(t.Context(), nil, nil) }()
+		item := &fakeItem{may: make(chan struct{})}
+		close(item.may)
+		r.add(t.Context(), a, item)
+		if err := <-waited; err != nil || !item.given.Load() {
+			t.Errorf("waited: %v; given back %v", err, item.given.Load())
+		}
+		r.stop()
 	})
 }
