@@ -31,15 +31,21 @@ type retry struct {
 	need int64 // bytes of further room that let it be tried again
 }
 
+// settleFailure is a settling that has failed.
+type settleFailure struct {
+	number uint64 // of the try, counted by the volume
+	err    error
+}
+
 // settleTry is the state that a try began with.
 type settleTry struct {
 	repairGen int64 // of the store
 	changes   int64 // of the volume
 }
 
-// beginTry returns the state that the outcome of a try may depend on. It is called before the try
+// stateFor returns the state that the outcome of a try may depend on. It is called before the try
 // looks at that state.
-func (t *settler) beginTry(v *volume) settleTry {
+func (t *settler) stateFor(v *volume) settleTry {
 	return settleTry{t.s.objects.Quarantine.Generation(), v.changes.Load()}
 }
 
@@ -48,7 +54,7 @@ func (t *settler) beginTry(v *volume) settleTry {
 func (t *settler) retryDue(v *volume) bool {
 	r := &v.nextTry
 	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
-		r.try != t.beginTry(v) || r.full && t.s.space.roomSeen.Load()-r.room >= r.need
+		r.try != t.stateFor(v) || r.full && t.s.space.roomSeen.Load()-r.room >= r.need
 }
 
 // settleFailed records that a try has failed, wakes those who wait for it, and sets the time of the
@@ -71,7 +77,7 @@ func (t *settler) settleFailed(v *volume, try settleTry, err error) {
 	}
 	wait = min(wait, longest)
 	r.at = time.Now().Add(wait)
-	v.settleErr.Store(&err)
+	v.settleErr.Store(&settleFailure{v.settleTries.Load(), err})
 	t.countStuck()
 	v.room.fire()
 	s.space.freed.fire()

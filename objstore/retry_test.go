@@ -281,3 +281,40 @@ func (v *volume) activeGen() uint64 {
 	defer v.mu.Unlock()
 	return v.active().gen
 }
+
+// Who waits for settling is not told what came of a try that had begun before: it says nothing of
+// the state that the caller knows, who may just have made room.
+func TestSettleIsNotToldOfAnEarlierTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		must(t, r.s.Close())
+		var full atomic.Bool
+		begun, goOn := make(chan struct{}), make(chan struct{})
+		r.open(func(op vfs.Op) error {
+			switch {
+			case op.Kind != vfs.OpWrite || !strings.HasSuffix(op.Name, ".dir"):
+			case full.CompareAndSwap(true, false):
+				close(begun)
+				<-goOn
+				return unix.ENOSPC
+			default:
+				time.Sleep(time.Second) // the waiting look at the failure before the next try ends
+			}
+			return nil
+		})
+		v := r.volume("a", 1<<20)
+		r.write(v, randomBytes(1, 64<<10), 0)
+		full.Store(true)
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- r.s.Settle(t.Context()) }() // succeeds at the next try if it came late itself
+		<-begun
+		go func() { second <- r.s.Settle(t.Context()) }()
+		synctest.Wait() // it waits for the settling
+		close(goOn)
+		if err := <-first; err != nil && !errors.Is(err, ErrNoSpace) {
+			t.Errorf("the settling that lacked room: %v", err)
+		}
+		must(t, <-second)
+		must(t, v.Close())
+	})
+}

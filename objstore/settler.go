@@ -82,7 +82,8 @@ func (t *settler) settleDue(ctx context.Context) {
 		if !t.retryDue(v) {
 			continue
 		}
-		try := t.beginTry(v)
+		v.settleTries.Add(1)
+		try := t.stateFor(v)
 		err := t.settleVolume(ctx, v)
 		if ctx.Err() != nil {
 			return
@@ -218,7 +219,7 @@ func (t *settler) waitSettled(ctx context.Context, v *volume, gen uint64) error 
 	defer t.awaited.Add(-1)
 	v.wanted.Add(1)
 	defer v.wanted.Add(-1)
-	before := v.settleErr.Load() // not reset: waiting writes still need it if this caller gives up
+	before := v.settleTries.Load() // what came of these, the one under way too, is not the answer
 	for {
 		v.mu.Lock()
 		done := v.baseGen >= gen
@@ -232,8 +233,8 @@ func (t *settler) waitSettled(ctx context.Context, v *volume, gen uint64) error 
 		if err := s.writeError(); err != nil {
 			return err
 		}
-		if p := v.settleErr.Load(); p != before {
-			return *p
+		if p := v.settleErr.Load(); p != nil && p.number > before {
+			return p.err
 		}
 		t.ask()
 		select {

@@ -45,12 +45,13 @@ type volume struct {
 	verify  atomic.Bool // ref.Verify, for readers
 	damage  atomic.Pointer[volumeDamage]
 
-	settleErr   atomic.Pointer[error] // why it did not settle, for waiting callers
-	settleFails atomic.Int64          // failed settlings in a row
-	wanted      atomic.Int64          // callers that wait for its settling
-	changes     atomic.Int64          // counts events that may let a failing settling succeed
-	obstacle    obstacle              // under settleMu
-	nextTry     retry                 // after a failure
+	settleTries atomic.Uint64                 // settlings that have begun
+	settleErr   atomic.Pointer[settleFailure] // why it did not settle, for waiting callers
+	settleFails atomic.Int64                  // failed settlings in a row
+	wanted      atomic.Int64                  // callers that wait for its settling
+	changes     atomic.Int64                  // counts events that may let a failing settling succeed
+	obstacle    obstacle                      // under settleMu
+	nextTry     retry                         // after a failure
 	pins        atomic.Pointer[damagePins]
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu

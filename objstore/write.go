@@ -77,7 +77,7 @@ func (v *volume) admit() error {
 	if j.Full(v.inflight+1) || v.tail > v.s.opts.TailHard {
 		v.s.settler.ask()
 		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
-			return fmt.Errorf("the tail is full and does not settle: %w", *p)
+			return fmt.Errorf("the tail is full and does not settle: %w", p.err)
 		}
 		return ErrBusy
 	}
