@@ -74,6 +74,7 @@ var killPoints = []killPoint{
 	{point: failpoint.SnapshotFlushed, most: 2},
 	{point: failpoint.SnapshotNamed, most: 2},
 	{point: failpoint.SnapshotDeleted, most: 2},
+	{point: failpoint.SuperblockFirst, most: 2},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
 	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
 	{
@@ -418,6 +419,9 @@ func (k *killing) churn() {
 	}
 	if _, ok := k.command("snapshot", "create", "fio@"+snap); ok {
 		k.snaps["fio@"+snap] = ""
+	}
+	if k.count%2 == 0 {
+		k.command("set", "--new-uuid")
 	}
 	k.scratch = append(k.scratch, volume)
 	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {

@@ -31,6 +31,7 @@ import (
 // A file layer that fails an operation while mu is held shows it: TestNoStateLockIsHeldOverFileOperations.
 type catalog struct {
 	gate gate
+	sb   *superblock
 
 	logMu lockorder.IOMutex[lockorder.RefsLog]
 	log   *refs.Log
@@ -59,8 +60,9 @@ func newCatalog() *catalog {
 
 // open reads the log of a store. It returns the damage that it has repaired.
 // REQUIRES: nobody else knows the catalog yet.
-func (c *catalog) open(fs vfs.FS, sb *refs.Superblock, logger *slog.Logger) ([]*CorruptError, error) {
+func (c *catalog) open(fs vfs.FS, sb *superblock, logger *slog.Logger) ([]*CorruptError, error) {
 	var err error
+	c.sb = sb
 	if c.log, c.refs, err = refs.Open(fs, sb.ID, sb.ChunkSize, logger); err != nil {
 		return nil, err
 	}
@@ -86,6 +88,9 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 	if err != nil || len(recs) == 0 {
 		return err
 	}
+	if err := c.need(ctx, refs.Needed(recs)); err != nil {
+		return err
+	}
 	if err := c.write(recs); err != nil {
 		return err
 	}
@@ -96,6 +101,13 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 		_ = c.gate.fail(fmt.Errorf("compact %s: %w", refs.LogFile, err))
 	}
 	return nil
+}
+
+// need makes it durable in the superblock that the store uses the features, before it does. update
+// calls it for what its records need, with logMu held; for bytes in other files whoever writes them
+// first calls it. It costs a look at the memory when the superblock has the features.
+func (c *catalog) need(ctx context.Context, features refs.Features) error {
+	return c.sb.need(ctx, features)
 }
 
 // append is update for records that depend on nothing.

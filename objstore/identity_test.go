@@ -39,7 +39,7 @@ func TestNewUUID(t *testing.T) {
 	wantBlocks(t, r.s, 1)
 
 	// Killed between the two: the first counts, and neither is damaged.
-	old, _, err := refs.ReadSuperblock(r.mem)
+	old, _, err := refs.ReadSuperblock(r.mem, false)
 	must(t, err)
 	sb := *old
 	sb.KnownAs = disktest.Volume

@@ -108,19 +108,14 @@ func (l *Lock) File() *os.File { return l.file }
 // Close releases this process's share of the lock. No opening may borrow it any more.
 func (l *Lock) Close() error { return errors.Join(l.file.Close(), l.dir.Close()) }
 
-// Check returns an error if this version of the program can't read the store in dir. It neither
-// opens nor changes the store.
+// Check returns an error if this version of the program can't serve the store in dir: ErrVersion if
+// the store uses features that this version does not know. It neither opens nor changes the store.
 func Check(dir string) error {
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }() // nothing is written
 	err := isStore(files)
-	for _, name := range []string{refs.SuperblockFile, refs.SuperblockCopy} {
-		if err != nil && errors.Is(err, ErrNotStore) {
-			break
-		}
-		if _, err = refs.ReadSuperblockFile(files, name); err == nil || errors.Is(err, ErrVersion) {
-			break
-		}
+	if err == nil {
+		_, _, err = refs.ReadSuperblock(vfs.Overlay(files), false)
 	}
 	if err != nil {
 		return fmt.Errorf("check store %s: %w", dir, err)

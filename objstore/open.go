@@ -67,14 +67,12 @@ func (s *Store) open(ctx context.Context) (err error) {
 		}
 	}
 	var mended []*CorruptError
-	if s.sb, mended, err = refs.ReadSuperblock(s.fs); err != nil {
+	if s.sb, mended, err = openSuperblock(s.fs, s, s.opts.LookOnly); err != nil {
 		return err
 	}
 	for _, d := range mended {
 		s.repaired(d)
 	}
-	known := s.sb.Known().String()
-	s.uuid.Store(&known)
 	if s.origin, err = s.findOrigin(); err != nil {
 		return err
 	}

@@ -61,6 +61,7 @@ var enginePoints = []struct {
 	{failpoint.SnapshotFlushed, 3},
 	{failpoint.SnapshotNamed, 3},
 	{failpoint.SnapshotDeleted, 2},
+	{failpoint.SuperblockFirst, 2},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -487,6 +488,8 @@ func (c *pointWorker) step(dir string) {
 		}
 	case 2:
 		c.coming()
+		_, err := c.s.NewUUID()
+		c.must(err)
 	case 3:
 		c.must(c.volume("v").Flush())
 	case 4:

@@ -20,7 +20,7 @@ func (s *Store) countObject(o segment.Object) {
 // Stat gives the store in figures.
 func (s *Store) Stat() (Stat, error) {
 	st := Stat{
-		UUID: *s.uuid.Load(), Path: s.dir, ChunkSize: s.sb.ChunkSize,
+		UUID: s.sb.known(), Path: s.dir, ChunkSize: s.sb.ChunkSize,
 		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
 		PerVolume: s.Volumes(), Segments: len(s.segments.All()),
 	}

@@ -13,7 +13,6 @@ import (
 	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
-	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -39,9 +38,7 @@ type Store struct {
 	lock     io.Closer
 	opts     Options
 	log      *slog.Logger
-	sb       *refs.Superblock
-	uuid     atomic.Pointer[string]              // that the store is known by
-	naming   lockorder.IOMutex[lockorder.Naming] // one NewUUID at a time
+	sb       *superblock
 	origin   journal.Origin
 	index    *storeIndex
 	indexer  *indexer

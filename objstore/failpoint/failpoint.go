@@ -58,6 +58,9 @@ const (
 	SnapshotNamed   Point = "snapshot.named"
 	SnapshotDeleted Point = "snapshot.deleted"
 
+	// The superblock: another UUID, or the first use of a feature.
+	SuperblockFirst Point = "superblock.first" // the first of its files is durable, the copy is as it was
+
 	// Closing.
 	CloseCommitted Point = "close.committed" // a volume's last commit is durable
 
@@ -120,7 +123,7 @@ func Points() []Point {
 		LogWritten, LogSynced,
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
-		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted, CloseCommitted,
+		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted, SuperblockFirst, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,

@@ -8,10 +8,10 @@
 //	lock                        protects
 //
 //	Store.checking              that one Check runs at a time
-//	Store.naming                the superblocks, while NewUUID replaces them
 //	volume.settleMu             layers: that two do not settle, drop or replay them at once
 //	volume.rmw                  a sector that is read, changed and written back
 //	catalog.logMu               the refs log, and decisions about names
+//	superblock.mu               the files of the superblock, while they are replaced
 //	volume.freezeMu             the change of the layer that takes writes
 //	volume.commitMu             the commit records of journals, and volume.durable
 //	journal.File.growMu         the part of a journal's file that is allocated and mapped

@@ -10,14 +10,14 @@ type Lock interface {
 type (
 	// Checking is Store.checking.
 	Checking struct{}
-	// Naming is Store.naming.
-	Naming struct{}
 	// Settling is volume.settleMu.
 	Settling struct{}
 	// PartialWrite is volume.rmw.
 	PartialWrite struct{}
 	// RefsLog is catalog.logMu.
 	RefsLog struct{}
+	// Superblock is superblock.mu.
+	Superblock struct{}
 	// Freeze is volume.freezeMu.
 	Freeze struct{}
 	// Commit is volume.commitMu.
@@ -45,10 +45,10 @@ type (
 )
 
 func (Checking) line() (int, string)      { return 1, "Store.checking" }
-func (Naming) line() (int, string)        { return 2, "Store.naming" }
-func (Settling) line() (int, string)      { return 3, "volume.settleMu" }
-func (PartialWrite) line() (int, string)  { return 4, "volume.rmw" }
-func (RefsLog) line() (int, string)       { return 5, "catalog.logMu" }
+func (Settling) line() (int, string)      { return 2, "volume.settleMu" }
+func (PartialWrite) line() (int, string)  { return 3, "volume.rmw" }
+func (RefsLog) line() (int, string)       { return 4, "catalog.logMu" }
+func (Superblock) line() (int, string)    { return 5, "superblock.mu" }
 func (Freeze) line() (int, string)        { return 6, "volume.freezeMu" }
 func (Commit) line() (int, string)        { return 7, "volume.commitMu" }
 func (JournalWindow) line() (int, string) { return 8, "journal.File.growMu" }

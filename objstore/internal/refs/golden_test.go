@@ -72,6 +72,9 @@ func TestGoldenDecode(t *testing.T) {
 func FuzzSuperblock(f *testing.F) {
 	sb := goldenSuperblock()
 	f.Add(sb.Encode())
+	sb.Features = NewFeatures(Rename, Quota, 100)
+	sb.nameText = "rename\x00quota\x00hints"
+	f.Add(sb.Encode())
 	f.Add([]byte(superblockMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, b := range [][]byte{b, disktest.Seal(b, offChecksum)} {

@@ -51,3 +51,18 @@ type Record struct {
 	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
 	ObjectLogs map[uint32]int64 `json:"dirs,omitempty"`
 }
+
+// Needed returns the features that a store must have before the records are written: versions of
+// varve before them would not understand the records, or would drop a part of them.
+func Needed(recs []Record) Features {
+	var s Features
+	for i := range recs {
+		if f, ok := opFeatures[recs[i].Op]; ok {
+			s = s.Union(NewFeatures(f))
+		}
+	}
+	return s
+}
+
+// opFeatures are the operations that the first version of the format lacks.
+var opFeatures = map[Op]Feature{}
