@@ -166,6 +166,16 @@ func (c *catalog) logError(err error) error {
 	return c.gate.fail(fmt.Errorf("append to %s: %w", refs.LogFile, err))
 }
 
+// readLog runs f, which may read the log's files, while no record is appended.
+func (c *catalog) readLog(ctx context.Context, f func(*refs.Log)) error {
+	if err := c.logMu.LockContext(ctx); err != nil {
+		return err
+	}
+	defer c.logMu.Unlock()
+	f(c.log)
+	return nil
+}
+
 // apply lets records that are durable take effect.
 // REQUIRES: logMu is held.
 func (c *catalog) apply(recs []refs.Record, took func()) error {

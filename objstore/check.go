@@ -142,21 +142,18 @@ func (c *checker) known() {
 	for _, d := range losses {
 		c.found(d)
 	}
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	for _, ref := range s.catalog.refs.Sorted() {
-		v := s.catalog.volumes[ref.ID]
+	for _, v := range s.catalog.sorted() {
 		d := v.damage.Load()
 		if d == nil {
 			continue
 		}
 		ranges := d.ranges
 		if d.root || d.unknown > 0 || len(ranges) == 0 {
-			ranges = []Range{{0, ref.Size}}
+			ranges = []Range{{0, v.ref.Size}}
 		}
-		affects := []Affected{{Volume: ref.Name, Ranges: ranges}}
+		affects := []Affected{{Volume: v.ref.Name, Ranges: ranges}}
 		for _, sn := range d.snaps {
-			affects = append(affects, Affected{Volume: ref.Name, Snapshot: sn, Ranges: []Range{{0, ref.Size}}})
+			affects = append(affects, Affected{Volume: v.ref.Name, Snapshot: sn, Ranges: []Range{{0, v.ref.Size}}})
 		}
 		c.found(d.err, affects...)
 	}
@@ -172,20 +169,17 @@ func (c *checker) superblocks() {
 
 // refs reads both copies of the refs log, up to where the store has written them.
 func (c *checker) refs() error {
-	s := c.s
-	s.catalog.logMu.Lock()
-	defer s.catalog.logMu.Unlock()
-	l := s.catalog.log
-	for i := range l.Copies() {
-		c.there(l.CopyName(i), "log", always)
-		if err := l.VerifyCopy(i); err != nil {
-			c.found(err)
+	return c.s.catalog.readLog(c.ctx, func(l *refs.Log) {
+		for i := range l.Copies() {
+			c.there(l.CopyName(i), "log", always)
+			if err := l.VerifyCopy(i); err != nil {
+				c.found(err)
+			}
 		}
-	}
-	if l.Copies() < 2 {
-		c.found(&CorruptError{File: l.CopyName(0), Object: "log", Err: errors.New("there is no second copy of it")})
-	}
-	return nil
+		if l.Copies() < 2 {
+			c.found(&CorruptError{File: l.CopyName(0), Object: "log", Err: errors.New("there is no second copy of it")})
+		}
+	})
 }
 
 func always() bool { return true }
@@ -200,13 +194,5 @@ func (c *checker) there(name, object string, held func() bool) {
 
 // volumes returns the volumes in order of name, without those that are refused.
 func (c *checker) volumes() []*volume {
-	c.s.catalog.mu.Lock()
-	defer c.s.catalog.mu.Unlock()
-	var out []*volume
-	for _, ref := range c.s.catalog.refs.Sorted() {
-		if v := c.s.catalog.volumes[ref.ID]; v.damage.Load() == nil {
-			out = append(out, v)
-		}
-	}
-	return out
+	return slices.DeleteFunc(c.s.catalog.sorted(), func(v *volume) bool { return v.damage.Load() != nil })
 }

@@ -16,13 +16,14 @@ type image struct {
 	size         int64
 }
 
-func (c *checker) images() []image {
-	s := c.s
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
+// imageRoots returns the roots of all volumes and snapshots, by name of the volume. A snapshot that
+// has not settled is read through its volume's root, unless the volume is refused.
+func (c *catalog) imageRoots() []image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []image
-	for _, ref := range s.catalog.refs.Sorted() {
-		v := s.catalog.volumes[ref.ID]
+	for _, ref := range c.refs.Sorted() {
+		v := c.volumes[ref.ID]
 		v.mu.Lock()
 		id := v.base.id
 		v.mu.Unlock()
@@ -43,7 +44,7 @@ func (c *checker) images() []image {
 // trees walks every tree once, and a tree with damage once more for each image, to find the ranges
 // that the damage affects.
 func (c *checker) trees() error {
-	images := c.images()
+	images := c.s.catalog.imageRoots()
 	c.report.Images = len(images)
 	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {

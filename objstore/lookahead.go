@@ -59,9 +59,7 @@ func (st *settling) stillThere() error {
 		return nil // a run of chunks, which settling takes apart
 	}
 	st.pins = &damagePins{err: old.err}
-	st.s.catalog.mu.Lock()
-	err = st.mayPin(extent.Extent{End: o.to, Sectors: o.to - o.from})
-	st.s.catalog.mu.Unlock()
+	err = st.s.catalog.mayPin(st, extent.Extent{End: o.to, Sectors: o.to - o.from})
 	st.pins = nil
 	return err
 }

@@ -40,9 +40,7 @@ func (st *settling) pinByDamage(from, to uint64, cause error) error {
 		st.pins = &damagePins{err: cause}
 	}
 	v, chunk := st.v, extent.Extent{End: to, Sectors: to - from}
-	st.s.catalog.mu.Lock()
-	err := st.mayPin(chunk)
-	st.s.catalog.mu.Unlock()
+	err := st.s.catalog.mayPin(st, chunk)
 	if err == nil {
 		err = v.relog(st.ctx, st.l, from, to)
 	}
@@ -61,8 +59,15 @@ func (st *settling) pinByDamage(from, to uint64, cause error) error {
 }
 
 // mayPin returns an error if a snapshot, or a reader of one, needs one of the chunks settled.
-// REQUIRES: catalog.mu is held.
-func (st *settling) mayPin(chunks ...extent.Extent) error {
+func (c *catalog) mayPin(st *settling, chunks ...extent.Extent) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mayPinLocked(st, chunks)
+}
+
+// mayPinLocked is mayPin.
+// REQUIRES: mu is held.
+func (c *catalog) mayPinLocked(st *settling, chunks []extent.Extent) error {
 	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -76,7 +81,7 @@ func (st *settling) mayPin(chunks ...extent.Extent) error {
 			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.Name, st.pins.err)
 		}
 	}
-	for w := range st.s.catalog.views {
+	for w := range c.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
 			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.Name, st.pins.err)
 		}

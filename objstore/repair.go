@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"varve/objstore/internal/disk"
@@ -132,8 +133,13 @@ func (s *Store) timeOf(v *volume, d *volumeDamage) time.Time {
 			}
 		}
 	}
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
+	return s.catalog.settledAt(v)
+}
+
+// settledAt returns when the settled state of a volume became its state.
+func (c *catalog) settledAt(v *volume) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if v.ref.Gen == 0 {
 		return v.ref.Created // nothing has settled yet: the volume is all zeroes
 	}
@@ -156,7 +162,7 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 // repair does what RepairVolume has found. A crash in between leaves a volume that is still
 // damaged, or one that is repaired.
 func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
-	if err := s.forget(ctx, v, d, to); err != nil {
+	if err := s.catalog.forget(ctx, v, d, to); err != nil {
 		return err
 	}
 	drop := d.drop
@@ -250,11 +256,17 @@ func (s *Store) takeHistory(v *volume, h *history) error {
 
 // reinstate takes a refused volume back into service.
 func (s *Store) reinstate(v *volume) {
-	s.catalog.mu.Lock()
-	defer s.catalog.mu.Unlock()
-	v.damage.Store(nil)
-	s.hold.Store(s.catalog.anyRefused())
+	s.catalog.reinstate(v, &s.hold)
 	s.settler.ask()
+}
+
+// reinstate removes the damage of a volume, and sets refused to whether any volume is still
+// refused.
+func (c *catalog) reinstate(v *volume, refused *atomic.Bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v.damage.Store(nil)
+	refused.Store(c.anyRefused())
 }
 
 // removeJournal removes a journal. One that an earlier attempt has removed is no error.
@@ -267,9 +279,9 @@ func (s *Store) removeJournal(name string) error {
 
 // forget removes from refs what a repair loses: snapshots, and, with to, the head, which becomes
 // that snapshot.
-func (s *Store) forget(ctx context.Context, v *volume, d *volumeDamage, to *refs.Snapshot) error {
-	return s.catalog.update(ctx, func() ([]refs.Record, error) {
-		if s.catalog.refs.ByID[v.ref.ID] == nil {
+func (c *catalog) forget(ctx context.Context, v *volume, d *volumeDamage, to *refs.Snapshot) error {
+	return c.update(ctx, func() ([]refs.Record, error) {
+		if c.refs.ByID[v.ref.ID] == nil {
 			return nil, ErrNotFound
 		}
 		var recs []refs.Record

@@ -66,19 +66,16 @@ func (v *volume) closeActive() *segment.File {
 	defer v.freezeMu.Unlock()
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
-	if !v.s.catalog.mu.TryLock() { // out of order: its holder may wait for freezeMu. The next tick tries again
-		return nil
-	}
-	v.mu.Lock()
-	ok := len(v.users) == 0 && !v.closed && v.writable && v.atRest()
 	var j *journal.File
-	if ok {
-		j = v.active().journal
-		v.layers, v.writable, v.idleAt = nil, false, 0
-	}
-	v.mu.Unlock()
-	v.s.catalog.mu.Unlock()
-	if !ok {
+	v.s.catalog.ifUnused(v, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if !v.closed && v.writable && v.atRest() {
+			j = v.active().journal
+			v.layers, v.writable, v.idleAt = nil, false, 0
+		}
+	})
+	if j == nil {
 		return nil
 	}
 	name := j.Name()

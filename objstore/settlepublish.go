@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"time"
@@ -14,38 +15,56 @@ import (
 func (st *settling) publish(root *merkle.Root) error {
 	s, v := st.s, st.v
 	id := root.Hash()
-	logs := s.objectLogLengths() // without s.catalog.mu: a segment's lock may be held over I/O
-	var logical int64
-	return s.catalog.update(st.ctx, func() ([]refs.Record, error) {
-		maps.DeleteFunc(logs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] })
-		if s.catalog.refs.ByID[v.ref.ID] == nil {
-			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
-		}
+	logs := s.objectLogLengths() // before catalog.mu is taken: a segment's lock may be held over I/O
+	head := refs.Record{
+		Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
+	}
+	return s.catalog.publish(st.ctx, v, &head, func() error {
 		if st.pins != nil {
-			if err := st.mayPin(st.pins.chunks...); err != nil { // a snapshot may have been made since
-				return nil, err
+			if err := s.catalog.mayPinLocked(st, st.pins.chunks); err != nil { // a snapshot may have been made since
+				return err
 			}
 		}
-		logical = st.account()
-		recs := []refs.Record{{
-			Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), Logical: logical, ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
-		}}
+		head.Logical = st.account()
+		return nil
+	}, func() {
+		failpoint.Here(failpoint.SettleRefs)
+		s.catalog.settleViews(v, st.l.gen, *root)
+		st.install(root, id, head.Logical)
+		failpoint.Here(failpoint.SettleBase)
+	})
+}
+
+// publish records the head of a volume that has settled, and gives its root to the snapshots of
+// that generation. may, with mu held, completes the record or refuses it; took is as for update. Of
+// the head's object logs, those are left out that refs know to be as long.
+func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may func() error, took func()) error {
+	return c.update(ctx, func() ([]refs.Record, error) {
+		maps.DeleteFunc(head.ObjectLogs, func(g uint32, n int64) bool { return n <= c.refs.ObjectLogs[g] })
+		if c.refs.ByID[v.ref.ID] == nil {
+			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
+		}
+		if err := may(); err != nil {
+			return nil, err
+		}
+		recs := []refs.Record{*head}
 		for _, sn := range v.ref.Unsettled {
-			if sn.Gen == st.l.gen {
-				recs = append(recs, refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: sn.Name, Gen: sn.Gen, Root: id.String(), Logical: logical})
+			if sn.Gen == head.Gen {
+				recs = append(recs, refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: sn.Name, Gen: sn.Gen, Root: head.Root, Logical: head.Logical})
 			}
 		}
 		return recs, nil
-	}, func() {
-		failpoint.Here(failpoint.SettleRefs)
-		for w := range s.catalog.views {
-			if w.v == v && w.gen == st.l.gen {
-				w.settled(newBase(s, *root))
-			}
+	}, took)
+}
+
+// settleViews gives the views of a generation that has settled a base of their own.
+// REQUIRES: mu is held.
+func (c *catalog) settleViews(v *volume, gen uint64, root merkle.Root) {
+	for w := range c.views {
+		if w.v == v && w.gen == gen {
+			w.settled(newBase(v.s, root))
 		}
-		st.install(root, id, logical)
-		failpoint.Here(failpoint.SettleBase)
-	})
+	}
 }
 
 // install does step E: the root becomes the volume's base, and the layer goes. A commit that is

@@ -238,6 +238,15 @@ func (c *catalog) unused(v *volume) bool {
 	return len(v.users) == 0
 }
 
+// ifUnused runs f with mu held if nobody has the volume open.
+func (c *catalog) ifUnused(v *volume, f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(v.users) == 0 {
+		f()
+	}
+}
+
 // anyRefused reports whether a volume is refused for its damage.
 // REQUIRES: mu is held.
 func (c *catalog) anyRefused() bool {
