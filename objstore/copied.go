@@ -127,7 +127,7 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 	if err := s.writeError(); err != nil {
 		return false, err
 	}
-	h, err := s.readHistoryAs(v, d.gens, func(bool, bool) journal.Trust {
+	h, err := s.readHistoryAs(ctx, v, d.gens, func(bool, bool) journal.Trust {
 		return journal.Trust{Cache: from == CopiedStopped, Moved: true}
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 		v.damage.Store(h.damage)
 		return false, h.damage.err
 	}
-	if err := s.takeHistory(v, h); err != nil {
+	if err := s.takeHistory(ctx, v, h); err != nil {
 		return false, err
 	}
 	s.reinstate(v)

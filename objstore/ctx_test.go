@@ -3,8 +3,13 @@ package objstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"varve/objstore/index"
+	"varve/objstore/vfs"
 )
 
 // Whoever waits for a lock that somebody holds over I/O, and gives up, is let go at once, and
@@ -86,5 +91,76 @@ func TestContextEndsExtent(t *testing.T) {
 	cancel()
 	if _, _, err := v.Extent(ctx, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("extent for nobody: %v", err)
+	}
+}
+
+// untilEnded bounds the file operations that a call does after its context has ended: 16 goroutines
+// (disk.Parallel) end what each does to one file.
+const untilEnded = 16 * 16
+
+// canceledAt runs f with a context that ends at file operation n of the file layer that f gets, and
+// returns the error, and how many operations came later.
+func canceledAt(t *testing.T, mem vfs.FS, n int64, f func(ctx context.Context, fs vfs.FS) error) (err error, later int64) { //nolint:revive // the error is what is tested
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var ops atomic.Int64
+	fs := vfs.Inject(mem, func(vfs.Op) error {
+		if ops.Add(1) == n {
+			cancel()
+		}
+		return nil
+	})
+	err = f(ctx, fs)
+	return err, ops.Load() - n
+}
+
+// An opening ends with its context, wherever that is: it reads no further segment or journal. The
+// next opening finds everything as it was.
+func TestContextEndsOpening(t *testing.T) {
+	const volumes = 128
+	r := newRig(t, Options{})
+	write := func(i int, off int64) { r.write(r.volume(fmt.Sprint("v", i), 1<<20), randomBytes(uint64(i), 4096), off) }
+	for i := range volumes {
+		write(i, 0)
+	}
+	must(t, r.s.Settle(t.Context())) // half of the segments are swept, the others are of journals
+	for i := 0; i < volumes; i += 4 {
+		write(i, 4096)
+		write(i+1, 4096)
+		v, err := r.s.catalog.find(fmt.Sprint("v", i))
+		must(t, err)
+		_, err = v.freeze()
+		must(t, err)
+		write(i, 8192)
+	}
+	killed := r.mem.Kill()
+	_ = r.s.Close()
+	open := func(ctx context.Context, fs vfs.FS) error {
+		o := r.o
+		o.FS, o.Index = fs, index.NewMem()
+		s, err := Open(ctx, "mem", o)
+		if err == nil {
+			r.s = s
+		}
+		return err
+	}
+	err, all := canceledAt(t, killed.Kill(), 0, open)
+	must(t, err)
+	must(t, r.s.Close())
+	for n := int64(1); n < all-untilEnded; n += 1 + all/32 {
+		mem := killed.Kill()
+		if err, later := canceledAt(t, mem, n, open); !errors.Is(err, context.Canceled) || later > untilEnded {
+			t.Errorf("canceled at operation %d of %d: %v, after %d more", n, all, err, later)
+		}
+		_, _ = canceledAt(t, mem, 0, open)
+		r.undamaged(fmt.Sprint("canceled at ", n))
+		for i := range 3 {
+			v := r.volume(fmt.Sprint("v", i), 1<<20)
+			for block := range int64(3 - i) {
+				wantRead(t, v, block*4096, randomBytes(uint64(i), 4096))
+			}
+		}
+		must(t, r.s.Close())
 	}
 }

@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -27,8 +28,8 @@ type history struct {
 }
 
 // readHistory reads the journals of a volume, in order, and validates every record.
-func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
-	return s.readHistoryAs(v, gens, func(boot, mount bool) journal.Trust {
+func (s *Store) readHistory(ctx context.Context, v *volume, gens []uint64) (*history, error) {
+	return s.readHistoryAs(ctx, v, gens, func(boot, mount bool) journal.Trust {
 		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.Name) }
 		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
 		t.Contested = !t.Cache && relied(s.opts.Contested)
@@ -37,7 +38,7 @@ func (s *Store) readHistory(v *volume, gens []uint64) (*history, error) {
 }
 
 // readHistoryAs is readHistory with the caller's decision about which records to trust.
-func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
+func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
 	h := &history{}
 	for _, gen := range gens {
 		h.files = append(h.files, journal.Name(v.ref.ID, gen))
@@ -45,6 +46,9 @@ func (s *Store) readHistoryAs(v *volume, gens []uint64, trust func(sameBoot, sam
 	empty := -1
 	var torn *journal.Replay // the first incomplete generation, or nil
 	for i, gen := range gens {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		id := journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gen}
 		rp, err := journal.Read(s.fs, id, s.origin, trust)
 		if err != nil && !disk.Damaged(err) {

@@ -18,15 +18,16 @@ type pacer struct {
 }
 
 // pace is called before n more bytes settle. It waits while requests come in, unless settling
-// presses. It looks at every paceBytes only, since the clock and the volumes' locks cost time too.
+// presses. It looks for them at every paceBytes only, since the clock and the volumes' locks cost
+// time too; for the end of ctx at each call.
 func (p *pacer) pace(ctx context.Context, n int, requests func() uint64, pressing func() bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if p.bytes += n; p.bytes < paceBytes {
 		return nil
 	}
 	p.bytes = 0
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	for waited := time.Duration(0); waited < paceLongest; waited += pacePause {
 		now := requests()
 		busy := now != p.requests

@@ -15,7 +15,7 @@ import (
 // before. What the index lacks is left to the indexer.
 func (s *Store) recover(ctx context.Context) error {
 	failpoint.Here(failpoint.RecoverRefs)
-	if err := s.openSegments(); err != nil {
+	if err := s.openSegments(ctx); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSegments)
@@ -42,11 +42,11 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 		s.catalog.volumes[ref.ID] = v
 	}
-	if err := s.replayJournals(); err != nil {
+	if err := s.replayJournals(ctx); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverJournals)
-	return s.sweepSegments()
+	return s.sweepSegments(ctx)
 }
 
 // findRoots looks up the roots of all volumes at once: if the index lacks them, that costs one pass

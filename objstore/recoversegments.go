@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +12,7 @@ import (
 )
 
 // openSegments opens every segment file.
-func (s *Store) openSegments() error {
+func (s *Store) openSegments(ctx context.Context) error {
 	names, err := s.fs.List(segment.Dir)
 	if err != nil {
 		return err
@@ -28,13 +29,17 @@ func (s *Store) openSegments() error {
 			files = append(files, &segmentFile{id: id})
 		}
 	}
-	_ = disk.Parallel(files, func(f *segmentFile) error { // each has its own error
+	err = disk.ParallelContext(ctx, files, func(f *segmentFile) error { // each has its own error
 		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
 		if disk.Unreadable(f.err) { // a second read may succeed
 			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
 		}
 		return nil
 	})
+	if err != nil {
+		closeSegments(files)
+		return err
+	}
 	if err := s.takeSegments(files, logs); err != nil {
 		return err
 	}
@@ -47,6 +52,15 @@ type segmentFile struct {
 	id  uint32
 	seg *segment.File
 	err error
+}
+
+// closeSegments closes those that were opened.
+func closeSegments(files []*segmentFile) {
+	for _, f := range files {
+		if f.seg != nil {
+			_ = f.seg.Close() // nothing was written
+		}
+	}
 }
 
 // takeSegments adds the segments that were opened to the store's table. logs are the IDs of
@@ -129,8 +143,11 @@ func (s *Store) validateObjectLog(g *segment.File) {
 
 // sweepSegments ends the segments that an earlier process left open: nothing is appended to them
 // any more.
-func (s *Store) sweepSegments() error {
+func (s *Store) sweepSegments(ctx context.Context) error {
 	for _, g := range s.segments.All() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if g.Outlived() {
 			if err := s.dropOutlived(g); err != nil {
 				return err
@@ -140,7 +157,7 @@ func (s *Store) sweepSegments() error {
 	left := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool {
 		return g.Sealed() || g.Unsettled.Load() > 0 || s.holds(g)
 	})
-	if err := disk.Parallel(left, s.sweepSegment); err != nil {
+	if err := disk.ParallelContext(ctx, left, s.sweepSegment); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSwept)

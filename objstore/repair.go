@@ -83,7 +83,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 		return Repair{}, err
 	}
 	defer v.settleMu.Unlock()
-	d, err := s.lookAgain(v)
+	d, err := s.lookAgain(ctx, v)
 	if err != nil {
 		return Repair{}, err
 	}
@@ -160,11 +160,13 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 }
 
 // repair does what RepairVolume has found. A crash in between leaves a volume that is still
-// damaged, or one that is repaired.
+// damaged, or one that is repaired. If ctx ends before it is the repair's turn to change refs,
+// nothing has been done; from then on the repair is carried out, whatever becomes of ctx.
 func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *merkle.Root, to *refs.Snapshot) error {
 	if err := s.catalog.forget(ctx, v, d, to); err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(ctx)
 	drop := d.drop
 	if root != nil {
 		drop = d.journals
@@ -178,7 +180,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		return err
 	}
 	if root == nil {
-		err := s.replayLayers(v, d.keep)
+		err := s.replayLayers(ctx, v, d.keep)
 		if errors.Is(err, errNotSynced) { // less is kept than was promised: the next opening assesses it again
 			return s.fail(err)
 		}
@@ -196,7 +198,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 
 // lookAgain reads a refused volume once more if an error of its disk kept it from being read.
 // REQUIRES: v.settleMu is held.
-func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
+func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
 	if v.dropped.Load() {
 		return d, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
@@ -215,7 +217,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 		}
 		root = *r
 	}
-	h, err := s.readHistory(v, d.gens)
+	h, err := s.readHistory(ctx, v, d.gens)
 	if err != nil {
 		return d, err
 	}
@@ -227,7 +229,7 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 		v.damage.Store(h.damage)
 		return h.damage, nil
 	}
-	if err := s.takeHistory(v, h); err != nil {
+	if err := s.takeHistory(ctx, v, h); err != nil {
 		return d, err
 	}
 	v.mu.Lock()
@@ -239,14 +241,18 @@ func (s *Store) lookAgain(v *volume) (*volumeDamage, error) {
 }
 
 // takeHistory makes layers of the journals of a volume that was refused, and removes journals that
-// hold nothing.
-func (s *Store) takeHistory(v *volume, h *history) error {
+// hold nothing. Once it has begun it goes on, whatever becomes of ctx.
+func (s *Store) takeHistory(ctx context.Context, v *volume, h *history) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
 	for _, name := range slices.Backward(h.drop) {
 		if err := s.removeJournal(name); err != nil {
 			return err
 		}
 	}
-	if err := s.replayLayers(v, h.replays); err != nil || len(h.drop) == 0 {
+	if err := s.replayLayers(ctx, v, h.replays); err != nil || len(h.drop) == 0 {
 		return err
 	}
 	// Before the volume takes writes: a removed journal that a power cut brings back would be

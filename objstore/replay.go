@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,13 +17,16 @@ import (
 )
 
 // replayJournals turns the journals into frozen layers.
-func (s *Store) replayJournals() error {
+func (s *Store) replayJournals(ctx context.Context) error {
 	names, err := s.fs.List(journal.Dir)
 	if err != nil {
 		return err
 	}
 	gens := map[uuid.UUID][]uint64{}
 	for _, n := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		id, gen, draft, ok := journal.ParseName(n)
 		if !ok {
 			s.stray(journal.Dir + "/" + n)
@@ -44,10 +48,10 @@ func (s *Store) replayJournals() error {
 		}
 		gens[id] = append(gens[id], gen)
 	}
-	err = disk.Parallel(slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
+	err = disk.ParallelContext(ctx, slices.Collect(maps.Values(s.catalog.volumes)), func(v *volume) error {
 		gens := gens[v.ref.ID]
 		slices.Sort(gens)
-		if err := s.replayVolume(v, gens); err != nil {
+		if err := s.replayVolume(ctx, v, gens); err != nil {
 			return fmt.Errorf("volume %s: %w", v.ref.Name, err)
 		}
 		return nil
@@ -59,8 +63,8 @@ func (s *Store) replayJournals() error {
 }
 
 // replayVolume replays the journals of a volume. If one is damaged, all of them stay as they are.
-func (s *Store) replayVolume(v *volume, gens []uint64) error {
-	h, err := s.readHistory(v, gens)
+func (s *Store) replayVolume(ctx context.Context, v *volume, gens []uint64) error {
+	h, err := s.readHistory(ctx, v, gens)
 	if err != nil {
 		return err
 	}
@@ -81,12 +85,17 @@ func (s *Store) replayVolume(v *volume, gens []uint64) error {
 		}
 	}
 	failpoint.Here(failpoint.RecoverDropped)
-	return s.replayLayers(v, h.replays)
+	return s.replayLayers(ctx, v, h.replays)
 }
 
-func (s *Store) replayLayers(v *volume, replays []*journal.Replay) error {
+// replayLayers makes frozen layers of the generations of a volume: of all of them or, after an error,
+// of none. One that ctx has ended can be tried again: what it has made durable counts either way.
+func (s *Store) replayLayers(ctx context.Context, v *volume, replays []*journal.Replay) error {
 	var layers []*layer
 	for i, rp := range replays {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		l, err := s.replayLayer(v, rp)
 		if errors.Is(err, errNotSynced) { // the next sync would not report the error again
 			for _, rp := range replays[i:] {

@@ -71,7 +71,7 @@ func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	}
 	if v.damageError() != nil {
 		v.settleMu.Lock()
-		_, err = s.lookAgain(v)
+		_, err = s.lookAgain(s.ctx, v)
 		v.settleMu.Unlock()
 	}
 	if err == nil {

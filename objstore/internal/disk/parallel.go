@@ -1,10 +1,21 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
 )
+
+// ParallelContext is Parallel that starts no further item once ctx has ended.
+func ParallelContext[T any](ctx context.Context, items []T, f func(T) error) error {
+	return Parallel(items, func(item T) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return f(item)
+	})
+}
 
 // maxParallel bounds how many file operations one call of Parallel has under way.
 const maxParallel = 16
