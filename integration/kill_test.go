@@ -75,6 +75,8 @@ var killPoints = []killPoint{
 	{point: failpoint.SnapshotNamed, most: 2},
 	{point: failpoint.SnapshotDeleted, most: 2},
 	{point: failpoint.SuperblockFirst, most: 2},
+	{point: failpoint.CloneSettled, most: 1},
+	{point: failpoint.RollbackRecorded, most: 1},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
 	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
 	{
@@ -206,6 +208,8 @@ type killing struct {
 	count    int
 	scratch  []string          // volumes that may exist
 	snaps    map[string]string // acknowledged snapshots, with their roots if known
+	clones   int               // of scratch volumes, ever made
+	backs    []string          // snapshots of scratch volumes, to be deleted
 	pending  *background       // writes to a scratch volume
 	kills    int
 	inOpen   int // kills during opening
@@ -474,11 +478,44 @@ func (k *killing) tidy() {
 				return
 			}
 		}
+		if !strings.Contains(name, "-") && !k.back(name) {
+			return
+		}
 		if _, ok := k.command("volume", "delete", name); !ok {
 			return
 		}
 		k.scratch = k.scratch[1:]
 	}
+}
+
+// back clones a scratch volume, which is not attached, and rolls it back to a snapshot. It returns
+// false if the daemon died. The clones are scratch volumes too.
+func (k *killing) back(name string) bool {
+	k.t.Helper()
+	k.clones++
+	clone, snap := fmt.Sprintf("%s-%d", name, k.clones), fmt.Sprintf("%s@b%d", name, k.clones)
+	k.scratch = append(k.scratch, clone)
+	k.backs = append(k.backs, snap)
+	for _, args := range [][]string{
+		{"snapshot", "create", snap},
+		{"volume", "clone", name, clone},
+		{"volume", "rollback", snap, "--no-snapshot"},
+	} {
+		if _, ok := k.command(args...); !ok {
+			return false
+		}
+	}
+	for len(k.backs) > 0 {
+		r := k.n.try(k.ctx, "snapshot", "delete", k.backs[0])
+		if k.dead() {
+			return false
+		}
+		if r.code != 0 && !strings.Contains(r.stderr, "not found") {
+			k.t.Fatalf("delete snapshot %s: %s", k.backs[0], r.stderr)
+		}
+		k.backs = k.backs[1:]
+	}
+	return true
 }
 
 // finish ends the load and checks everything. A daemon is running.

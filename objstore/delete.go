@@ -42,7 +42,7 @@ func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume
 			return nil, err
 		}
 		v = found
-		v.deleting = true // from here on nobody opens it
+		v.reserved = "deleted" // from here on nobody opens it
 		return []refs.Record{{Op: refs.OpVolumeDelete, ID: v.ref.ID}}, nil
 	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
@@ -51,7 +51,7 @@ func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume
 	})
 	if err != nil && v != nil {
 		c.mu.Lock()
-		v.deleting = false
+		v.reserved = ""
 		c.mu.Unlock()
 	}
 	return v, err
@@ -60,6 +60,9 @@ func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume
 // mayDelete returns what prevents the deletion of a volume.
 // REQUIRES: mu is held.
 func (c *catalog) mayDelete(v *volume) error {
+	if v.reserved != "" {
+		return fmt.Errorf("volume %s: %w: it is being %s", v.ref.Name, ErrInUse, v.reserved)
+	}
 	if len(v.users) > 0 {
 		return fmt.Errorf("volume %s: %w by %s", v.ref.Name, ErrInUse, strings.Join(v.users, ", "))
 	}
@@ -78,12 +81,10 @@ func (c *catalog) mayDelete(v *volume) error {
 	return nil
 }
 
-// dropVolume gives back what a deleted volume had not settled.
+// dropVolume frees what a deleted volume had not settled.
 func (s *Store) dropVolume(v *volume) error {
 	layers, readers := v.end()
-	select { // without settleMu: the settler must not wait for readers of one volume
-	case <-readers.done:
-	case <-s.ctx.Done():
+	if !s.waitReaders(readers) {
 		return nil
 	}
 	if d := v.damage.Load(); d != nil {
@@ -95,6 +96,25 @@ func (s *Store) dropVolume(v *volume) error {
 	}
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
+	return s.dropLayers(v, layers)
+}
+
+// waitReaders returns when a pin is done. False: the store is being closed, and the next opening
+// frees what the readers keep. It is called without settleMu: the settler must not wait for readers
+// of one volume.
+func (s *Store) waitReaders(p *pin) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// dropLayers removes the journals of layers that will not settle, and frees what their writes
+// occupy. The journals are closed.
+// REQUIRES: v.settleMu is held, and nobody reads the layers.
+func (s *Store) dropLayers(v *volume, layers []*layer) error {
 	touched := map[*segment.File]bool{}
 	v.mu.Lock()
 	if v.appendSegment != nil {
@@ -102,8 +122,8 @@ func (s *Store) dropVolume(v *volume) error {
 	}
 	v.mu.Unlock()
 	for _, l := range layers {
-		if err := s.fs.Remove(l.journal.Name()); err != nil {
-			return fmt.Errorf("remove journal: %w", err)
+		if err := s.removeJournal(l.journal.Name()); err != nil {
+			return err
 		}
 		failpoint.Here(failpoint.VolumeDropped)
 		s.dropSlots(l, touched)

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,15 @@ func fixedWorkload(w *world) {
 		func() { w.opSettle() },
 		func() { w.fixedDelete("a") },
 		func() { w.fixedFlush("b") },
+		func() { w.fixedClone("b", "two", "c") },
+		func() { w.fixedWrite("b", 4096, 20000, 7) },
+		func() { w.fixedRollback("b", "two", RollbackOptions{}) },
+		func() { w.fixedWrite("b", 65536, 9000, 8) },
+		func() { w.fixedClone("b", "", "d") },
+		func() { w.fixedWrite("d", 0, 9000, 9) },
+		func() { w.fixedWrite("b", 0, 9000, 9) },
+		func() { w.fixedRollback("b", "two", RollbackOptions{NoSnapshot: true}) },
+		func() { w.fixedWrite("b", 0, 512, 10) },
 	}
 	for _, step := range steps {
 		stop := w.unstick()
@@ -120,6 +130,53 @@ func (w *world) fixedDeleteSnap(name, snap string) {
 	if w.answered(w.s.DeleteSnapshot(w.t.Context(), name, snap), "delete snapshot") {
 		delete(w.vols[name].snaps, snap)
 	}
+}
+
+func (w *world) fixedClone(name, snap, clone string) {
+	v := w.vols[name]
+	if v == nil || snap != "" && (v.snaps[snap] == nil || v.snaps[snap].maybeGone) {
+		return
+	}
+	n := newModelVolume(clone, v.size, v.blockSize)
+	copy(n.cur, v.cur)
+	if snap != "" {
+		copy(n.cur, v.snaps[snap].content)
+	}
+	n.maybeGone = true
+	w.vols[clone] = n
+	_, err := w.s.CloneVolume(w.t.Context(), name, snap, clone)
+	if !w.answered(err, "clone") {
+		return
+	}
+	if n.maybeGone = false; snap == "" {
+		v.flushed()
+	}
+}
+
+func (w *world) fixedRollback(name, snap string, o RollbackOptions) {
+	v := w.vols[name]
+	if v == nil || v.snaps[snap] == nil || v.snaps[snap].maybeGone || len(v.unsure) > 0 {
+		return
+	}
+	if vol := w.open[name]; vol != nil {
+		delete(w.open, name)
+		if err := vol.Close(); !w.answered(err, "close") {
+			return
+		}
+		v.flushed()
+	}
+	v.rolling = &modelRollback{to: v.snaps[snap].content, before: slices.Clone(v.cur), keeps: !o.NoSnapshot}
+	r, err := w.s.RollbackVolume(w.t.Context(), name, snap, o)
+	if !w.answered(err, "rollback") {
+		if vol := w.volume(name); vol != nil && !w.mem.WasCut() {
+			w.checkVolume(v, vol, false)
+		}
+		return
+	}
+	if r.Snapshot != "" {
+		v.snaps[r.Snapshot] = &modelSnap{content: v.rolling.before}
+	}
+	v.rolledBack()
 }
 
 func (w *world) fixedDelete(name string) {

@@ -366,6 +366,9 @@ func (w *world) freeSpace() {
 	w.must(w.s.setMaxSize(0))
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
+		if v.maybeGone {
+			continue
+		}
 		vol := w.volume(name)
 		data := w.random(int(v.size) / 8 * 8)
 		var err error

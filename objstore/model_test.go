@@ -37,7 +37,8 @@ type modelVolume struct {
 	// A request to make or delete it was not answered.
 	maybeGone bool
 
-	scratch bool // a scratch volume
+	scratch bool           // a scratch volume
+	rolling *modelRollback // was not answered
 }
 
 type modelSnap struct {
@@ -56,6 +57,10 @@ func newModelVolume(name string, size int64, blockSize int) *modelVolume {
 func (v *modelVolume) clone() *modelVolume {
 	c := *v
 	c.cur, c.lost = slices.Clone(v.cur), slices.Clone(v.lost)
+	if v.rolling != nil {
+		r := *v.rolling
+		c.rolling = &r
+	}
 	c.alts, c.unsure, c.snaps = map[int][]string{}, map[int][]string{}, map[string]*modelSnap{}
 	for i, list := range v.alts {
 		c.alts[i] = slices.Clone(list)

@@ -43,6 +43,8 @@ var operations = []operation{
 // rareOperations are those of opRare.
 var rareOperations = []operation{
 	{"scratch", 3, (*world).opScratch},
+	{"clone", 4, (*world).opClone},
+	{"rollback", 4, (*world).opRollback},
 	{"verify", 2, (*world).opVerify},
 	{"quiesce", 1, (*world).opQuiesce},
 	{"passing", 2, (*world).opPassing},
@@ -454,7 +456,7 @@ func (w *world) opDelete() {
 		}
 		v.flushed()
 	}
-	err := w.deleteUnderPlans(v)
+	err := w.underHeldPlans(v, func() error { return w.s.DeleteVolume(context.Background(), v.name) })
 	w.note("delete %s: %v", v.name, err)
 	if len(v.snaps) > 0 {
 		if !w.mem.WasCut() && !errors.Is(err, ErrInUse) && !w.tolerates(err) {
@@ -511,9 +513,10 @@ func (w *world) readHeld(v *modelVolume, im Image, h *heldPlan) {
 	}
 }
 
-// deleteUnderPlans deletes a volume while plans of it are held, as a check's are that looks at the
-// tail: from before and after its writes were frozen, so that they count on several pins.
-func (w *world) deleteUnderPlans(v *modelVolume) error {
+// underHeldPlans drops what a volume has not settled, by drop, while plans of it are held, as a
+// check's are that looks at the tail: from before and after its writes were frozen, so that they
+// count on several pins.
+func (w *world) underHeldPlans(v *modelVolume, drop func() error) error {
 	w.s.catalog.mu.Lock()
 	vol, err := w.s.catalog.volume(v.name)
 	writable := false
@@ -524,7 +527,7 @@ func (w *world) deleteUnderPlans(v *modelVolume) error {
 	}
 	w.s.catalog.mu.Unlock()
 	if !writable || w.pick(2, "hold plans") == 0 { // nobody has opened it yet
-		return w.s.DeleteVolume(context.Background(), v.name)
+		return drop()
 	}
 	var held []*heldPlan
 	for range 1 + w.pick(3, "plans") {
@@ -534,7 +537,7 @@ func (w *world) deleteUnderPlans(v *modelVolume) error {
 		p := w.data(off, n)
 		first, sectors := v.overlay(off, p)
 		_, err = vol.WriteAt(p, off)
-		w.note("write %s %d+%d, to be deleted: %v", v.name, off, n, err)
+		w.note("write %s %d+%d, to be dropped: %v", v.name, off, n, err)
 		w.wrote(v, &Volume{volume: vol}, first, sectors, err, "write")
 		if h := w.holdPlan(v, vol); h != nil {
 			held = append(held, h)
@@ -546,15 +549,15 @@ func (w *world) deleteUnderPlans(v *modelVolume) error {
 		}
 		time.Sleep(time.Duration(w.pick(3, "milliseconds")) * time.Millisecond)
 	}
-	deleted := make(chan error, 1)
-	go func() { deleted <- w.s.DeleteVolume(context.Background(), v.name) }()
+	dropped := make(chan error, 1)
+	go func() { dropped <- drop() }()
 	for len(held) > 0 { // the newest may go before the others
 		time.Sleep(time.Duration(w.pick(3, "milliseconds")) * time.Millisecond)
 		i := w.pick(len(held), "which")
 		w.readHeld(v, vol, held[i])
 		held = slices.Delete(held, i, i+1)
 	}
-	return <-deleted
+	return <-dropped
 }
 
 func (w *world) opCloseVolume() {

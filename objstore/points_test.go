@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -62,6 +63,8 @@ var enginePoints = []struct {
 	{failpoint.SnapshotNamed, 3},
 	{failpoint.SnapshotDeleted, 2},
 	{failpoint.SuperblockFirst, 2},
+	{failpoint.CloneSettled, 2},
+	{failpoint.RollbackRecorded, 2},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -239,6 +242,10 @@ func (w *pointWorld) done(what string) {
 		w.snaps[vol][snap] = held
 	case "unsnapshot":
 		delete(w.snaps[word[1]], word[2])
+	case "clone":
+		w.vols[word[2]], w.snaps[word[2]] = maps.Clone(w.vols[word[1]]), map[string]map[int]uint64{}
+	case "rollback":
+		w.vols[word[1]] = maps.Clone(w.snaps[word[1]][word[2]])
 	}
 }
 
@@ -273,6 +280,18 @@ func (w *pointWorld) settleBegun() {
 		case "create", "delete":
 			_, err := s.VolumeInfo(word[1])
 			if there := err == nil; there == (word[0] == "create") {
+				w.done(what)
+			}
+		case "clone":
+			if _, err := s.VolumeInfo(word[2]); err == nil {
+				w.done(what)
+			}
+		case "rollback": // all of it, or nothing: the rest is compared with what it has to be
+			sn, err := s.SnapshotInfo(word[1], word[2])
+			must(w.t, err)
+			v, err := s.VolumeInfo(word[1])
+			must(w.t, err)
+			if v.Root == sn.Root && v.Tail == 0 {
 				w.done(what)
 			}
 		case "snapshot", "unsnapshot":
@@ -528,7 +547,33 @@ func (c *pointWorker) coming() {
 	if c.r.IntN(2) == 0 {
 		c.must(c.open[name].Flush())
 	}
-	c.must(c.open[name].Close())
+	if c.r.IntN(2) == 0 {
+		c.back(name)
+	}
+	c.must(c.volume(name).Close())
 	delete(c.open, name)
 	c.do("delete "+name, func() error { return c.s.DeleteVolume(context.Background(), name) })
+}
+
+// back clones a volume, and rolls it back to a snapshot, over writes that have not settled.
+func (c *pointWorker) back(name string) {
+	ctx := context.Background()
+	c.do("snapshot "+name+" s", func() error {
+		_, err := c.s.CreateSnapshot(ctx, name, "s")
+		return err
+	})
+	c.write(name)
+	c.do("clone "+name+" c"+name, func() error {
+		_, err := c.s.CloneVolume(ctx, name, "", "c"+name)
+		return err
+	})
+	c.write(name)
+	c.must(c.open[name].Close())
+	delete(c.open, name)
+	c.do("rollback "+name+" s", func() error {
+		_, err := c.s.RollbackVolume(ctx, name, "s", RollbackOptions{NoSnapshot: true})
+		return err
+	})
+	c.do("unsnapshot "+name+" s", func() error { return c.s.DeleteSnapshot(ctx, name, "s") })
+	c.do("delete c"+name, func() error { return c.s.DeleteVolume(ctx, "c"+name) })
 }

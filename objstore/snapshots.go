@@ -11,13 +11,14 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// naming is a snapshot that is frozen and has no name yet. What settles meanwhile leaves it its
-// root. Guarded by volume.mu.
+// naming is a snapshot that is frozen and has no name yet, or gets none: a clone, or what a rollback
+// keeps. What settles meanwhile leaves it its root. Guarded by volume.mu.
 type naming struct {
 	gen     uint64
 	settled bool
 	root    merkle.Hash
 	logical int64
+	lost    bool // the volume was rolled back meanwhile: what was frozen is gone
 }
 
 // CreateSnapshot freezes the volume, makes what is frozen durable, and names it; the snapshot
@@ -28,34 +29,14 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 		return SnapshotInfo{}, err
 	}
 	v, err := s.catalog.mayName(volume, snap)
-	if err == nil {
-		err = s.settler.settlePinned(ctx, v)
-	}
 	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	// Each frozen layer has a journal: where room is short, they are not left to pile up.
-	if n := v.frozen(); n > frozenLayers || n > 0 && s.space.lowSpace.Load() {
-		v.mu.Lock()
-		gen := v.baseGen + 1
-		v.mu.Unlock()
-		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
-			return SnapshotInfo{}, err
-		}
-	}
-	if err := ctx.Err(); err != nil {
 		return SnapshotInfo{}, err
 	}
 	n := &naming{}
 	defer v.unlist(n)
-	if _, err := v.freezeFor(n); err != nil {
+	if err := s.freezeDurably(ctx, v, n); err != nil {
 		return SnapshotInfo{}, err
 	}
-	failpoint.Here(failpoint.SnapshotFrozen)
-	if err := v.Flush(); err != nil {
-		return SnapshotInfo{}, err
-	}
-	failpoint.Here(failpoint.SnapshotFlushed)
 	info, err := s.catalog.name(ctx, v, snap, n, s.opts.Now().UTC())
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -63,6 +44,35 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	failpoint.Here(failpoint.SnapshotNamed)
 	s.settler.ask()
 	return info, nil
+}
+
+// freezeDurably freezes the volume for n, and makes what is frozen durable. The caller enlists n by
+// it, and calls unlist in any case.
+func (s *Store) freezeDurably(ctx context.Context, v *volume, n *naming) error {
+	if err := s.settler.settlePinned(ctx, v); err != nil {
+		return err
+	}
+	// Each frozen layer has a journal: where room is short, they are not left to pile up.
+	if frozen := v.frozen(); frozen > frozenLayers || frozen > 0 && s.space.lowSpace.Load() {
+		v.mu.Lock()
+		gen := v.baseGen + 1
+		v.mu.Unlock()
+		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if _, err := v.freezeFor(n); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SnapshotFrozen)
+	if err := v.Flush(); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SnapshotFlushed)
+	return nil
 }
 
 // mayName returns a volume that a snapshot of that name can be made of, as things are now.
@@ -92,13 +102,12 @@ func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, c
 		if v.ref.Snapshots[snap] != nil {
 			return nil, fmt.Errorf("snapshot %s@%s: %w", v.ref.Name, snap, ErrExists)
 		}
-		rec := refs.Record{Op: refs.OpSnapshot, ID: v.ref.ID, Name: snap, Gen: n.gen, Time: created}
 		v.mu.Lock()
-		if n.settled {
-			rec.Root, rec.Logical = n.root.String(), n.logical
+		defer v.mu.Unlock()
+		if n.lost {
+			return nil, errRolledBack(v)
 		}
-		v.mu.Unlock()
-		return []refs.Record{rec}, nil
+		return []refs.Record{n.record(v.ref, snap, created)}, nil
 	}, func() {
 		v.unlist(n)
 		info = snapInfo(v.ref, v.ref.Snapshots[snap])
@@ -123,6 +132,16 @@ func (v *volume) enlist(n *naming, gen uint64) {
 // REQUIRES: volume.mu is held.
 func (n *naming) settle(root merkle.Hash, logical int64) {
 	n.settled, n.root, n.logical = true, root, logical
+}
+
+// record returns the record of the snapshot.
+// REQUIRES: volume.mu is held, or the snapshot has settled.
+func (n *naming) record(ref *refs.Volume, snap string, created time.Time) refs.Record {
+	rec := refs.Record{Op: refs.OpSnapshot, ID: ref.ID, Name: snap, Gen: n.gen, Time: created}
+	if n.settled {
+		rec.Root, rec.Logical = n.root.String(), n.logical
+	}
+	return rec
 }
 
 // unlist is for a snapshot that has its name, or gets none.

@@ -38,7 +38,7 @@ type volume struct {
 	ref *refs.Volume // name, ID, sizes don't change; the rest is guarded by catalog.mu
 
 	users    []string   // guarded by catalog.mu
-	deleting bool       // its deletion is being recorded: nobody may open it; guarded by catalog.mu
+	reserved string     // "deleted", "rolled back": nobody may open it meanwhile; guarded by catalog.mu
 	claims   [sides]int // guarded by catalog.mu
 
 	dropped atomic.Bool // deleted: settling stops

@@ -112,8 +112,8 @@ func (c *catalog) tryEnter(v *volume, user string) (bool, error) {
 	if c.volumes[v.ref.ID] != v {
 		return false, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
 	}
-	if v.deleting {
-		return false, fmt.Errorf("volume %s: %w: it is being deleted", v.ref.Name, ErrInUse)
+	if v.reserved != "" {
+		return false, fmt.Errorf("volume %s: %w: it is being %s", v.ref.Name, ErrInUse, v.reserved)
 	}
 	if c.inDoubt() {
 		return false, nil

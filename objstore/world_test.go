@@ -527,6 +527,7 @@ func (w *world) checkVolume(v *modelVolume, vol *Volume, cut bool) {
 		}
 		w.failf("read volume %s: %v", v.name, err)
 	}
+	w.resolveRollback(v, got)
 	if err := v.check(0, got, cut); err != nil {
 		w.failf("%v", err)
 	}

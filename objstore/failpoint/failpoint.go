@@ -50,13 +50,15 @@ const (
 	ReclaimPunched Point = "reclaim.punched" // F: room given back, full segments not sealed
 
 	// Names.
-	VolumeCreated   Point = "volume.created"
-	VolumeDeleted   Point = "volume.deleted"   // its room is not given back
-	VolumeDropped   Point = "volume.dropped"   // a journal removed, its room not given back
-	SnapshotFrozen  Point = "snapshot.frozen"  // not flushed
-	SnapshotFlushed Point = "snapshot.flushed" // the frozen layers are durable, the name is not
-	SnapshotNamed   Point = "snapshot.named"
-	SnapshotDeleted Point = "snapshot.deleted"
+	VolumeCreated    Point = "volume.created"
+	VolumeDeleted    Point = "volume.deleted"   // its room is not given back
+	VolumeDropped    Point = "volume.dropped"   // a journal removed, its room not given back
+	SnapshotFrozen   Point = "snapshot.frozen"  // not flushed
+	SnapshotFlushed  Point = "snapshot.flushed" // the frozen layers are durable, the name is not
+	SnapshotNamed    Point = "snapshot.named"
+	SnapshotDeleted  Point = "snapshot.deleted"
+	CloneSettled     Point = "clone.settled"     // what a clone begins with, or a rollback keeps, has settled and has no name
+	RollbackRecorded Point = "rollback.recorded" // the volume's layers and their journals are there still
 
 	// The superblock: another UUID, or the first use of a feature.
 	SuperblockFirst Point = "superblock.first" // the first of its files is durable, the copy is as it was
@@ -123,7 +125,8 @@ func Points() []Point {
 		LogWritten, LogSynced,
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
-		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted, SuperblockFirst, CloseCommitted,
+		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
+		CloneSettled, RollbackRecorded, SuperblockFirst, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,

@@ -80,6 +80,16 @@ func (c *Client) CreateVolume(ctx context.Context, r protocol.CreateVolume) (pro
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes", r)
 }
 
+// CloneVolume creates a volume that begins with what another one, or a snapshot of it, holds.
+func (c *Client) CloneVolume(ctx context.Context, volume string, r protocol.CloneVolume) (protocol.Volume, error) {
+	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/clone", r)
+}
+
+// RollbackVolume makes a snapshot the content of its volume again.
+func (c *Client) RollbackVolume(ctx context.Context, volume string, r protocol.RollbackVolume) (protocol.RolledBack, error) {
+	return call[protocol.RolledBack](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rollback", r)
+}
+
 // SetVolume changes a volume's properties.
 func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolume) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)

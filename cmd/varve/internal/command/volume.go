@@ -17,9 +17,10 @@ func (a *app) volumeCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "volume",
 		Aliases: []string{"vol"},
-		Short:   "Create, list, show, change, repair and delete volumes",
+		Short:   "Create, clone, list, show, change, roll back, repair and delete volumes",
 		Example: "  varve volume create data --size 10G",
-	}, a.volumeCreateCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeRepairCmd(), a.volumeDeleteCmd())
+	}, a.volumeCreateCmd(), a.volumeCloneCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeRollbackCmd(),
+		a.volumeRepairCmd(), a.volumeDeleteCmd())
 }
 
 func (a *app) volumeCreateCmd() *cobra.Command {

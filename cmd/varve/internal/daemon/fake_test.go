@@ -51,6 +51,23 @@ func (s *fakeStore) CreateVolume(_ context.Context, name string, o objstore.Volu
 	return v, nil
 }
 
+func (s *fakeStore) CloneVolume(ctx context.Context, volume, _, name string) (objstore.VolumeInfo, error) {
+	v, err := s.VolumeInfo(volume)
+	if err != nil {
+		return v, err
+	}
+	return s.CreateVolume(ctx, name, objstore.VolumeOptions{Size: v.Size, BlockSize: v.BlockSize})
+}
+
+func (s *fakeStore) RollbackVolume(_ context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error) {
+	v, err := s.VolumeInfo(volume)
+	r := objstore.Rollback{Volume: v}
+	if !o.NoSnapshot {
+		r.Snapshot = "before-" + snap
+	}
+	return r, err
+}
+
 func (s *fakeStore) NewUUID() (string, error) { return "new", nil }
 
 func (s *fakeStore) AcceptCopies(context.Context, objstore.CopiedFrom) ([]string, error) {

@@ -25,6 +25,8 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("PATCH /v1/volumes/{name}", server.Handle(d.serveSetVolume))
 	mux.Handle("DELETE /v1/volumes/{name}", server.Handle(d.serveDeleteVolume))
 	mux.Handle("POST /v1/volumes/{name}/repair", server.Handle(d.serveRepairVolume))
+	mux.Handle("POST /v1/volumes/{name}/clone", server.Handle(d.serveCloneVolume))
+	mux.Handle("POST /v1/volumes/{name}/rollback", server.Handle(d.serveRollbackVolume))
 	mux.HandleFunc("POST /v1/check", d.serveCheck)
 	mux.Handle("GET /v1/snapshots", server.Handle(d.serveSnapshots))
 	mux.Handle("POST /v1/snapshots", server.Handle(d.serveCreateSnapshot))
@@ -47,16 +49,16 @@ func (d *Daemon) NewServer() *http.Server {
 	return server.New(d.Handler(), server.Options{Logger: d.log, AnswerTimeout: d.answerTimeout, Handover: d.serveHandover})
 }
 
-// maxWaits is how many requests may wait for a snapshot to settle: the only ones that no time limit ends.
+// maxWaits is how many requests may wait for settling: the only ones that no time limit ends.
 const maxWaits = 32
 
-// wait takes one of the places of those who wait for a snapshot.
+// wait takes one of the places of those who wait for settling.
 func (d *Daemon) wait() (leave func(), err error) {
 	select {
 	case d.waits <- struct{}{}:
 		return func() { <-d.waits }, nil
 	default:
-		return nil, fmt.Errorf("%w: %d requests wait for snapshots to settle, and no more may; try again, or without waiting",
+		return nil, fmt.Errorf("%w: %d requests wait for volumes and snapshots to settle, and no more may; try again",
 			protocol.ErrCrowded, maxWaits)
 	}
 }

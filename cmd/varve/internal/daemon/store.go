@@ -23,6 +23,8 @@ type Store interface {
 
 type volumes interface {
 	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
+	CloneVolume(ctx context.Context, volume, snap, name string) (objstore.VolumeInfo, error)
+	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	CreateScratch(ctx context.Context, volume, snap string) (objstore.VolumeInfo, error)

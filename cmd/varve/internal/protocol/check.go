@@ -117,6 +117,36 @@ func (c CreateVolume) Check() error {
 }
 
 // Check returns an error if a name is invalid.
+func (c CloneVolume) Check() error {
+	if c.Snapshot != "" {
+		if err := CheckName(c.Snapshot); err != nil {
+			return fmt.Errorf("snapshot %q: %w", c.Snapshot, err)
+		}
+	}
+	if err := CheckName(c.Name); err != nil {
+		return fmt.Errorf("clone %q: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Waits reports whether the response waits for settling.
+func (c CloneVolume) Waits() bool { return true }
+
+// Check returns an error if the name is invalid.
+func (r RollbackVolume) Check() error {
+	if err := CheckName(r.Snapshot); err != nil {
+		return fmt.Errorf("snapshot %q: %w", r.Snapshot, err)
+	}
+	return nil
+}
+
+// Waits reports whether the response waits for settling.
+func (r RollbackVolume) Waits() bool { return true }
+
+// Waits reports whether the response waits for settling.
+func (c CreateSnapshot) Waits() bool { return c.Wait }
+
+// Check returns an error if a name is invalid.
 func (c CreateSnapshot) Check() error {
 	if err := CheckName(c.Volume); err != nil {
 		return fmt.Errorf("volume %q: %w", c.Volume, err)

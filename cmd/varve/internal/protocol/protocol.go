@@ -11,6 +11,8 @@
 //	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
 //	DELETE /v1/volumes/NAME
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
+//	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
+//	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
 //	POST   /v1/check                      CheckEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
@@ -93,6 +95,27 @@ type SetVolume struct {
 type Volume struct {
 	objstore.VolumeInfo
 	Attached []Attachment `json:"attached"`
+}
+
+// CloneVolume asks for a volume that begins with what a volume or one of its snapshots holds. The
+// response is sent when that has settled.
+type CloneVolume struct {
+	Snapshot string `json:"snapshot,omitempty"` // empty: what the volume holds at the request
+	Name     string `json:"name"`               // of the clone
+}
+
+// RollbackVolume asks to make a snapshot the content of its volume again. The response is sent when
+// what is kept has settled.
+type RollbackVolume struct {
+	Snapshot   string `json:"snapshot"`
+	NoSnapshot bool   `json:"no_snapshot,omitempty"` // do not keep the present state as a snapshot
+}
+
+// RolledBack is the result of a RollbackVolume.
+type RolledBack struct {
+	Volume
+	// KeptSnapshot is the name of the snapshot that has the state before; empty: it was not kept.
+	KeptSnapshot string `json:"kept_snapshot,omitempty"`
 }
 
 // Repair asks what a repair of a damaged volume would lose, or with AcceptLoss for the repair.

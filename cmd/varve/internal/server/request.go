@@ -19,7 +19,7 @@ import (
 // None is the body of a request or answer that has none.
 type None struct{}
 
-// RequestTimeout bounds every request but the waiting for a snapshot, which takes what it takes.
+// RequestTimeout bounds every request but those that wait for settling, which take what they take.
 const RequestTimeout = 2 * time.Minute
 
 // Guard checks the protocol's version of requests, and keeps a panic from taking the devices down with it.
@@ -52,7 +52,7 @@ func Handle[Req, Ans any](f func(context.Context, *http.Request, Req) (Ans, erro
 			return
 		}
 		ctx := r.Context()
-		if c, ok := any(req).(protocol.CreateSnapshot); !ok || !c.Wait {
+		if w, ok := any(req).(interface{ Waits() bool }); !ok || !w.Waits() {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, RequestTimeout)
 			defer cancel()
