@@ -32,9 +32,9 @@ func (c *catalog) imageRoots() []image {
 		}
 		for _, sn := range ref.Order {
 			if sn.Settled {
-				out = append(out, image{ref.Name, sn.Name, sn.Root, ref.Size})
+				out = append(out, image{ref.Name, sn.Name, sn.Root, sn.Size})
 			} else if v.damage.Load() == nil { // it is read through the volume
-				out = append(out, image{ref.Name, sn.Name, id, ref.Size})
+				out = append(out, image{ref.Name, sn.Name, id, sn.Size})
 			}
 		}
 	}

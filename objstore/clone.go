@@ -148,7 +148,7 @@ func (s *Store) settledSnapshot(ctx context.Context, volume, snap string) (*volu
 	if !settled {
 		return nil, nil, settledState{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 	}
-	r, err := s.objects.Root(root, v.Size())
+	r, err := s.objects.Root(root, sn.Size)
 	if err != nil {
 		return nil, nil, settledState{}, fmt.Errorf("snapshot %s: %w", of, err)
 	}

@@ -26,6 +26,9 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	for _, ref := range s.catalog.refs.ByID { // before anything is looked for by its content
 		s.objects.Deepen(merkle.Depth(ref.Size, s.sb.ChunkSize))
+		for _, sn := range ref.Order {
+			s.objects.Deepen(merkle.Depth(sn.Size, s.sb.ChunkSize))
+		}
 	}
 	roots, err := s.findRoots()
 	if err != nil {

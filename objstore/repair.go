@@ -152,7 +152,7 @@ func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
 		if !sn.Settled || sn.Root == v.ref.Root {
 			continue
 		}
-		if r, err := s.objects.Root(sn.Root, v.ref.Size); err == nil {
+		if r, err := s.objects.Root(sn.Root, sn.Size); err == nil {
 			return r, sn
 		}
 	}

@@ -244,7 +244,7 @@ func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
 // snapInfo describes a snapshot; of ref it reads what does not change.
 // REQUIRES: catalog.mu is held, or sn is a copy.
 func snapInfo(ref *refs.Volume, sn *refs.Snapshot) SnapshotInfo {
-	i := SnapshotInfo{Volume: ref.Name, Name: sn.Name, Created: sn.Created, Size: ref.Size}
+	i := SnapshotInfo{Volume: ref.Name, Name: sn.Name, Created: sn.Created, Size: sn.Size}
 	if sn.Settled {
 		i.Root, i.Logical = sn.Root.String(), sn.Logical
 	}

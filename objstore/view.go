@@ -45,7 +45,7 @@ func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err erro
 	if err != nil {
 		return root, err
 	}
-	w.size, w.of = v.ref.Size, v
+	w.size, w.of = sn.Size, v
 	if sn.Settled {
 		return sn.Root, nil
 	}

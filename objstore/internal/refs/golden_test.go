@@ -45,8 +45,27 @@ func goldenLog(t testing.TB) []byte {
 	return b
 }
 
+// goldenResized is what goldenLog leads to, in a volume that was resized since, compacted.
+func goldenResized(t testing.TB) []byte {
+	s := goldenState(t)
+	must(t, s.ApplyFrame([]byte(`[{"op":"resize","id":"ffeeddcc-bbaa-9988-7766-554433221100","gen":3,`+
+		`"root":"`+goldenHash(0xc3).String()+`","size":21474836480,"logical":16384}]`)))
+	var all []byte
+	must(t, s.frames(func(payload []byte) error { all = append(all, payload...); return nil }))
+	return all
+}
+
+// goldenState is what goldenLog leads to.
+func goldenState(t testing.TB) *State {
+	s := NewState(chunkSize)
+	_, err := record.Open(disktest.FS(t, LogFile, goldenLog(t)), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
+	must(t, err)
+	return s
+}
+
 func TestGolden(t *testing.T) {
 	golden.Check(t, "log", goldenLog(t))
+	golden.Check(t, "frames-resized", goldenResized(t))
 	sb := goldenSuperblock()
 	golden.Check(t, "superblock", sb.Encode())
 	sb.KnownAs = disktest.Volume
@@ -60,9 +79,7 @@ func TestGoldenDecode(t *testing.T) {
 	if sb.ChunkSize != want.ChunkSize || sb.ID != want.ID || !sb.Created.Equal(want.Created) || sb.Known() != want.ID {
 		t.Errorf("superblock %+v", sb)
 	}
-	s := NewState(chunkSize)
-	_, err = record.Open(disktest.FS(t, LogFile, goldenLog(t)), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
-	must(t, err)
+	s := goldenState(t)
 	if v := s.Volumes["vol"]; v == nil || v.Gen != 3 || v.Root != goldenHash(0xb2) || !v.Snapshots["snap"].Settled {
 		t.Errorf("refs %+v", s)
 	}
@@ -94,6 +111,9 @@ func FuzzSuperblock(f *testing.F) {
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
 		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1}]`))
+	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
+		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1},`+
+			`{"op":"resize","id":"ffeeddcc-bbaa-9988-7766-554433221100","gen":1,"size":8192}]`))
 	f.Add([]byte(`[{"op":"head"}]`), []byte(`[{"op":"segments","gen":18446744073709551615}]`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		s := NewState(chunkSize)
@@ -108,6 +128,17 @@ func FuzzState(f *testing.F) {
 		}
 		if len(again.Volumes) != len(s.Volumes) || again.Segments != s.Segments {
 			t.Fatalf("%+v becomes %+v", s, again)
+		}
+		for name, v := range s.Volumes {
+			w := again.Volumes[name]
+			if w.Size != v.Size || w.Gen != v.Gen || len(w.Order) != len(v.Order) {
+				t.Fatalf("%+v becomes %+v", v, w)
+			}
+			for i, sn := range v.Order {
+				if *w.Order[i] != *sn {
+					t.Fatalf("%+v becomes %+v", sn, w.Order[i])
+				}
+			}
 		}
 	})
 }

@@ -7,6 +7,11 @@
 //	[{"op":"volume","id":"ffee…","name":"vol","size":10737418240,"block_size":512,"time":"2023-11-14T22:13:20Z"}]
 //	[{"op":"head","id":"ffee…","gen":3,"root":"b2b2…","logical":16384},
 //	 {"op":"snapshot","id":"ffee…","name":"snap","gen":3,"root":"b2b2…","logical":16384,"time":"2023-…"}]
+//	[{"op":"resize","id":"ffee…","gen":3,"root":"c3c3…","size":21474836480,"logical":16384}]
+//
+// A snapshot has the size that its volume had when the snapshot was named; a volume that was resized
+// since has another one. In a compacted log, which says the volume's present size first, such a
+// snapshot's record has the size.
 //
 // Frames are those of package record. The log has two copies of the same bytes, for nothing else in a store could tell
 // what its volumes are called. It is compacted, by way of a new file, when the store opens and as it grows.
@@ -26,7 +31,8 @@ const (
 	OpVolume         Op = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of: there is such a volume
 	OpVolumeDelete   Op = "volume-delete" // ID
 	OpHead           Op = "head"          // ID, Gen, Root, Logical, ObjectLogs, Time: the volume has settled up to Gen
-	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled
+	OpResize         Op = "resize"        // as OpHead, and Size: the volume has settled up to Gen, with another size
+	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled; Size if it is not the volume's
 	OpSnapshotDelete Op = "snapshot-delete"
 	OpVerify         Op = "verify"   // ID, Verify
 	OpSegments       Op = "segments" // Gen: IDs below it may have been used; ObjectLogs
@@ -60,9 +66,14 @@ func Needed(recs []Record) Features {
 		if f, ok := opFeatures[recs[i].Op]; ok {
 			s = s.Union(NewFeatures(f))
 		}
+		if recs[i].Op == OpSnapshot && recs[i].Size != 0 {
+			s = s.Union(NewFeatures(Resize))
+		}
 	}
 	return s
 }
 
 // opFeatures are the operations that the first version of the format lacks.
-var opFeatures = map[Op]Feature{}
+var opFeatures = map[Op]Feature{
+	OpResize: Resize,
+}

@@ -23,13 +23,13 @@ type Holder struct {
 	names  int // how many of its names do: itself and its snapshots
 }
 
-func (x Roots) add(root merkle.Hash, v *Volume, logical int64) {
+func (x Roots) add(root merkle.Hash, v *Volume, size, logical int64) {
 	if v.Scratch() {
 		return
 	}
 	u := x[root]
 	if u == nil {
-		u = &RootUse{Size: v.Size}
+		u = &RootUse{Size: size}
 		x[root] = u
 	}
 	u.Logical = logical

@@ -1,6 +1,7 @@
 package refs
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,16 +88,16 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 	case OpVolumeDelete:
 		s.deleteVolume(v)
 	case OpHead:
-		if rec.Gen < v.Gen {
-			return errors.New("generation goes back")
+		return s.setHead(v, rec, root, v.Size)
+	case OpResize:
+		if err := checkSize(rec.Size, v.BlockSize); err != nil {
+			return err
 		}
-		s.Roots.remove(s.RootOf(v), v)
-		v.Gen, v.Root, v.Logical, v.Settled = rec.Gen, root, rec.Logical, rec.Time
-		s.Roots.add(s.RootOf(v), v, v.Logical)
+		return s.setHead(v, rec, root, rec.Size)
 	case OpVerify:
 		v.Verify = rec.Verify
 	case OpSnapshot:
-		s.addSnapshot(v, rec, root)
+		return s.addSnapshot(v, rec, root)
 	case OpSnapshotDelete:
 		return s.deleteSnapshot(v, rec.Name)
 	default:
@@ -109,15 +110,29 @@ func (s *State) addVolume(rec *Record) error {
 	if s.ByID[rec.ID] != nil || s.Volumes[rec.Name] != nil {
 		return ErrExists
 	}
-	if rec.Size <= 0 || rec.Size > disk.MaxVolumeSize || CheckBlockSize(rec.BlockSize) != nil {
-		return fmt.Errorf("%w: size %d, block size %d", disk.ErrInvalid, rec.Size, rec.BlockSize)
+	if err := CheckBlockSize(rec.BlockSize); err != nil {
+		return err
+	}
+	if rec.Size <= 0 || rec.Size > disk.MaxVolumeSize {
+		return fmt.Errorf("%w: size %d", disk.ErrInvalid, rec.Size)
 	}
 	v := &Volume{
 		ID: rec.ID, Name: rec.Name, Size: rec.Size, BlockSize: rec.BlockSize, Created: rec.Time,
 		Verify: rec.Verify, Of: rec.Of, Snapshots: map[string]*Snapshot{},
 	}
 	s.ByID[v.ID], s.Volumes[v.Name] = v, v
-	s.Roots.add(s.RootOf(v), v, 0)
+	s.Roots.add(s.RootOf(v), v, v.Size, 0)
+	return nil
+}
+
+// setHead sets the root that a volume has settled to, and its size.
+func (s *State) setHead(v *Volume, rec *Record, root merkle.Hash, size int64) error {
+	if rec.Gen < v.Gen {
+		return errors.New("generation goes back")
+	}
+	s.Roots.remove(s.RootOf(v), v)
+	v.Size, v.Gen, v.Root, v.Logical, v.Settled = size, rec.Gen, root, rec.Logical, rec.Time
+	s.Roots.add(s.RootOf(v), v, v.Size, v.Logical)
 	return nil
 }
 
@@ -133,17 +148,21 @@ func (s *State) deleteVolume(v *Volume) {
 }
 
 // addSnapshot adds a snapshot, or notes that one has settled.
-func (s *State) addSnapshot(v *Volume, rec *Record, root merkle.Hash) {
+func (s *State) addSnapshot(v *Volume, rec *Record, root merkle.Hash) error {
 	sn := v.Snapshots[rec.Name]
 	if sn == nil {
-		sn = &Snapshot{Name: rec.Name, Created: rec.Time, Gen: rec.Gen}
+		if rec.Size < 0 || rec.Size > disk.MaxVolumeSize {
+			return fmt.Errorf("%w: size %d", disk.ErrInvalid, rec.Size)
+		}
+		sn = &Snapshot{Name: rec.Name, Created: rec.Time, Gen: rec.Gen, Size: cmp.Or(rec.Size, v.Size)}
 		v.add(sn)
 	}
 	if rec.Root != "" && !sn.Settled {
 		sn.Root, sn.Logical, sn.Settled = root, rec.Logical, true
 		v.Unsettled = without(v.Unsettled, sn)
-		s.Roots.add(root, v, sn.Logical)
+		s.Roots.add(root, v, sn.Size, sn.Logical)
 	}
+	return nil
 }
 
 func (s *State) deleteSnapshot(v *Volume, name string) error {
@@ -190,6 +209,9 @@ func (s *State) Records(yield func(Record) bool) {
 		}) && yield(Record{Op: OpHead, ID: v.ID, Gen: v.Gen, Root: v.Root.String(), Logical: v.Logical, Time: v.Settled})
 		for _, sn := range v.Order {
 			rec := Record{Op: OpSnapshot, ID: v.ID, Name: sn.Name, Gen: sn.Gen, Time: sn.Created}
+			if sn.Size != v.Size {
+				rec.Size = sn.Size
+			}
 			if sn.Settled {
 				rec.Root, rec.Logical = sn.Root.String(), sn.Logical
 			}

@@ -12,11 +12,11 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// Volume is what refs know of a volume. ID, Name, Size, BlockSize, Created and Of never change.
+// Volume is what refs know of a volume. ID, Name, BlockSize, Created and Of never change.
 type Volume struct {
 	ID        uuid.UUID
 	Name      string
-	Size      int64 // bytes
+	Size      int64 // bytes, of the device and of Root
 	BlockSize int   // bytes, of the device
 	Created   time.Time
 	Of        string // VOLUME@SNAPSHOT under a scratch volume, if it is known
@@ -32,11 +32,12 @@ type Volume struct {
 	Unsettled []*Snapshot // those of Order that have not settled
 }
 
-// Snapshot is what refs know of a snapshot. Name, Created and Gen never change.
+// Snapshot is what refs know of a snapshot. Name, Created, Gen and Size never change.
 type Snapshot struct {
 	Name    string
 	Created time.Time
 	Gen     uint64 // the generation up to which it shows the volume
+	Size    int64  // bytes, of the volume at that time
 	Settled bool
 	Root    merkle.Hash // once settled
 	Logical int64       // bytes of the root that are not holes
@@ -44,6 +45,14 @@ type Snapshot struct {
 
 // Scratch reports whether the volume is a scratch volume.
 func (v *Volume) Scratch() bool { return v.Name == ScratchName(v.ID) }
+
+// checkSize returns ErrInvalid unless n bytes is a size that a device with that block size may have.
+func checkSize(n int64, blockSize int) error {
+	if n <= 0 || n > disk.MaxVolumeSize || n%int64(blockSize) != 0 {
+		return fmt.Errorf("size %d bytes: %w: want a multiple of the block size %d, at most %d", n, disk.ErrInvalid, blockSize, int64(disk.MaxVolumeSize))
+	}
+	return nil
+}
 
 // CheckBlockSize returns ErrInvalid unless n bytes is a block size that a device may have.
 func CheckBlockSize(n int) error {
