@@ -39,4 +39,6 @@ type snapshots interface {
 	WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, volume, snap string) error
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
+	Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
+		changed func(objstore.Change) error) (objstore.DiffTotal, error)
 }
