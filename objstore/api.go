@@ -54,6 +54,8 @@ type VolumeInfo struct {
 	Of string `json:"of,omitempty"`
 	// Damage is why the volume is refused, until RepairVolume.
 	Damage string `json:"damage,omitempty"`
+	// Share of the last settled root; nil where it was not asked for, or is not known yet.
+	Share *Share `json:"share,omitempty"`
 }
 
 // SnapshotInfo describes a snapshot.
@@ -64,6 +66,8 @@ type SnapshotInfo struct {
 	Size    int64     `json:"size"`           // bytes
 	Root    string    `json:"root,omitempty"` // hex; empty until it has settled
 	Logical int64     `json:"logical"`        // bytes that are not holes; 0 until it has settled
+	// Share is nil where it was not asked for, or is not known yet.
+	Share *Share `json:"share,omitempty"`
 }
 
 // RootInfo describes a settled root.
@@ -85,6 +89,7 @@ type Stat struct {
 	Metadata          int64        `json:"metadata"`                     // tree nodes, directories, journal, refs, index
 	Tail              int64        `json:"tail"`                         // written, not settled yet
 	Used              int64        `json:"used"`                         // what the store's files occupy on disk
+	Uses              *Uses        `json:"uses,omitempty"`               // Used in parts; nil: not known yet
 	MaxSize           int64        `json:"max_size"`                     // what they may occupy; 0: what the file system has
 	DedupRatio        float64      `json:"dedup_ratio"`                  // Logical / Stored, which has more than volumes hold; 0 where nothing is stored
 	Segments          int          `json:"segments"`                     // count

@@ -30,8 +30,9 @@ import (
 //
 // A file layer that fails an operation while mu is held shows it: TestNoStateLockIsHeldOverFileOperations.
 type catalog struct {
-	gate gate
-	sb   *superblock
+	gate    gate
+	sb      *superblock
+	changed func() // called with mu held when records have taken effect; must not block; nil: nobody asks
 
 	logMu lockorder.IOMutex[lockorder.RefsLog]
 	log   *refs.Log
@@ -188,6 +189,9 @@ func (c *catalog) apply(recs []refs.Record, took func()) error {
 	}
 	if took != nil {
 		took()
+	}
+	if c.changed != nil {
+		c.changed()
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
@@ -95,6 +96,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
 	}
+	s.openAccounting()
 	return s.recover(ctx)
 }
 
@@ -134,6 +136,19 @@ func (s *Store) openSpace() error {
 	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
 	s.settler = newSettler(s)
 	return nil
+}
+
+func (s *Store) openAccounting() {
+	s.accounting = &accounting{
+		catalog: s.catalog, objects: s.objects, chunkSize: s.sb.ChunkSize, limit: s.opts.CountMemory, log: s.log,
+		ready: func() bool {
+			opening := s.uptime() < min(openingGrace, s.opts.SettleDelay) // devices of a killed daemon come first
+			return !opening && !s.indexer.filling.Load() || s.accounting.waiting.Load() > 0
+		},
+		asked: make(chan struct{}, 1), held: map[merkle.Hash]int64{},
+	}
+	s.catalog.changed = s.accounting.ask
+	s.accounting.ask()
 }
 
 // openCatalog reads what the store knows by name.

@@ -37,6 +37,7 @@ var operations = []operation{
 	{"rest", 3, (*world).opRest},
 	{"reopen", 2, (*world).reopen},
 	{"roots", 1, (*world).opRoots},
+	{"would free", 2, (*world).opWouldFree},
 	{"hold", 3, (*world).opHold},
 }
 
@@ -459,16 +460,14 @@ func (w *world) opDelete() {
 	err := w.underHeldPlans(v, func() error { return w.s.DeleteVolume(context.Background(), v.name) })
 	w.note("delete %s: %v", v.name, err)
 	if len(v.snaps) > 0 {
-		if !w.mem.WasCut() && !errors.Is(err, ErrInUse) && !w.tolerates(err) {
-			sure := false
-			for _, sn := range v.snaps {
-				sure = sure || !sn.maybeGone
-			}
-			if sure {
-				w.failf("delete a volume with snapshots: %v", err)
-			}
+		sure := false
+		for _, sn := range v.snaps {
+			sure = sure || !sn.maybeGone
 		}
-		if err != nil {
+		if sure && !w.mem.WasCut() && !errors.Is(err, ErrInUse) && !w.tolerates(err) {
+			w.failf("delete a volume with snapshots: %v", err)
+		}
+		if err != nil && (sure || errors.Is(err, ErrInUse)) {
 			return
 		}
 	}

@@ -34,6 +34,10 @@ type Options struct {
 	LeafCache int64
 	// FooterCache bounds the memory for footers of sealed segments in bytes. Default 32 MiB.
 	FooterCache int64
+	// CountMemory bounds the memory for counting the references to chunks in bytes: about 12 a chunk.
+	// Above it what images take is estimated. Default 128 MiB, which counts the chunks of 170 GiB of
+	// unique data at 16 KiB a chunk.
+	CountMemory int64
 	// Reserve is the room in bytes that writes leave free in the store's file system, for settling,
 	// deleting and opening. Default: a twentieth of the file system, at least 32 MiB, at most 1
 	// GiB.
@@ -96,6 +100,7 @@ func (o *Options) EnsureDefaults() {
 		o.LeafCache = max(o.LeafCache, smallestLeaves)
 	}
 	def(&o.FooterCache, 32<<20)
+	def(&o.CountMemory, 128<<20)
 	if o.JournalRecords == 0 {
 		o.JournalRecords = 1 << 20
 	}
@@ -122,7 +127,7 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("tail limits %d and %d bytes: %w: the hard one must not be below the soft one", o.TailSoft, o.TailHard, ErrInvalid)
 	case o.JournalRecords < journal.MinRecords:
 		return fmt.Errorf("%d journal records: %w: want at least %d", o.JournalRecords, ErrInvalid, journal.MinRecords)
-	case o.LeafCache < 0 || o.FooterCache < 0 || o.Reserve < 0:
+	case o.LeafCache < 0 || o.FooterCache < 0 || o.CountMemory < 0 || o.Reserve < 0:
 		return fmt.Errorf("negative cache or reserve: %w", ErrInvalid)
 	}
 	return nil

@@ -5,13 +5,16 @@ import (
 	"errors"
 )
 
-// startHousework starts the settler, the indexer, and the reclaimers of what has settled.
+// startHousework starts the settler, the indexer, the accounting, and the reclaimers of what has
+// settled.
 func (s *Store) startHousework() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.endHousework = cancel
 	s.reclaimer.start(ctx)
 	s.housekeepers.Go(func() { s.settler.run(ctx) })
 	s.housekeepers.Go(func() { s.indexer.run(ctx) })
+	s.accounting.ask() // Quiesce may have ended it halfway
+	s.housekeepers.Go(func() { s.accounting.run(ctx) })
 }
 
 // Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written

@@ -44,14 +44,17 @@ func (s *Store) Stat() (Stat, error) {
 	// A disk that does not say how much is on it must not keep the rest from being told.
 	err := s.space.stat(&st)
 	s.usage.forget()
-	segs, other, uerr := s.usage.parts()
+	p, uerr := s.usage.parts()
+	if uerr == nil {
+		st.Uses, uerr = s.uses(p)
+	}
 	if err = cmp.Or(err, uerr); err != nil && !disk.Unreadable(err) {
 		return st, err
 	} else if err != nil {
 		st.DiskError = err.Error()
 	}
-	st.Metadata = s.nodeBytes.Load() + other
-	st.Used = segs + other
+	st.Metadata = s.nodeBytes.Load() + p.other()
+	st.Used = p.segments + p.other()
 	return st, nil
 }
 

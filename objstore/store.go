@@ -64,11 +64,12 @@ type Store struct {
 	maker      *segmentMaker
 	appendPool segmentPool
 
-	space     *spaceAccount
-	usage     *usage
-	settler   *settler
-	reclaimer *reclaimer
-	extender  *extender
+	space      *spaceAccount
+	usage      *usage
+	accounting *accounting
+	settler    *settler
+	reclaimer  *reclaimer
+	extender   *extender
 
 	damageBook
 

@@ -37,28 +37,37 @@ func (u *usage) forget() {
 
 // total returns what the store's files occupy, in bytes.
 func (u *usage) total() (int64, error) {
-	segs, other, err := u.parts()
-	return segs + other, err
+	p, err := u.parts()
+	return p.segments + p.other(), err
 }
 
-// parts tells the segments and their object logs from journals, refs, index, and the daemon's
-// files.
-func (u *usage) parts() (segs, other int64, err error) {
+// parts are what files of each kind occupy on disk, in bytes.
+type parts struct {
+	segments                    int64 // and their object logs
+	journals, refs, index, rest int64 // rest: superblocks, and the daemon's files
+}
+
+func (p parts) other() int64 { return p.journals + p.refs + p.index + p.rest }
+
+// parts returns what the store's files occupy, by kind.
+func (u *usage) parts() (p parts, err error) {
 	for _, g := range u.segments.All() {
 		n, err := u.ofSegment(g)
 		if err != nil {
-			return 0, 0, err
+			return parts{}, err
 		}
-		segs += n
+		p.segments += n
 	}
-	for _, d := range []string{journal.Dir, refs.Dir, "."} {
-		n, err := u.below(d)
-		if err != nil {
-			return 0, 0, err
+	for _, d := range []struct {
+		name string
+		sum  *int64
+	}{{journal.Dir, &p.journals}, {refs.Dir, &p.refs}, {".", &p.rest}} {
+		if *d.sum, err = u.below(d.name); err != nil {
+			return parts{}, err
 		}
-		other += n
 	}
-	return segs, other + u.ofIndex(), nil
+	p.index = u.ofIndex()
+	return p, nil
 }
 
 // ofIndex returns what the index's files occupy, as it was a second ago at most.

@@ -8,6 +8,7 @@
 //	lock                        protects
 //
 //	Store.checking              that one Check runs at a time
+//	accounting.mu               the counts of references between objects
 //	volume.settleMu             layers: that two do not settle, drop or replay them at once
 //	volume.rmw                  a sector that is read, changed and written back
 //	catalog.logMu               the refs log, and decisions about names
@@ -35,6 +36,7 @@
 //	object.Verified.mu *        locations whose objects were found good
 //	object.absent.mu *          objects that no segment has
 //	reclaimer.mu *              settled layers whose space is to be freed
+//	accounting.heldMu *         roots whose objects must stay until they are counted
 //	segmentPool.mu *            append segments without a volume
 //	damageBook.reportMu *       what opening has found damaged, and repaired
 //	storeIndex.mu *             which segments the index has

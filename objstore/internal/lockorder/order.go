@@ -10,6 +10,8 @@ type Lock interface {
 type (
 	// Checking is Store.checking.
 	Checking struct{}
+	// Accounting is accounting.mu.
+	Accounting struct{}
 	// Settling is volume.settleMu.
 	Settling struct{}
 	// PartialWrite is volume.rmw.
@@ -45,19 +47,20 @@ type (
 )
 
 func (Checking) line() (int, string)      { return 1, "Store.checking" }
-func (Settling) line() (int, string)      { return 2, "volume.settleMu" }
-func (PartialWrite) line() (int, string)  { return 3, "volume.rmw" }
-func (RefsLog) line() (int, string)       { return 4, "catalog.logMu" }
-func (Superblock) line() (int, string)    { return 5, "superblock.mu" }
-func (Freeze) line() (int, string)        { return 6, "volume.freezeMu" }
-func (Commit) line() (int, string)        { return 7, "volume.commitMu" }
-func (JournalWindow) line() (int, string) { return 8, "journal.File.growMu" }
-func (Catalog) line() (int, string)       { return 9, "catalog.mu" }
-func (View) line() (int, string)          { return 10, "View.mu" }
-func (Volume) line() (int, string)        { return 11, "volume.mu" }
-func (FreeSpace) line() (int, string)     { return 12, "spaceAccount.lookMu" }
-func (SegmentRecord) line() (int, string) { return 13, "segment.File.listMu" }
-func (JournalHeader) line() (int, string) { return 14, "journal.File.headerMu" }
-func (IndexPut) line() (int, string)      { return 15, "storeIndex.putMu" }
-func (SegmentState) line() (int, string)  { return 16, "segment.File.mu" }
-func (Memory) line() (int, string)        { return 17, "a lock of memory alone" }
+func (Accounting) line() (int, string)    { return 2, "accounting.mu" }
+func (Settling) line() (int, string)      { return 3, "volume.settleMu" }
+func (PartialWrite) line() (int, string)  { return 4, "volume.rmw" }
+func (RefsLog) line() (int, string)       { return 5, "catalog.logMu" }
+func (Superblock) line() (int, string)    { return 6, "superblock.mu" }
+func (Freeze) line() (int, string)        { return 7, "volume.freezeMu" }
+func (Commit) line() (int, string)        { return 8, "volume.commitMu" }
+func (JournalWindow) line() (int, string) { return 9, "journal.File.growMu" }
+func (Catalog) line() (int, string)       { return 10, "catalog.mu" }
+func (View) line() (int, string)          { return 11, "View.mu" }
+func (Volume) line() (int, string)        { return 12, "volume.mu" }
+func (FreeSpace) line() (int, string)     { return 13, "spaceAccount.lookMu" }
+func (SegmentRecord) line() (int, string) { return 14, "segment.File.listMu" }
+func (JournalHeader) line() (int, string) { return 15, "journal.File.headerMu" }
+func (IndexPut) line() (int, string)      { return 16, "storeIndex.putMu" }
+func (SegmentState) line() (int, string)  { return 17, "segment.File.mu" }
+func (Memory) line() (int, string)        { return 18, "a lock of memory alone" }

@@ -70,7 +70,12 @@ func (c *Client) Volumes(ctx context.Context) ([]protocol.Volume, error) {
 	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)
 }
 
-// Volume returns one volume.
+// SharedVolumes is Volumes with their shares of the store, as far as they are known.
+func (c *Client) SharedVolumes(ctx context.Context) ([]protocol.Volume, error) {
+	return call[[]protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes?shares=true", nil)
+}
+
+// Volume returns one volume, with its share of the store.
 func (c *Client) Volume(ctx context.Context, name string) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodGet, "/v1/volumes/"+url.PathEscape(name), nil)
 }
@@ -108,6 +113,20 @@ func (c *Client) Snapshots(ctx context.Context, volume string) ([]objstore.Snaps
 		path += "?volume=" + url.QueryEscape(volume)
 	}
 	return call[[]objstore.SnapshotInfo](ctx, c, http.MethodGet, path, nil)
+}
+
+// SharedSnapshots is Snapshots with their shares of the store, as far as they are known.
+func (c *Client) SharedSnapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error) {
+	path := "/v1/snapshots?shares=true"
+	if volume != "" {
+		path += "&volume=" + url.QueryEscape(volume)
+	}
+	return call[[]objstore.SnapshotInfo](ctx, c, http.MethodGet, path, nil)
+}
+
+// WouldFree returns what a deletion would free.
+func (c *Client) WouldFree(ctx context.Context, r protocol.WouldFree) (objstore.Freed, error) {
+	return call[objstore.Freed](ctx, c, http.MethodPost, "/v1/would-free", r)
 }
 
 // CreateSnapshot creates a snapshot of a volume.

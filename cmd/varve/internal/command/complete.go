@@ -58,20 +58,17 @@ func (a *app) completeSnapshot(_ *cobra.Command, args []string, _ string) ([]str
 	})
 }
 
+// completeSnapshots is completeSnapshot for any number of arguments.
+func (a *app) completeSnapshots(cmd *cobra.Command, _ []string, part string) ([]string, cobra.ShellCompDirective) {
+	return a.completeSnapshot(cmd, nil, part)
+}
+
 // completeVolumeOrSnapshot offers snapshots once the argument has an '@', and volumes before.
 func (a *app) completeVolumeOrSnapshot(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 	if strings.Contains(part, "@") {
 		return a.completeSnapshot(cmd, args, part)
 	}
 	return a.completeVolume(cmd, args, part)
-}
-
-// completeImages is completeVolumeOrSnapshot for each of two arguments.
-func (a *app) completeImages(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 1 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.completeVolumeOrSnapshot(cmd, nil, part)
 }
 
 func (a *app) completeSnapshotThenDir(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {

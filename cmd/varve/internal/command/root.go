@@ -189,6 +189,16 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// atLeastOne is args for one or more of one kind.
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, got []string) error {
+		if len(got) == 0 {
+			return usagef("%s is missing", name)
+		}
+		return nil
+	}
+}
+
 // upTo is args with n optional arguments.
 func upTo(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {

@@ -13,9 +13,9 @@ func (a *app) snapshotCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "snapshot",
 		Aliases: []string{"snap"},
-		Short:   "Create, list, compare, mount and delete snapshots",
+		Short:   "Create, list, mount and delete snapshots",
 		Example: "  varve snapshot create data@monday",
-	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotDiffCmd(), a.snapshotMountCmd(), a.snapshotUmountCmd(), a.snapshotDeleteCmd())
+	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotMountCmd(), a.snapshotUmountCmd(), a.snapshotDeleteCmd())
 }
 
 func (a *app) snapshotCreateCmd() *cobra.Command {
@@ -63,6 +63,7 @@ func (a *app) snapshotListCmd() *cobra.Command {
 		Use:               "list [VOLUME]",
 		Aliases:           []string{"ls"},
 		Short:             "List snapshots, oldest first",
+		Long:              listLong,
 		Example:           "  varve snapshot list data",
 		Args:              upTo(1),
 		ValidArgsFunction: a.completeVolume,
@@ -75,7 +76,7 @@ func (a *app) snapshotListCmd() *cobra.Command {
 				}
 			}
 			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
-				list, err := c.Snapshots(cmd.Context(), volume)
+				list, err := c.SharedSnapshots(cmd.Context(), volume)
 				if err != nil {
 					return doing("list snapshots", err)
 				}
@@ -89,11 +90,11 @@ func (a *app) snapshotListCmd() *cobra.Command {
 						root, logical = shortRoot(s.Root), formatSize(s.Logical)
 					}
 					rows = append(rows, []string{
-						s.Volume + "@" + s.Name, formatSize(s.Size), logical, root, formatTime(s.Created),
+						s.Volume + "@" + s.Name, formatSize(s.Size), logical, uniqueText(s.Share), sharedText(s.Share), root, formatMinute(s.Created),
 					})
 				}
 				writeTable(cmd.OutOrStdout(), []column{
-					{name: "snapshot"}, {"size", true}, {"logical", true}, {name: "root"}, {name: "created"},
+					{name: "snapshot"}, {"size", true}, {"logical", true}, {"unique", true}, {"shared", true}, {name: "root"}, {name: "created"},
 				}, rows)
 				return nil
 			})
@@ -103,22 +104,43 @@ func (a *app) snapshotListCmd() *cobra.Command {
 }
 
 func (a *app) snapshotDeleteCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "delete VOLUME@SNAPSHOT",
-		Aliases:           []string{"rm"},
-		Short:             "Delete a snapshot",
-		Example:           "  varve snapshot delete data@monday",
-		Args:              args("VOLUME@SNAPSHOT"),
-		ValidArgsFunction: a.completeSnapshot,
+	dryRun := false
+	cmd := &cobra.Command{
+		Use:     "delete VOLUME@SNAPSHOT...",
+		Aliases: []string{"rm"},
+		Short:   "Delete snapshots",
+		Long: `delete deletes snapshots, one after the other, and returns at once: the space of what nothing else has is given back
+later, by collection.
+
+With --dry-run nothing is deleted, and the output says how much deleting all of them together would free. That is more
+than the sum of what deleting each of them alone would: data that only these snapshots have in common counts too.`,
+		Example: `  varve snapshot delete data@monday
+  varve snapshot delete --dry-run data@monday data@tuesday data@wednesday`,
+		Args:              atLeastOne("VOLUME@SNAPSHOT"),
+		ValidArgsFunction: a.completeSnapshots,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			what := fmt.Sprintf("delete snapshot %q", args[0])
-			volume, snap, err := protocol.SplitSnapshot(args[0])
-			if err != nil {
-				return usagef("%s: %w", what, err)
+			for _, name := range args {
+				if _, _, err := protocol.SplitSnapshot(name); err != nil {
+					return usagef("delete snapshot %q: %w", name, err)
+				}
+			}
+			if dryRun {
+				return a.wouldFree(cmd, counted(len(args), "snapshot"), protocol.WouldFree{Snapshots: args})
+			}
+			if a.json {
+				return usagef("delete snapshots: --json needs --dry-run: a deletion says nothing")
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
-				return doing(what, c.DeleteSnapshot(cmd.Context(), volume, snap))
+				for _, name := range args {
+					volume, snap, _ := protocol.SplitSnapshot(name)
+					if err := c.DeleteSnapshot(cmd.Context(), volume, snap); err != nil {
+						return doing(fmt.Sprintf("delete snapshot %q", name), err)
+					}
+				}
+				return nil
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what the deletion would free, and delete nothing")
+	return a.jsonFlag(cmd)
 }

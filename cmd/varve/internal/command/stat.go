@@ -27,6 +27,9 @@ SPACE is ok; low, if the space for writes is below a tenth of the total (16GiB a
 writes then wait for settling or fail with "no space left on device", and everything else continues. The daemon logs
 each change.
 
+The table of uses says what each byte of the store's files is for; the sum is USED. DATA and TREE are what volumes and
+snapshots refer to, each object once; DEAD is what nothing refers to any more, and what collection gives back.
+
 SWAP lists swap areas of this machine on devices of the store: when memory runs out, the machine may hang for good.`,
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
 		Args:    args(),
@@ -127,6 +130,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	}
 	fields = append(fields, machineFields(&s)...)
 	writeFields(w, fields)
+	writeUses(w, &s.Stat)
 	if len(s.PerVolume) == 0 {
 		return
 	}
@@ -145,6 +149,42 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	writeTable(w, []column{
 		{name: "volume"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"},
 	}, rows)
+}
+
+// writeUses writes what the bytes of the store's files are for.
+func writeUses(w io.Writer, s *objstore.Stat) {
+	u := s.Uses
+	if u == nil {
+		return
+	}
+	about := ""
+	if u.Estimated {
+		about = "~"
+	}
+	var rows [][]string
+	for _, use := range []struct {
+		name, about string
+		bytes       int64
+		what        string
+	}{
+		{"data", about, u.Data, "chunks of volumes and snapshots"},
+		{"tree", "", u.Tree, "their tree nodes"},
+		{"tail", "", u.Tail, "written and not settled, overwritten data too"},
+		{"dead", about, u.Dead, "not referred to any more; collection gives it back"},
+		{"lists", "", u.Lists, "object lists of the segments"},
+		{"journals", "", u.Journals, "what the tail is recorded in"},
+		{"refs", "", u.Refs, "names of volumes and snapshots"},
+		{"index", "", u.Index, "can be made again"},
+		{"other", "", u.Other, "superblocks, and the daemon's files"},
+	} {
+		share := "-"
+		if s.Used > 0 {
+			share = fmt.Sprintf("%.1f %%", 100*float64(use.bytes)/float64(s.Used))
+		}
+		rows = append(rows, []string{use.name, use.about + formatSize(use.bytes), share, use.what})
+	}
+	fmt.Fprintln(w)
+	writeTable(w, []column{{name: "use"}, {"size", true}, {"part", true}, {name: "what"}}, rows)
 }
 
 // machineFields returns the fields about devices, swap areas and mounts of this machine.

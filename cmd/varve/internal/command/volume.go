@@ -75,13 +75,15 @@ func (a *app) volumeListCmd() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List volumes",
-		Long: `list shows the volumes: LOGICAL is the data that is not zero in the last settled state, TAIL the data written since,
-DEVICE the device that the volume is attached to.`,
+		Long: `list shows the volumes. TAIL is the data written since the last settled state, DEVICE the device that the volume is
+attached to.
+
+` + listLong,
 		Example: "  varve volume list\n  varve volume list --json",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
-				list, err := c.Volumes(cmd.Context())
+				list, err := c.SharedVolumes(cmd.Context())
 				if err != nil {
 					return doing("list volumes", err)
 				}
@@ -99,7 +101,15 @@ DEVICE the device that the volume is attached to.`,
 // writeVolumes writes the list, with a column for damage if a volume is damaged.
 func writeVolumes(w io.Writer, list []protocol.Volume) {
 	columns := []column{
-		{name: "name"}, {"size", true}, {"logical", true}, {"tail", true}, {"snapshots", true}, {name: "device"}, {name: "created"},
+		{name: "name"},
+		{"size", true},
+		{"logical", true},
+		{"unique", true},
+		{"shared", true},
+		{"tail", true},
+		{"snapshots", true},
+		{name: "device"},
+		{name: "created"},
 	}
 	damaged := slices.ContainsFunc(list, func(v protocol.Volume) bool { return v.Damage != "" })
 	if damaged {
@@ -108,8 +118,8 @@ func writeVolumes(w io.Writer, list []protocol.Volume) {
 	rows := make([][]string, 0, len(list))
 	for _, v := range list {
 		row := []string{
-			v.Name, formatSize(v.Size), formatSize(v.Logical), formatSize(v.Tail),
-			strconv.Itoa(v.Snapshots), orNone(devices(v)), formatTime(v.Created),
+			v.Name, formatSize(v.Size), formatSize(v.Logical), uniqueText(v.Share), sharedText(v.Share), formatSize(v.Tail),
+			strconv.Itoa(v.Snapshots), orNone(devices(v)), formatMinute(v.Created),
 		}
 		if damaged {
 			row = append(row, orNone(v.Damage))
@@ -165,6 +175,9 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"created", formatTime(v.Created)},
 		{"root", orNone(v.Root)},
 		{"logical", formatSize(v.Logical)},
+		{"referenced", shareText(v.Share, func() int64 { return v.Share.Referenced })},
+		{"unique", uniqueText(v.Share)},
+		{"shared", sharedText(v.Share)},
 		{"tail", formatSize(v.Tail)},
 		{"snapshots", strconv.Itoa(v.Snapshots)},
 		{"users", orNone(strings.Join(v.Users, ", "))},
@@ -246,12 +259,16 @@ copied through the daemon and are slower.`,
 }
 
 func (a *app) volumeDeleteCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "delete NAME",
-		Aliases:           []string{"rm"},
-		Short:             "Delete a volume",
-		Long:              "delete deletes a volume that is not attached. Its snapshots must be deleted first.",
-		Example:           "  varve volume delete data",
+	dryRun := false
+	cmd := &cobra.Command{
+		Use:     "delete NAME",
+		Aliases: []string{"rm"},
+		Short:   "Delete a volume",
+		Long: `delete deletes a volume that is not attached. Its snapshots must be deleted first.
+
+With --dry-run nothing is deleted, and the output says how much deleting the volume together with all of its snapshots
+would free. It may be attached then.`,
+		Example:           "  varve volume delete data\n  varve volume delete data --dry-run",
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -259,9 +276,17 @@ func (a *app) volumeDeleteCmd() *cobra.Command {
 			if err := protocol.CheckName(args[0]); err != nil {
 				return usagef("%s: %w", what, err)
 			}
+			if dryRun {
+				return a.wouldFree(cmd, fmt.Sprintf("volume %q and its snapshots", args[0]), protocol.WouldFree{Volumes: args})
+			}
+			if a.json {
+				return usagef("%s: --json needs --dry-run: a deletion says nothing", what)
+			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				return doing(what, c.DeleteVolume(cmd.Context(), args[0]))
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what deleting the volume and its snapshots would free, and delete nothing")
+	return a.jsonFlag(cmd)
 }

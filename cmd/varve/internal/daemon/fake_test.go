@@ -192,12 +192,23 @@ func (s *fakeStore) Snapshots(string) ([]objstore.SnapshotInfo, error) {
 	return s.snapshots, nil
 }
 
-func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName, func(objstore.DiffImages) error,
-	func(objstore.Change) error,
-) (objstore.DiffTotal, error) {
-	return objstore.DiffTotal{}, objstore.ErrNotFound
+func (s *fakeStore) SharedVolumes(context.Context) ([]objstore.VolumeInfo, error) {
+	return s.Volumes(), nil
 }
 
+func (s *fakeStore) SharedVolume(_ context.Context, name string) (objstore.VolumeInfo, error) {
+	return s.VolumeInfo(name)
+}
+
+func (s *fakeStore) SharedSnapshots(_ context.Context, volume string) ([]objstore.SnapshotInfo, error) {
+	return s.Snapshots(volume)
+}
+
+func (s *fakeStore) WouldFree(context.Context, []string, []objstore.SnapshotName) (objstore.Freed, error) {
+	return objstore.Freed{}, nil
+}
+
+func (s *fakeStore) Count(context.Context) error  { return nil }
 func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
 func (s *fakeStore) SetMaxSize(int64) error       { return nil }
 func (s *fakeStore) Close() error                 { return nil }

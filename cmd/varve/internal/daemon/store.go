@@ -11,6 +11,8 @@ type Store interface {
 	volumes
 	snapshots
 	Stat() (objstore.Stat, error)
+	Count(ctx context.Context) error
+	WouldFree(ctx context.Context, volumes []string, snapshots []objstore.SnapshotName) (objstore.Freed, error)
 	Settle(ctx context.Context) error
 	Quiesce() error
 	Resume()
@@ -32,6 +34,8 @@ type volumes interface {
 	RepairVolume(ctx context.Context, name string, accept bool) (objstore.Repair, error)
 	Volumes() []objstore.VolumeInfo
 	VolumeInfo(name string) (objstore.VolumeInfo, error)
+	SharedVolumes(ctx context.Context) ([]objstore.VolumeInfo, error)
+	SharedVolume(ctx context.Context, name string) (objstore.VolumeInfo, error)
 }
 
 type snapshots interface {
@@ -39,6 +43,5 @@ type snapshots interface {
 	WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, volume, snap string) error
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
-	Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
-		changed func(objstore.Change) error) (objstore.DiffTotal, error)
+	SharedSnapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)
 }

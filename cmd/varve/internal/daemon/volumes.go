@@ -15,7 +15,10 @@ import (
 	"varve/objstore"
 )
 
-func (d *Daemon) serveStat(_ context.Context, _ *http.Request, _ server.None) (protocol.Stat, error) {
+func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) (protocol.Stat, error) {
+	if err := d.store.Count(ctx); err != nil {
+		return protocol.Stat{}, err
+	}
 	st, err := d.store.Stat()
 	if err != nil {
 		return protocol.Stat{}, err
@@ -48,14 +51,25 @@ func (d *Daemon) serveMaxSize(ctx context.Context, r *http.Request, m protocol.M
 	return d.serveStat(ctx, r, server.None{})
 }
 
-func (d *Daemon) serveVolumes(_ context.Context, _ *http.Request, _ server.None) ([]protocol.Volume, error) {
-	infos := d.store.Volumes()
+func (d *Daemon) serveVolumes(ctx context.Context, r *http.Request, _ server.None) (_ []protocol.Volume, err error) {
+	var infos []objstore.VolumeInfo
+	if wantShares(r) {
+		infos, err = d.store.SharedVolumes(ctx)
+	} else {
+		infos = d.store.Volumes()
+	}
+	if err != nil {
+		return nil, err
+	}
 	list := make([]protocol.Volume, 0, len(infos))
 	for _, v := range infos {
 		list = append(list, d.volume(v))
 	}
 	return list, nil
 }
+
+// wantShares reports whether the request asks for what each image takes, which may take a moment.
+func wantShares(r *http.Request) bool { return r.URL.Query().Get("shares") == "true" }
 
 // volumeName is that of the request's path.
 func volumeName(r *http.Request) (string, error) {
@@ -66,12 +80,12 @@ func volumeName(r *http.Request) (string, error) {
 	return name, nil
 }
 
-func (d *Daemon) serveVolume(_ context.Context, r *http.Request, _ server.None) (protocol.Volume, error) {
+func (d *Daemon) serveVolume(ctx context.Context, r *http.Request, _ server.None) (protocol.Volume, error) {
 	name, err := volumeName(r)
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	v, err := d.store.VolumeInfo(name)
+	v, err := d.store.SharedVolume(ctx, name)
 	if err != nil {
 		return protocol.Volume{}, err
 	}
@@ -153,14 +167,18 @@ func (d *Daemon) whoHas(volume string, err error) error {
 	return fmt.Errorf("%w (%s); close that first", err, strings.Join(who, "; "))
 }
 
-func (d *Daemon) serveSnapshots(_ context.Context, r *http.Request, _ server.None) ([]objstore.SnapshotInfo, error) {
+func (d *Daemon) serveSnapshots(ctx context.Context, r *http.Request, _ server.None) ([]objstore.SnapshotInfo, error) {
 	volume := r.URL.Query().Get("volume")
 	if volume != "" {
 		if err := protocol.CheckName(volume); err != nil {
 			return nil, fmt.Errorf("%w volume %q: %w", objstore.ErrInvalid, volume, err)
 		}
 	}
-	list, err := d.store.Snapshots(volume)
+	find := d.store.Snapshots
+	if wantShares(r) {
+		find = func(volume string) ([]objstore.SnapshotInfo, error) { return d.store.SharedSnapshots(ctx, volume) }
+	}
+	list, err := find(volume)
 	if list == nil {
 		list = []objstore.SnapshotInfo{}
 	}

@@ -116,6 +116,24 @@ func (c CreateVolume) Check() error {
 	return nil
 }
 
+// Check returns an error if a name is invalid, or there is none.
+func (w WouldFree) Check() error {
+	if len(w.Volumes)+len(w.Snapshots) == 0 {
+		return errors.New("no volume and no snapshot is named")
+	}
+	for _, v := range w.Volumes {
+		if err := CheckName(v); err != nil {
+			return fmt.Errorf("volume %q: %w", v, err)
+		}
+	}
+	for _, s := range w.Snapshots {
+		if _, _, err := SplitSnapshot(s); err != nil {
+			return fmt.Errorf("snapshot %q: %w", s, err)
+		}
+	}
+	return nil
+}
+
 // Check returns an error if a name is invalid.
 func (c CloneVolume) Check() error {
 	if c.Snapshot != "" {

@@ -5,7 +5,7 @@
 //	GET    /v1/stat                       Stat
 //	PUT    /v1/max-size                   MaxSize        -> Stat
 //	PUT    /v1/identity                   Identity       -> Identified
-//	GET    /v1/volumes                    []Volume
+//	GET    /v1/volumes[?shares=true]      []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
 //	GET    /v1/volumes/NAME               Volume
 //	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
@@ -14,10 +14,10 @@
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
 //	POST   /v1/check                      CheckEvents, one per line
-//	POST   /v1/diff                       Diff           -> DiffEvents, one per line
-//	GET    /v1/snapshots[?volume=NAME]    []objstore.SnapshotInfo
+//	GET    /v1/snapshots[?volume=NAME&shares=true] []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME
+//	POST   /v1/would-free                 WouldFree      -> objstore.Freed
 //	GET    /v1/attachments                []Attachment
 //	POST   /v1/attach                     Attach         -> Attached
 //	POST   /v1/detach                     Detach         -> Attachment
@@ -136,6 +136,12 @@ type CreateSnapshot struct {
 	Volume string `json:"volume"`
 	Name   string `json:"name"`
 	Wait   bool   `json:"wait"`
+}
+
+// WouldFree asks what deleting volumes, with their snapshots, and snapshots together would free.
+type WouldFree struct {
+	Volumes   []string `json:"volumes"`
+	Snapshots []string `json:"snapshots"` // VOLUME@SNAPSHOT
 }
 
 // Attach asks for a device. Zero values are the defaults.
