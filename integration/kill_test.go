@@ -77,6 +77,7 @@ var killPoints = []killPoint{
 	{point: failpoint.SuperblockFirst, most: 2},
 	{point: failpoint.CloneSettled, most: 1},
 	{point: failpoint.RollbackRecorded, most: 1},
+	{point: failpoint.CheckVerified, most: 3},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
 	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
 	{
@@ -426,6 +427,8 @@ func (k *killing) churn() {
 	}
 	if k.count%2 == 0 {
 		k.command("set", "--new-uuid")
+	} else {
+		k.command("check", "--percent", "30")
 	}
 	k.scratch = append(k.scratch, volume)
 	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {

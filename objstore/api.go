@@ -103,6 +103,7 @@ type Stat struct {
 	ReadOnly          string       `json:"read_only,omitempty"`
 	DiskError         string       `json:"disk_error,omitempty"` // why Used, Metadata, Free and State are not known
 	OpenTime          float64      `json:"open_seconds"`
+	Scrub             ScrubInfo    `json:"scrub"`
 	PerVolume         []VolumeInfo `json:"per_volume"`
 }
 

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/maintenance"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/refs"
 )
@@ -20,8 +22,13 @@ import (
 //	trees     from every root that refs name: each node and each chunk must be there
 //	tails     what has not settled has no hash; it is read, to see whether it can be
 //
-// Check changes nothing on disk. A location whose bytes are wrong is quarantined, see package
-// object: settling does not refer to it, and reads avoid it, until a Check finds it right.
+// Check changes nothing on disk but the record of what was verified (type upkeep). A location whose
+// bytes are wrong is quarantined, see package object: settling does not refer to it, and reads avoid
+// it, until a Check finds it right.
+//
+// CheckStore does the same for a part of the segments. It always reads the records that are small:
+// superblocks, refs, journals. Trees are walked by a check of everything, and by one that has found
+// damage, to say which images that affects.
 
 // Damage is a file, a record or an object that is not what it should be.
 type Damage struct {
@@ -44,12 +51,21 @@ type Affected struct {
 // CheckReport is what Check has read, and what it has found.
 type CheckReport struct {
 	Segments int      `json:"segments"`
+	Skipped  int      `json:"skipped_segments"` // of Segments, those that were not to be read
+	Resumed  *Resumed `json:"resumed,omitempty"`
+	Seconds  float64  `json:"seconds"`
 	Objects  int64    `json:"objects"`
 	Bytes    int64    `json:"bytes"` // of objects that were read and hashed
 	Images   int      `json:"images"`
 	Tail     int64    `json:"tail"` // bytes that have not settled, and were only read
 	Damage   []Damage `json:"damage"`
 	Strays   []string `json:"strays,omitempty"` // foreign files among the store's, left alone
+}
+
+// Resumed is the interrupted check that a check has gone on with.
+type Resumed struct {
+	Begun time.Time `json:"begun"`
+	Bytes int64     `json:"bytes"` // of objects that were read and hashed before
 }
 
 // Damaged returns how many damages were found and not repaired.
@@ -63,19 +79,24 @@ func (r *CheckReport) Damaged() int {
 	return n
 }
 
-// CheckProgress is how far a Check is.
+// CheckProgress is how far a check is.
 type CheckProgress struct {
 	Done  int64 `json:"done"`  // bytes
 	Total int64 `json:"total"` // bytes, about
 }
 
-// checker is a Check under way.
+// checker is a check under way.
 type checker struct {
-	ctx      context.Context //nolint:containedctx // a check is one call, spread over methods
-	s        *Store
-	report   CheckReport
-	progress func(CheckProgress)
-	total    int64
+	ctx     context.Context //nolint:containedctx // a check is one call, spread over methods
+	s       *Store
+	options CheckOptions
+	scope   scope
+	run     *checkRun
+	rate    throttle
+	pacer   pacer
+	report  CheckReport
+	total   int64     // bytes of all objects when the check began
+	told    time.Time // when progress was reported last
 
 	objects map[objectID]int     // damaged objects without a good copy: their index in report.Damage
 	missing map[merkle.Hash]bool // chunks that the index does not have
@@ -88,34 +109,51 @@ type objectID struct {
 	kind merkle.Kind
 }
 
-// Check looks for damage. progress, which may be nil, is called now and then. An error means that
-// the check could not be completed; the report has what it found before. Close ends a Check.
-func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
-	if err := s.checking.LockContext(ctx); err != nil { // one at a time; Close waits
-		return &CheckReport{Damage: []Damage{}}, fmt.Errorf("check: %w", err)
-	}
-	defer s.checking.Unlock()
-	if s.ctx.Err() != nil {
-		return nil, fmt.Errorf("check: %w", ErrClosed)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
+func newChecker(ctx context.Context, s *Store, o CheckOptions, sc scope) *checker {
 	c := &checker{
-		ctx: ctx, s: s, progress: progress, lost: -1,
+		ctx: ctx, s: s, options: o, scope: sc, rate: throttle{rate: o.Rate}, lost: -1,
+		run:   &checkRun{begun: s.opts.Now().UTC().Truncate(time.Second), scheduled: o.Scheduled},
+		total: s.chunkBytes.Load() + s.nodeBytes.Load(),
+
 		objects: map[objectID]int{}, missing: map[merkle.Hash]bool{}, clean: map[merkle.Hash]bool{},
 	}
 	c.report.Damage = []Damage{}
-	c.total = s.chunkBytes.Load() + s.nodeBytes.Load()
+	c.report.Skipped = sc.skipped
+	if p := sc.resumed; p != nil {
+		c.report.Resumed = &Resumed{Begun: p.Begun, Bytes: p.Bytes}
+		c.run.begun = p.Begun
+	}
+	c.tell()
+	return c
+}
+
+// Check looks for damage in the whole store. progress, which may be nil, is called now and then. An
+// error means that the check could not be completed; the report has what it found before. Close
+// ends a Check.
+func (s *Store) Check(ctx context.Context, progress func(CheckProgress)) (*CheckReport, error) {
+	return s.CheckStore(ctx, CheckOptions{Progress: progress})
+}
+
+// check runs the steps of a check.
+func (c *checker) check() error {
 	c.known()
 	c.superblocks()
-	steps := []func() error{c.refs, c.journals, c.segments, c.trees, c.tails}
+	c.maintenance()
+	steps := []func() error{c.refs, c.journals, c.segments}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return &c.report, fmt.Errorf("check: %w", err)
+			return err
 		}
 	}
-	return &c.report, nil
+	if c.options.whole() || len(c.objects) > 0 {
+		if err := c.trees(); err != nil {
+			return err
+		}
+	}
+	if c.options.whole() {
+		return c.tails()
+	}
+	return nil
 }
 
 // found adds a damage to the report and returns its index there.
@@ -164,6 +202,16 @@ func (c *checker) superblocks() {
 		if _, err := refs.ReadSuperblockFile(c.s.fs, name); err != nil {
 			c.found(disk.AsCorrupt(err, name, 0, "superblock"))
 		}
+	}
+}
+
+// maintenance reads the record of what was verified, and its copy.
+func (c *checker) maintenance() {
+	u := c.s.upkeep
+	u.writeMu.Lock()
+	defer u.writeMu.Unlock()
+	for _, d := range maintenance.Verify(u.fs, u.store) {
+		c.found(d)
 	}
 }
 

@@ -4,26 +4,32 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
 
-// segments validates the records of all segments and hashes every object.
+// segments validates the records of the segments that are to be read, and hashes every object.
 func (c *checker) segments() error {
 	all := c.s.segments.All()
 	c.report.Segments = len(all)
 	bad := map[objectID]int{}
-	for _, g := range all {
-		c.record(g)
-		objs, err := g.Objects()
+	for _, g := range c.scope.todo {
+		err := c.verifying(g, func() error {
+			c.record(g)
+			objs, err := g.Objects()
+			if err != nil {
+				return nil // record has reported it
+			}
+			return c.hash(g, objs, bad)
+		})
 		if err != nil {
-			continue // record has reported it
-		}
-		if err := c.hash(g, objs, bad); err != nil {
 			return err
 		}
+		failpoint.Here(failpoint.CheckVerified)
 	}
 	if len(bad) == 0 {
 		return nil
@@ -71,7 +77,7 @@ func (c *checker) named(file string) bool {
 func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]int) error {
 	buf := disk.AlignedBuffer(disk.MaxChunkSize)
 	for _, o := range objs {
-		if err := c.ctx.Err(); err != nil {
+		if err := c.pace(int(o.Length)); err != nil {
 			return err
 		}
 		b := buf[:o.Length]
@@ -82,8 +88,8 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 		}
 		c.report.Objects++
 		c.report.Bytes += int64(o.Length)
-		if c.progress != nil && c.report.Objects%256 == 0 {
-			c.progress(CheckProgress{c.report.Bytes, max(c.total, c.report.Bytes)})
+		if c.report.Objects%256 == 0 || time.Since(c.told) >= tellEvery {
+			c.tell()
 		}
 		if err == nil {
 			c.s.objects.Verify(loc)

@@ -80,7 +80,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 	if _, seen := c.clean[h]; h.IsZero() || seen {
 		return nil
 	}
-	if err := c.ctx.Err(); err != nil {
+	if err := c.pace(merkle.FanOut * merkle.HashSize); err != nil {
 		return err
 	}
 	n, err := c.s.objects.FreshNode(h, level)

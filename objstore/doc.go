@@ -34,6 +34,7 @@
 //	journal/VOLUME-GENERATION     internal/journal
 //	segments/ID.seg, ID.dir       internal/segment; the object log in frames of internal/record
 //	index/                        badger
+//	maintenance, maintenance.copy internal/maintenance
 //
 // Roots and tree nodes, which are objects in segments, are drawn in internal/merkle.
 package objstore

@@ -65,6 +65,7 @@ var enginePoints = []struct {
 	{failpoint.SuperblockFirst, 2},
 	{failpoint.CloneSettled, 2},
 	{failpoint.RollbackRecorded, 2},
+	{failpoint.CheckVerified, 2},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -508,6 +509,8 @@ func (c *pointWorker) step(dir string) {
 	case 2:
 		c.coming()
 		_, err := c.s.NewUUID()
+		c.must(err)
+		_, err = c.s.Check(context.Background(), nil)
 		c.must(err)
 	case 3:
 		c.must(c.volume("v").Flush())

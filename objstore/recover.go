@@ -19,6 +19,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSegments)
+	s.openUpkeep()
 	if !s.opts.LookOnly {
 		if err := s.indexer.open(ctx, s.opts.enteredFirst); err != nil {
 			return err

@@ -27,6 +27,7 @@ func (s *Store) Stat() (Stat, error) {
 	if !s.opts.LookOnly {
 		st.Unindexed = len(s.indexer.unindexed())
 	}
+	st.Scrub = s.upkeep.scrubInfo()
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {
 		st.Logical += v.Logical

@@ -70,6 +70,7 @@ type Store struct {
 	settler    *settler
 	reclaimer  *reclaimer
 	extender   *extender
+	upkeep     *upkeep
 
 	damageBook
 

@@ -63,6 +63,9 @@ const (
 	// The superblock: another UUID, or the first use of a feature.
 	SuperblockFirst Point = "superblock.first" // the first of its files is durable, the copy is as it was
 
+	// A check.
+	CheckVerified Point = "check.verified" // a segment was read, which the record of maintenance may not have yet
+
 	// Closing.
 	CloseCommitted Point = "close.committed" // a volume's last commit is durable
 
@@ -126,7 +129,7 @@ func Points() []Point {
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
-		CloneSettled, RollbackRecorded, SuperblockFirst, CloseCommitted,
+		CloneSettled, RollbackRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,

@@ -23,6 +23,7 @@
 //	segment.File.listMu         a segment's header, object list and footer, on disk
 //	journal.File.headerMu       a journal's header
 //	storeIndex.putMu            that entries reach the index in one order
+//	upkeep.writeMu              the maintenance file, while it is replaced or verified
 //	segment.File.mu *           the state of a segment, and its objects in memory
 //
 // and last those that protect some memory, under which nobody takes another:
@@ -40,6 +41,7 @@
 //	segmentPool.mu *            append segments without a volume
 //	damageBook.reportMu *       what opening has found damaged, and repaired
 //	storeIndex.mu *             which segments the index has
+//	upkeep.mu *                 which segments were verified when, and the settings of maintenance
 //	usage.mu *                  what files occupy on disk
 //	watermark.mu *              the state of the space that is left
 //	Store.workersMu *           that no worker starts once Close has begun

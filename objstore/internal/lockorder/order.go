@@ -40,6 +40,8 @@ type (
 	JournalHeader struct{}
 	// IndexPut is storeIndex.putMu.
 	IndexPut struct{}
+	// Maintenance is upkeep.writeMu.
+	Maintenance struct{}
 	// SegmentState is segment.File.mu.
 	SegmentState struct{}
 	// Memory is any lock under which nobody takes another.
@@ -62,5 +64,6 @@ func (FreeSpace) line() (int, string)     { return 13, "spaceAccount.lookMu" }
 func (SegmentRecord) line() (int, string) { return 14, "segment.File.listMu" }
 func (JournalHeader) line() (int, string) { return 15, "journal.File.headerMu" }
 func (IndexPut) line() (int, string)      { return 16, "storeIndex.putMu" }
-func (SegmentState) line() (int, string)  { return 17, "segment.File.mu" }
-func (Memory) line() (int, string)        { return 18, "a lock of memory alone" }
+func (Maintenance) line() (int, string)   { return 17, "upkeep.writeMu" }
+func (SegmentState) line() (int, string)  { return 18, "segment.File.mu" }
+func (Memory) line() (int, string)        { return 19, "a lock of memory alone" }
