@@ -65,7 +65,7 @@ func TestDaemonThatFallsSilent(t *testing.T) {
 	}
 	silent.Store(false)
 	c.aliveTimeout = 50 * time.Millisecond
-	if _, err := c.Check(ctx, nil); !IsSilent(err) {
+	if _, err := c.Check(ctx, protocol.CheckStore{}, nil); !IsSilent(err) {
 		t.Errorf("the daemon fell silent in a check: %v", err)
 	}
 }

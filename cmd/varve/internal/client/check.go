@@ -13,13 +13,13 @@ import (
 	"varve/objstore"
 )
 
-// Check checks the whole store for damage. It calls progress from time to time.
-func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
+// Check checks the store for damage. It calls progress from time to time.
+func (c *Client) Check(ctx context.Context, r protocol.CheckStore, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
 	ctx, end := c.watched(ctx)
 	defer end()
 	var resp *http.Response
 	err := retry(ctx, func() (err error) {
-		resp, err = c.beginCheck(ctx)
+		resp, err = c.beginCheck(ctx, r)
 		return err
 	})
 	if err != nil {
@@ -46,8 +46,8 @@ func (c *Client) Check(ctx context.Context, progress func(objstore.CheckProgress
 }
 
 // beginCheck returns a response whose body has the events of a check.
-func (c *Client) beginCheck(ctx context.Context) (*http.Response, error) {
-	resp, err := c.send(ctx, http.MethodPost, "/v1/check", nil)
+func (c *Client) beginCheck(ctx context.Context, r protocol.CheckStore) (*http.Response, error) {
+	resp, err := c.send(ctx, http.MethodPost, "/v1/check", r)
 	if err != nil || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == "application/x-ndjson" {
 		return resp, err
 	}

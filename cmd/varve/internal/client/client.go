@@ -60,6 +60,11 @@ func (c *Client) SetMaxSize(ctx context.Context, r protocol.MaxSize) (protocol.S
 	return call[protocol.Stat](ctx, c, http.MethodPut, "/v1/max-size", r)
 }
 
+// SetMaintenance changes settings of the store's maintenance.
+func (c *Client) SetMaintenance(ctx context.Context, r protocol.Maintenance) (protocol.Stat, error) {
+	return call[protocol.Stat](ctx, c, http.MethodPatch, "/v1/maintenance", r)
+}
+
 // SetIdentity tells the daemon what a store is that was copied or moved.
 func (c *Client) SetIdentity(ctx context.Context, r protocol.Identity) (protocol.Identified, error) {
 	return call[protocol.Identified](ctx, c, http.MethodPut, "/v1/identity", r)

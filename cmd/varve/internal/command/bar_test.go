@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"varve/objstore"
 )
 
 // terminal is a pair of pseudo terminals: what is written to the second is read from the first.
@@ -38,8 +36,10 @@ func terminal(t *testing.T) (screen, tty *os.File) {
 // shown is what a bar writes to a file on its way.
 func shown(t *testing.T, tty, screen *os.File) string {
 	t.Helper()
-	b := newBar(tty)
-	b.update(objstore.CheckProgress{Done: 50 << 20, Total: 100 << 20})
+	b := newBar(tty, "check")
+	b.update(30<<20, 100<<20)
+	time.Sleep(time.Second)
+	b.update(50<<20, 100<<20)
 	time.Sleep(time.Second) // the bar is drawn every 200 ms
 	b.end()
 	var out []byte
@@ -66,6 +66,9 @@ func TestBar(t *testing.T) {
 	if !strings.Contains(text, "MiB") || strings.Contains(text, "MB") {
 		t.Errorf("the bar is %q, want MiB", text)
 	}
+	if !regexp.MustCompile(`check, [0-9.]+MiB/s, ETA [0-9]+s`).MatchString(text) {
+		t.Errorf("the bar is %q, want the rate and the time that is left", text)
+	}
 	if colour := regexp.MustCompile(`\x1b\[[0-9;]*m`).FindString(text); colour != "" {
 		t.Errorf("the bar has the colour %q: %q", colour, text)
 	}
@@ -79,8 +82,8 @@ func TestBar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
-	b := newBar(file)
-	b.update(objstore.CheckProgress{Done: 1, Total: 2})
+	b := newBar(file, "check")
+	b.update(1, 2)
 	b.end()
 	if st, err := file.Stat(); err != nil || st.Size() > 0 {
 		t.Errorf("in a file the bar has %d bytes (%v)", st.Size(), err)

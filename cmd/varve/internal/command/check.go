@@ -3,62 +3,142 @@ package command
 import (
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/progress"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
 
+// checkFlags are the flags of varve check, as they were given.
+type checkFlags struct {
+	rate, since string
+	percent     int
+	resume      bool
+}
+
 func (a *app) checkCmd() *cobra.Command {
+	var f checkFlags
 	cmd := &cobra.Command{
-		Use:     "check",
+		Use:     "check [--rate BYTES/s] [--percent N | --since TIME | --resume]",
 		Aliases: []string{"scrub"},
-		Short:   "Check the whole store for damage",
+		Short:   "Check the store for damage",
 		Long: `check reads and verifies everything in the store that has a checksum or a hash, while the store is in use, and checks
 that every chunk of every volume and snapshot is there. For each damage it lists the file, the offset and the object,
 and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and mended
 when the store was opened.
 
-It changes nothing. The exit status is 1 if there is damage that is not mended.`,
-		Example: "  varve check\n  varve check --json | jq '.damage[].affects[].volume'",
-		Args:    args(),
+--rate limits how much is read per second.
+--percent verifies about that part of the store: the segments that were not verified for the longest time. Ten checks
+of 10 percent verify everything.
+--since verifies the segments that were not verified since a time (2026-03-01, 2026-03-01T12:00:00Z) or within a
+duration (30d, 12h).
+--resume goes on with a check of the whole store that was interrupted, by a signal, by the end of the daemon or by a
+kill: what it had verified is not read again. If none was interrupted, a new one begins.
+
+Segments in which damage was found are always verified again. Whether every chunk is there is checked with --resume, or
+without these flags. varve set --scrub-every has the daemon check the store regularly.
+
+It changes nothing but the record of what was verified; without a daemon and without these flags, not even that.
+
+The exit status is 1 if there is damage that is not mended.`,
+		Example: `  varve check
+  varve check --rate 100M
+  varve check --percent 10
+  varve check --since 30d
+  varve check --json | jq '.damage[].affects[].volume'`,
+		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd.Context(), a.openLook, func(c *client.Client) error {
-				bar := newBar(cmd.ErrOrStderr())
-				report, err := c.Check(cmd.Context(), bar.update)
-				bar.end()
-				if err != nil {
-					return doing("check", err)
-				}
-				if a.json {
-					err = writeJSON(cmd.OutOrStdout(), report)
-				} else {
-					writeCheck(cmd.OutOrStdout(), report)
-				}
-				if report.Damaged() > 0 {
-					return fmt.Errorf("check: %s is damaged", a.store)
-				}
+			r, err := f.request(cmd)
+			if err != nil {
 				return err
-			})
+			}
+			open := a.openLook
+			if r.Percent > 0 || !r.Since.IsZero() || r.Resume { // it relies on the record of what was verified
+				open = a.open
+			}
+			return a.do(cmd.Context(), open, func(c *client.Client) error { return a.check(cmd, c, r) })
 		},
 	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.rate, "rate", "", "read at most this many `bytes` per second, like 100M")
+	fs.IntVar(&f.percent, "percent", 0, "verify `N` percent of the store, 1 to 100: what was not verified for the longest time")
+	fs.StringVar(&f.since, "since", "", "verify what was not verified since a `time`, or within a duration like 30d")
+	fs.BoolVar(&f.resume, "resume", false, "go on with a check of the whole store that was interrupted")
+	complete(cmd, "percent", nil)
+	complete(cmd, "rate", nil)
+	complete(cmd, "since", nil)
 	return a.jsonFlag(cmd)
 }
 
-func writeCheck(w io.Writer, r *objstore.CheckReport) {
-	images := fmt.Sprintf("%d volumes and snapshots", r.Images)
-	if r.Images == 1 {
-		images = "1 volume"
+// request returns what the flags ask for.
+func (f *checkFlags) request(cmd *cobra.Command) (r protocol.CheckStore, err error) {
+	given := cmd.Flags().Changed
+	if given("rate") {
+		if r.Rate, err = parseRate(f.rate); err != nil {
+			return r, usagef("--rate: %w", err)
+		}
 	}
-	fmt.Fprintf(w, "%s, %s of %s read and hashed, %s complete or listed; %s not settled\n",
-		counted(r.Segments, "segment"), counted(int(r.Objects), "object"), formatSize(r.Bytes), images, formatSize(r.Tail))
+	if given("percent") {
+		if r.Percent = f.percent; f.percent < 1 || f.percent > 100 {
+			return r, usagef("--percent %d; use 1 to 100", f.percent)
+		}
+	}
+	if given("since") {
+		if r.Since, err = parseTime(f.since, time.Now()); err != nil {
+			return r, usagef("--since: %w", err)
+		}
+		r.Since = r.Since.UTC()
+	}
+	if r.Resume = f.resume; f.resume && (given("percent") || given("since")) {
+		return r, usagef("--resume goes on with a check of the whole store, which has neither --percent nor --since")
+	}
+	return r, nil
+}
+
+// check runs a check and writes its report.
+func (a *app) check(cmd *cobra.Command, c *client.Client, r protocol.CheckStore) error {
+	bar := newBar(cmd.ErrOrStderr(), "check")
+	report, err := c.Check(cmd.Context(), r, func(p objstore.CheckProgress) { bar.update(p.Done, p.Total) })
+	bar.end()
+	if err != nil {
+		if r.Percent == 0 && r.Since.IsZero() && cmd.Context().Err() != nil && (r.Resume || c.Daemon() != nil) {
+			err = fmt.Errorf("%w; varve check --resume goes on where it was", err)
+		}
+		return doing("check", err)
+	}
+	if a.json {
+		err = writeJSON(cmd.OutOrStdout(), report)
+	} else {
+		writeCheck(cmd.OutOrStdout(), report)
+	}
+	if report.Damaged() > 0 {
+		return fmt.Errorf("check: %s is damaged", a.store)
+	}
+	return err
+}
+
+func writeCheck(w io.Writer, r *objstore.CheckReport) {
+	segments := counted(r.Segments, "segment")
+	if r.Skipped > 0 {
+		segments = fmt.Sprintf("%d of %s", r.Segments-r.Skipped, segments)
+	}
+	fmt.Fprintf(w, "%s, %s of %s read and hashed", segments, counted(int(r.Objects), "object"), formatSize(r.Bytes))
+	switch r.Images {
+	case 0:
+		fmt.Fprintln(w)
+	case 1:
+		fmt.Fprintf(w, ", 1 volume complete or listed; %s not settled\n", formatSize(r.Tail))
+	default:
+		fmt.Fprintf(w, ", %d volumes and snapshots complete or listed; %s not settled\n", r.Images, formatSize(r.Tail))
+	}
+	if p := r.Resumed; p != nil {
+		fmt.Fprintf(w, "resumed: %s were read and hashed before, since %s\n", formatSize(p.Bytes), formatTime(p.Begun))
+	}
 	for _, name := range r.Strays {
 		fmt.Fprintf(w, "%s is not one of the store's files; it is left alone\n", name)
 	}
@@ -109,42 +189,4 @@ func rangesText(ranges []objstore.Range, most int) string {
 		out = append(out, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(out, ",")
-}
-
-// bar shows progress on a terminal.
-type bar struct {
-	w progress.Writer
-	t progress.Tracker
-}
-
-// newBar returns a bar, which shows nothing if out is not a terminal.
-func newBar(out io.Writer) *bar {
-	b := &bar{t: progress.Tracker{Message: "check", Units: progress.Units{Formatter: formatSize}}}
-	f, ok := out.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
-		return b
-	}
-	b.w = progress.NewWriter()
-	b.w.SetOutputWriter(out)
-	b.w.SetUpdateFrequency(200 * time.Millisecond)
-	b.w.Style().Visibility.ETA = true
-	b.w.AppendTracker(&b.t)
-	go b.w.Render()
-	return b
-}
-
-func (b *bar) update(p objstore.CheckProgress) {
-	b.t.UpdateTotal(p.Total)
-	b.t.SetValue(p.Done)
-}
-
-func (b *bar) end() {
-	if b.w == nil {
-		return
-	}
-	b.t.MarkAsDone()
-	for b.w.IsRenderInProgress() && b.w.LengthActive() > 0 {
-		time.Sleep(10 * time.Millisecond)
-	}
-	b.w.Stop()
 }

@@ -59,6 +59,7 @@ var jsonNames = map[string]reflect.Type{
 	"SnapshotMount": reflect.TypeFor[snapshotMount](), "Repair": reflect.TypeFor[objstore.Repair](),
 	"Range": reflect.TypeFor[objstore.Range](), "Check": reflect.TypeFor[objstore.CheckReport](),
 	"Damage": reflect.TypeFor[objstore.Damage](), "Affected": reflect.TypeFor[objstore.Affected](),
+	"Scrub": reflect.TypeFor[objstore.ScrubInfo](), "Resumed": reflect.TypeFor[objstore.Resumed](),
 	"Stopped": reflect.TypeFor[protocol.Stopped](), "Upgraded": reflect.TypeFor[protocol.Upgraded](),
 	"Process": reflect.TypeFor[protocol.Process](), "UpgradedDevice": reflect.TypeFor[protocol.UpgradedDevice](),
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
@@ -227,6 +228,8 @@ func TestJSONIsOfItsKind(t *testing.T) {
 		{"stat"},
 		{"set", "--max-size", "1G"},
 		{"check"},
+		{"check", "--percent", "10", "--rate", "1G"},
+		{"set", "--scrub-every", "30d", "--scrub-rate", "100M"},
 		{"features"},
 	} {
 		code, out, errs := varve(t, store, append(args, "--json")...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,14 +16,19 @@ import (
 func (a *app) setCmd() *cobra.Command {
 	var maxSize string
 	var id protocol.Identity
+	var m maintenanceFlags
 	cmd := &cobra.Command{
-		Use:   "set --max-size SIZE | --new-uuid | --copied-from WHAT | --moved",
+		Use:   "set --max-size SIZE | --scrub-every TIME | --scrub-rate BYTES/s | --new-uuid | --copied-from WHAT | --moved",
 		Short: "Change a store's settings",
 		Long: `set changes settings that are kept in the store. It works with or without a daemon.
 
 --max-size limits the size of the store's files on disk; "none" leaves it to the file system. Writes are refused before
 the limit is reached: a twentieth of it, at least 32MiB, is reserved for settling, deleting and opening, as varve stat
 shows. A limit below the current size stops writes and nothing else; when it is raised, they continue at once.
+
+--scrub-every has the daemon check the whole store that often (varve check), beside I/O and at low priority: the check
+gives way to requests. If it is interrupted, it goes on where it was, also in the next daemon. varve stat and the log
+show what it found. --scrub-rate limits how much it reads per second.
 
 The other flags tell varve what a store is that was copied, restored or moved to another disk. Without them the store
 does not touch the devices of the store that it was copied from, and refuses volumes whose journals were copied while
@@ -35,29 +41,17 @@ The refused volumes have everything that was written.
 flushed.
 --moved: like --copied-from stopped, and the store from which the files were copied no longer exists, or this is the
 same disk, mounted elsewhere: the devices that wait for a daemon belong to this store. No daemon may be running.`,
-		Example: "  varve set --max-size 200G\n  varve set --max-size none\n  varve --store /srv/restored set --new-uuid --copied-from snapshot",
-		Args:    args(),
+		Example: `  varve set --max-size 200G
+  varve set --max-size none
+  varve set --scrub-every 30d --scrub-rate 50M
+  varve --store /srv/restored set --new-uuid --copied-from snapshot`,
+		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, w := cmd.Context(), cmd.OutOrStdout()
-			identity := id != protocol.Identity{}
-			switch {
-			case identity && maxSize != "":
-				return usagef("--max-size cannot be combined with other flags; set one after the other")
-			case !identity && maxSize == "":
-				return usagef("--max-size is missing; give one like --max-size 200G, or none, or say what the store is: " +
-					"--new-uuid, --copied-from, --moved")
-			}
-			if identity {
-				if err := id.Check(); err != nil {
-					return &usageError{err}
-				}
-				return a.do(ctx, a.open, func(c *client.Client) error { return a.setIdentity(ctx, w, c, id) })
-			}
-			r, err := parseMaxSize(maxSize)
+			do, err := a.setting(cmd, maxSize, id, &m)
 			if err != nil {
 				return err
 			}
-			return a.do(ctx, a.open, func(c *client.Client) error { return a.setMaxSize(ctx, w, c, r) })
+			return a.do(cmd.Context(), a.open, do)
 		},
 	}
 	f := cmd.Flags()
@@ -65,8 +59,88 @@ same disk, mounted elsewhere: the devices that wait for a daemon belong to this 
 	f.BoolVar(&id.NewUUID, "new-uuid", false, "the store is a copy: give it its own UUID")
 	f.StringVar(&id.CopiedFrom, "copied-from", "", "`what` its files were copied from: "+strings.Join(protocol.CopiedFroms, ", "))
 	f.BoolVar(&id.Moved, "moved", false, "the store was moved: the devices in its list are its own")
+	m.add(cmd)
 	complete(cmd, "copied-from", protocol.CopiedFroms)
 	return a.jsonFlag(cmd)
+}
+
+// setting returns what the flags of varve set ask for. They are of three kinds, one of which is set
+// at a time.
+func (a *app) setting(cmd *cobra.Command, maxSize string, id protocol.Identity, m *maintenanceFlags) (func(*client.Client) error, error) {
+	ctx, w := cmd.Context(), cmd.OutOrStdout()
+	change, err := m.request(cmd)
+	if err != nil {
+		return nil, err
+	}
+	identity, upkeep, size := id != protocol.Identity{}, change != protocol.Maintenance{}, maxSize != ""
+	switch {
+	case identity && (size || upkeep) || size && upkeep:
+		return nil, usagef("--max-size, --scrub-every and --scrub-rate, and what the store is, are set one after the other")
+	case identity:
+		if err := id.Check(); err != nil {
+			return nil, &usageError{err}
+		}
+		return func(c *client.Client) error { return a.setIdentity(ctx, w, c, id) }, nil
+	case upkeep:
+		if err := change.Check(); err != nil {
+			return nil, &usageError{err}
+		}
+		return func(c *client.Client) error { return a.setMaintenance(ctx, w, c, change) }, nil
+	case !size:
+		return nil, usagef("--max-size is missing; give one like --max-size 200G, or none, or a schedule like --scrub-every 30d, " +
+			"or say what the store is: --new-uuid, --copied-from, --moved")
+	}
+	r, err := parseMaxSize(maxSize)
+	if err != nil {
+		return nil, err
+	}
+	return func(c *client.Client) error { return a.setMaxSize(ctx, w, c, r) }, nil
+}
+
+// maintenanceFlags are the flags of the store's maintenance, as they were given.
+type maintenanceFlags struct{ scrubEvery, scrubRate string }
+
+func (m *maintenanceFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&m.scrubEvery, "scrub-every", "", "check the whole store this often: a `time` like 30d or 12h, or none")
+	f.StringVar(&m.scrubRate, "scrub-rate", "", "these checks read at most this many `bytes` per second, like 50M, or none for no limit")
+	complete(cmd, "scrub-every", []string{"none", "1d", "1w", "30d"})
+	complete(cmd, "scrub-rate", []string{"none"})
+}
+
+// request returns what the flags ask for.
+func (m *maintenanceFlags) request(cmd *cobra.Command) (r protocol.Maintenance, err error) {
+	if cmd.Flags().Changed("scrub-every") {
+		every := time.Duration(0)
+		if m.scrubEvery != "none" {
+			if every, err = parseDuration(m.scrubEvery); err != nil {
+				return r, usagef("--scrub-every: %w", err)
+			}
+			if every == 0 {
+				return r, usagef("--scrub-every %s; write none for no schedule", m.scrubEvery)
+			}
+		}
+		r.ScrubEvery = new(int64(every / time.Second))
+	}
+	if cmd.Flags().Changed("scrub-rate") {
+		rate, err := parseRate(m.scrubRate)
+		if err != nil {
+			return r, usagef("--scrub-rate: %w", err)
+		}
+		r.ScrubRate = &rate
+	}
+	return r, nil
+}
+
+func (a *app) setMaintenance(ctx context.Context, w io.Writer, c *client.Client, r protocol.Maintenance) error {
+	s, err := c.SetMaintenance(ctx, r)
+	if err != nil {
+		return doing("set", err)
+	}
+	if a.json {
+		return writeJSON(w, s)
+	}
+	return nil
 }
 
 func parseMaxSize(s string) (r protocol.MaxSize, err error) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +31,9 @@ each change.
 
 The table of uses says what each byte of the store's files is for; the sum is USED. DATA and TREE are what volumes and
 snapshots refer to, each object once; DEAD is what nothing refers to any more, and what collection gives back.
+
+SCRUB is about checks of the whole store: whether one runs or was interrupted, when the last one ended and what it
+found, and the schedule (varve set --scrub-every).
 
 SWAP lists swap areas of this machine on devices of the store: when memory runs out, the machine may hang for good.`,
 		Example: "  varve stat\n  varve stat --json | jq .dedup_ratio",
@@ -88,6 +93,36 @@ func dedupText(s *objstore.Stat) string {
 		s.DedupRatio, formatSize(s.Stored-s.Logical))
 }
 
+// scrubText says what is known of checks of the whole store.
+func scrubText(s *objstore.ScrubInfo) string {
+	var parts []string
+	switch s.State {
+	case objstore.ScrubRunning:
+		parts = append(parts, fmt.Sprintf("running since %s, %s of %s", formatTime(s.Begun), formatSize(s.Done), formatSize(s.Total)))
+	case objstore.ScrubIdle:
+	case objstore.ScrubInterrupted:
+		parts = append(parts, fmt.Sprintf("interrupted, begun %s, %s done", formatTime(s.Begun), formatSize(s.Done)))
+	}
+	if !s.LastEnded.IsZero() {
+		found := "no damage"
+		if s.LastDamaged > 0 {
+			found = "DAMAGE FOUND in " + counted(s.LastDamaged, "place")
+		}
+		parts = append(parts, fmt.Sprintf("last %s, %s, %s", formatTime(s.LastEnded), formatSize(s.LastBytes), found))
+	}
+	if s.Every > 0 {
+		every := "every " + formatDuration(time.Duration(s.Every)*time.Second)
+		if s.Rate > 0 {
+			every += " at " + formatRate(s.Rate)
+		}
+		if !s.Due.IsZero() {
+			every += ", due " + formatTime(s.Due)
+		}
+		parts = append(parts, every)
+	}
+	return strings.Join(parts, "; ")
+}
+
 func writeStat(w io.Writer, s protocol.Stat) {
 	served := "none"
 	if s.Daemon != nil {
@@ -110,6 +145,9 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"free", fmt.Sprintf("%s, of which settling may need %s, and %s in reserve", formatSize(s.Free), formatSize(s.SettleReservation), formatSize(s.Reserve))},
 		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},
 		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
+	}
+	if text := scrubText(&s.Scrub); text != "" {
+		fields = append(fields, [2]string{"scrub", text})
 	}
 	if s.Unindexed > 0 {
 		fields = append(fields, [2]string{"index", fmt.Sprintf("being filled, %d of %s to do; look-ups are slow until then", s.Unindexed, counted(s.Segments, "segment"))})

@@ -12,40 +12,85 @@ import (
 	"varve/objstore"
 )
 
-// progressEvery is how often a client hears how far a check is.
+// progressEvery is how often a client hears how far its request is.
 const progressEvery = 200 * time.Millisecond
 
-// serveCheck answers with events, one a line, as long as the check takes. It ends when the client goes away.
+// serveCheck answers with events, one a line, as long as the check takes. The check ends when the
+// client goes away. A scheduled check makes way for it, and goes on afterwards.
 func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
-	if !d.checking.TryLock() {
+	var req protocol.CheckStore
+	if r.ContentLength != 0 { // a client of an earlier version sends no body
+		if err := server.Decode(w, r, &req); err != nil {
+			server.Refuse(w, err)
+			return
+		}
+	}
+	if !d.scrubs.take() {
 		server.Refuse(w, fmt.Errorf("check: %w: another check is under way", protocol.ErrBusy))
 		return
 	}
-	defer d.checking.Unlock()
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	enc, conn := json.NewEncoder(w), http.NewResponseController(w)
-	send := func(e protocol.CheckEvent) {
-		// Errors: the client is gone, and the request's context ends; or it is this process, and has no deadline.
-		_ = conn.SetWriteDeadline(time.Now().Add(d.answerTimeout))
-		_ = enc.Encode(e)
-		_ = conn.Flush()
-	}
+	defer d.scrubs.give()
+	o := req.Options()
+	events := d.stream(w)
 	var last time.Time
-	report, err := d.store.Check(r.Context(), func(p objstore.CheckProgress) {
+	o.Progress = func(p objstore.CheckProgress) {
 		if now := time.Now(); now.Sub(last) >= progressEvery {
 			last = now
-			send(protocol.CheckEvent{Progress: &p})
+			events.send(protocol.CheckEvent{Progress: &p})
 		}
-	})
+	}
+	report, err := d.store.CheckStore(r.Context(), o)
 	if err != nil {
 		d.log.Warn("check ended early", "error", err)
 		e, _ := protocol.NewError(err)
-		send(protocol.CheckEvent{Error: e})
+		events.send(protocol.CheckEvent{Error: e})
 		return
 	}
-	d.log.Info("store checked", "objects", report.Objects, "bytes", report.Bytes, "damaged", report.Damaged())
-	send(protocol.CheckEvent{Report: report})
+	d.logChecked(report)
+	events.send(protocol.CheckEvent{Report: report})
+}
+
+// logChecked logs the result of a check, and each damage that was not mended.
+func (d *Daemon) logChecked(r *objstore.CheckReport) {
+	d.log.Info("store checked", "segments", r.Segments-r.Skipped, "skipped_segments", r.Skipped, "objects", r.Objects, "bytes", r.Bytes,
+		"seconds", r.Seconds, "damaged", r.Damaged())
+	logged := 0
+	for _, damage := range r.Damage {
+		if damage.Mended {
+			continue
+		}
+		if logged++; logged > mostLogged {
+			d.log.Error("more damage was found; varve check lists all", "damaged", r.Damaged())
+			return
+		}
+		d.log.Error("damage was found", "file", damage.File, "offset", damage.Offset, "object", damage.Object, "error", damage.Error,
+			"affects", len(damage.Affects))
+	}
+}
+
+// mostLogged bounds how many damages of one check are logged.
+const mostLogged = 20
+
+// events are what a long request answers with, one JSON value a line.
+type events struct {
+	enc     *json.Encoder
+	conn    *http.ResponseController
+	timeout time.Duration
+}
+
+// stream begins an answer of events.
+func (d *Daemon) stream(w http.ResponseWriter) *events {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	return &events{json.NewEncoder(w), http.NewResponseController(w), d.answerTimeout}
+}
+
+// send sends one event. Errors: the client is gone, and the request's context ends; or it is this
+// process, and has no deadline.
+func (e *events) send(event any) {
+	_ = e.conn.SetWriteDeadline(time.Now().Add(e.timeout))
+	_ = e.enc.Encode(event)
+	_ = e.conn.Flush()
 }
 
 func (d *Daemon) serveRepairVolume(ctx context.Context, r *http.Request, q protocol.Repair) (objstore.Repair, error) {

@@ -86,7 +86,7 @@ type Daemon struct {
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // who is ready to take over
 
-	checking sync.Mutex // one check at a time
+	scrubs scrubs // one check at a time
 
 	reviveAfter   time.Duration
 	retryFirst    time.Duration

@@ -29,7 +29,10 @@ type fakeStore struct {
 	panics    bool
 	scratches int // made
 
-	checkTakes time.Duration
+	checkTakes  time.Duration
+	checks      []objstore.CheckOptions // that were begun
+	due         bool                    // a scheduled check is
+	maintenance objstore.Maintenance
 }
 
 func newFakeStore(volumes ...string) *fakeStore {
@@ -118,13 +121,44 @@ func (s *fakeStore) RepairVolume(_ context.Context, name string, accept bool) (o
 	return objstore.Repair{Volume: name, Done: accept}, nil
 }
 
-func (s *fakeStore) Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error) {
-	progress(objstore.CheckProgress{Done: 1, Total: 2})
+func (s *fakeStore) CheckStore(ctx context.Context, o objstore.CheckOptions) (*objstore.CheckReport, error) {
+	s.mu.Lock()
+	s.checks = append(s.checks, o)
+	s.mu.Unlock()
+	if o.Progress != nil {
+		o.Progress(objstore.CheckProgress{Done: 1, Total: 2})
+	}
 	select {
 	case <-time.After(s.checkTakes):
 	case <-ctx.Done():
 	}
 	return &objstore.CheckReport{Damage: []objstore.Damage{{File: "segments/00000001.seg"}}}, ctx.Err()
+}
+
+func (s *fakeStore) SetMaintenance(change func(objstore.Maintenance) objstore.Maintenance) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maintenance = change(s.maintenance)
+	return nil
+}
+
+func (s *fakeStore) ScrubDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.due
+}
+
+func (s *fakeStore) ScrubOptions() objstore.CheckOptions {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return objstore.CheckOptions{Scheduled: true, Resume: true}
+}
+
+// begun returns the checks that were begun.
+func (s *fakeStore) begun() []objstore.CheckOptions {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.checks)
 }
 
 func (s *fakeStore) Volumes() []objstore.VolumeInfo {

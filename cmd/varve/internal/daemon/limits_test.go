@@ -124,7 +124,7 @@ func TestLongCheck(t *testing.T) {
 	}
 	defer func() { _ = c.Close() }()
 	heard := 0
-	report, err := c.Check(t.Context(), func(objstore.CheckProgress) { heard++ })
+	report, err := c.Check(t.Context(), protocol.CheckStore{}, func(objstore.CheckProgress) { heard++ })
 	if err != nil || len(report.Damage) != 1 || heard != 1 {
 		t.Errorf("a long check: %v, %+v, heard %d times of", err, report, heard)
 	}

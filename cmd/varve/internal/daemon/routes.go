@@ -18,6 +18,7 @@ func (d *Daemon) Handler() http.Handler {
 	}))
 	mux.Handle("GET /v1/stat", server.Handle(d.serveStat))
 	mux.Handle("PUT /v1/max-size", server.Handle(d.serveMaxSize))
+	mux.Handle("PATCH /v1/maintenance", server.Handle(d.serveMaintenance))
 	mux.Handle("PUT /v1/identity", server.Handle(d.serveIdentity))
 	mux.Handle("GET /v1/volumes", server.Handle(d.serveVolumes))
 	mux.Handle("POST /v1/volumes", server.Handle(d.serveCreateVolume))

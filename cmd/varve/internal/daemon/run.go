@@ -186,6 +186,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		failpoint.Here(failpoint.TakeoverDone)
 	}
 	defer d.watchSwap(swapInterval)()
+	defer d.watchScrub(scrubInterval)()
 	if err := own.Listen(); err != nil {
 		return nil, err
 	}
@@ -194,6 +195,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			return nil, err
 		}
 		o.Ready = func(*protocol.Upgraded) {}
+		d.scrubs.hold()
 		err := d.prepare(ctx, h)
 		if err == nil {
 			failpoint.Here(failpoint.UpgradeQuiet)
@@ -203,6 +205,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			d.log.Error("upgrade was called off, and all is as before", "error", err)
 			h.Refuse(err)
 			d.handing.Store(false)
+			d.scrubs.release()
 			continue
 		}
 		failpoint.Here(failpoint.UpgradeQuiesced)

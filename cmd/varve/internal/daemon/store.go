@@ -19,8 +19,16 @@ type Store interface {
 	SetMaxSize(bytes int64) error
 	NewUUID() (string, error)
 	AcceptCopies(ctx context.Context, from objstore.CopiedFrom) ([]string, error)
-	Check(ctx context.Context, progress func(objstore.CheckProgress)) (*objstore.CheckReport, error)
+	maintained
 	Close() error
+}
+
+// maintained is what keeps a store in order.
+type maintained interface {
+	CheckStore(ctx context.Context, o objstore.CheckOptions) (*objstore.CheckReport, error)
+	SetMaintenance(change func(objstore.Maintenance) objstore.Maintenance) error
+	ScrubDue() bool
+	ScrubOptions() objstore.CheckOptions
 }
 
 type volumes interface {

@@ -4,6 +4,7 @@
 //	GET    /v1/ping                       Ping
 //	GET    /v1/stat                       Stat
 //	PUT    /v1/max-size                   MaxSize        -> Stat
+//	PATCH  /v1/maintenance                Maintenance    -> Stat
 //	PUT    /v1/identity                   Identity       -> Identified
 //	GET    /v1/volumes[?shares=true]      []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
@@ -13,7 +14,7 @@
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
-//	POST   /v1/check                      CheckEvents, one per line
+//	POST   /v1/check                      CheckStore     -> CheckEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME&shares=true] []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME
