@@ -123,7 +123,7 @@ type Piece struct {
 // allocation. Between Plan and Release the pieces' files are neither closed, punched nor unlinked.
 type Plan struct {
 	Pieces   []Piece // in order of BufOff, covering the range exactly
-	pin      *pin
+	pin      *segment.Pin
 	verifier verifier
 }
 

@@ -143,8 +143,9 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 			return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
 			g := b.s.segments.Get(loc.Segment())
-			if g == nil {
-				return fmt.Errorf("segment %08x: %w", loc.Segment(), ErrNotFound)
+			if g == nil { // retired: the objects that were alive lie elsewhere
+				b.setLeaf(int64(i/merkle.FanOut), nil)
+				return ErrNotLoaded
 			}
 			p.add(g, loc.Offset()+int64(from-i*chunk)*SectorSize, int(end-from)*SectorSize, true)
 		}

@@ -19,10 +19,9 @@ func (c *checker) segments() error {
 	bad := map[objectID]int{}
 	for _, g := range c.scope.todo {
 		err := c.verifying(g, func() error {
-			c.record(g)
-			objs, err := g.Objects()
+			objs, err := c.list(g)
 			if err != nil {
-				return nil // record has reported it
+				return nil // list has reported it
 			}
 			return c.hash(g, objs, bad)
 		})
@@ -36,7 +35,7 @@ func (c *checker) segments() error {
 	}
 	// An object that has a good copy elsewhere affects no image.
 	for _, g := range all {
-		objs, err := g.Objects()
+		objs, err := c.objectsOf(g)
 		if err != nil {
 			continue
 		}
@@ -48,6 +47,26 @@ func (c *checker) segments() error {
 	}
 	c.objects = bad
 	return nil
+}
+
+// list validates the records of a segment, and returns its objects: none if the segment was retired
+// since the check began.
+func (c *checker) list(g *segment.File) ([]segment.Object, error) {
+	defer c.s.readers.places.Hold().Release()
+	if c.s.segments.Get(g.ID) != g {
+		return nil, nil
+	}
+	c.record(g)
+	return g.Objects()
+}
+
+// objectsOf returns the objects of a segment, none if it was retired since the check began.
+func (c *checker) objectsOf(g *segment.File) ([]segment.Object, error) {
+	defer c.s.readers.places.Hold().Release()
+	if c.s.segments.Get(g.ID) != g {
+		return nil, nil
+	}
+	return g.Objects()
 }
 
 // record validates a segment's header, and its footer or object log.
@@ -80,12 +99,11 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 		if err := c.pace(int(o.Length)); err != nil {
 			return err
 		}
-		b := buf[:o.Length]
-		loc := segment.At(g.ID, o.Block)
-		err := disk.ReadAligned(g.Data, b, loc.Offset())
-		if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
-			err = errOtherBytes
+		there, err := c.read(g, &o, buf[:o.Length])
+		if !there {
+			continue
 		}
+		loc := segment.At(g.ID, o.Block)
 		c.report.Objects++
 		c.report.Bytes += int64(o.Length)
 		if c.report.Objects%256 == 0 || time.Since(c.told) >= tellEvery {
@@ -100,4 +118,34 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 		c.s.objects.Damaged(loc, err)
 	}
 	return nil
+}
+
+// read reads an object past the page cache, and compares it with its hash. there is false if its
+// place was given up since the segment's list was read.
+func (c *checker) read(g *segment.File, o *segment.Object, b []byte) (there bool, err error) {
+	defer c.s.readers.places.Hold().Release()
+	if c.s.segments.Get(g.ID) != g {
+		return false, nil
+	}
+	loc := segment.At(g.ID, o.Block)
+	err = disk.ReadAligned(g.Data, b, loc.Offset())
+	if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
+		err = errOtherBytes
+	}
+	if err != nil && !c.listed(g, o) {
+		return false, nil
+	}
+	return true, err
+}
+
+// listed reports whether a segment's list still names an object.
+func (c *checker) listed(g *segment.File, o *segment.Object) bool {
+	now, ok, sealed, damage := g.Listed(o.Block)
+	if sealed && damage == nil {
+		entries, err := c.s.footers.Get(g)
+		if damage = err; err == nil {
+			now, ok = entries.Find(o.Block)
+		}
+	}
+	return damage != nil || ok && now == *o
 }

@@ -127,7 +127,7 @@ func (c *checker) seek() error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		objs, err := g.Objects()
+		objs, err := c.objectsOf(g)
 		if err != nil {
 			continue
 		}

@@ -14,7 +14,10 @@ import (
 // settled. The second waits for readers of the volume and goes on when ctx has ended, which is an error; if the store is
 // closed first, the next opening does it.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
-	v, err := s.catalog.delete(ctx, name, func() { s.hold.Store(s.catalog.anyRefused()) })
+	v, err := s.catalog.delete(ctx, name, func(v *volume) {
+		s.readers.leave(v)
+		s.hold.Store(s.catalog.anyRefused())
+	})
 	if err != nil {
 		return err
 	}
@@ -31,7 +34,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 }
 
 // delete takes a volume out of refs. took runs with mu held when that has taken effect.
-func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume, error) {
+func (c *catalog) delete(ctx context.Context, name string, took func(*volume)) (*volume, error) {
 	var v *volume
 	err := c.update(ctx, func() ([]refs.Record, error) {
 		found, err := c.volume(name)
@@ -47,7 +50,7 @@ func (c *catalog) delete(ctx context.Context, name string, took func()) (*volume
 	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
 		delete(c.volumes, v.ref.ID)
-		took()
+		took(v)
 	})
 	if err != nil && v != nil {
 		c.mu.Lock()
@@ -102,9 +105,9 @@ func (s *Store) dropVolume(v *volume) error {
 // waitReaders returns when a pin is done. False: the store is being closed, and the next opening
 // frees what the readers keep. It is called without settleMu: the settler must not wait for readers
 // of one volume.
-func (s *Store) waitReaders(p *pin) bool {
+func (s *Store) waitReaders(p *segment.Pin) bool {
 	select {
-	case <-p.done:
+	case <-p.Done():
 		return true
 	case <-s.ctx.Done():
 		return false
@@ -138,7 +141,7 @@ func (s *Store) dropLayers(v *volume, layers []*layer) error {
 
 // end takes a deleted volume out of service. It returns the layers that will not settle, and the pin that is done when
 // nobody reads them any more.
-func (v *volume) end() ([]*layer, *pin) {
+func (v *volume) end() ([]*layer, *segment.Pin) {
 	// A settling that is under way reads what is dropped here, and would record it as objects: it must end first.
 	v.dropped.Store(true)
 	v.settleMu.Lock()
@@ -146,7 +149,7 @@ func (v *volume) end() ([]*layer, *pin) {
 	v.commitMu.Lock()
 	defer v.commitMu.Unlock()
 	v.mu.Lock()
-	layers, readers := v.layers, v.replacePin()
+	layers, readers := v.layers, v.replacePin() // nothing plans on the new one: closed is set below
 	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
 	if v.appendSegment != nil {
 		v.appendSegment.Full = true
@@ -157,6 +160,7 @@ func (v *volume) end() ([]*layer, *pin) {
 	}
 	v.room.fire()
 	v.base.drop()
+	v.s.readers.left(v, readers)
 	v.mu.Unlock()
 	for _, l := range layers {
 		l.journal.Close()

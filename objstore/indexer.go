@@ -58,6 +58,7 @@ type renewable interface {
 type indexer struct {
 	index    *storeIndex
 	segments *segment.Table
+	pins     *segment.Pins
 	sketches *segment.Sketches
 	objects  *object.Reader
 	requests func() uint64 // that there have been
@@ -202,6 +203,10 @@ func (x *indexer) fill(ctx context.Context, todo []*segment.File) error {
 // enterSegment enters the objects of one segment. sealed reports that there will be no more of
 // them.
 func (x *indexer) enterSegment(ctx context.Context, g *segment.File) (sealed bool, err error) {
+	defer x.pins.Hold().Release()
+	if x.segments.Get(g.ID) != g {
+		return false, nil // it was retired since the list was made
+	}
 	missed := x.index.begin()
 	objs, err := g.Objects()
 	if disk.Damaged(err) {

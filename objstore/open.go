@@ -30,6 +30,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
 		footers: segment.NewFooterCache(o.FooterCache), extender: newExtender(),
 	}
+	s.readers = newReaders(s.catalog)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.cancel()
@@ -94,7 +95,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.settler.copies.take = s.maker.take
 	s.indexer = &indexer{
-		index: s.index, segments: &s.segments, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
+		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
 	}
 	s.openAccounting()
 	return s.recover(ctx)
@@ -202,7 +203,7 @@ func (s *Store) openIndex() (err error) {
 // newObjects makes what finds and reads the store's objects; it knows of no damage.
 func (s *Store) newObjects() *object.Reader {
 	return object.NewReader(object.Options{
-		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Logger: s.log, ChunkSize: s.sb.ChunkSize,
+		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Pins: &s.readers.places, Logger: s.log, ChunkSize: s.sb.ChunkSize,
 	})
 }
 

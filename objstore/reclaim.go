@@ -35,7 +35,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 		v.mu.Unlock()
 	}
 	select {
-	case <-st.pinned.done:
+	case <-st.pinned.Done():
 	case <-ctx.Done():
 		return ctx.Err()
 	}

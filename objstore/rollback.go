@@ -76,8 +76,8 @@ type rollback struct {
 	present naming // the state before, if it is kept
 	kept    string // its name
 
-	layers  []*layer // dropped, and not freed yet
-	readers *pin     // of the layers
+	layers  []*layer     // dropped, and not freed yet
+	readers *segment.Pin // of the layers
 }
 
 // errStillNeeded: a snapshot that has not settled came into being while a rollback began.
@@ -219,7 +219,7 @@ func (v *volume) newest(root *merkle.Root) (gen uint64, unchanged bool) {
 // reset drops all layers, and makes base the volume's content up to gen. It returns the layers, and
 // the pin that is done when nobody reads them any more.
 // REQUIRES: settleMu and catalog.mu are held, and nobody has the volume open.
-func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *pin) {
+func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segment.Pin) {
 	v.counted, v.obstacle = nil, obstacle{}
 	v.mu.Lock()
 	defer v.mu.Unlock()

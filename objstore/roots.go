@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // RootInfo describes a settled root that a volume or a snapshot refers to; ErrNotFound if none
@@ -46,11 +47,25 @@ func (s *Store) OpenRoot(id string) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := s.catalog.root(h)
-	if err != nil {
+	w := &View{s: s, root: h, pin: segment.NewPin()}
+	if err := s.catalog.viewRoot(w); err != nil {
 		return nil, err
 	}
-	return s.openRoot(h, u.size, u.verified)
+	return w.open()
+}
+
+// viewRoot registers a view of a root, so that the root counts as in use from the moment at which it
+// was looked up.
+func (c *catalog) viewRoot(w *View) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u, err := c.rootLocked(w.root)
+	if err != nil {
+		return err
+	}
+	w.size, w.of = u.size, u.verified
+	c.views[w] = struct{}{}
+	return nil
 }
 
 // foundRoot is what is known of a root without the lock.
@@ -63,6 +78,12 @@ type foundRoot struct {
 func (c *catalog) root(h merkle.Hash) (foundRoot, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.rootLocked(h)
+}
+
+// rootLocked is root.
+// REQUIRES: mu is held.
+func (c *catalog) rootLocked(h merkle.Hash) (foundRoot, error) {
 	u := c.refs.Roots[h]
 	if u == nil {
 		return foundRoot{}, fmt.Errorf("root %v: %w", h, ErrNotFound)

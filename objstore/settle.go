@@ -41,9 +41,9 @@ type settling struct {
 	plan     Plan
 	view     [1]*layer
 	base     *base
-	pins     *damagePins // nil: all settles
-	pinned   *pin        // what reclaiming waits for
-	restores bool        // an object that was lost is stored again
+	pins     *damagePins  // nil: all settles
+	pinned   *segment.Pin // what reclaiming waits for
+	restores bool         // an object that was lost is stored again
 
 	hits    []hit                     // of the run that settles now
 	own     map[segment.Location]bool // the locations of fresh objects

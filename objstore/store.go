@@ -60,6 +60,7 @@ type Store struct {
 	segments   segment.Table
 	footers    *segment.FooterCache
 	objects    *object.Reader
+	readers    *readers
 	leaves     atomic.Int64 // leaves in memory, of all images
 	maker      *segmentMaker
 	appendPool segmentPool

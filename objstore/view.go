@@ -6,6 +6,7 @@ import (
 
 	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // View is a snapshot or a root held open for reading. Safe for concurrent use.
@@ -19,59 +20,56 @@ type View struct {
 	gen uint64
 
 	mu     lockorder.Mutex[lockorder.View] // taken before the volume's
-	base   *base                           // once settled
+	root   merkle.Hash                     // what is read; zero until it is known, which is when the snapshot has settled
+	base   *base                           // of the root; nil: there is none yet, or the root object is still being read
+	pin    *segment.Pin                    // of plans of the base
 	closed bool
 }
 
 // OpenSnapshot opens a snapshot for reading, settled or not.
 func (s *Store) OpenSnapshot(volume, snap string) (*View, error) {
-	w := &View{s: s}
-	root, err := s.catalog.view(w, volume, snap)
-	if err != nil {
+	w := &View{s: s, pin: segment.NewPin()}
+	if err := s.catalog.view(w, volume, snap); err != nil {
 		return nil, err
 	}
-	if root.IsZero() {
-		return w, nil
-	}
-	return s.openRoot(root, w.size, w.of)
+	return w.open()
 }
 
-// view returns the root of a snapshot that has settled. A snapshot that has not is read through its
-// volume: view sets that in w, and registers w, so that settling can give it a base of its own.
-func (c *catalog) view(w *View, volume, snap string) (root merkle.Hash, err error) {
+// view registers a view of a snapshot, so that its root, or the volume through which it is read
+// until it has settled, counts as in use from the moment at which the name was looked up.
+func (c *catalog) view(w *View, volume, snap string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v, sn, err := c.snapshot(volume, snap)
 	if err != nil {
-		return root, err
+		return err
 	}
 	w.size, w.of = sn.Size, v
 	if sn.Settled {
-		return sn.Root, nil
+		w.root = sn.Root
+	} else if err := v.damageError(); err != nil {
+		return err
+	} else {
+		w.v, w.gen = v, sn.Gen // settling gives it a base of its own
 	}
-	if err := v.damageError(); err != nil {
-		return root, err
-	}
-	w.v, w.gen = v, sn.Gen
 	c.views[w] = struct{}{}
-	return root, nil
+	return nil
 }
 
-// openRoot opens a root for reading; of is the volume that it belongs to, or nil.
-func (s *Store) openRoot(id merkle.Hash, size int64, of *volume) (*View, error) {
-	r, err := s.objects.Root(id, size)
+// open reads the root object of a registered view that has a root. After an error the view is gone.
+func (w *View) open() (*View, error) {
+	if w.v != nil {
+		return w, nil
+	}
+	r, err := w.s.objects.Root(w.root, w.size)
 	if err != nil {
+		w.s.catalog.removeView(w)
 		return nil, err
 	}
-	w := &View{s: s, size: r.Size, base: newBase(s, *r), of: of}
-	s.catalog.addView(w)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.size, w.base = r.Size, newBase(w.s, *r)
 	return w, nil
-}
-
-func (c *catalog) addView(w *View) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.views[w] = struct{}{}
 }
 
 func (c *catalog) removeView(w *View) {
@@ -87,10 +85,10 @@ func (w *View) Size() int64 { return w.size }
 func (w *View) Root() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.base == nil {
+	if w.root.IsZero() {
 		return ""
 	}
-	return w.base.id.String()
+	return w.root.String()
 }
 
 // settled hands the view a base of its own, before the volume's base moves past the snapshot.
@@ -98,7 +96,7 @@ func (w *View) settled(b *base) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.closed {
-		w.base = b
+		w.base, w.root = b, b.id
 	}
 }
 
@@ -127,7 +125,11 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 	off := int64(from) * SectorSize
 	if w.base != nil {
 		p.verifier = w.of.verifierFor(&w.base.root, off)
-		return w.base.plan(p, from, to)
+		if err := w.base.plan(p, from, to); err != nil {
+			return err
+		}
+		p.pin = w.pin.Hold()
+		return nil
 	}
 	v := w.v
 	v.mu.Lock()
@@ -139,8 +141,7 @@ func (w *View) plan(p *Plan, from, to uint64) error {
 		return err
 	}
 	p.verifier = v.verifierFor(&v.base.root, off)
-	p.pin = v.pin
-	p.pin.n.Add(1)
+	p.pin = v.pin.Hold()
 	return nil
 }
 
@@ -200,18 +201,27 @@ func (w *View) Extent(ctx context.Context, off int64) (hole bool, length int64, 
 
 // Close closes the view. No plan of it may be in use.
 func (w *View) Close() error {
-	w.s.catalog.removeView(w)
+	if err := w.end(); err != nil {
+		return err
+	}
+	w.s.catalog.removeView(w) // behind end: no moment at which a plan counts on a pin that nobody knows
+	if w.v != nil {
+		w.v.mayHelp() // the volume's settling may have waited for this reader
+	}
+	return nil
+}
+
+// end takes the view out of service.
+func (w *View) end() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return fmt.Errorf("view: %w", ErrClosed)
 	}
 	w.closed = true
+	w.s.readers.left(nil, w.replacePin())
 	if w.base != nil {
 		w.base.drop()
-	}
-	if w.v != nil {
-		w.v.mayHelp() // the volume's settling may have waited for this reader
 	}
 	return nil
 }

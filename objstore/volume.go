@@ -76,7 +76,7 @@ type volume struct {
 	baseData      int64         // its bytes that are not holes
 	appendSegment *segment.File // where writes go
 	dirty         []*segment.File
-	pin           *pin
+	pin           *segment.Pin
 	namings       []*naming // snapshots that are being made
 	appended      uint64    // records ever appended
 	inflight      int       // writes reserved
@@ -90,7 +90,7 @@ type volume struct {
 }
 
 func newVolume(s *Store, ref *refs.Volume, b *base) *volume {
-	v := &volume{s: s, ref: ref, base: b, pin: newPin()}
+	v := &volume{s: s, ref: ref, base: b, pin: segment.NewPin()}
 	v.verify.Store(ref.Verify)
 	s.objects.Deepen(b.root.Depth) // s.catalog.mu is held, or the store is being opened
 	return v
@@ -133,8 +133,7 @@ func (v *volume) Plan(off int64, length int, p *Plan) error {
 	}
 	p.verifier = v.verifierFor(&v.base.root, off)
 	if err == nil {
-		p.pin = v.pin
-		p.pin.n.Add(1)
+		p.pin = v.pin.Hold()
 	}
 	v.mu.Unlock()
 	if err != nil {
@@ -150,7 +149,7 @@ func (v *volume) Release(p *Plan) { p.release() }
 
 func (p *Plan) release() {
 	if p.pin != nil {
-		p.pin.release()
+		p.pin.Release()
 		p.pin = nil
 	}
 }

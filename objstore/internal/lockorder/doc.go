@@ -17,7 +17,7 @@
 //	volume.commitMu             the commit records of journals, and volume.durable
 //	journal.File.growMu         the part of a journal's file that is allocated and mapped
 //	catalog.mu *                refs in memory, volumes, views, users, claims
-//	View.mu *                   the base of a view
+//	View.mu *                   the base of a view, and its pin
 //	volume.mu *                 layers, the live map, base, pin; which journal record is the next
 //	spaceAccount.lookMu         that one asks at a time what is free
 //	segment.File.listMu         a segment's header, object list and footer, on disk
@@ -31,6 +31,7 @@
 //	segment.Table.mu *          which segments there are
 //	segment.FooterCache.mu *    footers in memory
 //	segment.Sketches.mu *       what is known of segments without their footers
+//	segment.Pins.mu *           the pin of readers that are of no image
 //	object.Reader.nodesMu *     tree nodes in memory
 //	object.Reader.scansMu *     scans of damaged segments
 //	object.Quarantine.mu *      locations that are not to be read, or not to be pointed to
@@ -38,6 +39,7 @@
 //	object.absent.mu *          objects that no segment has
 //	reclaimer.mu *              settled layers whose space is to be freed
 //	accounting.heldMu *         roots whose objects must stay until they are counted
+//	readers.mu *                pins of volumes and views that are gone
 //	segmentPool.mu *            append segments without a volume
 //	damageBook.reportMu *       what opening has found damaged, and repaired
 //	storeIndex.mu *             which segments the index has

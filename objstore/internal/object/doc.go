@@ -26,5 +26,6 @@
 // from a loss is concluded again when it has grown.
 //
 // Readers and settling share a Reader; its methods are safe for concurrent use, and hold no lock
-// over I/O.
+// over I/O. Each of them pins the segments that it looks at. A caller that reads at a location later
+// holds a pin of its own, from before the look-up on.
 package object

@@ -42,6 +42,7 @@ func (w *search) take(h merkle.Hash, l segment.Location, n int) {
 // that may have them, or nil. err says that a segment could not be read for a reason that says
 // nothing about it.
 func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
+	defer r.pins.Hold().Release()
 	w := &search{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]Located, len(hashes))}
 	stored := r.absent.begin(r.Quarantine.Generation())
 	for i := range hashes {

@@ -37,6 +37,7 @@ type Found struct {
 // Options are what a Reader works on. All are required.
 type Options struct {
 	Segments  *segment.Table
+	Pins      *segment.Pins // held by every method while it looks at segments
 	Footers   *segment.FooterCache
 	Sketches  *segment.Sketches
 	Index     Index
@@ -50,6 +51,7 @@ type Reader struct {
 	Verified   Verified
 
 	segments  *segment.Table
+	pins      *segment.Pins
 	footers   *segment.FooterCache
 	sketches  *segment.Sketches
 	index     Index
@@ -71,7 +73,7 @@ type Reader struct {
 // NewReader returns a Reader that knows of no damage.
 func NewReader(o Options) *Reader {
 	r := &Reader{
-		segments: o.Segments, footers: o.Footers, sketches: o.Sketches, index: o.Index, log: o.Logger, chunkSize: o.ChunkSize,
+		segments: o.Segments, pins: o.Pins, footers: o.Footers, sketches: o.Sketches, index: o.Index, log: o.Logger, chunkSize: o.ChunkSize,
 		scans: map[uint32]*scan{},
 	}
 	r.nodes, _ = simplelru.NewLRU[merkle.Hash, *merkle.Node](NodeCache, nil) // fails for size 0 only
@@ -91,6 +93,7 @@ var (
 // object that the index does not know is not found. ok is false for a suspect too; the location
 // then says where it is.
 func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok bool) {
+	defer r.pins.Hold().Release()
 	l, ok = r.index.Get(h)
 	if !ok {
 		return 0, false
@@ -103,6 +106,7 @@ func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok b
 // list, or where that is damaged by its content. Otherwise, and if the location is quarantined, it
 // returns an error.
 func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
+	defer r.pins.Hold().Release()
 	g := r.segments.Get(l.Segment())
 	if g == nil {
 		return 0, errNotListed
@@ -141,6 +145,7 @@ func (r *Reader) NoteDamage(g *segment.File, err error) {
 // Read reads a small object and checks it against its hash. Where its bytes are wrong, they are
 // quarantined, and the object is looked for elsewhere.
 func (r *Reader) Read(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	defer r.pins.Hold().Release()
 	var first error
 	var last segment.Location
 	for {
@@ -163,6 +168,7 @@ func (r *Reader) Read(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 
 // ReadAt reads the n bytes of an object at a location, and checks them against its hash.
 func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	defer r.pins.Hold().Release()
 	name := segment.Name(l.Segment())
 	bad := func(err error) error {
 		return &disk.CorruptError{File: name, Offset: l.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err}
@@ -189,6 +195,7 @@ func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind
 // Intact reads an object to see whether it lies at a location. If its bytes are wrong, the location
 // is quarantined.
 func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool {
+	defer r.pins.Hold().Release()
 	n, err := r.Validate(l, h, k)
 	if err != nil || r.Quarantine.Suspect(l) {
 		return false

@@ -62,6 +62,7 @@ func (r *Reader) rebuildRoot(id merkle.Hash, root merkle.Root, cause error) (*me
 // eachOfLevel calls f with the hash of every tree node of a level, and of everything that could be
 // one in damaged segments, until f returns false.
 func (r *Reader) eachOfLevel(level int, f func(merkle.Hash) bool) {
+	defer r.pins.Hold().Release()
 	for _, g := range r.segments.All() {
 		objs, err := g.Objects()
 		if err != nil {

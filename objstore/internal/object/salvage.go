@@ -23,6 +23,7 @@ type scan struct {
 // Salvage finds an object in a damaged segment, and returns its location and length. The first call
 // for a segment reads all of it.
 func (r *Reader) Salvage(g *segment.File, h *merkle.Hash, k merkle.Kind) (segment.Location, int, bool) {
+	defer r.pins.Hold().Release()
 	r.scansMu.Lock()
 	s := r.scans[g.ID]
 	if s == nil {
