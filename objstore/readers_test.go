@@ -27,8 +27,8 @@ func heldUp(t *testing.T, s *Store, reader string, release func()) {
 	t.Helper()
 	done := waiting(s)
 	select {
-	case <-done:
-		t.Errorf("%s does not hold up who takes places away", reader)
+	case err := <-done:
+		t.Errorf("%s does not hold up who takes places away: %v", reader, err)
 		release()
 		return
 	case <-time.After(20 * time.Millisecond):
