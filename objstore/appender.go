@@ -4,17 +4,29 @@ import (
 	"context"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
 )
 
 // appender hands out room in segments of the store's own, for objects that settling writes. One
 // segment is open at a time; those that are full wait in filled to be sealed. The settler's own: it
-// has no lock. Objects that die at different times (chunks and tree nodes, say) can have an
-// appender each.
+// has no lock.
 type appender struct {
 	take   func(context.Context) (*segment.File, error) // an empty segment
 	open   *segment.File                                // nil: none yet
 	filled []*segment.File
+}
+
+// appenderFor returns the appender for objects of a kind. A settling replaces every tree node above
+// what was written, and the root: most of them live until the next one. Chunks live as long as their
+// content. So the two lie in segments apart, in which what was written together dies together: a run
+// of dead nodes can be punched as a whole, or the segment unlinked. Among chunks a node leaves a hole
+// of two blocks.
+func (t *settler) appenderFor(k merkle.Kind) *appender {
+	if k == merkle.KindChunk {
+		return &t.chunks
+	}
+	return &t.nodes
 }
 
 // slot finds room for n bytes, and returns the segment and the offset in its file.
@@ -54,13 +66,15 @@ func (t *settler) sealCopies() error {
 	if err := s.writeError(); err != nil {
 		return err
 	}
-	for g := t.copies.nextFilled(); g != nil; g = t.copies.nextFilled() {
-		end := s.sealSegment
-		if !g.HasObjectLog() { // a settling that failed has filled it
-			end = s.retire
-		}
-		if err := end(g); err != nil {
-			return err
+	for _, a := range []*appender{&t.chunks, &t.nodes} {
+		for g := a.nextFilled(); g != nil; g = a.nextFilled() {
+			end := s.sealSegment
+			if !g.HasObjectLog() { // a settling that failed has filled it
+				end = s.retire
+			}
+			if err := end(g); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

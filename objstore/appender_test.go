@@ -55,3 +55,30 @@ func TestAppender(t *testing.T) {
 		t.Errorf("afterwards: segment %d, filled %+v", g.ID, full)
 	}
 }
+
+// Chunks that settling copies and the tree above them lie in segments apart, also after the store
+// was opened again.
+func TestTreeLiesApartFromChunks(t *testing.T) {
+	r := newRig(t, Options{})
+	for round := range 3 {
+		v := r.volume("a", 64<<20)
+		for i := range 4 {
+			r.write(v, randomBytes(uint64(round*8+i), 512), int64(i)*(8<<20)) // a part of a chunk: it is copied
+			must(t, r.s.Settle(t.Context()))
+		}
+		must(t, v.Close())
+		r.end([]string{"closed", "killed", "power cut"}[round])
+		r.open(nil)
+	}
+	chunks, trees := 0, 0
+	for _, g := range r.s.segments.All() {
+		c, others := g.Stored()
+		if c > 0 && others > 0 {
+			t.Errorf("segment %08x has %d bytes of chunks and %d of tree nodes and roots", g.ID, c, others)
+		}
+		chunks, trees = chunks+int(c), trees+int(others)
+	}
+	if chunks == 0 || trees == 0 {
+		t.Errorf("%d bytes of chunks, %d of trees", chunks, trees)
+	}
+}

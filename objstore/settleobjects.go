@@ -38,9 +38,9 @@ func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Lo
 	return st.append(k, h, data)
 }
 
-// append copies an object into the store's own open segment.
+// append writes an object to a segment of the store's own.
 func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	g, off, err := st.s.settler.copies.slot(st.ctx, int64(len(data)))
+	g, off, err := st.s.settler.appenderFor(k).slot(st.ctx, int64(len(data)))
 	if err != nil {
 		return 0, err
 	}

@@ -35,11 +35,12 @@ type settler struct {
 	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
 
 	pacer  pacer
-	copies *appender // objects that settling writes
+	chunks appender // chunks that settling copies
+	nodes  appender // tree nodes and roots, in segments of their own: see appenderFor
 }
 
 func newSettler(s *Store) *settler {
-	st := &settler{s: s, asked: make(chan struct{}, 1), copies: &appender{}}
+	st := &settler{s: s, asked: make(chan struct{}, 1)}
 	st.clock.Store(1)
 	return st
 }
