@@ -27,10 +27,11 @@ type listing interface {
 type dir struct {
 	base
 	listing
+	longest int // name in bytes
 }
 
 func newDir(t *tree, ino uint64, l listing) *dir {
-	return &dir{base: base{t: t, ino: ino}, listing: l}
+	return &dir{base: base{t: t, ino: ino}, listing: l, longest: objstore.MaxName}
 }
 
 func dirEntry(name string, ino uint64) fuse.DirEntry {
@@ -56,7 +57,7 @@ func (d *dir) attr(_ context.Context, a *fuse.Attr) error {
 
 // Lookup finds a child.
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fusefs.Inode, syscall.Errno) {
-	if len(name) > objstore.MaxName {
+	if len(name) > d.longest {
 		return nil, unix.ENAMETOOLONG
 	}
 	n, err := d.find(ctx, name)

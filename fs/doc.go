@@ -6,6 +6,7 @@
 //	  snapshots/NAME/SNAP/disk.img   read-only, sparse
 //	  snapshots/NAME/SNAP/info.json
 //	  by-id/ROOT/disk.img            the same by Merkle root
+//	  diff/A..B                      the ranges in which B differs from A, as JSON lines
 //
 // # Data path
 //

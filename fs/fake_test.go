@@ -183,6 +183,20 @@ func (s *fakeSource) OpenRoot(root string) (Image, error) {
 	return nil, objstore.ErrNotFound
 }
 
+// Diff says that every image differs from every other one in its first bytes.
+func (s *fakeSource) Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
+	changed func(objstore.Change) error,
+) (objstore.DiffTotal, error) {
+	total := objstore.DiffTotal{Ranges: 1, Bytes: 512}
+	if err := begin(objstore.DiffImages{From: objstore.DiffImage{ImageName: from}, To: objstore.DiffImage{ImageName: to}}); err != nil {
+		return total, err
+	}
+	if err := changed(objstore.Change{Len: 512}); err != nil {
+		return total, err
+	}
+	return total, ctx.Err()
+}
+
 func (s *fakeSource) Space() (used, free int64, err error) { return 3 << 20, 5 << 20, nil }
 
 // fakeVolume is a fakeDisk with a name and users.

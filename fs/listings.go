@@ -23,6 +23,10 @@ func (l rootListing) find(_ context.Context, name string) (node, error) {
 		return newDir(l.t, inode("snapshots"), snapshotsListing(l)), nil
 	case "by-id":
 		return newDir(l.t, inode("by-id"), rootsListing(l)), nil
+	case "diff":
+		d := newDir(l.t, inode("diff"), diffsListing(l))
+		d.longest = maxDiffName
+		return d, nil
 	}
 	return nil, objstore.ErrNotFound
 }
@@ -30,6 +34,7 @@ func (l rootListing) find(_ context.Context, name string) (node, error) {
 func (l rootListing) list(context.Context) ([]fuse.DirEntry, error) {
 	return []fuse.DirEntry{
 		dirEntry("by-id", inode("by-id")),
+		dirEntry("diff", inode("diff")),
 		dirEntry("snapshots", inode("snapshots")),
 		dirEntry("volumes", inode("volumes")),
 	}, nil

@@ -42,6 +42,9 @@ type Source interface {
 	VolumeSource
 	SnapshotSource
 	RootSource
+	// Diff compares two images as Store.Diff does.
+	Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
+		changed func(objstore.Change) error) (objstore.DiffTotal, error)
 	// Space returns the bytes that the store uses and the bytes available to it.
 	Space() (used, free int64, err error)
 }

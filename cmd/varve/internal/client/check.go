@@ -19,7 +19,7 @@ func (c *Client) Check(ctx context.Context, r protocol.CheckStore, progress func
 	defer end()
 	var resp *http.Response
 	err := retry(ctx, func() (err error) {
-		resp, err = c.beginCheck(ctx, r)
+		resp, err = c.begin(ctx, "/v1/check", r)
 		return err
 	})
 	if err != nil {
@@ -45,9 +45,10 @@ func (c *Client) Check(ctx context.Context, r protocol.CheckStore, progress func
 	}
 }
 
-// beginCheck returns a response whose body has the events of a check.
-func (c *Client) beginCheck(ctx context.Context, r protocol.CheckStore) (*http.Response, error) {
-	resp, err := c.send(ctx, http.MethodPost, "/v1/check", r)
+// begin sends a request that is answered with events, and returns the response, whose body has them.
+// The caller closes the body.
+func (c *Client) begin(ctx context.Context, path string, body any) (*http.Response, error) {
+	resp, err := c.send(ctx, http.MethodPost, path, body)
 	if err != nil || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == "application/x-ndjson" {
 		return resp, err
 	}

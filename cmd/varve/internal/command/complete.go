@@ -71,6 +71,14 @@ func (a *app) completeVolumeOrSnapshot(cmd *cobra.Command, args []string, part s
 	return a.completeVolume(cmd, args, part)
 }
 
+// completeImages is completeVolumeOrSnapshot for each of two arguments.
+func (a *app) completeImages(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeVolumeOrSnapshot(cmd, nil, part)
+}
+
 func (a *app) completeSnapshotThenDir(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 	if len(args) == 1 {
 		return completeDirs(cmd, args, part)

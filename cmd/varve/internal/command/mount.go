@@ -28,6 +28,7 @@ func (a *app) mountCmd() *cobra.Command {
   volumes/NAME/live              a volume, readable and writable
   snapshots/NAME/SNAP/disk.img   a snapshot, read-only and sparse
   by-id/ROOT/disk.img            the same by its root
+  diff/FROM..TO                  what varve snapshot diff FROM TO --json writes
   info.json next to them         size, root, users
 
 A live file can be opened for writing only while the volume is not attached, and the volume can be attached only while

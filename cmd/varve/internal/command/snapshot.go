@@ -13,9 +13,9 @@ func (a *app) snapshotCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "snapshot",
 		Aliases: []string{"snap"},
-		Short:   "Create, list, mount and delete snapshots",
+		Short:   "Create, list, compare, mount and delete snapshots",
 		Example: "  varve snapshot create data@monday",
-	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotMountCmd(), a.snapshotUmountCmd(), a.snapshotDeleteCmd())
+	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotDiffCmd(), a.snapshotMountCmd(), a.snapshotUmountCmd(), a.snapshotDeleteCmd())
 }
 
 func (a *app) snapshotCreateCmd() *cobra.Command {

@@ -243,6 +243,12 @@ func (s *fakeStore) WouldFree(context.Context, []string, []objstore.SnapshotName
 }
 
 func (s *fakeStore) Count(context.Context) error  { return nil }
+func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName, func(objstore.DiffImages) error,
+	func(objstore.Change) error,
+) (objstore.DiffTotal, error) {
+	return objstore.DiffTotal{}, objstore.ErrNotFound
+}
+
 func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
 func (s *fakeStore) SetMaxSize(int64) error       { return nil }
 func (s *fakeStore) Close() error                 { return nil }

@@ -123,7 +123,7 @@ func checkAnswer(t testing.TB, status int, body []byte) {
 
 var endpoints = []string{
 	"GET /v1/ping", "GET /v1/stat", "GET /v1/volumes", "POST /v1/volumes", "GET /v1/volumes/a", "DELETE /v1/volumes/a",
-	"GET /v1/snapshots", "GET /v1/snapshots?volume=a", "POST /v1/snapshots", "DELETE /v1/snapshots/a/s", "GET /v1/attachments",
+	"GET /v1/snapshots", "GET /v1/snapshots?volume=a", "POST /v1/snapshots", "DELETE /v1/snapshots/a/s", "POST /v1/diff", "GET /v1/attachments",
 	"POST /v1/attach", "POST /v1/detach", "POST /v1/mount", "POST /v1/umount", "POST /v1/stop",
 }
 

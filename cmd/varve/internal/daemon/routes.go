@@ -29,6 +29,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("POST /v1/volumes/{name}/clone", server.Handle(d.serveCloneVolume))
 	mux.Handle("POST /v1/volumes/{name}/rollback", server.Handle(d.serveRollbackVolume))
 	mux.HandleFunc("POST /v1/check", d.serveCheck)
+	mux.HandleFunc("POST /v1/diff", d.serveDiff)
 	mux.Handle("GET /v1/snapshots", server.Handle(d.serveSnapshots))
 	mux.Handle("POST /v1/snapshots", server.Handle(d.serveCreateSnapshot))
 	mux.Handle("DELETE /v1/snapshots/{volume}/{name}", server.Handle(d.serveDeleteSnapshot))

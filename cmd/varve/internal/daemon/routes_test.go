@@ -63,6 +63,8 @@ func TestHostileRequests(t *testing.T) {
 		{"bad name to delete", "DELETE", "/v1/volumes/%00", "", nil, 400, "name"},
 		{"bad snapshot to delete", "DELETE", "/v1/snapshots/a/%2e%2e", "", nil, 400, "begins with"},
 		{"bad volume in a query", "GET", "/v1/snapshots?volume=a%20b", "", nil, 400, "space"},
+		{"diff of a bad name", "POST", "/v1/diff", `{"from":{"volume":"a b"},"to":{"volume":"a"}}`, nil, 400, "space"},
+		{"diff of what is not there", "POST", "/v1/diff", `{"from":{"volume":"a","snapshot":"s"},"to":{"volume":"a"}}`, nil, 404, "not found"},
 		{"bad snapshot", "POST", "/v1/snapshots", `{"volume":"a","name":"@"}`, nil, 400, "snapshot"},
 		{"bad transport", "POST", "/v1/attach", `{"volume":"a","transport":"tape"}`, nil, 400, "tape"},
 		{"many queues", "POST", "/v1/attach", `{"volume":"a","queues":100000}`, nil, 400, "queues"},

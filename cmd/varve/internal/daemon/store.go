@@ -52,4 +52,6 @@ type snapshots interface {
 	DeleteSnapshot(ctx context.Context, volume, snap string) error
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
 	SharedSnapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)
+	Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
+		changed func(objstore.Change) error) (objstore.DiffTotal, error)
 }

@@ -15,6 +15,7 @@
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
 //	POST   /v1/check                      CheckStore     -> CheckEvents, one per line
+//	POST   /v1/diff                       Diff           -> DiffEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME&shares=true] []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME

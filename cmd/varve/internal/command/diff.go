@@ -1,0 +1,109 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
+)
+
+func (a *app) snapshotDiffCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff FROM [TO]",
+		Short: "Show what differs between two snapshots or volumes",
+		Long: `diff lists the ranges of bytes in which one snapshot differs from another, or a volume as it is now from a snapshot.
+Each is written as VOLUME@SNAPSHOT or VOLUME; without TO, the snapshot is compared with its own volume. They may be of
+any volumes, and of different sizes.
+
+The ranges are those that have to be written to FROM, cut or extended by zeroes to the size of TO, to make it equal to
+TO. They consist of whole chunks, of which some byte differs. A range of zeroes takes no space in TO.
+
+Only what differs is read, so it takes as long as there are differences, however large the volumes are. What was written
+recently settles first.`,
+		Example: `  varve snapshot diff data@monday
+  varve snapshot diff data@monday data@tuesday --json | jq -s 'map(select(.length)) | map(.length) | add'
+  varve snapshot diff golden@v1 sandbox17`,
+		Args: func(cmd *cobra.Command, got []string) error {
+			if len(got) == 0 {
+				return usagef("FROM is missing")
+			}
+			return upTo(2)(cmd, got)
+		},
+		ValidArgsFunction: a.completeImages,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := "diff " + strings.Trim(fmt.Sprintf("%q", args), "[]")
+			r, err := diffRequest(args)
+			if err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				return doing(what, a.writeDiff(cmd, c, r))
+			})
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+// diffRequest is what the arguments ask for.
+func diffRequest(args []string) (r protocol.Diff, err error) {
+	if r.From, err = protocol.ParseImage(args[0]); err != nil {
+		return r, err
+	}
+	if len(args) > 1 {
+		r.To, err = protocol.ParseImage(args[1])
+		return r, err
+	}
+	if r.From.Snapshot == "" {
+		return r, fmt.Errorf("%s is compared with itself; name a snapshot, or a second volume", r.From)
+	}
+	r.To = objstore.ImageName{Volume: r.From.Volume}
+	return r, nil
+}
+
+// writeDiff writes the changes as they come: there may be more than fit into memory.
+func (a *app) writeDiff(cmd *cobra.Command, c *client.Client, r protocol.Diff) error {
+	out := cmd.OutOrStdout()
+	if a.json {
+		enc := json.NewEncoder(out)
+		total, err := c.Diff(cmd.Context(), r, func(i objstore.DiffImages) error { return enc.Encode(i) },
+			func(c objstore.Change) error { return enc.Encode(c) })
+		if err != nil {
+			return err
+		}
+		return enc.Encode(total)
+	}
+	begin := func(i objstore.DiffImages) error {
+		if i.From.Size != i.To.Size {
+			fmt.Fprintf(out, "%s has %s, %s has %s\n", i.From, formatSize(i.From.Size), i.To, formatSize(i.To.Size))
+		}
+		return nil
+	}
+	first := true
+	total, err := c.Diff(cmd.Context(), r, begin, func(c objstore.Change) error {
+		if first {
+			fmt.Fprintf(out, "%20s %20s  %s\n", "OFFSET", "LENGTH", "NOW")
+			first = false
+		}
+		kind := "data"
+		if c.Zero {
+			kind = "zero"
+		}
+		_, err := fmt.Fprintf(out, "%20d %20d  %s\n", c.Off, c.Len, kind)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if total.Ranges == 0 {
+		_, err = fmt.Fprintln(out, "no difference")
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s, %s of data, %s of zeroes\n", counted(int(total.Ranges), "range"),
+		formatSize(total.Bytes-total.Zero), formatSize(total.Zero))
+	return err
+}

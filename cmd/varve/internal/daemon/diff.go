@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
+	"varve/objstore"
+)
+
+// diffBuffer is how many bytes of an answer are sent at once.
+const diffBuffer = 32 << 10
+
+// serveDiff answers with events, one a line, as the trees are walked: none of the answer is kept. It
+// ends when the client goes away, or does not read for too long.
+func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
+	var q protocol.Diff
+	if err := server.Decode(w, r, &q); err != nil {
+		server.Refuse(w, err)
+		return
+	}
+	out := bufio.NewWriterSize(&streamWriter{w: w, conn: http.NewResponseController(w), timeout: d.answerTimeout}, diffBuffer)
+	enc := json.NewEncoder(out)
+	begun := false
+	total, err := d.store.Diff(r.Context(), q.From, q.To, func(i objstore.DiffImages) error {
+		begun = true
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		w.WriteHeader(http.StatusOK)
+		return enc.Encode(protocol.DiffEvent{Images: &i})
+	}, func(c objstore.Change) error {
+		return enc.Encode(protocol.DiffEvent{Change: &c})
+	})
+	switch {
+	case err != nil && !begun:
+		server.Refuse(w, err)
+		return
+	case err != nil:
+		d.log.Warn("diff ended early", "from", q.From.String(), "to", q.To.String(), "error", err)
+		e, _ := protocol.NewError(err)
+		_ = enc.Encode(protocol.DiffEvent{Error: e}) // the client may be gone: nobody to tell
+	default:
+		_ = enc.Encode(protocol.DiffEvent{Total: &total})
+	}
+	_ = out.Flush()
+}
+
+// streamWriter sends each write to the client at once.
+type streamWriter struct {
+	w       io.Writer
+	conn    *http.ResponseController
+	timeout time.Duration // for the client to take what is written
+}
+
+func (s *streamWriter) Write(p []byte) (int, error) {
+	// Errors: the handler is called in this process, and there is no connection.
+	_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+	n, err := s.w.Write(p)
+	_ = s.conn.Flush()
+	return n, err
+}
