@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"varve/objstore"
+	"varve/objstore/vfs"
+)
+
+// runDiff measures how long it takes, and how much memory, to compare a large volume with a snapshot
+// of it, when a number of chunks all over it have changed since: with the store just opened, so that
+// no node is in memory, and again.
+func runDiff(ctx context.Context, args []string) error {
+	var m memoryRun
+	var chunk, changes int
+	flags := flag.NewFlagSet("diff", flag.ExitOnError)
+	flags.StringVar(&m.dir, "dir", "", "directory for the store")
+	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
+	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write before the snapshot, all of them different")
+	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
+	flags.IntVar(&changes, "changes", 1000, "chunks to change after it")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	store := filepath.Join(m.dir, "store")
+	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
+		return err
+	}
+	gen := newGenerator(chunk)
+	m.options.FS = &regenerating{vfs.OS(store), gen}
+	err := m.change(ctx, store, gen, changes)
+	if err == nil {
+		err = m.compare(ctx, store)
+	}
+	return errors.Join(err, os.RemoveAll(store))
+}
+
+// change fills the volume, takes a snapshot, and changes chunks, each in another leaf if there are
+// as many.
+func (m memoryRun) change(ctx context.Context, store string, gen *generator, changes int) error {
+	s, err := objstore.Open(ctx, store, m.options)
+	if err != nil {
+		return err
+	}
+	if _, err = s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	v, err := s.OpenVolume("big", "bench")
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	err = m.write(ctx, s, v, gen)
+	if err == nil {
+		_, err = s.CreateSnapshot(ctx, "big", "before")
+	}
+	buf, units := make([]byte, gen.chunk), m.written/writeUnit
+	for i := int64(0); i < int64(changes) && err == nil; i++ {
+		gen.fill(buf, 1<<62+uint64(i))
+		_, err = v.WriteAt(buf, m.place(i*units/int64(changes)))
+	}
+	if err == nil {
+		err = s.Settle(ctx)
+	}
+	return errors.Join(err, v.Close(), s.Close())
+}
+
+// compare opens the store, of which the nodes of trees alone are read from here on, and prints a
+// line for each diff.
+func (m memoryRun) compare(ctx context.Context, store string) error {
+	m.options.FS = vfs.OS(store)
+	s, err := objstore.Open(ctx, store, m.options)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n| diff | ranges | milliseconds | allocated | resident |\n|---|---:|---:|---:|---:|\n")
+	from, to := objstore.ImageName{Volume: "big", Snapshot: "before"}, objstore.ImageName{Volume: "big"}
+	for _, what := range []string{"first after opening", "second", "third"} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		total, derr := s.Diff(ctx, from, to, func(objstore.DiffImages) error { return nil }, func(objstore.Change) error { return nil })
+		took := time.Since(began)
+		if err = derr; err != nil {
+			break
+		}
+		runtime.ReadMemStats(&after)
+		resident, rerr := residentBytes()
+		if err = rerr; err != nil {
+			break
+		}
+		fmt.Printf("| %s | %d | %.1f | %d MiB | %d MiB |\n", what, total.Ranges, took.Seconds()*1000,
+			(after.TotalAlloc-before.TotalAlloc)>>20, resident>>20)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// residentBytes is what this process has in memory now.
+func residentBytes() (int64, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	var size, resident int64
+	_, err = fmt.Sscan(string(b), &size, &resident)
+	return resident * int64(os.Getpagesize()), err
+}
