@@ -120,7 +120,9 @@ func canceledAt(t *testing.T, mem vfs.FS, n int64, f func(ctx context.Context, f
 func TestContextEndsOpening(t *testing.T) {
 	const volumes = 128
 	r := newRig(t, Options{})
-	write := func(i int, off int64) { r.write(r.volume(fmt.Sprint("v", i), 1<<20), randomBytes(uint64(i), 4096), off) }
+	write := func(i int, off int64) {
+		r.write(r.volume(fmt.Sprint("v", i), 1<<20), randomBytes(uint64(i), 4096), off)
+	}
 	for i := range volumes {
 		write(i, 0)
 	}

@@ -242,7 +242,7 @@ func (s *fakeStore) WouldFree(context.Context, []string, []objstore.SnapshotName
 	return objstore.Freed{}, nil
 }
 
-func (s *fakeStore) Count(context.Context) error  { return nil }
+func (s *fakeStore) Count(context.Context) error { return nil }
 func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName, func(objstore.DiffImages) error,
 	func(objstore.Change) error,
 ) (objstore.DiffTotal, error) {
