@@ -78,6 +78,8 @@ var killPoints = []killPoint{
 	{point: failpoint.CloneSettled, most: 1},
 	{point: failpoint.RollbackRecorded, most: 1},
 	{point: failpoint.CheckVerified, most: 3},
+	{point: failpoint.ResizeStored, way: unreached, reason: "TestKilledAtEveryPoint of objstore has it"},
+	{point: failpoint.ResizeRecorded, way: unreached, reason: "as resize.stored"},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
 	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
 	{

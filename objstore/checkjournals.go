@@ -58,10 +58,10 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	if err == nil {
 		return
 	}
-	a := Affected{Volume: v.ref.Name, Ranges: []Range{{0, v.ref.Size}}}
+	a := Affected{Volume: v.ref.Name, Ranges: []Range{{0, v.Size()}}}
 	if rp != nil {
 		if ranges, unknown := c.s.readBehind(v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
-			a.Ranges = mergeRanges(ranges, v.ref.Size)
+			a.Ranges = mergeRanges(ranges, v.Size())
 		}
 	}
 	c.found(disk.AsCorrupt(err, j.Name(), 0, "journal"), a)
@@ -87,7 +87,7 @@ func (c *checker) tails() error {
 			}
 		}
 		v.mu.Unlock()
-		for _, r := range mergeRanges(all, v.ref.Size) {
+		for _, r := range mergeRanges(all, v.Size()) {
 			for off := r.Off; off < r.Off+r.Len; off += MaxRequest / 4 {
 				if err := c.tail(v, off, int(min(MaxRequest/4, r.Off+r.Len-off))); err != nil {
 					return err

@@ -95,12 +95,12 @@ func (s *Store) settleNow(ctx context.Context, v *volume, n *naming) (settledSta
 	}
 	failpoint.Here(failpoint.CloneSettled)
 	v.mu.Lock()
-	root, logical, settled := n.root, n.logical, n.settled
+	root, size, logical, settled := n.root, n.size, n.logical, n.settled
 	v.mu.Unlock()
 	if !settled {
 		return settledState{}, errGone(v)
 	}
-	r, err := s.objects.Root(root, v.Size())
+	r, err := s.objects.Root(root, size)
 	if err != nil {
 		return settledState{}, fmt.Errorf("volume %s: %w", v.Name(), err)
 	}

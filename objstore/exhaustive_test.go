@@ -36,10 +36,12 @@ func fixedWorkload(w *world) {
 		func() { w.fixedDelete("a") },
 		func() { w.fixedFlush("b") },
 		func() { w.fixedClone("b", "two", "c") },
+		func() { w.fixedResize("c", 3<<20) },
 		func() { w.fixedWrite("b", 4096, 20000, 7) },
 		func() { w.fixedRollback("b", "two", RollbackOptions{}) },
 		func() { w.fixedWrite("b", 65536, 9000, 8) },
 		func() { w.fixedClone("b", "", "d") },
+		func() { w.fixedResize("c", 72<<10) },
 		func() { w.fixedWrite("d", 0, 9000, 9) },
 		func() { w.fixedWrite("b", 0, 9000, 9) },
 		func() { w.fixedRollback("b", "two", RollbackOptions{NoSnapshot: true}) },
@@ -177,6 +179,17 @@ func (w *world) fixedRollback(name, snap string, o RollbackOptions) {
 		v.snaps[r.Snapshot] = &modelSnap{content: v.rolling.before}
 	}
 	v.rolledBack()
+}
+
+func (w *world) fixedResize(name string, size int64) {
+	v := w.vols[name]
+	if v == nil || v.maybeGone {
+		return
+	}
+	v.resizing = size
+	if _, err := w.s.ResizeVolume(w.t.Context(), name, size, ResizeOptions{Shrink: true}); w.answered(err, "resize") {
+		v.resized()
+	}
 }
 
 func (w *world) fixedDelete(name string) {

@@ -200,7 +200,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 	if rp.Blind {
 		d.unknown++
 	}
-	d.ranges = mergeRanges(lost, v.ref.Size)
+	d.ranges = mergeRanges(lost, v.Size())
 	d.loseSnapshots(v)
 	return d
 }

@@ -39,6 +39,8 @@ type modelVolume struct {
 
 	scratch bool           // a scratch volume
 	rolling *modelRollback // was not answered
+
+	resizing int64 // the size in bytes of a resize that was not answered; 0: there is none
 }
 
 type modelSnap struct {

@@ -31,7 +31,7 @@ func (w *world) opClone() {
 	}
 	w.names++
 	name := fmt.Sprintf("c%d", w.names)
-	n := newModelVolume(name, v.size, v.blockSize)
+	n := newModelVolume(name, int64(len(content))*SectorSize, v.blockSize)
 	copy(n.cur, content)
 	n.maybeGone = true
 	w.vols[name] = n
@@ -53,7 +53,7 @@ func (w *world) opClone() {
 	if snap == "" {
 		v.flushed() // what it was made of is durable
 	}
-	if want := modelRoot(content, w.chunkSize); i.Root != want || i.Size != v.size || i.BlockSize != v.blockSize {
+	if want := modelRoot(content, w.chunkSize); i.Root != want || i.Size != n.size || i.BlockSize != v.blockSize {
 		w.failf("clone of %s@%s is %+v, want root %s", v.name, snap, i, want)
 	}
 	if want := modelLogical(content, w.chunkSize); i.Logical != want || i.Tail != 0 {
@@ -101,6 +101,9 @@ func (w *world) opRollback() {
 		if w.mem.WasCut() {
 			return
 		}
+		if i, err := w.s.VolumeInfo(v.name); err == nil {
+			v.resolveSize(i.Size)
+		}
 		if vol := w.volume(v.name); vol != nil {
 			w.checkVolume(v, vol, false)
 			w.checkSnaps(v)
@@ -146,6 +149,7 @@ type modelRollback struct {
 // rolledBack notes a rollback that has happened.
 func (v *modelVolume) rolledBack() {
 	v.cur = slices.Clone(v.rolling.to)
+	v.size = int64(len(v.cur)) * SectorSize
 	v.rolling = nil
 	clear(v.alts)
 	clear(v.unsure)

@@ -27,7 +27,7 @@ func (w *world) opScratch() {
 		return
 	}
 	w.unknownScratch = w.unknownScratch[:len(w.unknownScratch)-1]
-	n := newModelVolume(i.Name, v.size, v.blockSize)
+	n := newModelVolume(i.Name, int64(len(content))*SectorSize, v.blockSize)
 	n.scratch = true
 	copy(n.cur, content)
 	w.vols[i.Name] = n

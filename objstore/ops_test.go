@@ -46,6 +46,7 @@ var rareOperations = []operation{
 	{"scratch", 3, (*world).opScratch},
 	{"clone", 4, (*world).opClone},
 	{"rollback", 4, (*world).opRollback},
+	{"resize", 5, (*world).opResize},
 	{"verify", 2, (*world).opVerify},
 	{"quiesce", 1, (*world).opQuiesce},
 	{"passing", 2, (*world).opPassing},

@@ -66,6 +66,8 @@ var enginePoints = []struct {
 	{failpoint.CloneSettled, 2},
 	{failpoint.RollbackRecorded, 2},
 	{failpoint.CheckVerified, 2},
+	{failpoint.ResizeStored, 2},
+	{failpoint.ResizeRecorded, 2},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -550,12 +552,22 @@ func (c *pointWorker) coming() {
 	if c.r.IntN(2) == 0 {
 		c.must(c.open[name].Flush())
 	}
+	c.resize(name, 9*pointBlocks)
 	if c.r.IntN(2) == 0 {
 		c.back(name)
 	}
 	c.must(c.volume(name).Close())
 	delete(c.open, name)
+	c.resize(name, pointBlocks)
 	c.do("delete "+name, func() error { return c.s.DeleteVolume(context.Background(), name) })
+}
+
+// resize gives a volume other blocks, all of zeroes, or takes them again.
+func (c *pointWorker) resize(name string, blocks int64) {
+	c.do("resize "+name, func() error {
+		_, err := c.s.ResizeVolume(context.Background(), name, blocks*killedBlock, ResizeOptions{Shrink: true})
+		return err
+	})
 }
 
 // back clones a volume, and rolls it back to a snapshot, over writes that have not settled.

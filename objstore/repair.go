@@ -101,7 +101,7 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 			return r, fmt.Errorf("no snapshot of it is left to go back to; delete it: %w", d.err)
 		}
 		r.BackTo, r.Time = "snapshot "+name+"@"+to.Name, to.Created
-		r.Lost = []Range{{0, v.ref.Size}}
+		r.Lost = []Range{{0, v.Size()}}
 	} else {
 		r.BackTo = fmt.Sprintf("generation %d", v.baseGen)
 		if n := len(d.keep); n > 0 {
@@ -190,6 +190,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 	} else {
 		v.mu.Lock()
 		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.Gen, to.Logical
+		v.size.Store(root.Size)
 		v.mu.Unlock()
 	}
 	s.reinstate(v)
@@ -301,7 +302,11 @@ func (c *catalog) forget(ctx context.Context, v *volume, d *volumeDamage, to *re
 			if n := len(d.gens); n > 0 { // the journals are leftovers from now on
 				gen = max(gen, d.gens[n-1])
 			}
-			recs = append(recs, refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: to.Root.String(), Logical: to.Logical, Time: to.Created})
+			head := refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: to.Root.String(), Logical: to.Logical, Time: to.Created}
+			if to.Size != v.ref.Size {
+				head.Op, head.Size = refs.OpResize, to.Size
+			}
+			recs = append(recs, head)
 		}
 		return recs, nil
 	}, nil)

@@ -130,7 +130,7 @@ func (s *Store) replayLayers(ctx context.Context, v *volume, replays []*journal.
 
 // validateRecord returns what is wrong with a record that was read whole.
 func (s *Store) validateRecord(v *volume, r *journal.Record) error {
-	sectors := uint64(v.ref.Size) / SectorSize
+	sectors := uint64(v.Size()) / SectorSize
 	if r.Count == 0 || r.Count > sectors || r.Sector > sectors-r.Count {
 		return fmt.Errorf("%d sectors at %d in a volume of %d", r.Count, r.Sector, sectors)
 	}

@@ -119,10 +119,6 @@ func (r *rollback) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if target.root.Size != v.Size() {
-		return fmt.Errorf("snapshot %s@%s has %d bytes, and the volume %d: %w: clone the snapshot instead",
-			v.Name(), r.snap, target.root.Size, v.Size(), ErrInvalid)
-	}
 	if r.keep && !r.present.settled {
 		if _, err := s.settleNow(ctx, v, &r.present); err != nil {
 			return err
@@ -187,7 +183,11 @@ func (r *rollback) record(ctx context.Context, sn *refs.Snapshot, target settled
 		}
 		// A freeze that is under way may add one more journal, which stays empty: nobody writes.
 		gen = newest + 1
-		return append(recs, refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: id.String(), Logical: target.logical, Time: r.now.Truncate(time.Second)}), nil
+		head := refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: id.String(), Logical: target.logical, Time: r.now.Truncate(time.Second)}
+		if sn.Size != v.ref.Size { // the volume gets the size of the snapshot too
+			head.Op, head.Size = refs.OpResize, sn.Size
+		}
+		return append(recs, head), nil
 	}, func() {
 		failpoint.Here(failpoint.RollbackRecorded)
 		r.layers, r.readers = v.reset(base, gen, target.logical)
@@ -226,6 +226,7 @@ func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segmen
 	layers, readers := v.layers, v.replacePin()
 	v.base.drop()
 	v.base, v.baseGen, v.baseData = base, gen, logical
+	v.size.Store(base.root.Size)
 	v.layers, v.writable, v.unjournaled, v.extending, v.tail, v.since = nil, false, false, false, 0, 0
 	for _, l := range layers {
 		v.s.space.settled(l)

@@ -72,12 +72,8 @@ func (t *settler) settleLayer(ctx context.Context, v *volume) error {
 		v.mu.Unlock()
 		return nil
 	}
-	st := &settling{
-		ctx: ctx, s: s, v: v, l: v.layers[0], old: v.base.root, base: v.base,
-		fresh: map[merkle.Hash]segment.Location{}, own: map[segment.Location]bool{}, added: map[*segment.File][]segment.Object{}, leaves: map[int64]*leaf{},
-	}
+	st := s.newSettling(ctx, v, v.layers[0])
 	v.mu.Unlock()
-	st.view[0] = st.l
 	start := time.Now()
 	if err := st.lookAhead(); err != nil {
 		return err
@@ -108,21 +104,37 @@ func (t *settler) settleLayer(ctx context.Context, v *volume) error {
 	return nil
 }
 
+// newSettling begins the settling of a layer over the volume's base.
+// REQUIRES: v.settleMu and v.mu are held; the first until the settling ends.
+func (s *Store) newSettling(ctx context.Context, v *volume, l *layer) *settling {
+	return &settling{
+		ctx: ctx, s: s, v: v, l: l, old: v.base.root, base: v.base, view: [1]*layer{l},
+		fresh: map[merkle.Hash]segment.Location{}, own: map[segment.Location]bool{}, added: map[*segment.File][]segment.Object{}, leaves: map[int64]*leaf{},
+	}
+}
+
 // tree does step A and returns the new root.
 func (st *settling) tree() (*merkle.Root, error) {
 	root := st.old
-	if _, touched := st.l.extents.Next(0); touched {
-		top, err := st.update(root.Depth, 0, root.Top)
-		if err != nil {
-			return nil, err
-		}
-		root.Top = top
-	}
-	enc := root.Encode()
-	if _, err := st.store(merkle.KindRoot, merkle.Sum(merkle.KindRoot, enc), enc); err != nil {
+	var err error
+	if root.Top, err = st.top(); err != nil {
 		return nil, err
 	}
-	return &root, nil
+	return &root, st.storeRoot(&root)
+}
+
+// top stores the nodes that the layer changes, and returns the hash of the top node.
+func (st *settling) top() (merkle.Hash, error) {
+	if _, touched := st.l.extents.Next(0); !touched {
+		return st.old.Top, nil
+	}
+	return st.update(st.old.Depth, 0, st.old.Top)
+}
+
+func (st *settling) storeRoot(root *merkle.Root) error {
+	enc := root.Encode()
+	_, err := st.store(merkle.KindRoot, merkle.Sum(merkle.KindRoot, enc), enc)
+	return err
 }
 
 // update returns the new hash of node i of a level, whose hash was h.

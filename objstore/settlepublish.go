@@ -85,7 +85,7 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	}
 	for _, n := range v.namings {
 		if n.gen == st.l.gen {
-			n.settle(id, logical)
+			n.settle(id, root.Size, logical)
 		}
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)

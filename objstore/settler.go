@@ -30,6 +30,7 @@ const (
 type settler struct {
 	s     *Store
 	asked chan struct{}
+	jobs  chan settlerJob
 
 	awaited atomic.Int64 // callers that wait for settling, of all volumes
 	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
@@ -40,7 +41,7 @@ type settler struct {
 }
 
 func newSettler(s *Store) *settler {
-	st := &settler{s: s, asked: make(chan struct{}, 1)}
+	st := &settler{s: s, asked: make(chan struct{}, 1), jobs: make(chan settlerJob)}
 	st.clock.Store(1)
 	return st
 }
@@ -67,6 +68,8 @@ func (t *settler) run(ctx context.Context) {
 			t.countStuck()             // before waiting writes look again
 			t.s.space.tick()
 		case <-t.asked:
+		case j := <-t.jobs:
+			j.run(ctx)
 		}
 		t.settleDue(ctx)
 	}
@@ -80,6 +83,7 @@ func (t *settler) settleDue(ctx context.Context) {
 		return // waiting callers get the same error
 	}
 	for _, v := range s.catalog.all() {
+		t.runJobs(ctx)
 		if !t.retryDue(v) {
 			continue
 		}

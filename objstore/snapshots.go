@@ -17,6 +17,7 @@ type naming struct {
 	gen     uint64
 	settled bool
 	root    merkle.Hash
+	size    int64 // bytes
 	logical int64
 	lost    bool // the volume was rolled back meanwhile: what was frozen is gone
 }
@@ -122,7 +123,7 @@ func (v *volume) enlist(n *naming, gen uint64) {
 		return
 	}
 	if n.gen = gen; v.baseGen == gen {
-		n.settle(v.base.id, v.baseData)
+		n.settle(v.base.id, v.base.root.Size, v.baseData)
 		return
 	}
 	v.namings = append(v.namings, n)
@@ -130,8 +131,8 @@ func (v *volume) enlist(n *naming, gen uint64) {
 
 // settle sets the snapshot's root.
 // REQUIRES: volume.mu is held.
-func (n *naming) settle(root merkle.Hash, logical int64) {
-	n.settled, n.root, n.logical = true, root, logical
+func (n *naming) settle(root merkle.Hash, size, logical int64) {
+	n.settled, n.root, n.size, n.logical = true, root, size, logical
 }
 
 // record returns the record of the snapshot.
@@ -140,6 +141,9 @@ func (n *naming) record(ref *refs.Volume, snap string, created time.Time) refs.R
 	rec := refs.Record{Op: refs.OpSnapshot, ID: ref.ID, Name: snap, Gen: n.gen, Time: created}
 	if n.settled {
 		rec.Root, rec.Logical = n.root.String(), n.logical
+		if n.size != ref.Size { // the volume was resized since
+			rec.Size = n.size
+		}
 	}
 	return rec
 }

@@ -68,7 +68,7 @@ func TestFeaturesAreNotedAtFirstUse(t *testing.T) {
 
 // needing is a store of which one operation of need fails or is the last before the power cut.
 // It returns whether need got that far.
-func needing(t *testing.T, n int64, fault error) (r *rig, err error, done bool) { //nolint:revive // the error is a result among others
+func needing(t *testing.T, n int64, fault error) (r *rig, done bool, err error) {
 	t.Helper()
 	r = newRig(t, Options{})
 	must(t, r.volume("a", 1<<20).Close())
@@ -88,9 +88,9 @@ func needing(t *testing.T, n int64, fault error) (r *rig, err error, done bool) 
 	}
 	err = r.s.catalog.need(t.Context(), refs.NewFeatures(refs.Resize))
 	if fault == nil {
-		return r, err, !r.mem.WasCut()
+		return r, !r.mem.WasCut(), err
 	}
-	return r, err, left.Load() >= 0
+	return r, left.Load() >= 0, err
 }
 
 // Whatever becomes of the disk while a feature is noted: what need has answered is in both copies,
@@ -102,7 +102,7 @@ func TestEveryCutAndFaultOfNeed(t *testing.T) {
 		for n, done := int64(0), false; !done; n++ {
 			for cut := range uint64(4) {
 				what := fmt.Sprintf("operation %d, %v, disk %d", n, fault, cut)
-				r, err, end := needing(t, n, fault)
+				r, end, err := needing(t, n, fault)
 				if done = end; done && err != nil {
 					t.Fatalf("%s: %v", what, err)
 				}

@@ -35,7 +35,9 @@ func (v *Volume) Close() error {
 // volume is the engine object of a volume.
 type volume struct {
 	s   *Store
-	ref *refs.Volume // name, ID, sizes don't change; the rest is guarded by catalog.mu
+	ref *refs.Volume // name, ID, block size don't change; the rest is guarded by catalog.mu
+
+	size atomic.Int64 // ref.Size, for requests; changes under settleMu, catalog.mu and mu
 
 	users    []string   // guarded by catalog.mu
 	reserved string     // "deleted", "rolled back": nobody may open it meanwhile; guarded by catalog.mu
@@ -92,6 +94,7 @@ type volume struct {
 func newVolume(s *Store, ref *refs.Volume, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: segment.NewPin()}
 	v.verify.Store(ref.Verify)
+	v.size.Store(ref.Size)
 	s.objects.Deepen(b.root.Depth) // s.catalog.mu is held, or the store is being opened
 	return v
 }
@@ -102,15 +105,15 @@ func (v *volume) Name() string { return v.ref.Name }
 // ID is the volume's UUID, 16 bytes.
 func (v *volume) ID() [16]byte { return v.ref.ID }
 
-// Size in bytes.
-func (v *volume) Size() int64 { return v.ref.Size }
+// Size in bytes. See Store.ResizeVolume.
+func (v *volume) Size() int64 { return v.size.Load() }
 
 // BlockSize is the logical block size in bytes.
 func (v *volume) BlockSize() int { return v.ref.BlockSize }
 
 func (v *volume) validateRange(off, length int64) error {
-	if off < 0 || length <= 0 || off > v.ref.Size-length || (off|length)%SectorSize != 0 {
-		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.ref.Size, v.ref.Name)
+	if off < 0 || length <= 0 || off > v.Size()-length || (off|length)%SectorSize != 0 {
+		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.Size(), v.ref.Name)
 	}
 	return nil
 }

@@ -32,8 +32,8 @@ func (s *Store) CreateVolume(ctx context.Context, name string, o VolumeOptions) 
 	if err := refs.CheckBlockSize(o.BlockSize); err != nil {
 		return VolumeInfo{}, err
 	}
-	if o.Size < int64(o.BlockSize) || o.Size > MaxVolumeSize || o.Size%int64(o.BlockSize) != 0 {
-		return VolumeInfo{}, fmt.Errorf("volume size %d bytes: %w: want a multiple of the block size %d, at most %d", o.Size, ErrInvalid, o.BlockSize, int64(MaxVolumeSize))
+	if err := refs.CheckSize(o.Size, o.BlockSize); err != nil {
+		return VolumeInfo{}, fmt.Errorf("volume %s: %w", name, err)
 	}
 	rec := refs.Record{Op: refs.OpVolume, ID: uuid.New(), Name: name, Size: o.Size, BlockSize: o.BlockSize, Verify: o.Verify, Time: s.opts.Now().UTC()}
 	v, err := s.catalog.create(ctx, rec.ID, func() ([]refs.Record, error) {

@@ -488,6 +488,9 @@ func (w *world) checkAll() {
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
 		i, ok := infos[name]
+		if ok {
+			v.resolveSize(i.Size)
+		}
 		switch {
 		case !ok && v.maybeGone:
 			delete(w.vols, name)

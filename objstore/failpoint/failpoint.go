@@ -60,6 +60,9 @@ const (
 	CloneSettled     Point = "clone.settled"     // what a clone begins with, or a rollback keeps, has settled and has no name
 	RollbackRecorded Point = "rollback.recorded" // the volume's layers and their journals are there still
 
+	ResizeStored   Point = "resize.stored"   // the tree of the new size is durable, and nothing refers to it
+	ResizeRecorded Point = "resize.recorded" // in refs, not in memory
+
 	// The superblock: another UUID, or the first use of a feature.
 	SuperblockFirst Point = "superblock.first" // the first of its files is durable, the copy is as it was
 
@@ -129,7 +132,7 @@ func Points() []Point {
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
-		CloneSettled, RollbackRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
+		CloneSettled, RollbackRecorded, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,

@@ -90,7 +90,7 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 	case OpHead:
 		return s.setHead(v, rec, root, v.Size)
 	case OpResize:
-		if err := checkSize(rec.Size, v.BlockSize); err != nil {
+		if err := CheckSize(rec.Size, v.BlockSize); err != nil {
 			return err
 		}
 		return s.setHead(v, rec, root, rec.Size)
