@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
 )
 
 // ImageName names what a volume is now, or one of its snapshots.
@@ -146,12 +147,12 @@ func (c *catalog) viewOf(v *volume, gen uint64) *View {
 	defer c.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	w := &View{s: v.s, size: v.base.root.Size, of: v}
+	w := &View{s: v.s, size: v.base.root.Size, of: v, pin: segment.NewPin()}
 	switch {
 	case v.baseGen > gen:
 		return nil
 	case v.baseGen == gen:
-		w.base = newBase(v.s, v.base.root)
+		w.base, w.root = newBase(v.s, v.base.root), v.base.id
 	default:
 		w.v, w.gen = v, gen
 	}
