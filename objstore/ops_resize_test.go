@@ -66,6 +66,7 @@ func (w *world) opResize() {
 		}
 	}
 	if vol := w.volume(v.name); vol != nil {
+		defer w.noFaults()()
 		w.checkVolume(v, vol, false)
 		w.checkSnaps(v)
 	}
