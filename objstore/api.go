@@ -52,6 +52,9 @@ type VolumeInfo struct {
 	// Of is the snapshot, "VOLUME@SNAPSHOT", that a scratch volume lies over. An older varve that
 	// has compacted refs has dropped it.
 	Of string `json:"of,omitempty"`
+	// Quota and Reserve are the volume's Limits, in bytes; 0: none.
+	Quota   int64 `json:"quota,omitempty"`
+	Reserve int64 `json:"reserve,omitempty"`
 	// Damage is why the volume is refused, until RepairVolume.
 	Damage string `json:"damage,omitempty"`
 	// Share of the last settled root; nil where it was not asked for, or is not known yet.
@@ -96,6 +99,7 @@ type Stat struct {
 	Unindexed         int          `json:"unindexed_segments,omitempty"` // of Segments, those whose objects the index may lack
 	Free              int64        `json:"free"`                         // room for writes: what the file system or MaxSize leave, less the reserve
 	Reserve           int64        `json:"reserve"`                      // kept back for deleting, settling and collecting
+	Promised          int64        `json:"promised,omitempty"`           // kept for volumes with a reservation, beside Free
 	SettleReservation int64        `json:"settle_reservation"`           // of Free, what settling the tails may need
 	State             SpaceState   `json:"state"`                        // ok, low or full
 	LowAt             int64        `json:"low_at"`                       // low when Free less SettleReservation is below this
@@ -135,6 +139,7 @@ type Write struct {
 	Off     int64 // volume offset in bytes
 	Len     int   // bytes
 	seg     *segment.File
+	growth  int64 // bytes that it is charged against the volume's limits
 }
 
 // Image is what a Volume and a View have in common: a disk to read. Safe for concurrent use.

@@ -151,6 +151,7 @@ func (v *volume) end() ([]*layer, *segment.Pin) {
 	v.mu.Lock()
 	layers, readers := v.layers, v.replacePin() // nothing plans on the new one: closed is set below
 	v.layers, v.dirty, v.writable, v.closed, v.tail = nil, nil, false, true, 0
+	v.keepPromise()
 	if v.appendSegment != nil {
 		v.appendSegment.Full = true
 	}

@@ -18,6 +18,7 @@ type layer struct {
 	gen         uint64
 	journal     *journal.File
 	bytes       int64             // bytes written, overwritten ones too
+	growth      int64             // bytes of chunks that its writes may have made of holes, at most
 	fresh       bool              // has a write that was not relogged, and so settles by itself
 	holes       bool              // a hole was inserted
 	reservation settleReservation // what settling it may write

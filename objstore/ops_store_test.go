@@ -91,6 +91,44 @@ func (w *world) opVerify() {
 	}
 }
 
+// opLimits has a volume take writes, discards and settlings under a quota, above which it does not
+// grow, and a reservation.
+func (w *world) opLimits() {
+	v, vol := w.anyOpenVolume()
+	if vol == nil {
+		return
+	}
+	used := func() int64 {
+		vol.mu.Lock()
+		defer vol.mu.Unlock()
+		return vol.used()
+	}
+	before := used()
+	quota := int64(w.pick(int(v.size), "quota")) + 1
+	reserve := min(int64(w.pick(2, "reserve"))*(1<<18), quota)
+	w.limited = true
+	_, err := w.s.SetLimits(context.Background(), v.name, &quota, &reserve)
+	w.note("limits of %s: quota %d, reservation %d, used %d: %v", v.name, quota, reserve, before, err)
+	for range w.pick(6, "operations") {
+		if w.mem.WasCut() {
+			return
+		}
+		w.oneOf([]operation{{"write", 4, (*world).opWrite}, {"reserve", 2, (*world).opReserve}, {"zero", 1, (*world).opZero}, {"settle", 1, (*world).opSettle}})
+	}
+	if w.mem.WasCut() || w.open[v.name] != vol {
+		return
+	}
+	if after := used(); err == nil && after > max(before, quota) {
+		w.failf("%s has %d bytes after writing with a quota of %d, and had %d", v.name, after, quota, before)
+	}
+	quota, reserve = 0, 0
+	_, err = w.s.SetLimits(context.Background(), v.name, &quota, &reserve)
+	w.note("no limits of %s: %v", v.name, err)
+	if w.answered(err, "take limits away") {
+		w.limited = false
+	}
+}
+
 // opQuiesce is the beginning of a hand-over: the store is closed after it, or goes on.
 func (w *world) opQuiesce() {
 	err := w.s.Quiesce()

@@ -48,6 +48,7 @@ var rareOperations = []operation{
 	{"rollback", 4, (*world).opRollback},
 	{"resize", 5, (*world).opResize},
 	{"verify", 2, (*world).opVerify},
+	{"limits", 2, (*world).opLimits},
 	{"quiesce", 1, (*world).opQuiesce},
 	{"passing", 2, (*world).opPassing},
 	{"give up", 3, (*world).opGiveUp},

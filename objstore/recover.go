@@ -85,6 +85,7 @@ func (s *Store) openVolume(ref *refs.Volume, roots map[merkle.Hash]object.Locate
 	}
 	v := newVolume(s, ref, newBase(s, root))
 	v.baseGen, v.baseData = ref.Gen, ref.Logical
+	v.setLimits(Limits{ref.Quota, ref.Reserve})
 	if damage != nil {
 		v.base.id = ref.Root
 		s.refuse(v, &volumeDamage{err: damage, root: true})

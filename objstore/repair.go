@@ -191,6 +191,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		v.mu.Lock()
 		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.Gen, to.Logical
 		v.size.Store(root.Size)
+		v.keepPromise()
 		v.mu.Unlock()
 	}
 	s.reinstate(v)

@@ -125,6 +125,7 @@ func (s *Store) replayLayers(ctx context.Context, v *volume, replays []*journal.
 		v.layers = append(v.layers, l)
 		v.tail += l.bytes
 	}
+	v.keepPromise()
 	return nil
 }
 
@@ -166,6 +167,7 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 			used[g] = true
 			l.hand(g.ID, from, to)
 			l.bytes += int64(r.Count) * SectorSize
+			l.growth += touched(int64(r.Sector)*SectorSize, int64(r.Count)*SectorSize, int64(s.sb.ChunkSize))
 		}
 		l.insert(e)
 		l.reservation.add(int64(e.Start())*SectorSize, int64(e.End)*SectorSize, int64(s.sb.ChunkSize), e.Segment == 0)

@@ -228,6 +228,7 @@ func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segmen
 	v.base, v.baseGen, v.baseData = base, gen, logical
 	v.size.Store(base.root.Size)
 	v.layers, v.writable, v.unjournaled, v.extending, v.tail, v.since = nil, false, false, false, 0, 0
+	v.keepPromise()
 	for _, l := range layers {
 		v.s.space.settled(l)
 	}

@@ -90,6 +90,7 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	}
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
+	v.keepPromise()
 	s.reclaimer.expect(v) // before its bytes leave the account: a write must not conclude that there is nothing to wait for
 	v.settleFails.Store(0)
 	v.unstick()

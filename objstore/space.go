@@ -29,7 +29,7 @@ const SmallestMaxSize = 128 << 20
 // set. Of the lesser of the two, writes leave the reserve and what settling the tails may have to
 // write.
 //
-//	file system    | used by others | used by the store | inflight | budget ... | reserved | reserve |
+//	file system    | used by others | used by the store | inflight | budget ... | reserved | promised | reserve |
 //
 // A look at the disk grants a budget. Requests take from the budget and look at nothing else, so
 // that take and takeHole never block; a goroutine of the store (run) looks again when half of the
@@ -44,7 +44,7 @@ const SmallestMaxSize = 128 << 20
 //
 // Invariants:
 //
-//   - budget + reserved + reserve is at most what was free at the last look; what the file system
+//   - budget + reserved + promised + reserve is at most what was free at the last look; what the file system
 //     does not know yet of writes under way (inflight) was taken off that.
 //   - reserved and tails are the sums over all layers that have not settled, stuckReserved and
 //     stuckTails those over the layers of volumes whose settling fails again and again. No write
@@ -61,6 +61,8 @@ type spaceAccount struct {
 
 	stuckTails    atomic.Int64 // the part of tails in volumes whose settling fails again and again
 	stuckReserved atomic.Int64 // the same of reserved
+
+	promised atomic.Int64 // bytes that volumes with a reservation may still take, and nobody else
 
 	waiting  atomic.Int64 // how many requests wait for room that settling may make
 	lowSpace atomic.Bool  // the tails and their reservation take more than the room that is left
@@ -182,8 +184,12 @@ func (a *spaceAccount) look(n int64, hole bool) error {
 	if m := a.maxSize.Load(); m > 0 {
 		limit = fmt.Sprintf("there and below the store's maximum of %d", m)
 	}
-	return fmt.Errorf("%w: %d bytes free %s, beside the reserve of %d and %d for settling",
-		ErrNoSpace, max(room, 0), limit, a.reserve.Load(), reserved)
+	others := ""
+	if p := a.promised.Load(); p > 0 {
+		others = fmt.Sprintf(", %d for volumes with a reservation,", p)
+	}
+	return fmt.Errorf("%w: %d bytes free %s, beside the reserve of %d%s and %d for settling",
+		ErrNoSpace, max(room, 0), limit, a.reserve.Load(), others, reserved)
 }
 
 // settlingHelps reports whether a request that finds no room should wait: settling may give room
@@ -278,7 +284,7 @@ func (a *spaceAccount) rooms() (free, room int64, err error) {
 		}
 		room = min(room, limit-used-inflight)
 	}
-	return free, room - a.reserve.Load(), nil
+	return free, room - a.reserve.Load() - a.promised.Load(), nil
 }
 
 // setLimits sets the reserve, or works out the default one, and the maximum.

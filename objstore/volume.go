@@ -74,8 +74,9 @@ type volume struct {
 	extending   bool // the extender was asked for a window of the active layer's journal
 
 	base          *base
-	baseGen       uint64        // the generation that the base holds
-	baseData      int64         // its bytes that are not holes
+	baseGen       uint64 // the generation that the base holds
+	baseData      int64  // its bytes that are not holes
+	limits        limits
 	appendSegment *segment.File // where writes go
 	dirty         []*segment.File
 	pin           *segment.Pin

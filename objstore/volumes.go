@@ -185,7 +185,7 @@ func (c *catalog) info(v *volume) VolumeInfo {
 	return VolumeInfo{
 		Name: v.ref.Name, ID: v.ref.ID.String(), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify, Created: v.ref.Created,
 		Root: c.refs.RootOf(v.ref).String(), Logical: v.ref.Logical, Tail: tail, Snapshots: len(v.ref.Snapshots),
-		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of,
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of, Quota: v.ref.Quota, Reserve: v.ref.Reserve,
 	}
 }
 

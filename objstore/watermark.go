@@ -92,6 +92,7 @@ func (a *spaceAccount) stat(st *Stat) error {
 		return err
 	}
 	st.Free, st.SettleReservation = max(room, 0), a.reserved.Load()
+	st.Promised = a.promised.Load()
 	st.Reserve, st.MaxSize = a.reserve.Load(), a.maxSize.Load()
 	st.LowAt, st.FullAt = a.lowMark(), fullMark
 	a.mark.mu.Lock()

@@ -63,6 +63,8 @@ type world struct {
 	dark           bool       // there was a power cut, and no opening has come through since
 	counts         map[string]int
 	palette        [][]byte
+
+	limited bool // a volume has a quota, or may have
 }
 
 // tester is what *testing.T and *rapid.T have in common.
@@ -666,7 +668,7 @@ func (w *world) tolerates(err error) bool {
 	if w.mem.WasCut() || w.hook.Load() != nil {
 		return true
 	}
-	return w.space > 0 && errors.Is(err, ErrNoSpace)
+	return (w.space > 0 || w.limited) && errors.Is(err, ErrNoSpace)
 }
 
 // data makes the bytes of a write of n bytes at off: new ones, zeroes, or chunks that others have

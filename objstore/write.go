@@ -23,16 +23,27 @@ func (v *volume) Reserve(off int64, length int, w *Write) error {
 	if length > MaxRequest {
 		return fmt.Errorf("write of %d bytes: %w: at most %d", length, ErrInvalid, MaxRequest)
 	}
-	if !v.s.space.take(largestWrite(off, length, v.s.sb.ChunkSize)) {
-		return ErrBusy
-	}
+	need := largestWrite(off, length, v.s.sb.ChunkSize)
+	taken := v.s.space.take(need)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ops++
 	if err := v.admit(); err != nil {
 		return err
 	}
-	return v.reserve(off, length, w)
+	if !taken && v.limits.promise < need {
+		return ErrBusy
+	}
+	growth, err := v.admitGrowth(off, length)
+	if err != nil {
+		return err
+	}
+	if err := v.reserve(off, length, w); err != nil {
+		v.uncharge(growth)
+		return err
+	}
+	w.growth = growth
+	return nil
 }
 
 // reserve is Reserve for a write that was admitted.
@@ -128,7 +139,12 @@ func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
 		v.mu.Unlock()
 		switch {
 		case err == nil:
-			if err = v.s.space.look(need, hole); err == nil && !hole {
+			if !hole {
+				if err = v.admitByQuota(ctx, off, length); err != nil {
+					return err
+				}
+			}
+			if err = v.lookForRoom(need, hole); err == nil && !hole {
 				return v.waitSegment(ctx)
 			}
 			if !errors.Is(err, ErrBusy) {
@@ -144,6 +160,14 @@ func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
 			return err
 		}
 	}
+}
+
+// lookForRoom is spaceAccount.look, for a volume that may have been promised room.
+func (v *volume) lookForRoom(n int64, hole bool) error {
+	if !hole && v.hasPromise(n) {
+		return nil
+	}
+	return v.s.space.look(n, hole)
 }
 
 // waitSegment blocks until there is a segment with room for a request.
@@ -202,10 +226,13 @@ func (v *volume) Commit(w *Write) error {
 func (v *volume) commit(w *Write) error {
 	l, err := v.journalWrite(w)
 	if err != nil {
+		v.uncharge(w.growth)
 		return err
 	}
 	v.note(l)
 	l.bytes += int64(w.Len)
+	l.growth += w.growth
+	v.uncharge(w.growth)
 	v.tail += int64(w.Len)
 	v.s.space.commit(int64(w.Len), l.reservation.add(w.Off, w.Off+int64(w.Len), int64(v.s.sb.ChunkSize), false))
 	if v.tail > v.s.opts.TailSoft {
@@ -277,6 +304,7 @@ func (v *volume) Abort(w *Write) {
 // REQUIRES: v.mu is held.
 func (v *volume) abort(w *Write) {
 	v.land(w)
+	v.uncharge(w.growth)
 	v.room.fire()
 	v.s.space.lookAgain() // the disk may be full
 	if len(v.layers) > 0 {

@@ -55,6 +55,15 @@ func goldenResized(t testing.TB) []byte {
 	return all
 }
 
+// goldenLimited is the same of a volume with a quota and a reservation.
+func goldenLimited(t testing.TB) []byte {
+	s := goldenState(t)
+	must(t, s.ApplyFrame([]byte(`[{"op":"limits","id":"ffeeddcc-bbaa-9988-7766-554433221100","quota":1073741824,"reserve":4096}]`)))
+	var all []byte
+	must(t, s.frames(func(payload []byte) error { all = append(all, payload...); return nil }))
+	return all
+}
+
 // goldenState is what goldenLog leads to.
 func goldenState(t testing.TB) *State {
 	s := NewState(chunkSize)
@@ -66,6 +75,7 @@ func goldenState(t testing.TB) *State {
 func TestGolden(t *testing.T) {
 	golden.Check(t, "log", goldenLog(t))
 	golden.Check(t, "frames-resized", goldenResized(t))
+	golden.Check(t, "frames-limited", goldenLimited(t))
 	sb := goldenSuperblock()
 	golden.Check(t, "superblock", sb.Encode())
 	sb.KnownAs = disktest.Volume

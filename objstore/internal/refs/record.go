@@ -35,6 +35,7 @@ const (
 	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled; Size if it is not the volume's
 	OpSnapshotDelete Op = "snapshot-delete"
 	OpVerify         Op = "verify"   // ID, Verify
+	OpLimits         Op = "limits"   // ID, Quota, Reserve: of the volume; 0: none
 	OpSegments       Op = "segments" // Gen: IDs below it may have been used; ObjectLogs
 	OpMaxSize        Op = "max-size" // Size: what the store may take on disk; 0: no maximum
 )
@@ -51,6 +52,8 @@ type Record struct {
 	Logical   int64     `json:"logical,omitempty"` // bytes that are not holes
 	Verify    bool      `json:"verify,omitempty"`
 	Time      time.Time `json:"time,omitzero"`
+	Quota     int64     `json:"quota,omitempty"`   // bytes
+	Reserve   int64     `json:"reserve,omitempty"` // bytes
 	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know it.
 	Of string `json:"of,omitempty"`
 	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
@@ -76,4 +79,5 @@ func Needed(recs []Record) Features {
 // opFeatures are the operations that the first version of the format lacks.
 var opFeatures = map[Op]Feature{
 	OpResize: Resize,
+	OpLimits: Quota,
 }

@@ -96,6 +96,11 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 		return s.setHead(v, rec, root, rec.Size)
 	case OpVerify:
 		v.Verify = rec.Verify
+	case OpLimits:
+		if rec.Quota < 0 || rec.Reserve < 0 {
+			return fmt.Errorf("%w: quota %d, reservation %d", disk.ErrInvalid, rec.Quota, rec.Reserve)
+		}
+		v.Quota, v.Reserve = rec.Quota, rec.Reserve
 	case OpSnapshot:
 		return s.addSnapshot(v, rec, root)
 	case OpSnapshotDelete:
@@ -207,6 +212,9 @@ func (s *State) Records(yield func(Record) bool) {
 		ok = ok && yield(Record{
 			Op: OpVolume, ID: v.ID, Name: v.Name, Size: v.Size, BlockSize: v.BlockSize, Verify: v.Verify, Time: v.Created, Of: v.Of,
 		}) && yield(Record{Op: OpHead, ID: v.ID, Gen: v.Gen, Root: v.Root.String(), Logical: v.Logical, Time: v.Settled})
+		if v.Quota > 0 || v.Reserve > 0 {
+			ok = ok && yield(Record{Op: OpLimits, ID: v.ID, Quota: v.Quota, Reserve: v.Reserve})
+		}
 		for _, sn := range v.Order {
 			rec := Record{Op: OpSnapshot, ID: v.ID, Name: sn.Name, Gen: sn.Gen, Time: sn.Created}
 			if sn.Size != v.Size {

@@ -90,6 +90,7 @@ func TestRecordsThatNeedAFeature(t *testing.T) {
 		{Record{Op: OpSnapshot, Name: "s", Size: 4096}, NewFeatures(Resize)},
 		{Record{Op: OpSnapshot, Name: "s"}, Features{}},
 		{Record{Op: OpVolume, Size: 4096}, Features{}},
+		{Record{Op: OpLimits, Quota: 4096}, NewFeatures(Quota)},
 	} {
 		if got := Needed([]Record{{Op: OpVerify}, c.rec}); got != c.want {
 			t.Errorf("%+v needs %v", c.rec, got.Names())

@@ -26,6 +26,8 @@ type Volume struct {
 	Settled time.Time   // when that was; zero: never, or unknown
 	Logical int64       // bytes of the root that are not holes
 	Verify  bool        // settled chunks are verified as they are read
+	Quota   int64       // bytes that it may refer to; 0: no limit
+	Reserve int64       // bytes that are kept for it; 0: none
 
 	Snapshots map[string]*Snapshot
 	Order     []*Snapshot // the same in order of creation: by generation, and then as they were named

@@ -172,6 +172,8 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"size", fmt.Sprintf("%s (%d bytes)", formatSize(v.Size), v.Size)},
 		{"block size", strconv.Itoa(v.BlockSize)},
 		{"verify", map[bool]string{true: "yes", false: "no"}[v.Verify]},
+		{"quota", formatLimit(v.Quota)},
+		{"reserve", formatLimit(v.Reserve)},
 		{"created", formatTime(v.Created)},
 		{"root", orNone(v.Root)},
 		{"logical", formatSize(v.Logical)},
@@ -217,45 +219,6 @@ func waitingText(at protocol.Attachment) string {
 		s += "; next try at " + formatTime(at.RetryAt)
 	}
 	return s
-}
-
-func (a *app) volumeSetCmd() *cobra.Command {
-	verify := false
-	cmd := &cobra.Command{
-		Use:   "set NAME --verify[=false]",
-		Short: "Change a volume's properties",
-		Long: `set changes a volume, attached or not. The change takes effect at once, for its devices, the mount and its
-snapshots.
-
-With --verify every settled chunk is read as a whole, hashed, and compared with the hash in the volume's tree, before
-any of it is returned. If they differ, the read fails with an I/O error, and the daemon's log names the volume, the
-sectors, the file and the offset. Data that was written recently and has not settled has no hash yet. Verified reads are
-copied through the daemon and are slower.`,
-		Example:           "  varve volume set data --verify\n  varve volume set data --verify=false",
-		Args:              args("NAME"),
-		ValidArgsFunction: a.completeVolume,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			what := fmt.Sprintf("set volume %q", args[0])
-			if err := protocol.CheckName(args[0]); err != nil {
-				return usagef("%s: %w", what, err)
-			}
-			if !cmd.Flags().Changed("verify") {
-				return usagef("%s: nothing to change; give --verify or --verify=false", what)
-			}
-			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
-				v, err := c.SetVolume(cmd.Context(), args[0], protocol.SetVolume{Verify: &verify})
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&verify, "verify", false, "verify settled chunks against their hashes when they are read")
-	return a.jsonFlag(cmd)
 }
 
 func (a *app) volumeDeleteCmd() *cobra.Command {

@@ -89,6 +89,10 @@ func (s *fakeStore) SetVerify(_ context.Context, name string, on bool) (objstore
 	return v, nil
 }
 
+func (s *fakeStore) SetLimits(_ context.Context, name string, _, _ *int64) (objstore.VolumeInfo, error) {
+	return s.VolumeInfo(name)
+}
+
 func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

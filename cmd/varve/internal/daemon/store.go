@@ -36,6 +36,7 @@ type volumes interface {
 	CloneVolume(ctx context.Context, volume, snap, name string) (objstore.VolumeInfo, error)
 	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
+	SetLimits(ctx context.Context, name string, quota, reserve *int64) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	CreateScratch(ctx context.Context, volume, snap string) (objstore.VolumeInfo, error)
 	ScratchVolumes() []objstore.VolumeInfo

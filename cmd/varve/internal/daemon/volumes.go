@@ -120,15 +120,17 @@ func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	if c.Verify == nil {
-		v, err := d.store.VolumeInfo(name)
-		return d.volume(v), err
+	v, err := d.store.VolumeInfo(name)
+	if err == nil && (c.Quota != nil || c.Reserve != nil) { // first: it may be refused
+		v, err = d.store.SetLimits(ctx, name, c.Quota, c.Reserve)
 	}
-	v, err := d.store.SetVerify(ctx, name, *c.Verify)
+	if err == nil && c.Verify != nil {
+		v, err = d.store.SetVerify(ctx, name, *c.Verify)
+	}
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	d.log.Info("volume changed", "volume", name, "verify", v.Verify)
+	d.log.Info("volume changed", "volume", name, "verify", v.Verify, "quota", v.Quota, "reserve", v.Reserve)
 	return d.volume(v), nil
 }
 

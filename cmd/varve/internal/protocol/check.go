@@ -116,6 +116,17 @@ func (c CreateVolume) Check() error {
 	return nil
 }
 
+// Check returns an error if a limit is negative.
+func (s SetVolume) Check() error {
+	if s.Quota != nil && *s.Quota < 0 {
+		return fmt.Errorf("quota %d; use a size like 100G, or none", *s.Quota)
+	}
+	if s.Reserve != nil && *s.Reserve < 0 {
+		return fmt.Errorf("reservation %d; use a size like 100G, or none", *s.Reserve)
+	}
+	return nil
+}
+
 // Check returns an error if a name is invalid, or there is none.
 func (w WouldFree) Check() error {
 	if len(w.Volumes)+len(w.Snapshots) == 0 {

@@ -91,7 +91,9 @@ type CreateVolume struct {
 
 // SetVolume changes properties of a volume. A null leaves a property unchanged.
 type SetVolume struct {
-	Verify *bool `json:"verify"`
+	Verify  *bool  `json:"verify"`
+	Quota   *int64 `json:"quota,omitempty"`   // bytes; 0: none
+	Reserve *int64 `json:"reserve,omitempty"` // bytes; 0: none
 }
 
 // Volume is a volume and the devices that it is attached to.

@@ -1,0 +1,118 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) volumeSetCmd() *cobra.Command {
+	var changes volumeChanges
+	cmd := &cobra.Command{
+		Use:   "set NAME [--verify[=false]] [--quota SIZE] [--reserve SIZE]",
+		Short: "Change a volume's properties",
+		Long: `set changes a volume, attached or not. The change takes effect at once, for its devices, the mount and its
+snapshots.
+
+With --verify every settled chunk is read as a whole, hashed, and compared with the hash in the volume's tree, before
+any of it is returned. If they differ, the read fails with an I/O error, and the daemon's log names the volume, the
+sectors, the file and the offset. Data that was written recently and has not settled has no hash yet. Verified reads are
+copied through the daemon and are slower.
+
+--quota limits the data that the volume refers to, in whole chunks and before deduplication; what only its snapshots
+have does not count. Writes that would make it more fail with "no space left on device", while other volumes go on. What
+is there can be overwritten and discarded, and discarding makes room. --reserve keeps room for that much data from all
+other volumes. Both take a size or none.`,
+		Example: `  varve volume set data --verify
+  varve volume set data --quota 100G --reserve 20G
+  varve volume set data --quota none`,
+		Args:              args("NAME"),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("set volume %q", args[0])
+			if err := protocol.CheckName(args[0]); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			r, err := changes.request(cmd)
+			if err == nil {
+				err = r.Check()
+			}
+			if err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				v, err := c.SetVolume(cmd.Context(), args[0], r)
+				if err != nil {
+					return doing(what, err)
+				}
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), v)
+				}
+				return nil
+			})
+		},
+	}
+	changes.flags(cmd)
+	return a.jsonFlag(cmd)
+}
+
+// volumeChanges are the flags of volume set.
+type volumeChanges struct {
+	verify         bool
+	quota, reserve string
+}
+
+func (c *volumeChanges) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&c.verify, "verify", false, "verify settled chunks against their hashes when they are read")
+	f.StringVar(&c.quota, "quota", "", "most data that the volume may refer to: a `size` like 100G, or none")
+	f.StringVar(&c.reserve, "reserve", "", "room that other volumes leave free: a `size` like 20G, or none")
+	complete(cmd, "quota", []string{"none"})
+	complete(cmd, "reserve", []string{"none"})
+}
+
+// request returns what the flags that were given ask for.
+func (c *volumeChanges) request(cmd *cobra.Command) (r protocol.SetVolume, err error) {
+	f := cmd.Flags()
+	if !f.Changed("verify") && !f.Changed("quota") && !f.Changed("reserve") {
+		return r, fmt.Errorf("nothing to change; give --verify, --verify=false, --quota or --reserve")
+	}
+	if f.Changed("verify") {
+		r.Verify = &c.verify
+	}
+	if f.Changed("quota") {
+		if r.Quota, err = parseLimit("quota", c.quota); err != nil {
+			return r, err
+		}
+	}
+	if f.Changed("reserve") {
+		r.Reserve, err = parseLimit("reserve", c.reserve)
+	}
+	return r, err
+}
+
+// parseLimit reads a size, or none.
+func parseLimit(flag, s string) (*int64, error) {
+	if s == "none" {
+		return new(int64), nil
+	}
+	n, err := parseSize(s)
+	if err != nil {
+		return nil, fmt.Errorf("--%s %q: %w", flag, s, err)
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("--%s 0; write none for none", flag)
+	}
+	return &n, nil
+}
+
+// formatLimit is formatSize for a limit that may be none.
+func formatLimit(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	return formatSize(n)
+}
