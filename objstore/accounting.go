@@ -209,7 +209,7 @@ func (a *accounting) follow(ctx context.Context, named map[merkle.Hash]namedRoot
 		if a.counted[h] != nil {
 			continue
 		}
-		root, err := a.objects.Root(h, n.size)
+		root, err := a.objects.Root(ctx, h, n.size)
 		if disk.Damaged(err) {
 			empty := merkle.EmptyRoot(n.size, a.chunkSize) // nobody knows what it refers to
 			root, err = &empty, nil
@@ -269,5 +269,5 @@ func (p *pacedNodes) Node(ctx context.Context, h merkle.Hash, level int) (*merkl
 		}
 		p.since = time.Now()
 	}
-	return p.a.objects.PeekNode(h, level)
+	return p.a.objects.PeekNode(ctx, h, level)
 }

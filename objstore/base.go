@@ -186,11 +186,11 @@ func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, 
 		if !ok {
 			return nil
 		}
-		hashes, err := s.leafHashes(&root, i)
+		hashes, err := s.leafHashes(ctx, &root, i)
 		if err != nil {
 			return err
 		}
-		l, err := s.resolve(hashes)
+		l, err := s.resolve(ctx, hashes)
 		if err != nil {
 			return err
 		}
@@ -204,13 +204,13 @@ func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, 
 }
 
 // leafHashes walks from the root to leaf i; nil for a leaf of zeroes.
-func (s *Store) leafHashes(root *merkle.Root, i int64) (*merkle.Node, error) {
+func (s *Store) leafHashes(ctx context.Context, root *merkle.Root, i int64) (*merkle.Node, error) {
 	h := root.Top
 	for level := root.Depth; ; level-- {
 		if h.IsZero() {
 			return nil, nil
 		}
-		n, err := s.objects.Node(h, level)
+		n, err := s.objects.Node(ctx, h, level)
 		if err != nil || level == 1 {
 			return n, err
 		}
@@ -219,12 +219,12 @@ func (s *Store) leafHashes(root *merkle.Root, i int64) (*merkle.Node, error) {
 }
 
 // resolve finds the locations of a leaf's chunks.
-func (s *Store) resolve(n *merkle.Node) (*leaf, error) {
+func (s *Store) resolve(ctx context.Context, n *merkle.Node) (*leaf, error) {
 	if n == nil {
 		return emptyLeaf, nil
 	}
 	l := &leaf{used: true, repairGen: s.objects.Quarantine.Generation()}
-	found, damage, err := s.objects.LocateAll(n[:], merkle.KindChunk)
+	found, damage, err := s.objects.LocateAll(ctx, n[:], merkle.KindChunk)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func (c *checker) trees() error {
 	c.report.Images = len(images)
 	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {
-		r, err := c.s.objects.Root(im.root, im.size)
+		r, err := c.s.objects.Root(c.ctx, im.root, im.size)
 		if err != nil && !disk.Damaged(err) {
 			return err
 		}
@@ -83,7 +83,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 	if err := c.pace(merkle.FanOut * merkle.HashSize); err != nil {
 		return err
 	}
-	n, err := c.s.objects.FreshNode(h, level)
+	n, err := c.s.objects.FreshNode(c.ctx, h, level)
 	if err != nil && !disk.Damaged(err) {
 		return err
 	}
@@ -139,7 +139,11 @@ func (c *checker) seek() error {
 	}
 	for _, g := range c.s.segments.Damaged() {
 		for h := range c.missing {
-			if _, _, ok := c.s.objects.Salvage(g, &h, merkle.KindChunk); ok {
+			_, ok, err := c.s.objects.Salvage(c.ctx, g, &h, merkle.KindChunk)
+			if err != nil {
+				return err
+			}
+			if ok {
 				delete(c.missing, h)
 			}
 		}
@@ -163,7 +167,7 @@ func (c *checker) locate(im image, root *merkle.Root, h merkle.Hash, level int, 
 		c.affect(at, im, i*span, span)
 		return nil
 	}
-	n, err := c.s.objects.Node(h, level)
+	n, err := c.s.objects.Node(c.ctx, h, level)
 	if err != nil {
 		return err
 	}

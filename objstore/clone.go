@@ -100,7 +100,7 @@ func (s *Store) settleNow(ctx context.Context, v *volume, n *naming) (settledSta
 	if !settled {
 		return settledState{}, errGone(v)
 	}
-	r, err := s.objects.Root(root, size)
+	r, err := s.objects.Root(ctx, root, size)
 	if err != nil {
 		return settledState{}, fmt.Errorf("volume %s: %w", v.Name(), err)
 	}
@@ -148,7 +148,7 @@ func (s *Store) settledSnapshot(ctx context.Context, volume, snap string) (*volu
 	if !settled {
 		return nil, nil, settledState{}, fmt.Errorf("snapshot %s: %w: deleted meanwhile", of, ErrNotFound)
 	}
-	r, err := s.objects.Root(root, sn.Size)
+	r, err := s.objects.Root(ctx, root, sn.Size)
 	if err != nil {
 		return nil, nil, settledState{}, fmt.Errorf("snapshot %s: %w", of, err)
 	}

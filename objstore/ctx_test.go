@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"varve/objstore/index"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
 )
 
@@ -100,7 +101,7 @@ const untilEnded = 16 * 16
 
 // canceledAt runs f with a context that ends at file operation n of the file layer that f gets, and
 // returns the error, and how many operations came later.
-func canceledAt(t *testing.T, mem vfs.FS, n int64, f func(ctx context.Context, fs vfs.FS) error) (err error, later int64) { //nolint:revive // the error is what is tested
+func canceledAt(t *testing.T, mem vfs.FS, n int64, f func(ctx context.Context, fs vfs.FS) error) (later int64, err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -112,7 +113,7 @@ func canceledAt(t *testing.T, mem vfs.FS, n int64, f func(ctx context.Context, f
 		return nil
 	})
 	err = f(ctx, fs)
-	return err, ops.Load() - n
+	return ops.Load() - n, err
 }
 
 // An opening ends with its context, wherever that is: it reads no further segment or journal. The
@@ -147,12 +148,12 @@ func TestContextEndsOpening(t *testing.T) {
 		}
 		return err
 	}
-	err, all := canceledAt(t, killed.Kill(), 0, open)
+	all, err := canceledAt(t, killed.Kill(), 0, open)
 	must(t, err)
 	must(t, r.s.Close())
 	for n := int64(1); n < all-untilEnded; n += 1 + all/32 {
 		mem := killed.Kill()
-		if err, later := canceledAt(t, mem, n, open); !errors.Is(err, context.Canceled) || later > untilEnded {
+		if later, err := canceledAt(t, mem, n, open); !errors.Is(err, context.Canceled) || later > untilEnded {
 			t.Errorf("canceled at operation %d of %d: %v, after %d more", n, all, err, later)
 		}
 		_, _ = canceledAt(t, mem, 0, open)
@@ -164,5 +165,80 @@ func TestContextEndsOpening(t *testing.T) {
 			}
 		}
 		must(t, r.s.Close())
+	}
+}
+
+// A search through the records of all segments, or through the content of a damaged one, and a check
+// end with their context, wherever that is. What was searched for in part is not taken for absent.
+func TestContextEndsSearch(t *testing.T) {
+	r := many(t)
+	var ops, cancelAt atomic.Int64
+	var cancel atomic.Value
+	r.open(func(vfs.Op) error {
+		if n := ops.Add(1); n == cancelAt.Load() {
+			cancel.Load().(context.CancelFunc)()
+		}
+		return nil
+	})
+	r.waitIndexed()
+	must(t, r.s.Quiesce())
+	root := r.s.emptyRoot(32 << 20)
+	damaged := r.s.segments.All() // as if they were
+	absent := uint64(0)
+	for name, call := range map[string]func(ctx context.Context) error{
+		"chunk": func(ctx context.Context) error {
+			absent++
+			h := merkle.Sum(merkle.KindChunk, randomBytes(absent, 8))
+			_, _, err := r.s.objects.Locate(ctx, &h, merkle.KindChunk)
+			return err
+		},
+		"root": func(ctx context.Context) error {
+			absent++
+			_, err := r.s.objects.Root(ctx, merkle.Sum(merkle.KindRoot, randomBytes(absent, 8)), root.Size)
+			return err
+		},
+		"content": func(ctx context.Context) error {
+			g := damaged[0]
+			objs, err := g.Objects()
+			must(t, err)
+			at, ok, err := r.s.objects.Salvage(ctx, g, &objs[0].Hash, objs[0].Kind)
+			if err != nil {
+				return err // another caller looks through it again
+			}
+			if !ok || at.Location.Block() != objs[0].Block {
+				t.Errorf("an object of segment %08x is not found by its content", g.ID)
+			}
+			damaged = damaged[1:]
+			return nil
+		},
+		"check": func(ctx context.Context) error {
+			_, err := r.s.Check(ctx, nil)
+			return err
+		},
+	} {
+		at := func(n int64) (later int64, err error) {
+			ctx, end := context.WithCancel(t.Context())
+			defer end()
+			cancel.Store(end)
+			ops.Store(0)
+			cancelAt.Store(n)
+			err = call(ctx)
+			return ops.Load() - n, err
+		}
+		all := int64(1 << 20)
+		for n := int64(1); n < all; n += 1 + n/8 {
+			later, err := at(n)
+			if later < 0 { // it has ended before
+				all = n + later
+				break
+			}
+			// The record of one segment or one object, or the records of the store itself.
+			if later > 24 || later > 1 && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: canceled at operation %d: %v, after %d more", name, n, err, later)
+			}
+		}
+		if all < 4 {
+			t.Errorf("%s: %d operations", name, all)
+		}
 	}
 }

@@ -39,10 +39,7 @@ func (s *Store) readHistory(ctx context.Context, v *volume, gens []uint64) (*his
 
 // readHistoryAs is readHistory with the caller's decision about which records to trust.
 func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
-	h := &history{}
-	for _, gen := range gens {
-		h.files = append(h.files, journal.Name(v.ref.ID, gen))
-	}
+	h := &history{files: v.journalNames(gens)}
 	empty := -1
 	var torn *journal.Replay // the first incomplete generation, or nil
 	for i, gen := range gens {
@@ -117,6 +114,15 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		h.replays = append(h.replays, rp)
 	}
 	return h, s.validateSnapshots(v, h)
+}
+
+// journalNames returns the names of a volume's journals, relative to the store.
+func (v *volume) journalNames(gens []uint64) []string {
+	names := make([]string, len(gens))
+	for i, gen := range gens {
+		names[i] = journal.Name(v.ref.ID, gen)
+	}
+	return names
 }
 
 // assessTorn is assess for a generation without its final commit, while a later generation has

@@ -99,12 +99,12 @@ type sparse interface {
 	Image
 	// emptyUntil returns the end of the hole at a sector's offset, as far as the layers and the
 	// inner nodes of the tree tell, or the offset itself.
-	emptyUntil(off int64) (int64, error)
+	emptyUntil(ctx context.Context, off int64) (int64, error)
 }
 
 // emptyBelow returns the end of the hole at off in a tree, as far as its inner nodes tell, but end
 // at most; off itself where there is no hole. It blocks.
-func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
+func (s *Store) emptyBelow(ctx context.Context, root *merkle.Root, off, end int64) (int64, error) {
 	if end <= off {
 		return off, nil
 	}
@@ -114,7 +114,7 @@ func (s *Store) emptyBelow(root *merkle.Root, off, end int64) (int64, error) {
 		if level == 1 {
 			return off, nil
 		}
-		n, err := s.objects.Node(h, level)
+		n, err := s.objects.Node(ctx, h, level)
 		if err != nil {
 			return off, err
 		}
@@ -139,12 +139,12 @@ func untouched(layers []*layer, off, size int64) int64 {
 	return end
 }
 
-func (v *volume) emptyUntil(off int64) (int64, error) {
+func (v *volume) emptyUntil(ctx context.Context, off int64) (int64, error) {
 	v.mu.Lock()
 	root := v.base.root
 	end := untouched(v.layers, off, root.Size)
 	v.mu.Unlock()
-	return v.s.emptyBelow(&root, off, end)
+	return v.s.emptyBelow(ctx, &root, off, end)
 }
 
 // extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by
@@ -160,7 +160,7 @@ func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int6
 		if err := ctx.Err(); err != nil {
 			return false, 0, err
 		}
-		if end, err := im.emptyUntil(at); err != nil {
+		if end, err := im.emptyUntil(ctx, at); err != nil {
 			return false, 0, err
 		} else if end > at {
 			if at > from && !hole {

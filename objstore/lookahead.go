@@ -85,7 +85,7 @@ func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) erro
 		return err
 	}
 	*ahead--
-	n, err := st.s.objects.Node(h, level)
+	n, err := st.s.objects.Node(st.ctx, h, level)
 	if err != nil || level == 1 {
 		return err
 	}

@@ -198,7 +198,7 @@ func TestReadsHoldAPin(t *testing.T) {
 	})
 	expectReads("a tree node", func() {
 		root := v.base.root
-		_, err := store.objects.FreshNode(root.Top, root.Depth)
+		_, err := store.objects.FreshNode(t.Context(), root.Top, root.Depth)
 		must(t, err)
 	})
 	expectReads("the indexer", func() {

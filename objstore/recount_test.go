@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ func recount(s *Store, roots map[merkle.Hash]int64) (edges.Bytes, error) {
 			sum.Data += int64(s.sb.ChunkSize)
 			return nil
 		}
-		n, err := s.objects.FreshNode(h, level)
+		n, err := s.objects.FreshNode(context.Background(), h, level)
 		if err != nil {
 			return err
 		}
@@ -36,7 +37,7 @@ func recount(s *Store, roots map[merkle.Hash]int64) (edges.Bytes, error) {
 		return nil
 	}
 	for h, size := range roots {
-		r, err := s.objects.Root(h, size)
+		r, err := s.objects.Root(context.Background(), h, size)
 		if err != nil {
 			return sum, err
 		}

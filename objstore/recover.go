@@ -31,7 +31,7 @@ func (s *Store) recover(ctx context.Context) error {
 			s.objects.Deepen(merkle.Depth(sn.Size, s.sb.ChunkSize))
 		}
 	}
-	roots, err := s.findRoots()
+	roots, err := s.findRoots(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (s *Store) recover(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		v, err := s.openVolume(ref, roots)
+		v, err := s.openVolume(ctx, ref, roots)
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", ref.Name, err)
 		}
@@ -55,7 +55,7 @@ func (s *Store) recover(ctx context.Context) error {
 
 // findRoots looks up the roots of all volumes at once: if the index lacks them, that costs one pass
 // through the records of the segments, newest segment first.
-func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
+func (s *Store) findRoots(ctx context.Context) (map[merkle.Hash]object.Located, error) {
 	if all := s.segments.All(); len(all) > 0 {
 		s.objects.SearchFrom(all[len(all)-1].ID)
 	}
@@ -63,17 +63,17 @@ func (s *Store) findRoots() (map[merkle.Hash]object.Located, error) {
 	for _, ref := range s.catalog.refs.ByID {
 		roots = append(roots, ref.Root)
 	}
-	found, _, err := s.objects.LocateAll(roots, merkle.KindRoot)
+	found, _, err := s.objects.LocateAll(ctx, roots, merkle.KindRoot)
 	return found, err
 }
 
 // openVolume makes the engine object of a volume. A volume whose root can't be read exists, and
 // can't be opened.
-func (s *Store) openVolume(ref *refs.Volume, roots map[merkle.Hash]object.Located) (*volume, error) {
+func (s *Store) openVolume(ctx context.Context, ref *refs.Volume, roots map[merkle.Hash]object.Located) (*volume, error) {
 	root := s.emptyRoot(ref.Size)
 	var damage error
 	if !ref.Root.IsZero() {
-		r, err := s.objects.RootAt(ref.Root, ref.Size, roots[ref.Root])
+		r, err := s.objects.RootAt(ctx, ref.Root, ref.Size, roots[ref.Root])
 		switch {
 		case err == nil:
 			root = *r

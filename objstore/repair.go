@@ -97,7 +97,10 @@ func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Rep
 	var root *merkle.Root
 	var to *refs.Snapshot
 	if d.root {
-		if root, to = s.newestRoot(v); root == nil {
+		if root, to, err = s.newestRoot(ctx, v); err != nil {
+			return r, err
+		}
+		if root == nil {
 			return r, fmt.Errorf("no snapshot of it is left to go back to; delete it: %w", d.err)
 		}
 		r.BackTo, r.Time = "snapshot "+name+"@"+to.Name, to.Created
@@ -146,17 +149,18 @@ func (c *catalog) settledAt(v *volume) time.Time {
 	return v.ref.Settled
 }
 
-// newestRoot returns the newest snapshot of the volume whose root can be read.
-func (s *Store) newestRoot(v *volume) (*merkle.Root, *refs.Snapshot) {
+// newestRoot returns the newest snapshot of the volume whose root can be read, and that root; nil if
+// there is none. The error is that ctx has ended.
+func (s *Store) newestRoot(ctx context.Context, v *volume) (*merkle.Root, *refs.Snapshot, error) {
 	for _, sn := range slices.Backward(s.catalog.snapshotsOf(v)) {
 		if !sn.Settled || sn.Root == v.ref.Root {
 			continue
 		}
-		if r, err := s.objects.Root(sn.Root, sn.Size); err == nil {
-			return r, sn
+		if r, err := s.objects.Root(ctx, sn.Root, sn.Size); err == nil {
+			return r, sn, nil
 		}
 	}
-	return nil, nil
+	return nil, nil, ctx.Err()
 }
 
 // repair does what RepairVolume has found. A crash in between leaves a volume that is still
@@ -210,7 +214,7 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 	}
 	root := v.base.root
 	if d.root {
-		r, err := s.objects.Root(v.ref.Root, v.ref.Size)
+		r, err := s.objects.Root(ctx, v.ref.Root, v.ref.Size)
 		if disk.Damaged(err) {
 			return d, nil
 		}

@@ -199,7 +199,7 @@ func (r *resizing) tree(st *settling) (*merkle.Root, error) {
 	root := merkle.EmptyRoot(r.size, st.old.ChunkSize)
 	level := st.old.Depth
 	for ; level > root.Depth && !top.IsZero(); level-- {
-		n, err := st.s.objects.Node(top, level)
+		n, err := st.s.objects.Node(st.ctx, top, level)
 		if err != nil {
 			return nil, err
 		}

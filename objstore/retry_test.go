@@ -23,11 +23,11 @@ func (r *rig) leafNode(v *Volume, i int64) segment.Location {
 	root := v.base.root
 	h := root.Top
 	for level := root.Depth; level > 1; level-- {
-		n, err := r.s.objects.Node(h, level)
+		n, err := r.s.objects.Node(r.t.Context(), h, level)
 		must(r.t, err)
 		h = n[i/merkle.Span(level-2)%merkle.FanOut]
 	}
-	loc, _, err := r.s.objects.Locate(&h, merkle.NodeKind(1))
+	loc, _, err := r.s.objects.Locate(r.t.Context(), &h, merkle.NodeKind(1))
 	must(r.t, err)
 	return loc
 }

@@ -152,7 +152,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	}
 	n := new(merkle.Node)
 	if !h.IsZero() {
-		old, err := st.s.objects.Node(h, level)
+		old, err := st.s.objects.Node(st.ctx, h, level)
 		if err != nil {
 			return h, err
 		}

@@ -20,7 +20,7 @@ func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	if n.Count() == 0 {
 		return nil
 	}
-	l, err := st.s.resolve(n)
+	l, err := st.s.resolve(st.ctx, n)
 	if err == nil {
 		out.locations, out.repairGen = l.locations, l.repairGen
 	}

@@ -61,7 +61,7 @@ func (w *View) open() (*View, error) {
 	if w.v != nil {
 		return w, nil
 	}
-	r, err := w.s.objects.Root(w.root, w.size)
+	r, err := w.s.objects.Root(w.s.ctx, w.root, w.size)
 	if err != nil {
 		w.s.catalog.removeView(w)
 		return nil, err
@@ -172,9 +172,9 @@ func (w *View) Release(p *Plan) { p.release() }
 // ReadAt implements [Image].
 func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
 
-func (w *View) emptyUntil(off int64) (int64, error) {
+func (w *View) emptyUntil(ctx context.Context, off int64) (int64, error) {
 	root, end := w.untouched(off)
-	return w.s.emptyBelow(&root, off, end)
+	return w.s.emptyBelow(ctx, &root, off, end)
 }
 
 // untouched returns the tree of the view, and the end of the range from off on that no layer over

@@ -10,7 +10,7 @@ type Change struct {
 }
 
 // ReadNode returns the node of a level by its hash. The caller does not change the node.
-type ReadNode func(h Hash, level int) (*Node, error)
+type ReadNode func(ctx context.Context, h Hash, level int) (*Node, error)
 
 // Diff calls changed with the ranges, in order, that have to be written to an image with root from,
 // cut or extended by zeroes to the size of to, to make an image with root to of it. A range consists
@@ -61,7 +61,7 @@ func (d *differ) children(t subtree, level int) (func(j int) subtree, error) {
 	if t.hash.IsZero() {
 		return func(int) subtree { return subtree{level: level - 1} }, nil
 	}
-	n, err := d.read(t.hash, level)
+	n, err := d.read(d.ctx, t.hash, level)
 	if err != nil {
 		return nil, err
 	}

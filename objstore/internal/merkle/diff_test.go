@@ -44,7 +44,7 @@ func (f *forest) plant(size int64, chunkSize int, chunks map[int64]byte) Root {
 	return r
 }
 
-func (f *forest) read(h Hash, level int) (*Node, error) {
+func (f *forest) read(_ context.Context, h Hash, level int) (*Node, error) {
 	f.reads++
 	if f.nodes[h] == nil || f.level[h] != level {
 		return nil, errors.New("no such node of the level")
@@ -145,7 +145,7 @@ func TestDiffEndsEarly(t *testing.T) {
 	if err := Diff(t.Context(), &a, &b, f.read, func(Change) error { return full }); !errors.Is(err, full) {
 		t.Errorf("an error of changed: %v", err)
 	}
-	lost := func(Hash, int) (*Node, error) { return nil, full }
+	lost := func(context.Context, Hash, int) (*Node, error) { return nil, full }
 	if err := Diff(t.Context(), &a, &b, lost, nil); !errors.Is(err, full) {
 		t.Errorf("an error of read: %v", err)
 	}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,16 +33,16 @@ type search struct {
 	found map[merkle.Hash]Located
 }
 
-func (w *search) take(h merkle.Hash, l segment.Location, n int) {
+func (w *search) take(h merkle.Hash, l Located) {
 	delete(w.left, h)
-	w.found[h] = Located{l, n}
+	w.found[h] = l
 }
 
 // LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Those
 // that are missing in the result are in no segment; damage is then the error of a damaged segment
 // that may have them, or nil. err says that a segment could not be read for a reason that says
-// nothing about it.
-func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
+// nothing about it, or that ctx has ended.
+func (r *Reader) LocateAll(ctx context.Context, hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
 	defer r.pins.Hold().Release()
 	w := &search{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]Located, len(hashes))}
 	stored := r.absent.begin(r.Quarantine.Generation())
@@ -66,7 +67,7 @@ func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkl
 		return w.found, damage, nil
 	}
 	found, w.found = w.found, map[merkle.Hash]Located{}
-	damage, err = r.search(w)
+	damage, err = r.search(ctx, w)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,8 +84,8 @@ func (r *Reader) LocateAll(hashes []merkle.Hash, k merkle.Kind) (found map[merkl
 }
 
 // Locate is LocateAll for one object; one that is nowhere is a disk.CorruptError.
-func (r *Reader) Locate(h *merkle.Hash, k merkle.Kind) (segment.Location, int, error) {
-	found, damage, err := r.LocateAll([]merkle.Hash{*h}, k)
+func (r *Reader) Locate(ctx context.Context, h *merkle.Hash, k merkle.Kind) (segment.Location, int, error) {
+	found, damage, err := r.LocateAll(ctx, []merkle.Hash{*h}, k)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -106,7 +107,7 @@ func Missing(h *merkle.Hash, k merkle.Kind, damage error) error {
 // search goes through the object lists of segments: first of those that the index lacks, then of
 // all others, for the index may have lost any entry. Damaged ones come last, by their content. The
 // results are as those of LocateAll.
-func (r *Reader) search(w *search) (damage, err error) {
+func (r *Reader) search(ctx context.Context, w *search) (damage, err error) {
 	var lacking, complete []*segment.File
 	for _, g := range r.segments.All() {
 		if r.index.Complete(g.ID) {
@@ -122,6 +123,9 @@ func (r *Reader) search(w *search) (damage, err error) {
 			if len(w.left) == 0 {
 				break
 			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			if serr := r.searchSegment(g, w); disk.Damaged(serr) {
 				damage = serr
 			} else if serr != nil {
@@ -132,8 +136,12 @@ func (r *Reader) search(w *search) (damage, err error) {
 	for _, g := range r.segments.Damaged() {
 		damage = g.Damage()
 		for h := range w.left {
-			if l, n, ok := r.Salvage(g, &h, w.kind); ok {
-				w.take(h, l, n)
+			l, ok, err := r.Salvage(ctx, g, &h, w.kind)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				w.take(h, l)
 			}
 		}
 	}
@@ -193,7 +201,7 @@ func (r *Reader) searchSegment(g *segment.File, w *search) error {
 	before := len(w.left)
 	look := func(o segment.Object) {
 		if l := segment.At(g.ID, o.Block); o.Kind == w.kind && w.left[o.Hash] && !r.Quarantine.Quarantined(l) {
-			w.take(o.Hash, l, int(o.Length))
+			w.take(o.Hash, Located{l, int(o.Length)})
 		}
 	}
 	if sealed, damage := g.EachOpen(look); sealed {

@@ -1,6 +1,8 @@
 package object
 
 import (
+	"context"
+
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/segment"
@@ -10,14 +12,14 @@ import (
 const NodeCache = 2048
 
 // Node returns the tree node of a level. The caller must not change it.
-func (r *Reader) Node(h merkle.Hash, level int) (*merkle.Node, error) {
+func (r *Reader) Node(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
 	r.nodesMu.Lock()
 	n, ok := r.nodes.Get(h)
 	r.nodesMu.Unlock()
 	if ok {
 		return n, nil
 	}
-	n, err := r.FreshNode(h, level)
+	n, err := r.FreshNode(ctx, h, level)
 	if err == nil {
 		r.KeepNode(h, n)
 	}
@@ -25,19 +27,19 @@ func (r *Reader) Node(h merkle.Hash, level int) (*merkle.Node, error) {
 }
 
 // PeekNode is Node for one that is not read again: the cache stays as it is.
-func (r *Reader) PeekNode(h merkle.Hash, level int) (*merkle.Node, error) {
+func (r *Reader) PeekNode(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
 	r.nodesMu.Lock()
 	n, ok := r.nodes.Peek(h)
 	r.nodesMu.Unlock()
 	if ok {
 		return n, nil
 	}
-	return r.FreshNode(h, level)
+	return r.FreshNode(ctx, h, level)
 }
 
 // FreshNode reads a tree node from its segment.
-func (r *Reader) FreshNode(h merkle.Hash, level int) (*merkle.Node, error) {
-	b, err := r.Read(&h, merkle.NodeKind(level))
+func (r *Reader) FreshNode(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
+	b, err := r.Read(ctx, &h, merkle.NodeKind(level))
 	if err != nil {
 		return nil, err
 	}

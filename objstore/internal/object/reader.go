@@ -2,6 +2,7 @@ package object
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -144,12 +145,12 @@ func (r *Reader) NoteDamage(g *segment.File, err error) {
 
 // Read reads a small object and checks it against its hash. Where its bytes are wrong, they are
 // quarantined, and the object is looked for elsewhere.
-func (r *Reader) Read(h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	defer r.pins.Hold().Release()
 	var first error
 	var last segment.Location
 	for {
-		l, n, err := r.Locate(h, k)
+		l, n, err := r.Locate(ctx, h, k)
 		if err != nil || first != nil && l == last { // the same again: more is damaged than is remembered
 			return nil, cmp.Or(first, err)
 		}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"context"
 	"fmt"
 
 	"varve/objstore/internal/disk"
@@ -10,12 +11,12 @@ import (
 
 // Root reads the root object of an image of size bytes. That of an image of zeroes is stored
 // nowhere.
-func (r *Reader) Root(id merkle.Hash, size int64) (*merkle.Root, error) {
-	return r.RootAt(id, size, Located{})
+func (r *Reader) Root(ctx context.Context, id merkle.Hash, size int64) (*merkle.Root, error) {
+	return r.RootAt(ctx, id, size, Located{})
 }
 
 // RootAt is Root for one that LocateAll has found; the zero Located has it looked for.
-func (r *Reader) RootAt(id merkle.Hash, size int64, at Located) (*merkle.Root, error) {
+func (r *Reader) RootAt(ctx context.Context, id merkle.Hash, size int64, at Located) (*merkle.Root, error) {
 	empty := merkle.EmptyRoot(size, r.chunkSize)
 	if empty.Hash() == id {
 		return &empty, nil
@@ -25,10 +26,10 @@ func (r *Reader) RootAt(id merkle.Hash, size int64, at Located) (*merkle.Root, e
 		b, err = r.ReadAt(at.Location, at.Bytes, &id, merkle.KindRoot)
 	}
 	if at.Location == 0 || disk.Damaged(err) {
-		b, err = r.Read(&id, merkle.KindRoot)
+		b, err = r.Read(ctx, &id, merkle.KindRoot)
 	}
 	if disk.Damaged(err) {
-		return r.rebuildRoot(id, empty, err)
+		return r.rebuildRoot(ctx, id, empty, err)
 	}
 	if err != nil {
 		return nil, err
@@ -45,13 +46,16 @@ func (r *Reader) RootAt(id merkle.Hash, size int64, at Located) (*merkle.Root, e
 
 // rebuildRoot makes a lost root object again: all but the hash of its top node is known, and the
 // segments list the nodes of that level. The root's own hash says which one it was.
-func (r *Reader) rebuildRoot(id merkle.Hash, root merkle.Root, cause error) (*merkle.Root, error) {
+func (r *Reader) rebuildRoot(ctx context.Context, id merkle.Hash, root merkle.Root, cause error) (*merkle.Root, error) {
 	found := false
-	r.eachOfLevel(root.Depth, func(top merkle.Hash) bool {
+	err := r.eachOfLevel(ctx, root.Depth, func(top merkle.Hash) bool {
 		root.Top = top
 		found = root.Hash() == id
 		return !found
 	})
+	if err != nil {
+		return nil, err
+	}
 	if !found {
 		return nil, cause
 	}
@@ -60,23 +64,27 @@ func (r *Reader) rebuildRoot(id merkle.Hash, root merkle.Root, cause error) (*me
 }
 
 // eachOfLevel calls f with the hash of every tree node of a level, and of everything that could be
-// one in damaged segments, until f returns false.
-func (r *Reader) eachOfLevel(level int, f func(merkle.Hash) bool) {
+// one in damaged segments, until f returns false or ctx ends.
+func (r *Reader) eachOfLevel(ctx context.Context, level int, f func(merkle.Hash) bool) error {
 	defer r.pins.Hold().Release()
 	for _, g := range r.segments.All() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		objs, err := g.Objects()
 		if err != nil {
 			continue
 		}
 		for _, o := range objs {
 			if o.Kind == merkle.NodeKind(level) && !f(o.Hash) {
-				return
+				return nil
 			}
 		}
 	}
 	for _, g := range r.segments.Damaged() {
-		if !r.eachNode(g, level, f) {
-			return
+		if more, err := r.eachNode(ctx, g, level, f); !more || err != nil {
+			return err
 		}
 	}
+	return nil
 }

@@ -1,8 +1,8 @@
 package object
 
 import (
+	"context"
 	"encoding/binary"
-	"sync"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
@@ -14,41 +14,72 @@ import (
 // for in these: everything that could be an object is hashed, once, and remembered by the first 8
 // bytes of its hash.
 
-// scan is what the content of a damaged segment was found to be.
+// scan is what the content of a damaged segment was found to be. The caller that made it fills it in,
+// and closes done; the others wait.
 type scan struct {
-	once   sync.Once
+	done   chan struct{}
 	blocks map[uint64]uint32 // the beginning of a hash, and the block that may have it
+	err    error             // that caller has given up
 }
 
-// Salvage finds an object in a damaged segment, and returns its location and length. The first call
-// for a segment reads all of it.
-func (r *Reader) Salvage(g *segment.File, h *merkle.Hash, k merkle.Kind) (segment.Location, int, bool) {
+// Salvage finds an object in a damaged segment. The first call for a segment reads all of it. The
+// error is that ctx has ended.
+func (r *Reader) Salvage(ctx context.Context, g *segment.File, h *merkle.Hash, k merkle.Kind) (at Located, ok bool, err error) {
 	defer r.pins.Hold().Release()
-	r.scansMu.Lock()
-	s := r.scans[g.ID]
-	if s == nil {
-		s = new(scan)
-		r.scans[g.ID] = s
+	blocks, err := r.content(ctx, g)
+	if err != nil {
+		return Located{}, false, err
 	}
-	r.scansMu.Unlock()
-	s.once.Do(func() { s.blocks = r.scanContent(g) })
-	block, ok := s.blocks[binary.BigEndian.Uint64(h[:])]
-	if !ok {
-		return 0, 0, false
-	}
+	block, ok := blocks[binary.BigEndian.Uint64(h[:])]
 	l := segment.At(g.ID, block)
-	if r.Quarantine.Quarantined(l) {
-		return 0, 0, false
+	if !ok || r.Quarantine.Quarantined(l) {
+		return Located{}, false, nil
 	}
 	n, err := r.validateContent(g, l, h, k)
-	return l, n, err == nil
+	return Located{l, n}, err == nil, nil
+}
+
+// content returns what scanContent has found in a segment, which is scanned once.
+func (r *Reader) content(ctx context.Context, g *segment.File) (map[uint64]uint32, error) {
+	for {
+		r.scansMu.Lock()
+		s := r.scans[g.ID]
+		first := s == nil
+		if first {
+			s = &scan{done: make(chan struct{})}
+			r.scans[g.ID] = s
+		}
+		r.scansMu.Unlock()
+		if first {
+			r.fill(ctx, g, s)
+			return s.blocks, s.err
+		}
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if s.err == nil {
+			return s.blocks, nil
+		}
+	}
+}
+
+// fill fills in a scan that the caller has made. If ctx ends first, the next caller begins again.
+func (r *Reader) fill(ctx context.Context, g *segment.File, s *scan) {
+	defer close(s.done)
+	if s.blocks, s.err = r.scanContent(ctx, g); s.err != nil {
+		r.scansMu.Lock()
+		defer r.scansMu.Unlock()
+		delete(r.scans, g.ID)
+	}
 }
 
 // scanContent hashes what every block could be the beginning of.
-func (r *Reader) scanContent(g *segment.File) map[uint64]uint32 {
+func (r *Reader) scanContent(ctx context.Context, g *segment.File) (map[uint64]uint32, error) {
 	r.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segment.Name(g.ID))
 	blocks := map[uint64]uint32{}
-	r.eachBlock(g, func(block uint32, b []byte) bool {
+	_, err := r.eachBlock(ctx, g, func(block uint32, b []byte) bool {
 		note := func(h merkle.Hash) { blocks[binary.BigEndian.Uint64(h[:])] = block }
 		if len(b) >= r.chunkSize {
 			note(merkle.Sum(merkle.KindChunk, b[:r.chunkSize]))
@@ -61,7 +92,7 @@ func (r *Reader) scanContent(g *segment.File) map[uint64]uint32 {
 		}
 		return true
 	})
-	return blocks
+	return blocks, err
 }
 
 // validateContent returns how many bytes an object has, if it lies at a location, by the bytes
@@ -86,16 +117,19 @@ func (r *Reader) validateContent(g *segment.File, l segment.Location, h *merkle.
 }
 
 // eachBlock calls f with what begins at each block, unless all that an object could have there are
-// zeroes, until f returns false; then it returns false. What cannot be read is left out.
-func (r *Reader) eachBlock(g *segment.File, f func(block uint32, b []byte) bool) bool {
+// zeroes, until f returns false, which it reports, or ctx ends. What cannot be read is left out.
+func (r *Reader) eachBlock(ctx context.Context, g *segment.File, f func(block uint32, b []byte) bool) (more bool, err error) {
 	const step = 1 << 20
 	largest := max(r.chunkSize, merkle.NodeSize)
 	size, err := g.Data.Size()
 	if err != nil {
-		return true
+		return true, nil
 	}
 	buf := make([]byte, step+disk.MaxChunkSize)
 	for off := int64(disk.BlockSize); off < size; off += step {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		n, _ := g.Data.ReadAt(buf, off) // an error, or a file that ends: n bytes are there
 		zeroes := 0                     // the end of those that begin at at
 		for at := 0; at < min(n, step); at += disk.BlockSize {
@@ -103,17 +137,17 @@ func (r *Reader) eachBlock(g *segment.File, f func(block uint32, b []byte) bool)
 				zeroes++
 			}
 			if zeroes < min(at+largest, n) && !f(uint32((off+int64(at))/disk.BlockSize), buf[at:n]) {
-				return false
+				return false, nil
 			}
 		}
 	}
-	return true
+	return true, nil
 }
 
 // eachNode calls f with the hash of everything in the segment that could be a tree node of that
-// level, until f returns false; then it returns false.
-func (r *Reader) eachNode(g *segment.File, level int, f func(merkle.Hash) bool) bool {
-	return r.eachBlock(g, func(_ uint32, b []byte) bool { return asNodes(b, level, f) })
+// level, and ends as eachBlock.
+func (r *Reader) eachNode(ctx context.Context, g *segment.File, level int, f func(merkle.Hash) bool) (more bool, err error) {
+	return r.eachBlock(ctx, g, func(_ uint32, b []byte) bool { return asNodes(b, level, f) })
 }
 
 // asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing
