@@ -51,14 +51,15 @@ func (v *volume) extendJournal(n int) error {
 	j := v.active().journal
 	n += v.inflight
 	v.mu.Unlock()
-	if err := j.Extend(&v.mu, n); err != nil {
-		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
-	}
+	err := j.Extend(&v.mu, n)
 	v.mu.Lock()
 	if v.writable && v.active().journal == j {
-		v.extending = false
+		v.extending = false // also after an error: the next record asks again
 	}
 	v.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("extend journal: %w", v.s.spaceError(err))
+	}
 	v.room.fire()
 	return nil
 }
