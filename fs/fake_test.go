@@ -94,6 +94,44 @@ func (s *fakeSource) VolumeInfo(name string) (objstore.VolumeInfo, error) {
 	return objstore.VolumeInfo{}, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
 }
 
+func (s *fakeSource) VolumeByID(id string) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.volumes {
+		if v.id == id {
+			return v.info(), nil
+		}
+	}
+	return objstore.VolumeInfo{}, fmt.Errorf("volume %s: %w", id, objstore.ErrNotFound)
+}
+
+// rename gives a volume, and its snapshots, another name.
+func (s *fakeSource) rename(from, to string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.volumes[from]
+	v.mu.Lock()
+	v.name = to
+	v.mu.Unlock()
+	delete(s.volumes, from)
+	s.volumes[to] = v
+	for _, sn := range s.snaps[from] {
+		sn.info.Volume = to
+	}
+	s.snaps[to] = s.snaps[from]
+	delete(s.snaps, from)
+}
+
+// renameSnapshot gives a snapshot another name.
+func (s *fakeSource) renameSnapshot(volume, from, to string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn := s.snaps[volume][from]
+	sn.info.Name = to
+	delete(s.snaps[volume], from)
+	s.snaps[volume][to] = sn
+}
+
 func (s *fakeSource) OpenVolume(name, user string) (Volume, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,13 +240,20 @@ func (s *fakeSource) Space() (used, free int64, err error) { return 3 << 20, 5 <
 // fakeVolume is a fakeDisk with a name and users.
 type fakeVolume struct {
 	*fakeDisk
-	name, id string
+	name     string // guarded by mu
+	id       string
 	created  time.Time
 	users    []string // guarded by mu
 	flushes  int      // guarded by mu
 	failWith error    // of writes and flushes, guarded by mu
 	changes  uint64   // guarded by mu
 	claims   [2]int   // by objstore.Side, guarded by mu
+}
+
+func (v *fakeVolume) Name() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.name
 }
 
 func (v *fakeVolume) Claim(side objstore.Side) (func(), error) {

@@ -26,10 +26,11 @@ type imageSource interface {
 }
 
 func (l snapshotListing) open() (Image, error) {
-	if _, err := l.info(); err != nil {
+	s, err := l.info()
+	if err != nil {
 		return nil, err
 	}
-	return l.t.src.OpenSnapshot(l.volume, l.name)
+	return l.t.src.OpenSnapshot(s.Volume, s.Name)
 }
 
 func (l snapshotListing) stat() (int64, int64, time.Time, error) {
@@ -41,7 +42,7 @@ func (l snapshotListing) stat() (int64, int64, time.Time, error) {
 	return s.Size, data, s.Created, err
 }
 
-func (l snapshotListing) path() string { return "snapshots/" + l.volume + "/" + l.name + "/disk.img" }
+func (l snapshotListing) path() string { return "snapshots/" + l.of.name + "/" + l.name + "/disk.img" }
 
 // rootImage names an image by its root.
 type rootImage struct {

@@ -63,20 +63,16 @@ func (l volumesListing) list(context.Context) ([]fuse.DirEntry, error) {
 
 func (l volumesListing) check() (time.Time, error) { return l.t.started, nil }
 
-// volumeListing is MOUNT/volumes/NAME of one volume: a later volume of the same name has another
-// ID.
+// volumeListing is MOUNT/volumes/NAME of one volume. The volume is known by its ID: who has the
+// directory or a file of it open goes on when the volume is renamed, and a later volume of the same
+// name is another one.
 type volumeListing struct {
-	t        *tree
-	name, id string
+	t    *tree
+	name string // when it was looked up, for messages
+	id   string
 }
 
-func (l volumeListing) info() (objstore.VolumeInfo, error) {
-	info, err := l.t.src.VolumeInfo(l.name)
-	if err == nil && info.ID != l.id {
-		err = objstore.ErrNotFound
-	}
-	return info, err
-}
+func (l volumeListing) info() (objstore.VolumeInfo, error) { return l.t.src.VolumeByID(l.id) }
 
 func (l volumeListing) find(_ context.Context, name string) (node, error) {
 	if _, err := l.info(); err != nil {
@@ -116,11 +112,14 @@ func (l volumeListing) check() (time.Time, error) {
 type snapshotsListing struct{ t *tree }
 
 func (l snapshotsListing) find(_ context.Context, name string) (node, error) {
-	v := volumeSnapshotsListing{l.t, name}
+	v := volumeSnapshotsListing{l.t, name, ""}
+	if info, err := l.t.src.VolumeInfo(name); err == nil {
+		v.id = info.ID
+	}
 	if _, err := v.check(); err != nil {
 		return nil, err
 	}
-	return newDir(l.t, inode("snapshots of", name), v), nil
+	return newDir(l.t, v.inode(), v), nil
 }
 
 func (l snapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
@@ -128,16 +127,16 @@ func (l snapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := make(map[string]struct{})
+	ids := make(map[string]string) // by name
 	for _, s := range snaps {
-		names[s.Volume] = struct{}{}
+		ids[s.Volume] = ""
 	}
 	for _, v := range l.t.src.Volumes() {
-		names[v.Name] = struct{}{}
+		ids[v.Name] = v.ID
 	}
-	out := make([]fuse.DirEntry, 0, len(names))
-	for name := range names {
-		out = append(out, dirEntry(name, inode("snapshots of", name)))
+	out := make([]fuse.DirEntry, 0, len(ids))
+	for name, id := range ids {
+		out = append(out, dirEntry(name, volumeSnapshotsListing{l.t, name, id}.inode()))
 	}
 	slices.SortFunc(out, func(a, b fuse.DirEntry) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
@@ -147,20 +146,34 @@ func (l snapshotsListing) check() (time.Time, error) { return l.t.started, nil }
 
 // volumeSnapshotsListing is MOUNT/snapshots/NAME.
 type volumeSnapshotsListing struct {
-	t      *tree
-	volume string
+	t    *tree
+	name string // of the volume, when it was looked up
+	id   string // of the volume; empty: it is gone, and only its snapshots are left
+}
+
+func (l volumeSnapshotsListing) inode() uint64 { return inode("snapshots of", cmp.Or(l.id, l.name)) }
+
+// volume returns the name of the volume.
+func (l volumeSnapshotsListing) volume() string {
+	if l.id == "" {
+		return l.name
+	}
+	if info, err := l.t.src.VolumeByID(l.id); err == nil {
+		return info.Name
+	}
+	return l.name
 }
 
 func (l volumeSnapshotsListing) find(_ context.Context, name string) (node, error) {
-	s, err := l.t.src.SnapshotInfo(l.volume, name)
+	s, err := l.t.src.SnapshotInfo(l.volume(), name)
 	if err != nil {
 		return nil, err
 	}
-	return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, s.Volume, s.Name, s.Created}), nil
+	return newDir(l.t, snapshotInode("snapshot", s), snapshotListing{l.t, l, s.Name, s.Created}), nil
 }
 
 func (l volumeSnapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
-	snaps, err := l.t.src.Snapshots(l.volume)
+	snaps, err := l.t.src.Snapshots(l.volume())
 	if err != nil {
 		return nil, err
 	}
@@ -172,12 +185,13 @@ func (l volumeSnapshotsListing) list(context.Context) ([]fuse.DirEntry, error) {
 }
 
 func (l volumeSnapshotsListing) check() (time.Time, error) {
-	info, err := l.t.src.VolumeInfo(l.volume)
+	name := l.volume()
+	info, err := l.t.src.VolumeInfo(name)
 	if err == nil {
 		return info.Created, nil
 	}
 	// Snapshots may outlive their volume.
-	snaps, snapErr := l.t.src.Snapshots(l.volume)
+	snaps, snapErr := l.t.src.Snapshots(name)
 	if snapErr != nil || len(snaps) == 0 {
 		return time.Time{}, err
 	}
@@ -190,19 +204,28 @@ func snapshotInode(kind string, s objstore.SnapshotInfo) uint64 {
 	return inode(kind, s.Volume, s.Name, instant(s.Created))
 }
 
-// snapshotListing is MOUNT/snapshots/NAME/SNAP, of one snapshot.
+// snapshotListing is MOUNT/snapshots/NAME/SNAP, of one snapshot, which is known by the time of its
+// creation: it may be renamed, and a later snapshot of the same name is another one.
 type snapshotListing struct {
-	t            *tree
-	volume, name string
-	created      time.Time
+	t       *tree
+	of      volumeSnapshotsListing
+	name    string // when it was looked up
+	created time.Time
 }
 
 func (l snapshotListing) info() (objstore.SnapshotInfo, error) {
-	s, err := l.t.src.SnapshotInfo(l.volume, l.name)
-	if err == nil && !s.Created.Equal(l.created) { // a later snapshot of the same name
-		err = objstore.ErrNotFound
+	volume := l.of.volume()
+	s, err := l.t.src.SnapshotInfo(volume, l.name)
+	if err == nil && s.Created.Equal(l.created) {
+		return s, nil
 	}
-	return s, err
+	list, err := l.t.src.Snapshots(volume) // it was renamed, or is gone
+	for _, s := range list {
+		if s.Created.Equal(l.created) {
+			return s, nil
+		}
+	}
+	return objstore.SnapshotInfo{}, cmp.Or(err, objstore.ErrNotFound)
 }
 
 func (l snapshotListing) find(_ context.Context, name string) (node, error) {

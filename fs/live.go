@@ -115,14 +115,21 @@ func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES | fuse.FOPEN_NOFLUSH, 0
 }
 
-// openVolume opens this volume and not a later one of the same name. An open volume keeps its name,
-// so the identity is checked after opening.
+// openVolume opens this volume and not another one that has got its name meanwhile: the identity is
+// checked after opening.
 func (f *liveFile) openVolume() (Volume, error) {
-	vol, err := f.base.t.src.OpenVolume(f.name, user)
+	info, err := f.info()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.info(); err != nil {
+	vol, err := f.base.t.src.OpenVolume(info.Name, user)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.info(); err == nil && info.Name != vol.Name() {
+		err = objstore.ErrNotFound
+	}
+	if err != nil {
 		_ = vol.Close() // another volume, still untouched
 		return nil, err
 	}
@@ -166,7 +173,7 @@ func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, s
 // Fsync makes all earlier writes durable.
 func (h *liveHandle) Fsync(context.Context, uint32) syscall.Errno {
 	err := h.vol.Flush()
-	h.file.notifyWritten()
+	h.file.notifyWritten(h.vol)
 	return h.t.fail("fsync", h.path, err)
 }
 

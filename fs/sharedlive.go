@@ -41,7 +41,7 @@ func (t *tree) liveFiles(volume string) map[*liveFile]*liveHandle {
 	defer t.mu.Unlock()
 	open := map[*liveFile]*liveHandle{}
 	for h := range t.handles {
-		if h.live != nil && (volume == "" || h.live.file.name == volume) {
+		if h.live != nil && (volume == "" || h.live.vol.Name() == volume) {
 			open[h.live.file] = h.live
 		}
 	}
@@ -75,14 +75,14 @@ func (t *tree) share(quit <-chan struct{}) {
 			if n := h.vol.Changes(); f.shown.Swap(n) != n {
 				f.dropPages()
 			}
-			f.notifyWritten()
+			f.notifyWritten(h.vol)
 		}
 	}
 }
 
 // notifyWritten calls Options.Written if the file was written since the last call.
-func (f *liveFile) notifyWritten() {
+func (f *liveFile) notifyWritten(vol Volume) {
 	if t := f.base.t; t.written != nil && f.written.Swap(false) {
-		t.written(f.name)
+		t.written(vol.Name())
 	}
 }

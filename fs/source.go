@@ -23,6 +23,8 @@ type Image interface {
 // Volume is a readable and writable disk. Safe for concurrent use.
 type Volume interface {
 	Image
+	// Name of the volume, which changes when the volume is renamed.
+	Name() string
 	// WriteAt is io.WriterAt's, at any offset and length inside the volume.
 	WriteAt(p []byte, off int64) (int, error)
 	// Zero punches a hole; off and length are multiples of objstore.SectorSize.
@@ -53,6 +55,9 @@ type Source interface {
 type VolumeSource interface {
 	Volumes() []objstore.VolumeInfo
 	VolumeInfo(name string) (objstore.VolumeInfo, error)
+	// VolumeByID is VolumeInfo for a volume of which only the ID is certain: it may have been
+	// renamed.
+	VolumeByID(id string) (objstore.VolumeInfo, error)
 	// OpenVolume opens a volume. user appears among the volume's users while it is open.
 	OpenVolume(name, user string) (Volume, error)
 }

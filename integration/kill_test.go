@@ -80,6 +80,8 @@ var killPoints = []killPoint{
 	{point: failpoint.CheckVerified, most: 3},
 	{point: failpoint.ResizeStored, way: unreached, reason: "TestKilledAtEveryPoint of objstore has it"},
 	{point: failpoint.ResizeRecorded, way: unreached, reason: "as resize.stored"},
+	{point: failpoint.VolumeRenamed, most: 1},
+	{point: failpoint.SnapshotRenamed, most: 1},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
 	{point: failpoint.RecoverRefs, way: byOpen, most: 1},
 	{
@@ -493,18 +495,21 @@ func (k *killing) tidy() {
 	}
 }
 
-// back clones a scratch volume, which is not attached, and rolls it back to a snapshot. It returns
+// back clones a scratch volume, which is not attached, rolls it back to a snapshot, and renames the
+// clone and the snapshot. It returns
 // false if the daemon died. The clones are scratch volumes too.
 func (k *killing) back(name string) bool {
 	k.t.Helper()
 	k.clones++
 	clone, snap := fmt.Sprintf("%s-%d", name, k.clones), fmt.Sprintf("%s@b%d", name, k.clones)
-	k.scratch = append(k.scratch, clone)
-	k.backs = append(k.backs, snap)
+	k.scratch = append(k.scratch, clone, clone+"-renamed")
+	k.backs = append(k.backs, snap, snap+"-renamed")
 	for _, args := range [][]string{
 		{"snapshot", "create", snap},
 		{"volume", "clone", name, clone},
 		{"volume", "rollback", snap, "--no-snapshot"},
+		{"volume", "rename", clone, clone + "-renamed"},
+		{"snapshot", "rename", snap, fmt.Sprintf("b%d-renamed", k.clones)},
 	} {
 		if _, ok := k.command(args...); !ok {
 			return false

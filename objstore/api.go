@@ -59,6 +59,9 @@ type VolumeInfo struct {
 	Damage string `json:"damage,omitempty"`
 	// Share of the last settled root; nil where it was not asked for, or is not known yet.
 	Share *Share `json:"share,omitempty"`
+	// MarkName tells the volume's devices from those of the store's other volumes. It is the name
+	// with which the volume was created, or else unlike any name, and never changes.
+	MarkName string `json:"-"`
 }
 
 // SnapshotInfo describes a snapshot.

@@ -189,9 +189,9 @@ func (c *checker) known() {
 		if d.root || d.unknown > 0 || len(ranges) == 0 {
 			ranges = []Range{{0, v.Size()}}
 		}
-		affects := []Affected{{Volume: v.ref.Name, Ranges: ranges}}
+		affects := []Affected{{Volume: v.Name(), Ranges: ranges}}
 		for _, sn := range d.snaps {
-			affects = append(affects, Affected{Volume: v.ref.Name, Snapshot: sn, Ranges: []Range{{0, v.Size()}}})
+			affects = append(affects, Affected{Volume: v.Name(), Snapshot: sn, Ranges: []Range{{0, v.Size()}}})
 		}
 		c.found(d.err, affects...)
 	}

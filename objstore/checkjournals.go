@@ -58,7 +58,7 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	if err == nil {
 		return
 	}
-	a := Affected{Volume: v.ref.Name, Ranges: []Range{{0, v.Size()}}}
+	a := Affected{Volume: v.Name(), Ranges: []Range{{0, v.Size()}}}
 	if rp != nil {
 		if ranges, unknown := c.s.readBehind(v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
 			a.Ranges = mergeRanges(ranges, v.Size())
@@ -120,7 +120,7 @@ func (c *checker) tail(v *volume, off int64, length int) error {
 		c.report.Tail += int64(e.Len)
 		if err := disk.ReadAligned(e.seg.Data, buf[e.BufOff:e.BufOff+e.Len], e.FileOff); err != nil {
 			c.found(&CorruptError{File: segment.Name(e.seg.ID), Offset: e.FileOff, Object: "data that has not settled", Err: err},
-				Affected{Volume: v.ref.Name, Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
+				Affected{Volume: v.Name(), Ranges: []Range{{off + int64(e.BufOff), int64(e.Len)}}})
 		}
 	}
 	return nil

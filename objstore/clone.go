@@ -177,6 +177,7 @@ func (s *Store) addOver(ctx context.Context, rec refs.Record, state settledState
 		if err := still(); err != nil {
 			return nil, err
 		}
+		rec.Mark = s.catalog.refs.MarkFor(rec.Name, rec.ID)
 		// Both in one frame: a volume without its head would be one of zeroes.
 		return []refs.Record{rec, {Op: refs.OpHead, ID: rec.ID, Root: id.String(), Logical: state.logical}}, nil
 	}, func(ref *refs.Volume) *volume {

@@ -106,10 +106,10 @@ func (s *Store) AcceptCopies(ctx context.Context, from CopiedFrom) ([]string, er
 		}
 		done, err := s.acceptCopy(ctx, v, from)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("volume %s: %w", v.ref.Name, err))
+			errs = append(errs, fmt.Errorf("volume %s: %w", v.Name(), err))
 		}
 		if done {
-			names = append(names, v.ref.Name)
+			names = append(names, v.Name())
 		}
 	}
 	return names, errors.Join(errs...)
@@ -142,6 +142,6 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 		return false, err
 	}
 	s.reinstate(v)
-	s.log.Warn("the copied journals of a volume count, as the administrator said", "volume", v.ref.Name, "copied_from", string(from))
+	s.log.Warn("the copied journals of a volume count, as the administrator said", "volume", v.Name(), "copied_from", string(from))
 	return true, nil
 }

@@ -64,21 +64,21 @@ func (c *catalog) delete(ctx context.Context, name string, took func(*volume)) (
 // REQUIRES: mu is held.
 func (c *catalog) mayDelete(v *volume) error {
 	if v.reserved != "" {
-		return fmt.Errorf("volume %s: %w: it is being %s", v.ref.Name, ErrInUse, v.reserved)
+		return fmt.Errorf("volume %s: %w: it is being %s", v.Name(), ErrInUse, v.reserved)
 	}
 	if len(v.users) > 0 {
-		return fmt.Errorf("volume %s: %w by %s", v.ref.Name, ErrInUse, strings.Join(v.users, ", "))
+		return fmt.Errorf("volume %s: %w by %s", v.Name(), ErrInUse, strings.Join(v.users, ", "))
 	}
 	if n := len(v.ref.Snapshots); n > 0 {
 		has := "a snapshot; delete it first"
 		if n > 1 {
 			has = fmt.Sprintf("%d snapshots; delete them first", n)
 		}
-		return fmt.Errorf("volume %s: %w: it has %s", v.ref.Name, ErrInUse, has)
+		return fmt.Errorf("volume %s: %w: it has %s", v.Name(), ErrInUse, has)
 	}
 	for w := range c.views {
 		if w.v == v && w.Root() == "" {
-			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.ref.Name, ErrInUse)
+			return fmt.Errorf("volume %s: %w: a snapshot of it that has not settled is open", v.Name(), ErrInUse)
 		}
 	}
 	return nil

@@ -30,7 +30,7 @@ type history struct {
 // readHistory reads the journals of a volume, in order, and validates every record.
 func (s *Store) readHistory(ctx context.Context, v *volume, gens []uint64) (*history, error) {
 	return s.readHistoryAs(ctx, v, gens, func(boot, mount bool) journal.Trust {
-		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.Name) }
+		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.MarkName()) }
 		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
 		t.Contested = !t.Cache && relied(s.opts.Contested)
 		return t
@@ -170,7 +170,7 @@ func (s *Store) validateSnapshots(v *volume, h *history) error {
 		}
 		err := &CorruptError{
 			File: journal.Name(v.ref.ID, sn.Gen), Object: "journal",
-			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.ref.Name, sn.Name),
+			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.Name(), sn.Name),
 		}
 		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
 		d.loseSnapshots(v)

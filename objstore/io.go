@@ -201,7 +201,7 @@ func (v *volume) Extent(ctx context.Context, off int64) (hole bool, length int64
 // WriteAt as io.WriterAt, at any offset and length inside the volume; blocks.
 func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > v.Size()-int64(len(p)) {
-		return 0, fmt.Errorf("write of %d bytes at %d: %w: volume %s has %d bytes", len(p), off, ErrInvalid, v.ref.Name, v.Size())
+		return 0, fmt.Errorf("write of %d bytes at %d: %w: volume %s has %d bytes", len(p), off, ErrInvalid, v.Name(), v.Size())
 	}
 	done := 0
 	for done < len(p) {

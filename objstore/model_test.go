@@ -40,7 +40,11 @@ type modelVolume struct {
 	scratch bool           // a scratch volume
 	rolling *modelRollback // was not answered
 
-	resizing int64 // the size in bytes of a resize that was not answered; 0: there is none
+	resizing int64  // the size in bytes of a resize that was not answered; 0: there is none
+	renaming string // the new name, if that was not answered
+	freed    string // a name that one of the snapshots had
+
+	pair [2]string // exactly one of these snapshots is there, if they are named
 }
 
 type modelSnap struct {

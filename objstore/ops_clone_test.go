@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -85,13 +86,14 @@ func (w *world) opRollback() {
 		v.flushed()
 	}
 	o := RollbackOptions{NoSnapshot: w.pick(2, "no snapshot") == 0}
+	patience := w.patienceTime()
 	var r Rollback
 	err := w.underHeldPlans(v, func() (err error) {
 		if len(v.unsure) > 0 {
 			o.NoSnapshot = true // what it would keep is not known
 		}
 		v.rolling = &modelRollback{to: v.snaps[snap].content, before: slices.Clone(v.cur), keeps: !o.NoSnapshot}
-		ctx, cancel := w.patience()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		r, err = w.s.RollbackVolume(ctx, v.name, snap, o)
 		return err
@@ -129,10 +131,15 @@ func (w *world) opRollback() {
 
 // patience returns a context that ends at a random moment, or hardly ever.
 func (w *world) patience() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), w.patienceTime())
+}
+
+// patienceTime returns how long a call may take: too short for some, or longer than any takes.
+func (w *world) patienceTime() time.Duration {
 	if w.pick(4, "give up") > 0 {
-		return ctxTimeout()
+		return 150 * time.Second
 	}
-	return context.WithTimeout(context.Background(), time.Duration(w.pick(3000, "microseconds"))*time.Microsecond)
+	return time.Duration(w.pick(3000, "microseconds")) * time.Microsecond
 }
 
 // gaveUp reports whether a call has ended with its context.
@@ -182,4 +189,104 @@ func (w *world) resolveRollback(v *modelVolume, got []byte) {
 		v.rolledBack()
 	}
 	v.rolling = nil
+}
+
+// opRename gives a volume, or one of its snapshots, another name, open or not.
+func (w *world) opRename() {
+	if w.pick(2, "snapshot") == 0 {
+		w.renameSnapshot()
+		return
+	}
+	v := w.anyVolume()
+	pending := func(v *modelVolume) bool { return v.renaming != "" }
+	if v == nil || v.scratch || slices.ContainsFunc(slices.Collect(maps.Values(w.vols)), pending) {
+		return
+	}
+	w.names++
+	from, to := v.name, fmt.Sprintf("r%d", w.names)
+	if old := w.freed; old != "" && w.vols[old] == nil && w.pick(2, "an old name") == 0 {
+		to = old
+	}
+	v.renaming = to
+	_, err := w.s.RenameVolume(context.Background(), from, to)
+	w.note("rename %s to %s: %v", from, to, err)
+	if !w.answered(err, "rename") {
+		if !w.mem.WasCut() {
+			w.resolveRename(v, false)
+		}
+		return
+	}
+	w.renamed(v)
+}
+
+// renamed notes that a volume has its new name.
+func (w *world) renamed(v *modelVolume) {
+	from, to := v.name, v.renaming
+	v.renaming, v.name, w.freed = "", to, from
+	delete(w.vols, from)
+	w.vols[to] = v
+	if vol := w.open[from]; vol != nil {
+		delete(w.open, from)
+		w.open[to] = vol
+	}
+}
+
+// resolveRename finds out which of two names a volume has whose renaming was not answered. Until the
+// next opening (final) the record of a renaming that has failed may still take effect.
+func (w *world) resolveRename(v *modelVolume, final bool) {
+	if v.renaming == "" {
+		return
+	}
+	_, err := w.s.VolumeInfo(v.name)
+	_, terr := w.s.VolumeInfo(v.renaming)
+	switch there, renamed := err == nil, terr == nil; {
+	case there && renamed:
+		w.failf("a volume is there as %s and as %s", v.name, v.renaming)
+	case renamed:
+		w.renamed(v)
+	case final:
+		v.renaming = ""
+	}
+}
+
+// checkPair finds out which of two names a snapshot has whose renaming was not answered.
+func (v *modelVolume) checkPair(w *world, there map[string]SnapshotInfo) {
+	if v.pair == [2]string{} {
+		return
+	}
+	_, from := there[v.pair[0]]
+	if _, to := there[v.pair[1]]; from == to {
+		w.failf("a snapshot of %s is there as %s: %v, and as %s: %v", v.name, v.pair[0], from, v.pair[1], to)
+	}
+	v.pair = [2]string{}
+}
+
+func (w *world) renameSnapshot() {
+	v, from := w.anySnap()
+	if v == nil {
+		return
+	}
+	w.names++
+	to := fmt.Sprintf("s%d", w.names)
+	if w.pick(2, "an old name") == 0 {
+		to = v.freed
+	}
+	if v.pair != [2]string{} || to == "" || v.snaps[to] != nil || slices.Contains(v.lost, to) {
+		return
+	}
+	// Until it is known which of the two there is, each may be.
+	sn := v.snaps[from]
+	other := *sn
+	sn.maybeGone, other.maybeGone = true, true
+	v.snaps[to], v.pair = &other, [2]string{from, to}
+	_, err := w.s.RenameSnapshot(context.Background(), v.name, from, to)
+	w.note("rename snapshot %s@%s to %s: %v", v.name, from, to, err)
+	if !w.answered(err, "rename snapshot") {
+		return
+	}
+	delete(v.snaps, from)
+	other.maybeGone, v.freed, v.pair = false, from, [2]string{}
+	if w.pick(2, "look") == 0 {
+		w.checkSnap(v, to)
+	}
 }

@@ -47,6 +47,7 @@ var rareOperations = []operation{
 	{"clone", 4, (*world).opClone},
 	{"rollback", 4, (*world).opRollback},
 	{"resize", 5, (*world).opResize},
+	{"rename", 4, (*world).opRename},
 	{"verify", 2, (*world).opVerify},
 	{"limits", 2, (*world).opLimits},
 	{"quiesce", 1, (*world).opQuiesce},

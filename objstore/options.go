@@ -45,12 +45,13 @@ type Options struct {
 
 	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
 	// again since: did the user of its unflushed writes survive (a ublk device that waits for its
-	// server)? nil means no.
-	TrustCache func(volume string) bool
+	// server)? The volume is named by VolumeInfo.MarkName, which its devices are known by. nil
+	// means no.
+	TrustCache func(markName string) bool
 	// Contested is asked for the same volume when TrustCache says no: may there be somebody who
 	// relies on its unflushed writes all the same? Then a volume that has any is refused until
 	// AcceptCopies decides it. nil means no.
-	Contested func(volume string) bool
+	Contested func(markName string) bool
 	// Boot and Mount identify the kernel's page cache that the files are written through. Default:
 	// the boot ID, and the ID of the mount under the store.
 	Boot, Mount string

@@ -68,6 +68,8 @@ var enginePoints = []struct {
 	{failpoint.CheckVerified, 2},
 	{failpoint.ResizeStored, 2},
 	{failpoint.ResizeRecorded, 2},
+	{failpoint.VolumeRenamed, 2},
+	{failpoint.SnapshotRenamed, 2},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -247,6 +249,13 @@ func (w *pointWorld) done(what string) {
 		delete(w.snaps[word[1]], word[2])
 	case "clone":
 		w.vols[word[2]], w.snaps[word[2]] = maps.Clone(w.vols[word[1]]), map[string]map[int]uint64{}
+	case "rename":
+		w.vols[word[2]], w.snaps[word[2]] = w.vols[word[1]], w.snaps[word[1]]
+		delete(w.vols, word[1])
+		delete(w.snaps, word[1])
+	case "resnapshot":
+		w.snaps[word[1]][word[3]] = w.snaps[word[1]][word[2]]
+		delete(w.snaps[word[1]], word[2])
 	case "rollback":
 		w.vols[word[1]] = maps.Clone(w.snaps[word[1]][word[2]])
 	}
@@ -285,8 +294,12 @@ func (w *pointWorld) settleBegun() {
 			if there := err == nil; there == (word[0] == "create") {
 				w.done(what)
 			}
-		case "clone":
+		case "clone", "rename":
 			if _, err := s.VolumeInfo(word[2]); err == nil {
+				w.done(what)
+			}
+		case "resnapshot":
+			if _, err := s.SnapshotInfo(word[1], word[3]); err == nil {
 				w.done(what)
 			}
 		case "rollback": // all of it, or nothing: the rest is compared with what it has to be
@@ -589,6 +602,14 @@ func (c *pointWorker) back(name string) {
 		_, err := c.s.RollbackVolume(ctx, name, "s", RollbackOptions{NoSnapshot: true})
 		return err
 	})
-	c.do("unsnapshot "+name+" s", func() error { return c.s.DeleteSnapshot(ctx, name, "s") })
-	c.do("delete c"+name, func() error { return c.s.DeleteVolume(ctx, "c"+name) })
+	c.do("resnapshot "+name+" s z", func() error {
+		_, err := c.s.RenameSnapshot(ctx, name, "s", "z")
+		return err
+	})
+	c.do("unsnapshot "+name+" z", func() error { return c.s.DeleteSnapshot(ctx, name, "z") })
+	c.do("rename c"+name+" r"+name, func() error {
+		_, err := c.s.RenameVolume(ctx, "c"+name, "r"+name)
+		return err
+	})
+	c.do("delete r"+name, func() error { return c.s.DeleteVolume(ctx, "r"+name) })
 }

@@ -73,17 +73,17 @@ func (c *catalog) mayPinLocked(st *settling, chunks []extent.Extent) error {
 	defer v.mu.Unlock()
 	for _, sn := range v.ref.Unsettled {
 		if st.needs(sn.Gen, chunks) {
-			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.ref.Name, sn.Name, st.pins.err)
+			return fmt.Errorf("snapshot %s@%s can't settle: %w", v.Name(), sn.Name, st.pins.err)
 		}
 	}
 	for _, n := range v.namings {
 		if !n.settled && st.needs(n.gen, chunks) {
-			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.ref.Name, st.pins.err)
+			return fmt.Errorf("a new snapshot of volume %s can't settle: %w", v.Name(), st.pins.err)
 		}
 	}
 	for w := range c.views {
 		if w.v == v && w.gen > v.baseGen && st.needs(w.gen, chunks) {
-			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.ref.Name, st.pins.err)
+			return fmt.Errorf("a deleted snapshot of volume %s is still read, and can't settle: %w", v.Name(), st.pins.err)
 		}
 	}
 	return nil
@@ -109,7 +109,7 @@ func (st *settling) flushRelogged() error {
 	}
 	if v.pins.Load() == nil {
 		st.s.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
-			"volume", v.ref.Name, "error", st.pins.err)
+			"volume", v.Name(), "error", st.pins.err)
 	}
 	v.pins.Store(st.pins)
 	return nil
@@ -272,5 +272,5 @@ func (v *volume) pinnedError() error {
 	if k == nil {
 		return nil
 	}
-	return fmt.Errorf("volume %s has a damaged chunk that was written in part; write all of it, or discard it: %w", v.ref.Name, k.err)
+	return fmt.Errorf("volume %s has a damaged chunk that was written in part; write all of it, or discard it: %w", v.Name(), k.err)
 }

@@ -59,7 +59,7 @@ type Repair struct {
 // damageError returns an error if the volume is damaged.
 func (v *volume) damageError() error {
 	if d := v.damage.Load(); d != nil {
-		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.ref.Name, d.err)
+		return fmt.Errorf("volume %s is damaged, and refused until it is repaired: %w", v.Name(), d.err)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (v *volume) damageError() error {
 func (s *Store) refuse(v *volume, d *volumeDamage) {
 	v.damage.Store(d)
 	s.hold.Store(true)
-	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.ref.Name, "error", d.err)
+	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.Name(), "error", d.err)
 }
 
 // RepairVolume takes a damaged volume back to the last state that is known, if accept is set; else
@@ -207,7 +207,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error) {
 	d := v.damage.Load()
 	if v.dropped.Load() {
-		return d, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
+		return d, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
 	}
 	if d == nil || !disk.Unreadable(d.err) || s.writeError() != nil {
 		return d, nil
@@ -242,7 +242,7 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 	v.base = newBase(s, root)
 	v.mu.Unlock()
 	s.reinstate(v)
-	s.log.Info("a volume that could not be read can be read again", "volume", v.ref.Name)
+	s.log.Info("a volume that could not be read can be read again", "volume", v.Name())
 	return nil, nil
 }
 

@@ -52,7 +52,7 @@ func (s *Store) replayJournals(ctx context.Context) error {
 		gens := gens[v.ref.ID]
 		slices.Sort(gens)
 		if err := s.replayVolume(ctx, v, gens); err != nil {
-			return fmt.Errorf("volume %s: %w", v.ref.Name, err)
+			return fmt.Errorf("volume %s: %w", v.Name(), err)
 		}
 		return nil
 	})
@@ -187,6 +187,6 @@ func (s *Store) replayLayer(v *volume, rp *journal.Replay) (*layer, error) {
 		return nil, err
 	}
 	failpoint.Here(failpoint.RecoverFinished)
-	s.log.Info("replayed a journal", "volume", v.ref.Name, "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
+	s.log.Info("replayed a journal", "volume", v.Name(), "generation", rp.ID.Gen, "records", len(rp.Records), "unflushed", rp.Unflushed())
 	return l, nil
 }

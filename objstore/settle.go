@@ -97,7 +97,7 @@ func (t *settler) settleLayer(ctx context.Context, v *volume) error {
 		return err
 	}
 	v.counted = nil
-	s.log.Debug("settled", "volume", v.ref.Name, "generation", st.l.gen, "bytes", st.l.bytes,
+	s.log.Debug("settled", "volume", v.Name(), "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
 	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil // reclaiming may take long
 	s.reclaimer.add(ctx, v, st)
@@ -243,7 +243,7 @@ func (st *settling) undo() {
 // pace waits while the volumes are busy and the tail is short.
 func (st *settling) pace(n int) error {
 	if st.v.dropped.Load() {
-		return fmt.Errorf("volume %s: %w", st.v.ref.Name, ErrNotFound)
+		return fmt.Errorf("volume %s: %w", st.v.Name(), ErrNotFound)
 	}
 	return st.s.settler.pace(st.ctx, st.v, n)
 }

@@ -134,7 +134,7 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 		from := c.FileOff + first - off
 		if loc := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); loc != st.oldLocation {
 			st.oldLocation = 0
-			k := verifier{s: st.s, root: st.old, image: st.v.ref.Name}
+			k := verifier{s: st.s, root: st.old, image: st.v.Name()}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
 				return &oldError{err}
 			} else if err != nil {

@@ -42,7 +42,7 @@ func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may
 	return c.update(ctx, func() ([]refs.Record, error) {
 		maps.DeleteFunc(head.ObjectLogs, func(g uint32, n int64) bool { return n <= c.refs.ObjectLogs[g] })
 		if c.refs.ByID[v.ref.ID] == nil {
-			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
+			return nil, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
 		}
 		if err := may(); err != nil {
 			return nil, err

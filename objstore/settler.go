@@ -100,7 +100,7 @@ func (t *settler) settleDue(ctx context.Context) {
 			v.unstick()
 			v.mu.Unlock()
 		case !s.catalog.gone(v): // else it was deleted meanwhile
-			t.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.ref.Name, err))
+			t.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.Name(), err))
 		}
 	}
 }

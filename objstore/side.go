@@ -32,7 +32,7 @@ func (c *catalog) claim(v *Volume, side Side) (release func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if other := sides - 1 - side; v.claims[other] > 0 {
-		return nil, fmt.Errorf("volume %s: %w: %s", v.ref.Name, ErrInUse, other.taken())
+		return nil, fmt.Errorf("volume %s: %w: %s", v.Name(), ErrInUse, other.taken())
 	}
 	v.claims[side]++
 	v.claimed[side]++

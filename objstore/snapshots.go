@@ -98,10 +98,10 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
 	err = c.update(ctx, func() ([]refs.Record, error) {
 		if c.refs.ByID[v.ref.ID] == nil {
-			return nil, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
+			return nil, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
 		}
 		if v.ref.Snapshots[snap] != nil {
-			return nil, fmt.Errorf("snapshot %s@%s: %w", v.ref.Name, snap, ErrExists)
+			return nil, fmt.Errorf("snapshot %s@%s: %w", v.Name(), snap, ErrExists)
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -207,7 +207,7 @@ func (s *Store) Snapshots(volume string) ([]SnapshotInfo, error) {
 
 func (c *catalog) snapshotInfos(volume string) ([]SnapshotInfo, error) {
 	type entry struct {
-		ref  *refs.Volume
+		ref  refs.Volume // name and size alone
 		snap refs.Snapshot
 	}
 	var all []entry
@@ -222,14 +222,15 @@ func (c *catalog) snapshotInfos(volume string) ([]SnapshotInfo, error) {
 		list = []*refs.Volume{v.ref}
 	}
 	for _, ref := range list {
+		of := refs.Volume{Name: ref.Name, Size: ref.Size}
 		for _, sn := range ref.Order {
-			all = append(all, entry{ref, *sn})
+			all = append(all, entry{of, *sn})
 		}
 	}
 	c.mu.Unlock()
 	out := make([]SnapshotInfo, len(all))
 	for i := range all {
-		out[i] = snapInfo(all[i].ref, &all[i].snap)
+		out[i] = snapInfo(&all[i].ref, &all[i].snap)
 	}
 	return out, nil
 }
@@ -245,8 +246,8 @@ func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
 	return snapInfo(v.ref, sn), nil
 }
 
-// snapInfo describes a snapshot; of ref it reads what does not change.
-// REQUIRES: catalog.mu is held, or sn is a copy.
+// snapInfo describes a snapshot.
+// REQUIRES: catalog.mu is held, or ref and sn are copies.
 func snapInfo(ref *refs.Volume, sn *refs.Snapshot) SnapshotInfo {
 	i := SnapshotInfo{Volume: ref.Name, Name: sn.Name, Created: sn.Created, Size: sn.Size}
 	if sn.Settled {

@@ -32,7 +32,7 @@ func (v *volume) verifierFor(root *merkle.Root, off int64) verifier {
 	if v == nil || !v.verify.Load() {
 		return verifier{}
 	}
-	return verifier{s: v.s, root: *root, off: off, image: v.ref.Name}
+	return verifier{s: v.s, root: *root, off: off, image: v.Name()}
 }
 
 // Checked reports whether settled chunks have to be verified as they are read: by Plan.Read, and

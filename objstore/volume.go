@@ -24,7 +24,7 @@ type Volume struct {
 // Close flushes the volume and closes it for this user.
 func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
-		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
+		return fmt.Errorf("volume %s: %w", v.Name(), ErrClosed)
 	}
 	err := v.Flush()
 	v.s.catalog.unclaim(v)
@@ -35,9 +35,10 @@ func (v *Volume) Close() error {
 // volume is the engine object of a volume.
 type volume struct {
 	s   *Store
-	ref *refs.Volume // name, ID, block size don't change; the rest is guarded by catalog.mu
+	ref *refs.Volume // ID and block size don't change; the rest is guarded by catalog.mu
 
-	size atomic.Int64 // ref.Size, for requests; changes under settleMu, catalog.mu and mu
+	name atomic.Pointer[string] // ref.Name, for readers; changes under catalog.mu
+	size atomic.Int64           // ref.Size, for requests; changes under settleMu, catalog.mu and mu
 
 	users    []string   // guarded by catalog.mu
 	reserved string     // "deleted", "rolled back": nobody may open it meanwhile; guarded by catalog.mu
@@ -94,14 +95,16 @@ type volume struct {
 
 func newVolume(s *Store, ref *refs.Volume, b *base) *volume {
 	v := &volume{s: s, ref: ref, base: b, pin: segment.NewPin()}
+	name := ref.Name
+	v.name.Store(&name)
 	v.verify.Store(ref.Verify)
 	v.size.Store(ref.Size)
 	s.objects.Deepen(b.root.Depth) // s.catalog.mu is held, or the store is being opened
 	return v
 }
 
-// Name of the volume.
-func (v *volume) Name() string { return v.ref.Name }
+// Name of the volume; it may change at any time.
+func (v *volume) Name() string { return *v.name.Load() }
 
 // ID is the volume's UUID, 16 bytes.
 func (v *volume) ID() [16]byte { return v.ref.ID }
@@ -114,7 +117,7 @@ func (v *volume) BlockSize() int { return v.ref.BlockSize }
 
 func (v *volume) validateRange(off, length int64) error {
 	if off < 0 || length <= 0 || off > v.Size()-length || (off|length)%SectorSize != 0 {
-		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.Size(), v.ref.Name)
+		return fmt.Errorf("range of %d bytes at %d: %w: want whole sectors within the %d bytes of %s", length, off, ErrInvalid, v.Size(), v.Name())
 	}
 	return nil
 }
@@ -173,7 +176,7 @@ func (v *volume) sweep(n int64) {
 // REQUIRES: v.mu is held.
 func (v *volume) openError() error {
 	if v.closed {
-		return fmt.Errorf("volume %s: %w", v.ref.Name, ErrClosed)
+		return fmt.Errorf("volume %s: %w", v.Name(), ErrClosed)
 	}
 	return v.damageError()
 }

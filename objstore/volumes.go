@@ -40,6 +40,7 @@ func (s *Store) CreateVolume(ctx context.Context, name string, o VolumeOptions) 
 		if s.catalog.refs.Volumes[name] != nil {
 			return nil, fmt.Errorf("volume %s: %w", name, ErrExists)
 		}
+		rec.Mark = s.catalog.refs.MarkFor(name, rec.ID)
 		return []refs.Record{rec}, nil
 	}, func(ref *refs.Volume) *volume {
 		return newVolume(s, ref, newBase(s, s.emptyRoot(o.Size)))
@@ -110,10 +111,10 @@ func (c *catalog) tryEnter(v *volume, user string) (bool, error) {
 		return false, err
 	}
 	if c.volumes[v.ref.ID] != v {
-		return false, fmt.Errorf("volume %s: %w", v.ref.Name, ErrNotFound)
+		return false, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
 	}
 	if v.reserved != "" {
-		return false, fmt.Errorf("volume %s: %w: it is being %s", v.ref.Name, ErrInUse, v.reserved)
+		return false, fmt.Errorf("volume %s: %w: it is being %s", v.Name(), ErrInUse, v.reserved)
 	}
 	if c.inDoubt() {
 		return false, nil
@@ -183,9 +184,9 @@ func (c *catalog) info(v *volume) VolumeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return VolumeInfo{
-		Name: v.ref.Name, ID: v.ref.ID.String(), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify, Created: v.ref.Created,
+		Name: v.Name(), ID: v.ref.ID.String(), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify, Created: v.ref.Created,
 		Root: c.refs.RootOf(v.ref).String(), Logical: v.ref.Logical, Tail: tail, Snapshots: len(v.ref.Snapshots),
-		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of, Quota: v.ref.Quota, Reserve: v.ref.Reserve,
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of, MarkName: v.ref.MarkName(), Quota: v.ref.Quota, Reserve: v.ref.Reserve,
 	}
 }
 

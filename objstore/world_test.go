@@ -53,7 +53,8 @@ type world struct {
 	closed   *Store // the last one that was closed, and how
 	closeErr error
 
-	others int // how many other disks of the same power cut are looked at
+	freed  string // a name that a volume had
+	others int    // how many other disks of the same power cut are looked at
 	names  int
 	log    []string
 
@@ -319,7 +320,7 @@ func (w *world) clone() *world {
 	c := &world{
 		t: w.t, rng: newRand(w.rng.Uint64()), mem: w.mem, idx: w.idx, lying: w.lying, boot: w.boot, mount: w.mount,
 		opts: w.opts, chunkSize: w.chunkSize, space: w.space, vols: map[string]*modelVolume{}, open: map[string]*Volume{},
-		unknownScratch: w.unknownScratch, copied: w.copied, dark: w.dark,
+		unknownScratch: w.unknownScratch, freed: w.freed, copied: w.copied, dark: w.dark,
 		cut: w.cut, unsynced: w.unsynced, log: slices.Clone(w.log), counts: map[string]int{}, palette: w.palette,
 	}
 	r := newRand(w.rng.Uint64())
@@ -480,6 +481,9 @@ func (w *world) checkAll() {
 	defer watch("check")()
 	defer w.noFaults()()
 	infos := map[string]VolumeInfo{}
+	for _, name := range sortedKeys(w.vols) {
+		w.resolveRename(w.vols[name], true)
+	}
 	w.checkScratch()
 	for _, i := range slices.Concat(w.s.Volumes(), w.s.ScratchVolumes()) {
 		infos[i.Name] = i
@@ -557,6 +561,7 @@ func (w *world) checkSnaps(v *modelVolume) {
 		}
 	}
 	v.lost = nil
+	v.checkPair(w, there)
 	for _, name := range sortedKeys(v.snaps) {
 		sn := v.snaps[name]
 		i, ok := there[name]

@@ -79,7 +79,7 @@ func (v *volume) admit() error {
 		return err
 	}
 	if !v.writable {
-		return fmt.Errorf("volume %s: %w for its journal", v.ref.Name, ErrNoSpace)
+		return fmt.Errorf("volume %s: %w for its journal", v.Name(), ErrNoSpace)
 	}
 	if v.partial.exclusive {
 		return ErrBusy // the partial write is about to end

@@ -57,7 +57,9 @@ const (
 	SnapshotFlushed  Point = "snapshot.flushed" // the frozen layers are durable, the name is not
 	SnapshotNamed    Point = "snapshot.named"
 	SnapshotDeleted  Point = "snapshot.deleted"
-	CloneSettled     Point = "clone.settled"     // what a clone begins with, or a rollback keeps, has settled and has no name
+	CloneSettled     Point = "clone.settled"  // what a clone begins with, or a rollback keeps, has settled and has no name
+	VolumeRenamed    Point = "volume.renamed" // durable, and nobody in this process knows
+	SnapshotRenamed  Point = "snapshot.renamed"
 	RollbackRecorded Point = "rollback.recorded" // the volume's layers and their journals are there still
 
 	ResizeStored   Point = "resize.stored"   // the tree of the new size is durable, and nothing refers to it
@@ -132,7 +134,7 @@ func Points() []Point {
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
-		CloneSettled, RollbackRecorded, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
+		CloneSettled, RollbackRecorded, VolumeRenamed, SnapshotRenamed, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,

@@ -124,6 +124,9 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512}]`),
 		[]byte(`[{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","gen":1},`+
 			`{"op":"resize","id":"ffeeddcc-bbaa-9988-7766-554433221100","gen":1,"size":8192}]`))
+	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512,"mark":"m"}]`),
+		[]byte(`[{"op":"rename","id":"ffeeddcc-bbaa-9988-7766-554433221100","to":"w"},{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s"},`+
+			`{"op":"snapshot-rename","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","to":"t"}]`))
 	f.Add([]byte(`[{"op":"head"}]`), []byte(`[{"op":"segments","gen":18446744073709551615}]`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		s := NewState(chunkSize)

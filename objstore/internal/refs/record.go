@@ -28,16 +28,18 @@ type Op string
 
 // The operations, with the fields that they use.
 const (
-	OpVolume         Op = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of: there is such a volume
+	OpVolume         Op = "volume"        // ID, Name, Size, BlockSize, Verify, Time, Of, Mark: there is such a volume
 	OpVolumeDelete   Op = "volume-delete" // ID
 	OpHead           Op = "head"          // ID, Gen, Root, Logical, ObjectLogs, Time: the volume has settled up to Gen
 	OpResize         Op = "resize"        // as OpHead, and Size: the volume has settled up to Gen, with another size
 	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled; Size if it is not the volume's
 	OpSnapshotDelete Op = "snapshot-delete"
-	OpVerify         Op = "verify"   // ID, Verify
-	OpLimits         Op = "limits"   // ID, Quota, Reserve: of the volume; 0: none
-	OpSegments       Op = "segments" // Gen: IDs below it may have been used; ObjectLogs
-	OpMaxSize        Op = "max-size" // Size: what the store may take on disk; 0: no maximum
+	OpVerify         Op = "verify"          // ID, Verify
+	OpLimits         Op = "limits"          // ID, Quota, Reserve: of the volume; 0: none
+	OpRename         Op = "rename"          // ID, To: the volume's name is To
+	OpSnapshotRename Op = "snapshot-rename" // ID, Name, To: the snapshot's name is To
+	OpSegments       Op = "segments"        // Gen: IDs below it may have been used; ObjectLogs
+	OpMaxSize        Op = "max-size"        // Size: what the store may take on disk; 0: no maximum
 )
 
 // Record is one entry of the log.
@@ -54,6 +56,10 @@ type Record struct {
 	Time      time.Time `json:"time,omitzero"`
 	Quota     int64     `json:"quota,omitempty"`   // bytes
 	Reserve   int64     `json:"reserve,omitempty"` // bytes
+	To        string    `json:"to,omitempty"`      // the new name
+	// Mark is what the marks of the volume's devices are made of, if not of the name: see
+	// Volume.MarkName. A log has it only behind a rename, which an older varve refuses.
+	Mark string `json:"mark,omitempty"`
 	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know it.
 	Of string `json:"of,omitempty"`
 	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
@@ -78,6 +84,8 @@ func Needed(recs []Record) Features {
 
 // opFeatures are the operations that the first version of the format lacks.
 var opFeatures = map[Op]Feature{
-	OpResize: Resize,
-	OpLimits: Quota,
+	OpResize:         Resize,
+	OpLimits:         Quota,
+	OpRename:         Rename,
+	OpSnapshotRename: Rename,
 }

@@ -25,13 +25,14 @@ type State struct {
 	ObjectLogs map[uint32]int64
 
 	chunkSize int
+	marks     map[string]*Volume // by Volume.Mark, if that is not empty
 }
 
 // NewState returns the state of an empty log, of a store with chunks of that size in bytes.
 func NewState(chunkSize int) *State {
 	return &State{
 		Volumes: map[string]*Volume{}, ByID: map[uuid.UUID]*Volume{}, Roots: Roots{}, Segments: 1, ObjectLogs: map[uint32]int64{},
-		chunkSize: chunkSize,
+		chunkSize: chunkSize, marks: map[string]*Volume{},
 	}
 }
 
@@ -105,6 +106,10 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 		return s.addSnapshot(v, rec, root)
 	case OpSnapshotDelete:
 		return s.deleteSnapshot(v, rec.Name)
+	case OpRename:
+		return s.rename(v, rec.To)
+	case OpSnapshotRename:
+		return s.renameSnapshot(v, rec.Name, rec.To)
 	default:
 		return errors.New("unknown operation")
 	}
@@ -123,9 +128,12 @@ func (s *State) addVolume(rec *Record) error {
 	}
 	v := &Volume{
 		ID: rec.ID, Name: rec.Name, Size: rec.Size, BlockSize: rec.BlockSize, Created: rec.Time,
-		Verify: rec.Verify, Of: rec.Of, Snapshots: map[string]*Snapshot{},
+		Verify: rec.Verify, Of: rec.Of, Mark: rec.Mark, Snapshots: map[string]*Snapshot{},
 	}
 	s.ByID[v.ID], s.Volumes[v.Name] = v, v
+	if v.Mark != "" {
+		s.marks[v.Mark] = v
+	}
 	s.Roots.add(s.RootOf(v), v, v.Size, 0)
 	return nil
 }
@@ -144,6 +152,9 @@ func (s *State) setHead(v *Volume, rec *Record, root merkle.Hash, size int64) er
 func (s *State) deleteVolume(v *Volume) {
 	delete(s.ByID, v.ID)
 	delete(s.Volumes, v.Name)
+	if v.Mark != "" {
+		delete(s.marks, v.Mark)
+	}
 	s.Roots.remove(s.RootOf(v), v)
 	for _, sn := range v.Order {
 		if sn.Settled {
@@ -210,7 +221,7 @@ func (s *State) Records(yield func(Record) bool) {
 	}
 	for _, v := range s.Sorted() {
 		ok = ok && yield(Record{
-			Op: OpVolume, ID: v.ID, Name: v.Name, Size: v.Size, BlockSize: v.BlockSize, Verify: v.Verify, Time: v.Created, Of: v.Of,
+			Op: OpVolume, ID: v.ID, Name: v.Name, Size: v.Size, BlockSize: v.BlockSize, Verify: v.Verify, Time: v.Created, Of: v.Of, Mark: v.Mark,
 		}) && yield(Record{Op: OpHead, ID: v.ID, Gen: v.Gen, Root: v.Root.String(), Logical: v.Logical, Time: v.Settled})
 		if v.Quota > 0 || v.Reserve > 0 {
 			ok = ok && yield(Record{Op: OpLimits, ID: v.ID, Quota: v.Quota, Reserve: v.Reserve})

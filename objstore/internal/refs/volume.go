@@ -12,7 +12,7 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// Volume is what refs know of a volume. ID, Name, BlockSize, Created and Of never change.
+// Volume is what refs know of a volume. ID, BlockSize and Created never change.
 type Volume struct {
 	ID        uuid.UUID
 	Name      string
@@ -20,6 +20,7 @@ type Volume struct {
 	BlockSize int   // bytes, of the device
 	Created   time.Time
 	Of        string // VOLUME@SNAPSHOT under a scratch volume, if it is known
+	Mark      string // of MarkName, if that is not Name
 
 	Gen     uint64      // the generation up to which it has settled
 	Root    merkle.Hash // zero: nothing has settled yet, all zeroes
@@ -34,7 +35,7 @@ type Volume struct {
 	Unsettled []*Snapshot // those of Order that have not settled
 }
 
-// Snapshot is what refs know of a snapshot. Name, Created, Gen and Size never change.
+// Snapshot is what refs know of a snapshot. Created, Gen and Size never change.
 type Snapshot struct {
 	Name    string
 	Created time.Time

@@ -100,6 +100,17 @@ func (c *Client) RollbackVolume(ctx context.Context, volume string, r protocol.R
 	return call[protocol.RolledBack](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rollback", r)
 }
 
+// RenameVolume gives a volume another name.
+func (c *Client) RenameVolume(ctx context.Context, volume, to string) (protocol.Volume, error) {
+	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rename", protocol.Rename{To: to})
+}
+
+// RenameSnapshot gives a snapshot another name.
+func (c *Client) RenameSnapshot(ctx context.Context, volume, snap, to string) (objstore.SnapshotInfo, error) {
+	path := "/v1/snapshots/" + url.PathEscape(volume) + "/" + url.PathEscape(snap) + "/rename"
+	return call[objstore.SnapshotInfo](ctx, c, http.MethodPost, path, protocol.Rename{To: to})
+}
+
 // SetVolume changes a volume's properties.
 func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolume) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)

@@ -32,6 +32,8 @@ var jsonOf = map[string]any{
 	"varve volume list":     []protocol.Volume{},
 	"varve volume show":     protocol.Volume{},
 	"varve volume set":      protocol.Volume{},
+	"varve volume rename":   protocol.Volume{},
+	"varve snapshot rename": objstore.SnapshotInfo{},
 	"varve volume repair":   objstore.Repair{},
 	"varve snapshot create": objstore.SnapshotInfo{},
 	"varve snapshot delete": objstore.Freed{},
@@ -96,6 +98,9 @@ func fieldsOf(t reflect.Type) []jsonField {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if t == reflect.TypeFor[protocol.Attachment]() && name == "mark" {
 			continue // between daemons alone: Attachment.Shown takes it out
+		}
+		if name == "-" {
+			continue // not written
 		}
 		own = append(own, jsonField{name, strings.Contains(options, "omit"), f.Type})
 	}
@@ -228,6 +233,9 @@ func TestJSONIsOfItsKind(t *testing.T) {
 		{"snapshot", "list"},
 		{"snapshot", "diff", "a@s"},
 		{"volume", "clone", "a@s", "b"},
+		{"volume", "rename", "b", "c"},
+		{"snapshot", "rename", "a@s", "t"},
+		{"snapshot", "rename", "a@t", "s"},
 		{"volume", "rollback", "a@s"},
 		{"stat"},
 		{"set", "--max-size", "1G"},

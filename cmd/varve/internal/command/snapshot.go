@@ -13,9 +13,10 @@ func (a *app) snapshotCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "snapshot",
 		Aliases: []string{"snap"},
-		Short:   "Create, list, compare, mount and delete snapshots",
+		Short:   "Create, list, compare, rename, mount and delete snapshots",
 		Example: "  varve snapshot create data@monday",
-	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotDiffCmd(), a.snapshotMountCmd(), a.snapshotUmountCmd(), a.snapshotDeleteCmd())
+	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotDiffCmd(), a.snapshotRenameCmd(), a.snapshotMountCmd(),
+		a.snapshotUmountCmd(), a.snapshotDeleteCmd())
 }
 
 func (a *app) snapshotCreateCmd() *cobra.Command {

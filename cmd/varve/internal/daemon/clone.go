@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/holders"
@@ -75,28 +74,16 @@ func (d *Daemon) mayRollBack(ctx context.Context, volume string) error {
 	if d.isDaemon() {
 		return nil
 	}
-	a, err := d.left(ctx, volume)
-	if err == nil && a.Device != "" {
+	// The list of devices may be lost, or not know of it.
+	v, err := d.store.VolumeInfo(volume)
+	if err != nil {
+		return err
+	}
+	claims := instance.Claims{Volumes: []instance.Volume{{Name: v.Name, MarkName: v.MarkName}}}
+	found, err := machine.findOwn(ctx, d.inst, claims, func(*blockdev.DeviceInfo) bool { return true })
+	if len(found) > 0 {
 		err = fmt.Errorf("volume %q: %w: its device %s waits for a daemon; start one with `varve serve --background`, then detach it",
-			volume, objstore.ErrInUse, a.Device)
+			volume, objstore.ErrInUse, found[0].Device)
 	}
 	return err
-}
-
-// left returns the device of a volume that a daemon has left, where no daemon runs; its Device is
-// empty if there is none.
-func (d *Daemon) left(ctx context.Context, volume string) (protocol.Attachment, error) {
-	s, err := d.readOwnList()
-	if err != nil {
-		return protocol.Attachment{}, err
-	}
-	of := func(a protocol.Attachment) bool { return a.Volume == volume }
-	if i := slices.IndexFunc(s.Attached, of); i >= 0 {
-		return s.Attached[i], nil
-	}
-	found, err := machine.findOwn(ctx, d.inst, instance.Claims{Volumes: []string{volume}}, func(*blockdev.DeviceInfo) bool { return true })
-	if len(found) > 0 {
-		return found[0], nil
-	}
-	return protocol.Attachment{}, err
 }

@@ -38,7 +38,7 @@ type fakeStore struct {
 func newFakeStore(volumes ...string) *fakeStore {
 	s := &fakeStore{volumes: map[string]objstore.VolumeInfo{}}
 	for _, v := range volumes {
-		s.volumes[v] = objstore.VolumeInfo{Name: v, Size: 1 << 30, BlockSize: 512}
+		s.volumes[v] = objstore.VolumeInfo{Name: v, MarkName: v, Size: 1 << 30, BlockSize: 512}
 	}
 	return s
 }
@@ -49,7 +49,7 @@ func (s *fakeStore) CreateVolume(_ context.Context, name string, o objstore.Volu
 	if _, ok := s.volumes[name]; ok {
 		return objstore.VolumeInfo{}, fmt.Errorf("volume %s: %w", name, objstore.ErrExists)
 	}
-	v := objstore.VolumeInfo{Name: name, Size: o.Size, BlockSize: max(o.BlockSize, 512)}
+	v := objstore.VolumeInfo{Name: name, MarkName: name, Size: o.Size, BlockSize: max(o.BlockSize, 512)}
 	s.volumes[name] = v
 	return v, nil
 }
@@ -69,6 +69,45 @@ func (s *fakeStore) RollbackVolume(_ context.Context, volume, snap string, o obj
 		r.Snapshot = "before-" + snap
 	}
 	return r, err
+}
+
+func (s *fakeStore) RenameVolume(_ context.Context, name, to string) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.volumes[name]
+	if !ok {
+		return v, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
+	}
+	if _, taken := s.volumes[to]; taken {
+		return v, fmt.Errorf("volume %s: %w", to, objstore.ErrExists)
+	}
+	v.Name = to
+	delete(s.volumes, name)
+	s.volumes[to] = v
+	return v, nil
+}
+
+func (s *fakeStore) RenameSnapshot(_ context.Context, volume, snap, to string) (objstore.SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.snapshots {
+		if s.snapshots[i].Volume == volume && s.snapshots[i].Name == snap {
+			s.snapshots[i].Name = to
+			return s.snapshots[i], nil
+		}
+	}
+	return objstore.SnapshotInfo{}, objstore.ErrNotFound
+}
+
+func (s *fakeStore) VolumeByID(id string) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.volumes {
+		if v.ID == id {
+			return v, nil
+		}
+	}
+	return objstore.VolumeInfo{}, objstore.ErrNotFound
 }
 
 func (s *fakeStore) NewUUID() (string, error) { return "new", nil }
@@ -306,7 +345,7 @@ func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (devices.De
 func (t *fakeTransport) Find(_ context.Context, c instance.Claims) ([]protocol.Attachment, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.asked = c.Volumes
+	t.asked = slices.Clone(c.Names)
 	return slices.Clone(t.waiting), t.unlisted
 }
 

@@ -84,7 +84,7 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (devices.
 	d := &loopDevice{node: loop.Path, file: loop.File, server: server, dir: dir, done: make(chan struct{}), quit: make(chan struct{})}
 	go d.watch()
 	id, _ := strconv.Atoi(strings.TrimPrefix(loop.Path, "/dev/loop"))
-	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly, Mark: t.inst.Mark(r.Volume)}, nil
+	return d, protocol.Attachment{Device: loop.Path, Transport: "loop", ID: id, ReadOnly: r.ReadOnly, Mark: t.inst.Mark(v.MarkName)}, nil
 }
 
 // Find: a loop device dies with the server of its file.

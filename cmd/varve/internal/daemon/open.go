@@ -26,8 +26,8 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 	}
 	o.Logger = log
 	waiting := sync.OnceValue(func() orphans { return waitingDevices(ctx, files, log) })
-	o.TrustCache = func(volume string) bool { return ofVolume(waiting().own, volume) }
-	o.Contested = func(volume string) bool { return ofVolume(waiting().foreign, volume) }
+	o.TrustCache = func(markName string) bool { return waiting().has(waiting().own, markName) }
+	o.Contested = func(markName string) bool { return waiting().has(waiting().foreign, markName) }
 	return objstore.Open(ctx, dir, o)
 }
 
@@ -39,6 +39,9 @@ func Local(ctx context.Context, dir string, store *objstore.Store, version strin
 		d.log.Error("which of its copies the store is can't be told", "error", err)
 	}
 	o := waitingDevices(ctx, dir, d.log)
+	for i := range o.own {
+		o.own[i] = d.renamed(o.own[i])
+	}
 	d.table.Expect(o.own)
 	d.table.SetForeign(o.foreign)
 	return d

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/devices"
@@ -12,6 +13,7 @@ import (
 
 // orphans are the devices that wait for a server.
 type orphans struct {
+	in      instance.Instance
 	own     []protocol.Attachment // of the store, by the list that its last daemon wrote
 	foreign []protocol.Attachment // of the store that it may be a copy of
 }
@@ -28,6 +30,7 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 		log.Error("devices of an earlier daemon, if any, are unknown", "error", err)
 		return o
 	}
+	o.in = in
 	if s.Bind(in, boot(log)); len(s.Attached)+len(s.Foreign) == 0 {
 		return o
 	}
@@ -44,6 +47,14 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 		o.foreign[i].State, o.foreign[i].Error = protocol.StateForeign, foreignWaits
 	}
 	return o
+}
+
+// has reports whether a list has a device of the volume with a mark name. What lists call the volume
+// does not count: it may have been renamed since.
+func (o orphans) has(list []protocol.Attachment, markName string) bool {
+	return slices.ContainsFunc(list, func(a protocol.Attachment) bool {
+		return a.Mark == o.in.Mark(markName) || a.Mark == o.in.OldMark(markName) || a.Mark == 0 && a.Volume == markName
+	})
 }
 
 // NotedVolumes names the volumes of those ublk devices that the last daemon of the store in dir has written down: for

@@ -137,6 +137,7 @@ func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	if d.isStopping() || !d.table.StillServed(k) {
 		return true
 	}
+	k = d.table.Current(k)
 	if err := d.detach(ctx, k, false); err != nil {
 		if !errors.Is(err, protocol.ErrBusy) {
 			d.log.Warn("device of a snapshot that was unmounted is left over", "device", k.Device, "error", err)

@@ -35,6 +35,7 @@ type volumes interface {
 	CreateVolume(ctx context.Context, name string, o objstore.VolumeOptions) (objstore.VolumeInfo, error)
 	CloneVolume(ctx context.Context, volume, snap, name string) (objstore.VolumeInfo, error)
 	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
+	RenameVolume(ctx context.Context, name, to string) (objstore.VolumeInfo, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	SetLimits(ctx context.Context, name string, quota, reserve *int64) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
@@ -50,6 +51,7 @@ type volumes interface {
 type snapshots interface {
 	CreateSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
 	WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error)
+	RenameSnapshot(ctx context.Context, volume, snap, to string) (objstore.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, volume, snap string) error
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
 	SharedSnapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)

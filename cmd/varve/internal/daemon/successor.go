@@ -22,6 +22,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	}
 	s.Adopt(d.inst)
 	s.Bind(d.inst, boot(d.log))
+	s.Rename(d.renamed)
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.table.Freeze(true)

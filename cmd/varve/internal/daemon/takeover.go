@@ -25,6 +25,7 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		}
 	}
 	s.Bind(d.inst, boot(d.log))
+	s.Rename(d.renamed)
 	d.table.Inherit(&s) // this daemon may die before all of it is served
 	failpoint.Here(failpoint.TakeoverRead)
 	d.change.Lock()

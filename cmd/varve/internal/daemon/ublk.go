@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"varve/blockdev"
 	"varve/blockdev/target/volume"
 	"varve/cmd/varve/internal/devices"
@@ -33,7 +35,15 @@ func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	if a.Mark != 0 {
 		return a.Mark
 	}
-	return t.inst.Mark(a.Volume)
+	return t.markOf(a.Volume)
+}
+
+// markOf is the mark of a volume's devices.
+func (t *ublkTransport) markOf(volume string) uint64 {
+	if v, err := t.store.VolumeInfo(volume); err == nil {
+		return t.inst.Mark(v.MarkName)
+	}
+	return t.inst.Mark(volume)
 }
 
 // openForDevice opens a volume for a device, which keeps writers of its live file out until it is closed.
@@ -54,10 +64,14 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (devices.
 	if err != nil {
 		return nil, none, err
 	}
+	info, err := t.store.VolumeByID(uuid.UUID(vol.ID()).String())
+	if err != nil {
+		return nil, none, errors.Join(err, vol.Close())
+	}
 	failpoint.Here(failpoint.AttachOpened)
 	o := blockdev.Options{
 		ID: -1, Queues: r.Queues, Depth: r.Depth, CopyMode: blockdev.CopyMode(r.CopyMode), ReadOnly: r.ReadOnly,
-		Owner: t.inst.Mark(r.Volume), Logger: t.log,
+		Owner: t.inst.Mark(info.MarkName), Logger: t.log,
 	}
 	if r.Number != nil {
 		o.ID = *r.Number
@@ -76,7 +90,7 @@ func (t *ublkTransport) Attach(ctx context.Context, r protocol.Attach) (devices.
 	return t.serve(dev, vol), protocol.Attachment{
 		Device: dev.Path(), Transport: "ublk", ID: dev.ID(), CopyMode: string(dev.Mode()),
 		Queues: dev.Queues(), Depth: dev.Depth(), ReadOnly: r.ReadOnly,
-		Mark: t.inst.Mark(r.Volume),
+		Mark: o.Owner,
 	}, nil
 }
 
@@ -97,7 +111,7 @@ func (t *ublkTransport) serve(dev *blockdev.Device, vol *objstore.Volume) *ublkD
 
 func (t *ublkTransport) Find(ctx context.Context, c instance.Claims) ([]protocol.Attachment, error) {
 	for _, v := range slices.Concat(t.store.Volumes(), t.store.ScratchVolumes()) {
-		c.Volumes = append(c.Volumes, v.Name)
+		c.Volumes = append(c.Volumes, instance.Volume{Name: v.Name, MarkName: v.MarkName})
 	}
 	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
 	// end the kernel has not heard yet.
@@ -116,7 +130,7 @@ func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment
 		t.log.Warn("not all devices are known", "error", err)
 	}
 	for _, v := range t.store.Volumes() {
-		noted = append(noted, protocol.Attachment{Volume: v.Name, ID: instance.AnyNumber, Mark: t.inst.OldMark(v.Name)})
+		noted = append(noted, protocol.Attachment{Volume: v.Name, ID: instance.AnyNumber, Mark: t.inst.OldMark(v.MarkName)})
 	}
 	own := c.Index(t.inst)
 	var found []protocol.Attachment

@@ -86,7 +86,7 @@ func (d *Daemon) retry(w *devices.Entry) {
 	if d.isStopping() || !d.table.StillWaits(w) {
 		return
 	}
-	d.serveAgain(ctx, w.Attachment)
+	d.serveAgain(ctx, d.table.Describe(w))
 }
 
 // serveAgain takes back a device whose service has failed; change is held.
@@ -120,15 +120,16 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	defer d.sweepScratch(ctx)
-	log := d.log.With("volume", k.Volume, "device", k.Device)
 	if !d.table.StillWaits(w) {
 		return // detached meanwhile
 	}
+	a := d.table.Describe(w) // its volume may have been renamed
+	log := d.log.With("volume", a.Volume, "device", a.Device)
 	stopping := d.isStopping()
-	list, err := d.transports[k.Transport].Find(ctx, instance.Claims{Volumes: []string{k.Volume}, Noted: []protocol.Attachment{k.Attachment}})
-	there := slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Device == k.Device })
+	list, err := d.transports[a.Transport].Find(ctx, instance.Claims{Noted: []protocol.Attachment{a}})
+	there := slices.ContainsFunc(list, func(f protocol.Attachment) bool { return f.Device == a.Device })
 	if !there && err == nil {
-		d.table.Forget(k.Attachment) // gone for good
+		d.table.Forget(a) // gone for good
 		return
 	}
 	if stopping {
@@ -136,15 +137,15 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 		return
 	}
 	if !there {
-		log.Error("whether the device waits for a server is unknown", "error", err, "in", d.postpone(k.Attachment, err))
+		log.Error("whether the device waits for a server is unknown", "error", err, "in", d.postpone(a, err))
 		return
 	}
 	tooSoon := time.Since(k.Began) < d.reviveAfter
 	if tooSoon {
-		d.decide(ctx, k.Attachment, fmt.Errorf("it failed soon after its start: %w", devices.Cause(k.Dev)))
+		d.decide(ctx, a, fmt.Errorf("it failed soon after its start: %w", devices.Cause(k.Dev)))
 		return
 	}
-	d.serveAgain(ctx, k.Attachment)
+	d.serveAgain(ctx, a)
 }
 
 // detachWaiting removes a device that nobody serves: by force also one that is open, whose I/O then fails.

@@ -152,9 +152,9 @@ func (l *List) Adopt(in instance.Instance) {
 
 // Claims returns what the list says of devices, beside the volumes that the store has.
 func (l *List) Claims() instance.Claims {
-	c := instance.Claims{Volumes: slices.Clone(l.Starting), Noted: slices.Clone(l.Attached)}
+	c := instance.Claims{Names: slices.Clone(l.Starting), Noted: slices.Clone(l.Attached)}
 	for _, a := range l.Attached {
-		c.Volumes = append(c.Volumes, a.Volume)
+		c.Names = append(c.Names, a.Volume)
 	}
 	if l.old {
 		for _, v := range l.Starting {
@@ -162,6 +162,16 @@ func (l *List) Claims() instance.Claims {
 		}
 	}
 	return c
+}
+
+// Rename replaces the names of volumes in the list by those that rename returns for its devices: a
+// volume may have been renamed since the list was written, or while no daemon was there to do so.
+func (l *List) Rename(rename func(protocol.Attachment) protocol.Attachment) {
+	for _, list := range [][]protocol.Attachment{l.Attached, l.Restore} {
+		for i := range list {
+			list[i] = rename(list[i])
+		}
+	}
 }
 
 // Write replaces the list of the store in dir, whole or not at all. It is not synced: it need not outlive this boot.

@@ -61,7 +61,7 @@ func (t *Table) Attachments() []protocol.Attachment {
 func (t *Table) Describe(e *Entry) protocol.Attachment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return e.Attachment
+	return e.current().Attachment
 }
 
 // All describes all devices, in order of volume, for the daemon's own use.

@@ -28,6 +28,7 @@ package devices
 import (
 	"cmp"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -61,7 +62,8 @@ type Table struct {
 	written uint64     // of changed; guarded by writing
 }
 
-// Entry is one period of a device in a state. What it has but for the state does not change, see Table.SetMountedAt.
+// Entry is one period of a device in a state. What it has but for the state does not change, see Table.SetMountedAt and
+// Table.Rename.
 type Entry struct {
 	protocol.Attachment
 	Dev   Device    // of one that is served
@@ -74,6 +76,8 @@ type Entry struct {
 	pause  time.Duration // before the next try
 	next   time.Time
 	quit   chan struct{} // closed when there is no next try; nil: there was to be none
+
+	moved *Entry // the same period, since its volume or snapshot was renamed
 }
 
 // New returns an empty table.
@@ -157,11 +161,50 @@ func (t *Table) is(e *Entry, states ...State) bool {
 	return t.own[e.Volume] == e && slices.Contains(states, e.state)
 }
 
+// current returns the entry that stands for the period of e since its volume was renamed; mu is
+// held.
+func (e *Entry) current() *Entry {
+	for e.moved != nil {
+		e = e.moved
+	}
+	return e
+}
+
+// Current returns the entry of the same period that has the present names.
+func (t *Table) Current(e *Entry) *Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return e.current()
+}
+
+// Rename replaces the names of volumes and snapshots by those that rename returns for a device. An
+// Entry never changes its names: its period goes on with another Entry, which Current returns.
+// Rename may not run while a device is made.
+func (t *Table) Rename(rename func(protocol.Attachment) protocol.Attachment) {
+	t.mu.Lock()
+	for _, e := range slices.Collect(maps.Values(t.own)) {
+		a := rename(e.Attachment)
+		if a == e.Attachment {
+			continue
+		}
+		now := *e
+		now.Attachment = a
+		e.moved, e.quit = &now, nil // who waits for another try has the channel
+		if t.own[e.Volume] == e {
+			delete(t.own, e.Volume)
+		}
+		t.own[a.Volume] = &now
+		t.changed++
+	}
+	t.mu.Unlock()
+	t.save()
+}
+
 // BeginDetach takes a device that is served for its detaching. False: it is served no more, or somebody else has it.
 func (t *Table) BeginDetach(e *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.is(e, Served) {
+	if e = e.current(); !t.is(e, Served) {
 		return false
 	}
 	e.to(Detaching)
@@ -178,7 +221,7 @@ func (e *Entry) to(s State) {
 func (t *Table) Stay(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.is(e, Detaching) {
+	if e = e.current(); t.is(e, Detaching) {
 		e.to(Served)
 	}
 }
@@ -186,7 +229,7 @@ func (t *Table) Stay(e *Entry) {
 // Leave lists a device as one that waits for the next daemon. It was being detached.
 func (t *Table) Leave(e *Entry) {
 	t.mu.Lock()
-	if t.is(e, Detaching) {
+	if e = e.current(); t.is(e, Detaching) {
 		t.put(e.Volume, &Entry{Attachment: e.Attachment, state: Waiting})
 	}
 	t.mu.Unlock()
@@ -197,7 +240,7 @@ func (t *Table) Leave(e *Entry) {
 // the daemon's doing, or the period of service is over already.
 func (t *Table) Lose(e *Entry, reason error) *Entry {
 	t.mu.Lock()
-	if !t.is(e, Served) {
+	if e = e.current(); !t.is(e, Served) {
 		t.mu.Unlock()
 		return nil
 	}
@@ -240,14 +283,14 @@ func (t *Table) StopRetries() {
 func (t *Table) StillWaits(w *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.is(w, Waiting)
+	return t.is(w.current(), Waiting)
 }
 
 // StillServed reports whether the period of service goes on.
 func (t *Table) StillServed(e *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.is(e, Served)
+	return t.is(e.current(), Served)
 }
 
 // Forget drops a device that waits. It does nothing if another device of the volume waits, or is served.

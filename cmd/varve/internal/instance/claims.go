@@ -5,10 +5,17 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Claims are the reasons why devices may be a store's.
+// Claims are the reasons why devices may be a store's, the first of them the best.
 type Claims struct {
-	Volumes []string              // of the store; their devices have the marks of the instance
+	Volumes []Volume              // of the store; their devices have the marks of the instance
 	Noted   []protocol.Attachment // of the list of devices, with their marks
+	Names   []string              // of volumes, by the list; the store, if it is open, knows better
+}
+
+// Volume is a volume as the store knows it.
+type Volume struct {
+	Name     string
+	MarkName string // objstore.VolumeInfo.MarkName
 }
 
 // AnyNumber is the ID of a noted device that was never started, and is known by its mark alone.
@@ -18,13 +25,17 @@ const AnyNumber = -1
 type Index struct {
 	byMark map[uint64]string // the volume
 	noted  map[uint64][]protocol.Attachment
+	byName map[uint64]string // the volume, by the mark of one that has not been renamed
 }
 
 // Index makes the index of the claims of an instance.
 func (c *Claims) Index(in Instance) *Index {
-	x := &Index{byMark: make(map[uint64]string, len(c.Volumes)), noted: map[uint64][]protocol.Attachment{}}
+	x := &Index{byMark: make(map[uint64]string, len(c.Volumes)), noted: map[uint64][]protocol.Attachment{}, byName: map[uint64]string{}}
 	for _, v := range c.Volumes {
-		x.byMark[in.Mark(v)] = v
+		x.byMark[in.Mark(v.MarkName)] = v.Name
+	}
+	for _, name := range c.Names {
+		x.byName[in.Mark(name)] = name
 	}
 	for _, a := range c.Noted {
 		if a.Mark != 0 {
@@ -44,5 +55,6 @@ func (x *Index) Volume(i *blockdev.DeviceInfo) (volume string, ours bool) {
 			return a.Volume, true
 		}
 	}
-	return "", false
+	v, ok := x.byName[i.Owner]
+	return v, ok
 }

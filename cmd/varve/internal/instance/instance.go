@@ -74,9 +74,10 @@ func superblockBorn(dir string) time.Time {
 	return born
 }
 
-// Mark is what the driver keeps with the device of a volume of this instance.
-func (in Instance) Mark(volume string) uint64 {
-	h := sha256.Sum256(fmt.Appendf(nil, "varve device\x00%s\x00%s\x00%s", in.UUID, in.ID, volume))
+// Mark is what the driver keeps with the device of a volume of this instance: the mark name is that
+// of objstore.VolumeInfo, which does not change when the volume is renamed.
+func (in Instance) Mark(markName string) uint64 {
+	h := sha256.Sum256(fmt.Appendf(nil, "varve device\x00%s\x00%s\x00%s", in.UUID, in.ID, markName))
 	return binary.LittleEndian.Uint64(h[:])
 }
 

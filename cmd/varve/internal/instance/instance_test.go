@@ -103,7 +103,7 @@ func TestMarksDiffer(t *testing.T) {
 // A device is a store's by its own mark, or by a note of its number and mark.
 func TestClaims(t *testing.T) {
 	in := Instance{UUID: "u", ID: "1"}
-	c := Claims{Volumes: []string{"a"}, Noted: []protocol.Attachment{
+	c := Claims{Volumes: []Volume{{"a", "a"}, {"new", "was"}}, Names: []string{"was", "listed"}, Noted: []protocol.Attachment{
 		{Volume: "old", ID: 3, Mark: in.OldMark("old")}, {Volume: "begun", ID: AnyNumber, Mark: in.OldMark("begun")}, {Volume: "none", ID: 4},
 	}}
 	for _, i := range []struct {
@@ -120,6 +120,9 @@ func TestClaims(t *testing.T) {
 		{7, blockdev.StateDead, in.OldMark("begun"), "begun"},
 		{7, blockdev.StateQuiesced, in.OldMark("begun"), ""},
 		{4, blockdev.StateQuiesced, 0, ""},
+		{5, blockdev.StateQuiesced, in.Mark("was"), "new"}, // it was renamed
+		{5, blockdev.StateQuiesced, in.Mark("new"), ""},
+		{5, blockdev.StateQuiesced, in.Mark("listed"), "listed"},
 	} {
 		volume, ours := c.Index(in).Volume(&blockdev.DeviceInfo{ID: i.id, State: i.state, Owner: i.owner})
 		if volume != i.want || ours != (i.want != "") {

@@ -172,6 +172,14 @@ func (r RollbackVolume) Check() error {
 // Waits reports whether the response waits for settling.
 func (r RollbackVolume) Waits() bool { return true }
 
+// Check returns an error if the new name is invalid.
+func (r Rename) Check() error {
+	if err := CheckName(r.To); err != nil {
+		return fmt.Errorf("new name %q: %w", r.To, err)
+	}
+	return nil
+}
+
 // Waits reports whether the response waits for settling.
 func (c CreateSnapshot) Waits() bool { return c.Wait }
 

@@ -14,12 +14,14 @@
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
+//	POST   /v1/volumes/NAME/rename        Rename         -> Volume
 //	POST   /v1/check                      CheckStore     -> CheckEvents, one per line
 //	POST   /v1/diff                       Diff           -> DiffEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME&shares=true] []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
 //	DELETE /v1/snapshots/VOLUME/NAME
 //	POST   /v1/would-free                 WouldFree      -> objstore.Freed
+//	POST   /v1/snapshots/VOLUME/NAME/rename  Rename      -> objstore.SnapshotInfo
 //	GET    /v1/attachments                []Attachment
 //	POST   /v1/attach                     Attach         -> Attached
 //	POST   /v1/detach                     Detach         -> Attachment
@@ -114,6 +116,11 @@ type CloneVolume struct {
 type RollbackVolume struct {
 	Snapshot   string `json:"snapshot"`
 	NoSnapshot bool   `json:"no_snapshot,omitempty"` // do not keep the present state as a snapshot
+}
+
+// Rename asks for another name.
+type Rename struct {
+	To string `json:"to"`
 }
 
 // RolledBack is the result of a RollbackVolume.
