@@ -163,7 +163,8 @@ func (v *modelVolume) rolledBack() {
 }
 
 // resolveRollback finds out what has become of a rollback that was not answered. got is what the
-// volume holds.
+// volume holds. In a store that has become read-only the record of the rollback may still take
+// effect, at the next opening.
 func (w *world) resolveRollback(v *modelVolume, got []byte) {
 	r := v.rolling
 	if r == nil {
@@ -188,7 +189,9 @@ func (w *world) resolveRollback(v *modelVolume, got []byte) {
 	if kept != "" || !r.keeps && sameSectors(got, r.to) {
 		v.rolledBack()
 	}
-	v.rolling = nil
+	if w.s.writeError() == nil {
+		v.rolling = nil
+	}
 }
 
 // opRename gives a volume, or one of its snapshots, another name, open or not.

@@ -89,6 +89,13 @@ func (f *fakeItem) reclaim(ctx context.Context) error {
 
 func (f *fakeItem) abandon() { f.abandoned.Store(true) }
 
+// namedVolume is a volume that has a name and nothing else.
+func namedVolume(name string) *volume {
+	v := &volume{ref: &refs.Volume{Name: name}}
+	v.name.Store(&name)
+	return v
+}
+
 // Each volume's items are given back in their order and without regard to other volumes; one that
 // fails is in nobody's way; what stop has interrupted is begun again by start, or left to the next
 // opening.
@@ -97,7 +104,7 @@ func TestReclaimer(t *testing.T) {
 		began := time.Now()
 		var returned atomic.Int64
 		r := newReclaimer(slog.New(slog.DiscardHandler), func() time.Duration { return time.Since(began) }, func() { returned.Add(1) })
-		a, b := &volume{ref: &refs.Volume{Name: "a"}}, &volume{ref: &refs.Volume{Name: "b"}}
+		a, b := namedVolume("a"), namedVolume("b")
 		item := func() *fakeItem { return &fakeItem{may: make(chan struct{})} }
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second, other := item(), item(), item()
@@ -156,7 +163,7 @@ func TestReclaimer(t *testing.T) {
 func TestReclaimerWaitsForWhatIsAnnounced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReclaimer(slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, func() {})
-		a, b := &volume{ref: &refs.Volume{Name: "a"}}, &volume{ref: &refs.Volume{Name: "b"}}
+		a, b := namedVolume("a"), namedVolume("b")
 		r.expect(a)
 		must(t, r.wait(t.Context(), b, nil))
 		for _, v := range []*volume{a, nil} {
