@@ -35,7 +35,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
 			i := slot + uint64(o/size)
-			if loc := out.locations[i]; h.hash == n[i] && loc != segment.Lost && !st.s.objects.Quarantine.Suspect(loc) {
+			if loc := out.locations[i]; h.hash == n[i] && st.there(loc) && !st.s.objects.Quarantine.Suspect(loc) {
 				h.at = loc
 			} else if loc, ok := st.find(&h.hash, merkle.KindChunk); ok {
 				h.at = loc
@@ -99,6 +99,9 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location,
 		st.s.objects.Verified.Add(loc)
 		return true, nil
 	}
+	if errors.Is(err, errRetired) {
+		return false, nil
+	}
 	if !disk.Damaged(err) {
 		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(loc.Segment()), loc.Offset(), err)
 	}
@@ -107,6 +110,15 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location,
 	return false, nil
 }
 
+// there reports whether a place that a leaf in memory has can be read: its segment was not retired
+// since the leaf was loaded.
+func (st *settling) there(loc segment.Location) bool {
+	return loc == 0 || loc != segment.Lost && st.s.segments.Get(loc.Segment()) != nil
+}
+
+// errRetired is for a place in a segment that was retired since the place was looked up.
+var errRetired = errors.New("its segment was retired")
+
 // errOtherBytes is the damage of an object whose bytes are not its own.
 var errOtherBytes = fmt.Errorf("%w: its bytes have another hash", ErrCorrupt)
 
@@ -114,7 +126,7 @@ var errOtherBytes = fmt.Errorf("%w: its bytes have another hash", ErrCorrupt)
 func (st *settling) same(data []byte, loc segment.Location) error {
 	g := st.s.segments.Get(loc.Segment())
 	if g == nil {
-		return errOtherBytes
+		return errRetired
 	}
 	n := int(disk.RoundUp(int64(len(data)), disk.BlockSize))
 	if cap(st.copyBuf) < n {

@@ -94,6 +94,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
 	}
 	s.settler.chunks.take, s.settler.nodes.take = s.maker.take, s.maker.take
+	s.evacuator = newEvacuator(s)
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
 	}

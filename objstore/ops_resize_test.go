@@ -1,7 +1,6 @@
 package objstore
 
 import (
-	"context"
 	"errors"
 	"slices"
 )
@@ -38,9 +37,8 @@ func (w *world) opResize() {
 	}
 	v.resizing = size
 	var i VolumeInfo
-	patience := w.patienceTime() // drawn here: the other goroutine may not
 	err := w.underHeldPlans(v, func() (err error) {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := w.patience()
 		defer cancel()
 		i, err = w.s.ResizeVolume(ctx, v.name, size, ResizeOptions{Shrink: shrinks})
 		return err

@@ -50,6 +50,7 @@ var rareOperations = []operation{
 	{"rename", 4, (*world).opRename},
 	{"verify", 2, (*world).opVerify},
 	{"limits", 2, (*world).opLimits},
+	{"evacuate", 6, (*world).opEvacuate},
 	{"quiesce", 1, (*world).opQuiesce},
 	{"passing", 2, (*world).opPassing},
 	{"give up", 3, (*world).opGiveUp},

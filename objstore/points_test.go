@@ -70,6 +70,11 @@ var enginePoints = []struct {
 	{failpoint.ResizeRecorded, 2},
 	{failpoint.VolumeRenamed, 2},
 	{failpoint.SnapshotRenamed, 2},
+	{failpoint.EvacuateCopied, 2},
+	{failpoint.EvacuateRecorded, 2},
+	{failpoint.EvacuateIndexed, 2},
+	{failpoint.EvacuateVacated, 2},
+	{failpoint.RetireRecorded, 1},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},
@@ -532,6 +537,10 @@ func (c *pointWorker) step(dir string) {
 	case 4:
 		if c.r.IntN(3) == 0 {
 			c.must(c.s.Settle(context.Background()))
+		}
+		if c.r.IntN(3) == 0 {
+			_, err := c.s.evacuator.evacuate(context.Background(), sealedSegments(c.s), alive)
+			c.must(err)
 		}
 	case 5:
 		if c.r.IntN(4) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"varve/objstore/failpoint"
@@ -23,6 +24,10 @@ func (s *Store) openSegments(ctx context.Context) error {
 		switch id, isLog, ok := segment.ParseName(n); {
 		case !ok:
 			s.stray(segment.Dir + "/" + n)
+		case s.catalog.refs.Retired[id]:
+			if err := disk.RemoveLeftover(s.fs, s.log, segment.Dir+"/"+n); err != nil {
+				return err
+			}
 		case isLog:
 			logs[id] = true
 		default:
@@ -44,7 +49,11 @@ func (s *Store) openSegments(ctx context.Context) error {
 		return err
 	}
 	// The process that created an object log may have been killed before it could sync its name.
-	return s.fs.SyncDir(segment.Dir)
+	if err := s.fs.SyncDir(segment.Dir); err != nil {
+		return err
+	}
+	s.catalog.refs.Unlinked(slices.Collect(maps.Keys(s.catalog.refs.Retired)))
+	return nil
 }
 
 // segmentFile is a segment that was opened, or the reason why it was not.
@@ -166,8 +175,8 @@ func (s *Store) sweepSegments(ctx context.Context) error {
 
 // dropOutlived removes the object log of a segment whose footer names all that is in it.
 func (s *Store) dropOutlived(g *segment.File) error {
-	// A process that was killed may have written the footer, and not synced it; or its sync has failed.
-	if err := g.Reseal(s.sb.ID); err != nil {
+	// A process that was killed may have written the footer, and not synced it.
+	if err := g.Sync(); err != nil {
 		s.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil
 	}

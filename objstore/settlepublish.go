@@ -20,6 +20,7 @@ func (st *settling) publish(root *merkle.Root) error {
 		Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
 	}
 	return s.catalog.publish(st.ctx, v, &head, func() error {
+		maps.DeleteFunc(logs, func(g uint32, _ int64) bool { return s.segments.Get(g) == nil }) // retired meanwhile
 		if st.pins != nil {
 			if err := s.catalog.mayPinLocked(st, st.pins.chunks); err != nil { // a snapshot may have been made since
 				return err

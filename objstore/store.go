@@ -70,6 +70,7 @@ type Store struct {
 	accounting *accounting
 	settler    *settler
 	reclaimer  *reclaimer
+	evacuator  *evacuator
 	extender   *extender
 	upkeep     *upkeep
 

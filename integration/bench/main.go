@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory|diff|counts|rings [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|diff|rings [flags]")
 	}
 	switch args[0] {
 	case "measure":
@@ -36,12 +36,8 @@ func run(ctx context.Context, args []string) error {
 		return runRings(args[1:])
 	case "memory":
 		return runMemory(ctx, args[1:])
-	case "clone":
-		return runClone(ctx, args[1:])
 	case "diff":
 		return runDiff(ctx, args[1:])
-	case "counts":
-		return runCounts(ctx, args[1:])
 	}
 	return fmt.Errorf("no such command %q", args[0])
 }

@@ -94,6 +94,22 @@ func (d *Dir) OnReadOnly() (bool, error) {
 	return st.Flags&unix.ST_RDONLY != 0, nil
 }
 
+// PunchFrees reports whether the directory's file system gives back what is punched. btrfs does not,
+// as long as anything is left of the extent that was written: of a write of 512 KiB, all stays while
+// one block of it is there (btrfs_punch_hole in fs/btrfs/file.c drops references to extents, and an
+// extent is freed with its last reference, Linux 7.3).
+func (d *Dir) PunchFrees() (bool, error) {
+	fd, err := d.open()
+	if err != nil {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return false, &iofs.PathError{Op: "statfs", Path: d.path, Err: err}
+	}
+	return st.Type != unix.BTRFS_SUPER_MAGIC, nil
+}
+
 // at calls f with a name below the directory. It refuses names that lead out of it.
 func (d *Dir) at(op, name string, call func(dir int) error) error {
 	if !filepath.IsLocal(name) {

@@ -87,6 +87,7 @@ func (r *Reader) Deepen(level int) { r.depth.Store(max(r.depth.Load(), int64(lev
 
 var (
 	errNotListed = errors.New("the segment's record has no such object there")
+	errRetired   = errors.New("its segment was retired since it was looked up")
 	errOtherHash = errors.New("its bytes have another hash")
 )
 
@@ -159,6 +160,10 @@ func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byt
 		if err == nil {
 			return b, nil
 		}
+		if errors.Is(err, errRetired) {
+			last = 0 // it lies elsewhere
+			continue
+		}
 		if !disk.Corrupt(err) {
 			return nil, cmp.Or(first, err)
 		}
@@ -176,7 +181,7 @@ func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind
 	}
 	g := r.segments.Get(l.Segment())
 	if g == nil {
-		return nil, bad(errNotListed)
+		return nil, bad(errRetired)
 	}
 	b := make([]byte, n)
 	got, err := g.Data.ReadAt(b, l.Offset())
@@ -201,7 +206,10 @@ func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool 
 	if err != nil || r.Quarantine.Suspect(l) {
 		return false
 	}
-	if _, err = r.ReadAt(l, n, h, k); disk.Damaged(err) {
+	switch _, err = r.ReadAt(l, n, h, k); {
+	case errors.Is(err, errRetired):
+		return false
+	case disk.Damaged(err):
 		r.Damaged(l, err)
 		return false
 	}

@@ -3,6 +3,7 @@ package refs
 import (
 	"bytes"
 	"log/slog"
+	"maps"
 	"testing"
 	"time"
 
@@ -72,8 +73,19 @@ func goldenState(t testing.TB) *State {
 	return s
 }
 
+// goldenRetired is what goldenLog leads to, and segments that were retired since, compacted.
+func goldenRetired(t testing.TB) []byte {
+	s := goldenState(t)
+	must(t, s.ApplyFrame([]byte(`[{"op":"segments","gen":13,"dirs":{"7":4096,"9":512}}]`)))
+	must(t, s.ApplyFrame([]byte(`[{"op":"retired","retired":[7,12]}]`)))
+	var all []byte
+	must(t, s.frames(func(payload []byte) error { all = append(all, payload...); return nil }))
+	return all
+}
+
 func TestGolden(t *testing.T) {
 	golden.Check(t, "log", goldenLog(t))
+	golden.Check(t, "frames-retired", goldenRetired(t))
 	golden.Check(t, "frames-resized", goldenResized(t))
 	golden.Check(t, "frames-limited", goldenLimited(t))
 	sb := goldenSuperblock()
@@ -127,6 +139,7 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`[{"op":"volume","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"v","size":4096,"block_size":512,"mark":"m"}]`),
 		[]byte(`[{"op":"rename","id":"ffeeddcc-bbaa-9988-7766-554433221100","to":"w"},{"op":"snapshot","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s"},`+
 			`{"op":"snapshot-rename","id":"ffeeddcc-bbaa-9988-7766-554433221100","name":"s","to":"t"}]`))
+	f.Add([]byte(`[{"op":"segments","gen":9,"dirs":{"7":512}}]`), []byte(`[{"op":"retired","retired":[7,8]}]`))
 	f.Add([]byte(`[{"op":"head"}]`), []byte(`[{"op":"segments","gen":18446744073709551615}]`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		s := NewState(chunkSize)
@@ -139,7 +152,8 @@ func FuzzState(f *testing.F) {
 				t.Fatalf("%+v: %v", rec, err)
 			}
 		}
-		if len(again.Volumes) != len(s.Volumes) || again.Segments != s.Segments {
+		if len(again.Volumes) != len(s.Volumes) || again.Segments != s.Segments || !maps.Equal(again.Retired, s.Retired) ||
+			!maps.Equal(again.ObjectLogs, s.ObjectLogs) {
 			t.Fatalf("%+v becomes %+v", s, again)
 		}
 		for name, v := range s.Volumes {

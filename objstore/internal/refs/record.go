@@ -13,6 +13,11 @@
 // since has another one. In a compacted log, which says the volume's present size first, such a
 // snapshot's record has the size.
 //
+//	[{"op":"retired","retired":[7,12]}]
+//
+// What was alive in a retired segment lies elsewhere, durably. Its file is unlinked after the record; one that is there
+// still is a leftover, and what earlier records say of its object log does not count.
+//
 // Frames are those of package record. The log has two copies of the same bytes, for nothing else in a store could tell
 // what its volumes are called. It is compacted, by way of a new file, when the store opens and as it grows.
 package refs
@@ -40,6 +45,7 @@ const (
 	OpSnapshotRename Op = "snapshot-rename" // ID, Name, To: the snapshot's name is To
 	OpSegments       Op = "segments"        // Gen: IDs below it may have been used; ObjectLogs
 	OpMaxSize        Op = "max-size"        // Size: what the store may take on disk; 0: no maximum
+	OpRetired        Op = "retired"         // Retired: nothing is in these segments any more, and their files go
 )
 
 // Record is one entry of the log.
@@ -65,6 +71,7 @@ type Record struct {
 	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
 	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
 	ObjectLogs map[uint32]int64 `json:"dirs,omitempty"`
+	Retired    []uint32         `json:"retired,omitempty"` // IDs of segments
 }
 
 // Needed returns the features that a store must have before the records are written: versions of
@@ -88,4 +95,5 @@ var opFeatures = map[Op]Feature{
 	OpLimits:         Quota,
 	OpRename:         Rename,
 	OpSnapshotRename: Rename,
+	OpRetired:        RetiredSegments,
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 
 	"github.com/google/uuid"
@@ -23,6 +25,8 @@ type State struct {
 
 	// ObjectLogs says how long the object logs of segments are at least, in bytes, until the segments are sealed.
 	ObjectLogs map[uint32]int64
+	// Retired are segments without objects whose files may still be there.
+	Retired map[uint32]bool
 
 	chunkSize int
 	marks     map[string]*Volume // by Volume.Mark, if that is not empty
@@ -32,7 +36,7 @@ type State struct {
 func NewState(chunkSize int) *State {
 	return &State{
 		Volumes: map[string]*Volume{}, ByID: map[uuid.UUID]*Volume{}, Roots: Roots{}, Segments: 1, ObjectLogs: map[uint32]int64{},
-		chunkSize: chunkSize, marks: map[string]*Volume{},
+		Retired: map[uint32]bool{}, chunkSize: chunkSize, marks: map[string]*Volume{},
 	}
 }
 
@@ -71,6 +75,12 @@ func (s *State) Apply(rec *Record) error {
 			return fmt.Errorf("%w: size %d", disk.ErrInvalid, rec.Size)
 		}
 		s.MaxSize = rec.Size
+		return nil
+	case OpRetired:
+		for _, id := range rec.Retired {
+			delete(s.ObjectLogs, id)
+			s.Retired[id] = true
+		}
 		return nil
 	case OpVolume:
 		return s.addVolume(rec)
@@ -114,6 +124,13 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 		return errors.New("unknown operation")
 	}
 	return nil
+}
+
+// Unlinked forgets segments that were retired, and whose files are gone, durably.
+func (s *State) Unlinked(ids []uint32) {
+	for _, id := range ids {
+		delete(s.Retired, id)
+	}
 }
 
 func (s *State) addVolume(rec *Record) error {
@@ -218,6 +235,9 @@ func (s *State) Records(yield func(Record) bool) {
 	ok := yield(Record{Op: OpSegments, Gen: s.Segments, ObjectLogs: s.ObjectLogs})
 	if ok && s.MaxSize > 0 {
 		ok = yield(Record{Op: OpMaxSize, Size: s.MaxSize})
+	}
+	if ok && len(s.Retired) > 0 {
+		ok = yield(Record{Op: OpRetired, Retired: slices.Sorted(maps.Keys(s.Retired))})
 	}
 	for _, v := range s.Sorted() {
 		ok = ok && yield(Record{

@@ -97,3 +97,30 @@ func TestRecordsThatNeedAFeature(t *testing.T) {
 		}
 	}
 }
+
+// What was said of a retired segment's object log does not count any more, whatever was written
+// before; the segment is remembered until its file is gone.
+func TestRetired(t *testing.T) {
+	s := NewState(chunkSize)
+	must(t, s.Apply(&Record{Op: OpSegments, Gen: 9, ObjectLogs: map[uint32]int64{7: 512, 8: 512}}))
+	rec := Record{Op: OpRetired, Retired: []uint32{7, 3}}
+	must(t, s.Apply(&rec))
+	if !Needed([]Record{rec}).Has(NewFeatures(RetiredSegments)) {
+		t.Error("the record needs no feature")
+	}
+	again := NewState(chunkSize)
+	for rec := range s.Records {
+		must(t, again.Apply(&rec))
+	}
+	for what, s := range map[string]*State{"applied": s, "compacted": again} {
+		if len(s.ObjectLogs) != 1 || s.ObjectLogs[8] != 512 || len(s.Retired) != 2 || !s.Retired[3] || !s.Retired[7] {
+			t.Errorf("%s: object logs %v, retired %v", what, s.ObjectLogs, s.Retired)
+		}
+	}
+	s.Unlinked([]uint32{7, 3})
+	for rec := range s.Records {
+		if rec.Op == OpRetired {
+			t.Errorf("%v is remembered after the files are gone", rec.Retired)
+		}
+	}
+}

@@ -5,7 +5,7 @@
 // a root); the rest is dead once what was written has settled, and is punched out of the file.
 //
 //	Create ──> open ── Seal ──> sealed: immutable
-//	             │ nothing in it
+//	             │ nothing in it  │ Vacate: what lives was copied to other segments
 //	             └────────────> removed
 //
 // # The object list

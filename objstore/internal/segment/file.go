@@ -44,6 +44,7 @@ type File struct {
 	footer    int64             // length of the footer in bytes; 0 while the segment is open
 	chunks    int64             // bytes of chunks
 	others    int64             // bytes of other objects
+	vacated   bool              // see Vacate
 
 	unsynced error         // the first sync that has failed; under mu
 	syncing  int           // calls of Sync that overlap; under mu
@@ -100,7 +101,7 @@ func (g *File) Stamp(store uuid.UUID, closing uint64) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
 	g.mu.Lock()
-	fixed := g.footer > 0 || g.damaged != nil || g.repaired != nil
+	fixed := g.footer > 0 || g.vacated || g.damaged != nil || g.repaired != nil
 	g.mu.Unlock()
 	if fixed || g.Closing == closing {
 		return nil
@@ -149,24 +150,6 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 		return err
 	}
 	return fs.SyncDir(Dir)
-}
-
-// Reseal writes the footer and the header of a sealed segment once more, durably. What Open has read may be in the page cache
-// alone, and no longer known there as something to be written: the process that wrote it was killed after its sync had failed.
-func (g *File) Reseal(store uuid.UUID) error {
-	g.listMu.Lock()
-	defer g.listMu.Unlock()
-	b := make([]byte, g.footer)
-	if n, err := g.Data.ReadAt(b, g.Capacity); n < len(b) {
-		return err
-	}
-	if _, err := g.Data.WriteAt(b, g.Capacity); err != nil {
-		return err
-	}
-	if err := g.writeHeader(store, g.footer); err != nil {
-		return err
-	}
-	return g.Sync()
 }
 
 // ReadFooter reads and checks the footer of a sealed segment. An error is a disk.CorruptError.

@@ -3,8 +3,8 @@ package segment
 import "varve/objstore/internal/disk"
 
 // Location is where an object lies: its segment's ID in the high half, its block in the low one. The zero Location is a hole.
-// Locations stay true as long as a volume or a view refers to the object: no segment is retired that has objects, and none is
-// punched where objects lie.
+// Nobody keeps one for long: an object that lives may be copied, and its segment unlinked, when the readers have ended that
+// held a pin (Pin). Only leaves in memory keep locations, and look the objects up again when a segment is not there any more.
 type Location uint64
 
 // Lost is the location of an object that the tree names and no segment has.

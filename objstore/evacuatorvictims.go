@@ -1,0 +1,105 @@
+package objstore
+
+import (
+	"cmp"
+	"slices"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/segment"
+)
+
+const (
+	// leastWaste is what a segment occupies at least, in bytes, beside what lives in it, to be worth
+	// copying.
+	leastWaste = 1 << 20
+	// fewSegments is how many sealed segments may be small, with less than a quarter of their capacity
+	// alive, before they are copied together: each costs two descriptors, and a footer.
+	fewSegments = 4
+)
+
+// victims returns the segments that are to be evacuated, those with the least to copy first:
+//
+//	nothing in it is alive                                 unlinked without copying
+//	at least half of what it occupies is dead              holes are too short to be punched, or too many
+//	the same, a quarter, where punching frees nothing      btrfs
+//	less than a quarter of its capacity is alive, and      few segments instead of many
+//	fewSegments are so small
+//
+// It is called behind a sweep, which has punched what can be punched. live is as for evacuate.
+func (e *evacuator) victims(live func(*merkle.Hash) bool) ([]*segment.File, error) {
+	share := int64(2)
+	if e.s.files != nil {
+		if frees, err := e.s.files.PunchFrees(); err != nil {
+			return nil, err
+		} else if !frees {
+			share = 4
+		}
+	}
+	var chosen, small []weighed
+	for _, g := range e.s.segments.All() {
+		if !g.Sealed() || g.Damaged() || e.s.holds(g) {
+			continue
+		}
+		w, err := e.weigh(g, live)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case w.objects > 0 && w.alive == 0, w.waste() >= leastWaste && w.waste() >= w.used/share:
+			chosen = append(chosen, w)
+		case w.known && w.alive < g.Capacity/4:
+			small = append(small, w)
+		}
+	}
+	if len(small) >= fewSegments {
+		chosen = append(chosen, small...)
+	}
+	slices.SortStableFunc(chosen, func(a, b weighed) int { return cmp.Compare(a.alive, b.alive) })
+	out := make([]*segment.File, len(chosen))
+	for i := range chosen {
+		out[i] = chosen[i].g
+	}
+	return out, nil
+}
+
+// weighed is what is known of a segment, in bytes.
+type weighed struct {
+	g       *segment.File
+	used    int64 // on disk
+	alive   int64 // that living objects occupy, in whole blocks
+	objects int   // in its list
+	known   bool  // alive is known
+}
+
+// waste is what the segment occupies beside what is alive.
+func (w *weighed) waste() int64 {
+	if !w.known {
+		return 0
+	}
+	return w.used - w.alive - w.g.FooterSize() - disk.BlockSize
+}
+
+// weigh finds out what lives in a sealed segment. It reads the list.
+func (e *evacuator) weigh(g *segment.File, live func(*merkle.Hash) bool) (weighed, error) {
+	used, err := e.s.usage.ofSegment(g)
+	if err != nil {
+		return weighed{}, err
+	}
+	w := weighed{g: g, used: used}
+	objs, err := g.Objects()
+	if disk.Damaged(err) {
+		e.s.objects.NoteDamage(g, err)
+		return w, nil
+	}
+	if err != nil {
+		return w, err
+	}
+	w.known, w.objects = true, len(objs)
+	for i := range objs {
+		if live(&objs[i].Hash) {
+			w.alive += disk.RoundUp(int64(objs[i].Length), disk.BlockSize)
+		}
+	}
+	return w, nil
+}
