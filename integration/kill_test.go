@@ -86,6 +86,7 @@ var killPoints = []killPoint{
 	{point: failpoint.EvacuateIndexed, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.EvacuateVacated, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.RetireRecorded, way: unreached, reason: "as evacuate.copied"},
+	{point: failpoint.EvacuateUnlinked, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.ResizeStored, way: unreached, reason: "TestKilledAtEveryPoint of objstore has it"},
 	{point: failpoint.ResizeRecorded, way: unreached, reason: "as resize.stored"},
 	{point: failpoint.VolumeRenamed, most: 1},

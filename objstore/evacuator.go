@@ -308,7 +308,7 @@ func (e *evacuator) unlink(ctx context.Context, done *evacuated) error {
 		done.segments++
 		done.freed += used
 		gone = append(gone, g.ID)
-		failpoint.Here(failpoint.RetireRemoved)
+		failpoint.Here(failpoint.EvacuateUnlinked)
 	}
 	e.vacant = nil
 	s.space.returned()

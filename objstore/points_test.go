@@ -75,6 +75,7 @@ var enginePoints = []struct {
 	{failpoint.EvacuateIndexed, 2},
 	{failpoint.EvacuateVacated, 2},
 	{failpoint.RetireRecorded, 1},
+	{failpoint.EvacuateUnlinked, 1},
 	{failpoint.CloseCommitted, 2},
 	{failpoint.RecoverRefs, 1},
 	{failpoint.RecoverCompact, 1},

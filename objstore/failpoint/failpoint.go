@@ -69,8 +69,9 @@ const (
 	EvacuateCopied   Point = "evacuate.copied"   // some objects are written, not durable
 	EvacuateRecorded Point = "evacuate.recorded" // object logs have them, the index does not
 	EvacuateIndexed  Point = "evacuate.indexed"
-	EvacuateVacated  Point = "evacuate.vacated" // all are copied, nothing on disk says that the segment goes
-	RetireRecorded   Point = "retire.recorded"  // refs say so, the file is there
+	EvacuateVacated  Point = "evacuate.vacated"  // all are copied, nothing on disk says that the segment goes
+	EvacuateUnlinked Point = "evacuate.unlinked" // a file is gone, not durably
+	RetireRecorded   Point = "retire.recorded"   // refs say so, the file is there
 
 	// The superblock: another UUID, or the first use of a feature.
 	SuperblockFirst Point = "superblock.first" // the first of its files is durable, the copy is as it was
@@ -142,7 +143,7 @@ func Points() []Point {
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
 		CloneSettled, RollbackRecorded, VolumeRenamed, SnapshotRenamed, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
-		EvacuateCopied, EvacuateRecorded, EvacuateIndexed, EvacuateVacated, RetireRecorded,
+		EvacuateCopied, EvacuateRecorded, EvacuateIndexed, EvacuateVacated, RetireRecorded, EvacuateUnlinked,
 		RecoverRefs, RecoverCompact, RecoverCompacted, RecoverSegments, RecoverIndexed, RecoverDropped, RecoverReplayed, RecoverWiped, RecoverCommit,
 		RecoverFinished, RecoverJournals, RecoverEmptied, RecoverSwept,
 		AttachAdded, AttachParams, AttachFetched, AttachStarted, DetachStopped, DetachDeleted, QuiesceHeld,
