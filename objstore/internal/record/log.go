@@ -208,13 +208,17 @@ func (l *Log) Draft(payload []byte) error {
 	return nil
 }
 
-// SyncDraft makes the frames of all Drafts durable.
+// SyncDraft makes the frames of all Drafts durable, and then the end mark: other records may have gone in favour of them, so
+// that a last frame that rots must not pass for one that was never complete.
 func (l *Log) SyncDraft() error {
-	if err := l.copies[0].file.Datasync(); err != nil {
+	f := l.copies[0].file
+	if err := f.Datasync(); err != nil {
 		return disk.SpaceError(err)
 	}
-	l.putMark()
-	return nil
+	if _, err := f.WriteAt(l.seed.mark(l.end), l.end); err != nil {
+		return disk.SpaceError(err)
+	}
+	return disk.SpaceError(f.Datasync())
 }
 
 // KeepAhead keeps n bytes allocated behind the end of each copy from now on, so that a full disk still takes a frame.

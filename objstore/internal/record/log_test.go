@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"math/rand/v2"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -61,5 +62,29 @@ func TestAppendAfterRefusedFrame(t *testing.T) {
 	must(t, l.Close())
 	if len(got) != 1 || got[0] != "two" {
 		t.Errorf("the log holds %q, want only what was taken", got)
+	}
+}
+
+// The last frame of a log that replaces other records is damaged after a power cut: it does not pass
+// for a frame that was never complete.
+func TestDraftThatRots(t *testing.T) {
+	for disk := range uint64(8) {
+		mem := vfs.NewMem(0)
+		l, err := Create(mem, "log", goldenID)
+		must(t, err)
+		must(t, l.Draft([]byte("one")))
+		must(t, l.Draft([]byte("two")))
+		must(t, l.SyncDraft())
+		must(t, mem.SyncDir("."))
+		mem = mem.PowerCut(rand.New(rand.NewPCG(disk, 1)))
+		f, err := mem.Open("log")
+		must(t, err)
+		_, err = f.WriteAt([]byte{0xee}, l.last+frameHeader)
+		must(t, err)
+		must(t, f.Close())
+		if l, err = Open(mem, []string{"log"}, goldenID, false, func([]byte) error { return nil }); err == nil {
+			t.Errorf("disk %d: the log opens with %d bytes, as if its last frame had never been written", disk, l.Size())
+			must(t, l.Close())
+		}
 	}
 }
