@@ -48,8 +48,8 @@ func holding(t *testing.T) (*rig, []byte) {
 	return r, data
 }
 
-// holds fails unless the volume holds data, and a check finds nothing.
-func (r *rig) holds(what string, data []byte) {
+// holdsAll fails unless the volume holds data, and a check finds nothing.
+func (r *rig) holdsAll(what string, data []byte) {
 	r.t.Helper()
 	v := r.volume("a", 1<<20)
 	got := make([]byte, len(data))
@@ -72,7 +72,7 @@ func (r *rig) holds(what string, data []byte) {
 func TestEvacuate(t *testing.T) {
 	for _, end := range []string{"closed", "killed", "power cut"} {
 		r, data := holding(t)
-		r.holds("before", data) // leaves are in memory
+		r.holdsAll("before", data) // leaves are in memory
 		old := sealedSegments(r.s)
 		chunks, others := r.s.chunkBytes.Load(), r.s.nodeBytes.Load()
 		done, err := r.s.evacuator.evacuate(t.Context(), old, alive)
@@ -91,13 +91,13 @@ func TestEvacuate(t *testing.T) {
 		if n := len(r.s.catalog.refs.Retired); n > 0 {
 			t.Errorf("%d segments are remembered as retired, and their files are gone", n)
 		}
-		r.holds("evacuated", data)
+		r.holdsAll("evacuated", data)
 		r.end(end)
 		r.open(nil)
-		r.holds("evacuated and "+end, data)
+		r.holdsAll("evacuated and "+end, data)
 		r.end("closed")
 		must(t, r.reopened(r.mem, r.o.Boot)) // without an index
-		r.holds("without an index", data)
+		r.holdsAll("without an index", data)
 	}
 }
 
@@ -160,13 +160,13 @@ func TestEvacuateDamaged(t *testing.T) {
 	must(t, err)
 	_, err = r.s.Check(t.Context(), nil) // finds the location right
 	must(t, err)
-	r.holds("with the object back", data)
+	r.holdsAll("with the object back", data)
 	done, err = r.s.evacuator.evacuate(t.Context(), []*segment.File{at}, alive)
 	must(t, err)
 	if done.segments != 1 || done.copied > int64(bad.Length) {
 		t.Errorf("evacuated %+v once more, want the object that was bad alone", done)
 	}
-	r.holds("after all", data)
+	r.holdsAll("after all", data)
 }
 
 // Without room for copies a segment stays whole; it goes when there is room.
@@ -180,14 +180,14 @@ func TestEvacuateWithoutRoom(t *testing.T) {
 	if !errors.Is(err, ErrNoSpace) || done.segments > 0 {
 		t.Errorf("without room: %+v, %v", done, err)
 	}
-	r.holds("without room", data)
+	r.holdsAll("without room", data)
 	r.s.space.reserve.Store(1 << 20)
 	done, err = r.s.evacuator.evacuate(t.Context(), segs, alive)
 	must(t, err)
 	if done.segments != len(segs) {
 		t.Errorf("with room: %+v of %d", done, len(segs))
 	}
-	r.holds("with room", data)
+	r.holdsAll("with room", data)
 }
 
 // Every operation of an evacuation fails that can, once with each error; what was there is there, and
@@ -228,16 +228,16 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 			armed = false
 			what := fmt.Sprintf("%v at operation %d, %s (%v)", errno, n, failedAt, err)
 			if r.s.writeError() == nil {
-				r.holds(what, data)
+				r.holdsAll(what, data)
 				_, err = r.s.evacuator.evacuate(t.Context(), sealedSegments(r.s), alive)
 				must(t, err)
-				r.holds(what+", and again", data)
+				r.holdsAll(what+", and again", data)
 			} else if errno != syscall.EIO {
 				t.Errorf("%s: %v", what, r.s.writeError())
 			}
 			r.end("killed")
 			r.open(nil)
-			r.holds(what+", killed", data)
+			r.holdsAll(what+", killed", data)
 			if t.Failed() {
 				return
 			}
@@ -264,10 +264,10 @@ func TestEveryCutOfEvacuation(t *testing.T) {
 		end := []string{"power cut", "killed"}[n%2]
 		r.end(end)
 		r.open(nil)
-		r.holds(fmt.Sprintf("%s at operation %d", end, n), data)
+		r.holdsAll(fmt.Sprintf("%s at operation %d", end, n), data)
 		_, err = r.s.evacuator.evacuate(t.Context(), sealedSegments(r.s), alive)
 		must(t, err)
-		r.holds(fmt.Sprintf("%s at operation %d, evacuated", end, n), data)
+		r.holdsAll(fmt.Sprintf("%s at operation %d, evacuated", end, n), data)
 		if t.Failed() {
 			return
 		}
@@ -295,13 +295,13 @@ func TestRetiredFileIsLeftOver(t *testing.T) {
 	if _, err := r.mem.Used(segment.Name(old.ID)); err != nil || !r.s.catalog.refs.Retired[old.ID] {
 		t.Errorf("the file that could not be removed: %v, remembered %v", err, r.s.catalog.refs.Retired)
 	}
-	r.holds("with the file", data)
+	r.holdsAll("with the file", data)
 	r.end("power cut")
 	r.open(nil)
 	if _, err := r.mem.Used(segment.Name(old.ID)); err == nil {
 		t.Error("the file is there after an opening")
 	}
-	r.holds("without the file", data)
+	r.holdsAll("without the file", data)
 }
 
 // opEvacuate copies all that is listed out of some of the sealed segments.
