@@ -38,6 +38,10 @@ type Options struct {
 	// Owner says whom the device belongs to. The driver keeps it with the device, and List returns
 	// it.
 	Owner uint64
+	// MayGrow has Recover accept a target that is larger than the device: its server died after the
+	// target had grown, and before the device had. The device gets the target's size once it is
+	// served, where the kernel can do that.
+	MayGrow bool
 	// Workers is how many goroutines do what may block: flushes, and loads that a plan needs.
 	Workers int
 	// Logger logs failed requests and panics; nil: slog.Default().

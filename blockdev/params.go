@@ -46,11 +46,12 @@ func params(l *target.Limits, maxIO int) ublk_params {
 }
 
 // match reports whether a device with these parameters can be served further as the disk that l
-// describes.
-func match(l *target.Limits, p *ublk_params) error {
+// describes, which with mayGrow may be larger than the device.
+func match(l *target.Limits, p *ublk_params, mayGrow bool) error {
+	size := int64(p.basic.dev_sectors) << sectorShift
 	switch {
-	case int64(p.basic.dev_sectors)<<sectorShift != l.Size:
-		return fmt.Errorf("%w: the device has %d bytes, the target %d", ErrMismatch, int64(p.basic.dev_sectors)<<sectorShift, l.Size)
+	case size > l.Size, size < l.Size && !mayGrow:
+		return fmt.Errorf("%w: the device has %d bytes, the target %d", ErrMismatch, size, l.Size)
 	case 1<<p.basic.logical_bs_shift < l.BlockSize:
 		return fmt.Errorf("%w: the device has blocks of %d bytes, the target of %d", ErrMismatch, 1<<p.basic.logical_bs_shift, l.BlockSize)
 	case l.ReadOnly && p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0:

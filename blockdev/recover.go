@@ -21,8 +21,8 @@ const dyingLimit = 2 * time.Second
 // requests that were under way and those that waited. Number, queues, depth and largest request are
 // the device's own, and those of the options are ignored; CopyMode must fit what the device was
 // made with. ErrServed: another living process serves the device. ErrMismatch: the device is not of
-// the target's size, or not of Options.Owner, if that is set. After any error the device still
-// waits for a successor.
+// the target's size (but see Options.MayGrow), or not of Options.Owner, if that is set. After any
+// error the device still waits for a successor.
 func Recover(ctx context.Context, id int, t target.Target, o Options) (*Device, error) {
 	o.ID = id
 	o.EnsureDefaults()
@@ -63,7 +63,7 @@ func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *tar
 	if err != nil {
 		return nil, err
 	}
-	if err := match(lim, &p); err != nil {
+	if err := match(lim, &p, o.MayGrow); err != nil {
 		return nil, err
 	}
 	d, err := newDevice(c, t, lim, &info, o)
@@ -80,6 +80,11 @@ func takeOver(ctx context.Context, c *control, id int, t target.Target, lim *tar
 		return nil, err
 	}
 	failpoint.Here(failpoint.TakeoverEnded)
+	if size := int64(p.basic.dev_sectors) << sectorShift; size < lim.Size {
+		if err := d.Resize(ctx, lim.Size); err != nil { // its requests stay within the size that it has
+			d.log.Warn("a device keeps its size until it is attached again", "id", id, "bytes", size, "of", lim.Size, "err", err)
+		}
+	}
 	if err := d.awaitDisk(ctx); err != nil { // those that have the device open are served nevertheless
 		d.log.Error("the path of a device that was taken over leads to something else", "id", id, "err", err)
 	}

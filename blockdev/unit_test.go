@@ -131,19 +131,25 @@ func TestLimits(t *testing.T) {
 		p.types != _UBLK_PARAM_TYPE_BASIC|_UBLK_PARAM_TYPE_DISCARD|_UBLK_PARAM_TYPE_DMA_ALIGN || p.discard.max_discard_segments != 1 {
 		t.Errorf("params %+v", p)
 	}
-	if err := match(&l, &p); err != nil {
+	if err := match(&l, &p, false); err != nil {
 		t.Errorf("its own params: %v", err)
 	}
 	l.ReadOnly = true
 	if p := params(&l, 1<<20); p.types&_UBLK_PARAM_TYPE_DISCARD != 0 || p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0 {
 		t.Errorf("read-only params %+v", p)
 	}
-	if err := match(&l, &p); !errors.Is(err, ErrMismatch) {
+	if err := match(&l, &p, true); !errors.Is(err, ErrMismatch) {
 		t.Errorf("a writable device for a read-only target: %v", err)
 	}
 	l.ReadOnly, l.Size = false, 2<<30
-	if err := match(&l, &p); !errors.Is(err, ErrMismatch) {
+	if err := match(&l, &p, false); !errors.Is(err, ErrMismatch) {
 		t.Errorf("another size: %v", err)
+	}
+	if err := match(&l, &p, true); err != nil {
+		t.Errorf("a target that has grown: %v", err)
+	}
+	if l.Size = 1 << 29; !errors.Is(match(&l, &p, true), ErrMismatch) {
+		t.Error("a target that is smaller than its device is taken for one that has grown")
 	}
 }
 

@@ -87,8 +87,8 @@ var killPoints = []killPoint{
 	{point: failpoint.EvacuateVacated, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.RetireRecorded, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.EvacuateUnlinked, way: unreached, reason: "as evacuate.copied"},
-	{point: failpoint.ResizeStored, way: unreached, reason: "TestKilledAtEveryPoint of objstore has it"},
-	{point: failpoint.ResizeRecorded, way: unreached, reason: "as resize.stored"},
+	{point: failpoint.ResizeStored, most: 1},
+	{point: failpoint.ResizeRecorded, most: 1},
 	{point: failpoint.VolumeRenamed, most: 1},
 	{point: failpoint.SnapshotRenamed, most: 1},
 	{point: failpoint.CloseCommitted, way: byStop, most: 2},
@@ -449,6 +449,7 @@ func (k *killing) churn() {
 	}
 	if dev, ok := k.command("attach", volume); ok {
 		k.write(dev)
+		k.command("volume", "resize", volume, "20M")
 	}
 	if drop := fmt.Sprint("fio@s", k.count-1); !k.dead() {
 		if _, there := k.snaps[drop]; there {

@@ -91,7 +91,7 @@ func (c *catalog) beginResize(name string, size int64, o ResizeOptions) (v *volu
 	case size >= now:
 		return v, false, nil
 	case !o.Shrink:
-		return nil, false, fmt.Errorf("volume %s has %d bytes: %w: %d would drop the last %d bytes and what they hold; shrink it explicitly, after its file system",
+		return nil, false, fmt.Errorf("volume %s has %d bytes: %w: a size of %d drops the last %d bytes and what they hold; shrink its file system first, then use --shrink",
 			name, now, ErrInvalid, size, now-size)
 	case len(v.users) > 0:
 		return nil, false, fmt.Errorf("volume %s: %w by %s: it can grow now, and shrink when it is detached",

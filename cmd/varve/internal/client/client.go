@@ -95,6 +95,11 @@ func (c *Client) CloneVolume(ctx context.Context, volume string, r protocol.Clon
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/clone", r)
 }
 
+// ResizeVolume gives a volume, and its device, another size.
+func (c *Client) ResizeVolume(ctx context.Context, volume string, r protocol.ResizeVolume) (protocol.Resized, error) {
+	return call[protocol.Resized](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/resize", r)
+}
+
 // RollbackVolume makes a snapshot the content of its volume again.
 func (c *Client) RollbackVolume(ctx context.Context, volume string, r protocol.RollbackVolume) (protocol.RolledBack, error) {
 	return call[protocol.RolledBack](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rollback", r)

@@ -29,6 +29,7 @@ var jsonOf = map[string]any{
 	"varve volume create":   protocol.Volume{},
 	"varve volume clone":    protocol.Volume{},
 	"varve volume rollback": protocol.RolledBack{},
+	"varve volume resize":   protocol.Resized{},
 	"varve volume list":     []protocol.Volume{},
 	"varve volume show":     protocol.Volume{},
 	"varve volume set":      protocol.Volume{},
@@ -57,7 +58,7 @@ var jsonNames = map[string]reflect.Type{
 	"OpenFiles": reflect.TypeFor[protocol.OpenFiles](), "Share": reflect.TypeFor[objstore.Share](),
 	"Uses": reflect.TypeFor[objstore.Uses](), "Freed": reflect.TypeFor[objstore.Freed](),
 	"Mount": reflect.TypeFor[protocol.Mount](), "Swap": reflect.TypeFor[protocol.Swap](), "VolumeInfo": reflect.TypeFor[objstore.VolumeInfo](),
-	"Volume": reflect.TypeFor[protocol.Volume](), "RolledBack": reflect.TypeFor[protocol.RolledBack](), "Snapshot": reflect.TypeFor[objstore.SnapshotInfo](),
+	"Volume": reflect.TypeFor[protocol.Volume](), "RolledBack": reflect.TypeFor[protocol.RolledBack](), "Resized": reflect.TypeFor[protocol.Resized](), "Snapshot": reflect.TypeFor[objstore.SnapshotInfo](),
 	"Attachment": reflect.TypeFor[protocol.Attachment](), "Attached": reflect.TypeFor[protocol.Attached](),
 	"SnapshotMount": reflect.TypeFor[snapshotMount](), "Repair": reflect.TypeFor[objstore.Repair](),
 	"Range": reflect.TypeFor[objstore.Range](), "Check": reflect.TypeFor[objstore.CheckReport](),
@@ -96,7 +97,7 @@ func fieldsOf(t reflect.Type) []jsonField {
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if t == reflect.TypeFor[protocol.Attachment]() && name == "mark" {
+		if t == reflect.TypeFor[protocol.Attachment]() && (name == "mark" || name == "volume_id") {
 			continue // between daemons alone: Attachment.Shown takes it out
 		}
 		if name == "-" {
@@ -237,6 +238,7 @@ func TestJSONIsOfItsKind(t *testing.T) {
 		{"snapshot", "rename", "a@s", "t"},
 		{"snapshot", "rename", "a@t", "s"},
 		{"volume", "rollback", "a@s"},
+		{"volume", "resize", "a", "2G"},
 		{"stat"},
 		{"set", "--max-size", "1G"},
 		{"check"},

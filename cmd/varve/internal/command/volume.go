@@ -17,9 +17,10 @@ func (a *app) volumeCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:     "volume",
 		Aliases: []string{"vol"},
-		Short:   "Create, clone, list, show, change, rename, roll back, repair and delete volumes",
+		Short:   "Create, clone, list, show, change, resize, rename, roll back, repair and delete volumes",
 		Example: "  varve volume create data --size 10G",
-	}, a.volumeCreateCmd(), a.volumeCloneCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeRenameCmd(), a.volumeRollbackCmd(),
+	}, a.volumeCreateCmd(), a.volumeCloneCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeResizeCmd(),
+		a.volumeRenameCmd(), a.volumeRollbackCmd(),
 		a.volumeRepairCmd(), a.volumeDeleteCmd())
 }
 

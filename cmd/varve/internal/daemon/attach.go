@@ -150,6 +150,9 @@ func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 // keep lists a device that is served, and watches for its end.
 func (d *Daemon) keep(a protocol.Attachment, dev devices.Device) protocol.Attachment {
 	a = d.ofSnapshot(a)
+	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
+		a.VolumeID = v.ID
+	}
 	k := d.table.Serve(a, dev)
 	if a.MountedAt != "" {
 		d.watchMount(k)

@@ -62,6 +62,21 @@ func (s *fakeStore) CloneVolume(ctx context.Context, volume, _, name string) (ob
 	return s.CreateVolume(ctx, name, objstore.VolumeOptions{Size: v.Size, BlockSize: v.BlockSize})
 }
 
+func (s *fakeStore) ResizeVolume(_ context.Context, name string, size int64, o objstore.ResizeOptions) (objstore.VolumeInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.volumes[name]
+	switch {
+	case !ok:
+		return v, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
+	case size < v.Size && !o.Shrink:
+		return v, objstore.ErrInvalid
+	}
+	v.Size = size
+	s.volumes[name] = v
+	return v, nil
+}
+
 func (s *fakeStore) RollbackVolume(_ context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error) {
 	v, err := s.VolumeInfo(volume)
 	r := objstore.Rollback{Volume: v}
@@ -425,6 +440,9 @@ type fakeDevice struct {
 
 	scans   int   // how often its partition table was read
 	scanned error // what that says
+
+	size    int64 // the last that it got
+	resized error // what Resize says
 }
 
 func (d *fakeDevice) ScanPartitions(context.Context) error {
@@ -432,6 +450,15 @@ func (d *fakeDevice) ScanPartitions(context.Context) error {
 	defer d.mu.Unlock()
 	d.scans++
 	return d.scanned
+}
+
+func (d *fakeDevice) Resize(_ context.Context, size int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.resized == nil {
+		d.size = size
+	}
+	return d.resized
 }
 
 func (d *fakeDevice) end(how string) {

@@ -202,6 +202,11 @@ func (d *loopDevice) attached() bool {
 	return false
 }
 
+// Resize has the kernel look at the size of the file again.
+func (d *loopDevice) Resize(ctx context.Context, size int64) error {
+	return loopdev.Resize(ctx, d.node, d.file, size)
+}
+
 // ScanPartitions has nothing to do: these loop devices have no partitions.
 func (d *loopDevice) ScanPartitions(context.Context) error { return nil }
 

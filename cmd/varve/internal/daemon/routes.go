@@ -27,6 +27,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("DELETE /v1/volumes/{name}", server.Handle(d.serveDeleteVolume))
 	mux.Handle("POST /v1/volumes/{name}/repair", server.Handle(d.serveRepairVolume))
 	mux.Handle("POST /v1/volumes/{name}/clone", server.Handle(d.serveCloneVolume))
+	mux.Handle("POST /v1/volumes/{name}/resize", server.Handle(d.serveResizeVolume))
 	mux.Handle("POST /v1/volumes/{name}/rollback", server.Handle(d.serveRollbackVolume))
 	mux.Handle("POST /v1/volumes/{name}/rename", server.Handle(d.serveRenameVolume))
 	mux.HandleFunc("POST /v1/check", d.serveCheck)

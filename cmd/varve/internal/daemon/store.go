@@ -36,6 +36,7 @@ type volumes interface {
 	CloneVolume(ctx context.Context, volume, snap, name string) (objstore.VolumeInfo, error)
 	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
 	RenameVolume(ctx context.Context, name, to string) (objstore.VolumeInfo, error)
+	ResizeVolume(ctx context.Context, name string, size int64, o objstore.ResizeOptions) (objstore.VolumeInfo, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	SetLimits(ctx context.Context, name string, quota, reserve *int64) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error

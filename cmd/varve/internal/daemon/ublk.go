@@ -171,8 +171,12 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 	if err != nil {
 		return nil, err
 	}
+	id := uuid.UUID(vol.ID()).String()
+	if a.VolumeID != "" && a.VolumeID != id {
+		return nil, errors.Join(protocol.As(devices.ErrUnfit, fmt.Errorf("volume %q is not the one that was attached", a.Volume)), vol.Close())
+	}
 	dev, err := blockdev.Recover(ctx, a.ID, volume.New(vol), blockdev.Options{
-		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: t.mark(&a), Logger: t.log,
+		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: t.mark(&a), Logger: t.log, MayGrow: a.VolumeID == id,
 	})
 	if err != nil {
 		switch {
@@ -223,6 +227,9 @@ type ublkDevice struct {
 func (d *ublkDevice) Err() error { return d.err }
 
 func (d *ublkDevice) Done() <-chan struct{} { return d.done }
+
+// Resize implements device.
+func (d *ublkDevice) Resize(ctx context.Context, size int64) error { return d.dev.Resize(ctx, size) }
 
 // ScanPartitions implements device.
 func (d *ublkDevice) ScanPartitions(ctx context.Context) error { return d.dev.ScanPartitions(ctx) }

@@ -33,6 +33,8 @@ type Device interface {
 	// ScanPartitions has the kernel read the partition table, and returns when the partitions are there; bounded by ctx and
 	// a limit of its own. The device works after any error.
 	ScanPartitions(ctx context.Context) error
+	// Resize gives the device another size in bytes, which its volume has already.
+	Resize(ctx context.Context, size int64) error
 	// Stop removes the device; protocol.ErrBusy if it is open, unless force.
 	Stop(ctx context.Context, force bool) error
 	// Claimed says whether a file system or another device has the device for itself.

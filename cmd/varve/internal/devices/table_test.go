@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type ended struct{ err error }
 
 func (ended) ScanPartitions(context.Context) error { return nil }
+func (ended) Resize(context.Context, int64) error  { return nil }
 func (ended) Stop(context.Context, bool) error     { return nil }
 func (ended) Claimed() bool                        { return false }
 func (ended) Leave(context.Context) error          { return nil }

@@ -180,6 +180,17 @@ func (r Rename) Check() error {
 	return nil
 }
 
+// Check returns an error if no volume can have the size.
+func (r ResizeVolume) Check() error {
+	if r.Size <= 0 || r.Size > objstore.MaxVolumeSize || r.Size%objstore.SectorSize != 0 {
+		return fmt.Errorf("size %d bytes: %w: use a multiple of %d, at most %d", r.Size, objstore.ErrInvalid, objstore.SectorSize, int64(objstore.MaxVolumeSize))
+	}
+	return nil
+}
+
+// Waits reports whether the response waits for settling.
+func (r ResizeVolume) Waits() bool { return true }
+
 // Waits reports whether the response waits for settling.
 func (c CreateSnapshot) Waits() bool { return c.Wait }
 

@@ -14,6 +14,7 @@
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
+//	POST   /v1/volumes/NAME/resize        ResizeVolume   -> Resized
 //	POST   /v1/volumes/NAME/rename        Rename         -> Volume
 //	POST   /v1/check                      CheckStore     -> CheckEvents, one per line
 //	POST   /v1/diff                       Diff           -> DiffEvents, one per line
@@ -130,6 +131,18 @@ type RolledBack struct {
 	KeptSnapshot string `json:"kept_snapshot,omitempty"`
 }
 
+// ResizeVolume asks for another size of a volume.
+type ResizeVolume struct {
+	Size   int64 `json:"size"`             // bytes
+	Shrink bool  `json:"shrink,omitempty"` // the size may be smaller; what lies beyond it is dropped
+}
+
+// Resized is the result of a ResizeVolume.
+type Resized struct {
+	Volume
+	Notes []string `json:"notes,omitempty"` // a device that keeps its size, and why
+}
+
 // Repair asks what a repair of a damaged volume would lose, or with AcceptLoss for the repair.
 type Repair struct {
 	AcceptLoss bool `json:"accept_loss"`
@@ -189,6 +202,9 @@ type Attachment struct {
 	MountedAt string `json:"mounted_at,omitempty"`
 	// Mark identifies the device's owner in the driver. Used only between daemons.
 	Mark uint64 `json:"mark,omitempty"`
+	// VolumeID is the volume's UUID, by which the next daemon knows that a volume which is larger than
+	// the device has grown, and is no other one. Used only between daemons.
+	VolumeID string `json:"volume_id,omitempty"`
 
 	// Only in lists.
 	State   string    `json:"state,omitempty"`
@@ -198,7 +214,7 @@ type Attachment struct {
 
 // Shown returns the attachment as users see it.
 func (a Attachment) Shown() Attachment {
-	a.Mark = 0
+	a.Mark, a.VolumeID = 0, ""
 	return a
 }
 

@@ -1,0 +1,59 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/client"
+	"varve/cmd/varve/internal/protocol"
+)
+
+func (a *app) volumeResizeCmd() *cobra.Command {
+	shrink := false
+	cmd := &cobra.Command{
+		Use:   "resize NAME SIZE",
+		Short: "Change the size of a volume",
+		Long: `resize gives a volume another size, written like 10G or 512MiB, in powers of 1024. Snapshots keep theirs.
+
+A volume can grow while it is attached: its device gets the new size at once, where the kernel can do that (ublk since
+Linux 6.16, and loop devices), and otherwise when the volume is attached again; resize says so. What is added is zeroes
+and takes no space. Then grow the file system on it, with resize2fs, xfs_growfs or btrfs filesystem resize.
+
+A volume shrinks only while it is not attached, nor its live file open, and only with --shrink: what lies beyond the new
+size is dropped, but for snapshots that have it. Shrink the file system first; XFS can't be shrunk. If the volume grows
+again, it shows zeroes there.
+
+A store in which a volume was resized can't be opened by versions of varve that know no resize.`,
+		Example:           "  varve volume resize data 20G\n  varve volume resize data 5G --shrink",
+		Args:              args("NAME", "SIZE"),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("resize volume %q", args[0])
+			if err := protocol.CheckName(args[0]); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			bytes, err := parseSize(args[1])
+			if err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			r := protocol.ResizeVolume{Size: bytes, Shrink: shrink}
+			if err := r.Check(); err != nil {
+				return usagef("%s: %w", what, err)
+			}
+			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
+				v, err := c.ResizeVolume(cmd.Context(), args[0], r)
+				if err != nil {
+					return doing(what, err)
+				}
+				writeNotes(cmd, v.Notes)
+				if a.json {
+					return writeJSON(cmd.OutOrStdout(), v)
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&shrink, "shrink", false, "allow a smaller size, and drop what lies beyond it")
+	return a.jsonFlag(cmd)
+}
