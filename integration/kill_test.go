@@ -447,6 +447,9 @@ func (k *killing) churn() {
 	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {
 		return
 	}
+	if _, ok := k.command("snapshot", "create", volume+"@empty"); !ok { // which back goes back to
+		return
+	}
 	if dev, ok := k.command("attach", volume); ok {
 		k.write(dev)
 		k.command("volume", "resize", volume, "20M")
@@ -505,21 +508,28 @@ func (k *killing) tidy() {
 	}
 }
 
-// back clones a scratch volume, which is not attached, rolls it back to a snapshot, and renames the
-// clone and the snapshot. It returns
+// back clones a scratch volume, which is not attached, rolls it back to what it was before it was
+// written, and renames the clone and the snapshot. It returns
 // false if the daemon died. The clones are scratch volumes too.
 func (k *killing) back(name string) bool {
 	k.t.Helper()
 	k.clones++
-	clone, snap := fmt.Sprintf("%s-%d", name, k.clones), fmt.Sprintf("%s@b%d", name, k.clones)
+	clone, snap := fmt.Sprintf("%s-%d", name, k.clones), name+"@empty"
 	k.scratch = append(k.scratch, clone, clone+"-renamed")
-	k.backs = append(k.backs, snap, snap+"-renamed")
+	renamed := fmt.Sprintf("empty-%d", k.clones)
+	k.backs = append(k.backs, snap, name+"@"+renamed)
+	r := k.n.try(k.ctx, "snapshot", "create", snap) // if a death came between
+	if k.dead() {
+		return false
+	}
+	if r.code != 0 && !strings.Contains(r.stderr, "exists") {
+		k.t.Fatalf("create snapshot %s: %s", snap, r.stderr)
+	}
 	for _, args := range [][]string{
-		{"snapshot", "create", snap},
 		{"volume", "clone", name, clone},
 		{"volume", "rollback", snap, "--no-snapshot"},
 		{"volume", "rename", clone, clone + "-renamed"},
-		{"snapshot", "rename", snap, fmt.Sprintf("b%d-renamed", k.clones)},
+		{"snapshot", "rename", snap, renamed},
 	} {
 		if _, ok := k.command(args...); !ok {
 			return false
