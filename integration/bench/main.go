@@ -38,6 +38,8 @@ func run(ctx context.Context, args []string) error {
 		return runMemory(ctx, args[1:])
 	case "diff":
 		return runDiff(ctx, args[1:])
+	case "counts":
+		return runCounts(ctx, args[1:])
 	}
 	return fmt.Errorf("no such command %q", args[0])
 }
