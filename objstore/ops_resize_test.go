@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"slices"
 )
@@ -37,8 +38,9 @@ func (w *world) opResize() {
 	}
 	v.resizing = size
 	var i VolumeInfo
+	patience := w.patienceTime() // drawn here: the other goroutine may not
 	err := w.underHeldPlans(v, func() (err error) {
-		ctx, cancel := w.patience()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		i, err = w.s.ResizeVolume(ctx, v.name, size, ResizeOptions{Shrink: shrinks})
 		return err
