@@ -147,14 +147,14 @@ func (v *volume) admitByQuota(ctx context.Context, off, length int64) error {
 			return nil
 		case settled || !inexact:
 			return fmt.Errorf("volume %s: %w: it has %d of its quota of %d bytes, and %d more are wanted",
-				v.ref.Name, ErrNoSpace, used, quota, growth)
+				v.Name(), ErrNoSpace, used, quota, growth)
 		}
 		gen, err := v.freeze()
 		if err == nil {
 			err = v.s.settler.waitSettled(ctx, v, gen)
 		}
 		if err != nil {
-			return fmt.Errorf("find out what of its quota volume %s has: %w", v.ref.Name, err)
+			return fmt.Errorf("find out what of its quota volume %s has: %w", v.Name(), err)
 		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // naming is a snapshot that is frozen and has no name yet, or gets none: a clone, or what a rollback
-// keeps. What settles meanwhile leaves it its root. Guarded by volume.mu.
+// keeps. What settles meanwhile leaves it its root, which nothing else may refer to by then: whoever
+// frees objects has to keep it too. Guarded by volume.mu.
 type naming struct {
 	gen     uint64
 	settled bool
