@@ -36,6 +36,8 @@ func run(ctx context.Context, args []string) error {
 		return runRings(args[1:])
 	case "memory":
 		return runMemory(ctx, args[1:])
+	case "clone":
+		return runClone(ctx, args[1:])
 	case "diff":
 		return runDiff(ctx, args[1:])
 	case "counts":
