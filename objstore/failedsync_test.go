@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/record"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -69,6 +70,50 @@ func TestRestartAfterFailedSync(t *testing.T) {
 		wantRead(t, v, 0, got)
 		wantRead(t, v, 8<<20, other)
 		must(t, r.s.Close())
+	}
+}
+
+// The sync of a footer fails, and the process dies of it. Then the object log is damaged: the footer
+// names all, and the log goes. That footer must be there after a power cut.
+func TestFooterCountsAfterFailedSync(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 16<<20)
+	data := randomBytes(1, 1<<20)
+	r.write(v, data, 0)
+	must(t, r.s.Settle(t.Context()))
+	must(t, v.Close())
+	must(t, r.s.Close())
+	mem := r.mem
+	r.o.FS = vfs.Inject(mem, func(op vfs.Op) error {
+		if op.Kind == vfs.OpDatasync && strings.HasSuffix(op.Name, ".seg") {
+			mem.DropDirty(op.Name)
+			return unix.EIO
+		}
+		return nil
+	})
+	if _, err := Open(t.Context(), "mem", r.o); !errors.Is(err, unix.EIO) { // it seals what was left open
+		t.Fatalf("an opening whose syncs fail: %v", err)
+	}
+	r.mem = mem.Kill()
+	names, err := r.mem.List(segment.Dir)
+	must(t, err)
+	for _, n := range names {
+		if strings.HasSuffix(n, ".dir") {
+			flip(t, r.mem, segment.Dir+"/"+n, record.HeaderSize+20)
+		}
+	}
+	r.open(nil)
+	damaged := len(r.s.segments.Damaged()) // those that the opening did not come to
+	if damaged == len(names)/2 {
+		t.Fatal("no segment has a footer")
+	}
+	for disk := range uint64(4) {
+		again := newRig(t, Options{})
+		must(t, again.reopened(r.mem.PowerCut(newRand(disk)), "next boot"))
+		if now := again.s.segments.Damaged(); len(now) > damaged {
+			t.Errorf("disk %d: %d segments are damaged, of which %d were before: %v", disk, len(now), damaged, now[0].Damage())
+		}
+		wantRead(t, again.volume("a", 0), 0, data)
 	}
 }
 

@@ -175,8 +175,8 @@ func (s *Store) sweepSegments(ctx context.Context) error {
 
 // dropOutlived removes the object log of a segment whose footer names all that is in it.
 func (s *Store) dropOutlived(g *segment.File) error {
-	// A process that was killed may have written the footer, and not synced it.
-	if err := g.Sync(); err != nil {
+	// A process that was killed may have written the footer, and not synced it; or its sync has failed.
+	if err := g.Reseal(s.sb.ID); err != nil {
 		s.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil
 	}

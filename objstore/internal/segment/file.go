@@ -152,6 +152,24 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	return fs.SyncDir(Dir)
 }
 
+// Reseal writes the footer and the header of a sealed segment once more, durably. What Open has read may be in the page cache
+// alone, and no longer known there as something to be written: the process that wrote it was killed after its sync had failed.
+func (g *File) Reseal(store uuid.UUID) error {
+	g.listMu.Lock()
+	defer g.listMu.Unlock()
+	b := make([]byte, g.footer)
+	if n, err := g.Data.ReadAt(b, g.Capacity); n < len(b) {
+		return err
+	}
+	if _, err := g.Data.WriteAt(b, g.Capacity); err != nil {
+		return err
+	}
+	if err := g.writeHeader(store, g.footer); err != nil {
+		return err
+	}
+	return g.Sync()
+}
+
 // ReadFooter reads and checks the footer of a sealed segment. An error is a disk.CorruptError.
 func (g *File) ReadFooter() (Entries, error) {
 	bad := func(err error) error {
