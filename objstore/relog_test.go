@@ -391,6 +391,9 @@ func TestDamagedChunkOfAnother(t *testing.T) {
 func TestDamagedChunkInOlderSegment(t *testing.T) {
 	for _, anew := range []bool{false, true} { // the index
 		w := newRelogWorld(t)
+		early := w.volume("early", relogChunk)
+		w.write(early, randomBytes(4, 4096), 4096) // a part of a chunk: settling copies it, and goes on in that segment
+		must(t, w.s.Settle(t.Context()))
 		late := w.volume("late", int64(len(w.data)))
 		data := randomBytes(5, len(w.data))
 		w.write(late, data, 0)
