@@ -131,6 +131,9 @@ func TestReservation(t *testing.T) {
 	if !errors.Is(err, ErrNoSpace) {
 		t.Fatal(err)
 	}
+	if st, err := r.s.Stat(); err != nil || st.Used > SmallestMaxSize-4<<20-reserved+2<<20 { // what journals and the index take comes on top
+		t.Errorf("others have taken all but %d bytes, of which %d are reserved; %v", SmallestMaxSize-4<<20-st.Used, int64(reserved), err)
+	}
 	for i := range reserved / (64 * 4096) * 3 / 4 { // the rest is less than the largest that a write may need
 		if _, err := v.WriteAt(fresh(64), int64(i)*64*4096); err != nil {
 			t.Fatalf("write %d within the reservation: %v", i, err)

@@ -266,3 +266,38 @@ func TestReferenced(t *testing.T) {
 		t.Errorf("%d bytes of chunks live, want those of 2", got)
 	}
 }
+
+// Leaves that a node has several times, side by side and apart, in two roots: all their edges count.
+func TestEqualLeaves(t *testing.T) {
+	f, g := newForest(), New(chunkSize, 1<<30)
+	leaf := func(chunks map[int]int, i, from int) {
+		for j := range 3 {
+			chunks[i*merkle.FanOut+j] = from + j
+		}
+	}
+	var roots []*merkle.Root
+	for r := range 3 {
+		chunks := map[int]int{}
+		for i := range 4 {
+			leaf(chunks, i, 1)
+		}
+		leaf(chunks, 9, 1)
+		leaf(chunks, 5, 100*(r+1))
+		roots = append(roots, f.tree(chunks))
+		if err := g.Add(context.Background(), f, roots[r]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(roots) > 0 {
+		if got, want := g.Live(), f.recount(roots); got != want {
+			t.Errorf("with %d roots %+v are live, a recount says %+v", len(roots), got, want)
+		}
+		if err := g.Remove(context.Background(), f, roots[0]); err != nil {
+			t.Fatal(err)
+		}
+		roots = roots[1:]
+	}
+	if g.Live() != (Bytes{}) || len(g.nodes) != 0 {
+		t.Errorf("without roots %+v are live, %d nodes", g.Live(), len(g.nodes))
+	}
+}
