@@ -5,6 +5,7 @@
 //	  volumes/NAME/info.json         size, usage, root, attached device
 //	  snapshots/NAME/SNAP/disk.img   read-only, sparse
 //	  snapshots/NAME/SNAP/info.json
+//	  history/NAME/STATE/disk.img    the same of past states, {17}
 //	  by-id/ROOT/disk.img            the same by Merkle root
 //	  diff/A..B                      the ranges in which B differs from A, as JSON lines
 //

@@ -221,6 +221,9 @@ func (s *fakeSource) OpenRoot(root string) (Image, error) {
 	return nil, objstore.ErrNotFound
 }
 
+// History: nothing has settled.
+func (s *fakeSource) History(string) ([]objstore.SnapshotInfo, error) { return nil, nil }
+
 // Diff says that every image differs from every other one in its first bytes.
 func (s *fakeSource) Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
 	changed func(objstore.Change) error,

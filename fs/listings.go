@@ -23,6 +23,8 @@ func (l rootListing) find(_ context.Context, name string) (node, error) {
 		return newDir(l.t, inode("snapshots"), snapshotsListing(l)), nil
 	case "by-id":
 		return newDir(l.t, inode("by-id"), rootsListing(l)), nil
+	case "history":
+		return newDir(l.t, inode("history"), historyListing(l)), nil
 	case "diff":
 		d := newDir(l.t, inode("diff"), diffsListing(l))
 		d.longest = maxDiffName
@@ -35,6 +37,7 @@ func (l rootListing) list(context.Context) ([]fuse.DirEntry, error) {
 	return []fuse.DirEntry{
 		dirEntry("by-id", inode("by-id")),
 		dirEntry("diff", inode("diff")),
+		dirEntry("history", inode("history")),
 		dirEntry("snapshots", inode("snapshots")),
 		dirEntry("volumes", inode("volumes")),
 	}, nil

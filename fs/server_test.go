@@ -149,7 +149,7 @@ func TestPanicFailsOneRequest(t *testing.T) {
 	s := mountSource(t, broken{newFakeSource()}, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	_, err := os.ReadDir(filepath.Join(s.Dir(), "snapshots"))
 	wantErrno(t, "a request that panics", err, unix.EIO)
-	wantNames(t, s.Dir(), "by-id", "diff", "snapshots", "volumes")
+	wantNames(t, s.Dir(), "by-id", "diff", "history", "snapshots", "volumes")
 	if err := s.Unmount(); err != nil {
 		t.Fatal(err)
 	}

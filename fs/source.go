@@ -68,6 +68,9 @@ type SnapshotSource interface {
 	// cheaper for one.
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
 	SnapshotInfo(volume, snap string) (objstore.SnapshotInfo, error)
+	// History returns the past states of a volume. What takes the name of a snapshot takes that of a
+	// state too.
+	History(volume string) ([]objstore.SnapshotInfo, error)
 	OpenSnapshot(volume, snap string) (Image, error)
 }
 

@@ -44,7 +44,7 @@ func TestTreeFollowsTheSource(t *testing.T) {
 		_, err := os.Stat(at(path))
 		wantErrno(t, path, err, unix.ENOENT)
 	}
-	wantNames(t, s.Dir(), "by-id", "diff", "snapshots", "volumes")
+	wantNames(t, s.Dir(), "by-id", "diff", "history", "snapshots", "volumes")
 	wantNames(t, at("volumes"))
 	gone("volumes/a")
 

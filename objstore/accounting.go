@@ -75,7 +75,7 @@ type namedRoot struct {
 	names int
 }
 
-// eachRoot calls f for each name of a settled root, of scratch volumes too.
+// eachRoot calls f for each name of a settled root, of scratch volumes and past states too.
 // REQUIRES: mu is held.
 func (c *catalog) eachRoot(f func(root merkle.Hash, size int64)) {
 	for _, v := range c.refs.ByID {
@@ -84,6 +84,9 @@ func (c *catalog) eachRoot(f func(root merkle.Hash, size int64)) {
 			if sn.Settled {
 				f(sn.Root, sn.Size)
 			}
+		}
+		for _, p := range c.past.of(v.ID) {
+			f(p.snap.Root, p.snap.Size)
 		}
 	}
 }

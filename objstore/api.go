@@ -57,6 +57,8 @@ type VolumeInfo struct {
 	Reserve int64 `json:"reserve,omitempty"`
 	// Damage is why the volume is refused, until RepairVolume.
 	Damage string `json:"damage,omitempty"`
+	// Policy is what is kept of the volume's past; nil: nothing, and no snapshot is taken.
+	Policy *Retention `json:"policy,omitempty"`
 	// Share of the last settled root; nil where it was not asked for, or is not known yet.
 	Share *Share `json:"share,omitempty"`
 	// MarkName tells the volume's devices from those of the store's other volumes. It is the name
@@ -72,6 +74,9 @@ type SnapshotInfo struct {
 	Size    int64     `json:"size"`           // bytes
 	Root    string    `json:"root,omitempty"` // hex; empty until it has settled
 	Logical int64     `json:"logical"`        // bytes that are not holes; 0 until it has settled
+	// Automatic: the volume's policy has it made, and deletes it. Else somebody asked for it, and no
+	// policy touches it.
+	Automatic bool `json:"automatic,omitempty"`
 	// Share is nil where it was not asked for, or is not known yet.
 	Share *Share `json:"share,omitempty"`
 }

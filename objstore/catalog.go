@@ -43,6 +43,8 @@ type catalog struct {
 	volumes     map[uuid.UUID]*volume
 	views       map[*View]struct{}
 	nextSegment uint64 // ID of the next segment
+
+	past *timeline
 }
 
 // gate decides whether anything may be written to the store, and is told what prevents it.
@@ -186,6 +188,7 @@ func (c *catalog) apply(recs []refs.Record, took func()) error {
 		if err := c.refs.Apply(&recs[i]); err != nil {
 			return fmt.Errorf("apply %s record: %w", recs[i].Op, err)
 		}
+		c.noteLocked(&recs[i])
 	}
 	if took != nil {
 		took()
@@ -194,6 +197,20 @@ func (c *catalog) apply(recs []refs.Record, took func()) error {
 		c.changed()
 	}
 	return nil
+}
+
+// noteLocked lets a volume's history follow a record that has taken effect.
+// REQUIRES: mu is held.
+func (c *catalog) noteLocked(rec *refs.Record) {
+	switch rec.Op {
+	case refs.OpHead, refs.OpResize:
+		c.past.note(c.refs.ByID[rec.ID])
+	case refs.OpPolicy:
+		c.past.begin(c.refs.ByID[rec.ID])
+	case refs.OpVolumeDelete:
+		c.past.forget(rec.ID)
+	default:
+	}
 }
 
 // images returns everything whose leaves are in memory: volumes and open views.

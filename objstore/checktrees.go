@@ -37,6 +37,9 @@ func (c *catalog) imageRoots() []image {
 				out = append(out, image{ref.Name, sn.Name, id, sn.Size})
 			}
 		}
+		for _, p := range c.past.of(ref.ID) {
+			out = append(out, image{ref.Name, p.snap.Name, p.snap.Root, p.snap.Size})
+		}
 	}
 	return out
 }

@@ -158,8 +158,8 @@ func (s *Store) settledSnapshot(ctx context.Context, volume, snap string) (*volu
 // stillNamed returns an error if a snapshot was deleted: nothing may keep its root any more.
 // REQUIRES: mu is held.
 func (c *catalog) stillNamed(v *volume, sn *refs.Snapshot) error {
-	if c.refs.ByID[v.ref.ID] != v.ref || v.ref.Snapshots[sn.Name] != sn {
-		return fmt.Errorf("snapshot %s@%s: %w: deleted meanwhile", v.Name(), sn.Name, ErrNotFound)
+	if c.refs.ByID[v.ref.ID] != v.ref || c.lookUp(v, sn.Name) != sn {
+		return fmt.Errorf("%s: %w: deleted meanwhile", imageText(v.Name(), sn.Name), ErrNotFound)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package objstore
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,6 +46,9 @@ type modelVolume struct {
 	freed    string // a name that one of the snapshots had
 
 	pair [2]string // exactly one of these snapshots is there, if they are named
+
+	states        map[string]string // roots of past states, by name
+	lostAutomatic [][]string        // what automatic snapshots hold that may be there, under names that nobody knows
 }
 
 type modelSnap struct {
@@ -63,6 +67,7 @@ func newModelVolume(name string, size int64, blockSize int) *modelVolume {
 func (v *modelVolume) clone() *modelVolume {
 	c := *v
 	c.cur, c.lost = slices.Clone(v.cur), slices.Clone(v.lost)
+	c.states, c.lostAutomatic = maps.Clone(v.states), slices.Clone(v.lostAutomatic)
 	if v.rolling != nil {
 		r := *v.rolling
 		c.rolling = &r

@@ -161,7 +161,17 @@ func (s *Store) openCatalog() error {
 	for _, d := range mended {
 		s.repaired(d)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	var lost []*CorruptError
+	if c.past, lost, err = openTimeline(s.fs, c, s.origin.Boot, &s.opts); err != nil {
+		return fmt.Errorf("open the history of volumes: %w", err)
+	}
+	for _, d := range lost {
+		s.lost(d)
+	}
+	return nil
 }
 
 func (s *Store) openIndex() (err error) {

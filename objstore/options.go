@@ -60,8 +60,8 @@ type Options struct {
 	// it and Close releases it.
 	Lock *Lock
 
-	// Now is the wall clock, for the times that are shown of volumes and snapshots, and for nothing
-	// else. Default: time.Now.
+	// Now is the wall clock, for the times that are shown of volumes and snapshots, for the names of
+	// automatic snapshots, and for where the policy clock begins. Default: time.Now.
 	Now func() time.Time
 
 	// LookOnly opens the store without a change to any of its files: what opening has to do is done
@@ -72,6 +72,9 @@ type Options struct {
 	// the store serves: a power cut costs the marks of a few. Where the index lacks more, the
 	// indexer enters them. Default 8; negative: none.
 	enteredFirst int
+
+	// elapsed is how long the machine runs, for the policy clock. Default: vfs.SinceBoot.
+	elapsed func() time.Duration
 
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS     vfs.FS
@@ -113,6 +116,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.elapsed == nil {
+		o.elapsed = vfs.SinceBoot
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -24,6 +24,7 @@ func (s *Store) startHousework() {
 func (s *Store) Quiesce() error {
 	s.endHousework()
 	s.waitHousework()
+	s.saveHistory()
 	var errs []error
 	for _, v := range s.catalog.all() {
 		errs = append(errs, v.Flush())

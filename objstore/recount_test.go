@@ -67,6 +67,9 @@ func namesNow(s *Store) map[nameOf]sizedRoot {
 				out[nameOf{name, sn.Name}] = sizedRoot{root: sn.Root, size: sn.Size}
 			}
 		}
+		for _, p := range s.catalog.past.of(v.ID) {
+			out[nameOf{name, p.snap.Name}] = sizedRoot{root: p.snap.Root, size: p.snap.Size}
+		}
 	}
 	return out
 }

@@ -30,6 +30,9 @@ func (s *Store) recover(ctx context.Context) error {
 		for _, sn := range ref.Order {
 			s.objects.Deepen(merkle.Depth(sn.Size, s.sb.ChunkSize))
 		}
+		for _, p := range s.catalog.past.of(ref.ID) {
+			s.objects.Deepen(merkle.Depth(p.snap.Size, s.sb.ChunkSize))
+		}
 	}
 	roots, err := s.findRoots(ctx)
 	if err != nil {

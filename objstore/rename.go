@@ -62,6 +62,8 @@ func (c *catalog) renameSnapshot(ctx context.Context, of, snap, to string) (info
 		switch {
 		case err != nil:
 			return nil, err
+		case IsStateName(snap):
+			return nil, fmt.Errorf("%s: %w: it has its number for a name", imageText(of, snap), ErrInvalid)
 		case snap == to:
 			info = snapInfo(found.ref, sn)
 			return nil, nil

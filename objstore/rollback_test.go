@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"varve/objstore/internal/journal"
 )
@@ -113,7 +114,7 @@ func TestRollbackUnderNaming(t *testing.T) {
 	must(t, s.freezeDurably(t.Context(), v, n))
 	_, err = s.RollbackVolume(t.Context(), "a", "one", RollbackOptions{NoSnapshot: true})
 	must(t, err)
-	if _, err := s.catalog.name(t.Context(), v, "two", n, s.opts.Now()); !errors.Is(err, ErrInUse) {
+	if _, err := s.catalog.name(t.Context(), v, "two", n, s.opts.Now(), time.Time{}); !errors.Is(err, ErrInUse) {
 		t.Errorf("a snapshot of what was dropped is named: %v", err)
 	}
 	s.catalog.mu.Lock()

@@ -67,6 +67,9 @@ func (t *settler) run(ctx context.Context) {
 			_ = t.s.catalog.takeBack() // an error is tried again at the next tick
 			t.countStuck()             // before waiting writes look again
 			t.s.space.tick()
+			if t.s.catalog.past.saveDue() {
+				t.s.saveHistory()
+			}
 		case <-t.asked:
 		case j := <-t.jobs:
 			j.run(ctx)

@@ -233,6 +233,11 @@ func (c *catalog) losing(volumes []string, snapshots []SnapshotName) (lose map[m
 				return nil, 0, err
 			}
 		}
+		for _, p := range c.past.of(v.ref.ID) {
+			if err := take(SnapshotName{name, p.snap.Name}); err != nil {
+				return nil, 0, err
+			}
+		}
 		lose[c.refs.RootOf(v.ref)]++
 		v.mu.Lock()
 		tail += v.tail

@@ -27,6 +27,12 @@ type naming struct {
 // settles later. The catalog's log is locked for the name alone, so that no other volume waits for
 // the freeze and the flush.
 func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (SnapshotInfo, error) {
+	return s.createSnapshot(ctx, volume, snap, time.Time{})
+}
+
+// createSnapshot is CreateSnapshot; automatic is the time of the policy clock if the volume's policy
+// has it made, else zero.
+func (s *Store) createSnapshot(ctx context.Context, volume, snap string, automatic time.Time) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", snap); err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -39,7 +45,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	if err := s.freezeDurably(ctx, v, n); err != nil {
 		return SnapshotInfo{}, err
 	}
-	info, err := s.catalog.name(ctx, v, snap, n, s.opts.Now().UTC())
+	info, err := s.catalog.name(ctx, v, snap, n, s.opts.Now().UTC(), automatic)
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -95,8 +101,9 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 	return v, nil
 }
 
-// name records the name of a snapshot that is frozen and durable, with the time created.
-func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created time.Time) (info SnapshotInfo, err error) {
+// name records the name of a snapshot that is frozen and durable, with the time created, and that it
+// is automatic if that is not zero.
+func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created, automatic time.Time) (info SnapshotInfo, err error) {
 	err = c.update(ctx, func() ([]refs.Record, error) {
 		if c.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
@@ -109,7 +116,11 @@ func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, c
 		if n.lost {
 			return nil, errRolledBack(v)
 		}
-		return []refs.Record{n.record(v.ref, snap, created)}, nil
+		recs := []refs.Record{n.record(v.ref, snap, created)}
+		if !automatic.IsZero() {
+			recs = append(recs, refs.Record{Op: refs.OpAutomatic, ID: v.ref.ID, Name: snap, Time: automatic})
+		}
+		return recs, nil
 	}, func() {
 		v.unlist(n)
 		info = snapInfo(v.ref, v.ref.Snapshots[snap])
@@ -196,6 +207,9 @@ func (c *catalog) deleteSnapshot(ctx context.Context, volume, snap string) (v *v
 		if v, _, err = c.snapshot(volume, snap); err != nil {
 			return nil, err
 		}
+		if IsStateName(snap) {
+			return nil, fmt.Errorf("%s: %w: it is no snapshot; the volume's policy drops it", imageText(volume, snap), ErrInvalid)
+		}
 		return []refs.Record{{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: snap}}, nil
 	}, nil)
 	return v, err
@@ -251,6 +265,7 @@ func (s *Store) SnapshotInfo(volume, snap string) (SnapshotInfo, error) {
 // REQUIRES: catalog.mu is held, or ref and sn are copies.
 func snapInfo(ref *refs.Volume, sn *refs.Snapshot) SnapshotInfo {
 	i := SnapshotInfo{Volume: ref.Name, Name: sn.Name, Created: sn.Created, Size: sn.Size}
+	i.Automatic = !sn.Automatic.IsZero()
 	if sn.Settled {
 		i.Root, i.Logical = sn.Root.String(), sn.Logical
 	}
@@ -272,11 +287,28 @@ func (c *catalog) snapshot(volume, snap string) (*volume, *refs.Snapshot, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	sn := v.ref.Snapshots[snap]
+	sn := c.lookUp(v, snap)
 	if sn == nil {
-		return nil, nil, fmt.Errorf("snapshot %s@%s: %w", volume, snap, ErrNotFound)
+		return nil, nil, fmt.Errorf("%s: %w", imageText(volume, snap), ErrNotFound)
 	}
 	return v, sn, nil
+}
+
+// lookUp returns the snapshot or the past state of a volume that has the name; nil: there is none.
+// REQUIRES: mu is held.
+func (c *catalog) lookUp(v *volume, snap string) *refs.Snapshot {
+	if IsStateName(snap) {
+		return c.past.find(v.ref.ID, snap)
+	}
+	return v.ref.Snapshots[snap]
+}
+
+// imageText names a snapshot or a past state in a message.
+func imageText(volume, snap string) string {
+	if IsStateName(snap) {
+		return fmt.Sprintf("state %s@%s in the history", volume, snap)
+	}
+	return fmt.Sprintf("snapshot %s@%s", volume, snap)
 }
 
 // snapshotsOf returns the snapshots of a volume in order of creation, for work that does not hold

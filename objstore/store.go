@@ -112,6 +112,7 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.checking.Lock()
 	defer s.checking.Unlock()
+	s.saveHistory()
 	s.catalog.logMu.Lock() // no record is being appended any more
 	defer s.catalog.logMu.Unlock()
 	var first error

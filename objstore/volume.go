@@ -43,6 +43,7 @@ type volume struct {
 	users    []string   // guarded by catalog.mu
 	reserved string     // "deleted", "rolled back": nobody may open it meanwhile; guarded by catalog.mu
 	claims   [sides]int // guarded by catalog.mu
+	idleSlot time.Time  // when a snapshot was due last, and nothing had changed, by the policy clock; guarded by catalog.mu
 
 	dropped atomic.Bool // deleted: settling stops
 	verify  atomic.Bool // ref.Verify, for readers

@@ -183,10 +183,14 @@ func (c *catalog) info(v *volume) VolumeInfo {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var policy *Retention
+	if p := Retention(v.ref.Policy); p != (Retention{}) {
+		policy = &p
+	}
 	return VolumeInfo{
 		Name: v.Name(), ID: v.ref.ID.String(), Size: v.ref.Size, BlockSize: v.ref.BlockSize, Verify: v.ref.Verify, Created: v.ref.Created,
 		Root: c.refs.RootOf(v.ref).String(), Logical: v.ref.Logical, Tail: tail, Snapshots: len(v.ref.Snapshots),
-		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of, MarkName: v.ref.MarkName(), Quota: v.ref.Quota, Reserve: v.ref.Reserve,
+		Users: append([]string{}, v.users...), Damage: damage, Of: v.ref.Of, MarkName: v.ref.MarkName(), Quota: v.ref.Quota, Reserve: v.ref.Reserve, Policy: policy,
 	}
 }
 

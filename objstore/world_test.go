@@ -516,6 +516,9 @@ func (w *world) checkAll() {
 			clear(v.alts) // what was read after a power cut stays
 		}
 		w.checkSnaps(v)
+		if !w.mem.WasCut() {
+			w.checkHistory(v)
+		}
 	}
 	if !w.mem.WasCut() {
 		w.cut = false
@@ -556,11 +559,14 @@ func (w *world) checkSnaps(v *modelVolume) {
 			continue
 		}
 		there[i.Name] = i
+		if i.Automatic && v.snaps[i.Name] == nil {
+			w.findAutomatic(v, i.Name)
+		}
 		if v.snaps[i.Name] == nil {
 			w.failf("snapshot %s@%s is there again", v.name, i.Name)
 		}
 	}
-	v.lost = nil
+	v.lost, v.lostAutomatic = nil, nil
 	v.checkPair(w, there)
 	for _, name := range sortedKeys(v.snaps) {
 		sn := v.snaps[name]

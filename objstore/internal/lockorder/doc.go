@@ -24,6 +24,7 @@
 //	journal.File.headerMu       a journal's header
 //	storeIndex.putMu            that entries reach the index in one order
 //	upkeep.writeMu              the maintenance file, while it is replaced or verified
+//	timeline.saveMu             the file of past states, while it is replaced
 //	segment.File.mu *           the state of a segment, and its objects in memory
 //
 // and last those that protect some memory, under which nobody takes another:
@@ -44,6 +45,7 @@
 //	damageBook.reportMu *       what opening has found damaged, and repaired
 //	storeIndex.mu *             which segments the index has
 //	upkeep.mu *                 which segments were verified when, and the settings of maintenance
+//	timeline.mu *               past states of volumes
 //	usage.mu *                  what files occupy on disk
 //	watermark.mu *              the state of the space that is left
 //	Store.workersMu *           that no worker starts once Close has begun

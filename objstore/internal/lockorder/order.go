@@ -42,6 +42,8 @@ type (
 	IndexPut struct{}
 	// Maintenance is upkeep.writeMu.
 	Maintenance struct{}
+	// History is timeline.saveMu.
+	History struct{}
 	// SegmentState is segment.File.mu.
 	SegmentState struct{}
 	// Memory is any lock under which nobody takes another.
@@ -65,5 +67,6 @@ func (SegmentRecord) line() (int, string) { return 14, "segment.File.listMu" }
 func (JournalHeader) line() (int, string) { return 15, "journal.File.headerMu" }
 func (IndexPut) line() (int, string)      { return 16, "storeIndex.putMu" }
 func (Maintenance) line() (int, string)   { return 17, "upkeep.writeMu" }
-func (SegmentState) line() (int, string)  { return 18, "segment.File.mu" }
-func (Memory) line() (int, string)        { return 19, "a lock of memory alone" }
+func (History) line() (int, string)       { return 18, "timeline.saveMu" }
+func (SegmentState) line() (int, string)  { return 19, "segment.File.mu" }
+func (Memory) line() (int, string)        { return 20, "a lock of memory alone" }

@@ -40,6 +40,8 @@ const (
 	OpSnapshot       Op = "snapshot"      // ID, Name, Gen, Time; Root and Logical once settled; Size if it is not the volume's
 	OpSnapshotDelete Op = "snapshot-delete"
 	OpVerify         Op = "verify"          // ID, Verify
+	OpPolicy         Op = "policy"          // ID, Policy: what is kept of the volume's past
+	OpAutomatic      Op = "automatic"       // ID, Name, Time: the snapshot was made by the policy, at that time of the policy clock
 	OpLimits         Op = "limits"          // ID, Quota, Reserve: of the volume; 0: none
 	OpRename         Op = "rename"          // ID, To: the volume's name is To
 	OpSnapshotRename Op = "snapshot-rename" // ID, Name, To: the snapshot's name is To
@@ -67,7 +69,8 @@ type Record struct {
 	// Volume.MarkName. A log has it only behind a rename, which an older varve refuses.
 	Mark string `json:"mark,omitempty"`
 	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know it.
-	Of string `json:"of,omitempty"`
+	Of     string           `json:"of,omitempty"`
+	Policy *RetentionPolicy `json:"policy,omitempty"`
 	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
 	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
 	ObjectLogs map[uint32]int64 `json:"dirs,omitempty"`
@@ -96,4 +99,6 @@ var opFeatures = map[Op]Feature{
 	OpRename:         Rename,
 	OpSnapshotRename: Rename,
 	OpRetired:        RetiredSegments,
+	OpPolicy:         Policy,
+	OpAutomatic:      Policy,
 }

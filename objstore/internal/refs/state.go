@@ -112,6 +112,14 @@ func (s *State) applyTo(v *Volume, rec *Record, root merkle.Hash) error {
 			return fmt.Errorf("%w: quota %d, reservation %d", disk.ErrInvalid, rec.Quota, rec.Reserve)
 		}
 		v.Quota, v.Reserve = rec.Quota, rec.Reserve
+	case OpPolicy:
+		return v.setPolicy(rec.Policy)
+	case OpAutomatic:
+		sn := v.Snapshots[rec.Name]
+		if sn == nil {
+			return fmt.Errorf("snapshot %s: %w", rec.Name, ErrNotFound)
+		}
+		sn.Automatic = rec.Time
 	case OpSnapshot:
 		return s.addSnapshot(v, rec, root)
 	case OpSnapshotDelete:
@@ -246,6 +254,10 @@ func (s *State) Records(yield func(Record) bool) {
 		if v.Quota > 0 || v.Reserve > 0 {
 			ok = ok && yield(Record{Op: OpLimits, ID: v.ID, Quota: v.Quota, Reserve: v.Reserve})
 		}
+		if ok && v.Policy != (RetentionPolicy{}) {
+			policy := v.Policy
+			ok = yield(Record{Op: OpPolicy, ID: v.ID, Policy: &policy})
+		}
 		for _, sn := range v.Order {
 			rec := Record{Op: OpSnapshot, ID: v.ID, Name: sn.Name, Gen: sn.Gen, Time: sn.Created}
 			if sn.Size != v.Size {
@@ -255,6 +267,9 @@ func (s *State) Records(yield func(Record) bool) {
 				rec.Root, rec.Logical = sn.Root.String(), sn.Logical
 			}
 			ok = ok && yield(rec)
+			if !sn.Automatic.IsZero() {
+				ok = ok && yield(Record{Op: OpAutomatic, ID: v.ID, Name: sn.Name, Time: sn.Automatic})
+			}
 		}
 	}
 }

@@ -29,6 +29,7 @@ type Volume struct {
 	Verify  bool        // settled chunks are verified as they are read
 	Quota   int64       // bytes that it may refer to; 0: no limit
 	Reserve int64       // bytes that are kept for it; 0: none
+	Policy  RetentionPolicy
 
 	Snapshots map[string]*Snapshot
 	Order     []*Snapshot // the same in order of creation: by generation, and then as they were named
@@ -44,6 +45,8 @@ type Snapshot struct {
 	Settled bool
 	Root    merkle.Hash // once settled
 	Logical int64       // bytes of the root that are not holes
+
+	Automatic time.Time // when the policy made it, by the policy clock; zero: somebody asked for it
 }
 
 // Scratch reports whether the volume is a scratch volume.

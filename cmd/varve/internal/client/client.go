@@ -121,6 +121,16 @@ func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolum
 	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)
 }
 
+// History returns the past states of a volume, oldest first.
+func (c *Client) History(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error) {
+	return call[[]objstore.SnapshotInfo](ctx, c, http.MethodGet, "/v1/volumes/"+url.PathEscape(volume)+"/history", nil)
+}
+
+// Prune drops what the policies of volumes do not keep, or says what that is.
+func (c *Client) Prune(ctx context.Context, r protocol.Prune) (protocol.Pruned, error) {
+	return call[protocol.Pruned](ctx, c, http.MethodPost, "/v1/prune", r)
+}
+
 // DeleteVolume deletes a volume that is not in use.
 func (c *Client) DeleteVolume(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/volumes/"+url.PathEscape(name), nil)

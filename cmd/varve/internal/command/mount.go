@@ -27,6 +27,7 @@ func (a *app) mountCmd() *cobra.Command {
 
   volumes/NAME/live              a volume, readable and writable
   snapshots/NAME/SNAP/disk.img   a snapshot, read-only and sparse
+  history/NAME/STATE/disk.img    the same of a past state, {17}
   by-id/ROOT/disk.img            the same by its root
   diff/FROM..TO                  what varve snapshot diff FROM TO --json writes
   info.json next to them         size, root, users

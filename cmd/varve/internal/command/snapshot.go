@@ -16,7 +16,7 @@ func (a *app) snapshotCmd() *cobra.Command {
 		Short:   "Create, list, compare, rename, mount and delete snapshots",
 		Example: "  varve snapshot create data@monday",
 	}, a.snapshotCreateCmd(), a.snapshotListCmd(), a.snapshotDiffCmd(), a.snapshotRenameCmd(), a.snapshotMountCmd(),
-		a.snapshotUmountCmd(), a.snapshotDeleteCmd())
+		a.snapshotUmountCmd(), a.snapshotDeleteCmd(), a.snapshotPruneCmd())
 }
 
 func (a *app) snapshotCreateCmd() *cobra.Command {

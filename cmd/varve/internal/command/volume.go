@@ -20,8 +20,7 @@ func (a *app) volumeCmd() *cobra.Command {
 		Short:   "Create, clone, list, show, change, resize, rename, roll back, repair and delete volumes",
 		Example: "  varve volume create data --size 10G",
 	}, a.volumeCreateCmd(), a.volumeCloneCmd(), a.volumeListCmd(), a.volumeShowCmd(), a.volumeSetCmd(), a.volumeResizeCmd(),
-		a.volumeRenameCmd(), a.volumeRollbackCmd(),
-		a.volumeRepairCmd(), a.volumeDeleteCmd())
+		a.volumeRenameCmd(), a.volumeHistoryCmd(), a.volumeRollbackCmd(), a.volumeRepairCmd(), a.volumeDeleteCmd())
 }
 
 func (a *app) volumeCreateCmd() *cobra.Command {

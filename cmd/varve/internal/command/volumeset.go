@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 func (a *app) volumeSetCmd() *cobra.Command {
 	var changes volumeChanges
 	cmd := &cobra.Command{
-		Use:   "set NAME [--verify[=false]] [--quota SIZE] [--reserve SIZE]",
+		Use:   "set NAME [--verify[=false]] [--quota SIZE] [--reserve SIZE] [--keep-last N] [...]",
 		Short: "Change a volume's properties",
 		Long: `set changes a volume, attached or not. The change takes effect at once, for its devices, the mount and its
 snapshots.
@@ -25,10 +26,20 @@ copied through the daemon and are slower.
 --quota limits the data that the volume refers to, in whole chunks and before deduplication; what only its snapshots
 have does not count. Writes that would make it more fail with "no space left on device", while other volumes go on. What
 is there can be overwritten and discarded, and discarding makes room. --reserve keeps room for that much data from all
-other volumes. Both take a size or none.`,
+other volumes. Both take a size or none.
+
+--keep-last, --keep-hourly, --keep-daily and --keep-weekly say what is kept of the volume's past: so many of the newest
+states, and the newest one of each of so many hours, days and weeks of UTC in which there was any. They count for the
+history (varve volume history), which is kept from then on, and by itself for automatic snapshots; snapshots that
+somebody asked for stay. --snapshot-every takes a snapshot of the volume that often, if something was written since the
+last one. Data that only a kept state has takes space. What a new policy does not keep goes with the next state or
+automatic snapshot, or with varve snapshot prune, which says with --dry-run what that is. 0, and none for
+--snapshot-every, takes each of them back.`,
 		Example: `  varve volume set data --verify
   varve volume set data --quota 100G --reserve 20G
-  varve volume set data --quota none`,
+  varve volume set data --quota none
+  varve volume set data --keep-last 10 --keep-hourly 24 --keep-daily 7
+  varve volume set data --snapshot-every 15m`,
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +74,9 @@ other volumes. Both take a size or none.`,
 type volumeChanges struct {
 	verify         bool
 	quota, reserve string
+
+	keepLast, keepHourly, keepDaily, keepWeekly int
+	snapshotEvery                               string
 }
 
 func (c *volumeChanges) flags(cmd *cobra.Command) {
@@ -70,6 +84,12 @@ func (c *volumeChanges) flags(cmd *cobra.Command) {
 	f.BoolVar(&c.verify, "verify", false, "verify settled chunks against their hashes when they are read")
 	f.StringVar(&c.quota, "quota", "", "most data that the volume may refer to: a `size` like 100G, or none")
 	f.StringVar(&c.reserve, "reserve", "", "room that other volumes leave free: a `size` like 20G, or none")
+	f.IntVar(&c.keepLast, "keep-last", 0, "keep the last `N` past states")
+	f.IntVar(&c.keepHourly, "keep-hourly", 0, "keep the newest past state of each of the last `N` hours that have one")
+	f.IntVar(&c.keepDaily, "keep-daily", 0, "the same of days")
+	f.IntVar(&c.keepWeekly, "keep-weekly", 0, "the same of weeks")
+	f.StringVar(&c.snapshotEvery, "snapshot-every", "", "take a snapshot each `time`, like 15m, 6h or 1d, or none")
+	complete(cmd, "snapshot-every", []string{"none"})
 	complete(cmd, "quota", []string{"none"})
 	complete(cmd, "reserve", []string{"none"})
 }
@@ -77,8 +97,11 @@ func (c *volumeChanges) flags(cmd *cobra.Command) {
 // request returns what the flags that were given ask for.
 func (c *volumeChanges) request(cmd *cobra.Command) (r protocol.SetVolume, err error) {
 	f := cmd.Flags()
-	if !f.Changed("verify") && !f.Changed("quota") && !f.Changed("reserve") {
-		return r, fmt.Errorf("nothing to change; give --verify, --verify=false, --quota or --reserve")
+	if f.NFlag() == 0 || f.NFlag() == 1 && f.Changed("json") {
+		return r, fmt.Errorf("nothing to change; give --verify, --verify=false, --quota, --reserve, --keep-... or --snapshot-every")
+	}
+	if r.RetentionChange, err = c.retention(cmd); err != nil {
+		return r, err
 	}
 	if f.Changed("verify") {
 		r.Verify = &c.verify
@@ -115,4 +138,34 @@ func formatLimit(n int64) string {
 		return "none"
 	}
 	return formatSize(n)
+}
+
+// retention returns what the flags that were given change of the policy.
+func (c *volumeChanges) retention(cmd *cobra.Command) (r protocol.RetentionChange, err error) {
+	f := cmd.Flags()
+	for _, k := range []struct {
+		flag  string
+		value *int
+		to    **int
+	}{
+		{"keep-last", &c.keepLast, &r.KeepLast},
+		{"keep-hourly", &c.keepHourly, &r.KeepHourly},
+		{"keep-daily", &c.keepDaily, &r.KeepDaily},
+		{"keep-weekly", &c.keepWeekly, &r.KeepWeekly},
+	} {
+		if f.Changed(k.flag) {
+			*k.to = k.value
+		}
+	}
+	if f.Changed("snapshot-every") {
+		var every time.Duration
+		if c.snapshotEvery != "none" {
+			if every, err = parseDuration(c.snapshotEvery); err != nil {
+				return r, fmt.Errorf("--snapshot-every: %w", err)
+			}
+		}
+		seconds := int64(every / time.Second)
+		r.SnapshotEvery = &seconds
+	}
+	return r, nil
 }

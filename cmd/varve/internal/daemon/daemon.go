@@ -86,7 +86,8 @@ type Daemon struct {
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // who is ready to take over
 
-	scrubs scrubs // one check at a time
+	scrubs   scrubs // one check at a time
+	policies policies
 
 	reviveAfter   time.Duration
 	retryFirst    time.Duration

@@ -33,6 +33,11 @@ type fakeStore struct {
 	checks      []objstore.CheckOptions // that were begun
 	due         bool                    // a scheduled check is
 	maintenance objstore.Maintenance
+
+	policyDue      []string // volumes of which a snapshot is due, however many were made
+	automatic      int      // snapshots made by policies
+	automaticErr   error
+	automaticTakes time.Duration
 }
 
 func newFakeStore(volumes ...string) *fakeStore {
@@ -301,6 +306,53 @@ func (s *fakeStore) WouldFree(context.Context, []string, []objstore.SnapshotName
 }
 
 func (s *fakeStore) Count(context.Context) error { return nil }
+func (s *fakeStore) SnapshotsDue() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.policyDue)
+}
+
+func (s *fakeStore) CreateAutomatic(ctx context.Context, volume string) (objstore.SnapshotInfo, error) {
+	s.mu.Lock()
+	s.automatic++
+	i := objstore.SnapshotInfo{Volume: volume, Name: fmt.Sprint("auto-", s.automatic), Automatic: true}
+	err, takes := s.automaticErr, s.automaticTakes
+	s.mu.Unlock()
+	if err == nil && takes > 0 {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(takes):
+		}
+	}
+	if err == nil {
+		s.mu.Lock()
+		s.snapshots = append(s.snapshots, i)
+		s.mu.Unlock()
+	}
+	return i, err
+}
+
+// Prunable: every automatic snapshot but the newest.
+func (s *fakeStore) Prunable(volume string) (states, snapshots []objstore.SnapshotInfo, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range s.snapshots {
+		if i.Automatic && i.Volume == volume && i.Name != fmt.Sprint("auto-", s.automatic) {
+			snapshots = append(snapshots, i)
+		}
+	}
+	return nil, snapshots, nil
+}
+
+func (s *fakeStore) PruneHistory(context.Context, string) ([]objstore.SnapshotInfo, error) {
+	return nil, nil
+}
+func (s *fakeStore) History(string) ([]objstore.SnapshotInfo, error) { return nil, nil }
+func (s *fakeStore) SetRetention(context.Context, string, func(objstore.Retention) objstore.Retention) (objstore.VolumeInfo, error) {
+	return objstore.VolumeInfo{}, nil
+}
+
 func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName, func(objstore.DiffImages) error,
 	func(objstore.Change) error,
 ) (objstore.DiffTotal, error) {

@@ -24,6 +24,8 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("POST /v1/volumes", server.Handle(d.serveCreateVolume))
 	mux.Handle("GET /v1/volumes/{name}", server.Handle(d.serveVolume))
 	mux.Handle("PATCH /v1/volumes/{name}", server.Handle(d.serveSetVolume))
+	mux.Handle("GET /v1/volumes/{name}/history", server.Handle(d.serveHistory))
+	mux.Handle("POST /v1/prune", server.Handle(d.servePrune))
 	mux.Handle("DELETE /v1/volumes/{name}", server.Handle(d.serveDeleteVolume))
 	mux.Handle("POST /v1/volumes/{name}/repair", server.Handle(d.serveRepairVolume))
 	mux.Handle("POST /v1/volumes/{name}/clone", server.Handle(d.serveCloneVolume))

@@ -187,6 +187,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 	}
 	defer d.watchSwap(swapInterval)()
 	defer d.watchScrub(scrubInterval)()
+	defer d.watchPolicies(policyInterval)()
 	if err := own.Listen(); err != nil {
 		return nil, err
 	}
@@ -196,6 +197,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		}
 		o.Ready = func(*protocol.Upgraded) {}
 		d.scrubs.hold()
+		d.policies.hold()
 		err := d.prepare(ctx, h)
 		if err == nil {
 			failpoint.Here(failpoint.UpgradeQuiet)
@@ -206,6 +208,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			h.Refuse(err)
 			d.handing.Store(false)
 			d.scrubs.release()
+			d.policies.release()
 			continue
 		}
 		failpoint.Here(failpoint.UpgradeQuiesced)

@@ -37,6 +37,9 @@ type volumes interface {
 	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
 	RenameVolume(ctx context.Context, name, to string) (objstore.VolumeInfo, error)
 	ResizeVolume(ctx context.Context, name string, size int64, o objstore.ResizeOptions) (objstore.VolumeInfo, error)
+	SetRetention(ctx context.Context, name string, change func(objstore.Retention) objstore.Retention) (objstore.VolumeInfo, error)
+	History(volume string) ([]objstore.SnapshotInfo, error)
+	PruneHistory(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)
 	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
 	SetLimits(ctx context.Context, name string, quota, reserve *int64) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
@@ -55,6 +58,9 @@ type snapshots interface {
 	RenameSnapshot(ctx context.Context, volume, snap, to string) (objstore.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, volume, snap string) error
 	Snapshots(volume string) ([]objstore.SnapshotInfo, error)
+	SnapshotsDue() []string
+	CreateAutomatic(ctx context.Context, volume string) (objstore.SnapshotInfo, error)
+	Prunable(volume string) (states, snapshots []objstore.SnapshotInfo, err error)
 	SharedSnapshots(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)
 	Diff(ctx context.Context, from, to objstore.ImageName, begin func(objstore.DiffImages) error,
 		changed func(objstore.Change) error) (objstore.DiffTotal, error)

@@ -127,10 +127,13 @@ func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol
 	if err == nil && c.Verify != nil {
 		v, err = d.store.SetVerify(ctx, name, *c.Verify)
 	}
+	if err == nil && c.ChangesRetention() {
+		v, err = d.store.SetRetention(ctx, name, c.Retention)
+	}
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	d.log.Info("volume changed", "volume", name, "verify", v.Verify, "quota", v.Quota, "reserve", v.Reserve)
+	d.log.Info("volume changed", "volume", name, "verify", v.Verify, "quota", v.Quota, "reserve", v.Reserve, "policy", v.Policy)
 	return d.volume(v), nil
 }
 
@@ -207,20 +210,13 @@ func (d *Daemon) serveCreateSnapshot(ctx context.Context, _ *http.Request, c pro
 }
 
 func (d *Daemon) serveDeleteSnapshot(ctx context.Context, r *http.Request, _ server.None) (server.None, error) {
-	c := protocol.CreateSnapshot{Volume: r.PathValue("volume"), Name: r.PathValue("name")}
-	if err := c.Check(); err != nil {
+	n := objstore.ImageName{Volume: r.PathValue("volume"), Snapshot: r.PathValue("name")}
+	if err := protocol.CheckImage(n); err != nil {
 		return server.None{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
 	}
-	// No attach may begin meanwhile.
-	d.change.Lock()
-	defer d.change.Unlock()
-	list := d.onDevice(c.Volume + "@" + c.Name)
-	if len(list) > 0 {
-		return server.None{}, errSnapshotAttached(c.Volume+"@"+c.Name, list[0])
-	}
-	if err := d.store.DeleteSnapshot(ctx, c.Volume, c.Name); err != nil {
+	if err := d.deleteSnapshot(ctx, n.Volume, n.Snapshot); err != nil {
 		return server.None{}, err
 	}
-	d.log.Info("snapshot deleted", "snapshot", c.Volume+"@"+c.Name)
+	d.log.Info("snapshot deleted", "snapshot", n.String())
 	return server.None{}, nil
 }

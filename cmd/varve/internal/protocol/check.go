@@ -59,7 +59,7 @@ func SplitSnapshot(s string) (volume, snap string, err error) {
 	if err := CheckName(volume); err != nil {
 		return "", "", fmt.Errorf("volume %q: %w", volume, err)
 	}
-	if err := CheckName(snap); err != nil {
+	if err := checkSnapshotOrState(snap); err != nil {
 		return "", "", fmt.Errorf("snapshot %q: %w", snap, err)
 	}
 	return volume, snap, nil
@@ -124,7 +124,7 @@ func (s SetVolume) Check() error {
 	if s.Reserve != nil && *s.Reserve < 0 {
 		return fmt.Errorf("reservation %d; use a size like 100G, or none", *s.Reserve)
 	}
-	return nil
+	return s.Retention(objstore.Retention{}).Check()
 }
 
 // Check returns an error if a name is invalid, or there is none.
@@ -148,7 +148,7 @@ func (w WouldFree) Check() error {
 // Check returns an error if a name is invalid.
 func (c CloneVolume) Check() error {
 	if c.Snapshot != "" {
-		if err := CheckName(c.Snapshot); err != nil {
+		if err := checkSnapshotOrState(c.Snapshot); err != nil {
 			return fmt.Errorf("snapshot %q: %w", c.Snapshot, err)
 		}
 	}
@@ -163,7 +163,7 @@ func (c CloneVolume) Waits() bool { return true }
 
 // Check returns an error if the name is invalid.
 func (r RollbackVolume) Check() error {
-	if err := CheckName(r.Snapshot); err != nil {
+	if err := checkSnapshotOrState(r.Snapshot); err != nil {
 		return fmt.Errorf("snapshot %q: %w", r.Snapshot, err)
 	}
 	return nil
@@ -211,7 +211,7 @@ func (a Attach) Check() error {
 		return err
 	}
 	if a.Snapshot != "" {
-		if err := CheckName(a.Snapshot); err != nil {
+		if err := checkSnapshotOrState(a.Snapshot); err != nil {
 			return fmt.Errorf("snapshot %q: %w", a.Snapshot, err)
 		}
 	} else if a.Writable {

@@ -15,17 +15,18 @@ type Diff struct {
 
 // Check returns an error if an image has an invalid name.
 func (d Diff) Check() error {
-	return errors.Join(checkImage(d.From), checkImage(d.To))
+	return errors.Join(CheckImage(d.From), CheckImage(d.To))
 }
 
-func checkImage(n objstore.ImageName) error {
+// CheckImage returns an error if a name is invalid.
+func CheckImage(n objstore.ImageName) error {
 	if err := CheckName(n.Volume); err != nil {
 		return fmt.Errorf("volume %q: %w", n.Volume, err)
 	}
 	if n.Snapshot == "" {
 		return nil
 	}
-	if err := CheckName(n.Snapshot); err != nil {
+	if err := checkSnapshotOrState(n.Snapshot); err != nil {
 		return fmt.Errorf("snapshot %q: %w", n.Snapshot, err)
 	}
 	return nil
@@ -37,7 +38,7 @@ func ParseImage(s string) (objstore.ImageName, error) {
 	if n.Snapshot == "" && n.Volume != s {
 		return n, fmt.Errorf("nothing behind the '@'; write VOLUME or VOLUME@SNAPSHOT")
 	}
-	return n, checkImage(n)
+	return n, CheckImage(n)
 }
 
 // DiffEvent is a line of the response to a Diff: first what is compared, then the changes in order,

@@ -11,6 +11,8 @@
 //	GET    /v1/volumes/NAME               Volume
 //	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
 //	DELETE /v1/volumes/NAME
+//	GET    /v1/volumes/NAME/history       []objstore.SnapshotInfo
+//	POST   /v1/prune                      Prune          -> Pruned
 //	POST   /v1/volumes/NAME/repair        Repair         -> objstore.Repair
 //	POST   /v1/volumes/NAME/clone         CloneVolume    -> Volume
 //	POST   /v1/volumes/NAME/rollback      RollbackVolume -> RolledBack
@@ -97,6 +99,30 @@ type SetVolume struct {
 	Verify  *bool  `json:"verify"`
 	Quota   *int64 `json:"quota,omitempty"`   // bytes; 0: none
 	Reserve *int64 `json:"reserve,omitempty"` // bytes; 0: none
+	RetentionChange
+}
+
+// RetentionChange changes parts of a volume's policy, as of objstore.Retention.
+type RetentionChange struct {
+	KeepLast      *int   `json:"keep_last"`
+	KeepHourly    *int   `json:"keep_hourly"`
+	KeepDaily     *int   `json:"keep_daily"`
+	KeepWeekly    *int   `json:"keep_weekly"`
+	SnapshotEvery *int64 `json:"snapshot_every"` // seconds
+}
+
+// Prune asks to drop what the policy of a volume does not keep, or of all volumes.
+type Prune struct {
+	Volume string `json:"volume,omitempty"` // empty: all
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// Pruned is what a Prune has dropped, or with DryRun would drop.
+type Pruned struct {
+	States    []objstore.SnapshotInfo `json:"states"`
+	Snapshots []objstore.SnapshotInfo `json:"snapshots"`
+	Freed     *objstore.Freed         `json:"freed,omitempty"` // of a dry run
+	Notes     []string                `json:"notes,omitempty"`
 }
 
 // Volume is a volume and the devices that it is attached to.
