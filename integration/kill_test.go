@@ -58,6 +58,9 @@ var killPoints = []killPoint{
 	{point: failpoint.SealDone, most: 4},
 	{point: failpoint.IndexEntered, way: byOpen, most: 1},
 	{point: failpoint.RetireRemoved, most: 2},
+	{point: failpoint.ReindexBegun, most: 2},
+	{point: failpoint.ReindexFilled, most: 2},
+	{point: failpoint.ReindexInstalled, most: 2},
 	{point: failpoint.SettleCopied, most: 100},
 	{point: failpoint.SettleTree, most: 6},
 	{point: failpoint.SettleSynced, most: 6},
@@ -442,6 +445,7 @@ func (k *killing) churn() {
 		k.command("set", "--new-uuid")
 	} else {
 		k.command("check", "--percent", "30")
+		k.command("reindex", "--wait")
 	}
 	k.scratch = append(k.scratch, volume)
 	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {

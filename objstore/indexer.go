@@ -65,6 +65,9 @@ type indexer struct {
 	log      *slog.Logger
 
 	filling atomic.Bool // the index is being filled, and settling waits for it
+
+	rebuild *reindexer
+	filled  func(segments int) // called when some more are entered; nil: nobody asks
 }
 
 // open finds out which segments the index has all the objects of, when the store opens: the sealed
@@ -117,6 +120,10 @@ func (x *indexer) run(ctx context.Context) {
 			return // Resume goes on
 		}
 		x.filling.Store(false) // a full disk must not keep anything from settling
+		x.rebuild.step(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			x.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
 			if !sleep(ctx, failpoint.Limit(renewRetry)) {
@@ -128,6 +135,7 @@ func (x *indexer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-x.rebuild.wanted:
 		}
 	}
 }
@@ -182,6 +190,9 @@ func (x *indexer) fill(ctx context.Context, todo []*segment.File) error {
 			return err
 		}
 		failpoint.Here(failpoint.IndexEntered)
+		if x.filled != nil {
+			x.filled(1)
+		}
 		if sealed {
 			done = append(done, g.ID)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -99,6 +98,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
 	}
 	s.openAccounting()
+	s.openReindexer()
 	return s.recover(ctx)
 }
 
@@ -183,18 +183,11 @@ func (s *Store) openIndex() (err error) {
 		s.index = newStoreIndex(index.NewMem())
 		return nil
 	}
-	// It must have its room within what writes leave free, or a store that they filled would not
-	// open.
-	table := min(max(s.space.reserve.Load()/16, 1<<20), 4<<20)
-	o := index.Options{Logger: s.log, MemTable: table}
-	dir := s.dir
-	if s.files != nil {
-		if dir, err = s.files.Handle(); err != nil { // badger takes a path, and stays in it when the store is moved
-			return err
-		}
-		o.Made = func() error { return s.files.OwnAll(IndexDir) }
+	dir, o, err := s.indexDir(IndexDir)
+	if err != nil {
+		return err
 	}
-	ix, err := index.Open(filepath.Join(dir, IndexDir), o)
+	ix, err := index.Open(dir, o)
 	instead := []error{index.ErrNoSpace, index.ErrLocked, index.ErrUnusable}
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || slices.ContainsFunc(instead, func(e error) bool { return errors.Is(err, e) }) {
 		// Other files took the room that the index needs, or a daemon that hands over had none to

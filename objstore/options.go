@@ -77,9 +77,12 @@ type Options struct {
 	elapsed func() time.Duration
 
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
-	FS     vfs.FS
-	Index  index.Index
-	Logger *slog.Logger
+	FS    vfs.FS
+	Index index.Index
+	// nextIndex, for tests, opens the index that a rebuilding fills. Default: on disk, or in memory
+	// if Index is not nil.
+	nextIndex func() (nextIndex, error)
+	Logger    *slog.Logger
 }
 
 const (

@@ -46,6 +46,9 @@ var enginePoints = []struct {
 	{failpoint.SealDone, 1},
 	{failpoint.IndexEntered, 1},
 	{failpoint.RetireRemoved, 1},
+	{failpoint.ReindexBegun, 2},
+	{failpoint.ReindexFilled, 2},
+	{failpoint.ReindexInstalled, 2},
 	{failpoint.SettleCopied, 20},
 	{failpoint.SettleTree, 6},
 	{failpoint.SettleSynced, 6},
@@ -533,6 +536,10 @@ func (c *pointWorker) step(dir string) {
 		c.must(err)
 		_, err = c.s.Check(context.Background(), nil)
 		c.must(err)
+		c.must(c.s.Reindex())
+		if c.r.IntN(2) == 0 {
+			c.must(c.s.WaitReindex(context.Background(), nil))
+		}
 	case 3:
 		c.must(c.volume("v").Flush())
 	case 4:

@@ -171,7 +171,7 @@ func (s *Store) sealSegment(g *segment.File) error {
 	if !s.index.has(g.ID) {
 		return nil // the indexer marks it when it has entered what is missing
 	}
-	if err := s.index.now().MarkDone(g.ID); err != nil {
+	if err := s.index.markDone(g.ID); err != nil {
 		s.log.Warn("a segment was not marked in the index; its objects are entered again when the store opens", "segment", g.ID, "error", err)
 	}
 	return nil

@@ -28,6 +28,7 @@ func (s *Store) Stat() (Stat, error) {
 		st.Unindexed = len(s.indexer.unindexed())
 	}
 	st.Scrub = s.upkeep.scrubInfo()
+	st.Reindex, _ = s.indexer.rebuild.state()
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {
 		st.Logical += v.Logical

@@ -146,6 +146,9 @@ func (s *Store) closeFiles() error {
 			first = err
 		}
 	}
+	if s.indexer != nil {
+		keep(s.indexer.rebuild.close())
+	}
 	if s.index != nil && s.opts.Index == nil {
 		keep(s.index.close())
 	}

@@ -1,7 +1,10 @@
 package objstore
 
 import (
+	"errors"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"varve/objstore/index"
 	"varve/objstore/internal/lockorder"
@@ -14,9 +17,12 @@ import (
 // replaced it after it broke. It also knows which segments the index has all the objects of.
 // The objects of the others are found in the segments' own object lists (package object) until the
 // indexer has entered them.
+//
+// While the index is rebuilt (reindexer), what is stored is entered into the next one too.
 type storeIndex struct {
-	opened index.Index
-	anew   atomic.Pointer[index.Index] // nil as long as opened works
+	current atomic.Pointer[openIndex]
+	renewed atomic.Bool                // current has replaced one that broke, and no other does
+	next    atomic.Pointer[storeIndex] // that is being filled; nil: none
 
 	// putMu keeps an entry that was found in an old object list from replacing one that is newer:
 	// that of an object which was stored again, because its old location is damaged. Held over
@@ -26,30 +32,67 @@ type storeIndex struct {
 	mu       lockorder.Mutex[lockorder.Memory]
 	complete map[uint32]bool // segments whose objects have all been entered
 	missed   int64           // how often entries were not taken
+	broke    []index.Index   // that were replaced, and stay open until the store is closed
+}
+
+// openIndex is an index, and how many calls of it are under way.
+type openIndex struct {
+	index.Index
+	users atomic.Int64
 }
 
 func newStoreIndex(ix index.Index) *storeIndex {
-	return &storeIndex{opened: ix, complete: map[uint32]bool{}}
+	x := &storeIndex{complete: map[uint32]bool{}}
+	x.current.Store(&openIndex{Index: ix})
+	return x
 }
 
+// now returns the index, which the reindexer may close once it has been replaced: putMu is held, or
+// the caller is the indexer, or the store is being opened.
 func (x *storeIndex) now() index.Index {
 	queuethread.Blocks("a look-up in the index")
-	if p := x.anew.Load(); p != nil {
-		return *p
-	}
-	return x.opened
+	return x.current.Load().Index
 }
 
+// acquire is now for everybody else, until release.
+func (x *storeIndex) acquire() *openIndex {
+	queuethread.Blocks("a look-up in the index")
+	for {
+		o := x.current.Load()
+		o.users.Add(1)
+		if x.current.Load() == o {
+			return o
+		}
+		o.users.Add(-1) // it was replaced meanwhile
+	}
+}
+
+func (o *openIndex) release() { o.users.Add(-1) }
+
 func (x *storeIndex) Get(h *merkle.Hash) (segment.Location, bool) {
-	p, ok := x.now().Get((*[32]byte)(h))
+	o := x.acquire()
+	defer o.release()
+	p, ok := o.Get((*[32]byte)(h))
 	return segment.At(p.Segment, p.Block), ok
 }
 
-// put enters objects that were stored just now.
+// put enters objects that were stored just now, all in one segment.
 func (x *storeIndex) put(entries []index.Entry) error {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
+	if n := x.next.Load(); n != nil && len(entries) > 0 {
+		if err := n.now().Put(entries); err != nil {
+			n.lacks(entries[0].Location.Segment) // the reindexer enters that one again
+		}
+	}
 	return x.now().Put(entries)
+}
+
+// markDone marks a segment in the index.
+func (x *storeIndex) markDone(id uint32) error {
+	o := x.acquire()
+	defer o.release()
+	return o.MarkDone(id)
 }
 
 // conflict is an entry, and the other location that the index has for its hash.
@@ -100,10 +143,10 @@ func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 // broken reports whether the index answers nothing and takes nothing any more, and can be replaced,
 // which is done once.
 func (x *storeIndex) broken() (renewable, bool) {
-	if x.anew.Load() != nil {
+	if x.renewed.Load() {
 		return nil, false
 	}
-	r, ok := x.opened.(renewable)
+	r, ok := x.now().(renewable)
 	return r, ok && r.Broken()
 }
 
@@ -113,14 +156,39 @@ func (x *storeIndex) use(ix index.Index) {
 	defer x.putMu.Unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.anew.Store(&ix)
+	old := x.current.Swap(&openIndex{Index: ix})
+	x.broke = append(x.broke, old.Index) // badger can't be closed reliably after a failure
+	x.renewed.Store(true)
 	x.missed++
 	clear(x.complete)
+}
+
+// adopt replaces the index by the next one, which is complete, and returns the one before once
+// nobody uses it any more.
+func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
+	x.putMu.Lock()
+	x.mu.Lock()
+	x.next.Store(nil)
+	before := x.current.Swap(n.current.Load())
+	x.renewed.Store(false)
+	n.mu.Lock()
+	x.complete = n.complete
+	n.mu.Unlock()
+	x.missed++
+	x.mu.Unlock()
+	x.putMu.Unlock()
+	for before.users.Load() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	return before.Index
 }
 
 // entered notes that the index has all the objects of a new segment, which has none, or of a sealed
 // one that is marked.
 func (x *storeIndex) entered(id uint32) {
+	if n := x.next.Load(); n != nil {
+		n.entered(id)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.complete[id] = true
@@ -161,27 +229,37 @@ func (x *storeIndex) has(id uint32) bool {
 
 // forget drops what is known of a segment that is no more.
 func (x *storeIndex) forget(id uint32) {
+	if n := x.next.Load(); n != nil {
+		n.forget(id)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.complete, id)
 }
 
-// bytes are those of both indexes: the files of the first stay until its process ends.
+// bytes are those of all that are open: the files of one that broke stay until its process ends.
 func (x *storeIndex) bytes() int64 {
-	n := x.opened.Bytes()
-	if p := x.anew.Load(); p != nil {
-		n += (*p).Bytes()
+	o := x.acquire()
+	defer o.release()
+	sum := o.Bytes()
+	if n := x.next.Load(); n != nil {
+		sum += n.bytes()
 	}
-	return n
+	x.mu.Lock()
+	broke := slices.Clone(x.broke)
+	x.mu.Unlock()
+	for _, ix := range broke {
+		sum += ix.Bytes()
+	}
+	return sum
 }
 
+// close closes all that are open.
+// REQUIRES: nobody uses the index any more.
 func (x *storeIndex) close() error {
-	var err error
-	if p := x.anew.Load(); p != nil {
-		err = (*p).Close()
-	}
-	if oerr := x.opened.Close(); err == nil {
-		err = oerr
+	err := x.now().Close()
+	for _, ix := range x.broke {
+		err = errors.Join(err, ix.Close())
 	}
 	return err
 }

@@ -38,6 +38,11 @@ const (
 	IndexEntered  Point = "index.entered"  // a segment's objects are in the index, which was filled, and not marked
 	RetireRemoved Point = "retire.removed" // not durable yet
 
+	// The index is rebuilt.
+	ReindexBegun     Point = "reindex.begun"     // the next index is there, and is filled
+	ReindexFilled    Point = "reindex.filled"    // it is complete and durable
+	ReindexInstalled Point = "reindex.installed" // it is in the place of the other, which is still open
+
 	// Settling; the letters are those of objstore's settling.
 	SettleCopied   Point = "settle.copied"   // A: an object written, not synced
 	SettleTree     Point = "settle.tree"     // A: all written
@@ -140,6 +145,7 @@ func Points() []Point {
 		WriteJournaled, FlushData, FlushCommit, FlushDone, JournalFile, JournalNamed, RollCreated, RollFrozen,
 		LogWritten, LogSynced,
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
+		ReindexBegun, ReindexFilled, ReindexInstalled,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
 		CloneSettled, RollbackRecorded, VolumeRenamed, SnapshotRenamed, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,

@@ -95,7 +95,8 @@ const uncleanFile = "UNCLEAN"
 
 type disk struct {
 	db      *badger.DB
-	dir     string
+	handle  *os.File // the directory
+	dir     string   // a path that leads through handle
 	opts    Options
 	faults  uint64 // pages that busfault had replaced when this was opened
 	suspect atomic.Bool
@@ -112,11 +113,40 @@ func Open(dir string, o Options) (Index, error) {
 	if err := busfault.Absorb(); err != nil {
 		o.Logger.Info("a disk that fails or is full under the index can end this process", "error", err)
 	}
+	if err := finishInstall(dir); err != nil {
+		o.Logger.Warn("an index that was replaced stays behind", "error", err)
+	}
 	d := &disk{dir: dir, opts: o}
+	if err := d.hold(); err != nil {
+		return nil, fmt.Errorf("%w: open index %s: %w", ErrUnusable, dir, err)
+	}
+	ix, err := d.openOrReplace(dir)
+	if err != nil {
+		_ = d.handle.Close() // a handle only
+	}
+	return ix, err
+}
+
+// hold opens the directory, and has every path lead through it: it may be renamed (Next).
+func (d *disk) hold() error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	d.handle, d.dir = f, fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	return nil
+}
+
+// openOrReplace opens the index, or replaces it by an empty one.
+func (d *disk) openOrReplace(dir string) (Index, error) {
+	o := &d.opts
 	if err := lookForStrays(dir, o.Logger); err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
-	if err := removeSecond(dir); err != nil {
+	if err := removeSecond(d.dir); err != nil {
 		o.Logger.Warn("an index made anew stays behind", "error", err)
 	}
 	cause := d.open()
@@ -132,7 +162,7 @@ func Open(dir string, o Options) (Index, error) {
 	if !ownFault(cause) {
 		return nil, fmt.Errorf("%w: open index %s: %w", ErrUnusable, dir, cause)
 	}
-	if err := removeOwn(dir); err != nil {
+	if err := removeOwn(d.dir); err != nil {
 		return nil, fmt.Errorf("%w: delete unreadable one (%w): %w", ErrUnusable, cause, err)
 	}
 	if err := d.open(); err != nil {
@@ -518,12 +548,13 @@ func (d *disk) Close() error {
 		select {
 		case err := <-closed:
 			if d.faulted() || d.suspect.Load() {
-				return nil // it begins anew, whatever badger thought of it
+				return d.handle.Close() // it begins anew, whatever badger thought of it
 			}
 			d.made()
 			if err == nil {
 				err = os.Remove(d.path(uncleanFile))
 			}
+			err = errors.Join(err, d.handle.Close())
 			if err != nil {
 				return fmt.Errorf("close index: %w", err)
 			}
@@ -533,12 +564,17 @@ func (d *disk) Close() error {
 				return d.abandon(err)
 			}
 		case <-limit:
+			abandoned.Store(d, true)
 			return fmt.Errorf("close index: badger can't write its tables: not within %v", closePatience)
 		}
 	}
 }
 
+// abandoned are indexes that badger may still write to: their directories stay open.
+var abandoned sync.Map
+
 func (d *disk) abandon(cause error) error {
+	abandoned.Store(d, true)
 	d.opts.Logger.Warn("the index is left as after a kill", "error", cause)
 	return nil
 }

@@ -43,6 +43,7 @@
 //	readers.mu *                pins of volumes and views that are gone
 //	segmentPool.mu *            append segments without a volume
 //	damageBook.reportMu *       what opening has found damaged, and repaired
+//	reindexer.mu *              how far the rebuilding of the index is
 //	storeIndex.mu *             which segments the index has
 //	upkeep.mu *                 which segments were verified when, and the settings of maintenance
 //	timeline.mu *               past states of volumes

@@ -96,9 +96,10 @@ func unlockFiles(dir string) error {
 	if now, err := filepath.EvalSymlinks(dir); err == nil { // the store may have been moved
 		dir = now
 	}
-	prefix := strings.TrimSuffix(dir, "/") + "/"
+	prefix := strings.TrimSuffix(dir, "/")
 	return procmaps.Own(func(m procmaps.Mapping) error {
-		if !strings.HasPrefix(m.Path, prefix) {
+		// With the index that is to replace it, index.new, and the one that it has replaced.
+		if rest, ok := strings.CutPrefix(m.Path, prefix); !ok || rest == "" || rest[0] != '/' && rest[0] != '.' {
 			return nil
 		}
 		if err := onRange(unix.SYS_MUNLOCK, m, 0); err != nil && !errors.Is(err, unix.ENOMEM) {
