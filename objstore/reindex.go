@@ -159,7 +159,7 @@ func (r *reindexer) rebuild(ctx context.Context) (err error) {
 	}
 	failpoint.Here(failpoint.ReindexBegun)
 	b := &indexer{
-		index: n, segments: x.segments, sketches: &segment.Sketches{}, objects: x.objects, requests: x.requests, log: x.log,
+		index: n, segments: x.segments, pins: x.pins, sketches: &segment.Sketches{}, objects: x.objects, requests: x.requests, log: x.log,
 		filled: func(segments int) {
 			r.mu.Lock()
 			r.info.Done += segments

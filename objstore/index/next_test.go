@@ -6,7 +6,9 @@ import (
 	"testing"
 )
 
-func entry(b byte) Entry { return Entry{Hash: [32]byte{b}, Location: Location{Segment: uint32(b), Block: 1}} }
+func entry(b byte) Entry {
+	return Entry{Hash: [32]byte{b}, Location: Location{Segment: uint32(b), Block: 1}}
+}
 
 func openIn(t *testing.T, dir string) Index {
 	t.Helper()

@@ -17,11 +17,21 @@ type bar struct {
 	t     progress.Tracker
 	began time.Time // of the first update
 	first int64     // done then: by an earlier process
+	count bool      // of things that are no bytes
 }
 
 // newBar returns a bar, which shows nothing if out is not a terminal.
 func newBar(out io.Writer, what string) *bar {
-	b := &bar{what: what, t: progress.Tracker{Message: what, Units: progress.Units{Formatter: formatSize}}}
+	return newBarOf(out, what, progress.Units{Formatter: formatSize}, false)
+}
+
+// newCountBar is newBar for a number of things that are no bytes.
+func newCountBar(out io.Writer, what string) *bar {
+	return newBarOf(out, what, progress.UnitsDefault, true)
+}
+
+func newBarOf(out io.Writer, what string, units progress.Units, count bool) *bar {
+	b := &bar{what: what, count: count, t: progress.Tracker{Message: what, Units: units}}
 	f, ok := out.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return b
@@ -45,7 +55,11 @@ func (b *bar) update(done, total int64) {
 	took := time.Since(b.began)
 	if rate := float64(done-b.first) / took.Seconds(); took >= time.Second && rate >= 1 {
 		left := time.Duration(float64(total-done) / rate * float64(time.Second))
-		b.t.UpdateMessage(fmt.Sprintf("%s, %s/s, ETA %v", b.what, formatSize(int64(rate)), left.Round(time.Second)))
+		per := formatSize(int64(rate))
+		if b.count {
+			per = fmt.Sprintf("%.0f", rate)
+		}
+		b.t.UpdateMessage(fmt.Sprintf("%s, %s/s, ETA %v", b.what, per, left.Round(time.Second)))
 	}
 }
 

@@ -146,6 +146,9 @@ func writeStat(w io.Writer, s protocol.Stat) {
 		{"space", fmt.Sprintf("%s (low below %s, full below %s)", s.State, formatSize(s.LowAt), formatSize(s.FullAt))},
 		{"opened in", fmt.Sprintf("%.3f s", s.OpenTime)},
 	}
+	if i := s.Reindex; i != nil {
+		fields = append(fields, [2]string{"reindex", fmt.Sprintf("running since %s, %d of %s", formatTime(i.Begun), i.Done, counted(i.Segments, "segment"))})
+	}
 	if text := scrubText(&s.Scrub); text != "" {
 		fields = append(fields, [2]string{"scrub", text})
 	}

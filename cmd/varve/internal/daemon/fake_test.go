@@ -217,6 +217,13 @@ func (s *fakeStore) ScrubOptions() objstore.CheckOptions {
 	return objstore.CheckOptions{Scheduled: true, Resume: true}
 }
 
+func (s *fakeStore) Reindex() error { return nil }
+
+func (s *fakeStore) WaitReindex(_ context.Context, progress func(objstore.ReindexInfo)) error {
+	progress(objstore.ReindexInfo{Segments: 2, Done: 1})
+	return nil
+}
+
 // begun returns the checks that were begun.
 func (s *fakeStore) begun() []objstore.CheckOptions {
 	s.mu.Lock()

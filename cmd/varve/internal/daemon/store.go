@@ -29,6 +29,8 @@ type maintained interface {
 	SetMaintenance(change func(objstore.Maintenance) objstore.Maintenance) error
 	ScrubDue() bool
 	ScrubOptions() objstore.CheckOptions
+	Reindex() error
+	WaitReindex(ctx context.Context, progress func(objstore.ReindexInfo)) error
 }
 
 type volumes interface {

@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/server"
+	"varve/objstore"
+)
+
+// serveReindex begins to rebuild the index, and with Wait answers with events until that is done.
+// The rebuilding goes on when the client goes away. Without a daemon it would end with the process:
+// there it is always waited for, and the next opening goes on with one that was interrupted.
+func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
+	var req protocol.Reindex
+	if err := server.Decode(w, r, &req); err != nil {
+		server.Refuse(w, err)
+		return
+	}
+	st, err := d.store.Stat()
+	if err == nil {
+		err = d.store.Reindex()
+	}
+	if err != nil {
+		server.Refuse(w, err)
+		return
+	}
+	d.log.Info("the index is rebuilt beside I/O", "segments", st.Segments)
+	began, events := time.Now(), d.stream(w)
+	done := protocol.Reindexed{Segments: st.Segments}
+	if req.Wait || !d.isDaemon() {
+		if err := d.awaitReindex(r.Context(), events); err != nil {
+			e, _ := protocol.NewError(err)
+			events.send(protocol.ReindexEvent{Error: e})
+			return
+		}
+		done.Complete, done.Seconds = true, time.Since(began).Seconds()
+	}
+	events.send(protocol.ReindexEvent{Done: &done})
+}
+
+func (d *Daemon) awaitReindex(ctx context.Context, events *events) error {
+	return d.store.WaitReindex(ctx, func(i objstore.ReindexInfo) { events.send(protocol.ReindexEvent{Progress: &i}) })
+}
