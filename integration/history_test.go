@@ -1,0 +1,77 @@
+//go:build integration
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"varve/objstore"
+)
+
+// TestHistoryOnDevice writes to a device whose volume has a policy: states come into being, stay when
+// the daemon is killed, are read in the mount, and one is rolled back to.
+func TestHistoryOnDevice(t *testing.T) {
+	ctx := limit(t, 4*time.Minute)
+	n := newNode(ctx, t)
+	n.serve(ctx)
+	dev := n.volume(ctx, "disk", "64M")
+	n.varve(ctx, "volume", "set", "disk", "--keep-last", "8", "--snapshot-every", "1m")
+	states := func() (list []objstore.SnapshotInfo) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(n.varve(ctx, "volume", "history", "disk", "--json")), &list); err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	var sums []string
+	for i := range 3 {
+		must(ctx, t, "sh", "-c", fmt.Sprintf("yes %d | dd of=%s bs=64k count=4 oflag=direct iflag=fullblock status=none", i, dev))
+		n.varve(ctx, "snapshot", "create", fmt.Sprintf("disk@s%d", i), "--wait")
+		sums = append(sums, sum(t, dev))
+		if list := states(); len(list) < i+1 {
+			t.Fatalf("states %+v after %d settlings", list, i+1)
+		}
+	}
+	list := states()
+	time.Sleep(5 * time.Second) // the file of states is written behind
+	n.kill(ctx)
+	n.serve(ctx)
+	if again := states(); len(again) < len(list) || again[len(list)-1].Root != list[len(list)-1].Root {
+		t.Errorf("states %+v after a kill, before %+v", again, list)
+	}
+	dir := n.fuse(ctx)
+	at := -1
+	for i, st := range list {
+		if sum(t, filepath.Join(dir, "history", "disk", st.Name, "disk.img")) == sums[0] {
+			at = i
+		}
+	}
+	if at < 0 {
+		t.Fatalf("no state holds what was written first: %+v", list)
+	}
+	n.varve(ctx, "umount", dir)
+	n.varve(ctx, "detach", "disk")
+	n.varve(ctx, "volume", "rollback", "disk@"+list[at].Name)
+	dev = n.attach(ctx, "disk")
+	if got := sum(t, dev); got != sums[0] {
+		t.Error("the device holds something else after the rollback to a state")
+	}
+	n.varve(ctx, "detach", "disk")
+	var snaps []objstore.SnapshotInfo
+	if err := json.Unmarshal([]byte(n.varve(ctx, "snapshot", "list", "disk", "--json")), &snaps); err != nil {
+		t.Fatal(err)
+	}
+	automatic := 0
+	for _, s := range snaps {
+		if s.Automatic {
+			automatic++
+		}
+	}
+	if automatic == 0 {
+		t.Errorf("the daemon has made no automatic snapshot: %+v", snaps)
+	}
+}
