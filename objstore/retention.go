@@ -170,7 +170,7 @@ func (s *Store) SnapshotsDue() []string {
 		}
 		last := lastAutomatic(v.ref)
 		if last == nil {
-			due = append(due, v.ref.Name)
+			due = append(due, v.Name())
 			continue
 		}
 		if now.Sub(later(last.Automatic, v.idleSlot)) < every {
@@ -180,7 +180,7 @@ func (s *Store) SnapshotsDue() []string {
 			v.idleSlot = now
 			continue
 		}
-		due = append(due, v.ref.Name)
+		due = append(due, v.Name())
 	}
 	slices.Sort(due)
 	return due
