@@ -166,8 +166,10 @@ func buildPrograms(ctx context.Context, j *job, dir string, packages []string) e
 		if err := j.command(ctx, nil, "make", "-s", "build"); err != nil {
 			return err
 		}
-		if err := j.command(ctx, static, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "failpoint", "-o", filepath.Join(bin, "varve-failpoint"), "./cmd/varve"); err != nil {
-			return err
+		for _, tag := range []string{"failpoint", "nofeatures"} {
+			if err := j.command(ctx, static, "go", "build", "-trimpath", "-buildvcs=false", "-tags", tag, "-o", filepath.Join(bin, "varve-"+tag), "./cmd/varve"); err != nil {
+				return err
+			}
 		}
 	}
 	for _, pkg := range packages {
