@@ -83,7 +83,14 @@ func (r *recorder) command(name string, args ...string) string {
 	return strings.TrimSpace(res.stdout)
 }
 
-// mapper creates a log-writes device over dev, with a new log in file, and returns its node.
+// mapper creates a log-writes device of that name over dev, with a new log in file, and one above it
+// that makes the log exact, and returns the node of the latter.
+//
+// log_writes_map (drivers/md/dm-log-writes.c, Linux 7.3) takes the writes that have completed for a
+// flush, and only then submits that flush. If another thread runs in between, its own flush finds
+// nothing to take and returns first; and what it then writes with FUA is in the log before the data
+// that it has flushed. So flushes come from one thread: that of dm-delay, which passes all else on
+// at once (flush_worker_fast in drivers/md/dm-delay.c, the same Linux). TestLogOrder holds it.
 func mapper(ctx context.Context, t *testing.T, name, dev, file string) string {
 	t.Helper()
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -96,6 +103,15 @@ func mapper(ctx context.Context, t *testing.T, name, dev, file string) string {
 	sectors := must(ctx, t, "blockdev", "--getsz", dev)
 	must(ctx, t, "dmsetup", "create", name, "--noudevsync", "--table", fmt.Sprintf("0 %s log-writes %s %s", sectors, dev, logdev))
 	t.Cleanup(func() { run(context.Background(), "dmsetup", "remove", "--force", "--noudevsync", name) })
+	log, exact := dmNode(ctx, t, name), name+"-exact"
+	must(ctx, t, "dmsetup", "create", exact, "--noudevsync", "--table", fmt.Sprintf("0 %s delay %s 0 0 %s 0 0 %s 0 1", sectors, log, log, log))
+	t.Cleanup(func() { run(context.Background(), "dmsetup", "remove", "--force", "--noudevsync", exact) })
+	return dmNode(ctx, t, exact)
+}
+
+// dmNode returns the node of a device of the device mapper.
+func dmNode(ctx context.Context, t *testing.T, name string) string {
+	t.Helper()
 	return "/dev/dm-" + must(ctx, t, "dmsetup", "info", "-c", "--noheadings", "-o", "minor", name)
 }
 
@@ -105,9 +121,11 @@ func unmap(ctx context.Context, t *testing.T, name string) {
 	if s := must(ctx, t, "dmsetup", "status", name); strings.Contains(s, "logging_disabled") {
 		t.Fatalf("the log of %s is not whole: %s", name, s)
 	}
-	eventually(t, 20*time.Second, name+" goes", func() bool {
-		return run(ctx, "dmsetup", "remove", "--noudevsync", name).code == 0
-	})
+	for _, name := range []string{name + "-exact", name} {
+		eventually(t, 20*time.Second, name+" goes", func() bool {
+			return run(ctx, "dmsetup", "remove", "--noudevsync", name).code == 0
+		})
+	}
 }
 
 // writeBackEarly makes the kernel write dirty pages within a fraction of a second until the end of
