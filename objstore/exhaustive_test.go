@@ -183,7 +183,7 @@ func (w *world) fixedRollback(name, snap string, o RollbackOptions) {
 
 func (w *world) fixedResize(name string, size int64) {
 	v := w.vols[name]
-	if v == nil || v.maybeGone {
+	if v == nil || v.maybeGone || v.resizing != 0 { // what has become of the last one is not known
 		return
 	}
 	v.resizing = size

@@ -532,6 +532,7 @@ func (w *world) noFaults() func() {
 }
 
 func (w *world) checkVolume(v *modelVolume, vol *Volume, cut bool) {
+	defer w.noFaults()()
 	got := make([]byte, v.size)
 	if _, err := vol.ReadAt(got, 0); err != nil {
 		if w.mem.WasCut() {
