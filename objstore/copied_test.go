@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"varve/objstore/index"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
@@ -291,7 +293,7 @@ func TestAcceptCopies(t *testing.T) {
 // The disk was mounted anew in the same boot, or is a snapshot of the one that was: a device that
 // waits for a server may rely on what was not flushed, or not.
 func TestContestedJournal(t *testing.T) {
-	yes := func(string) bool { return true }
+	yes := func(uuid.UUID, ...string) bool { return true }
 	for _, c := range []struct {
 		name  string
 		flush bool

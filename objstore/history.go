@@ -30,9 +30,12 @@ type history struct {
 // readHistory reads the journals of a volume, in order, and validates every record.
 func (s *Store) readHistory(ctx context.Context, v *volume, gens []uint64) (*history, error) {
 	return s.readHistoryAs(ctx, v, gens, func(boot, mount bool) journal.Trust {
-		relied := func(ask func(string) bool) bool { return boot && !mount && ask != nil && ask(v.ref.MarkName()) }
-		t := journal.Trust{Cache: boot && mount || relied(s.opts.TrustCache)}
-		t.Contested = !t.Cache && relied(s.opts.Contested)
+		t := journal.Trust{Cache: boot && mount}
+		if boot && !mount {
+			o, name := &s.opts, v.ref.MarkName()
+			t.Cache = o.TrustCache != nil && o.TrustCache(name)
+			t.Contested = !t.Cache && o.Contested != nil && o.Contested(v.ref.ID, v.Name(), name)
+		}
 		return t
 	})
 }

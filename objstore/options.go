@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
+
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
@@ -50,8 +52,9 @@ type Options struct {
 	TrustCache func(markName string) bool
 	// Contested is asked for the same volume when TrustCache says no: may there be somebody who
 	// relies on its unflushed writes all the same? Then a volume that has any is refused until
-	// AcceptCopies decides it. nil means no.
-	Contested func(markName string) bool
+	// AcceptCopies decides it. The devices in question are known by another store's marks, so the
+	// volume is named by its ID, and by the names that it has and that its devices had. nil means no.
+	Contested func(id uuid.UUID, names ...string) bool
 	// Boot and Mount identify the kernel's page cache that the files are written through. Default:
 	// the boot ID, and the ID of the mount under the store.
 	Boot, Mount string

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"varve/blockdev"
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/instance"
@@ -26,8 +28,8 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 	}
 	o.Logger = log
 	waiting := sync.OnceValue(func() orphans { return waitingDevices(ctx, files, log) })
-	o.TrustCache = func(markName string) bool { return waiting().has(waiting().own, markName) }
-	o.Contested = func(markName string) bool { return waiting().has(waiting().foreign, markName) }
+	o.TrustCache = func(markName string) bool { return waiting().hasOwn(markName) }
+	o.Contested = func(id uuid.UUID, names ...string) bool { return waiting().mayConcern(id, names) }
 	return objstore.Open(ctx, dir, o)
 }
 

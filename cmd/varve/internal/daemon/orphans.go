@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"varve/blockdev"
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/instance"
@@ -49,11 +51,20 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 	return o
 }
 
-// has reports whether a list has a device of the volume with a mark name. What lists call the volume
+// hasOwn reports whether a device of the volume with a mark name waits. What lists call the volume
 // does not count: it may have been renamed since.
-func (o orphans) has(list []protocol.Attachment, markName string) bool {
-	return slices.ContainsFunc(list, func(a protocol.Attachment) bool {
+func (o orphans) hasOwn(markName string) bool {
+	return slices.ContainsFunc(o.own, func(a protocol.Attachment) bool {
 		return a.Mark == o.in.Mark(markName) || a.Mark == o.in.OldMark(markName) || a.Mark == 0 && a.Volume == markName
+	})
+}
+
+// mayConcern reports whether a device waits that another instance of the store has made for the
+// volume. Its mark says nothing here: it is made of that instance. Lists of earlier versions have no
+// IDs of volumes; if only a name of the volume is there, the device counts.
+func (o orphans) mayConcern(id uuid.UUID, names []string) bool {
+	return slices.ContainsFunc(o.foreign, func(a protocol.Attachment) bool {
+		return a.VolumeID == id.String() || a.VolumeID == "" && slices.Contains(names, a.Volume)
 	})
 }
 

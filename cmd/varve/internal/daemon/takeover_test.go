@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 )
@@ -290,5 +292,26 @@ func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 	}
 	if s, err := devices.ReadList(w.dir); err != nil || len(s.Attached) != n || len(s.Starting) > 0 {
 		t.Errorf("afterwards the list has %d devices, starting %q, %v; want %d", len(s.Attached), s.Starting, err, n)
+	}
+}
+
+// A device that waits for another instance of a store has that instance's mark. It concerns the
+// volume all the same, also one that was renamed, and no other volume.
+func TestForeignDeviceConcernsItsVolume(t *testing.T) {
+	id := uuid.New()
+	for name, c := range map[string]struct {
+		a    protocol.Attachment
+		want bool
+	}{
+		"by its ID":           {protocol.Attachment{Volume: "old", VolumeID: id.String(), Mark: 17}, true},
+		"by its name":         {protocol.Attachment{Volume: "a", Mark: 17}, true},
+		"by its earlier name": {protocol.Attachment{Volume: "b", Mark: 17}, true},
+		"another's ID":        {protocol.Attachment{Volume: "a", VolumeID: uuid.NewString(), Mark: 17}, false},
+		"another's name":      {protocol.Attachment{Volume: "c", Mark: 17}, false},
+	} {
+		o := orphans{foreign: []protocol.Attachment{c.a}}
+		if got := o.mayConcern(id, []string{"a", "b"}); got != c.want {
+			t.Errorf("a foreign device that is known %s concerns the volume: %v, want %v", name, got, c.want)
+		}
 	}
 }
