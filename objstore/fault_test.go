@@ -314,6 +314,9 @@ func (w *world) moveMaxSize() {
 	if w.pick(4, "no maximum") > 0 {
 		size = int64(4+w.pick(36, "maximum")) << 20
 	}
+	if used := w.used(); w.pick(4, "below what is used") == 0 {
+		size = max(used-int64(w.pick(8, "by"))<<20, 4<<20)
+	}
 	err := w.s.setMaxSize(size)
 	w.note("a maximum of %d: %v", size, err)
 	if w.answered(err, "set maximum size") {

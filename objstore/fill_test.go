@@ -120,12 +120,12 @@ func TestRootsAreFoundTogether(t *testing.T) {
 	const volumes = 12
 	for i := range volumes {
 		v := r.volume(string(rune('a'+i)), 5<<20)
-		r.write(v, randomBytes(uint64(i), 4<<20), 2048) // no chunk lies aligned: they are copied, beside the nodes
+		r.write(v, randomBytes(uint64(i), 64<<10), 0)
 		must(t, r.s.Settle(t.Context()))
 		must(t, v.Close())
+		must(t, r.s.Close())
+		r.open(nil) // seals the segment of nodes
 	}
-	must(t, r.s.Close())
-	r.open(nil) // seals
 	must(t, r.s.Close())
 	r.o.Index = noIndex{index.NewMem()}
 	var c footerReads

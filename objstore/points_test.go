@@ -582,13 +582,18 @@ func (c *pointWorker) coming() {
 	if c.r.IntN(2) == 0 {
 		c.must(c.open[name].Flush())
 	}
-	c.resize(name, 9*pointBlocks)
 	if c.r.IntN(2) == 0 {
-		c.back(name)
+		c.resize(name, 9*pointBlocks)
+		if c.r.IntN(2) == 0 {
+			c.back(name)
+		}
+		c.must(c.volume(name).Close())
+		delete(c.open, name)
+		c.resize(name, pointBlocks) // settles all
+	} else {
+		c.must(c.volume(name).Close())
+		delete(c.open, name)
 	}
-	c.must(c.volume(name).Close())
-	delete(c.open, name)
-	c.resize(name, pointBlocks)
 	c.do("delete "+name, func() error { return c.s.DeleteVolume(context.Background(), name) })
 }
 
