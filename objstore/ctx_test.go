@@ -96,8 +96,8 @@ func TestContextEndsExtent(t *testing.T) {
 }
 
 // untilEnded bounds the file operations that a call does after its context has ended: 16 goroutines
-// (disk.Parallel) end what each does to one file.
-const untilEnded = 16 * 16
+// (disk.Parallel) end what each does to one file, and the reading of room goes on beside them.
+const untilEnded = 16 * 24
 
 // canceledAt runs f with a context that ends at file operation n of the file layer that f gets, and
 // returns the error, and how many operations came later.
@@ -151,7 +151,7 @@ func TestContextEndsOpening(t *testing.T) {
 	all, err := canceledAt(t, killed.Kill(), 0, open)
 	must(t, err)
 	must(t, r.s.Close())
-	for n := int64(1); n < all-untilEnded; n += 1 + all/32 {
+	for n := int64(1); n < all-untilEnded; n += 1 + all/12 {
 		mem := killed.Kill()
 		if later, err := canceledAt(t, mem, n, open); !errors.Is(err, context.Canceled) || later > untilEnded {
 			t.Errorf("canceled at operation %d of %d: %v, after %d more", n, all, err, later)

@@ -120,7 +120,7 @@ func TestDiscardOfPartLetsOthersSettle(t *testing.T) {
 	zeroed, err := v.freeze()
 	must(t, err)
 	must(t, e.s.settler.waitSettled(ctx, v.volume, zeroed))
-	if n := e.reads.Load(); n < 2300 || n > leaves+100 {
+	if n := e.reads.Load(); n < 2300 || n > 2*leaves+100 { // the counts of references visit each leaf, too
 		t.Errorf("%d reads to count %d leaves", n, leaves-1)
 	}
 	if late.Load() || gen == 0 {

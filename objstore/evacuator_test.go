@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -281,15 +282,15 @@ func TestEveryCutOfEvacuation(t *testing.T) {
 func TestRetiredFileIsLeftOver(t *testing.T) {
 	r, data := holding(t)
 	old := sealedSegments(r.s)[0]
-	keep := false
+	var keep atomic.Bool
 	r.end("closed")
 	r.open(func(op vfs.Op) error {
-		if keep && op.Kind == vfs.OpRemove && strings.HasSuffix(op.Name, ".seg") {
+		if keep.Load() && op.Kind == vfs.OpRemove && strings.HasSuffix(op.Name, ".seg") {
 			return syscall.EBUSY
 		}
 		return nil
 	})
-	keep = true
+	keep.Store(true)
 	_, err := r.s.evacuator.evacuate(t.Context(), sealedSegments(r.s), alive)
 	must(t, err)
 	if _, err := r.mem.Used(segment.Name(old.ID)); err != nil || !r.s.catalog.refs.Retired[old.ID] {

@@ -187,12 +187,13 @@ func (s *fakeStore) RepairVolume(_ context.Context, name string, accept bool) (o
 func (s *fakeStore) CheckStore(ctx context.Context, o objstore.CheckOptions) (*objstore.CheckReport, error) {
 	s.mu.Lock()
 	s.checks = append(s.checks, o)
+	takes := s.checkTakes
 	s.mu.Unlock()
 	if o.Progress != nil {
 		o.Progress(objstore.CheckProgress{Done: 1, Total: 2})
 	}
 	select {
-	case <-time.After(s.checkTakes):
+	case <-time.After(takes):
 	case <-ctx.Done():
 	}
 	return &objstore.CheckReport{Damage: []objstore.Damage{{File: "segments/00000001.seg"}}}, ctx.Err()
