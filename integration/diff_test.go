@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,8 @@ func TestDiffMakesTheNextImage(t *testing.T) {
 		"--rate=60m")...)
 	var names []string
 	for i := range 4 {
+		before := sectorsWritten(t, dev)
+		eventually(t, time.Minute, "fio writes", func() bool { return sectorsWritten(t, dev) > before })
 		time.Sleep(700 * time.Millisecond)
 		name := fmt.Sprint("s", i)
 		n.varve(ctx, "snapshot", "create", "disk@"+name)
@@ -64,6 +67,19 @@ func TestDiffMakesTheNextImage(t *testing.T) {
 	}
 	n.varve(ctx, "umount", dir)
 	n.varve(ctx, "detach", "disk")
+}
+
+// sectorsWritten returns how many sectors were written to a device.
+func sectorsWritten(t *testing.T, dev string) (n uint64) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(dev), "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err = strconv.ParseUint(strings.Fields(string(b))[6], 10, 64); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // writeChanges writes the changed ranges of an image over a file.
