@@ -65,7 +65,7 @@ func (w *world) fixedCreate(name string, size int64, bs int) {
 
 // fixedVolume opens a volume of the workload, unless a fault kept it from being made.
 func (w *world) fixedVolume(name string) (*modelVolume, *Volume) {
-	if w.vols[name] == nil {
+	if v := w.vols[name]; v == nil || v.rolling != nil { // what has become of the rollback is not known
 		return nil, nil
 	}
 	return w.vols[name], w.volume(name)
@@ -136,7 +136,7 @@ func (w *world) fixedDeleteSnap(name, snap string) {
 
 func (w *world) fixedClone(name, snap, clone string) {
 	v := w.vols[name]
-	if v == nil || snap != "" && (v.snaps[snap] == nil || v.snaps[snap].maybeGone) {
+	if v == nil || v.rolling != nil || snap != "" && (v.snaps[snap] == nil || v.snaps[snap].maybeGone) {
 		return
 	}
 	n := newModelVolume(clone, v.size, v.blockSize)
@@ -157,7 +157,7 @@ func (w *world) fixedClone(name, snap, clone string) {
 
 func (w *world) fixedRollback(name, snap string, o RollbackOptions) {
 	v := w.vols[name]
-	if v == nil || v.snaps[snap] == nil || v.snaps[snap].maybeGone || len(v.unsure) > 0 {
+	if v == nil || v.snaps[snap] == nil || v.snaps[snap].maybeGone || len(v.unsure) > 0 || v.rolling != nil {
 		return
 	}
 	if vol := w.open[name]; vol != nil {

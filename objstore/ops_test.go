@@ -413,7 +413,7 @@ func (w *world) opSettle() {
 	}
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
-		if v.maybeGone || len(v.unsure) > 0 {
+		if v.maybeGone || len(v.unsure) > 0 || v.rolling != nil {
 			continue
 		}
 		i, err := w.s.VolumeInfo(name)
