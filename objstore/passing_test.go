@@ -87,14 +87,14 @@ func takesDescriptor(k vfs.Kind) bool {
 // behind: with the next flush's there would be two, and the power may go before either vouches for
 // anything.
 func TestFlushThatCantNameItsJournal(t *testing.T) {
-	fails, cuts := false, false
+	var fails, cuts atomic.Bool // the next segment is made beside the test
 	r := newRig(t, Options{})
 	must(t, r.s.Close())
 	r.open(func(op vfs.Op) error {
 		switch {
-		case fails && op.Kind == vfs.OpSyncDir && op.Name == journal.Dir:
+		case fails.Load() && op.Kind == vfs.OpSyncDir && op.Name == journal.Dir:
 			return syscall.EMFILE
-		case cuts && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, journal.Dir):
+		case cuts.Load() && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, journal.Dir):
 			r.mem.CutAt(r.mem.Ops())
 		}
 		return nil
@@ -104,11 +104,12 @@ func TestFlushThatCantNameItsJournal(t *testing.T) {
 	for i := range int64(40) { // more than one sector of records
 		r.write(v, randomBytes(1, 4096), i<<12)
 	}
-	fails = true
+	fails.Store(true)
 	if err := v.Flush(); !errors.Is(err, syscall.EMFILE) {
 		t.Fatalf("flush without descriptors: %v", err)
 	}
-	fails, cuts = false, true
+	fails.Store(false)
+	cuts.Store(true)
 	if err := v.Flush(); !errors.Is(err, vfs.ErrCut) {
 		t.Fatalf("flush as the power goes: %v", err)
 	}
