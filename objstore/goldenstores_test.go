@@ -17,12 +17,14 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// goldenStores are stores as earlier versions have left them; testdata/stores/make has made them. Of
-// each it is known what that version did not have yet.
-var goldenStores = map[string]struct {
+// goldenStore is a store as the varve of a commit has left it, and what that did not have yet.
+type goldenStore struct {
 	commit                                   string
 	noVerify, noMaximum, noScratch, noResize bool
-}{
+}
+
+// goldenStores are stores as earlier versions have left them; testdata/stores/make has made them.
+var goldenStores = map[string]goldenStore{
 	"01-engine":          {commit: "3d99ee8", noVerify: true, noScratch: true, noResize: true, noMaximum: true},
 	"02-two-copies":      {commit: "e1550d2", noScratch: true, noResize: true},
 	"03-identities":      {commit: "5779918", noResize: true},
@@ -117,9 +119,9 @@ func lookAtImages(t *testing.T, s *Store, what string, want map[string][]byte) {
 	}
 }
 
-// A store of any version that has landed is opened, read, checked, written, settled and opened again;
-// first by those who only look. Opening notes no feature: until one is used, the version that made
-// the store could open it again.
+// A store of any version that has landed, and one of today, is opened, read, checked, written, settled
+// and opened again; first by those who only look. Opening notes no feature: until one is used, the
+// version that made the store could open it again.
 func TestGoldenStores(t *testing.T) {
 	names, err := filepath.Glob(filepath.Join("testdata", "stores", "*.tar.gz"))
 	must(t, err)
@@ -129,65 +131,76 @@ func TestGoldenStores(t *testing.T) {
 	for name, g := range goldenStores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx, dir := t.Context(), unpack(t, name)
-			want := goldenImages(g.noResize)
-			opts := Options{SettleDelay: -1}
-			open := func(o Options) *Store {
-				t.Helper()
-				s, err := Open(ctx, dir, o)
-				must(t, err)
-				return s
-			}
-			before := filesOf(t, dir)
-			s := open(Options{LookOnly: true})
-			lookAtImages(t, s, "looked at", want)
-			if err := s.Close(); !errors.Is(err, ErrReadOnly) { // volumes were open, which flush
-				must(t, err)
-			}
-			if after := filesOf(t, dir); !slices.Equal(after, before) {
-				t.Error("looking has changed a file")
-			}
-
-			s = open(opts)
-			lookAtImages(t, s, "opened", want)
-			b, err := s.VolumeInfo("b")
-			must(t, err)
-			st, err := s.Stat()
-			must(t, err)
-			if b.Verify == g.noVerify || b.BlockSize != 4096 || (st.MaxSize != 0) == g.noMaximum || (len(s.ScratchVolumes()) == 0) != g.noScratch {
-				t.Errorf("volume b %+v, maximum %d, scratch volumes %+v", b, st.MaxSize, s.ScratchVolumes())
-			}
-			features, copied := onDisk(t, s.fs)
-			if (features == refs.Features{}) != g.noResize || copied != features {
-				t.Errorf("opened, the store uses %v", features.Names())
-			}
-			v, err := s.OpenVolume("a", "test")
-			must(t, err)
-			for off := range int64(3) {
-				p := madeBytes(6, off*(400<<10)+512, 20<<10)
-				_, err := v.WriteAt(p, off*(400<<10)+512)
-				must(t, err)
-				copy(want["a"][off*(400<<10)+512:], p)
-			}
-			must(t, v.Close())
-			lookAtImages(t, s, "written", want)
-			must(t, s.Settle(ctx))
-			lookAtImages(t, s, "settled", want)
-			_, err = s.CreateSnapshot(ctx, "a", "three")
-			must(t, err)
-			want["a@three"] = bytes.Clone(want["a"])
-			must(t, s.DeleteSnapshot(ctx, "a", "one"))
-			delete(want, "a@one")
-			_, err = s.ResizeVolume(ctx, "b", 3<<20, ResizeOptions{})
-			must(t, err)
-			want["b"] = append(bytes.Clone(want["b"]), make([]byte, 2<<20)...)
-			must(t, s.Close())
-
-			s = open(opts)
-			lookAtImages(t, s, "opened again", want)
-			must(t, s.Close())
+			useGolden(t, unpack(t, name), g)
 		})
 	}
+	t.Run("today", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "store")
+		makeStore(t, dir)
+		useGolden(t, dir, goldenStore{})
+	})
+}
+
+// useGolden does everything to a store that its users do.
+func useGolden(t *testing.T, dir string, g goldenStore) {
+	t.Helper()
+	ctx := t.Context()
+	want := goldenImages(g.noResize)
+	opts := Options{SettleDelay: -1}
+	open := func(o Options) *Store {
+		t.Helper()
+		s, err := Open(ctx, dir, o)
+		must(t, err)
+		return s
+	}
+	before := filesOf(t, dir)
+	s := open(Options{LookOnly: true})
+	lookAtImages(t, s, "looked at", want)
+	if err := s.Close(); !errors.Is(err, ErrReadOnly) { // volumes were open, which flush
+		must(t, err)
+	}
+	if after := filesOf(t, dir); !slices.Equal(after, before) {
+		t.Error("looking has changed a file")
+	}
+
+	s = open(opts)
+	lookAtImages(t, s, "opened", want)
+	b, err := s.VolumeInfo("b")
+	must(t, err)
+	st, err := s.Stat()
+	must(t, err)
+	if b.Verify == g.noVerify || b.BlockSize != 4096 || (st.MaxSize != 0) == g.noMaximum || (len(s.ScratchVolumes()) == 0) != g.noScratch {
+		t.Errorf("volume b %+v, maximum %d, scratch volumes %+v", b, st.MaxSize, s.ScratchVolumes())
+	}
+	features, copied := onDisk(t, s.fs)
+	if (features == refs.Features{}) != g.noResize || copied != features {
+		t.Errorf("opened, the store uses %v", features.Names())
+	}
+	v, err := s.OpenVolume("a", "test")
+	must(t, err)
+	for off := range int64(3) {
+		p := madeBytes(6, off*(400<<10)+512, 20<<10)
+		_, err := v.WriteAt(p, off*(400<<10)+512)
+		must(t, err)
+		copy(want["a"][off*(400<<10)+512:], p)
+	}
+	must(t, v.Close())
+	lookAtImages(t, s, "written", want)
+	must(t, s.Settle(ctx))
+	lookAtImages(t, s, "settled", want)
+	_, err = s.CreateSnapshot(ctx, "a", "three")
+	must(t, err)
+	want["a@three"] = bytes.Clone(want["a"])
+	must(t, s.DeleteSnapshot(ctx, "a", "one"))
+	delete(want, "a@one")
+	_, err = s.ResizeVolume(ctx, "b", 3<<20, ResizeOptions{})
+	must(t, err)
+	want["b"] = append(bytes.Clone(want["b"]), make([]byte, 2<<20)...)
+	must(t, s.Close())
+
+	s = open(opts)
+	lookAtImages(t, s, "opened again", want)
+	must(t, s.Close())
 }
 
 // filesOf lists the files of a directory with their bytes' checksums.

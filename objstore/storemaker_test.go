@@ -4,18 +4,25 @@ import (
 	"context"
 	"encoding/binary"
 	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 )
 
-// TestMakeStore makes a small store in the directory that VARVE_MAKE_STORE names: what TestGoldenStores
-// opens. testdata/stores/make runs it at earlier commits, for which this file depends on nothing
-// but the exported methods, and looks them up by name: some have gained a context, others are new.
+// TestMakeStore makes a small store in the directory that VARVE_MAKE_STORE names, or in one of its
+// own. testdata/stores/make runs it at earlier commits, for which this file depends on nothing but
+// the exported methods, and looks them up by name: some have gained a context, others are new.
 func TestMakeStore(t *testing.T) {
 	dir := os.Getenv("VARVE_MAKE_STORE")
 	if dir == "" {
-		t.Skip("VARVE_MAKE_STORE names no directory")
+		dir = filepath.Join(t.TempDir(), "store")
 	}
+	makeStore(t, dir)
+}
+
+// makeStore makes a store in dir, which TestGoldenStores knows.
+func makeStore(t *testing.T, dir string) {
+	t.Helper()
 	m := &storeMaker{t: t}
 	m.must(Init(dir, InitOptions{ChunkSize: 4096}))
 	s, err := Open(context.Background(), dir, Options{SegmentSize: 4<<20 + 4096, SettleDelay: -1})
