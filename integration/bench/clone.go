@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"varve/objstore"
-	"varve/objstore/vfs"
 )
 
 // runClone measures how long it takes to clone a snapshot of a large volume, a clone of a clone and
@@ -20,27 +16,13 @@ import (
 // clones.
 func runClone(ctx context.Context, args []string) error {
 	var m memoryRun
-	var chunk, depth int
-	flags := flag.NewFlagSet("clone", flag.ExitOnError)
-	flags.StringVar(&m.dir, "dir", "", "directory for the store")
-	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
-	flags.Int64Var(&m.written, "written", 40<<30, "bytes to write before the snapshot, all of them different")
-	flags.IntVar(&chunk, "chunk", 4<<10, "chunk size in bytes")
+	var depth int
+	flags := m.flags("clone", 40<<30, 4<<10)
 	flags.IntVar(&depth, "depth", 1000, "clones of clones")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	store := filepath.Join(m.dir, "store")
-	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
-		return err
-	}
-	gen := newGenerator(chunk)
-	m.options.FS = &regenerating{vfs.OS(store), gen}
-	err := m.change(ctx, store, gen, 1)
-	if err == nil {
-		err = m.clone(ctx, store, depth)
-	}
-	return errors.Join(err, os.RemoveAll(store))
+	return m.changed(ctx, 1, func(store string) error { return m.clone(ctx, store, depth) })
 }
 
 // clone opens the store and prints a line for each kind of operation.

@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"varve/objstore"
@@ -18,27 +15,12 @@ import (
 // both together, which frees all there is.
 func runCounts(ctx context.Context, args []string) error {
 	var m memoryRun
-	var chunk int
-	flags := flag.NewFlagSet("counts", flag.ExitOnError)
-	flags.StringVar(&m.dir, "dir", "", "directory for the store")
-	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
-	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write, all of them different")
-	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
+	flags := m.flags("counts", 16<<30, 16<<10)
 	flags.Int64Var(&m.options.CountMemory, "count-memory", 0, "bytes for the counts of chunks; 0: the default")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	store := filepath.Join(m.dir, "store")
-	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
-		return err
-	}
-	gen := newGenerator(chunk)
-	m.options.FS = &regenerating{vfs.OS(store), gen}
-	err := m.change(ctx, store, gen, 1000)
-	if err == nil {
-		err = m.count(ctx, store)
-	}
-	return errors.Join(err, os.RemoveAll(store))
+	return m.changed(ctx, 1000, func(store string) error { return m.count(ctx, store) })
 }
 
 // count opens the store, of which the nodes of trees alone are read from here on, and prints a line
@@ -49,7 +31,7 @@ func (m memoryRun) count(ctx context.Context, store string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("| after | written | resident | of which heap and stacks | of which mapped files | most so far |\n|---|---:|---:|---:|---:|---:|\n")
+	printMemoryHeader()
 	err = printMemory("opening", m.written)
 	before := []objstore.SnapshotName{{Volume: "big", Name: "before"}}
 	for _, trial := range []struct {

@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"time"
 
@@ -19,27 +16,23 @@ import (
 // no node is in memory, and again.
 func runDiff(ctx context.Context, args []string) error {
 	var m memoryRun
-	var chunk, changes int
-	flags := flag.NewFlagSet("diff", flag.ExitOnError)
-	flags.StringVar(&m.dir, "dir", "", "directory for the store")
-	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
-	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write before the snapshot, all of them different")
-	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
+	var changes int
+	flags := m.flags("diff", 16<<30, 16<<10)
 	flags.IntVar(&changes, "changes", 1000, "chunks to change after it")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	store := filepath.Join(m.dir, "store")
-	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
-		return err
-	}
-	gen := newGenerator(chunk)
-	m.options.FS = &regenerating{vfs.OS(store), gen}
-	err := m.change(ctx, store, gen, changes)
-	if err == nil {
-		err = m.compare(ctx, store)
-	}
-	return errors.Join(err, os.RemoveAll(store))
+	return m.changed(ctx, changes, func(store string) error { return m.compare(ctx, store) })
+}
+
+// changed makes a store, fills and changes it as change does, and has it measured.
+func (m *memoryRun) changed(ctx context.Context, changes int, measure func(store string) error) error {
+	return m.inStore(func(store string, gen *generator) error {
+		if err := m.change(ctx, store, gen, changes); err != nil {
+			return err
+		}
+		return measure(store)
+	})
 }
 
 // change fills the volume, takes a snapshot, and changes chunks, each in another leaf if there are
@@ -91,23 +84,12 @@ func (m memoryRun) compare(ctx context.Context, store string) error {
 			break
 		}
 		runtime.ReadMemStats(&after)
-		resident, rerr := residentBytes()
-		if err = rerr; err != nil {
+		kib, merr := memoryStatus()
+		if err = merr; err != nil {
 			break
 		}
 		fmt.Printf("| %s | %d | %.1f | %d MiB | %d MiB |\n", what, total.Ranges, took.Seconds()*1000,
-			(after.TotalAlloc-before.TotalAlloc)>>20, resident>>20)
+			(after.TotalAlloc-before.TotalAlloc)>>20, kib["VmRSS"]>>10)
 	}
 	return errors.Join(err, s.Close())
-}
-
-// residentBytes is what this process has in memory now.
-func residentBytes() (int64, error) {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0, err
-	}
-	var size, resident int64
-	_, err = fmt.Sscan(string(b), &size, &resident)
-	return resident * int64(os.Getpagesize()), err
 }

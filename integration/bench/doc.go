@@ -6,6 +6,7 @@
 //	report     joins the two, and writes results.md and results.png
 //	rings      compares varve's ring with giouring's, from the output of uring's benchmarks
 //	memory     fills a large volume and prints how much memory its store takes
+//	clone      clones a snapshot of a large volume, and clones of clones, reads them, and rolls back
 //	counts     counts the references of a large store, and tries what deleting a part would free
 //	diff       changes chunks all over a large volume and compares it with a snapshot from before
 //

@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory|diff|counts|rings [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|rings [flags]")
 	}
 	switch args[0] {
 	case "measure":

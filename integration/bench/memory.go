@@ -18,9 +18,10 @@ import (
 	"varve/objstore/vfs"
 )
 
-// memoryRun is the parameters of runMemory.
+// memoryRun is the parameters of a run with a large volume.
 type memoryRun struct {
 	dir     string
+	chunk   int    // bytes
 	size    int64  // of the volume in bytes
 	written int64  // bytes, all of them different
 	heap    string // file for a profile of the heap
@@ -39,32 +40,44 @@ const writeUnit = 1 << 20
 // the disk has to hold the metadata alone.
 func runMemory(ctx context.Context, args []string) error {
 	var m memoryRun
-	var chunk int
-	flags := flag.NewFlagSet("memory", flag.ExitOnError)
-	flags.StringVar(&m.dir, "dir", "", "directory for the store")
-	flags.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
-	flags.Int64Var(&m.written, "written", 16<<30, "bytes to write")
+	flags := m.flags("memory", 16<<30, 16<<10)
 	flags.BoolVar(&m.keep, "keep", false, "keep the data on the disk, which has to hold all of it")
-	flags.IntVar(&chunk, "chunk", 16<<10, "chunk size in bytes")
 	flags.StringVar(&m.heap, "heap", "", "file for a profile of the heap in the end")
 	flags.Int64Var(&m.options.LeafCache, "leaf-cache", 0, "bytes for loaded leaves; 0: the default")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	return m.inStore(func(store string, gen *generator) error {
+		s, err := objstore.Open(ctx, store, m.options)
+		if err != nil {
+			return err
+		}
+		return errors.Join(m.serve(ctx, s, gen), s.Close())
+	})
+}
+
+// flags returns the flags that every run with a large volume has. The defaults of written and chunk
+// are its own.
+func (m *memoryRun) flags(name string, written int64, chunk int) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ExitOnError)
+	f.StringVar(&m.dir, "dir", "", "directory for the store")
+	f.Int64Var(&m.size, "size", 1<<40, "size of the volume in bytes")
+	f.Int64Var(&m.written, "written", written, "bytes to write, all of them different")
+	f.IntVar(&m.chunk, "chunk", chunk, "chunk size in bytes")
+	return f
+}
+
+// inStore makes a store for a run, and removes it afterwards.
+func (m *memoryRun) inStore(run func(store string, gen *generator) error) error {
 	store := filepath.Join(m.dir, "store")
-	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: chunk}); err != nil {
+	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: m.chunk}); err != nil {
 		return err
 	}
-	gen := newGenerator(chunk)
+	gen := newGenerator(m.chunk)
 	if !m.keep {
 		m.options.FS = &regenerating{vfs.OS(store), gen}
 	}
-	s, err := objstore.Open(ctx, store, m.options)
-	if err != nil {
-		return err
-	}
-	err = m.serve(ctx, s, gen)
-	return errors.Join(err, s.Close(), os.RemoveAll(store))
+	return errors.Join(run(store, gen), os.RemoveAll(store))
 }
 
 func (m memoryRun) serve(ctx context.Context, s *objstore.Store, gen *generator) error {
@@ -75,7 +88,7 @@ func (m memoryRun) serve(ctx context.Context, s *objstore.Store, gen *generator)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("| after | written | resident | of which heap and stacks | of which mapped files | most so far |\n|---|---:|---:|---:|---:|---:|\n")
+	printMemoryHeader()
 	err = errors.Join(printMemory("opening", 0), m.write(ctx, s, v, gen))
 	if err == nil {
 		err = m.read(v)
@@ -171,10 +184,25 @@ func (m memoryRun) read(v *objstore.Volume) error {
 	return nil
 }
 
+func printMemoryHeader() {
+	fmt.Printf("| after | written | resident | of which heap and stacks | of which mapped files | most so far |\n|---|---:|---:|---:|---:|---:|\n")
+}
+
 func printMemory(after string, written int64) error {
-	f, err := os.Open("/proc/self/status")
+	kib, err := memoryStatus()
 	if err != nil {
 		return err
+	}
+	_, err = fmt.Printf("| %s | %.0f GiB | %d MiB | %d MiB | %d MiB | %d MiB |\n", after, float64(written)/(1<<30),
+		kib["VmRSS"]>>10, kib["RssAnon"]>>10, (kib["RssFile"]+kib["RssShmem"])>>10, kib["VmHWM"]>>10)
+	return err
+}
+
+// memoryStatus returns what /proc/self/status says of this process's memory, in KiB.
+func memoryStatus() (map[string]int64, error) {
+	f, err := os.Open("/proc/self/status")
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	kib := map[string]int64{}
@@ -184,7 +212,5 @@ func printMemory(after string, written int64) error {
 			kib[name], _ = strconv.ParseInt(fields[0], 10, 64)
 		}
 	}
-	_, err = fmt.Printf("| %s | %.0f GiB | %d MiB | %d MiB | %d MiB | %d MiB |\n", after, float64(written)/(1<<30),
-		kib["VmRSS"]>>10, kib["RssAnon"]>>10, (kib["RssFile"]+kib["RssShmem"])>>10, kib["VmHWM"]>>10)
-	return err
+	return kib, nil
 }
