@@ -229,7 +229,7 @@ func (v *volume) mayLimit(l Limits, room int64) error {
 	case l.Quota < 0 || l.Reserve < 0:
 		return fmt.Errorf("quota of %d and reservation of %d bytes: %w: want 0, for none, or more", l.Quota, l.Reserve, ErrInvalid)
 	case l.Quota > 0 && l.Reserve > l.Quota:
-		return fmt.Errorf("reservation of %d bytes: %w: want at most the quota of %d", l.Reserve, ErrInvalid, l.Quota)
+		return fmt.Errorf("reservation of %d bytes: %w: want at most the quota of %d bytes", l.Reserve, ErrInvalid, l.Quota)
 	case l.Reserve > v.Size():
 		return fmt.Errorf("reservation of %d bytes: %w: want at most the volume's size of %d", l.Reserve, ErrInvalid, v.Size())
 	case l.Reserve > v.limits.Reserve && l.Reserve-v.used() > room+v.limits.promise:

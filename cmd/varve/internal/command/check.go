@@ -24,7 +24,7 @@ type checkFlags struct {
 func (a *app) checkCmd() *cobra.Command {
 	var f checkFlags
 	cmd := &cobra.Command{
-		Use:     "check [--rate BYTES/s] [--percent N | --since TIME | --resume]",
+		Use:     "check [--rate BYTES/s] [[--percent N] [--since TIME] | --resume]",
 		Aliases: []string{"scrub"},
 		Short:   "Check the store for damage",
 		Long: `check reads and verifies everything in the store that has a checksum or a hash, while the store is in use, and checks
@@ -36,7 +36,7 @@ when the store was opened.
 --percent verifies about that part of the store: the segments that were not verified for the longest time. Ten checks
 of 10 percent verify everything.
 --since verifies the segments that were not verified since a time (2026-03-01, 2026-03-01T12:00:00Z) or within a
-duration (30d, 12h).
+duration (30d, 12h). With --percent it verifies that part of the store at most.
 --resume goes on with a check of the whole store that was interrupted, by a signal, by the end of the daemon or by a
 kill: what it had verified is not read again. If none was interrupted, a new one begins.
 

@@ -77,8 +77,10 @@ func (a *app) writeDiff(cmd *cobra.Command, c *client.Client, r protocol.Diff) e
 		}
 		return enc.Encode(total)
 	}
+	none := "no difference"
 	begin := func(i objstore.DiffImages) error {
 		if i.From.Size != i.To.Size {
+			none = "no other difference"
 			fmt.Fprintf(out, "%s has %s, %s has %s\n", i.From, formatSize(i.From.Size), i.To, formatSize(i.To.Size))
 		}
 		return nil
@@ -100,7 +102,7 @@ func (a *app) writeDiff(cmd *cobra.Command, c *client.Client, r protocol.Diff) e
 		return err
 	}
 	if total.Ranges == 0 {
-		_, err = fmt.Fprintln(out, "no difference")
+		_, err = fmt.Fprintln(out, none)
 		return err
 	}
 	_, err = fmt.Fprintf(out, "%s, %s of data, %s of zeroes\n", counted(int(total.Ranges), "range"),

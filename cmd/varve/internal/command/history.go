@@ -61,7 +61,8 @@ func (a *app) snapshotPruneCmd() *cobra.Command {
 history: of one volume, or of all. The daemon does the same with each automatic snapshot, and with each new state, so
 that there is something to prune only after a policy has changed. Snapshots that somebody asked for are not touched.
 
-With --dry-run nothing is deleted, and the output says what would be, and how much that would free.`,
+With --dry-run nothing is deleted, and the output says what would be, and how much that would free, once space
+is reclaimed.`,
 		Example:           "  varve snapshot prune data --dry-run\n  varve snapshot prune",
 		Args:              upTo(1),
 		ValidArgsFunction: a.completeVolume,

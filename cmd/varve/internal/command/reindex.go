@@ -17,7 +17,7 @@ func (a *app) reindexCmd() *cobra.Command {
 		Short: "Rebuild the index from the segments",
 		Long: `reindex rebuilds the index, by which duplicates and the places of data are found, from the lists of objects in the
 segments, while the store is in use. The present index is used until the new one is complete, so both need space for
-some time. If there is none, the present one stays.
+some time. If there is no such space, the present one stays.
 
 The index is not needed to read a store, and a missing or damaged one is rebuilt without this command. reindex is for an
 index that is suspected to be wrong, or has grown too large.

@@ -87,7 +87,7 @@ func (a *app) setting(cmd *cobra.Command, maxSize string, id protocol.Identity, 
 		}
 		return func(c *client.Client) error { return a.setMaintenance(ctx, w, c, change) }, nil
 	case !size:
-		return nil, usagef("--max-size is missing; give one like --max-size 200G, or none, or a schedule like --scrub-every 30d, " +
+		return nil, usagef("nothing to set; give --max-size, or --scrub-every and --scrub-rate, " +
 			"or say what the store is: --new-uuid, --copied-from, --moved")
 	}
 	r, err := parseMaxSize(maxSize)

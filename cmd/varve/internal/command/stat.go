@@ -30,7 +30,7 @@ writes then wait for settling or fail with "no space left on device", and everyt
 each change.
 
 The table of uses says what each byte of the store's files is for; the sum is USED. DATA and TREE are what volumes and
-snapshots refer to, each object once; DEAD is what nothing refers to any more, and what collection gives back.
+snapshots refer to, each object once; DEAD is what nothing refers to any more, and what is not reclaimed yet.
 
 SCRUB is about checks of the whole store: whether one runs or was interrupted, when the last one ended and what it
 found, and the schedule (varve set --scrub-every).
@@ -211,7 +211,7 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 		{"data", about, u.Data, "chunks of volumes and snapshots"},
 		{"tree", "", u.Tree, "their tree nodes"},
 		{"tail", "", u.Tail, "written and not settled, overwritten data too"},
-		{"dead", about, u.Dead, "not referred to any more; collection gives it back"},
+		{"dead", about, u.Dead, "not referred to any more, and not reclaimed yet"},
 		{"lists", "", u.Lists, "object lists of the segments"},
 		{"journals", "", u.Journals, "what the tail is recorded in"},
 		{"refs", "", u.Refs, "names of volumes and snapshots"},

@@ -174,6 +174,7 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"verify", map[bool]string{true: "yes", false: "no"}[v.Verify]},
 		{"quota", formatLimit(v.Quota)},
 		{"reserve", formatLimit(v.Reserve)},
+		{"policy", policyText(v.Policy)},
 		{"created", formatTime(v.Created)},
 		{"root", orNone(v.Root)},
 		{"logical", formatSize(v.Logical)},
@@ -230,7 +231,7 @@ func (a *app) volumeDeleteCmd() *cobra.Command {
 		Long: `delete deletes a volume that is not attached. Its snapshots must be deleted first.
 
 With --dry-run nothing is deleted, and the output says how much deleting the volume together with all of its snapshots
-would free. It may be attached then.`,
+would free, once space is reclaimed. It may be attached then.`,
 		Example:           "  varve volume delete data\n  varve volume delete data --dry-run",
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,

@@ -2,12 +2,14 @@ package command
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
 )
 
 func (a *app) volumeSetCmd() *cobra.Command {
@@ -168,4 +170,24 @@ func (c *volumeChanges) retention(cmd *cobra.Command) (r protocol.RetentionChang
 		r.SnapshotEvery = &seconds
 	}
 	return r, nil
+}
+
+// policyText says what is kept of a volume's past in the words of the flags that set it.
+func policyText(p *objstore.Retention) string {
+	if p == nil {
+		return "none"
+	}
+	var parts []string
+	for _, k := range []struct {
+		name string
+		n    int
+	}{{"last", p.KeepLast}, {"hourly", p.KeepHourly}, {"daily", p.KeepDaily}, {"weekly", p.KeepWeekly}} {
+		if k.n > 0 {
+			parts = append(parts, fmt.Sprintf("keep-%s %d", k.name, k.n))
+		}
+	}
+	if p.SnapshotEvery > 0 {
+		parts = append(parts, "snapshot-every "+formatDuration(time.Duration(p.SnapshotEvery)*time.Second))
+	}
+	return strings.Join(parts, ", ")
 }

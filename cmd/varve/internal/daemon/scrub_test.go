@@ -79,10 +79,14 @@ func TestOneCheckAtATime(t *testing.T) {
 		}
 	}
 	every, rate := int64(3600), int64(5)
-	if _, err := w.c.SetMaintenance(t.Context(), protocol.Maintenance{ScrubEvery: &every, CollectRate: &rate}); err != nil {
+	if _, err := w.c.SetMaintenance(t.Context(), protocol.Maintenance{ScrubEvery: &every, ScrubRate: &rate}); err != nil {
 		t.Error(err)
 	}
-	if m := w.store.maintenance; m.ScrubEvery != time.Hour || m.CollectRate != 5 || m.ScrubRate != 0 {
+	every = 7200
+	if _, err := w.c.SetMaintenance(t.Context(), protocol.Maintenance{ScrubEvery: &every}); err != nil {
+		t.Error(err)
+	}
+	if m := w.store.maintenance; m.ScrubEvery != 2*time.Hour || m.ScrubRate != 5 || m.CollectRate != 0 {
 		t.Errorf("set %+v", m)
 	}
 	for _, m := range []protocol.Maintenance{{}, {ScrubEvery: new(int64(5))}, {ScrubRate: new(int64(-1))}} {
