@@ -5,6 +5,7 @@ package integration
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestCloneOfMountedFilesystem clones a volume while its filesystem is in use: the clone has what a
@@ -116,24 +115,13 @@ func TestHundredClones(t *testing.T) {
 // readDirect reads the first bytes of a device, without the page cache.
 func readDirect(t *testing.T, dev string, n int) []byte {
 	t.Helper()
-	fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatalf("open %s: %v", dev, err)
+	f := openDirect(t, dev, os.O_RDONLY)
+	defer f.Close() // a device that is open is not detached
+	b := aligned(t, n)
+	if _, err := io.ReadFull(f, b); err != nil {
+		t.Fatalf("read %s: %v", dev, err)
 	}
-	defer unix.Close(fd)
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Munmap(b) }()
-	for at := 0; at < n; {
-		got, err := unix.Pread(fd, b[at:], int64(at))
-		if err != nil || got == 0 {
-			t.Fatalf("read %s at %d: %d, %v", dev, at, got, err)
-		}
-		at += got
-	}
-	return bytes.Clone(b)
+	return b
 }
 
 // wantEverywhere fails unless a device has the content, read through the page cache and past it,
@@ -166,17 +154,9 @@ func readBuffered(t *testing.T, path string, n int) []byte {
 
 func readMapped(t *testing.T, path string, n int) []byte {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := unix.Mmap(int(f.Fd()), 0, n, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatalf("map %s: %v", path, err)
-	}
-	defer func() { _ = unix.Munmap(b) }()
-	return bytes.Clone(b)
+	m, unmap := mapLive(t, path, n)
+	defer unmap()
+	return bytes.Clone(m)
 }
 
 // TestRollbackShowsNothingOld rolls a volume back whose old content is in the page caches of its

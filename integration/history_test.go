@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -20,12 +19,9 @@ func TestHistoryOnDevice(t *testing.T) {
 	n.serve(ctx)
 	dev := n.volume(ctx, "disk", "64M")
 	n.varve(ctx, "volume", "set", "disk", "--keep-last", "8", "--snapshot-every", "1m")
-	states := func() (list []objstore.SnapshotInfo) {
+	states := func() []objstore.SnapshotInfo {
 		t.Helper()
-		if err := json.Unmarshal([]byte(n.varve(ctx, "volume", "history", "disk", "--json")), &list); err != nil {
-			t.Fatal(err)
-		}
-		return list
+		return query[[]objstore.SnapshotInfo](ctx, n, "volume", "history", "disk")
 	}
 	var sums []string
 	for i := range 3 {
@@ -61,10 +57,7 @@ func TestHistoryOnDevice(t *testing.T) {
 		t.Error("the device holds something else after the rollback to a state")
 	}
 	n.varve(ctx, "detach", "disk")
-	var snaps []objstore.SnapshotInfo
-	if err := json.Unmarshal([]byte(n.varve(ctx, "snapshot", "list", "disk", "--json")), &snaps); err != nil {
-		t.Fatal(err)
-	}
+	snaps := query[[]objstore.SnapshotInfo](ctx, n, "snapshot", "list", "disk")
 	automatic := 0
 	for _, s := range snaps {
 		if s.Automatic {

@@ -83,7 +83,7 @@ var killPoints = []killPoint{
 	{point: failpoint.CheckVerified, most: 3},
 	{
 		point: failpoint.EvacuateCopied, way: unreached,
-		reason: "segments are evacuated by need, and too seldom for a test; TestKilledAtEveryPoint of objstore has it",
+		reason: "the daemon evacuates no segment yet; TestKilledAtEveryPoint of objstore has it",
 	},
 	{point: failpoint.EvacuateRecorded, way: unreached, reason: "as evacuate.copied"},
 	{point: failpoint.EvacuateIndexed, way: unreached, reason: "as evacuate.copied"},
@@ -513,8 +513,8 @@ func (k *killing) tidy() {
 }
 
 // back clones a scratch volume, which is not attached, rolls it back to what it was before it was
-// written, and renames the clone and the snapshot. It returns
-// false if the daemon died. The clones are scratch volumes too.
+// written, and renames the clone and the snapshot. It returns false if the daemon died. The clones
+// are scratch volumes too.
 func (k *killing) back(name string) bool {
 	k.t.Helper()
 	k.clones++

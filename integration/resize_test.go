@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 // bytesOf returns the size of a block device, as the kernel has it.
 func bytesOf(ctx context.Context, t *testing.T, dev string) int64 {
 	t.Helper()
-	n, err := strconv.ParseInt(strings.TrimSpace(must(ctx, t, "blockdev", "--getsize64", dev)), 10, 64)
+	n, err := strconv.ParseInt(must(ctx, t, "blockdev", "--getsize64", dev), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,11 +50,7 @@ func usesAddUp(t *testing.T, below string) {
 		must(ctx, t, "mount", "-t", "tmpfs", "-o", "size=900M", "tmpfs", dir)
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	} else {
-		img := filepath.Join(t.TempDir(), "disk.img")
-		must(ctx, t, "truncate", "-s", "900M", img)
-		dev := losetup(ctx, t, img)
-		fsNamed(below).make(ctx, t, dev)
-		dir = mount(ctx, t, dev, "").dir
+		dir = newSmallDisk(ctx, t, fsNamed(below), 900).m.dir
 	}
 	empty := usedOn(t, dir)
 	n := newNodeAt(ctx, t, filepath.Join(dir, "store"))
