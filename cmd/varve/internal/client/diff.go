@@ -2,11 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net/http"
+	"math"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -16,39 +12,21 @@ import (
 // which they differ, in order. An error of either ends it.
 func (c *Client) Diff(ctx context.Context, r protocol.Diff, begin func(objstore.DiffImages) error,
 	changed func(objstore.Change) error,
-) (objstore.DiffTotal, error) {
-	var none objstore.DiffTotal
-	ctx, end := c.watched(ctx)
-	defer end()
-	var resp *http.Response
-	err := retry(ctx, func() (err error) {
-		resp, err = c.begin(ctx, "/v1/diff", r)
-		return err
-	})
-	if err != nil {
-		return none, because(ctx, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	events := json.NewDecoder(resp.Body) // of any length: none of it is kept
-	for {
-		var e protocol.DiffEvent
-		err := events.Decode(&e)
+) (total objstore.DiffTotal, err error) {
+	const limit = math.MaxInt64 // the answer may have any length
+	err = follow(ctx, c, "/v1/diff", r, limit, func(e protocol.DiffEvent) (bool, error) {
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return none, errGone
-		case err != nil:
-			return none, because(ctx, fmt.Errorf("read the daemon's answer: %w", err))
 		case e.Error != nil:
-			return none, e.Error
+			return true, e.Error
 		case e.Total != nil:
-			return *e.Total, nil
+			total = *e.Total
+			return true, nil
 		case e.Images != nil:
-			err = begin(*e.Images)
+			return false, begin(*e.Images)
 		case e.Change != nil:
-			err = changed(*e.Change)
+			return false, changed(*e.Change)
 		}
-		if err != nil {
-			return none, err
-		}
-	}
+		return false, nil
+	})
+	return total, err
 }

@@ -1,0 +1,56 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// follow sends a request that is answered with events, one JSON value a line, and calls event for
+// each of them until it returns true, or an error. The answer has at most limit bytes; none of it is
+// kept.
+func follow[E any](ctx context.Context, c *Client, path string, body any, limit int64, event func(E) (last bool, err error)) error {
+	ctx, end := c.watched(ctx)
+	defer end()
+	var resp *http.Response
+	err := retry(ctx, func() (err error) {
+		resp, err = c.begin(ctx, path, body)
+		return err
+	})
+	if err != nil {
+		return because(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	events := json.NewDecoder(io.LimitReader(resp.Body, limit))
+	for {
+		var e E
+		err := events.Decode(&e)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return errGone
+		case err != nil:
+			return because(ctx, fmt.Errorf("read the daemon's answer: %w", err))
+		}
+		if last, err := event(e); last || err != nil {
+			return err
+		}
+	}
+}
+
+// begin sends a request that is answered with events, and returns the response, whose body has them.
+// The caller closes the body.
+func (c *Client) begin(ctx context.Context, path string, body any) (*http.Response, error) {
+	resp, err := c.send(ctx, http.MethodPost, path, body)
+	if err != nil || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == "application/x-ndjson" {
+		return resp, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var nothing struct{}
+	if err := decode(resp, &nothing); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("the daemon answered %s", resp.Status)
+}
