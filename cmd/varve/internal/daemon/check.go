@@ -25,11 +25,13 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !d.scrubs.take() {
+	if !d.checking.TryLock() {
 		server.Refuse(w, fmt.Errorf("check: %w: another check is under way", protocol.ErrBusy))
 		return
 	}
-	defer d.scrubs.give()
+	defer d.checking.Unlock()
+	d.scrubs.hold()
+	defer d.scrubs.release()
 	o := req.Options()
 	events := d.stream(w)
 	var last time.Time

@@ -86,13 +86,14 @@ type Daemon struct {
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // who is ready to take over
 
-	scrubs   scrubs // one check at a time
+	checking sync.Mutex // one check of a client at a time
+	scrubs   background // scheduled checks; held during one of a client, and a handover
 	policies policies
 
 	reviveAfter   time.Duration
 	retryFirst    time.Duration
 	answerTimeout time.Duration
-	waits         chan struct{} // full: no more requests may wait for snapshots
+	waits         chan struct{} // full: no more requests may wait for settling
 
 	stop     chan struct{} // closed when a client asked for the end
 	stopOnce sync.Once

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"varve/cmd/varve/internal/protocol"
@@ -84,73 +83,14 @@ func (d *Daemon) deleteSnapshot(ctx context.Context, volume, name string) error 
 // policies makes the snapshots that are due, and deletes those that a policy does not keep. Only
 // during a handover it rests.
 type policies struct {
-	running sync.Mutex // held while snapshots are made
-	mu      sync.Mutex
-	held    bool
-	stop    context.CancelFunc // of the pass that runs; nil: none
-	retry   map[string]time.Time
-}
-
-// begin begins a pass, unless policies rest.
-func (p *policies) begin(ctx context.Context) (context.Context, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.held {
-		return nil, false
-	}
-	p.running.Lock()
-	ctx, p.stop = context.WithCancel(ctx)
-	return ctx, true
-}
-
-// end ends the pass that begin has begun.
-func (p *policies) end() {
-	p.mu.Lock()
-	p.stop()
-	p.stop = nil
-	p.mu.Unlock()
-	p.running.Unlock()
-}
-
-// hold ends the pass that runs, waits for its end, and lets none begin until release.
-func (p *policies) hold() {
-	p.mu.Lock()
-	p.held = true
-	if p.stop != nil {
-		p.stop()
-	}
-	p.mu.Unlock()
-	p.running.Lock()   // the pass has ended
-	p.running.Unlock() //nolint:staticcheck // nothing is done under it
-}
-
-func (p *policies) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.held = false
+	background
+	retry map[string]time.Time // of the pass that runs: when a volume is tried again
 }
 
 // watchPolicies makes and deletes automatic snapshots until the function that it returns is called,
 // which waits for what is under way.
 func (d *Daemon) watchPolicies(every time.Duration) (end func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				d.applyPolicies(ctx)
-			}
-		}
-	})
-	return func() {
-		cancel()
-		done.Wait()
-	}
+	return repeat(every, d.applyPolicies)
 }
 
 // applyPolicies makes the snapshots that are due, and prunes those of their volumes.
@@ -159,23 +99,26 @@ func (d *Daemon) applyPolicies(ctx context.Context) {
 	if len(due) == 0 {
 		return
 	}
-	ctx, ok := d.policies.begin(ctx)
-	if !ok {
+	d.policies.run(ctx, func(ctx context.Context) {
+		for _, volume := range due {
+			if ctx.Err() == nil && !time.Now().Before(d.policies.retry[volume]) {
+				d.applyPolicy(ctx, volume)
+			}
+		}
+	})
+}
+
+// applyPolicy makes a snapshot of a volume, or notes when that is tried again.
+func (d *Daemon) applyPolicy(ctx context.Context, volume string) {
+	err := d.automaticSnapshot(ctx, volume)
+	if err == nil || ctx.Err() != nil {
 		return
 	}
-	defer d.policies.end()
-	for _, volume := range due {
-		if time.Now().Before(d.policies.retry[volume]) {
-			continue
-		}
-		if err := d.automaticSnapshot(ctx, volume); err != nil && ctx.Err() == nil {
-			if d.policies.retry == nil {
-				d.policies.retry = map[string]time.Time{}
-			}
-			d.policies.retry[volume] = time.Now().Add(policyRetry)
-			d.log.Warn("an automatic snapshot is not made; the next try follows", "volume", volume, "in", policyRetry, "error", err)
-		}
+	if d.policies.retry == nil {
+		d.policies.retry = map[string]time.Time{}
 	}
+	d.policies.retry[volume] = time.Now().Add(policyRetry)
+	d.log.Warn("an automatic snapshot is not made; the next try follows", "volume", volume, "in", policyRetry, "error", err)
 }
 
 // automaticSnapshot makes a snapshot of a volume, and deletes those that its policy does not keep.

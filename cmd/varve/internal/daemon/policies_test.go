@@ -52,7 +52,7 @@ func TestPoliciesRestForHandover(t *testing.T) {
 	if n := w.store.made(); n != 1 {
 		t.Errorf("%d snapshots were begun during a handover", n-1)
 	}
-	if _, ok := w.d.policies.begin(context.Background()); ok {
+	if w.d.policies.run(t.Context(), func(context.Context) {}) {
 		t.Error("a pass begins during a handover")
 	}
 	w.d.policies.release()
