@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -33,7 +32,7 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 	d.scrubs.hold()
 	defer d.scrubs.release()
 	o := req.Options()
-	events := d.stream(w)
+	events := d.events(w)
 	var last time.Time
 	o.Progress = func(p objstore.CheckProgress) {
 		if now := time.Now(); now.Sub(last) >= progressEvery {
@@ -72,28 +71,6 @@ func (d *Daemon) logChecked(r *objstore.CheckReport) {
 
 // mostLogged bounds how many damages of one check are logged.
 const mostLogged = 20
-
-// events are what a long request answers with, one JSON value a line.
-type events struct {
-	enc     *json.Encoder
-	conn    *http.ResponseController
-	timeout time.Duration
-}
-
-// stream begins an answer of events.
-func (d *Daemon) stream(w http.ResponseWriter) *events {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	return &events{json.NewEncoder(w), http.NewResponseController(w), d.answerTimeout}
-}
-
-// send sends one event. Errors: the client is gone, and the request's context ends; or it is this
-// process, and has no deadline.
-func (e *events) send(event any) {
-	_ = e.conn.SetWriteDeadline(time.Now().Add(e.timeout))
-	_ = e.enc.Encode(event)
-	_ = e.conn.Flush()
-}
 
 func (d *Daemon) serveRepairVolume(ctx context.Context, r *http.Request, q protocol.Repair) (objstore.Repair, error) {
 	name, err := volumeName(r)

@@ -3,9 +3,7 @@ package daemon
 import (
 	"bufio"
 	"encoding/json"
-	"io"
 	"net/http"
-	"time"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -23,13 +21,12 @@ func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 		server.Refuse(w, err)
 		return
 	}
-	out := bufio.NewWriterSize(&streamWriter{w: w, conn: http.NewResponseController(w), timeout: d.answerTimeout}, diffBuffer)
+	out := bufio.NewWriterSize(d.stream(w), diffBuffer)
 	enc := json.NewEncoder(out)
 	begun := false
 	total, err := d.store.Diff(r.Context(), q.From, q.To, func(i objstore.DiffImages) error {
 		begun = true
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		w.WriteHeader(http.StatusOK)
+		beginEvents(w)
 		return enc.Encode(protocol.DiffEvent{Images: &i})
 	}, func(c objstore.Change) error {
 		return enc.Encode(protocol.DiffEvent{Change: &c})
@@ -46,19 +43,4 @@ func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 		_ = enc.Encode(protocol.DiffEvent{Total: &total})
 	}
 	_ = out.Flush()
-}
-
-// streamWriter sends each write to the client at once.
-type streamWriter struct {
-	w       io.Writer
-	conn    *http.ResponseController
-	timeout time.Duration // for the client to take what is written
-}
-
-func (s *streamWriter) Write(p []byte) (int, error) {
-	// Errors: the handler is called in this process, and there is no connection.
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
-	n, err := s.w.Write(p)
-	_ = s.conn.Flush()
-	return n, err
 }

@@ -28,7 +28,7 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.log.Info("the index is rebuilt beside I/O", "segments", st.Segments)
-	began, events := time.Now(), d.stream(w)
+	began, events := time.Now(), d.events(w)
 	done := protocol.Reindexed{Segments: st.Segments}
 	if req.Wait || !d.isDaemon() {
 		if err := d.awaitReindex(r.Context(), events); err != nil {
@@ -41,6 +41,6 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 	events.send(protocol.ReindexEvent{Done: &done})
 }
 
-func (d *Daemon) awaitReindex(ctx context.Context, events *events) error {
+func (d *Daemon) awaitReindex(ctx context.Context, events events) error {
 	return d.store.WaitReindex(ctx, func(i objstore.ReindexInfo) { events.send(protocol.ReindexEvent{Progress: &i}) })
 }

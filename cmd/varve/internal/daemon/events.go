@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// events are what a long request answers with, one JSON value a line.
+type events struct{ enc *json.Encoder }
+
+// events begins an answer of events, each of which is sent at once.
+func (d *Daemon) events(w http.ResponseWriter) events {
+	beginEvents(w)
+	return events{json.NewEncoder(d.stream(w))}
+}
+
+func beginEvents(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+}
+
+// send sends one event. Errors: the client is gone, and the request's context ends.
+func (e events) send(event any) { _ = e.enc.Encode(event) }
+
+// streamWriter sends each write to the client at once.
+type streamWriter struct {
+	w       http.ResponseWriter
+	conn    *http.ResponseController
+	timeout time.Duration // for the client to take what is written
+}
+
+func (d *Daemon) stream(w http.ResponseWriter) *streamWriter {
+	return &streamWriter{w: w, conn: http.NewResponseController(w), timeout: d.answerTimeout}
+}
+
+func (s *streamWriter) Write(p []byte) (int, error) {
+	// Errors: the handler is called in this process, and there is no connection.
+	_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+	n, err := s.w.Write(p)
+	_ = s.conn.Flush()
+	return n, err
+}
