@@ -18,11 +18,6 @@ func (d *Daemon) serveCloneVolume(ctx context.Context, r *http.Request, c protoc
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	leave, err := d.wait()
-	if err != nil {
-		return protocol.Volume{}, err
-	}
-	defer leave()
 	v, err := d.store.CloneVolume(ctx, name, c.Snapshot, c.Name)
 	if err != nil {
 		return protocol.Volume{}, err
@@ -41,11 +36,6 @@ func (d *Daemon) serveRollbackVolume(ctx context.Context, r *http.Request, c pro
 	if err != nil {
 		return none, err
 	}
-	leave, err := d.wait()
-	if err != nil {
-		return none, err
-	}
-	defer leave()
 	if err := d.mayRollBack(ctx, name); err != nil {
 		return none, err
 	}

@@ -21,6 +21,12 @@ func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 		server.Refuse(w, err)
 		return
 	}
+	leave, err := d.wait() // the images settle first, and the client reads as long as it likes
+	if err != nil {
+		server.Refuse(w, err)
+		return
+	}
+	defer leave()
 	out := bufio.NewWriterSize(d.stream(w), diffBuffer)
 	enc := json.NewEncoder(out)
 	begun := false

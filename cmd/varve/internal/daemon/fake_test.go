@@ -309,7 +309,10 @@ func (s *fakeStore) SharedSnapshots(_ context.Context, volume string) ([]objstor
 	return s.Snapshots(volume)
 }
 
-func (s *fakeStore) WouldFree(context.Context, []string, []objstore.SnapshotName) (objstore.Freed, error) {
+func (s *fakeStore) WouldFree(ctx context.Context, _ []string, _ []objstore.SnapshotName) (objstore.Freed, error) {
+	if _, limited := ctx.Deadline(); limited {
+		return objstore.Freed{}, errors.New("snapshots may take longer to settle")
+	}
 	return objstore.Freed{}, nil
 }
 

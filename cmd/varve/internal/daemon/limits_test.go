@@ -129,3 +129,40 @@ func TestLongCheck(t *testing.T) {
 		t.Errorf("a long check: %v, %+v, heard %d times of", err, report, heard)
 	}
 }
+
+// What a deletion would free is known when its snapshots have settled: that has no time limit, but takes a place among the
+// requests that wait, as a diff and a reindex do.
+func TestLongRequestsTakePlaces(t *testing.T) {
+	w := newWorld(t, "a")
+	for range 3 {
+		if _, err := w.store.CreateAutomatic(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deletion, prune := protocol.WouldFree{Volumes: []string{"a"}}, protocol.Prune{Volume: "a", DryRun: true}
+	if _, err := w.c.WouldFree(t.Context(), deletion); err != nil {
+		t.Errorf("of a deletion: %v", err)
+	}
+	if p, err := w.c.Prune(t.Context(), prune); err != nil || len(p.Snapshots) != 2 {
+		t.Errorf("of a prune: %v, %+v", err, p)
+	}
+	for range maxWaits {
+		leave, err := w.d.wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+	}
+	brieflyPatient(t, 50*time.Millisecond)
+	_, err := w.c.WouldFree(t.Context(), deletion)
+	wantError(t, err, protocol.ErrCrowded)
+	_, err = w.c.Prune(t.Context(), prune)
+	wantError(t, err, protocol.ErrCrowded)
+	_, err = w.c.Diff(t.Context(), protocol.Diff{From: objstore.ImageName{Volume: "a"}, To: objstore.ImageName{Volume: "a"}}, nil, nil)
+	wantError(t, err, protocol.ErrCrowded)
+	_, err = w.c.Reindex(t.Context(), protocol.Reindex{Wait: true}, nil)
+	wantError(t, err, protocol.ErrCrowded)
+	if p, err := w.c.Prune(t.Context(), protocol.Prune{Volume: "a"}); err != nil || len(p.Snapshots) != 2 {
+		t.Errorf("a prune, which waits for nothing: %v, %+v", err, p)
+	}
+}

@@ -19,6 +19,15 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 		server.Refuse(w, err)
 		return
 	}
+	wait := req.Wait || !d.isDaemon()
+	if wait {
+		leave, err := d.wait()
+		if err != nil {
+			server.Refuse(w, err)
+			return
+		}
+		defer leave()
+	}
 	st, err := d.store.Stat()
 	if err == nil {
 		err = d.store.Reindex()
@@ -30,7 +39,7 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 	d.log.Info("the index is rebuilt beside I/O", "segments", st.Segments)
 	began, events := time.Now(), d.events(w)
 	done := protocol.Reindexed{Segments: st.Segments}
-	if req.Wait || !d.isDaemon() {
+	if wait {
 		if err := d.awaitReindex(r.Context(), events); err != nil {
 			e, _ := protocol.NewError(err)
 			events.send(protocol.ReindexEvent{Error: e})

@@ -18,11 +18,6 @@ func (d *Daemon) serveResizeVolume(ctx context.Context, r *http.Request, c proto
 	if err != nil {
 		return none, err
 	}
-	leave, err := d.wait()
-	if err != nil {
-		return none, err
-	}
-	defer leave()
 	before, err := d.store.VolumeInfo(name)
 	if err != nil {
 		return none, err

@@ -25,20 +25,20 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("GET /v1/volumes/{name}", server.Handle(d.serveVolume))
 	mux.Handle("PATCH /v1/volumes/{name}", server.Handle(d.serveSetVolume))
 	mux.Handle("GET /v1/volumes/{name}/history", server.Handle(d.serveHistory))
-	mux.Handle("POST /v1/prune", server.Handle(d.servePrune))
+	mux.Handle("POST /v1/prune", waiting(d, d.servePrune))
 	mux.Handle("DELETE /v1/volumes/{name}", server.Handle(d.serveDeleteVolume))
 	mux.Handle("POST /v1/volumes/{name}/repair", server.Handle(d.serveRepairVolume))
-	mux.Handle("POST /v1/volumes/{name}/clone", server.Handle(d.serveCloneVolume))
-	mux.Handle("POST /v1/volumes/{name}/resize", server.Handle(d.serveResizeVolume))
-	mux.Handle("POST /v1/volumes/{name}/rollback", server.Handle(d.serveRollbackVolume))
+	mux.Handle("POST /v1/volumes/{name}/clone", waiting(d, d.serveCloneVolume))
+	mux.Handle("POST /v1/volumes/{name}/resize", waiting(d, d.serveResizeVolume))
+	mux.Handle("POST /v1/volumes/{name}/rollback", waiting(d, d.serveRollbackVolume))
 	mux.Handle("POST /v1/volumes/{name}/rename", server.Handle(d.serveRenameVolume))
 	mux.HandleFunc("POST /v1/check", d.serveCheck)
 	mux.HandleFunc("POST /v1/reindex", d.serveReindex)
 	mux.HandleFunc("POST /v1/diff", d.serveDiff)
 	mux.Handle("GET /v1/snapshots", server.Handle(d.serveSnapshots))
-	mux.Handle("POST /v1/snapshots", server.Handle(d.serveCreateSnapshot))
+	mux.Handle("POST /v1/snapshots", waiting(d, d.serveCreateSnapshot))
 	mux.Handle("DELETE /v1/snapshots/{volume}/{name}", server.Handle(d.serveDeleteSnapshot))
-	mux.Handle("POST /v1/would-free", server.Handle(d.serveWouldFree))
+	mux.Handle("POST /v1/would-free", waiting(d, d.serveWouldFree))
 	mux.Handle("POST /v1/snapshots/{volume}/{name}/rename", server.Handle(d.serveRenameSnapshot))
 	mux.Handle("GET /v1/attachments", server.Handle(d.serveAttachments))
 	mux.Handle("POST /v1/attach", server.Handle(d.serveAttach))
@@ -58,10 +58,27 @@ func (d *Daemon) NewServer() *http.Server {
 	return server.New(d.Handler(), server.Options{Logger: d.log, AnswerTimeout: d.answerTimeout, Handover: d.serveHandover})
 }
 
-// maxWaits is how many requests may wait for settling: the only ones that no time limit ends.
+// waiting is server.Handle for requests that may wait for settling, which has no time limit: one that
+// finds no place to wait is refused before anything is done.
+func waiting[Req interface{ Waits() bool }, Ans any](d *Daemon, serve func(context.Context, *http.Request, Req) (Ans, error)) http.Handler {
+	return server.Handle(func(ctx context.Context, r *http.Request, req Req) (Ans, error) {
+		if req.Waits() {
+			leave, err := d.wait()
+			if err != nil {
+				var none Ans
+				return none, err
+			}
+			defer leave()
+		}
+		return serve(ctx, r, req)
+	})
+}
+
+// maxWaits is how many requests may wait for settling, or for a reindex: with the one check that a client may run, the
+// only ones that no time limit ends.
 const maxWaits = 32
 
-// wait takes one of the places of those who wait for settling.
+// wait takes one of the places of those who wait.
 func (d *Daemon) wait() (leave func(), err error) {
 	select {
 	case d.waits <- struct{}{}:

@@ -191,13 +191,6 @@ func (d *Daemon) serveSnapshots(ctx context.Context, r *http.Request, _ server.N
 }
 
 func (d *Daemon) serveCreateSnapshot(ctx context.Context, _ *http.Request, c protocol.CreateSnapshot) (objstore.SnapshotInfo, error) {
-	if c.Wait { // refused before anything is done
-		leave, err := d.wait()
-		if err != nil {
-			return objstore.SnapshotInfo{}, err
-		}
-		defer leave()
-	}
 	s, err := d.store.CreateSnapshot(ctx, c.Volume, c.Name)
 	if err != nil {
 		return s, err

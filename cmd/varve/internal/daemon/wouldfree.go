@@ -8,13 +8,8 @@ import (
 	"varve/objstore"
 )
 
-// serveWouldFree answers what a deletion would free. It waits for snapshots that have not settled.
+// serveWouldFree answers what a deletion would free.
 func (d *Daemon) serveWouldFree(ctx context.Context, _ *http.Request, w protocol.WouldFree) (objstore.Freed, error) {
-	leave, err := d.wait()
-	if err != nil {
-		return objstore.Freed{}, err
-	}
-	defer leave()
 	snaps := make([]objstore.SnapshotName, len(w.Snapshots))
 	for i, name := range w.Snapshots {
 		volume, snap, err := protocol.SplitSnapshot(name)

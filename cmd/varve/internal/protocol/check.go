@@ -145,6 +145,9 @@ func (w WouldFree) Check() error {
 	return nil
 }
 
+// Waits reports whether the response waits for settling.
+func (w WouldFree) Waits() bool { return true }
+
 // Check returns an error if a name is invalid.
 func (c CloneVolume) Check() error {
 	if c.Snapshot != "" {

@@ -45,3 +45,7 @@ func (p Prune) Check() error {
 	}
 	return nil
 }
+
+// Waits reports whether the response waits for settling, as that of a dry run does for what its
+// snapshots would free.
+func (p Prune) Waits() bool { return p.DryRun }

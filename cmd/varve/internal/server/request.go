@@ -19,7 +19,8 @@ import (
 // None is the body of a request or answer that has none.
 type None struct{}
 
-// RequestTimeout bounds every request but those that wait for settling, which take what they take.
+// RequestTimeout bounds every request but those that wait for settling or are answered with events,
+// which take what they take.
 const RequestTimeout = 2 * time.Minute
 
 // Guard checks the protocol's version of requests, and keeps a panic from taking the devices down with it.
