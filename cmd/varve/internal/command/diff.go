@@ -1,8 +1,11 @@
 package command
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,16 +70,29 @@ func diffRequest(args []string) (r protocol.Diff, err error) {
 
 // writeDiff writes the changes as they come: there may be more than fit into memory.
 func (a *app) writeDiff(cmd *cobra.Command, c *client.Client, r protocol.Diff) error {
-	out := cmd.OutOrStdout()
+	write := writeDiffText
 	if a.json {
-		enc := json.NewEncoder(out)
-		total, err := c.Diff(cmd.Context(), r, func(i objstore.DiffImages) error { return enc.Encode(i) },
-			func(c objstore.Change) error { return enc.Encode(c) })
-		if err != nil {
-			return err
-		}
-		return enc.Encode(total)
+		write = writeDiffJSON
 	}
+	out := bufio.NewWriter(cmd.OutOrStdout())
+	err := write(cmd.Context(), out, c, r)
+	if flushed := out.Flush(); err == nil {
+		err = flushed
+	}
+	return err
+}
+
+func writeDiffJSON(ctx context.Context, out io.Writer, c *client.Client, r protocol.Diff) error {
+	enc := json.NewEncoder(out)
+	total, err := c.Diff(ctx, r, func(i objstore.DiffImages) error { return enc.Encode(i) },
+		func(c objstore.Change) error { return enc.Encode(c) })
+	if err != nil {
+		return err
+	}
+	return enc.Encode(total)
+}
+
+func writeDiffText(ctx context.Context, out io.Writer, c *client.Client, r protocol.Diff) error {
 	none := "no difference"
 	begin := func(i objstore.DiffImages) error {
 		if i.From.Size != i.To.Size {
@@ -86,7 +102,7 @@ func (a *app) writeDiff(cmd *cobra.Command, c *client.Client, r protocol.Diff) e
 		return nil
 	}
 	first := true
-	total, err := c.Diff(cmd.Context(), r, begin, func(c objstore.Change) error {
+	total, err := c.Diff(ctx, r, begin, func(c objstore.Change) error {
 		if first {
 			fmt.Fprintf(out, "%20s %20s  %s\n", "OFFSET", "LENGTH", "NOW")
 			first = false
