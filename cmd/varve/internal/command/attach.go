@@ -107,13 +107,7 @@ its users fails. Data already written is kept.`,
 			}
 			return a.do(cmd.Context(), a.openDaemon, func(c *client.Client) error {
 				at, err := c.Detach(cmd.Context(), protocol.Detach{Target: args[0], Force: force})
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), at)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, at, err)
 			})
 		},
 	}

@@ -45,13 +45,7 @@ while both are mounted; see also btrfstune -m, tune2fs -U random, and vgimportcl
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.CloneVolume(cmd.Context(), volume, r)
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},
 	}

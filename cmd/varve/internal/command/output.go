@@ -20,6 +20,17 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// answer ends a command that has nothing to say but an error, or with --json what it was answered.
+func (a *app) answer(w io.Writer, what string, v any, err error) error {
+	if err != nil {
+		return doing(what, err)
+	}
+	if a.json {
+		return writeJSON(w, v)
+	}
+	return nil
+}
+
 // column of a table.
 type column struct {
 	name  string

@@ -32,13 +32,7 @@ refuse the store from the first rename on.`,
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.RenameVolume(cmd.Context(), args[0], args[1])
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},
 	}
@@ -66,13 +60,7 @@ Versions of varve from before snapshots were renamed refuse the store from the f
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				s, err := c.RenameSnapshot(cmd.Context(), volume, snap, args[1])
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), s)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, s, err)
 			})
 		},
 	}

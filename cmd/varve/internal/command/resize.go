@@ -43,14 +43,8 @@ A store in which a volume was resized can't be opened by versions of varve that 
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.ResizeVolume(cmd.Context(), args[0], r)
-				if err != nil {
-					return doing(what, err)
-				}
 				writeNotes(cmd, v.Notes)
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},
 	}

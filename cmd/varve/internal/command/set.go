@@ -134,13 +134,7 @@ func (m *maintenanceFlags) request(cmd *cobra.Command) (r protocol.Maintenance, 
 
 func (a *app) setMaintenance(ctx context.Context, w io.Writer, c *client.Client, r protocol.Maintenance) error {
 	s, err := c.SetMaintenance(ctx, r)
-	if err != nil {
-		return doing("set", err)
-	}
-	if a.json {
-		return writeJSON(w, s)
-	}
-	return nil
+	return a.answer(w, "set", s, err)
 }
 
 func parseMaxSize(s string) (r protocol.MaxSize, err error) {
@@ -160,13 +154,7 @@ func parseMaxSize(s string) (r protocol.MaxSize, err error) {
 
 func (a *app) setMaxSize(ctx context.Context, w io.Writer, c *client.Client, r protocol.MaxSize) error {
 	s, err := c.SetMaxSize(ctx, r)
-	if err != nil {
-		return doing("set --max-size", err)
-	}
-	if a.json {
-		return writeJSON(w, s)
-	}
-	return nil
+	return a.answer(w, "set --max-size", s, err)
 }
 
 func (a *app) setIdentity(ctx context.Context, w io.Writer, c *client.Client, r protocol.Identity) error {

@@ -54,13 +54,7 @@ snapshots: see varve volume set.`,
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.CreateVolume(cmd.Context(), r)
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},
 	}

@@ -58,13 +58,7 @@ automatic snapshot, or with varve snapshot prune, which says with --dry-run what
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.SetVolume(cmd.Context(), args[0], r)
-				if err != nil {
-					return doing(what, err)
-				}
-				if a.json {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return nil
+				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},
 	}
