@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -114,9 +116,10 @@ type diffHandle struct {
 	f *diffFile
 
 	mu     sync.Mutex
-	text   *io.PipeReader // nil: not begun
+	text   net.Conn // the pipe, whose reads take a deadline; nil: not begun
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
+	failed error         // of the goroutine; read when done is closed
 	at     int64         // offset of the text's next byte
 }
 
@@ -125,9 +128,9 @@ type diffHandle struct {
 func (h *diffHandle) begin() {
 	h.stop()
 	ctx, cancel := context.WithCancel(context.Background())
-	r, w := io.Pipe()
+	r, w := net.Pipe()
 	done := make(chan struct{})
-	h.text, h.cancel, h.done, h.at = r, cancel, done, 0
+	h.text, h.cancel, h.done, h.failed, h.at = r, cancel, done, nil, 0
 	go func() {
 		defer close(done)
 		out := bufio.NewWriterSize(w, 32<<10)
@@ -135,7 +138,8 @@ func (h *diffHandle) begin() {
 		if err == nil {
 			err = out.Flush()
 		}
-		_ = w.CloseWithError(err) // nil is the end of the text; it returns no error
+		h.failed = err
+		_ = w.Close() // it returns no error
 	}()
 }
 
@@ -182,23 +186,45 @@ func (h *diffHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.Rea
 	if off < h.at {
 		return nil, unix.ESPIPE
 	}
-	defer context.AfterFunc(ctx, h.cancel)() // a reader that is interrupted does not wait for the images to settle
+	defer h.interruptible(ctx)()
 	n, err := io.CopyN(io.Discard, h.text, off-h.at)
 	h.at += n
 	if err == nil {
 		var got int
 		got, err = io.ReadFull(h.text, dest)
 		h.at += int64(got)
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = nil
+		if dest = dest[:got]; got > 0 {
+			err = nil // it shows at the next read
 		}
-		dest = dest[:got]
 	}
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, unix.EINTR
+	case errors.Is(err, io.EOF):
+		<-h.done
+		if h.failed != nil {
+			return nil, h.t.fail("read", h.path, h.failed)
+		}
 		return fuse.ReadResultData(nil), 0
-	}
-	if err != nil {
+	case err != nil:
 		return nil, h.t.fail("read", h.path, err)
 	}
 	return fuse.ReadResultData(dest), 0
+}
+
+// interruptible lets the end of ctx end reads of the text, which may wait for the images to settle,
+// until the function that it returns is called. The text goes on where they were.
+// REQUIRES: h.mu is held.
+func (h *diffHandle) interruptible(ctx context.Context) (end func()) {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = h.text.SetReadDeadline(time.Unix(1, 0)) // it is open, and returns no error
+	})
+	return func() {
+		if !stop() {
+			<-ended
+		}
+		_ = h.text.SetReadDeadline(time.Time{})
+	}
 }
