@@ -367,15 +367,13 @@ func (w *world) freeSpace() {
 	w.space = 0
 	w.mem.SetSpace(w.spaceOrPlenty())
 	w.must(w.s.setMaxSize(0))
-	none := int64(0)
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
 		if v.maybeGone {
 			continue
 		}
-		if w.limited { // there was no room for the record that would have taken the quota away
-			_, err := w.s.SetLimits(context.Background(), name, &none, &none)
-			w.must(err)
+		if v.limited() { // there was no room for the record that would have taken the quota away
+			w.must(w.setLimits(v, Limits{}))
 		}
 		vol := w.volume(name)
 		data := w.random(int(v.size) / 8 * 8)

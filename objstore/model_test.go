@@ -41,6 +41,9 @@ type modelVolume struct {
 	scratch bool           // a scratch volume
 	rolling *modelRollback // was not answered
 
+	limits   Limits   // as they were last answered
+	limiting []Limits // that were set since, and not answered
+
 	resizing int64  // the size in bytes of a resize that was not answered; 0: there is none
 	renaming string // the new name, if that was not answered
 	freed    string // a name that one of the snapshots had
@@ -68,6 +71,7 @@ func (v *modelVolume) clone() *modelVolume {
 	c := *v
 	c.cur, c.lost = slices.Clone(v.cur), slices.Clone(v.lost)
 	c.states, c.lostAutomatic = maps.Clone(v.states), slices.Clone(v.lostAutomatic)
+	c.limiting = slices.Clone(v.limiting)
 	if v.rolling != nil {
 		r := *v.rolling
 		c.rolling = &r

@@ -106,9 +106,8 @@ func (w *world) opLimits() {
 	before := used()
 	quota := int64(w.pick(int(v.size), "quota")) + 1
 	reserve := min(int64(w.pick(2, "reserve"))*(1<<18), quota)
-	w.limited = true
-	_, err := w.s.SetLimits(context.Background(), v.name, &quota, &reserve)
-	w.note("limits of %s: quota %d, reservation %d, used %d: %v", v.name, quota, reserve, before, err)
+	err := w.setLimits(v, Limits{quota, reserve})
+	w.note("%s uses %d", v.name, before)
 	for range w.pick(6, "operations") {
 		if w.mem.WasCut() {
 			return
@@ -121,13 +120,32 @@ func (w *world) opLimits() {
 	if after := used(); err == nil && after > max(before, quota) {
 		w.failf("%s has %d bytes after writing with a quota of %d, and had %d", v.name, after, quota, before)
 	}
-	quota, reserve = 0, 0
-	_, err = w.s.SetLimits(context.Background(), v.name, &quota, &reserve)
-	w.note("no limits of %s: %v", v.name, err)
-	if w.answered(err, "take limits away") {
-		w.limited = false
-	}
+	_ = w.setLimits(v, Limits{}) // after an error the volume keeps them
 }
+
+// setLimits sets a volume's limits, and notes what came of it.
+func (w *world) setLimits(v *modelVolume, l Limits) error {
+	v.limiting = append(v.limiting, l)
+	i, err := w.s.SetLimits(context.Background(), v.name, &l.Quota, &l.Reserve)
+	w.note("limits of %s: quota %d, reservation %d: %v", v.name, l.Quota, l.Reserve, err)
+	if w.answered(err, "set limits") {
+		v.limits, v.limiting = l, nil
+		w.resolveLimits(v, Limits{i.Quota, i.Reserve})
+	}
+	return err
+}
+
+// resolveLimits finds out what has become of limits whose setting was not answered. l is what the
+// volume has.
+func (w *world) resolveLimits(v *modelVolume, l Limits) {
+	if l != v.limits && !slices.Contains(v.limiting, l) {
+		w.failf("volume %s has the limits %+v, want %+v, or one of %+v unanswered", v.name, l, v.limits, v.limiting)
+	}
+	v.limits, v.limiting = l, nil
+}
+
+// limited reports whether the volume has limits, or may have.
+func (v *modelVolume) limited() bool { return v.limits != (Limits{}) || len(v.limiting) > 0 }
 
 // opQuiesce is the beginning of a hand-over: the store is closed after it, or goes on.
 func (w *world) opQuiesce() {

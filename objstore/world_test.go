@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -64,8 +65,6 @@ type world struct {
 	dark           bool       // there was a power cut, and no opening has come through since
 	counts         map[string]int
 	palette        [][]byte
-
-	limited bool // a volume has a quota, or may have
 }
 
 // tester is what *testing.T and *rapid.T have in common.
@@ -496,6 +495,7 @@ func (w *world) checkAll() {
 		i, ok := infos[name]
 		if ok {
 			v.resolveSize(i.Size)
+			w.resolveLimits(v, Limits{i.Quota, i.Reserve})
 		}
 		switch {
 		case !ok && v.maybeGone:
@@ -680,7 +680,11 @@ func (w *world) tolerates(err error) bool {
 	if w.mem.WasCut() || w.hook.Load() != nil {
 		return true
 	}
-	return (w.space > 0 || w.limited) && errors.Is(err, ErrNoSpace)
+	if !errors.Is(err, ErrNoSpace) {
+		return false
+	}
+	limited := func(v *modelVolume) bool { return v.limited() }
+	return w.space > 0 || slices.ContainsFunc(slices.Collect(maps.Values(w.vols)), limited)
 }
 
 // data makes the bytes of a write of n bytes at off: new ones, zeroes, or chunks that others have
