@@ -8,25 +8,33 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// appender hands out room in segments of the store's own, for objects that settling writes. One
-// segment is open at a time; those that are full wait in filled to be sealed. The settler's own: it
-// has no lock.
+// appender hands out room in segments of the store's own, for objects that settling or evacuating
+// writes. One segment is open at a time; those that are full wait in filled to be sealed. It has one
+// owner, and no lock.
 type appender struct {
 	take   func(context.Context) (*segment.File, error) // an empty segment
 	open   *segment.File                                // nil: none yet
 	filled []*segment.File
 }
 
-// appenderFor returns the appender for objects of a kind. A settling replaces every tree node above
-// what was written, and the root: most of them live until the next one. Chunks live as long as their
-// content. So the two lie in segments apart, in which what was written together dies together: a run
-// of dead nodes can be punched as a whole, or the segment unlinked. Among chunks a node leaves a hole
-// of two blocks.
-func (t *settler) appenderFor(k merkle.Kind) *appender {
+// appenders are an appender for chunks and one for tree nodes and roots. A settling replaces every
+// tree node above what was written, and the root: most of them live until the next one. Chunks live
+// as long as their content. So the two lie in segments apart, in which what was written together
+// dies together: a run of dead nodes can be punched as a whole, or the segment unlinked. Among
+// chunks a node leaves a hole of two blocks.
+type appenders struct{ chunks, nodes appender }
+
+// newAppenders returns appenders that get empty segments from take.
+func newAppenders(take func(context.Context) (*segment.File, error)) appenders {
+	return appenders{appender{take: take}, appender{take: take}}
+}
+
+// of returns the appender for objects of a kind.
+func (a *appenders) of(k merkle.Kind) *appender {
 	if k == merkle.KindChunk {
-		return &t.chunks
+		return &a.chunks
 	}
-	return &t.nodes
+	return &a.nodes
 }
 
 // slot finds room for n bytes, and returns the segment and the offset in its file.
@@ -59,17 +67,15 @@ func (a *appender) nextFilled() *segment.File {
 	return g
 }
 
-// sealCopies ends the segments that are full of what settling has written; their objects are
-// recorded, or given up.
-func (t *settler) sealCopies() error {
-	s := t.s
+// sealFilled ends the segments that are full of objects, which are recorded, or given up.
+func (s *Store) sealFilled(in *appenders) error {
 	if err := s.writeError(); err != nil {
 		return err
 	}
-	for _, a := range []*appender{&t.chunks, &t.nodes} {
+	for _, a := range []*appender{&in.chunks, &in.nodes} {
 		for g := a.nextFilled(); g != nil; g = a.nextFilled() {
 			end := s.sealSegment
-			if !g.HasObjectLog() { // a settling that failed has filled it
+			if !g.HasObjectLog() { // what failed has filled it
 				end = s.retire
 			}
 			if err := end(g); err != nil {

@@ -33,11 +33,10 @@ import (
 //
 // An evacuator is used by one collection at a time; it has no lock.
 type evacuator struct {
-	s      *Store
-	chunks appender
-	nodes  appender
-	vacant []*segment.File // after step 2, with files
-	buf    []byte          // an object
+	s         *Store
+	appenders appenders
+	vacant    []*segment.File // after step 2, with files
+	buf       []byte          // an object
 }
 
 const (
@@ -49,9 +48,7 @@ const (
 )
 
 func newEvacuator(s *Store) *evacuator {
-	e := &evacuator{s: s, buf: disk.AlignedBuffer(disk.MaxChunkSize)}
-	e.chunks.take, e.nodes.take = s.maker.take, s.maker.take
-	return e
+	return &evacuator{s: s, appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize)}
 }
 
 // errStays is why a segment is not evacuated: what is in it can't be told, or read.
@@ -91,7 +88,7 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 	if err := e.unlink(ctx, &done); err != nil {
 		return done, err
 	}
-	return done, e.sealFilled()
+	return done, e.s.sealFilled(&e.appenders)
 }
 
 // empty does steps 1 and 2 for a sealed segment, and returns how many bytes were copied.
@@ -231,11 +228,7 @@ func (e *evacuator) copyObject(ctx context.Context, g *segment.File, o *segment.
 		s.objects.Damaged(loc, err)
 		return nil, at, fmt.Errorf("%w: %w", errStays, err)
 	}
-	a := &e.nodes
-	if o.Kind == merkle.KindChunk {
-		a = &e.chunks
-	}
-	to, off, err := a.slot(ctx, int64(o.Length))
+	to, off, err := e.appenders.of(o.Kind).slot(ctx, int64(o.Length))
 	if err != nil {
 		return nil, at, err
 	}
@@ -324,7 +317,7 @@ func (e *evacuator) unlink(ctx context.Context, done *evacuated) error {
 func (s *Store) retireSegments(ctx context.Context, ids []uint32) error {
 	logs := s.objectLogLengths()
 	return s.catalog.update(ctx, func() ([]refs.Record, error) {
-		maps.DeleteFunc(logs, func(g uint32, n int64) bool { return n <= s.catalog.refs.ObjectLogs[g] || s.segments.Get(g) == nil })
+		s.trimObjectLogs(logs)
 		return []refs.Record{{Op: refs.OpRetired, Retired: slices.Clone(ids), ObjectLogs: logs}}, nil
 	}, nil)
 }
@@ -336,20 +329,4 @@ func (c *catalog) unlinked(ids []uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refs.Unlinked(ids)
-}
-
-// sealFilled seals the evacuator's segments that are full.
-func (e *evacuator) sealFilled() error {
-	for _, a := range []*appender{&e.chunks, &e.nodes} {
-		for g := a.nextFilled(); g != nil; g = a.nextFilled() {
-			end := e.s.sealSegment
-			if !g.HasObjectLog() { // a copy that failed has filled it
-				end = e.s.retire
-			}
-			if err := end(g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
 )
@@ -223,7 +224,7 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 			r.s.maker.start.Do(func() {}) // no spare is made on another goroutine
 			segs := sealedSegments(r.s)
 			take := func(ctx context.Context) (*segment.File, error) { return r.s.maker.create(ctx) }
-			r.s.evacuator.chunks.take, r.s.evacuator.nodes.take = take, take
+			r.s.evacuator.appenders = newAppenders(take)
 			armed = true
 			_, err := r.s.evacuator.evacuate(t.Context(), segs, alive)
 			armed = false
@@ -397,4 +398,26 @@ func TestVictims(t *testing.T) {
 	if v := victims(); !v[small.ID] {
 		t.Error("small segments are no victims, although they are many")
 	}
+}
+
+// A record does not speak of the object log of a segment that was retired since the lengths were
+// read: an opening would miss the segment.
+func TestObjectLogsOfRetiredSegments(t *testing.T) {
+	r, data := holding(t)
+	logs := r.s.objectLogLengths()
+	for _, g := range sealedSegments(r.s) {
+		logs[g.ID] = 1 << 20 // as if it was sealed since, too
+	}
+	_, err := r.s.evacuator.evacuate(t.Context(), sealedSegments(r.s), alive)
+	must(t, err)
+	head := refs.Record{Op: refs.OpHead, ID: r.s.catalog.refs.Volumes["a"].ID, ObjectLogs: logs}
+	must(t, r.s.catalog.update(t.Context(), func() ([]refs.Record, error) {
+		r.s.trimObjectLogs(logs)
+		v := r.s.catalog.refs.Volumes["a"]
+		head.Gen, head.Root, head.Logical = v.Gen, v.Root.String(), v.Logical
+		return []refs.Record{head}, nil
+	}, nil))
+	r.end("killed")
+	r.open(nil)
+	r.holdsAll("killed", data)
 }

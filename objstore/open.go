@@ -92,7 +92,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
 		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
 	}
-	s.settler.chunks.take, s.settler.nodes.take = s.maker.take, s.maker.take
+	s.settler.appenders = newAppenders(s.maker.take)
 	s.evacuator = newEvacuator(s)
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -162,7 +161,7 @@ func (r *resizing) resize(ctx context.Context) error {
 	}
 	v.counted = nil
 	s.log.Info("a volume was resized", "volume", v.Name(), "from", st.old.Size, "to", r.size)
-	return s.settler.sealCopies()
+	return s.sealFilled(&s.settler.appenders)
 }
 
 // discard makes a hole in st's layer of what lies beyond the new end, and looks whether that can
@@ -237,7 +236,7 @@ func (r *resizing) record(st *settling, root *merkle.Root) error {
 		if rec.Gen, rec.Logical = v.ref.Gen, st.account(); !v.ref.Root.IsZero() {
 			rec.Root = b.id.String()
 		}
-		maps.DeleteFunc(rec.ObjectLogs, func(g uint32, n int64) bool { return n <= c.refs.ObjectLogs[g] })
+		r.s.trimObjectLogs(rec.ObjectLogs)
 		return []refs.Record{rec}, nil
 	}, func() {
 		failpoint.Here(failpoint.ResizeRecorded)

@@ -40,7 +40,7 @@ func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Lo
 
 // append writes an object to a segment of the store's own.
 func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	g, off, err := st.s.settler.appenderFor(k).slot(st.ctx, int64(len(data)))
+	g, off, err := st.s.settler.appenders.of(k).slot(st.ctx, int64(len(data)))
 	if err != nil {
 		return 0, err
 	}
@@ -115,4 +115,13 @@ func (s *Store) objectLogLengths() map[uint32]int64 {
 		}
 	}
 	return out
+}
+
+// trimObjectLogs leaves out of lengths what refs know, and segments that were retired since the
+// lengths were read.
+// REQUIRES: catalog.mu is held.
+func (s *Store) trimObjectLogs(lengths map[uint32]int64) {
+	maps.DeleteFunc(lengths, func(g uint32, n int64) bool {
+		return n <= s.catalog.refs.ObjectLogs[g] || s.segments.Get(g) == nil
+	})
 }

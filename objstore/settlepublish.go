@@ -3,7 +3,6 @@ package objstore
 import (
 	"context"
 	"fmt"
-	"maps"
 	"time"
 
 	"varve/objstore/failpoint"
@@ -20,7 +19,7 @@ func (st *settling) publish(root *merkle.Root) error {
 		Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
 	}
 	return s.catalog.publish(st.ctx, v, &head, func() error {
-		maps.DeleteFunc(logs, func(g uint32, _ int64) bool { return s.segments.Get(g) == nil }) // retired meanwhile
+		s.trimObjectLogs(logs)
 		if st.pins != nil {
 			if err := s.catalog.mayPinLocked(st, st.pins.chunks); err != nil { // a snapshot may have been made since
 				return err
@@ -37,11 +36,9 @@ func (st *settling) publish(root *merkle.Root) error {
 }
 
 // publish records the head of a volume that has settled, and gives its root to the snapshots of
-// that generation. may, with mu held, completes the record or refuses it; took is as for update. Of
-// the head's object logs, those are left out that refs know to be as long.
+// that generation. may, with mu held, completes the record or refuses it; took is as for update.
 func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may func() error, took func()) error {
 	return c.update(ctx, func() ([]refs.Record, error) {
-		maps.DeleteFunc(head.ObjectLogs, func(g uint32, n int64) bool { return n <= c.refs.ObjectLogs[g] })
 		if c.refs.ByID[v.ref.ID] == nil {
 			return nil, fmt.Errorf("volume %s: %w", v.Name(), ErrNotFound)
 		}

@@ -35,9 +35,8 @@ type settler struct {
 	awaited atomic.Int64 // callers that wait for settling, of all volumes
 	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
 
-	pacer  pacer
-	chunks appender // chunks that settling copies
-	nodes  appender // tree nodes and roots, in segments of their own: see appenderFor
+	pacer     pacer
+	appenders appenders // of objects that settling writes
 }
 
 func newSettler(s *Store) *settler {
@@ -120,7 +119,7 @@ func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	}
 	for v.frozen() > 0 {
 		err := t.settleLayer(ctx, v)
-		if serr := t.sealCopies(); err == nil {
+		if serr := t.s.sealFilled(&t.appenders); err == nil {
 			err = serr
 		}
 		if errors.Is(err, errCounting) { // goes on after the other volumes
