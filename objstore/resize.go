@@ -155,13 +155,17 @@ func (r *resizing) resize(ctx context.Context) error {
 		st.undo()
 		return err
 	}
+	// Before the record: an error is one of a volume that is as it was.
+	if err := s.sealFilled(&s.settler.appenders); err != nil {
+		return err
+	}
 	failpoint.Here(failpoint.ResizeStored)
 	if err := r.record(st, root); err != nil {
 		return err
 	}
 	v.counted = nil
 	s.log.Info("a volume was resized", "volume", v.Name(), "from", st.old.Size, "to", r.size)
-	return s.sealFilled(&s.settler.appenders)
+	return nil
 }
 
 // discard makes a hole in st's layer of what lies beyond the new end, and looks whether that can
@@ -272,4 +276,5 @@ func (v *volume) setBase(b *base, logical int64) {
 	v.base.drop()
 	v.base, v.baseData = b, logical
 	v.size.Store(b.root.Size)
+	v.keepPromise()
 }

@@ -2,12 +2,18 @@ package objstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"varve/objstore/internal/refs"
+	"varve/objstore/internal/segment"
+	"varve/objstore/vfs"
 )
 
 // content reads a whole image.
@@ -243,4 +249,58 @@ func TestShrinkWithinDamagedChunk(t *testing.T) {
 	_, err = r.s.ResizeVolume(ctx, "a", 40960, ResizeOptions{Shrink: true})
 	must(t, err)
 	content(t, r.volume("a", 0))
+}
+
+// A resize that can't seal the segment that it has filled is an error, and has changed nothing.
+func TestResizeThatCantSeal(t *testing.T) {
+	r := newRig(t, Options{})
+	must(t, r.s.Close())
+	var footer atomic.Int64 // where it begins
+	r.open(func(op vfs.Op) error {
+		if n := footer.Load(); n > 0 && op.Kind == vfs.OpWrite && strings.HasPrefix(op.Name, segment.Dir) && op.Off >= n {
+			return syscall.EIO
+		}
+		return nil
+	})
+	v := r.volume("a", 1<<20)
+	r.write(v, randomBytes(1, 4096), 0)
+	must(t, r.s.Settle(t.Context()))
+	g := r.s.settler.appenders.nodes.open
+	g.Next = g.Capacity - 4096 // room for the node above the top, and not for the root
+	footer.Store(g.Capacity)
+	_, err := r.s.ResizeVolume(t.Context(), "a", 3<<20, ResizeOptions{})
+	if !g.Full || !errors.Is(err, syscall.EIO) {
+		t.Fatalf("full: %v; %v", g.Full, err)
+	}
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	if i, err := r.s.VolumeInfo("a"); err != nil || i.Size != 1<<20 {
+		t.Errorf("%d bytes after a resize that has failed, %v", i.Size, err)
+	}
+}
+
+// A store that takes no writes refuses a resize, and does not wait for a settler that it lacks.
+func TestResizeLookedAt(t *testing.T) {
+	dir := unpack(t, "01-engine")
+	s, err := Open(t.Context(), dir, Options{LookOnly: true})
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := s.ResizeVolume(ctx, "b", 64<<20, ResizeOptions{}); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("%v", err)
+	}
+	must(t, s.Close())
+}
+
+// What a volume has less since it has shrunk, it is promised of its reservation at once.
+func TestShrinkRenewsPromise(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 4<<20)
+	r.limit("a", 0, 1<<20)
+	r.write(v, randomBytes(1, 1<<20), 0)
+	must(t, v.Close())
+	_, err := r.s.ResizeVolume(t.Context(), "a", 256<<10, ResizeOptions{Shrink: true})
+	must(t, err)
+	if got := r.s.space.promised.Load(); got != 1<<20-256<<10 {
+		t.Errorf("%d bytes are promised, want %d", got, 1<<20-256<<10)
+	}
 }

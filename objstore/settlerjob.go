@@ -16,8 +16,12 @@ type settlerJob struct {
 
 // do runs work on the settler's goroutine, between two settlings, and returns its error. work's
 // context ends with ctx; it also ends when the settler stops, and work begins again when another
-// settler has started. While a caller waits, settling does not give way to requests.
+// settler has started. While a caller waits, settling does not give way to requests. ErrReadOnly in a
+// store that takes no writes, which may have no settler.
 func (t *settler) do(ctx context.Context, work func(context.Context) error) error {
+	if err := t.s.writeError(); err != nil {
+		return err
+	}
 	t.awaited.Add(1)
 	defer t.awaited.Add(-1)
 	for {
