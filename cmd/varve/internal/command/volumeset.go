@@ -34,8 +34,8 @@ other volumes. Both take a size or none.
 states, and the newest one of each of so many hours, days and weeks of UTC in which there was any. They count for the
 history (varve volume history), which is kept from then on, and by itself for automatic snapshots; snapshots that
 somebody asked for stay. --snapshot-every has the daemon take a snapshot of the volume that often, if something was
-written since the last one. Data that only a kept state has takes space. What a new policy does not keep goes with the next state or
-automatic snapshot, or with varve snapshot prune, which says with --dry-run what that is. 0, and none for
+written since the last one. Data that only a kept state has takes space. What a new policy does not keep goes with the
+next state or automatic snapshot, or with varve snapshot prune, which says with --dry-run what that is. 0, and none for
 --snapshot-every, takes each of them back.`,
 		Example: `  varve volume set data --verify
   varve volume set data --quota 100G --reserve 20G
