@@ -26,11 +26,11 @@ import (
 // state is like a snapshot that has settled: whatever takes the name of a snapshot to read it takes
 // that of a past state.
 //
-// Every record that sets the head of a volume adds a state, and with it the policy is applied: a
-// busy volume settles 43,000 times a day. The states are in memory, and in one file, which is
-// replaced when they have changed (package past). It is written behind: a crash may lose the
-// states of the last seconds, and brings back none that was dropped for longer than that. No volume
-// and no snapshot depends on the file.
+// Every record that sets the head of a volume to another generation adds a state, and with it the
+// policy is applied: a busy volume settles 43,000 times a day. A resize keeps the generation. The
+// states are in memory, and in one file, which is replaced when they have changed (package past). It
+// is written behind: a crash may lose the states of the last seconds, and brings back none that was
+// dropped for longer than that. No volume and no snapshot depends on the file.
 
 // timeline holds the past states of all volumes.
 type timeline struct {
@@ -153,14 +153,16 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// note takes over the head of a volume as its newest state, and applies the policy.
+// note takes over the head of a volume as its newest state, and applies the policy. A resize, which
+// keeps the generation, makes no state: the one that there is has the name, and what was cut off.
 // REQUIRES: catalog.mu is held.
 func (t *timeline) note(v *refs.Volume) {
 	keep := v.Policy.Keep()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := t.volumes[v.ID]
-	if !keep.None() && !v.Root.IsZero() && (len(list) == 0 || list[len(list)-1].snap.Root != v.Root) {
+	fresh := len(list) == 0 || list[len(list)-1].snap.Gen < v.Gen && list[len(list)-1].snap.Root != v.Root
+	if !keep.None() && !v.Root.IsZero() && fresh {
 		list = append(list, &pastState{
 			refs.Snapshot{Name: stateName(v.Gen), Created: t.wall().UTC(), Gen: v.Gen, Size: v.Size, Settled: true, Root: v.Root, Logical: v.Logical},
 			t.clock.now(),

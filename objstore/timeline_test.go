@@ -133,6 +133,42 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// A resize keeps the generation of the volume, and a state its name, size and content: of a volume
+// that shrinks it has what is cut off. The new size is in the next state.
+func TestHistoryOfResizedVolume(t *testing.T) {
+	r := newRig(t, Options{})
+	v := r.volume("a", 1<<20)
+	r.settles(v, 1)
+	_, err := r.s.SetRetention(t.Context(), "a", keeping(Retention{KeepLast: 9}))
+	must(t, err)
+	for _, size := range []int64{2 << 20, 4 << 20, 1 << 20, 64 << 10} {
+		if size == 1<<20 {
+			must(t, v.Close())
+		}
+		_, err := r.s.ResizeVolume(t.Context(), "a", size, ResizeOptions{Shrink: true})
+		must(t, err)
+	}
+	r.settles(r.volume("a", 0), 2)
+	list, err := r.s.History("a")
+	must(t, err)
+	if len(list) < 2 || list[0].Size != 1<<20 || list[len(list)-1].Size != 64<<10 {
+		t.Errorf("states %+v", list)
+	}
+	names := stateNames(t, r.s, "a")
+	for i := 1; i < len(names); i++ {
+		if names[i] == names[i-1] {
+			t.Errorf("two states have one name: %v", names)
+		}
+	}
+	r.s.saveHistory()
+	r.end("closed")
+	r.open(nil)
+	if got := stateNames(t, r.s, "a"); !slices.Equal(got, names) {
+		t.Errorf("states %v after an opening, want %v", got, names)
+	}
+	r.undamaged("resized")
+}
+
 // What a policy drops is a root as long as an opening may find it in the file.
 func TestHistoryRoots(t *testing.T) {
 	r := newRig(t, Options{})
