@@ -582,17 +582,17 @@ func (c *pointWorker) coming() {
 	if c.r.IntN(2) == 0 {
 		c.must(c.open[name].Flush())
 	}
-	if c.r.IntN(2) == 0 {
+	grown := c.r.IntN(2) == 0
+	if grown {
 		c.resize(name, 9*pointBlocks)
 		if c.r.IntN(2) == 0 {
 			c.back(name)
 		}
-		c.must(c.volume(name).Close())
-		delete(c.open, name)
+	}
+	c.must(c.volume(name).Close())
+	delete(c.open, name)
+	if grown {
 		c.resize(name, pointBlocks) // settles all
-	} else {
-		c.must(c.volume(name).Close())
-		delete(c.open, name)
 	}
 	c.do("delete "+name, func() error { return c.s.DeleteVolume(context.Background(), name) })
 }

@@ -47,12 +47,7 @@ func (s *Store) ResizeVolume(ctx context.Context, name string, size int64, o Res
 		defer s.catalog.unreserve(v)
 	}
 	r := &resizing{s: s, v: v, size: size, shrinks: shrinks}
-	for err = r.try(ctx); errors.Is(err, errStillNeeded) || errors.Is(err, errCounting); err = r.try(ctx) {
-		if cerr := ctx.Err(); cerr != nil {
-			return VolumeInfo{}, cerr
-		}
-	}
-	if err != nil {
+	if err := settleAndTry(ctx, r.try); err != nil {
 		return VolumeInfo{}, err
 	}
 	return s.catalog.info(v), nil

@@ -1,7 +1,6 @@
 package objstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,12 +51,8 @@ func (s *Store) RollbackVolume(ctx context.Context, volume, snap string, o Rollb
 	defer s.catalog.unreserve(v)
 	r := &rollback{s: s, v: v, snap: snap, keep: !o.NoSnapshot, now: s.opts.Now().UTC()}
 	defer v.unlist(&r.present)
-	err = errStillNeeded
-	for errors.Is(err, errStillNeeded) && ctx.Err() == nil {
-		err = r.try(ctx)
-	}
-	if err != nil {
-		return Rollback{}, cmp.Or(ctx.Err(), err)
+	if err := settleAndTry(ctx, r.try); err != nil {
+		return Rollback{}, err
 	}
 	if err := r.drop(ctx); err != nil {
 		return Rollback{}, err
@@ -80,8 +75,20 @@ type rollback struct {
 	readers *segment.Pin // of the layers
 }
 
-// errStillNeeded: a snapshot that has not settled came into being while a rollback began.
+// errStillNeeded: a snapshot that has not settled came into being meanwhile.
 var errStillNeeded = errors.New("a snapshot has not settled yet")
+
+// settleAndTry calls try, which settles what has to settle first, until nothing has to settle again.
+func settleAndTry(ctx context.Context, try func(context.Context) error) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := try(ctx); !errors.Is(err, errStillNeeded) && !errors.Is(err, errCounting) {
+			return err
+		}
+	}
+}
 
 // beginRollback returns a volume that can be rolled back, and keeps it from being opened until
 // unreserve.
