@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -103,6 +104,10 @@ func (w *world) opHistory() {
 	w.vols[n.name] = n
 	_, err := w.s.CloneVolume(context.Background(), v.name, st.Name, n.name)
 	w.note("clone %s@%s as %s: %v", v.name, st.Name, n.name, err)
+	if w.dropped(v, st, err) {
+		delete(w.vols, n.name)
+		return
+	}
 	if w.answered(err, "clone a state") {
 		n.maybeGone = false
 	}
@@ -141,10 +146,24 @@ func (w *world) checkHistory(v *modelVolume) []SnapshotInfo {
 	return list
 }
 
+// dropped reports whether a past state was not found because it was dropped meanwhile: as what came
+// since has settled, the policy keeps another one.
+func (w *world) dropped(v *modelVolume, st SnapshotInfo, err error) bool {
+	if !errors.Is(err, ErrNotFound) {
+		return false
+	}
+	list, err := w.s.History(v.name)
+	is := func(i SnapshotInfo) bool { return i.Name == st.Name }
+	return w.answered(err, "list the history") && !slices.ContainsFunc(list, is)
+}
+
 // readState reads a past state, and checks its bytes against its root.
 func (w *world) readState(v *modelVolume, st SnapshotInfo) (content []string, ok bool) {
 	defer w.noFaults()()
 	view, err := w.s.OpenSnapshot(v.name, st.Name)
+	if w.dropped(v, st, err) {
+		return nil, false
+	}
 	if !w.answered(err, "open a state") {
 		return nil, false
 	}

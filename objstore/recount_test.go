@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -113,6 +114,9 @@ func (w *world) opWouldFree() {
 	defer cancel()
 	got, err := w.s.WouldFree(ctx, volumes, snaps)
 	w.note("would free %v %v: %+v, %v", volumes, snaps, got, err)
+	if errors.Is(err, ErrNotFound) && !maps.Equal(namesNow(w.s), names) {
+		return // a state was dropped meanwhile, as what came since has settled
+	}
 	if !w.answered(err, "would free") {
 		return
 	}
