@@ -47,6 +47,9 @@ type accounting struct {
 	ready     func() bool // the index is complete, so that finding a node is one look-up
 	log       *slog.Logger
 
+	ctx        context.Context   //nolint:containedctx // the life of the store, ended by Close
+	background func(func()) bool // runs a function on a goroutine that Close waits for; false: the store is being closed
+
 	asked   chan struct{}
 	waiting atomic.Int64              // callers that wait for the counts: work without pauses
 	live    atomic.Pointer[liveBytes] // as of the last sync; nil: not counted yet
@@ -117,7 +120,7 @@ func (a *accounting) run(ctx context.Context) {
 			a.ask()
 			continue
 		}
-		if err := a.upToDate(ctx); err != nil && ctx.Err() == nil {
+		if err := a.count(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("what images take is not known; the next try follows", "in", accountingRetry, "error", err)
 			wait = accountingRetry
 			a.ask()
@@ -125,25 +128,58 @@ func (a *accounting) run(ctx context.Context) {
 	}
 }
 
-// upToDate is lock and unlock.
-func (a *accounting) upToDate(ctx context.Context) error {
-	if err := a.lock(ctx); err != nil {
-		return err
-	}
-	a.mu.Unlock()
-	return nil
-}
-
-// lock locks mu and brings the counts up to date. After an error mu is not locked.
-func (a *accounting) lock(ctx context.Context) error {
+// count brings the counts up to date with the names. If ctx ends meanwhile, they have to be made anew.
+func (a *accounting) count(ctx context.Context) error {
 	if err := a.mu.LockContext(ctx); err != nil {
 		return err
 	}
-	err := a.sync(ctx)
-	if err != nil {
-		a.mu.Unlock()
+	defer a.mu.Unlock()
+	return a.sync(ctx)
+}
+
+// upToDate brings the counts up to date with the names as they are now. When ctx ends it returns,
+// and the counting that it has begun goes on: a caller that gives up must not cost what was counted.
+func (a *accounting) upToDate(ctx context.Context) error {
+	done := make(chan error, 1)
+	open := a.background(func() {
+		err := a.mu.LockContext(ctx)
+		if err == nil {
+			err = a.sync(a.ctx)
+			a.mu.Unlock()
+		}
+		done <- err
+	})
+	if !open {
+		return errCountingClosed
 	}
-	return err
+	select {
+	case err := <-done:
+		if err != nil && a.ctx.Err() != nil {
+			return errCountingClosed
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errCountingClosed = fmt.Errorf("count references: %w", ErrClosed)
+
+// lock brings the counts up to date with the names as they are now, or later, and locks mu. After an
+// error mu is not locked.
+func (a *accounting) lock(ctx context.Context) error {
+	for {
+		if err := a.upToDate(ctx); err != nil {
+			return err
+		}
+		if err := a.mu.LockContext(ctx); err != nil {
+			return err
+		}
+		if a.graph != nil {
+			return nil
+		}
+		a.mu.Unlock() // a later counting has failed
+	}
 }
 
 // sync brings the counts up to date with the names.

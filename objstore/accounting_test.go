@@ -165,3 +165,49 @@ func TestCountedAfterOpening(t *testing.T) {
 	}
 	t.Error("never counted")
 }
+
+// Whoever waits for the counts no longer leaves them as they are: what was counted is not counted
+// again, and the counting that has begun comes to its end.
+func TestCountingOutlivesItsCaller(t *testing.T) {
+	r := newRig(t, Options{})
+	const leaves = 3 * accountingTurn / 2 // more nodes than are read at a time
+	v := r.volume("a", leaves<<20)
+	fill := func(from int) {
+		for i := range leaves {
+			_, err := v.WriteAt(numbered(from+i, 1), int64(i)<<20)
+			must(t, err)
+		}
+	}
+	fill(0)
+	r.snapshot("a", "one")
+	fill(leaves)
+	must(t, r.s.Settle(t.Context()))
+	r.counted()
+	before, ok := r.s.dead()
+	if !ok {
+		t.Fatal("not counted")
+	}
+	must(t, r.s.Quiesce()) // nobody else counts
+	must(t, r.s.DeleteSnapshot(t.Context(), "a", "one"))
+
+	a := r.s.accounting
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	r.s.catalog.mu.Lock() // holds up the counting, which asks for the names first
+	go func() { done <- r.s.Count(ctx) }()
+	for a.mu.TryLock() {
+		a.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	r.s.catalog.mu.Unlock()
+	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	a.mu.Lock() // when the counting has ended
+	counted := a.graph != nil
+	a.mu.Unlock()
+	if got, ok := r.s.dead(); !counted || !ok || got-before < leaves*4096 {
+		t.Errorf("after the caller has gone: counted %v, %d bytes are dead, %v; want %d and those of %d chunks", counted, got, ok, before, leaves)
+	}
+}

@@ -147,7 +147,7 @@ func (s *Store) openAccounting() {
 			opening := s.uptime() < min(openingGrace, s.opts.SettleDelay) // devices of a killed daemon come first
 			return !opening && !s.indexer.filling.Load() || s.accounting.waiting.Load() > 0
 		},
-		asked: make(chan struct{}, 1), held: map[merkle.Hash]int64{},
+		ctx: s.ctx, background: s.background, asked: make(chan struct{}, 1), held: map[merkle.Hash]int64{},
 	}
 	s.catalog.changed = s.accounting.ask
 	s.accounting.ask()

@@ -77,9 +77,9 @@ func (a *accounting) shares(ctx context.Context, n int, at func(i int) (root str
 	return nil
 }
 
-// note logs an error that is not the end of ctx.
+// note logs an error that is neither the end of ctx nor that of the store.
 func (a *accounting) note(ctx context.Context, err error) {
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && a.ctx.Err() == nil {
 		a.log.Warn("what images take is not known", "error", err)
 	}
 }
