@@ -125,7 +125,7 @@ func (r *reindexer) step(ctx context.Context) {
 		return // Resume, or the next opening, goes on
 	}
 	if err != nil {
-		r.indexer.index.next.Store(nil)
+		r.indexer.index.abandon() // before it is closed
 		if r.next != nil {
 			err = errors.Join(err, r.next.Discard())
 		}

@@ -1,9 +1,12 @@
 package objstore
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +110,64 @@ func TestReindexBesideIO(t *testing.T) {
 		t.Errorf("after its end: %+v", st)
 	}
 	must(t, v.Close())
+}
+
+// A rebuilding that fails waits until nothing is being entered into the next index before it closes
+// that.
+func TestReindexFailsBesideIO(t *testing.T) {
+	r := many(t)
+	var puts atomic.Int64
+	var once sync.Once
+	entering, fail := make(chan struct{}), make(chan struct{})
+	storing, stored := make(chan struct{}), make(chan struct{})
+	next := &testNext{Index: index.NewMem(), put: func() error {
+		if puts.Add(1) == 1 { // by the rebuilding
+			close(entering)
+			<-fail
+			return index.ErrNoSpace
+		}
+		once.Do(func() { close(storing) })
+		<-stored
+		return nil
+	}}
+	r.o.nextIndex = func() (nextIndex, error) { return next, nil }
+	r.open(nil)
+	r.waitIndexed()
+	v := r.volume("a", 0)
+	must(t, r.s.Reindex())
+	<-entering
+	r.write(v, randomBytes(100, 1<<20), 5<<20)
+	settled := make(chan error, 1)
+	go func() { settled <- r.s.Settle(t.Context()) }()
+	<-storing
+	close(fail)
+	brief, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := r.s.WaitReindex(brief, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ended while an object was being entered: %v", err)
+	}
+	close(stored)
+	must(t, <-settled)
+	if err := r.s.WaitReindex(t.Context(), nil); !errors.Is(err, index.ErrNoSpace) {
+		t.Errorf("ended with %v", err)
+	}
+	if !next.discarded || next.installed {
+		t.Errorf("installed %v, discarded %v", next.installed, next.discarded)
+	}
+	must(t, v.Close())
+}
+
+// Whoever found the next index just before it was adopted, and notes a segment there afterwards,
+// changes no map that others look at under another lock.
+func TestAdoptedIndexHasItsOwnSegments(t *testing.T) {
+	x, n := newStoreIndex(index.NewMem()), newStoreIndex(index.NewMem())
+	n.entered(1)
+	x.next.Store(n)
+	x.adopt(n)
+	n.entered(2)
+	if !x.has(1) || x.has(2) {
+		t.Errorf("of the segments that the next index had, has %v; of those noted there since, has %v", x.has(1), x.has(2))
+	}
 }
 
 // A full disk ends the rebuilding, and the index before is used as it was.

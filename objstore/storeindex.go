@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -172,7 +173,7 @@ func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
 	before := x.current.Swap(n.current.Load())
 	x.renewed.Store(false)
 	n.mu.Lock()
-	x.complete = n.complete
+	x.complete = maps.Clone(n.complete) // entered and forget may have found n just now
 	n.mu.Unlock()
 	x.missed++
 	x.mu.Unlock()
@@ -181,6 +182,14 @@ func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
 		time.Sleep(time.Millisecond)
 	}
 	return before.Index
+}
+
+// abandon ends the filling of the next index, if there is one, and returns once nobody enters anything
+// into it any more.
+func (x *storeIndex) abandon() {
+	x.putMu.Lock()
+	defer x.putMu.Unlock()
+	x.next.Store(nil)
 }
 
 // entered notes that the index has all the objects of a new segment, which has none, or of a sealed
