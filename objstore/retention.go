@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"varve/objstore/internal/refs"
+	"varve/objstore/internal/retention"
 )
 
 // Retention says what is kept of a volume's past, and how often a snapshot is taken of it. The four
@@ -123,21 +124,13 @@ func prunableSnapshots(ref *refs.Volume) []*refs.Snapshot {
 	if ref.Policy.Keep().None() {
 		return nil
 	}
-	var auto []*refs.Snapshot // newest first
-	var times []time.Time
-	for _, sn := range slices.Backward(ref.Order) {
+	var auto []*refs.Snapshot
+	for _, sn := range ref.Order {
 		if !sn.Automatic.IsZero() {
-			auto, times = append(auto, sn), append(times, sn.Automatic)
+			auto = append(auto, sn)
 		}
 	}
-	var out []*refs.Snapshot
-	for i, kept := range ref.Policy.Keep().Choose(times) {
-		if !kept {
-			out = append(out, auto[i])
-		}
-	}
-	slices.Reverse(out)
-	return out
+	return retention.Dropped(ref.Policy.Keep(), auto, func(sn *refs.Snapshot) time.Time { return sn.Automatic })
 }
 
 // PruneHistory drops the past states that the policy of a volume does not keep, or those of all

@@ -17,6 +17,7 @@ import (
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/past"
 	"varve/objstore/internal/refs"
+	"varve/objstore/internal/retention"
 	"varve/objstore/vfs"
 )
 
@@ -231,19 +232,8 @@ func (t *timeline) prune(v *refs.Volume, dry bool) []*pastState {
 }
 
 // dropped returns the states of a list, in order of generation, that a policy does not keep.
-func dropped(list []*pastState, keep interface{ Choose([]time.Time) []bool }) []*pastState {
-	times := make([]time.Time, len(list))
-	for i, p := range list {
-		times[len(list)-1-i] = p.at
-	}
-	var out []*pastState
-	for i, kept := range keep.Choose(times) {
-		if !kept {
-			out = append(out, list[len(list)-1-i])
-		}
-	}
-	slices.Reverse(out)
-	return out
+func dropped(list []*pastState, keep retention.Keep) []*pastState {
+	return retention.Dropped(keep, list, func(p *pastState) time.Time { return p.at })
 }
 
 // without returns the states of a list that are not in drop. The list itself stays as it is.

@@ -57,6 +57,23 @@ func (k Keep) Choose(times []time.Time) []bool {
 	return kept
 }
 
+// Dropped returns the states, the oldest first, that are not kept. at returns the policy time of one.
+func Dropped[S any](k Keep, states []S, at func(S) time.Time) []S {
+	n := len(states)
+	times := make([]time.Time, n)
+	for i, st := range states {
+		times[n-1-i] = at(st)
+	}
+	kept := k.Choose(times)
+	var out []S
+	for i, st := range states {
+		if !kept[n-1-i] {
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
 // Seconds.
 const (
 	hour = 60 * 60
