@@ -168,13 +168,12 @@ func (x *storeIndex) use(ix index.Index) {
 // nobody uses it any more.
 func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
 	x.putMu.Lock()
-	x.mu.Lock()
 	x.next.Store(nil)
+	complete := n.completed() // what is noted from here on may be missing, and is entered once more
+	x.mu.Lock()
 	before := x.current.Swap(n.current.Load())
 	x.renewed.Store(false)
-	n.mu.Lock()
-	x.complete = maps.Clone(n.complete) // entered and forget may have found n just now
-	n.mu.Unlock()
+	x.complete = complete
 	x.missed++
 	x.mu.Unlock()
 	x.putMu.Unlock()
@@ -182,6 +181,13 @@ func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
 		time.Sleep(time.Millisecond)
 	}
 	return before.Index
+}
+
+// completed returns the segments that the index has all the objects of, for the caller to keep.
+func (x *storeIndex) completed() map[uint32]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return maps.Clone(x.complete)
 }
 
 // abandon ends the filling of the next index, if there is one, and returns once nobody enters anything
