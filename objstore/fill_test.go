@@ -153,9 +153,10 @@ func TestSettlingWaitsForIndex(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			wait := make(chan struct{})
 			var c footerReads
+			var opened atomic.Bool
 			block := func(op vfs.Op) error {
 				_ = c.hook(op)
-				if c.ops.Load() > 0 && op.Kind == vfs.OpRead && op.Off >= smallestSegment && strings.HasSuffix(op.Name, ".seg") && r.s != nil {
+				if c.ops.Load() > 0 && op.Kind == vfs.OpRead && op.Off >= smallestSegment && strings.HasSuffix(op.Name, ".seg") && opened.Load() {
 					<-wait
 				}
 				return nil
@@ -165,8 +166,8 @@ func TestSettlingWaitsForIndex(t *testing.T) {
 				r.o.TailSoft = 1
 			}
 			was := r.s.chunkBytes.Load()
-			r.s = nil
 			r.open(block)
+			opened.Store(true)
 			v := r.volume("b", 8<<20)
 			r.write(v, randomBytes(7, 1<<20), 0)
 			time.Sleep(time.Minute)
