@@ -55,10 +55,8 @@ func (w *world) opAutomatic() {
 		before := slices.Clone(v.cur)
 		i, err := w.s.CreateAutomatic(context.Background(), name)
 		w.note("automatic snapshot %s@%s: %v", name, i.Name, err)
-		if err != nil { // what it would be called is not known
+		if !w.answered(err, "automatic snapshot") { // also if it was made as the process was killed
 			v.lostAutomatic = append(v.lostAutomatic, before)
-		}
-		if !w.answered(err, "automatic snapshot") {
 			return
 		}
 		v.snaps[i.Name] = &modelSnap{content: before}
