@@ -144,6 +144,18 @@ func (w *world) checkHistory(v *modelVolume) []SnapshotInfo {
 	return list
 }
 
+// resizedState forgets the root of the newest state that is known of a volume, which is resized: if
+// the file of states can't be saved, the next opening gives its name to the head, as it is then.
+func (v *modelVolume) resizedState() {
+	newest := ""
+	for name := range v.states {
+		if len(name) > len(newest) || len(name) == len(newest) && name > newest {
+			newest = name
+		}
+	}
+	delete(v.states, newest)
+}
+
 // dropped reports whether a past state was not found because it was dropped meanwhile: as what came
 // since has settled, the policy keeps another one.
 func (w *world) dropped(v *modelVolume, st SnapshotInfo, err error) bool {

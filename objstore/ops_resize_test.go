@@ -76,6 +76,7 @@ func (w *world) opResize() {
 
 // resized notes a resize that has happened.
 func (v *modelVolume) resized() {
+	v.resizedState()
 	old, n := len(v.cur), int(v.resizing/SectorSize)
 	v.size, v.resizing = v.resizing, 0
 	if n > old {
