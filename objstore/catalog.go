@@ -88,8 +88,11 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 	c.mu.Lock()
 	recs, err := decide()
 	c.mu.Unlock()
-	if err != nil || len(recs) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(recs) == 0 { // if the log has failed, a record that says otherwise may be in it
+		return c.gate.writeError()
 	}
 	if err := c.need(ctx, refs.Needed(recs)); err != nil {
 		return err

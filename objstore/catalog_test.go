@@ -116,3 +116,35 @@ func TestFailedRecordIsTakenBackInTime(t *testing.T) {
 		}
 	}
 }
+
+// Nor is anything answered with success, because it is so already, once a sync of the log has failed: a
+// record that was answered with an error may say otherwise after a crash.
+func TestNothingToDoIsNoSuccessAfterFailedSync(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, Options{})
+	must(t, r.volume("a", 1<<20).Close())
+	must(t, r.s.Close())
+	var fails atomic.Bool
+	r.open(func(op vfs.Op) error {
+		if fails.Load() && op.Kind == vfs.OpDatasync && strings.HasPrefix(op.Name, refs.LogFile) {
+			return syscall.EIO
+		}
+		return nil
+	})
+	quota, none := int64(1<<20), int64(0)
+	if _, err := r.s.SetLimits(ctx, "a", &none, nil); err != nil {
+		t.Errorf("what is so already: %v", err)
+	}
+	must(t, r.s.catalog.append(ctx, refs.Record{Op: refs.OpLimits, ID: r.s.catalog.refs.Volumes["a"].ID})) // notes the feature
+	fails.Store(true)
+	if _, err := r.s.SetLimits(ctx, "a", &quota, nil); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("set a quota as the sync fails: %v", err)
+	}
+	if _, err := r.s.SetLimits(ctx, "a", &none, nil); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("what may not be so after a crash was answered with %v, want %v", err, ErrReadOnly)
+	}
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	if i, err := r.s.VolumeInfo("a"); err != nil || i.Quota != quota {
+		t.Errorf("after the crash the quota is %d (%v): the record was not in the log", i.Quota, err)
+	}
+}

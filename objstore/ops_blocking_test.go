@@ -83,7 +83,7 @@ func (w *world) giveUpDelete(v *modelVolume, vol *Volume) {
 	v.maybeGone = true
 	if w.givesUp("delete", func(ctx context.Context) error { return w.s.DeleteVolume(ctx, v.name) }) {
 		delete(w.vols, v.name)
-	} else if _, err := w.s.VolumeInfo(v.name); err == nil && !w.mem.WasCut() {
+	} else if _, err := w.s.VolumeInfo(v.name); err == nil && !w.mem.WasCut() && !w.refsInDoubt() {
 		v.maybeGone = false
 	}
 }

@@ -189,7 +189,7 @@ func (w *world) resolveRollback(v *modelVolume, got []byte) {
 	if kept != "" || !r.keeps && sameSectors(got, r.to) {
 		v.rolledBack()
 	}
-	if w.s.writeError() == nil && !w.s.catalog.inDoubt() {
+	if !w.refsInDoubt() {
 		v.rolling = nil
 	}
 }

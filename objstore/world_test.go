@@ -758,6 +758,9 @@ func (w *world) answered(err error, what string) bool {
 	return err == nil
 }
 
+// refsInDoubt reports whether a record that was answered with an error may take effect after a crash.
+func (w *world) refsInDoubt() bool { return w.s.writeError() != nil || w.s.catalog.inDoubt() }
+
 var le = binary.LittleEndian
 
 // forgetJournal has a journal's header say no more than that of an older version: which journal it
