@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -264,9 +265,9 @@ func TestSetMaintenance(t *testing.T) {
 	want := Maintenance{ScrubEvery: 30 * 24 * time.Hour, ScrubRate: 1 << 20, CollectRate: 2 << 20}
 	must(t, r.s.SetMaintenance(func(Maintenance) Maintenance { return want }))
 	r.end("power cut")
-	full := false
+	var full atomic.Bool
 	r.open(func(op vfs.Op) error {
-		if full && strings.HasPrefix(op.Name, maintenance.File) && op.Kind == vfs.OpWrite {
+		if full.Load() && strings.HasPrefix(op.Name, maintenance.File) && op.Kind == vfs.OpWrite {
 			return disk.ErrNoSpace
 		}
 		return nil
@@ -274,7 +275,7 @@ func TestSetMaintenance(t *testing.T) {
 	if got := r.s.Maintenance(); got != want {
 		t.Errorf("after a power cut: %+v", got)
 	}
-	full = true
+	full.Store(true)
 	if err := r.schedule(time.Hour); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("without space: %v", err)
 	}
@@ -284,7 +285,7 @@ func TestSetMaintenance(t *testing.T) {
 	if got := r.s.Maintenance(); got != want {
 		t.Errorf("after an error: %+v", got)
 	}
-	full = false
+	full.Store(false)
 	if err := r.schedule(time.Second); !errors.Is(err, ErrInvalid) {
 		t.Errorf("every second: %v", err)
 	}
