@@ -375,7 +375,7 @@ func TestBadSectors(t *testing.T) {
 	refs := d.spoilSector(ctx, filepath.Join(n.store, "refs/log"), 100)
 	n.serve(ctx)
 	r := n.check(ctx, 0)
-	if len(r.Damage) != 1 || r.Damage[0].File != "refs/log" || !r.Damage[0].Mended {
+	if len(r.Damage) != 1 || r.Damage[0].File != "refs/log" || !r.Damage[0].Repaired {
 		t.Errorf("a bad sector in refs: %+v", r.Damage)
 	}
 	t.Logf("sector %s in refs: %+v", refs, r.Damage)

@@ -36,9 +36,9 @@ type Damage struct {
 	Offset int64  `json:"offset"` // bytes
 	Object string `json:"object"`
 	Error  string `json:"error"`
-	// Mended: the damage was found when the store was opened, and repaired.
-	Mended  bool       `json:"mended"`
-	Affects []Affected `json:"affects"` // empty: nothing that a volume or snapshot needs
+	// Repaired: the damage was found when the store was opened, and repaired.
+	Repaired bool       `json:"mended"`
+	Affects  []Affected `json:"affects"` // empty: nothing that a volume or snapshot needs
 }
 
 // Affected is an image that a damage affects, and the ranges in it.
@@ -72,7 +72,7 @@ type Resumed struct {
 func (r *CheckReport) Damaged() int {
 	n := 0
 	for i := range r.Damage {
-		if !r.Damage[i].Mended {
+		if !r.Damage[i].Repaired {
 			n++
 		}
 	}
@@ -175,7 +175,7 @@ func (c *checker) known() {
 	c.report.Strays = slices.Clone(s.strays)
 	s.reportMu.Unlock()
 	for _, d := range repairs {
-		c.report.Damage[c.found(d)].Mended = true
+		c.report.Damage[c.found(d)].Repaired = true
 	}
 	for _, d := range losses {
 		c.found(d)

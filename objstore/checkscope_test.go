@@ -294,7 +294,7 @@ func TestSetMaintenance(t *testing.T) {
 	}
 }
 
-// Damage of the record of maintenance is named. One copy mends the other, and without both the
+// Damage of the record of maintenance is named. One copy repairs the other, and without both the
 // settings alone are lost.
 func TestMaintenanceDamaged(t *testing.T) {
 	r := newScrubRig(t)

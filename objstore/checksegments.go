@@ -89,7 +89,7 @@ func (c *checker) record(g *segment.File) {
 
 // named reports whether opening has found a file damaged, and could not repair it.
 func (c *checker) named(file string) bool {
-	return slices.ContainsFunc(c.report.Damage, func(d Damage) bool { return d.File == file && !d.Mended })
+	return slices.ContainsFunc(c.report.Damage, func(d Damage) bool { return d.File == file && !d.Repaired })
 }
 
 // hash reads the objects of a segment, and reports those whose bytes do not have their hash.

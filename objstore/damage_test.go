@@ -247,7 +247,7 @@ func (w *world) holdsUp(t *testing.T, what string, tally map[string]int) {
 	case len(s.wrong) > 0:
 		tally["named by check"]++
 	case len(report.Damage) > 0:
-		tally["mended"]++
+		tally["repaired"]++
 	}
 	if report.Damaged() == 0 && len(s.errs) > 0 {
 		t.Errorf("%s: check finds nothing, but there are errors: %v", what, s.errs)

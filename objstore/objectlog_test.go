@@ -104,7 +104,7 @@ func (r *rig) wholeAgain(data []byte, id uint32) {
 			r.t.Fatalf("%s: check: %v, %+v", how, err, report.Damage)
 		}
 		if how != "as it is" && len(report.Damage) > 0 {
-			r.t.Errorf("%s: what was mended is found again: %+v", how, report.Damage)
+			r.t.Errorf("%s: what was repaired is found again: %+v", how, report.Damage)
 		}
 		must(r.t, v.Close())
 	}

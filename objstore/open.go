@@ -67,11 +67,11 @@ func (s *Store) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	var mended []*CorruptError
-	if s.sb, mended, err = openSuperblock(s.fs, s, s.opts.LookOnly); err != nil {
+	var repaired []*CorruptError
+	if s.sb, repaired, err = openSuperblock(s.fs, s, s.opts.LookOnly); err != nil {
 		return err
 	}
-	for _, d := range mended {
+	for _, d := range repaired {
 		s.repaired(d)
 	}
 	if s.origin, err = s.findOrigin(); err != nil {
@@ -157,8 +157,8 @@ func (s *Store) openAccounting() {
 func (s *Store) openCatalog() error {
 	c := s.catalog
 	c.gate = s
-	mended, err := c.open(s.fs, s.sb, s.log)
-	for _, d := range mended {
+	repaired, err := c.open(s.fs, s.sb, s.log)
+	for _, d := range repaired {
 		s.repaired(d)
 	}
 	if err != nil {

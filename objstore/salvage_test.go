@@ -15,7 +15,7 @@ import (
 )
 
 // A chunk that is lost is an error for those who read it, not for its neighbours, and writing over
-// it mends it.
+// it repairs it.
 func TestLostChunk(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})

@@ -116,7 +116,7 @@ type ScrubInfo struct {
 	LastBegun   time.Time `json:"last_begun,omitzero"`
 	LastEnded   time.Time `json:"last_ended,omitzero"`
 	LastBytes   int64     `json:"last_bytes,omitempty"`
-	LastDamaged int       `json:"last_damaged,omitempty"` // damages that were not mended
+	LastDamaged int       `json:"last_damaged,omitempty"` // damages that were not repaired
 	Due         time.Time `json:"due,omitzero"`           // of the next scheduled one; the zero time: none is scheduled, or at once
 }
 

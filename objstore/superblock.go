@@ -27,13 +27,13 @@ type superblock struct {
 
 // openSuperblock reads the superblock, and returns the damage that it has repaired.
 func openSuperblock(fs vfs.FS, gate gate, readOnly bool) (*superblock, []*CorruptError, error) {
-	sb, mended, err := refs.ReadSuperblock(fs, readOnly)
+	sb, repaired, err := refs.ReadSuperblock(fs, readOnly)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &superblock{ID: sb.ID, ChunkSize: sb.ChunkSize, fs: fs, gate: gate}
 	s.current.Store(sb)
-	return s, mended, nil
+	return s, repaired, nil
 }
 
 // known returns the UUID by which the store is known.

@@ -63,7 +63,7 @@ func TestFeaturesAreNotedAtFirstUse(t *testing.T) {
 	must(t, r.s.Close())
 	overwrite(t, r.mem, refs.SuperblockFile, []byte("torn"), 100)
 	r.open(nil)
-	want("mended", refs.Rename, refs.Quota)
+	want("repaired", refs.Rename, refs.Quota)
 }
 
 // needing is a store of which one operation of need fails or is the last before the power cut.

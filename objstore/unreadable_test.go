@@ -35,7 +35,7 @@ func newRigOfTwo(t *testing.T) (r *rig, v *Volume) {
 }
 
 // A segment that was never made is a file of zeroes, and goes. One whose header has become zeroes
-// is mended; one that can't be read is named, and stays: its disk may answer again.
+// is repaired; one that can't be read is named, and stays: its disk may answer again.
 func TestSegmentWithoutHeader(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, Options{})
@@ -67,11 +67,11 @@ func TestSegmentWithoutHeader(t *testing.T) {
 	must(t, err)
 	must(t, unmade.Truncate(smallestSegment))
 	must(t, unmade.Close())
-	named := func(mended bool) {
+	named := func(repaired bool) {
 		t.Helper()
 		report, err := r.s.Check(ctx, nil)
 		must(t, err)
-		if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == sealed && d.Mended == mended }) {
+		if !slices.ContainsFunc(report.Damage, func(d Damage) bool { return d.File == sealed && d.Repaired == repaired }) {
 			t.Errorf("check does not name %s: %+v", sealed, report.Damage)
 		}
 	}

@@ -62,10 +62,10 @@ type verification struct {
 	at      int64 // seconds of Unix time
 }
 
-// open reads the file. It returns the damage that the copy has mended, and the damage that lost
+// open reads the file. It returns the damage that the copy has repaired, and the damage that lost
 // settings and times.
 // REQUIRES: the segments are open, and nobody else knows u yet.
-func (u *upkeep) open() (mended, lost []*CorruptError) {
+func (u *upkeep) open() (repaired, lost []*CorruptError) {
 	u.verified = map[uint32]verification{}
 	u.counted = u.uptime()
 	st, damage, err := maintenance.Read(u.fs, u.store)
@@ -81,7 +81,7 @@ func (u *upkeep) open() (mended, lost []*CorruptError) {
 		return nil, nil
 	}
 	if err := u.write(true); err != nil {
-		u.log.Warn("the record of the store's maintenance is damaged, and can't be mended now", "error", err)
+		u.log.Warn("the record of the store's maintenance is damaged, and can't be repaired now", "error", err)
 		return nil, nil
 	}
 	if len(damage) == 2 || st.Round == 0 && st.Settings == (maintenance.Settings{}) {
@@ -248,8 +248,8 @@ func (s *Store) openUpkeep() {
 		every: upkeepSave,
 	}
 	s.upkeep = u
-	mended, lost := u.open()
-	for _, d := range mended {
+	repaired, lost := u.open()
+	for _, d := range repaired {
 		s.repaired(d)
 	}
 	for _, d := range lost {

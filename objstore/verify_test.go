@@ -169,7 +169,7 @@ func wantDamage(t *testing.T, name string, im Image, data []byte, i, chunk int, 
 }
 
 // TestVerifiedReadOfTail: what was written over a damaged chunk is read; the rest of the chunk is
-// not. Settling mends it when it was written whole.
+// not. Settling repairs it when it was written whole.
 func TestVerifiedReadOfTail(t *testing.T) {
 	const chunk = 16384
 	s, v, dir, data := verifyWorld(t, chunk, Options{})

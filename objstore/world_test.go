@@ -293,7 +293,7 @@ func (w *world) nothingDamaged() {
 	w.s.reportMu.Lock()
 	defer w.s.reportMu.Unlock()
 	if len(w.s.repairs) > 0 || len(w.s.losses) > 0 {
-		w.failf("what a crash has left is taken for damage: mended %v, lost %v", w.s.repairs, w.s.losses)
+		w.failf("what a crash has left is taken for damage: repaired %v, lost %v", w.s.repairs, w.s.losses)
 	}
 }
 

@@ -36,7 +36,7 @@ func Open(fs vfs.FS, names []string, id ID, mayBeNew bool, each func(payload []b
 		contents[0].Data = header
 		if err := l.copies[0].write(header, 0, false); err != nil && !errors.Is(disk.SpaceError(err), disk.ErrNoSpace) {
 			_ = l.Close() // the first error is the one to report
-			return nil, fmt.Errorf("mend %s: %w", l.Name(), err)
+			return nil, fmt.Errorf("repair %s: %w", l.Name(), err)
 		}
 	}
 	good, err := l.scan(contents, header, each)
@@ -205,7 +205,7 @@ func (l *Log) repair(contents []content, good []byte) error {
 		}
 		err := l.repairCopy(f, &contents[i], good)
 		if err != nil && first == nil {
-			first = fmt.Errorf("mend %s: %w", f.name, disk.SpaceError(err))
+			first = fmt.Errorf("repair %s: %w", f.name, disk.SpaceError(err))
 		}
 		if err != nil {
 			_ = f.file.Close() // another copy has the bytes, or the error is reported

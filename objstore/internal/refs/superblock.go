@@ -223,12 +223,12 @@ func ReadSuperblock(fs vfs.FS, readOnly bool) (*Superblock, []*disk.CorruptError
 	if err := found.CheckWritable(); err != nil && !readOnly {
 		return nil, nil, err
 	}
-	return found, damage, found.mend(fs, good)
+	return found, damage, found.repair(fs, good)
 }
 
-// mend replaces the copies that differ from the superblock: one that is damaged, or one that a UUID
+// repair replaces the copies that differ from the superblock: one that is damaged, or one that a UUID
 // or a feature has not reached. good is what could be read.
-func (sb *Superblock) mend(fs vfs.FS, good map[string]Superblock) error {
+func (sb *Superblock) repair(fs vfs.FS, good map[string]Superblock) error {
 	for _, name := range []string{SuperblockFile, SuperblockCopy} {
 		if had, ok := good[name]; ok && had == *sb {
 			continue
@@ -236,7 +236,7 @@ func (sb *Superblock) mend(fs vfs.FS, good map[string]Superblock) error {
 		err := disk.ReplaceFile(fs, name, sb.Encode())
 		// A full disk can wait for the next opening, and so can one that has lost the file's inode.
 		if err != nil && !errors.Is(disk.SpaceError(err), disk.ErrNoSpace) && !disk.Unreadable(err) {
-			return fmt.Errorf("mend %s: %w", name, err)
+			return fmt.Errorf("repair %s: %w", name, err)
 		}
 	}
 	return nil

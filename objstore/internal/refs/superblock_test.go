@@ -152,7 +152,7 @@ func TestFeaturesOfEitherCopy(t *testing.T) {
 		}
 		for _, name := range []string{SuperblockFile, SuperblockCopy} {
 			if !bytes.Equal(disktest.ReadFile(t, fs, name), resized) {
-				t.Errorf("%s is not mended", name)
+				t.Errorf("%s is not repaired", name)
 			}
 		}
 	}

@@ -35,13 +35,13 @@ func FuzzFooter(f *testing.F) {
 	f.Add(footer, true)
 	f.Add(footer[len(footer)-TrailerSize:], false)
 	f.Add([]byte("less than a trailer"), false)
-	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
+	f.Fuzz(func(t *testing.T, b []byte, repair bool) {
 		if len(b) == 0 || len(b) > 1<<20 {
 			return
 		}
 		b = bytes.Clone(b)
 		h := Header{ID: 7, Store: disktest.Store, Capacity: 2 * disk.BlockSize, Footer: int64(len(b))}
-		if mend && len(b) >= TrailerSize {
+		if repair && len(b) >= TrailerSize {
 			trailer := b[len(b)-TrailerSize:]
 			copy(trailer, trailerMagic)
 			le.PutUint32(trailer[8:], disk.Version)

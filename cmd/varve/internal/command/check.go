@@ -29,7 +29,7 @@ func (a *app) checkCmd() *cobra.Command {
 		Short:   "Check the store for damage",
 		Long: `check reads and verifies everything in the store that has a checksum or a hash, while the store is in use, and checks
 that every chunk of every volume and snapshot is there. For each damage it lists the file, the offset and the object,
-and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and mended
+and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and repaired
 when the store was opened.
 
 --rate limits how much is read per second.
@@ -45,7 +45,7 @@ without these flags. varve set --scrub-every has the daemon check the store regu
 
 It changes nothing but the record of what was verified; without a daemon and without these flags, not even that.
 
-The exit status is 1 if there is damage that is not mended.`,
+The exit status is 1 if there is damage that is not repaired.`,
 		Example: `  varve check
   varve check --rate 100M
   varve check --percent 10
@@ -149,8 +149,8 @@ func writeCheck(w io.Writer, r *objstore.CheckReport) {
 	rows := make([][]string, 0, len(r.Damage))
 	for _, d := range r.Damage {
 		state := "damaged"
-		if d.Mended {
-			state = "mended"
+		if d.Repaired {
+			state = "repaired"
 		}
 		rows = append(rows, []string{state, d.File, strconv.FormatInt(d.Offset, 10), d.Object, affectedText(d.Affects), d.Error})
 	}

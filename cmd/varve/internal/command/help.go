@@ -116,7 +116,7 @@ func exitStatusTopic() *cobra.Command {
 		Long: `Every command ends with one of these exit statuses:
 
   0   Success. There may be notes on standard error.
-  1   Failure; standard error says why. varve check ends with 1 if it finds damage that is not mended, and
+  1   Failure; standard error says why. varve check ends with 1 if it finds damage that is not repaired, and
       varve features if the kernel has no ublk, both after their complete output. A command whose output cannot be
       written fails too.
   2   The command line is wrong: an unknown command or flag, or a value that no store could accept. Nothing was done.

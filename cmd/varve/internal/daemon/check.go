@@ -51,13 +51,13 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 	events.send(protocol.CheckEvent{Report: report})
 }
 
-// logChecked logs the result of a check, and each damage that was not mended.
+// logChecked logs the result of a check, and each damage that was not repaired.
 func (d *Daemon) logChecked(r *objstore.CheckReport) {
 	d.log.Info("store checked", "segments", r.Segments-r.Skipped, "skipped_segments", r.Skipped, "objects", r.Objects, "bytes", r.Bytes,
 		"seconds", r.Seconds, "damaged", r.Damaged())
 	logged := 0
 	for _, damage := range r.Damage {
-		if damage.Mended {
+		if damage.Repaired {
 			continue
 		}
 		if logged++; logged > mostLogged {

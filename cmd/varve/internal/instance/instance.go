@@ -57,7 +57,7 @@ func At(dir, uuid string) (Instance, error) {
 // lockName is the file of the store that its daemon holds locked.
 const lockName = "lock"
 
-// superblockBorn returns when the older of the two files of the superblock was made; the other may have been mended since.
+// superblockBorn returns when the older of the two files of the superblock was made; the other may have been repaired since.
 func superblockBorn(dir string) time.Time {
 	var born time.Time
 	for _, name := range []string{"superblock", "superblock.copy"} {
