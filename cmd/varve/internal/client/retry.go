@@ -26,7 +26,7 @@ const (
 // retryable reports whether a daemon refused a request because of a limit, and has done nothing.
 // EAGAIN means that the socket's backlog of connections is full (unix(7)).
 func retryable(err error) bool {
-	return errors.Is(err, protocol.ErrCrowded) || errors.Is(err, syscall.EAGAIN)
+	return errors.Is(err, protocol.ErrOverLimit) || errors.Is(err, syscall.EAGAIN)
 }
 
 // retry calls ask until the daemon is below its limits, for RetryTimeout at most.

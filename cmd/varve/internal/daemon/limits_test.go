@@ -48,7 +48,7 @@ func (w *world) raw(t *testing.T) net.Conn {
 	return c
 }
 
-// brieflyPatient has clients ask for as long as d when the daemon is crowded.
+// brieflyPatient has clients retry for as long as d while the daemon is over a limit.
 func brieflyPatient(t *testing.T, d time.Duration) {
 	was := client.RetryTimeout
 	client.RetryTimeout = d
@@ -73,7 +73,7 @@ func TestTooManyHandovers(t *testing.T) {
 	}
 	brieflyPatient(t, 50*time.Millisecond)
 	_, err := client.Dial(t.Context(), w.dir)
-	wantError(t, err, protocol.ErrCrowded, "64")
+	wantError(t, err, protocol.ErrOverLimit, "64")
 	for _, c := range held {
 		_ = c.Close()
 	}
@@ -98,7 +98,7 @@ func TestTooManyWaits(t *testing.T) {
 	}
 	brieflyPatient(t, 50*time.Millisecond)
 	_, err := w.c.CreateSnapshot(ctx, protocol.CreateSnapshot{Volume: "a", Name: "one", Wait: true})
-	wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxWaits))
+	wantError(t, err, protocol.ErrOverLimit, fmt.Sprint(maxWaits))
 	if list, err := w.c.Snapshots(ctx, ""); err != nil || len(list) != 0 {
 		t.Errorf("snapshots: %v, %v", list, err)
 	}
@@ -155,13 +155,13 @@ func TestLongRequestsTakePlaces(t *testing.T) {
 	}
 	brieflyPatient(t, 50*time.Millisecond)
 	_, err := w.c.WouldFree(t.Context(), deletion)
-	wantError(t, err, protocol.ErrCrowded)
+	wantError(t, err, protocol.ErrOverLimit)
 	_, err = w.c.Prune(t.Context(), prune)
-	wantError(t, err, protocol.ErrCrowded)
+	wantError(t, err, protocol.ErrOverLimit)
 	_, err = w.c.Diff(t.Context(), protocol.Diff{From: objstore.ImageName{Volume: "a"}, To: objstore.ImageName{Volume: "a"}}, nil, nil)
-	wantError(t, err, protocol.ErrCrowded)
+	wantError(t, err, protocol.ErrOverLimit)
 	_, err = w.c.Reindex(t.Context(), protocol.Reindex{Wait: true}, nil)
-	wantError(t, err, protocol.ErrCrowded)
+	wantError(t, err, protocol.ErrOverLimit)
 	if p, err := w.c.Prune(t.Context(), protocol.Prune{Volume: "a"}); err != nil || len(p.Snapshots) != 2 {
 		t.Errorf("a prune, which waits for nothing: %v, %+v", err, p)
 	}

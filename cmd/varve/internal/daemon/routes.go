@@ -85,6 +85,6 @@ func (d *Daemon) wait() (leave func(), err error) {
 		return func() { <-d.waits }, nil
 	default:
 		return nil, fmt.Errorf("%w: %d requests wait for volumes and snapshots to settle, and no more may; try again",
-			protocol.ErrCrowded, maxWaits)
+			protocol.ErrOverLimit, maxWaits)
 	}
 }

@@ -15,9 +15,9 @@ var (
 	ErrStopping = errors.New("the daemon is stopping")
 	// ErrOverloaded: the daemon lacks a resource that the request needs.
 	ErrOverloaded = errors.New("the daemon is overloaded")
-	// ErrCrowded: the daemon is at its limit of connections or requests. It has done nothing:
+	// ErrOverLimit: the daemon is at its limit of connections or requests. It has done nothing:
 	// retry.
-	ErrCrowded = errors.New("the daemon is busy with other requests")
+	ErrOverLimit = errors.New("the daemon is busy with other requests")
 	// ErrForbidden: the client is neither the daemon's user nor root.
 	ErrForbidden = errors.New("permission denied: this daemon answers only its own user and root")
 	// ErrBusy: the device or mount is open.
@@ -43,7 +43,7 @@ var kinds = []struct {
 	{"needs_daemon", ErrNeedsDaemon, http.StatusServiceUnavailable},
 	{"no_transport", ErrNoTransport, http.StatusServiceUnavailable},
 	{"overloaded", ErrOverloaded, http.StatusServiceUnavailable},
-	{"crowded", ErrCrowded, http.StatusServiceUnavailable},
+	{"crowded", ErrOverLimit, http.StatusServiceUnavailable}, // the name that protocol 1 has for it
 	{"forbidden", ErrForbidden, http.StatusForbidden},
 	{"stopping", ErrStopping, http.StatusServiceUnavailable},
 	{"closed", objstore.ErrClosed, http.StatusServiceUnavailable},

@@ -122,7 +122,7 @@ func cutOff(t *testing.T, c net.Conn, d time.Duration) bool {
 	return !errors.As(err, &timeout) || !timeout.Timeout()
 }
 
-// brieflyPatient has clients ask for as long as d when the daemon is crowded.
+// brieflyPatient has clients retry for as long as d while the daemon is over a limit.
 func brieflyPatient(t *testing.T, d time.Duration) {
 	was := client.RetryTimeout
 	client.RetryTimeout = d
@@ -142,7 +142,7 @@ func TestTooManyConnections(t *testing.T) {
 	eventually(t, "all are served", func() bool { n, _ := l.counts(); return n == maxConnections })
 	for range 3 { // and again: those who were told are gone
 		_, err := client.Dial(t.Context(), w.dir)
-		wantError(t, err, protocol.ErrCrowded, fmt.Sprint(maxConnections), "200ms")
+		wantError(t, err, protocol.ErrOverLimit, fmt.Sprint(maxConnections), "200ms")
 	}
 	eventually(t, "those who were told are gone", func() bool { _, n := l.counts(); return n == 0 })
 	for range maxOverLimit {
@@ -162,7 +162,7 @@ func TestTooManyConnections(t *testing.T) {
 	eventually(t, "all are gone", func() bool { served, overLimit := l.counts(); return served+overLimit == 0 })
 	k, err := client.Dial(t.Context(), w.dir)
 	if err != nil {
-		t.Fatalf("after the crowd: %v", err)
+		t.Fatalf("once the connections are closed: %v", err)
 	}
 	if err := k.Close(); err != nil {
 		t.Error(err)
@@ -170,7 +170,7 @@ func TestTooManyConnections(t *testing.T) {
 }
 
 // Hundreds of clients at once all get their answer, while others keep most connections for themselves.
-func TestCrowdIsServed(t *testing.T) {
+func TestManyClientsAreServed(t *testing.T) {
 	brieflyPatient(t, 2*time.Minute)
 	w := newWorld(t)
 	l := w.listen(t, nil)
