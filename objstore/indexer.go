@@ -53,7 +53,7 @@ type renewable interface {
 }
 
 // indexer enters into the index what it lacks: once when the store opens, and then on a goroutine
-// of its own, which Quiet ends and Resume starts again. It has no lock: only one of the two runs at
+// of its own, which Quiesce ends and Resume starts again. It has no lock: only one of the two runs at
 // a time, but for enterFound, which readers call too.
 type indexer struct {
 	index    *storeIndex

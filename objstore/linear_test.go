@@ -229,7 +229,7 @@ func (w *linearWorld) close() {
 
 func noExcuse(err error) error { return err }
 
-// Concurrent requests through both doors of the engine, with settling, snapshots and freezes, on
+// Concurrent requests by both ways into the engine, with settling, snapshots and freezes, on
 // real files. A request of several sectors is atomic for each sector alone: a block device promises
 // no more.
 func TestLinearizable(t *testing.T) {

@@ -150,8 +150,8 @@ func (v *modelVolume) limited() bool { return v.limits != (Limits{}) || len(v.li
 // opQuiesce is the beginning of a hand-over: the store is closed after it, or goes on.
 func (w *world) opQuiesce() {
 	err := w.s.Quiesce()
-	w.note("quiet: %v", err)
-	if w.answered(err, "quiet") {
+	w.note("quiesce: %v", err)
+	if w.answered(err, "quiesce") {
 		for _, v := range w.vols {
 			v.flushed()
 		}

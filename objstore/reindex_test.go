@@ -209,16 +209,16 @@ func TestReindexAcrossQuiesce(t *testing.T) {
 	r.open(nil)
 	must(t, r.s.Reindex())
 	<-entering
-	quiet := make(chan error, 1)
-	go func() { quiet <- r.s.Quiesce() }()
+	quiesced := make(chan error, 1)
+	go func() { quiesced <- r.s.Quiesce() }()
 	close(gate)
-	must(t, <-quiet)
+	must(t, <-quiesced)
 	done := make(chan error, 1)
 	go func() { done <- r.s.WaitReindex(t.Context(), nil) }()
 	select {
 	case err := <-done:
 		if !next.installed { // else it was faster than Quiesce
-			t.Fatalf("it has ended in quiet: %v", err)
+			t.Fatalf("it ended while the store was quiesced: %v", err)
 		}
 		return
 	case <-time.After(50 * time.Millisecond):

@@ -229,8 +229,8 @@ func TestReadableAgain(t *testing.T) {
 	wantRead(t, v, 0, content)
 	must(t, r.s.Settle(t.Context()))
 	wantRead(t, v, 0, content)
-	if tails, debt := r.s.space.tails.Load(), r.s.space.reserved.Load(); tails != 0 || debt != 0 {
-		t.Errorf("all has settled, and %d bytes of tails and %d of debts are left", tails, debt)
+	if tails, reserved := r.s.space.tails.Load(), r.s.space.reserved.Load(); tails != 0 || reserved != 0 {
+		t.Errorf("all has settled, and %d bytes of tails and %d of settle reservation are left", tails, reserved)
 	}
 	for _, g := range r.s.segments.All() {
 		if n := g.Unsettled.Load(); n != 0 && g != v.appendSegment {
@@ -243,7 +243,7 @@ func TestReadableAgain(t *testing.T) {
 		t.Errorf("snapshots: %+v", snaps)
 	}
 	must(t, r.reopened(r.mem.PowerCut(rand.New(rand.NewPCG(1, 1))), "next boot"))
-	r.undamaged("healed")
+	r.undamaged("cleared")
 	wantRead(t, r.volume("a", 0), 0, content)
 }
 

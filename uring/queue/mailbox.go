@@ -18,7 +18,7 @@ type mailbox struct {
 	quit  bool           // end without waiting for the driver
 	ended bool           // the queue is gone
 	final Stats          // its last counters
-	spare []result       // the other half of done
+	empty []result       // swapped with done when the queue takes that; empty, with its capacity
 }
 
 // result is a request that comes back to its queue, and what is wanted next.
@@ -92,7 +92,7 @@ func (q *Queue) woken(res int32) error {
 	m := &q.back
 	m.Lock()
 	done, asks := m.done, m.asks
-	m.done, m.spare, m.asks = m.spare[:0], done, nil
+	m.done, m.empty, m.asks = m.empty[:0], done, nil
 	q.quit = m.quit
 	m.Unlock()
 	q.draining = q.draining || q.quit

@@ -43,7 +43,7 @@ func (q *Queue) setUp() error {
 	}
 	q.copier, _ = q.driver.(Copier)
 	q.back.done = make([]result, 0, o.Depth)
-	q.back.spare = make([]result, 0, o.Depth)
+	q.back.empty = make([]result, 0, o.Depth)
 	q.resumed = make([]result, 0, o.Depth)
 	return q.makeSlots()
 }

@@ -25,7 +25,7 @@ func (s *Server) worker(ctx context.Context, jobs <-chan job) {
 	}
 }
 
-// The three doors to a handler. A panic behind one of them fails the request alone.
+// The three calls of a handler. A panic in one of them fails that request alone.
 
 func (q *Queue) start(s *slot) (a Action, err error) {
 	defer func() {

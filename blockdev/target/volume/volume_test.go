@@ -136,18 +136,18 @@ func TestVolumeCalls(t *testing.T) {
 	}
 }
 
-// quiet is a memVolume that takes no notes.
-type quiet struct{ *memVolume }
+// unrecorded is a memVolume that does not record what is released and committed.
+type unrecorded struct{ *memVolume }
 
-func (quiet) Release(*objstore.Plan)       {}
-func (quiet) Commit(*objstore.Write) error { return nil }
+func (unrecorded) Release(*objstore.Plan)       {}
+func (unrecorded) Commit(*objstore.Write) error { return nil }
 
 // Serving a request of a volume allocates nothing. The count is that of the whole process, which
 // allocates a little beside.
 func TestVolumeAllocations(t *testing.T) {
 	v := newMemVolume(t)
 	v.hole = true
-	d := queuetest.Start(t, queuetest.Options{NewPart: New(quiet{v}).NewPart})
+	d := queuetest.Start(t, queuetest.Options{NewPart: New(unrecorded{v}).NewPart})
 	for _, op := range []queue.Op{queue.OpRead, queue.OpWrite} {
 		const n = 2000
 		io := queuetest.IO{Op: op, Data: make([]byte, 16<<10)}

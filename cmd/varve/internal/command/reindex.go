@@ -15,7 +15,7 @@ func (a *app) reindexCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reindex",
 		Short: "Rebuild the index from the segments",
-		Long: `reindex rebuilds the index, by which duplicates and the places of data are found, from the lists of objects in the
+		Long: `reindex rebuilds the index, by which duplicates and the locations of data are found, from the lists of objects in the
 segments, while the store is in use. The present index is used until the new one is complete, so both need space for
 some time. If there is no such space, the present one stays.
 
