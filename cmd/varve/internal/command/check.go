@@ -29,21 +29,21 @@ func (a *app) checkCmd() *cobra.Command {
 		Short:   "Check the store for damage",
 		Long: `check reads and verifies everything in the store that has a checksum or a hash, while the store is in use, and checks
 that every chunk of every volume and snapshot is there. For each damage it lists the file, the offset and the object,
-and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and repaired
-when the store was opened.
+and the affected LBAs (sectors of 512 bytes) of volumes and snapshots. It also lists damage that was found and
+repaired when the store was opened.
 
 --rate limits how much is read per second.
---percent verifies about that part of the store: the segments that were not verified for the longest time. Ten checks
-of 10 percent verify everything.
---since verifies the segments that were not verified since a time (2026-03-01, 2026-03-01T12:00:00Z) or within a
-duration (30d, 12h). With --percent it verifies that part of the store at most.
---resume goes on with a check of the whole store that was interrupted, by a signal, by the end of the daemon or by a
-kill: what it had verified is not read again. If none was interrupted, a new one begins.
+--percent verifies about that percentage of the store, beginning with the segments that have gone unverified longest.
+Ten checks with --percent 10 verify everything.
+--since verifies the segments that have not been verified since a time (2026-03-01, 2026-03-01T12:00:00Z) or within a
+duration (30d, 12h). Together with --percent, that percentage is the most that is verified.
+--resume continues a check of the whole store that was interrupted by a signal, a kill or the end of the daemon, and
+does not read again what that check had verified. If none was interrupted, a new check begins.
 
-Segments in which damage was found are always verified again. Whether every chunk is there is checked with --resume, or
-without these flags. varve set --scrub-every has the daemon check the store regularly.
+Segments with known damage are always verified again. With --percent or --since, check does not look for missing
+chunks. varve set --scrub-every makes the daemon check the store regularly.
 
-It changes nothing but the record of what was verified; without a daemon and without these flags, not even that.
+check changes nothing but its record of what was verified; without a daemon and without these flags, not even that.
 
 The exit status is 1 if there is damage that is not repaired.`,
 		Example: `  varve check
@@ -66,9 +66,9 @@ The exit status is 1 if there is damage that is not repaired.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.rate, "rate", "", "read at most this many `bytes` per second, like 100M")
-	fs.IntVar(&f.percent, "percent", 0, "verify `N` percent of the store, 1 to 100: what was not verified for the longest time")
-	fs.StringVar(&f.since, "since", "", "verify what was not verified since a `time`, or within a duration like 30d")
-	fs.BoolVar(&f.resume, "resume", false, "go on with a check of the whole store that was interrupted")
+	fs.IntVar(&f.percent, "percent", 0, "verify `N` percent of the store, 1 to 100: what has gone unverified longest")
+	fs.StringVar(&f.since, "since", "", "verify what has not been verified since a `time`, or within a duration like 30d")
+	fs.BoolVar(&f.resume, "resume", false, "continue an interrupted check of the whole store")
 	complete(cmd, "percent", nil)
 	complete(cmd, "rate", nil)
 	complete(cmd, "since", nil)

@@ -13,19 +13,20 @@ import (
 func (a *app) volumeCloneCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clone NAME[@SNAPSHOT] NEW",
-		Short: "Create a volume that begins with what a snapshot or a volume holds",
-		Long: `clone creates the volume NEW, which begins with what a snapshot holds. It copies nothing and takes no space until it is
-written to. It has the size, block size and --verify of its origin, and does not depend on it: either may be deleted.
+		Short: "Create a volume from a snapshot or a volume",
+		Long: `clone creates the volume NEW with the content of a snapshot. It copies nothing, and the clone takes no space until it
+is written to. The clone has the size, block size and --verify setting of its origin, and is independent of it: either
+can be deleted.
 
-Without @SNAPSHOT the clone begins with what the volume holds now: everything that was written to the volume before the
-call, even while the volume is in use. No snapshot is left over. As with a snapshot, sync first, or use fsfreeze(8), for
-what a file system still has in memory.
+Without @SNAPSHOT the clone has the volume's current content: everything that was written to the volume before the
+call, even while the volume is in use. No snapshot is left behind. As with a snapshot, run sync or fsfreeze(8) first
+to include what a file system still has in memory.
 
-Data that was written recently has to settle first; clone waits for that, and is instant otherwise. Clone a snapshot
-that has settled to make many clones.
+Recently written data has to settle first; clone waits for that, and is instant otherwise. To make many clones, clone
+a snapshot that has settled.
 
-A file system in a clone has the UUID of its original. XFS needs mount -o nouuid, or a new UUID (xfs_admin -U generate),
-while both are mounted; see also btrfstune -m, tune2fs -U random, and vgimportclone for LVM.`,
+A file system in a clone has the UUID of its original. To mount both at once, XFS needs mount -o nouuid or a new UUID
+(xfs_admin -U generate); see also btrfstune -m, tune2fs -U random, and vgimportclone for LVM.`,
 		Example: `  varve volume clone golden@release vm-17
   varve volume clone data data-copy`,
 		Args:              args("NAME[@SNAPSHOT]", "NEW"),
@@ -56,13 +57,13 @@ func (a *app) volumeRollbackCmd() *cobra.Command {
 	drop := false
 	cmd := &cobra.Command{
 		Use:   "rollback VOLUME@SNAPSHOT",
-		Short: "Make a snapshot the content of its volume again",
-		Long: `rollback makes a snapshot the content of its volume again, at once and whatever their size. It keeps the present state
-as a snapshot, whose name is made of the time (rollback-20261128T031500Z), and prints it; with --no-snapshot the present
-state is dropped. Other snapshots stay.
+		Short: "Return a volume to a snapshot",
+		Long: `rollback returns a volume to a snapshot, in constant time. It keeps the current state as a snapshot named after the
+time (rollback-20261128T031500Z), and prints that name; with --no-snapshot the current state is dropped. Other
+snapshots stay.
 
-The volume must not be attached, nor its live file open: rollback refuses, and names who has it. Data that was written
-recently has to settle before it can be kept; rollback waits for that.`,
+rollback refuses while the volume is attached or its live file is open, and names the users. Recently written data has
+to settle before it can be kept; rollback waits for that.`,
 		Example: `  varve volume rollback data@monday
   before=$(varve volume rollback data@monday)
   varve volume rollback data@monday --no-snapshot`,
@@ -88,6 +89,6 @@ recently has to settle before it can be kept; rollback waits for that.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&drop, "no-snapshot", false, "do not keep the present state as a snapshot")
+	cmd.Flags().BoolVar(&drop, "no-snapshot", false, "do not keep the current state as a snapshot")
 	return a.jsonFlag(cmd)
 }

@@ -19,15 +19,15 @@ func (a *app) snapshotDiffCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff FROM [TO]",
 		Short: "Show what differs between two snapshots or volumes",
-		Long: `diff lists the ranges of bytes in which one snapshot differs from another, or a volume as it is now from a snapshot.
-Each is written as VOLUME@SNAPSHOT or VOLUME; without TO, the snapshot is compared with its own volume. They may be of
-any volumes, and of different sizes.
+		Long: `diff lists the byte ranges in which two snapshots or volumes differ. FROM and TO are each VOLUME@SNAPSHOT or VOLUME,
+of any volumes and sizes; without TO, a snapshot is compared with its own volume.
 
-The ranges are those that have to be written to FROM, cut or extended by zeroes to the size of TO, to make it equal to
-TO. They consist of whole chunks, of which some byte differs. A range of zeroes takes no space in TO.
+Writing these ranges of TO to FROM, after FROM was cut or extended with zeroes to the size of TO, would make both
+equal. Ranges consist of whole chunks, in each of which at least one byte differs. A range marked as zeroes takes no
+space in TO.
 
-Only what differs is read, so it takes as long as there are differences, however large the volumes are. What was written
-recently settles first.`,
+The time that diff takes depends on the number of differences, not on the size of the volumes, as only differing parts
+are read. Recently written data settles first.`,
 		Example: `  varve snapshot diff data@monday
   varve snapshot diff data@monday data@tuesday --json | jq -s 'map(select(.length)) | map(.length) | add'
   varve snapshot diff golden@v1 sandbox17`,

@@ -14,12 +14,13 @@ func (a *app) volumeHistoryCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history NAME",
 		Short: "List the past states of a volume",
-		Long: `history lists the states of a volume that its policy keeps, oldest first: what it held whenever it had settled, which
-is some seconds after a write. A volume has a history from the first policy on (varve volume set --keep-last and so on).
+		Long: `history lists the past states of a volume that its policy keeps, oldest first. The volume has a new state each time
+that it has settled, some seconds after a write. A volume's history begins with its first policy (varve volume set
+--keep-last and so on).
 
-A state is named VOLUME@{NUMBER}. The number stays, as long as the policy keeps the state, and counts what the volume
-has settled: it is not how many states ago it was. Wherever a snapshot is read, a state can be named: it can be cloned,
-attached, mounted, compared, and rolled back to. The states of the last seconds before a crash may be missing.`,
+A state is named VOLUME@{NUMBER}. The number never changes; larger numbers are newer, and there are gaps. A state can
+be used like a snapshot: it can be cloned, attached, mounted, compared and rolled back to. After a crash, the states
+of the last seconds may be missing.`,
 		Example: `  varve volume history data
   varve volume clone 'data@{17}' data-before
   varve volume rollback 'data@{17}'`,
@@ -56,10 +57,10 @@ func (a *app) snapshotPruneCmd() *cobra.Command {
 	r := protocol.Prune{}
 	cmd := &cobra.Command{
 		Use:   "prune [NAME]",
-		Short: "Delete what the policies of volumes do not keep",
-		Long: `prune deletes the automatic snapshots that the policy of their volume does not keep, and drops such states from its
-history: of one volume, or of all. The daemon does the same with each automatic snapshot, and with each new state, so
-that there is something to prune only after a policy has changed. Snapshots that somebody asked for are not touched.
+		Short: "Delete what volume policies do not keep",
+		Long: `prune applies the policy of one volume, or of all volumes: it deletes the automatic snapshots and the past states that
+the policy does not keep. The daemon does the same at each automatic snapshot and each new state, so there is
+something to prune only after a policy has changed. Snapshots that were created by hand are never deleted.
 
 With --dry-run nothing is deleted, and the output says what would be, and how much that would free, once space
 is reclaimed.`,

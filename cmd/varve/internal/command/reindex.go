@@ -15,15 +15,16 @@ func (a *app) reindexCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reindex",
 		Short: "Rebuild the index from the segments",
-		Long: `reindex rebuilds the index, by which duplicates and the locations of data are found, from the lists of objects in the
-segments, while the store is in use. The present index is used until the new one is complete, so both need space for
-some time. If there is no such space, the present one stays.
+		Long: `reindex rebuilds the index from the segments' lists of objects, while the store is in use. The index finds duplicates,
+and the locations of data. The current index is used until the new one is complete, so both take space meanwhile; if
+there is not enough space, the current one stays.
 
-The index is not needed to read a store, and a missing or damaged one is rebuilt without this command. reindex is for an
-index that is suspected to be wrong, or has grown too large.
+A store can be read without its index, and a missing or damaged index is rebuilt without this command. Use reindex if
+you suspect that the index is wrong, or if it has grown too large.
 
-The daemon rebuilds in the background, as varve stat shows; --wait waits for the end. Without a daemon the command
-rebuilds the index itself. A rebuilding that was interrupted goes on when the store is opened again.`,
+The daemon rebuilds the index in the background, and varve stat shows the progress; --wait waits until it is done.
+Without a daemon the command rebuilds the index itself. An interrupted rebuild continues when the store is opened
+again.`,
 		Example: "  varve reindex --wait\n  varve stat --json | jq .reindex",
 		Args:    args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

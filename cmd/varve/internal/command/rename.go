@@ -12,12 +12,12 @@ import (
 func (a *app) volumeRenameCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rename OLD NEW",
-		Short: "Give a volume another name",
-		Long: `rename gives a volume another name, attached or not. Its device, what is mounted, and files that are open in a mount
-go on; names that are looked up from now on are new, in commands and below volumes/ and snapshots/ in mounts.
+		Short: "Rename a volume",
+		Long: `rename renames a volume, attached or not. Its device, mounted file systems and open files continue to work; commands,
+and the directories volumes/ and snapshots/ of mounts, use the new name from then on.
 
-A loop device knows the volume's file by its name: detach it first. Versions of varve from before volumes were renamed
-refuse the store from the first rename on.`,
+A loop device refers to the volume's file by name: detach it first. After the first rename, versions of varve that
+cannot rename refuse to open the store.`,
 		Example:           "  varve volume rename data archive",
 		Args:              args("OLD", "NEW"),
 		ValidArgsFunction: a.completeVolume,
@@ -42,10 +42,10 @@ refuse the store from the first rename on.`,
 func (a *app) snapshotRenameCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rename VOLUME@OLD NEW",
-		Short: "Give a snapshot another name",
-		Long: `rename gives a snapshot another name. Its device, and its files that are open in a mount, go on.
+		Short: "Rename a snapshot",
+		Long: `rename renames a snapshot. Its device, and open files in mounts, continue to work.
 
-Versions of varve from before snapshots were renamed refuse the store from the first rename on.`,
+After the first rename, versions of varve that cannot rename refuse to open the store.`,
 		Example:           "  varve snapshot rename data@rollback-20261128T031500Z before-upgrade",
 		Args:              args("VOLUME@OLD", "NEW"),
 		ValidArgsFunction: a.completeSnapshot,

@@ -14,17 +14,18 @@ func (a *app) volumeResizeCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Change the size of a volume",
-		Long: `resize gives a volume another size, written like 10G or 512MiB, in powers of 1024. Snapshots keep theirs.
+		Long: `resize changes the size of a volume. A size is written like 10G or 512MiB, in powers of 1024. Snapshots keep their
+size.
 
-A volume can grow while it is attached: its device gets the new size at once, where the kernel can do that (ublk since
-Linux 6.16, and loop devices), and otherwise when the volume is attached again; resize says so. What is added is zeroes
-and takes no space. Then grow the file system on it, with resize2fs, xfs_growfs or btrfs filesystem resize.
+A volume can grow while it is attached. Its device gets the new size at once if the kernel supports that (ublk since
+Linux 6.16, and loop devices), and otherwise when the volume is attached again, as resize then says. The new part
+reads as zeroes and takes no space. Then grow the file system, with resize2fs, xfs_growfs or btrfs filesystem resize.
 
-A volume shrinks only while it is not attached, nor its live file open, and only with --shrink: what lies beyond the new
-size is dropped, but for snapshots that have it. Shrink the file system first; XFS can't be shrunk. If the volume grows
-again, it shows zeroes there.
+A volume shrinks only with --shrink, and only while it is not attached and its live file is not open. Data beyond the
+new size is dropped, except from snapshots. Shrink the file system first; XFS cannot be shrunk. If the volume grows
+again, that part reads as zeroes.
 
-A store in which a volume was resized can't be opened by versions of varve that know no resize.`,
+After the first resize, versions of varve that cannot resize refuse to open the store.`,
 		Example:           "  varve volume resize data 20G\n  varve volume resize data 5G --shrink",
 		Args:              args("NAME", "SIZE"),
 		ValidArgsFunction: a.completeVolume,

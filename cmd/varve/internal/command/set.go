@@ -22,25 +22,25 @@ func (a *app) setCmd() *cobra.Command {
 		Short: "Change a store's settings",
 		Long: `set changes settings that are kept in the store. It works with or without a daemon.
 
---max-size limits the size of the store's files on disk; "none" leaves it to the file system. Writes are refused before
-the limit is reached: a twentieth of it, at least 32MiB, is reserved for settling, deleting and opening, as varve stat
-shows. A limit below the current size stops writes and nothing else; when it is raised, they continue at once.
+--max-size limits the size of the store's files on disk; "none" leaves it to the file system. Writes are refused
+before the limit is reached: a twentieth of it, at least 32MiB, is reserved for settling, deleting and opening, as
+varve stat shows. A limit below the current size stops writes and nothing else; when it is raised, they continue at
+once.
 
---scrub-every has the daemon check the whole store that often (varve check), beside I/O and at low priority: the check
-gives way to requests. If it is interrupted, it goes on where it was, also in the next daemon. varve stat and the log
+--scrub-every makes the daemon check the whole store at that interval (varve check), at low priority: the check yields
+to requests. An interrupted check continues where it stopped, if necessary in the next daemon. varve stat and the log
 show what it found. --scrub-rate limits how much it reads per second.
 
-The other flags tell varve what a store is that was copied, restored or moved to another disk. Without them the store
-does not touch the devices of the store that it was copied from, and refuses volumes whose journals were copied while
-they were in use.
+The other flags say how a store came here that was copied, restored or moved to another disk. Without them, varve
+leaves the devices of the original store alone, and refuses volumes whose journals were copied while they were in use.
 
 --new-uuid: the store is a copy. It gets its own UUID, and forgets the original's devices.
---copied-from stopped: no daemon served the store while its files were copied; the daemon may have been killed before.
+--copied-from stopped: no daemon served the store while its files were copied, though one may have been killed before.
 The refused volumes have everything that was written.
---copied-from snapshot: the files were copied from a snapshot of the underlying disk. They have everything that was
-flushed.
---moved: like --copied-from stopped, and the store from which the files were copied no longer exists, or this is the
-same disk, mounted elsewhere: the devices that wait for a daemon belong to this store. No daemon may be running.`,
+--copied-from snapshot: the files were copied from a snapshot of the underlying disk. The refused volumes have
+everything that was flushed.
+--moved: like --copied-from stopped; in addition the original store no longer exists, or this is the same disk,
+mounted elsewhere, so the devices that wait for a daemon belong to this store. No daemon may be running.`,
 		Example: `  varve set --max-size 200G
   varve set --max-size none
   varve set --scrub-every 30d --scrub-rate 50M

@@ -12,10 +12,9 @@ import (
 )
 
 // listLong explains the columns of sizes that the lists have in common.
-const listLong = `The columns of sizes: LOGICAL is the data that is not zero in the settled state; UNIQUE what deleting the volume's state
-or the snapshot alone would free; SHARED what it has in common with others, or has several times. UNIQUE and SHARED
-count what the store's files take on disk, with tree nodes. A size with '~' is estimated, in stores of very many chunks;
-'-' is one that is not known yet.`
+const listLong = `LOGICAL is the data that is not zero in the settled state. UNIQUE is what deleting this volume's state or this
+snapshot alone would free; SHARED is what it shares with others, or contains several times. UNIQUE and SHARED count
+bytes on disk, including tree nodes. '~' marks an estimate, in stores with very many chunks; '-' means not known yet.`
 
 func uniqueText(s *objstore.Share) string {
 	return shareText(s, func() int64 { return s.Unique })

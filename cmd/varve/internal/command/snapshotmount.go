@@ -37,13 +37,13 @@ func (a *app) snapshotMountCmd() *cobra.Command {
 		Short: "Mount the file system in a snapshot",
 		Long: `mount attaches the snapshot to a device, with a temporary layer for writes, and mounts its file system at the
 directory: ext4, xfs or btrfs, even while the volume itself is mounted. The layer is needed because a file system that
-was in use has a journal to replay, which a read-only device does not allow; the snapshot does not change. The mount is
-read-only; with --writable it accepts writes, which are discarded when it is unmounted.
+was in use has a journal to replay, which a read-only device does not allow; the snapshot does not change. The mount
+is read-only; with --writable it accepts writes, which are discarded when it is unmounted.
 
 If the snapshot has a partition table, --partition selects the partition to mount.
 
-Unmount it with varve snapshot umount, which returns when the device and the layer are gone, or with umount(8), after
-which they go soon.`,
+Unmount it with varve snapshot umount, which returns when the device and the layer have been removed, or with
+umount(8), after which they are removed within seconds.`,
 		Example: `  varve snapshot mount data@monday /mnt/monday
   varve snapshot mount vm@monday /mnt/root --partition 1
   varve snapshot umount /mnt/monday`,
@@ -164,7 +164,7 @@ func (a *app) snapshotUmountCmd() *cobra.Command {
 		Aliases: []string{"unmount"},
 		Short:   "Unmount a snapshot's file system",
 		Long: `umount unmounts a file system that varve snapshot mount has mounted, and returns when the device and the layer for
-writes are gone.`,
+writes have been removed.`,
 		Example:           "  varve snapshot umount /mnt/monday",
 		Args:              args("DIR"),
 		ValidArgsFunction: completeDirs,

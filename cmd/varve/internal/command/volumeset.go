@@ -20,23 +20,24 @@ func (a *app) volumeSetCmd() *cobra.Command {
 		Long: `set changes a volume, attached or not. The change takes effect at once, for its devices, the mount and its
 snapshots.
 
-With --verify every settled chunk is read as a whole, hashed, and compared with the hash in the volume's tree, before
+With --verify, every settled chunk is read as a whole, hashed, and compared with the hash in the volume's tree, before
 any of it is returned. If they differ, the read fails with an I/O error, and the daemon's log names the volume, the
-sectors, the file and the offset. Data that was written recently and has not settled has no hash yet. Verified reads are
-copied through the daemon and are slower.
+sectors, the file and the offset. Data that was written recently and has not settled has no hash yet. Verified reads
+are copied through the daemon and are slower.
 
---quota limits the data that the volume refers to, in whole chunks and before deduplication; what only its snapshots
-have does not count. Writes that would make it more fail with "no space left on device", while other volumes go on. What
-is there can be overwritten and discarded, and discarding makes room. --reserve keeps room for that much data from all
-other volumes. Both take a size or none.
+--quota limits the volume's data, counted in whole chunks and before deduplication; data that only its snapshots have
+does not count. A write that would exceed the quota fails with "no space left on device"; other volumes are not
+affected. Existing data can be overwritten and discarded, and discarding makes room. --reserve sets aside space that
+other volumes cannot use. Both take a size, or none to remove the limit.
 
---keep-last, --keep-hourly, --keep-daily and --keep-weekly say what is kept of the volume's past: so many of the newest
-states, and the newest one of each of so many hours, days and weeks of UTC in which there was any. They count for the
-history (varve volume history), which is kept from then on, and by itself for automatic snapshots; snapshots that
-somebody asked for stay. --snapshot-every has the daemon take a snapshot of the volume that often, if something was
-written since the last one. Data that only a kept state has takes space. What a new policy does not keep goes with the
-next state or automatic snapshot, or with varve snapshot prune, which says with --dry-run what that is. 0, and none for
---snapshot-every, takes each of them back.`,
+--keep-last N keeps the newest N past states of the volume. --keep-hourly, --keep-daily and --keep-weekly keep the
+newest state of each of the last N hours, days and weeks (UTC) that have one. Setting any of them starts the volume's
+history (varve volume history). The same rules apply, separately, to automatic snapshots; snapshots that were created
+by hand are never deleted. --snapshot-every makes the daemon take a snapshot at that interval, unless nothing was
+written since the last one. Kept states take space for the data that only they have.
+
+A stricter policy takes effect with the next state or automatic snapshot, or at once with varve snapshot prune; prune
+--dry-run shows what would go. 0 removes a rule; --snapshot-every none ends automatic snapshots.`,
 		Example: `  varve volume set data --verify
   varve volume set data --quota 100G --reserve 20G
   varve volume set data --quota none
@@ -78,13 +79,13 @@ type volumeChanges struct {
 func (c *volumeChanges) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&c.verify, "verify", false, "verify settled chunks against their hashes when they are read")
-	f.StringVar(&c.quota, "quota", "", "most data that the volume may refer to: a `size` like 100G, or none")
-	f.StringVar(&c.reserve, "reserve", "", "room that other volumes leave free: a `size` like 20G, or none")
-	f.IntVar(&c.keepLast, "keep-last", 0, "keep the last `N` past states")
+	f.StringVar(&c.quota, "quota", "", "limit of the volume's data: a `size` like 100G, or none")
+	f.StringVar(&c.reserve, "reserve", "", "space that other volumes cannot use: a `size` like 20G, or none")
+	f.IntVar(&c.keepLast, "keep-last", 0, "keep the newest `N` past states")
 	f.IntVar(&c.keepHourly, "keep-hourly", 0, "keep the newest past state of each of the last `N` hours that have one")
-	f.IntVar(&c.keepDaily, "keep-daily", 0, "the same of days")
-	f.IntVar(&c.keepWeekly, "keep-weekly", 0, "the same of weeks")
-	f.StringVar(&c.snapshotEvery, "snapshot-every", "", "take a snapshot each `time`, like 15m, 6h or 1d, or none")
+	f.IntVar(&c.keepDaily, "keep-daily", 0, "the same for the last `N` days")
+	f.IntVar(&c.keepWeekly, "keep-weekly", 0, "the same for the last `N` weeks")
+	f.StringVar(&c.snapshotEvery, "snapshot-every", "", "take a snapshot at this interval: a `time` like 15m, 6h or 1d, or none")
 	complete(cmd, "snapshot-every", []string{"none"})
 	complete(cmd, "quota", []string{"none"})
 	complete(cmd, "reserve", []string{"none"})
