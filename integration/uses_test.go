@@ -33,10 +33,11 @@ func usedOn(t *testing.T, dir string) int64 {
 	return int64(st.Blocks-st.Bfree) * st.Bsize
 }
 
-// TestUsesAddUp has a store with duplicates, overwritten data, snapshots, a clone, a tail, and
-// deleted snapshots, on each filesystem that a store may lie on. The parts that stat names add up to
-// what the filesystem says that the store has taken, and what a deletion was said to free is dead
-// afterwards, within 1 % each.
+// TestUsesAddUp has a store with duplicates, overwritten data, snapshots, a clone, past states, a
+// tail, and deleted snapshots, on each filesystem that a store may lie on. The parts that stat names
+// add up to what the filesystem says that the store has taken, past states have what was overwritten
+// in a volume that keeps them, and what a deletion was said to free is dead afterwards, within 1 %
+// each.
 func TestUsesAddUp(t *testing.T) {
 	for _, below := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
 		t.Run(below, func(t *testing.T) { usesAddUp(t, below) })
@@ -56,12 +57,13 @@ func usesAddUp(t *testing.T, below string) {
 	n := newNodeAt(ctx, t, filepath.Join(dir, "store"))
 	n.serve(ctx)
 	dev := n.volume(ctx, "data", "1G")
-	write := func(at, mib int) {
+	writeTo := func(dev string, at, mib int) {
 		t.Helper()
 		if r := random(ctx, dev, at, mib, "oflag=direct"); r.code != 0 {
 			t.Fatal(r.stderr)
 		}
 	}
+	write := func(at, mib int) { t.Helper(); writeTo(dev, at, mib) }
 	write(0, 120)
 	must(ctx, t, "dd", "if="+dev, "of="+dev, "bs=1M", "count=40", "seek=200", "iflag=direct", "oflag=direct", "status=none", "conv=notrunc") // duplicates
 	n.snapshot(ctx, "data@one")
@@ -71,7 +73,17 @@ func usesAddUp(t *testing.T, below string) {
 	n.snapshot(ctx, "data@three")
 	n.varve(ctx, "volume", "clone", "data@one", "copy")
 	n.varve(ctx, "volume", "delete", "copy")
+	past := n.volume(ctx, "past", "64M")
+	n.varve(ctx, "volume", "set", "past", "--keep-last", "100")
+	for range 2 {
+		writeTo(past, 0, 20)
+		n.snapshot(ctx, "past@settled")
+		n.varve(ctx, "snapshot", "delete", "past@settled")
+	}
 	before := n.uses(ctx, dir, empty)
+	if before.History == nil || !within(*before.History, 20<<20, 20<<20/100) {
+		t.Errorf("past states have what %+v says, want about the 20 MiB that were overwritten", before)
+	}
 	if part := float64(before.Dead) / float64(before.Data); part > 0.02 {
 		t.Errorf("%d bytes are dead where nothing was deleted: %.1f %% of the data", before.Dead, part*100)
 	}
@@ -104,7 +116,7 @@ func (n *node) uses(ctx context.Context, dir string, empty int64) objstore.Uses 
 			continue
 		}
 		u = *s.Uses
-		sum := u.Data + u.Tree + u.Tail + u.Dead + u.Lists + u.Journals + u.Refs + u.Index + u.Other
+		sum := u.Total()
 		used := usedOn(n.t, dir) - empty
 		if within(sum, s.Used, s.Used/100) && within(sum, used, used/100) {
 			n.t.Logf("%d MiB of %d MiB that the filesystem says: %+v", sum>>20, used>>20, u)

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/edges"
 	"varve/objstore/internal/lockorder"
@@ -38,7 +40,7 @@ const (
 //   - Between two syncs, graph has exactly the edges of the roots in counted. After an error there
 //     is no graph, and the next sync begins anew.
 //   - held has every root in counted, and before the walk of a root begins it has that too.
-//   - unique and names belong to the graph as it is now.
+//   - unique, history and names belong to the graph as it is now.
 type accounting struct {
 	catalog   *catalog
 	objects   *object.Reader
@@ -57,9 +59,10 @@ type accounting struct {
 	mu         lockorder.IOMutex[lockorder.Accounting]
 	graph      *edges.Graph // nil: to be made
 	counted    map[merkle.Hash]*merkle.Root
-	names      map[merkle.Hash]int         // of the roots in counted
-	unique     map[merkle.Hash]edges.Bytes // of roots that were asked for
-	generation int64                       // of repairs, when the graph was made
+	names      map[merkle.Hash]int        // of the roots in counted
+	unique     map[merkle.Hash]freedBytes // of roots that were asked for, and have one name
+	history    map[uuid.UUID]pastUse      // of volumes that were asked for; of all under uuid.Nil
+	generation int64                      // of repairs, when the graph was made
 
 	heldMu lockorder.Mutex[lockorder.Memory]
 	held   map[merkle.Hash]int64 // roots whose nodes must stay, and the sizes of their images
@@ -70,6 +73,7 @@ type liveBytes struct {
 	edges.Bytes
 	treeLength int64 // of the tree, without what rounding up to blocks adds
 	exact      bool
+	history    *freedBytes // what of it only past states have; nil: not counted
 }
 
 // namedRoot is a root that has a name.
@@ -202,9 +206,9 @@ func (a *accounting) sync(ctx context.Context) error {
 		a.names[h] = n.names
 	}
 	if changed || a.unique == nil {
-		a.unique = map[merkle.Hash]edges.Bytes{}
+		a.unique, a.history = map[merkle.Hash]freedBytes{}, map[uuid.UUID]pastUse{}
 	}
-	a.live.Store(&liveBytes{a.graph.Live(), a.graph.Length(), a.graph.Exact()})
+	a.live.Store(&liveBytes{Bytes: a.graph.Live(), treeLength: a.graph.Length(), exact: a.graph.Exact()})
 	return nil
 }
 

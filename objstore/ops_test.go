@@ -38,6 +38,7 @@ var operations = []operation{
 	{"reopen", 2, (*world).reopen},
 	{"roots", 1, (*world).opRoots},
 	{"would free", 2, (*world).opWouldFree},
+	{"uses", 2, (*world).opUses},
 	{"hold", 3, (*world).opHold},
 }
 

@@ -133,3 +133,44 @@ func (w *world) opWouldFree() {
 		w.failf("deleting %v and %v would free %+v; a recount says %+v", volumes, snaps, got, want)
 	}
 }
+
+// opUses compares what stat and the list of volumes say that chunks, tree and past states take with
+// a recount.
+func (w *world) opUses() {
+	names := namesNow(w.s)
+	ctx, cancel := ctxTimeout()
+	defer cancel()
+	st, err := w.s.CountedStat(ctx)
+	w.note("uses: %+v, %v", st.Uses, err)
+	if !w.answered(err, "count uses") {
+		return
+	}
+	list, err := w.s.SharedVolumes(ctx)
+	if !w.answered(err, "list volumes with shares") || !maps.Equal(namesNow(w.s), names) {
+		return // settling went on meanwhile
+	}
+	past, err := wouldFree(w.s, names, func(n nameOf) bool { return IsStateName(n.Name) })
+	if !w.answered(err, "recount") {
+		return
+	}
+	live, err := wouldFree(w.s, names, func(nameOf) bool { return true })
+	if !w.answered(err, "recount") {
+		return
+	}
+	if u := st.Uses; u != nil && u.History != nil { // otherwise it was not counted in time
+		w.counts["uses compared"]++
+		if want := past.Total(); *u.History != want || u.Data != live.Data-past.Data || u.Tree != live.Tree-past.Tree || u.Total() != st.Used {
+			w.failf("uses %+v, of past states %d, in all %d; a recount says %+v, of past states %+v, and %d are used",
+				*u, *u.History, u.Total(), live, past, st.Used)
+		}
+	}
+	for _, v := range list {
+		past, err := wouldFree(w.s, names, func(n nameOf) bool { return n.Volume == v.Name && IsStateName(n.Name) })
+		if !w.answered(err, "recount") {
+			return
+		}
+		if v.Share != nil && v.Share.History != past.Total() {
+			w.failf("the past of volume %s takes %+v; a recount says %+v", v.Name, v.Share, past)
+		}
+	}
+}

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"varve/objstore/internal/edges"
+	"github.com/google/uuid"
+
 	"varve/objstore/internal/merkle"
 )
 
@@ -16,6 +17,9 @@ type Share struct {
 	Referenced int64 `json:"referenced"` // bytes that it would take without deduplication
 	Unique     int64 `json:"unique"`     // bytes that deleting it alone would free
 	Shared     int64 `json:"shared"`     // Referenced less Unique: others have it too, or it has it several times
+	// History is what only past states of the volume have, beside its settled state: bytes that
+	// dropping all of them would free. Snapshots have none.
+	History int64 `json:"history,omitempty"`
 	// Estimated is true where the store has too many chunks to count each: the figures come from a
 	// sample then.
 	Estimated bool `json:"estimated,omitempty"`
@@ -28,51 +32,73 @@ const sharePatience = 2 * time.Second
 // look at a large store takes longer. It blocks.
 func (s *Store) SharedVolumes(ctx context.Context) ([]VolumeInfo, error) {
 	infos := s.Volumes()
-	err := s.accounting.shares(ctx, len(infos), func(i int) (string, **Share) { return infos[i].Root, &infos[i].Share })
-	return infos, err
+	return infos, s.accounting.briefly(ctx, func(ctx context.Context) error { return s.accounting.shareVolumes(ctx, infos) })
 }
 
 // SharedVolume is VolumeInfo with its share, under the same condition.
 func (s *Store) SharedVolume(ctx context.Context, name string) (VolumeInfo, error) {
 	info, err := s.VolumeInfo(name)
-	if err == nil {
-		err = s.accounting.shares(ctx, 1, func(int) (string, **Share) { return info.Root, &info.Share })
+	if err != nil {
+		return info, err
 	}
-	return info, err
+	infos := []VolumeInfo{info}
+	err = s.accounting.briefly(ctx, func(ctx context.Context) error { return s.accounting.shareVolumes(ctx, infos) })
+	return infos[0], err
 }
 
 // SharedSnapshots is Snapshots with shares, under the same condition. A snapshot that has not
 // settled has none.
 func (s *Store) SharedSnapshots(ctx context.Context, volume string) ([]SnapshotInfo, error) {
 	infos, err := s.Snapshots(volume)
-	if err == nil {
-		err = s.accounting.shares(ctx, len(infos), func(i int) (string, **Share) { return infos[i].Root, &infos[i].Share })
+	if err != nil {
+		return nil, err
 	}
-	return infos, err
+	return infos, s.accounting.briefly(ctx, func(ctx context.Context) error {
+		for i := range infos {
+			var err error
+			if infos[i].Share, err = s.accounting.share(ctx, infos[i].Root); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
-// shares fills in the shares of n images, as far as that takes no longer than sharePatience. at
-// returns the root of one, and where its share belongs. An error is one of ctx.
-func (a *accounting) shares(ctx context.Context, n int, at func(i int) (root string, share **Share)) error {
+// briefly calls f with mu held and the counts up to date, as far as that takes no longer than
+// sharePatience. It logs an error of f. An error is one of ctx.
+func (a *accounting) briefly(ctx context.Context, f func(ctx context.Context) error) error {
 	brief, cancel := context.WithTimeout(ctx, sharePatience)
 	defer cancel()
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
-	if err := a.lock(brief); err != nil {
-		a.note(brief, err)
-		return ctx.Err()
+	err := a.lock(brief)
+	if err == nil {
+		err = f(brief)
+		a.mu.Unlock()
 	}
-	defer a.mu.Unlock()
-	for i := range n {
-		id, share := at(i)
-		h, err := merkle.ParseHash(id)
+	if err != nil {
+		a.note(brief, err)
+	}
+	return ctx.Err()
+}
+
+// shareVolumes fills in the shares of volumes.
+// REQUIRES: mu is held, and the counts are up to date.
+func (a *accounting) shareVolumes(ctx context.Context, infos []VolumeInfo) error {
+	past := a.catalog.past.names()
+	for i := range infos {
+		share, err := a.share(ctx, infos[i].Root)
 		if err != nil {
-			continue // it has not settled
+			return err
 		}
-		if *share, err = a.share(brief, h); err != nil {
-			a.note(brief, err)
-			return ctx.Err()
+		if id, err := uuid.Parse(infos[i].ID); share != nil && err == nil && past[id] != nil {
+			history, err := a.ofHistory(ctx, id, past[id])
+			if err != nil {
+				return err
+			}
+			share.History, share.Estimated = history.Total(), share.Estimated || !history.exact
 		}
+		infos[i].Share = share
 	}
 	return nil
 }
@@ -84,23 +110,41 @@ func (a *accounting) note(ctx context.Context, err error) {
 	}
 }
 
-// share returns the share of a root; nil if the root has no name any more.
+// share returns the share of a root by its ID; nil if the image has not settled, or the root has no
+// name any more.
 // REQUIRES: mu is held, and the counts are up to date.
-func (a *accounting) share(ctx context.Context, h merkle.Hash) (*Share, error) {
+func (a *accounting) share(ctx context.Context, id string) (*Share, error) {
+	h, err := merkle.ParseHash(id)
+	if err != nil {
+		return nil, nil //nolint:nilerr // it has not settled
+	}
 	root := a.counted[h]
 	if root == nil {
 		return nil, nil
 	}
-	unique, known := a.unique[h]
-	if !known && a.names[h] == 1 {
-		var err error
-		if unique, err = a.graph.Freed(ctx, &pacedNodes{a: a}, []*merkle.Root{root}); err != nil {
+	unique := freedBytes{exact: true}
+	if a.names[h] == 1 {
+		if unique, err = a.uniqueOf(ctx, h, root); err != nil {
 			return nil, err
 		}
 	}
-	a.unique[h] = unique
 	refs := a.graph.Referenced(root).Total()
-	return &Share{Referenced: refs, Unique: unique.Total(), Shared: max(refs-unique.Total(), 0), Estimated: !a.graph.Exact()}, nil
+	return &Share{
+		Referenced: refs, Unique: unique.Total(), Shared: max(refs-unique.Total(), 0), Estimated: !a.graph.Exact() || !unique.exact,
+	}, nil
+}
+
+// uniqueOf returns what removing one root would free.
+// REQUIRES: mu is held, and the counts are up to date.
+func (a *accounting) uniqueOf(ctx context.Context, h merkle.Hash, root *merkle.Root) (freedBytes, error) {
+	if known, ok := a.unique[h]; ok {
+		return known, nil
+	}
+	unique, err := a.tryRemoval(ctx, []*merkle.Root{root})
+	if err == nil {
+		a.unique[h] = unique
+	}
+	return unique, err
 }
 
 // SnapshotName names a snapshot.
@@ -184,15 +228,11 @@ func (s *Store) tryWouldFree(ctx context.Context, volumes []string, snapshots []
 			roots = append(roots, a.counted[h])
 		}
 	}
-	b, err := a.graph.Freed(ctx, &pacedNodes{a: a}, roots)
+	b, err := a.tryRemoval(ctx, roots)
 	if err != nil {
 		return Freed{}, fmt.Errorf("count what would be free: %w", err)
 	}
-	return newFreed(b, tail, a.graph.Exact()), nil
-}
-
-func newFreed(b edges.Bytes, tail int64, exact bool) Freed {
-	return Freed{Data: b.Data, Metadata: b.Tree, Tail: tail, Total: b.Total() + tail, Estimated: !exact}
+	return Freed{Data: b.Data, Metadata: b.Tree, Tail: tail, Total: b.Total() + tail, Estimated: !b.exact}, nil
 }
 
 // losing returns how many names each root would lose, and the bytes of the volumes' tails.

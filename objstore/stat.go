@@ -17,8 +17,12 @@ func (s *Store) countObject(o segment.Object) {
 	}
 }
 
-// Stat gives the store in figures.
-func (s *Store) Stat() (Stat, error) {
+// Stat returns the store in figures. What the space is for is as of the last counting, and without
+// History; CountedStat counts first.
+func (s *Store) Stat() (Stat, error) { return s.stat(s.accounting.live.Load()) }
+
+// stat is Stat, with what was counted; nil: nothing was.
+func (s *Store) stat(live *liveBytes) (Stat, error) {
 	st := Stat{
 		UUID: s.sb.known(), Path: s.dir, ChunkSize: s.sb.ChunkSize,
 		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
@@ -48,7 +52,7 @@ func (s *Store) Stat() (Stat, error) {
 	s.usage.forget()
 	p, uerr := s.usage.parts()
 	if uerr == nil {
-		st.Uses, uerr = s.uses(p)
+		st.Uses, uerr = s.uses(p, live)
 	}
 	if err = cmp.Or(err, uerr); err != nil && !disk.Unreadable(err) {
 		return st, err

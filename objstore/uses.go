@@ -10,35 +10,64 @@ import (
 // Uses says what the bytes of the store's files are for. The sum of all is what the files occupy on
 // disk.
 type Uses struct {
-	Data     int64 `json:"data"`     // chunks of volumes and snapshots, each once
-	Tree     int64 `json:"tree"`     // their tree nodes and roots, each once
-	Tail     int64 `json:"tail"`     // writes that have not settled, overwritten ones too
-	Dead     int64 `json:"dead"`     // what nothing refers to, and collection gives back
-	Lists    int64 `json:"lists"`    // headers, footers and object logs of segments
-	Journals int64 `json:"journals"` // what the tail is recorded in
-	Refs     int64 `json:"refs"`     // the log of names
-	Index    int64 `json:"index"`
-	Other    int64 `json:"other"` // superblocks, and the daemon's files
-	// Estimated is true where Data, and so Dead, comes from a sample of the chunks.
+	Data int64 `json:"data"` // chunks of volumes and snapshots, each once
+	Tree int64 `json:"tree"` // their tree nodes and roots, each once
+	// History is what only past states of volumes have, chunks and tree. Nil if it was not counted:
+	// it is in Data and Tree then.
+	History  *int64 `json:"history,omitempty"`
+	Tail     int64  `json:"tail"`     // writes that have not settled, overwritten ones too
+	Dead     int64  `json:"dead"`     // what nothing refers to, and collection gives back
+	Lists    int64  `json:"lists"`    // headers, footers and object logs of segments
+	Journals int64  `json:"journals"` // what the tail is recorded in
+	Refs     int64  `json:"refs"`     // the log of names
+	Index    int64  `json:"index"`
+	Other    int64  `json:"other"` // superblocks, and the daemon's files
+	// Estimated is true where Data or History, and so Dead, comes from a sample of the chunks.
 	Estimated bool `json:"estimated,omitempty"`
 }
 
-// Count brings up to date what Stat says of uses, as far as that takes no longer than two seconds.
-// An error is one of ctx. It blocks.
-func (s *Store) Count(ctx context.Context) error {
-	return s.accounting.shares(ctx, 0, nil)
+// Total returns the sum of all.
+func (u *Uses) Total() int64 {
+	sum := u.Data + u.Tree + u.Tail + u.Dead + u.Lists + u.Journals + u.Refs + u.Index + u.Other
+	if u.History != nil {
+		sum += *u.History
+	}
+	return sum
 }
 
-// uses returns what the files are for, of which p says what they occupy; nil until it is counted.
-// What the segments occupy beyond what is known is dead: objects that nothing refers to, and what
-// the file system has not given back. It blocks.
-func (s *Store) uses(p parts) (*Uses, error) {
-	live := s.accounting.live.Load()
+// CountedStat is Stat with what the space is for as of now, History too, as far as counting takes no
+// longer than two seconds. It blocks.
+func (s *Store) CountedStat(ctx context.Context) (Stat, error) {
+	var live *liveBytes
+	err := s.accounting.briefly(ctx, func(ctx context.Context) error {
+		now := *s.accounting.live.Load()
+		live = &now
+		return s.accounting.addHistory(ctx, live)
+	})
+	if err != nil {
+		return Stat{}, err
+	}
+	if live == nil {
+		live = s.accounting.live.Load()
+	}
+	return s.stat(live)
+}
+
+// uses returns what the files are for, of which p says what they occupy; nil if live is, because it
+// is not counted yet. What the segments occupy beyond what is known is dead: objects that nothing
+// refers to, and what the file system has not given back. It blocks.
+func (s *Store) uses(p parts, live *liveBytes) (*Uses, error) {
 	if live == nil {
 		return nil, nil
 	}
 	u := &Uses{
 		Data: live.Data, Tree: live.Tree, Journals: p.journals, Refs: p.refs, Index: p.index, Other: p.rest, Estimated: !live.exact,
+	}
+	history := int64(0)
+	if h := live.history; h != nil {
+		history = h.Total()
+		u.Data, u.Tree, u.History = max(u.Data-h.Data, 0), u.Tree-h.Tree, &history // data comes from two samples
+		u.Estimated = u.Estimated || !h.exact
 	}
 	for _, g := range s.segments.All() {
 		u.Tail += g.Unsettled.Load()
@@ -51,9 +80,12 @@ func (s *Store) uses(p parts) (*Uses, error) {
 			u.Lists += n
 		}
 	}
-	u.Dead = p.segments - u.Data - u.Tree - u.Tail - u.Lists
-	if u.Dead < 0 { // what changed between the looks, or a sample that errs
-		u.Data, u.Dead = max(u.Data+u.Dead, 0), 0
+	u.Dead = p.segments - u.Data - u.Tree - history - u.Tail - u.Lists
+	if u.Dead < 0 {
+		u.Tail, u.Dead = u.Tail+u.Dead, 0 // it has room that nothing was written to, or chunks that were adopted there
+	}
+	if u.Tail < 0 {
+		u.Data, u.Tail = max(u.Data+u.Tail, 0), 0 // a sample errs, or something has changed between the looks
 	}
 	return u, nil
 }

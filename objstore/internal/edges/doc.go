@@ -30,7 +30,8 @@
 // in a TiB of 16 KiB chunks. So the chunks' part has a limit. At the limit the graph drops every
 // other chunk, by a bit of the keyed hash, and each of those that are left stands for two; then for
 // four, and so on. Everything that a graph says is exact until then, and an unbiased estimate
-// afterwards ([Graph.Exact]).
+// afterwards ([Graph.Exact]). A trial takes memory for the chunks that it meets more than once, within
+// the same limit and by the same means.
 //
 // Sizes are what objects take on disk: whole blocks ([Slot]), and not their lengths.
 package edges

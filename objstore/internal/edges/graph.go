@@ -3,6 +3,7 @@ package edges
 import (
 	"context"
 	"hash/maphash"
+	"maps"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
@@ -141,7 +142,7 @@ func (g *Graph) addNode(ctx context.Context, from Nodes, h *merkle.Hash, level i
 
 func (g *Graph) addChunk(h *merkle.Hash, n uint32) {
 	key := g.key(h)
-	if !g.samples(key) {
+	if !samples(key, g.sample) {
 		return
 	}
 	g.chunks.set(key, g.chunks.get(key)+n)
@@ -151,8 +152,8 @@ func (g *Graph) addChunk(h *merkle.Hash, n uint32) {
 	}
 }
 
-// samples reports whether a chunk is one of those that are counted.
-func (g *Graph) samples(key uint64) bool { return key&(1<<g.sample-1) == 0 }
+// samples reports whether a chunk is one of a sample.
+func samples(key uint64, sample uint) bool { return key&(1<<sample-1) == 0 }
 
 // Remove takes away the edges of a root that was added.
 func (g *Graph) Remove(ctx context.Context, from Nodes, root *merkle.Root) error {
@@ -160,18 +161,24 @@ func (g *Graph) Remove(ctx context.Context, from Nodes, root *merkle.Root) error
 	return err
 }
 
-// Freed returns what removing some roots together would free. It changes nothing. The roots must
-// have been added, and no two may be equal.
-func (g *Graph) Freed(ctx context.Context, from Nodes, roots []*merkle.Root) (Bytes, error) {
-	return g.walk(ctx, from, roots, &trial{g: g, nodes: map[uint64]uint32{}, chunks: map[uint64]uint32{}})
+// Freed returns what removing some roots together would free, and whether that is exact. It changes
+// nothing. The roots must have been added, and no two may be equal.
+//
+// A chunk to which other roots, or several of these nodes, refer takes memory until Freed returns:
+// where all of them would take more than the graph's limit, a sample of them is counted.
+func (g *Graph) Freed(ctx context.Context, from Nodes, roots []*merkle.Root) (freed Bytes, exact bool, err error) {
+	t := &trial{g: g, nodes: map[uint64]uint32{}, chunks: map[uint64]uint32{}, sample: g.sample}
+	freed, err = g.walk(ctx, from, roots, t)
+	return freed, t.sample == 0, err
 }
 
 // counter takes edges away, or tries to.
 type counter interface {
 	// node takes n edges of a node away, and returns how many are left.
 	node(key uint64, n uint32) (left uint32)
-	// chunk is node for a chunk.
-	chunk(key uint64, n uint32) (left uint32)
+	// chunk takes n edges of a chunk away, and returns for how many chunks that have none left this
+	// one stands.
+	chunk(key uint64, n uint32) (freed int64)
 	// freed is told of a node or a root without edges: what it takes on disk, and its length.
 	freed(slot, length int64)
 }
@@ -212,9 +219,7 @@ func (g *Graph) takeNode(ctx context.Context, from Nodes, h *merkle.Hash, level 
 		if level > 1 {
 			return g.takeNode(ctx, from, child, level-1, run, c, freed)
 		}
-		if key := g.key(child); g.samples(key) && c.chunk(key, run) == 0 {
-			freed.Data += g.chunk << g.sample
-		}
+		freed.Data += c.chunk(g.key(child), run) * g.chunk
 		return nil
 	})
 }
@@ -235,11 +240,17 @@ func (r remover) node(key uint64, n uint32) uint32 {
 	return known.edges
 }
 
-func (r remover) chunk(key uint64, n uint32) uint32 {
+func (r remover) chunk(key uint64, n uint32) int64 {
+	if !samples(key, r.g.sample) {
+		return 0
+	}
 	was := r.g.chunks.get(key)
 	left := was - min(n, was)
 	r.g.chunks.set(key, left)
-	return left
+	if left > 0 {
+		return 0
+	}
+	return 1 << r.g.sample
 }
 
 func (r remover) freed(slot, length int64) { r.g.count(-slot, -length) }
@@ -249,7 +260,11 @@ type trial struct {
 	g      *Graph
 	nodes  map[uint64]uint32
 	chunks map[uint64]uint32
+	sample uint // of the chunks, as of Graph; at least as coarse
 }
+
+// notedBytes is about what an entry of a trial's maps takes.
+const notedBytes = 32
 
 func (t *trial) node(key uint64, n uint32) uint32 {
 	t.nodes[key] += n
@@ -258,13 +273,27 @@ func (t *trial) node(key uint64, n uint32) uint32 {
 
 func (t *trial) freed(_, _ int64) {}
 
-func (t *trial) chunk(key uint64, n uint32) uint32 {
-	has := t.g.chunks.get(key)
-	if has == n { // nobody else refers to it: there is nothing to note
+func (t *trial) chunk(key uint64, n uint32) int64 {
+	if !samples(key, t.sample) {
 		return 0
 	}
-	t.chunks[key] += n
-	return has - t.chunks[key]
+	if has := t.g.chunks.get(key); has != n { // otherwise nobody else refers to it: there is nothing to note
+		t.chunks[key] += n
+		if has != t.chunks[key] {
+			t.thin()
+			return 0
+		}
+	}
+	return 1 << t.sample
+}
+
+// thin makes the sample coarser until the notes are within the graph's limit. What was found before
+// counts as it did.
+func (t *trial) thin() {
+	for int64(len(t.chunks))*notedBytes > t.g.limit && t.sample < 32 {
+		t.sample++
+		maps.DeleteFunc(t.chunks, func(key uint64, _ uint32) bool { return !samples(key, t.sample) })
+	}
 }
 
 // eachRun calls f for each run of equal hashes of a node, but for zeroes.

@@ -114,9 +114,9 @@ func TestGraphEqualsRecount(t *testing.T) {
 				out = out[:rapid.IntRange(1, len(out)).Draw(rt, "removed")]
 				left := slices.DeleteFunc(slices.Clone(roots), func(r *merkle.Root) bool { return slices.Contains(out, r) })
 				before, after := f.recount(roots), f.recount(left)
-				freed, err := g.Freed(context.Background(), f, out)
-				if want := (Bytes{before.Data - after.Data, before.Tree - after.Tree}); err != nil || freed != want {
-					rt.Fatalf("removing %d of %d roots would free %+v, %v; a recount says %+v", len(out), len(roots), freed, err, want)
+				freed, exact, err := g.Freed(context.Background(), f, out)
+				if want := (Bytes{before.Data - after.Data, before.Tree - after.Tree}); err != nil || freed != want || !exact {
+					rt.Fatalf("removing %d of %d roots would free %+v, exactly: %v, %v; a recount says %+v", len(out), len(roots), freed, exact, err, want)
 				}
 				check() // the trial has changed nothing
 				for _, r := range out {
@@ -179,13 +179,50 @@ func TestCostIsOfTheDifference(t *testing.T) {
 		do   func() error
 	}{
 		{"adding", func() error { return g.Add(context.Background(), f, two) }},
-		{"a trial", func() error { _, err := g.Freed(context.Background(), f, []*merkle.Root{two}); return err }},
+		{"a trial", func() error { _, _, err := g.Freed(context.Background(), f, []*merkle.Root{two}); return err }},
 		{"removing", func() error { return g.Remove(context.Background(), f, two) }},
 	} {
 		f.reads = 0
 		if err := step.do(); err != nil || f.reads != 2 {
 			t.Errorf("%s reads %d nodes, %v; want a top node and a leaf", step.name, f.reads, err)
 		}
+	}
+}
+
+// near holds an estimate against what it estimates.
+func near(t *testing.T, what string, got, want int64) {
+	t.Helper()
+	if off := math.Abs(float64(got-want)) / float64(want); off > 0.05 {
+		t.Errorf("%s: %d bytes, off by %.1f %% from %d", what, got, off*100, want)
+	}
+}
+
+// A trial that has to note more chunks than the limit allows counts a sample of them, and says so;
+// the graph stays exact.
+func TestTrialSample(t *testing.T) {
+	const limit, leaves = 1 << 20, 250
+	f, g := newForest(), New(chunkSize, limit)
+	var roots []*merkle.Root
+	for r := range 4 { // they have all chunks in common but one of each leaf, and so no leaf
+		chunks := map[int]int{}
+		for i := range leaves * merkle.FanOut {
+			chunks[i] = 1 + i
+		}
+		for leaf := range leaves {
+			chunks[leaf*merkle.FanOut] = (r+1)*1000000 + leaf
+		}
+		roots = append(roots, f.tree(chunks))
+		if err := g.Add(context.Background(), f, roots[r]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	freed, exact, err := g.Freed(context.Background(), f, roots)
+	if err != nil || exact || !g.Exact() {
+		t.Fatalf("exactly: %v, of an exact graph: %v, %v", exact, g.Exact(), err)
+	}
+	near(t, "freed", freed.Data, f.recount(roots).Data)
+	if freed.Tree != g.Live().Tree {
+		t.Errorf("%d bytes of nodes freed, %d are live", freed.Tree, g.Live().Tree)
 	}
 }
 
@@ -206,17 +243,12 @@ func TestSample(t *testing.T) {
 	if g.chunks.bytes() > limit {
 		t.Errorf("counts take %d bytes, more than the limit of %d", g.chunks.bytes(), limit)
 	}
-	near := func(what string, got, want int64) {
-		if off := math.Abs(float64(got-want)) / float64(want); off > 0.05 {
-			t.Errorf("%s: %d bytes, off by %.1f %% from %d", what, got, off*100, want)
-		}
+	near(t, "live", g.Live().Data, f.recount(roots).Data)
+	freed, exact, err := g.Freed(context.Background(), f, roots[:3])
+	if err != nil || exact {
+		t.Fatalf("exactly: %v, %v", exact, err)
 	}
-	near("live", g.Live().Data, f.recount(roots).Data)
-	freed, err := g.Freed(context.Background(), f, roots[:3])
-	if err != nil {
-		t.Fatal(err)
-	}
-	near("freed", freed.Data, f.recount(roots).Data-f.recount(roots[3:]).Data)
+	near(t, "freed", freed.Data, f.recount(roots).Data-f.recount(roots[3:]).Data)
 	for _, r := range roots {
 		if err := g.Remove(context.Background(), f, r); err != nil {
 			t.Fatal(err)

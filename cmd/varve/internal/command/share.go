@@ -24,6 +24,10 @@ func sharedText(s *objstore.Share) string {
 	return shareText(s, func() int64 { return s.Shared })
 }
 
+func historyText(s *objstore.Share) string {
+	return shareText(s, func() int64 { return s.History })
+}
+
 func shareText(s *objstore.Share, size func() int64) string {
 	switch {
 	case s == nil:

@@ -30,7 +30,9 @@ writes then wait for settling or fail with "no space left on device", and everyt
 each change.
 
 The table of uses says what each byte of the store's files is for; the sum is USED. DATA and TREE are what volumes and
-snapshots refer to, each object once; DEAD is what nothing refers to any more, and what is not reclaimed yet.
+snapshots refer to, each object once; HISTORY is what only past states of volumes refer to, or '-' if that is too much
+to be counted in two seconds, and part of DATA and TREE; DEAD is what nothing refers to any more, and what is not
+reclaimed yet.
 
 SCRUB is about checks of the whole store: whether one runs or was interrupted, when the last one ended and what it
 found, and the schedule (varve set --scrub-every).
@@ -202,6 +204,10 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 	if u.Estimated {
 		about = "~"
 	}
+	history := int64(-1)
+	if u.History != nil {
+		history = *u.History
+	}
 	var rows [][]string
 	for _, use := range []struct {
 		name, about string
@@ -210,6 +216,7 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 	}{
 		{"data", about, u.Data, "chunks of volumes and snapshots"},
 		{"tree", "", u.Tree, "their tree nodes"},
+		{"history", about, history, "only past states have it"},
 		{"tail", "", u.Tail, "written and not settled, overwritten data too"},
 		{"dead", about, u.Dead, "not referred to any more, and not reclaimed yet"},
 		{"lists", "", u.Lists, "object lists of the segments"},
@@ -218,11 +225,14 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 		{"index", "", u.Index, "can be made again"},
 		{"other", "", u.Other, "superblocks, and the daemon's files"},
 	} {
-		share := "-"
-		if s.Used > 0 {
-			share = fmt.Sprintf("%.1f %%", 100*float64(use.bytes)/float64(s.Used))
+		size, part := "-", "-"
+		if use.bytes >= 0 {
+			size = use.about + formatSize(use.bytes)
 		}
-		rows = append(rows, []string{use.name, use.about + formatSize(use.bytes), share, use.what})
+		if use.bytes >= 0 && s.Used > 0 {
+			part = fmt.Sprintf("%.1f %%", 100*float64(use.bytes)/float64(s.Used))
+		}
+		rows = append(rows, []string{use.name, size, part, use.what})
 	}
 	fmt.Fprintln(w)
 	writeTable(w, []column{{name: "use"}, {"size", true}, {"part", true}, {name: "what"}}, rows)

@@ -70,7 +70,7 @@ func (a *app) volumeListCmd() *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List volumes",
 		Long: `list shows the volumes. TAIL is the data written since the last settled state, DEVICE the device that the volume is
-attached to.
+attached to. If a volume has a history, HISTORY is what only its past states have.
 
 ` + listLong,
 		Example: "  varve volume list\n  varve volume list --json",
@@ -92,7 +92,8 @@ attached to.
 	return a.jsonFlag(cmd)
 }
 
-// writeVolumes writes the list, with a column for damage if a volume is damaged.
+// writeVolumes writes the list, with a column for history if a volume has some, and one for damage
+// if a volume is damaged.
 func writeVolumes(w io.Writer, list []protocol.Volume) {
 	columns := []column{
 		{name: "name"},
@@ -105,6 +106,10 @@ func writeVolumes(w io.Writer, list []protocol.Volume) {
 		{name: "device"},
 		{name: "created"},
 	}
+	past := slices.ContainsFunc(list, func(v protocol.Volume) bool { return v.Share != nil && v.Share.History > 0 })
+	if past {
+		columns = slices.Insert(columns, historyColumn, column{"history", true})
+	}
 	damaged := slices.ContainsFunc(list, func(v protocol.Volume) bool { return v.Damage != "" })
 	if damaged {
 		columns = append(columns, column{name: "damage"})
@@ -115,6 +120,9 @@ func writeVolumes(w io.Writer, list []protocol.Volume) {
 			v.Name, formatSize(v.Size), formatSize(v.Logical), uniqueText(v.Share), sharedText(v.Share), formatSize(v.Tail),
 			strconv.Itoa(v.Snapshots), orNone(devices(v)), formatMinute(v.Created),
 		}
+		if past {
+			row = slices.Insert(row, historyColumn, historyText(v.Share))
+		}
 		if damaged {
 			row = append(row, orNone(v.Damage))
 		}
@@ -122,6 +130,9 @@ func writeVolumes(w io.Writer, list []protocol.Volume) {
 	}
 	writeTable(w, columns, rows)
 }
+
+// historyColumn is the column before which that for history goes: tail.
+const historyColumn = 5
 
 func devices(v protocol.Volume) string {
 	var nodes []string
@@ -175,6 +186,7 @@ func volumeFields(v protocol.Volume) [][2]string {
 		{"referenced", shareText(v.Share, func() int64 { return v.Share.Referenced })},
 		{"unique", uniqueText(v.Share)},
 		{"shared", sharedText(v.Share)},
+		{"history", historyText(v.Share)},
 		{"tail", formatSize(v.Tail)},
 		{"snapshots", strconv.Itoa(v.Snapshots)},
 		{"users", orNone(strings.Join(v.Users, ", "))},

@@ -316,7 +316,6 @@ func (s *fakeStore) WouldFree(ctx context.Context, _ []string, _ []objstore.Snap
 	return objstore.Freed{}, nil
 }
 
-func (s *fakeStore) Count(context.Context) error { return nil }
 func (s *fakeStore) SnapshotsDue() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -369,6 +368,8 @@ func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName
 ) (objstore.DiffTotal, error) {
 	return objstore.DiffTotal{}, objstore.ErrNotFound
 }
+
+func (s *fakeStore) CountedStat(context.Context) (objstore.Stat, error) { return s.Stat() }
 
 func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
 func (s *fakeStore) SetMaxSize(int64) error       { return nil }

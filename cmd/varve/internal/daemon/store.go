@@ -11,7 +11,7 @@ type Store interface {
 	volumes
 	snapshots
 	Stat() (objstore.Stat, error)
-	Count(ctx context.Context) error
+	CountedStat(ctx context.Context) (objstore.Stat, error)
 	WouldFree(ctx context.Context, volumes []string, snapshots []objstore.SnapshotName) (objstore.Freed, error)
 	Settle(ctx context.Context) error
 	Quiesce() error

@@ -16,10 +16,7 @@ import (
 )
 
 func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) (protocol.Stat, error) {
-	if err := d.store.Count(ctx); err != nil {
-		return protocol.Stat{}, err
-	}
-	st, err := d.store.Stat()
+	st, err := d.store.CountedStat(ctx)
 	if err != nil {
 		return protocol.Stat{}, err
 	}
