@@ -129,11 +129,10 @@ func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *hand
 	}
 	open := &descriptors{}
 	d := New(own.Dir(), store, Options{
-		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst,
+		Logger: log, Version: o.Version, Flags: o.Flags, inst: inst, files: files,
 		ublk: newUblk(store, inst, log), loop: newLoop(store, inst, log), mounter: newMounter(store, open, log), open: open,
 		readAt: readerOf(store),
 	})
-	d.files = files
 	defer func() {
 		if werr := d.awaitEnds(endsTimeout); werr != nil && h != nil {
 			h.Fail(werr)
