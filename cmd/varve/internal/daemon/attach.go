@@ -67,7 +67,7 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 }
 
 func (d *Daemon) mayAttach(volume string) error {
-	if d.isStopping() {
+	if d.stopping.Load() {
 		return protocol.ErrStopping
 	}
 	if a, taken := d.table.Taken(volume); taken {

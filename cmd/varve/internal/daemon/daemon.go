@@ -62,10 +62,9 @@ type Daemon struct {
 	version    string
 	flags      map[string]string
 	inst       instance.Instance // of the store
-	uuid       string            // that it is known by
+	identity   *identity
 	started    time.Time
-	transports map[string]devices.Transport // "ublk", "loop"
-	mounter    mounter
+	transports map[string]devices.Transport                  // "ublk", "loop"
 	below      func(path string) ([]blockstack.Layer, error) // what a directory, file or device lies on
 	readAt     func(volume string, p []byte, off int64) error
 	swapsFile  string
@@ -74,14 +73,14 @@ type Daemon struct {
 
 	table *devices.Table
 
-	// change is held through every change of devices and mounts, which may block; mu guards what lists show of mounts, and is
-	// never held over I/O. change is taken first.
+	mounts *mountTable
+
+	// change is held through every change of devices and mounts, which may block. It is taken
+	// before every other lock.
 	change   sync.Mutex
 	unlisted bool // the kernel did not list all devices that may wait for us; guarded by change
-	mu       sync.Mutex
-	mounts   map[string]*mount // by directory
-	stopping bool
-	noting   sync.Mutex // held while the table hears of mounts; taken before mu
+
+	stopping atomic.Bool // the daemon ends, or hands over: no device or mount begins any more. Set with change held
 
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // who is ready to take over
@@ -100,12 +99,6 @@ type Daemon struct {
 	watchers sync.WaitGroup
 }
 
-type mount struct {
-	protocol.Mount
-	m       mounted
-	leaving bool
-}
-
 // New returns a Daemon over an open store, which stays the caller's to close after Release.
 func New(dir string, store Store, o Options) *Daemon {
 	d := &Daemon{
@@ -117,12 +110,10 @@ func New(dir string, store Store, o Options) *Daemon {
 		flags:      o.Flags,
 		started:    time.Now(),
 		transports: map[string]devices.Transport{},
-		mounter:    o.mounter,
 		below:      o.below,
 		inst:       o.inst,
 		readAt:     o.readAt,
 		swapsFile:  cmp.Or(o.swaps, swapsFile),
-		mounts:     map[string]*mount{},
 		stop:       make(chan struct{}),
 		successors: make(chan *handover.Successor, 1),
 
@@ -140,10 +131,14 @@ func New(dir string, store Store, o Options) *Daemon {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
-	if st, err := store.Stat(); err == nil {
-		d.uuid = st.UUID
-	}
 	d.table = devices.New(o.table(d))
+	d.identity = &identity{inst: d.inst, files: d.files, store: store, table: d.table, log: d.log}
+	if st, err := store.Stat(); err == nil {
+		d.identity.uuid = st.UUID
+	}
+	d.mounts = &mountTable{
+		mounter: o.mounter, devices: d, save: d.table.SetMounts, watchers: &d.watchers, log: d.log, byDir: map[string]*mount{},
+	}
 	if o.ublk != nil {
 		d.transports["ublk"] = o.ublk
 	}
@@ -159,7 +154,7 @@ func (d *Daemon) ping() protocol.Ping {
 		Version:  d.version,
 		PID:      os.Getpid(),
 		Store:    d.location(),
-		UUID:     d.uuid,
+		UUID:     d.identity.UUID(),
 		Started:  d.started.UTC().Truncate(time.Second),
 	}
 }
@@ -174,7 +169,7 @@ func (d *Daemon) location() string {
 }
 
 // isDaemon: a command's own handler has no transports and no mounts.
-func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounter != nil }
+func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounts.mounter != nil }
 
 // table returns the options of the table of devices. A command's own handler writes no list of them.
 func (o *Options) table(d *Daemon) devices.Options {
@@ -192,11 +187,4 @@ func boot(log *slog.Logger) string {
 		log.Warn("devices can't be told from those of another boot", "error", err)
 	}
 	return id
-}
-
-// isStopping reports whether the daemon ends, or hands over: no device or mount begins any more.
-func (d *Daemon) isStopping() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stopping
 }

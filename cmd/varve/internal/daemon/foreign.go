@@ -2,13 +2,10 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"varve/cmd/varve/internal/devices"
-	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
 )
@@ -52,7 +49,7 @@ func (d *Daemon) foreignTo(target, node string) error {
 	return nil
 }
 
-// serveIdentity takes note of what somebody says of the store.
+// serveIdentity records what the user says about the store: that it is a copy, or was moved.
 func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.Identity) (protocol.Identified, error) {
 	none := protocol.Identified{}
 	d.change.Lock()
@@ -61,7 +58,10 @@ func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.
 	var err error
 	from := objstore.CopiedFrom(r.CopiedFrom)
 	if r.Moved {
-		if ans.Devices, err = d.mayHaveMoved(ctx); err != nil {
+		if d.isDaemon() {
+			return none, errDaemonRuns
+		}
+		if ans.Devices, err = d.identity.moved(ctx); err != nil {
 			return none, err
 		}
 		from = objstore.CopiedStopped
@@ -72,114 +72,17 @@ func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.
 		}
 	}
 	if r.Moved {
-		err = d.adopt()
+		err = d.identity.adopt()
 	}
 	if err == nil && r.NewUUID {
-		err = d.newUUID()
+		err = d.identity.renew(d.isDaemon())
 	}
 	if err != nil {
 		return none, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ans.UUID = d.uuid
+	ans.UUID = d.identity.UUID()
 	for i := range ans.Devices {
 		ans.Devices[i] = ans.Devices[i].Shown()
 	}
 	return ans, nil
-}
-
-// mayHaveMoved returns the devices that a moved store gets back.
-func (d *Daemon) mayHaveMoved(ctx context.Context) ([]protocol.Attachment, error) {
-	if d.isDaemon() {
-		return nil, protocol.As(protocol.ErrBusy, errors.New("its daemon has begun to serve the store as another one; stop it first: varve stop"))
-	}
-	s, err := d.readOwnList()
-	if err != nil {
-		return nil, err
-	}
-	list, err := machine.devices(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var waiting []protocol.Attachment
-	claims := instance.Claims{Noted: s.Foreign}
-	foreign := claims.Index(d.inst)
-	for _, i := range list {
-		volume, noted := foreign.Volume(&i)
-		switch {
-		case !noted:
-		case i.ServerAlive:
-			return nil, protocol.As(protocol.ErrBusy, fmt.Errorf("%s (volume %q) is served by process %d: the store that has attached it "+
-				"is still there, and this one is a copy", i.Path, volume, i.ServerPID))
-		default:
-			waiting = append(waiting, protocol.Attachment{Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID})
-		}
-	}
-	return waiting, nil
-}
-
-// adopt makes the store's own what was foreign.
-func (d *Daemon) adopt() error {
-	s, err := d.readOwnList()
-	if err != nil {
-		return err
-	}
-	for _, a := range s.Foreign {
-		if !ofVolume(s.Attached, a.Volume) {
-			s.Attached = append(s.Attached, a)
-		}
-	}
-	s.Foreign = nil
-	if err := d.writeList(s); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.table.SetForeign(nil)
-	return nil
-}
-
-// newUUID gives the store another UUID, and lets go of what is foreign.
-func (d *Daemon) newUUID() error {
-	uuid, err := d.store.NewUUID()
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	d.uuid = uuid
-	d.mu.Unlock()
-	d.table.SetForeign(nil)
-	d.log.Info("the store has a new UUID", "uuid", uuid)
-	if d.isDaemon() {
-		return nil
-	}
-	s, err := d.readOwnList()
-	if err != nil {
-		return err
-	}
-	s.Foreign = nil
-	return d.writeList(s)
-}
-
-// readOwnList is the list of devices as far as it is this store's.
-func (d *Daemon) readOwnList() (devices.List, error) {
-	s, err := devices.ReadList(d.files)
-	if err == nil {
-		s.Bind(d.inst, boot(d.log))
-	}
-	return s, err
-}
-
-func (d *Daemon) writeList(s devices.List) error {
-	s.Store, s.Instance, s.Boot = d.inst.UUID, d.inst.ID, boot(d.log)
-	for i := range s.Attached {
-		s.Attached[i].State, s.Attached[i].Error = "", ""
-	}
-	return s.Write(d.files)
-}
-
-// ofVolume reports whether a list has a device of the volume.
-func ofVolume(list []protocol.Attachment, volume string) bool {
-	return slices.ContainsFunc(list, func(a protocol.Attachment) bool { return a.Volume == volume })
 }

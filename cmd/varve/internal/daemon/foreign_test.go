@@ -95,10 +95,10 @@ func TestMovedStore(t *testing.T) {
 	wantError(t, err, protocol.ErrBusy, "varve stop")
 	c.d.Release(t.Context(), false)
 	local := New(c.dir, c.store, Options{inst: c.inst})
-	if err := local.adopt(); err != nil {
+	if err := local.identity.adopt(); err != nil {
 		t.Fatal(err)
 	}
-	s, err := local.readOwnList()
+	s, err := local.identity.readList()
 	if err != nil || len(s.Foreign) > 0 || len(s.Attached) != 1 || s.Attached[0].Device != a.Device || s.Attached[0].Mark == 0 {
 		t.Errorf("the list becomes %+v, %v", s, err)
 	}

@@ -199,9 +199,7 @@ func FuzzRequest(f *testing.F) {
 		if ctx.Err() != nil {
 			t.Fatal("not answered in time")
 		}
-		s.d.mu.Lock()
-		s.d.stopping = false // and on it goes
-		s.d.mu.Unlock()
+		s.d.stopping.Store(false) // and on it goes
 		s.check(t)
 	})
 }

@@ -37,7 +37,7 @@ func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	offer := protocol.Offer{
-		Version: d.version, PID: os.Getpid(), Flags: d.flags, Devices: d.table.Attachments(), Mounts: d.mountList(),
+		Version: d.version, PID: os.Getpid(), Flags: d.flags, Devices: d.table.Attachments(), Mounts: d.mounts.list(),
 	}
 	if err := next.Offer(offer); err != nil {
 		d.log.Warn("no upgrade", "error", err)
@@ -68,7 +68,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 		return fmt.Errorf("the store takes no writes (%s): opened again, it is what was flushed last, and not what its "+
 			"devices' users believe; unmount them, then varve stop", st.ReadOnly)
 	}
-	if d.isStopping() {
+	if d.stopping.Load() {
 		return protocol.ErrStopping
 	}
 	for _, k := range d.table.Served() {
@@ -81,7 +81,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 				k.Device, k.Volume, k.Transport, devices.ErrCannotLeave))
 		}
 	}
-	for _, m := range d.mounted() {
+	for _, m := range d.mounts.all() {
 		if !h.Remount && m.m.Busy() {
 			return mountBusy(m.Dir)
 		}
@@ -134,11 +134,9 @@ func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.mu.Lock()
-	d.stopping = true
-	d.mu.Unlock()
+	d.stopping.Store(true)
 	d.table.Freeze(true)
-	mounts := d.mounted()
+	mounts := d.mounts.all()
 	for i, k := range mounts { // first: it can be taken back
 		if err := d.letGoMount(k, next); err != nil {
 			d.stay(mounts[:i])
@@ -156,13 +154,13 @@ func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 }
 
 func (d *Daemon) letGoMount(k *mount, next *handover.Successor) error {
-	err := d.unmount(k, false)
+	err := d.mounts.unmount(k, false)
 	if errors.Is(err, protocol.ErrBusy) {
 		if !next.Hello.Remount {
 			return mountBusy(k.Dir) // since it was looked at
 		}
 		next.Given.Notes = append(next.Given.Notes, fmt.Sprintf("%s was in use (%s): what was open below it fails", k.Dir, holders.OfMount(k.Dir)))
-		err = d.unmount(k, true)
+		err = d.mounts.unmount(k, true)
 	}
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", k.Dir, err)
@@ -172,11 +170,9 @@ func (d *Daemon) letGoMount(k *mount, next *handover.Successor) error {
 
 // stay takes back what letGo has done, with the mounts that went; change is held.
 func (d *Daemon) stay(gone []*mount) {
-	d.mu.Lock()
-	d.stopping = false
-	d.mu.Unlock()
+	d.stopping.Store(false)
 	for _, k := range gone {
-		if err := d.mount(k.Mount); err != nil {
+		if err := d.mounts.mount(k.Mount); err != nil {
 			d.log.Error("mount was not mounted again", "dir", k.Dir, "error", err)
 		}
 	}

@@ -53,7 +53,7 @@ func (d *Daemon) ownNodes() ownNodes {
 	for _, a := range d.table.All() {
 		own.volumes[a.Device] = a.Volume
 	}
-	for _, m := range d.mountList() {
+	for _, m := range d.mounts.list() {
 		own.volumes[m.Dir] = ""
 	}
 	return own

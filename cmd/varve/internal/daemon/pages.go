@@ -136,29 +136,10 @@ func (d *Daemon) mayWriteLive(volume string) error {
 	return nil
 }
 
-// refreshLive has the kernel forget what it keeps of a volume's live file in all mounts, when the volume gets a device
-// or has lost it. It waits for that, but not for ever.
+// refreshLive makes the kernel drop its cached pages of a volume's live file in all mounts, when the
+// volume gets or loses a device.
 func (d *Daemon) refreshLive(volume string) {
-	d.mu.Lock()
-	mounts := make([]mounted, 0, len(d.mounts))
-	for _, k := range d.mounts {
-		mounts = append(mounts, k.m)
-	}
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping || len(mounts) == 0 {
-		return
-	}
-	done := make(chan struct{})
-	d.watchers.Go(func() {
-		defer close(done)
-		for _, m := range mounts {
-			m.Refresh(volume)
-		}
-	})
-	select {
-	case <-done:
-	case <-time.After(pagesTimeout):
-		d.log.Warn("mappings of the live file may show what is old", "volume", volume)
+	if !d.stopping.Load() {
+		d.mounts.refresh(volume)
 	}
 }

@@ -42,7 +42,7 @@ func TestRestart(t *testing.T) {
 		if len(list) != 2 || list[0].Volume != "idle" || list[1].Device != used.Device {
 			t.Fatalf("after the restart: %+v, want %+v and %+v", list, idle, used)
 		}
-		if got := w.d.mountList(); len(got) != 1 || got[0] != m || w.mounter.mounts[dir] == nil {
+		if got := w.d.mounts.list(); len(got) != 1 || got[0] != m || w.mounter.mounts[dir] == nil {
 			t.Fatalf("mounts after the restart: %+v, want %+v", got, m)
 		}
 		w.ublk.set(nil, true, list...)
@@ -73,7 +73,7 @@ func TestRestartWithManyMounts(t *testing.T) {
 		}
 		w.start(t)
 		w.d.Takeover(t.Context())
-		if got := w.d.mountList(); !slices.Equal(got, want) {
+		if got := w.d.mounts.list(); !slices.Equal(got, want) {
 			t.Fatalf("mounts after the restart: %+v, want %+v", got, want)
 		}
 	}

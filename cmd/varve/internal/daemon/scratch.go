@@ -134,7 +134,7 @@ func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	defer cancel()
 	d.change.Lock()
 	defer d.change.Unlock()
-	if d.isStopping() || !d.table.StillServed(k) {
+	if d.stopping.Load() || !d.table.StillServed(k) {
 		return true
 	}
 	k = d.table.Current(k)

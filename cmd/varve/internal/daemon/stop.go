@@ -57,22 +57,20 @@ func (d *Daemon) mayStop() error {
 func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.change.Lock()
 	defer d.change.Unlock()
-	d.mu.Lock()
-	d.stopping = true
-	d.mu.Unlock()
-	served, mounts := d.table.Served(), d.mounted()
+	d.stopping.Store(true)
+	served, mounts := d.table.Served(), d.mounts.all()
 	d.table.StopRetries()
 
-	d.table.RestoreLater(served, d.mountList(), detach)
+	d.table.RestoreLater(served, d.mounts.list(), detach)
 	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
 	for _, k := range served {
 		d.releaseDevice(ctx, k, detach, &s)
 	}
 	for _, k := range mounts {
-		err := d.unmount(k, false)
+		err := d.mounts.unmount(k, false)
 		if errors.Is(err, protocol.ErrBusy) {
 			s.note(fmt.Sprintf("%s was in use (%s): what is open below it fails from now on", k.Dir, holders.OfMount(k.Dir)))
-			err = d.unmount(k, true)
+			err = d.mounts.unmount(k, true)
 		}
 		if err != nil {
 			s.note(fmt.Sprintf("unmount %s: %v", k.Dir, err))

@@ -95,9 +95,7 @@ func (d *Daemon) abandon(ctx context.Context) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	d.table.Freeze(true)
-	d.mu.Lock()
-	d.stopping = true
-	d.mu.Unlock()
+	d.stopping.Store(true)
 	d.table.StopRetries()
 	for _, k := range d.table.Served() {
 		if err := d.leave(ctx, k); err != nil && !errors.Is(err, devices.ErrUnquiet) {

@@ -192,12 +192,12 @@ func (d *Daemon) takeMount(m protocol.Mount) error {
 		log.Error("mount of an earlier daemon is left over", "error", err)
 		return err
 	}
-	if d.mounter == nil {
+	if d.mounts.mounter == nil {
 		return nil
 	}
 	err = checkMountPoint(d.location(), m.Dir)
 	if err == nil {
-		err = d.mount(m)
+		err = d.mounts.mount(m)
 	}
 	if err != nil {
 		log.Error("mount of an earlier daemon was not mounted again", "error", err)

@@ -24,7 +24,7 @@ func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) 
 		st.PerVolume = []objstore.VolumeInfo{}
 	}
 	s := protocol.Stat{Stat: st, Swap: []protocol.Swap{}}
-	s.Attached, s.Mounts, s.Foreign = d.table.Shown(), d.mountList(), d.table.Foreign()
+	s.Attached, s.Mounts, s.Foreign = d.table.Shown(), d.mounts.list(), d.table.Foreign()
 	for i := range s.Foreign {
 		s.Foreign[i] = s.Foreign[i].Shown()
 	}
@@ -159,7 +159,7 @@ func (d *Daemon) whoHas(volume string, err error) error {
 		return err
 	}
 	var who []string
-	for _, m := range d.mounted() {
+	for _, m := range d.mounts.all() {
 		path := filepath.Join(m.Dir, "volumes", volume)
 		who = append(who, path+": "+holders.OfPath(m.Dir, path))
 	}

@@ -63,7 +63,7 @@ func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error
 // postpone has a device be tried again, later each time.
 func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 	w, pause, quit := d.table.Postpone(a, reason, d.retryFirst, retryLongest)
-	if d.isStopping() {
+	if d.stopping.Load() {
 		return pause // for the next daemon
 	}
 	d.watchers.Go(func() {
@@ -83,7 +83,7 @@ func (d *Daemon) retry(w *devices.Entry) {
 	d.change.Lock()
 	defer d.change.Unlock()
 	defer d.sweepScratch(ctx)
-	if d.isStopping() || !d.table.StillWaits(w) {
+	if d.stopping.Load() || !d.table.StillWaits(w) {
 		return
 	}
 	d.serveAgain(ctx, d.table.Describe(w))
@@ -125,7 +125,7 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	}
 	a := d.table.Describe(w) // its volume may have been renamed
 	log := d.log.With("volume", a.Volume, "device", a.Device)
-	stopping := d.isStopping()
+	stopping := d.stopping.Load()
 	list, err := d.transports[a.Transport].Find(ctx, instance.Claims{Noted: []protocol.Attachment{a}})
 	there := slices.ContainsFunc(list, func(f protocol.Attachment) bool { return f.Device == a.Device })
 	if !there && err == nil {

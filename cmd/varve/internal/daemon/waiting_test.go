@@ -147,9 +147,7 @@ func TestDeviceThatFailsSoon(t *testing.T) {
 func TestRetryPauses(t *testing.T) {
 	w := newWorld(t, "a")
 	a := protocol.Attachment{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}
-	w.d.mu.Lock()
-	w.d.stopping = true // nothing is tried by itself
-	w.d.mu.Unlock()
+	w.d.stopping.Store(true) // nothing is tried by itself
 	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 		if got := w.d.postpone(a, devices.ErrUnfit); got != want*time.Second {
 			t.Errorf("pause %d is %v, want %v", i, got, want*time.Second)
