@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -11,11 +10,11 @@ import (
 	"varve/objstore"
 )
 
-// progressEvery is how often a client hears how far its request is.
+// progressEvery is how often a client is told the progress of its request.
 const progressEvery = 200 * time.Millisecond
 
-// serveCheck answers with events, one a line, as long as the check takes. The check ends when the
-// client goes away. A scheduled check makes way for it, and goes on afterwards.
+// serveCheck answers with events, one per line, while the check runs. The check ends when the client
+// disconnects. A running scheduled check is interrupted, and continues afterwards.
 func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 	var req protocol.CheckStore
 	if r.ContentLength != 0 { // a client of an earlier version sends no body
@@ -24,13 +23,12 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !d.checking.TryLock() {
-		server.Refuse(w, fmt.Errorf("check: %w: another check is under way", protocol.ErrBusy))
+	end, err := d.checks.begin()
+	if err != nil {
+		server.Refuse(w, err)
 		return
 	}
-	defer d.checking.Unlock()
-	d.scrubs.hold()
-	defer d.scrubs.release()
+	defer end()
 	o := req.Options()
 	events := d.events(w)
 	var last time.Time
@@ -47,30 +45,9 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 		events.send(protocol.CheckEvent{Error: e})
 		return
 	}
-	d.logChecked(report)
+	d.checks.logReport(report)
 	events.send(protocol.CheckEvent{Report: report})
 }
-
-// logChecked logs the result of a check, and each damage that was not repaired.
-func (d *Daemon) logChecked(r *objstore.CheckReport) {
-	d.log.Info("store checked", "segments", r.Segments-r.Skipped, "skipped_segments", r.Skipped, "objects", r.Objects, "bytes", r.Bytes,
-		"seconds", r.Seconds, "damaged", r.Damaged())
-	logged := 0
-	for _, damage := range r.Damage {
-		if damage.Repaired {
-			continue
-		}
-		if logged++; logged > mostLogged {
-			d.log.Error("more damage was found; varve check lists all", "damaged", r.Damaged())
-			return
-		}
-		d.log.Error("damage was found", "file", damage.File, "offset", damage.Offset, "object", damage.Object, "error", damage.Error,
-			"affects", len(damage.Affects))
-	}
-}
-
-// mostLogged bounds how many damages of one check are logged.
-const mostLogged = 20
 
 func (d *Daemon) serveRepairVolume(ctx context.Context, r *http.Request, q protocol.Repair) (objstore.Repair, error) {
 	name, err := volumeName(r)

@@ -67,7 +67,6 @@ type Daemon struct {
 	transports map[string]devices.Transport                  // "ublk", "loop"
 	below      func(path string) ([]blockstack.Layer, error) // what a directory, file or device lies on
 	readAt     func(volume string, p []byte, off int64) error
-	swapsFile  string
 
 	open *descriptors // of the process
 
@@ -85,9 +84,9 @@ type Daemon struct {
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // who is ready to take over
 
-	checking sync.Mutex // one check of a client at a time
-	scrubs   background // scheduled checks; held during one of a client, and a handover
-	policies policies
+	checks    *checks
+	automatic *automatic
+	swaps     *swaps
 
 	reviveAfter   time.Duration
 	retryFirst    time.Duration
@@ -113,7 +112,6 @@ func New(dir string, store Store, o Options) *Daemon {
 		below:      o.below,
 		inst:       o.inst,
 		readAt:     o.readAt,
-		swapsFile:  cmp.Or(o.swaps, swapsFile),
 		stop:       make(chan struct{}),
 		successors: make(chan *handover.Successor, 1),
 
@@ -132,6 +130,9 @@ func New(dir string, store Store, o Options) *Daemon {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.table = devices.New(o.table(d))
+	d.checks = &checks{store: store, log: d.log}
+	d.automatic = &automatic{store: store, delete: d.deleteSnapshot, log: d.log}
+	d.swaps = &swaps{file: cmp.Or(o.swaps, swapsFile), below: d.below, nodes: d.ownNodes, log: d.log}
 	d.identity = &identity{inst: d.inst, files: d.files, store: store, table: d.table, log: d.log}
 	if st, err := store.Stat(); err == nil {
 		d.identity.uuid = st.UUID

@@ -184,9 +184,9 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		d.Takeover(ctx)
 		failpoint.Here(failpoint.TakeoverDone)
 	}
-	defer d.watchSwap(swapInterval)()
-	defer d.watchScrub(scrubInterval)()
-	defer d.watchPolicies(policyInterval)()
+	defer d.swaps.watch(swapInterval)()
+	defer d.checks.watch(scrubInterval)()
+	defer d.automatic.watch(automaticInterval)()
 	if err := own.Listen(); err != nil {
 		return nil, err
 	}
@@ -195,8 +195,8 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			return nil, err
 		}
 		o.Ready = func(*protocol.Upgraded) {}
-		d.scrubs.hold()
-		d.policies.hold()
+		d.checks.scheduled.hold()
+		d.automatic.hold()
 		err := d.prepare(ctx, h)
 		if err == nil {
 			failpoint.Here(failpoint.UpgradeQuiet)
@@ -206,8 +206,8 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			d.log.Error("upgrade was called off, and all is as before", "error", err)
 			h.Refuse(err)
 			d.handing.Store(false)
-			d.scrubs.release()
-			d.policies.release()
+			d.checks.scheduled.release()
+			d.automatic.release()
 			continue
 		}
 		failpoint.Here(failpoint.UpgradeQuiesced)

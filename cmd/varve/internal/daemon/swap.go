@@ -6,27 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Swap on one of our devices can stop the machine for good when its memory is used up: the kernel then allocates memory
-// to complete the very writes that would free some (docs/design.md, "Swap"). Nothing in this process can prevent that,
-// and nothing keeps swapon(8) from it: so whoever looks is told. A virtual machine that swaps to a device of ours is
-// none of this, for its memory is not this kernel's.
+// Swap on one of our devices can stop the machine for good when its memory is used up: the kernel
+// then allocates memory to complete the very writes that would free some (docs/design.md, "Swap").
+// This process can neither prevent that nor refuse swapon(8), so the log, stat and attach warn. A
+// virtual machine may swap to its disk on a device of ours: its memory is not this kernel's.
 
 const (
 	swapsFile = "/proc/swaps"
 	// swapInterval is how soon a new swap area is noticed.
 	swapInterval = 2 * time.Second
-	// swapDanger is what is said of one.
+	// swapDanger is the warning.
 	swapDanger = "swap on a device of varve can stop the machine for good when memory runs out; swap to another disk"
 )
 
@@ -57,10 +57,18 @@ func parseSwaps(r io.Reader) ([]swapArea, error) {
 	return areas, sc.Err()
 }
 
-// ownSwaps lists the machine's swap areas that lie on devices or mounts of this daemon, whatever is between, in the
-// kernel's order. With an error some may be missing.
-func (d *Daemon) ownSwaps() ([]protocol.Swap, error) {
-	f, err := os.Open(d.swapsFile)
+// swaps finds the machine's swap areas on devices and mounts of this daemon.
+type swaps struct {
+	file  string                                        // like /proc/swaps
+	below func(path string) ([]blockstack.Layer, error) // what an area lies on
+	nodes func() ownNodes
+	log   *slog.Logger
+}
+
+// list returns the swap areas that lie on devices or mounts of this daemon, directly or through
+// other layers, in the kernel's order. After an error some may be missing.
+func (s *swaps) list() ([]protocol.Swap, error) {
+	f, err := os.Open(s.file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil // a kernel without swap
 	}
@@ -72,11 +80,11 @@ func (d *Daemon) ownSwaps() ([]protocol.Swap, error) {
 	if err != nil || len(areas) == 0 {
 		return nil, err
 	}
-	nodes := d.ownNodes()
+	nodes := s.nodes()
 	var list []protocol.Swap
 	var errs []error
 	for _, a := range areas {
-		layers, err := d.below(a.path)
+		layers, err := s.below(a.path)
 		errs = append(errs, err)
 		for _, l := range layers {
 			if volume, ours := nodes.holds(l); ours {
@@ -88,37 +96,25 @@ func (d *Daemon) ownSwaps() ([]protocol.Swap, error) {
 	return list, errors.Join(errs...)
 }
 
-// watchSwap logs when a swap area appears on a device of this daemon, and when it is gone, until end is called.
-func (d *Daemon) watchSwap(interval time.Duration) (end func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		var w swapWatch
-		for {
-			w.look(d)
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	return func() { cancel(); running.Wait() }
+// watch logs when a swap area appears on a device of this daemon, and when it is gone, until end is
+// called.
+func (s *swaps) watch(interval time.Duration) (end func()) {
+	w := swapWatch{swaps: s}
+	return repeat(interval, func(context.Context) { w.look() })
 }
 
-// swapWatch is what the log knows.
+// swapWatch is what the log has said so far.
 type swapWatch struct {
+	*swaps
 	known   []protocol.Swap
-	trouble string // what was said of the last look that failed
+	trouble string // the error of the last look
 }
 
-func (w *swapWatch) look(d *Daemon) {
-	list, err := d.ownSwaps()
+func (w *swapWatch) look() {
+	list, err := w.list()
 	if err != nil {
 		if err.Error() != w.trouble {
-			d.log.Warn("whether there is swap on a device of varve is not known", "error", err)
+			w.log.Warn("it is unknown whether there is swap on a device of varve", "error", err)
 		}
 		w.trouble = err.Error()
 		return
@@ -129,25 +125,25 @@ func (w *swapWatch) look(d *Daemon) {
 	}
 	for _, s := range list {
 		if !has(w.known, s) {
-			d.log.Warn(swapDanger, "area", s.Area, "device", s.Device, "volume", s.Volume)
+			w.log.Warn(swapDanger, "area", s.Area, "device", s.Device, "volume", s.Volume)
 		}
 	}
 	for _, s := range w.known {
 		if !has(list, s) {
-			d.log.Info("no swap on this device any more", "area", s.Area, "device", s.Device, "volume", s.Volume)
+			w.log.Info("no swap on this device any more", "area", s.Area, "device", s.Device, "volume", s.Volume)
 		}
 	}
 	w.known = list
 }
 
-// swapNotes are for whoever attaches a volume that was made a swap area by mkswap(8).
+// swapNotes warn the user who attaches a volume that mkswap(8) has made a swap area.
 func (d *Daemon) swapNotes(volume string) []string {
 	if d.readAt == nil {
 		return nil
 	}
 	magic := make([]byte, 10) // at the end of the first page
 	if err := d.readAt(volume, magic, int64(os.Getpagesize()-len(magic))); err != nil || string(magic) != "SWAPSPACE2" {
-		return nil // an error shows itself to who reads
+		return nil // readers of the device will see an error
 	}
 	return []string{"the volume holds a swap area: " + swapDanger}
 }

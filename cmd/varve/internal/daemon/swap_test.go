@@ -39,9 +39,9 @@ func TestSwapOnOwnDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
 	var log bytes.Buffer
-	w.d.log = slog.New(slog.NewTextHandler(&log, nil))
-	w.d.swapsFile = filepath.Join(t.TempDir(), "swaps")
-	w.d.below = func(path string) ([]blockstack.Layer, error) {
+	w.d.swaps.log = slog.New(slog.NewTextHandler(&log, nil))
+	w.d.swaps.file = filepath.Join(t.TempDir(), "swaps")
+	w.d.swaps.below = func(path string) ([]blockstack.Layer, error) {
 		switch path {
 		case a.Device:
 			return []blockstack.Layer{{Path: path}}, nil
@@ -52,7 +52,7 @@ func TestSwapOnOwnDevice(t *testing.T) {
 		}
 		return []blockstack.Layer{{Path: "/dev/vda"}}, nil
 	}
-	var watch swapWatch
+	watch := swapWatch{swaps: w.d.swaps}
 	for _, c := range []struct {
 		name, areas string
 		want        []protocol.Swap
@@ -71,15 +71,15 @@ func TestSwapOnOwnDevice(t *testing.T) {
 			[]protocol.Swap{{Area: "/dev/dm-1", Device: a.Device, Volume: "a", Used: 4096}},
 			[]string{swapDanger, "/dev/dm-1", "no swap on this device any more"},
 		},
-		{"unknown", "/dev/lost partition 8 4 -3\n", []protocol.Swap{}, []string{"is not known", "no sysfs"}},
+		{"unknown", "/dev/lost partition 8 4 -3\n", []protocol.Swap{}, []string{"is unknown", "no sysfs"}},
 		{"gone", "", []protocol.Swap{}, []string{"no swap on this device any more", "/dev/dm-1"}},
 	} {
 		log.Reset()
-		if err := os.WriteFile(w.d.swapsFile, []byte(swapsHead+c.areas), 0o600); err != nil {
+		if err := os.WriteFile(w.d.swaps.file, []byte(swapsHead+c.areas), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		watch.look(w.d)
-		watch.look(w.d) // what is known is not said again
+		watch.look()
+		watch.look() // what is known is not said again
 		st, err := w.c.Stat(t.Context())
 		if err != nil || !slices.Equal(st.Swap, c.want) {
 			t.Errorf("%s: stat has %+v, %v; want %+v", c.name, st.Swap, err, c.want)
@@ -93,7 +93,7 @@ func TestSwapOnOwnDevice(t *testing.T) {
 			t.Errorf("%s: %d lines in the log:\n%s", c.name, n, log.String())
 		}
 	}
-	w.d.swapsFile = filepath.Join(t.TempDir(), "none") // a kernel without swap
+	w.d.swaps.file = filepath.Join(t.TempDir(), "none") // a kernel without swap
 	if st, err := w.c.Stat(t.Context()); err != nil || len(st.Swap) > 0 {
 		t.Errorf("without a list of swap areas: %+v, %v", st.Swap, err)
 	}

@@ -31,7 +31,7 @@ func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) 
 	if d.isDaemon() {
 		p := d.ping()
 		s.Daemon, s.Path = &p, p.Store
-		swap, _ := d.ownSwaps() // what can't be found out is in the log
+		swap, _ := d.swaps.list() // an error is in the log
 		s.Swap = append(s.Swap, swap...)
 		if use, err := d.open.use(0); err == nil {
 			s.OpenFiles = &use

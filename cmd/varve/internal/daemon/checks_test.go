@@ -20,7 +20,7 @@ func await(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// A scheduled check makes way for that of a client, and for a handover, and goes on afterwards.
+// A scheduled check is interrupted by that of a client, and by a handover, and continues afterwards.
 func TestScheduledCheckMakesWay(t *testing.T) {
 	w := newWorld(t, "a")
 	w.store.checkTakes = time.Minute
@@ -34,7 +34,7 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 		}
 		return n
 	}
-	defer w.d.watchScrub(time.Millisecond)()
+	defer w.d.checks.watch(time.Millisecond)()
 	await(t, "a check that is due begins", func() bool { return count() == 1 })
 
 	done := make(chan error, 1)
@@ -52,8 +52,8 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 		t.Errorf("checks: %+v", w.store.begun())
 	}
 	await(t, "the scheduled check goes on", func() bool { return count() >= 2 })
-	w.d.scrubs.hold()
-	if w.d.scrubs.stop != nil {
+	w.d.checks.scheduled.hold()
+	if w.d.checks.scheduled.stop != nil {
 		t.Error("the scheduled check goes on")
 	}
 	held := count()
@@ -61,20 +61,20 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 	if n := count(); n != held {
 		t.Errorf("%d scheduled checks began during a handover", n-held)
 	}
-	w.d.scrubs.release()
+	w.d.checks.scheduled.release()
 	await(t, "the next one begins", func() bool { return count() > held })
 }
 
 // Two clients do not check at once, and what makes no sense is refused.
 func TestOneCheckAtATime(t *testing.T) {
 	w := newWorld(t, "a")
-	if !w.d.checking.TryLock() {
+	if !w.d.checks.ofClient.TryLock() {
 		t.Fatal("nothing runs")
 	}
 	if _, err := w.c.Check(t.Context(), protocol.CheckStore{}, nil); !errors.Is(err, protocol.ErrBusy) {
 		t.Errorf("beside another check: %v", err)
 	}
-	w.d.checking.Unlock()
+	w.d.checks.ofClient.Unlock()
 	for _, r := range []protocol.CheckStore{{Percent: 101}, {Rate: -1}, {Resume: true, Percent: 3}} {
 		if _, err := w.c.Check(t.Context(), r, nil); !errors.Is(err, objstore.ErrInvalid) {
 			t.Errorf("%+v: %v", r, err)
