@@ -144,7 +144,7 @@ func (c *checker) pace(n int) error {
 	if !c.options.Scheduled {
 		return nil
 	}
-	return c.pacer.pace(c.ctx, n, c.s.requests, func() bool { return false })
+	return c.pacer.pace(c.ctx, n, c.s.catalog.requests, func() bool { return false })
 }
 
 // tellEvery is how often a slow check reports its progress.

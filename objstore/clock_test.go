@@ -69,7 +69,7 @@ func TestSettlingWithoutClock(t *testing.T) {
 		r.write(v, randomBytes(1, 8192), 0)
 		clock.step(step)
 		r.write(v, randomBytes(2, 8192), 1<<20)
-		for end := time.Now().Add(time.Minute); v.frozen() > 0 || r.s.space.tails.Load() > 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); v.backlog().frozen > 0 || r.s.space.tails.Load() > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("a step of %v: the tail of %d bytes does not settle", step, r.s.space.tails.Load())
 			}

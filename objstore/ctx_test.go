@@ -56,7 +56,7 @@ func TestContextEndsTheWaitForALock(t *testing.T) {
 			_, err := r.s.AcceptCopies(ctx, CopiedStopped)
 			return err
 		}},
-		"settleLayer": {settleMu, func(ctx context.Context) error { return r.s.settler.settleLayer(ctx, a) }},
+		"settleLayer": {settleMu, func(ctx context.Context) error { return a.settleOldest(ctx) }},
 		"Check": {checking, func(ctx context.Context) error {
 			_, err := r.s.Check(ctx, nil)
 			return err

@@ -31,7 +31,7 @@ func TestDeletionWaitsForReadersBesideSettling(t *testing.T) {
 		return v.volume.closed
 	})
 	past := make(chan error, 1)
-	go func() { past <- r.s.settler.settleLayer(ctx, v.volume) }()
+	go func() { past <- v.settleOldest(ctx) }()
 	select {
 	case err := <-past:
 		must(t, err)

@@ -218,7 +218,7 @@ func TestFailedSyncFailsTheSyncBesideIt(t *testing.T) {
 			name := segment.Name(v.appendSegment.ID)
 			seg.Store(&name)
 			settled, flushed := make(chan error, 1), make(chan error, 1)
-			go func() { settled <- r.s.settler.settleLayer(context.Background(), v.volume) }()
+			go func() { settled <- v.settleOldest(context.Background()) }()
 			<-waits
 			go func() { flushed <- v.Flush() }()
 			select {

@@ -111,7 +111,7 @@ func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 			case <-time.After(time.Millisecond):
 			}
 			s.Volumes()
-			s.requests()
+			s.catalog.requests()
 			_, _ = s.Snapshots("")
 		}
 	})

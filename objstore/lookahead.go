@@ -34,7 +34,7 @@ func (st *settling) lookAhead() error {
 		return err
 	}
 	ahead := object.NodeCache / 2
-	if st.v.settleFails.Load() > 0 {
+	if st.v.attempts.failed.Load() > 0 {
 		ahead = -1 // no bound
 	}
 	if _, touched := st.l.extents.Next(0); !touched {

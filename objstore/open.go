@@ -95,7 +95,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	s.settler.appenders = newAppenders(s.maker.take)
 	s.evacuator = newEvacuator(s)
 	s.indexer = &indexer{
-		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.requests, log: s.log,
+		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
 	}
 	s.openAccounting()
 	s.openReindexer()
@@ -136,8 +136,26 @@ func (s *Store) openSpace() error {
 	})
 	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
 	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
-	s.settler = newSettler(s)
+	s.settler = newSettler(s.settlerDeps())
 	return nil
+}
+
+// settlerDeps returns what the settler needs. What there is not yet is there before the settler
+// runs.
+func (s *Store) settlerDeps() settlerDeps {
+	return settlerDeps{
+		volumes: s.catalog.settleable, gate: s, space: s.space, requests: s.catalog.requests,
+		filling: func() bool { return s.indexer.filling.Load() },
+		repairs: func() int64 { return s.objects.Quarantine.Generation() },
+		seal:    func() error { return s.sealFilled(&s.settler.appenders) },
+		housekeep: func() {
+			_ = s.catalog.takeBack() // an error is tried again at the next tick
+			if s.catalog.past.saveDue() {
+				s.saveHistory()
+			}
+		},
+		uptime: s.uptime, closed: s.ctx.Done(), delay: s.opts.SettleDelay, tailSoft: s.opts.TailSoft, log: s.log,
+	}
 }
 
 func (s *Store) openAccounting() {

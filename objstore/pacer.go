@@ -42,12 +42,3 @@ func (p *pacer) pace(ctx context.Context, n int, requests func() uint64, pressin
 	}
 	return nil
 }
-
-// pace gives way to requests before n more bytes of a volume settle.
-func (t *settler) pace(ctx context.Context, v *volume, n int) error {
-	return t.pacer.pace(ctx, n, t.s.requests, func() bool {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		return t.pressing(v) || t.awaited.Load() > 0
-	})
-}

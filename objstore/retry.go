@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"varve/objstore/internal/disk"
@@ -31,9 +32,20 @@ type retry struct {
 	need int64 // bytes of further room that let it be tried again
 }
 
+// settleAttempts is how the settling of a volume goes. The settler counts, those who write to the
+// volume and those who wait for it look. The zero value is ready.
+type settleAttempts struct {
+	begun   atomic.Uint64                 // settlings that have begun
+	failed  atomic.Int64                  // those in a row that have failed
+	last    atomic.Pointer[settleFailure] // the last one that failed; nil: none
+	wanted  atomic.Int64                  // callers that wait for the settling of the volume
+	changes atomic.Int64                  // counts events that may let a failing settling succeed
+	next    retry                         // only the settler's goroutine uses it
+}
+
 // settleFailure is a settling that has failed.
 type settleFailure struct {
-	number uint64 // of the try, counted by the volume
+	number uint64 // of the attempt
 	err    error
 }
 
@@ -45,82 +57,49 @@ type settleTry struct {
 
 // stateFor returns the state that the outcome of a try may depend on. It is called before the try
 // looks at that state.
-func (t *settler) stateFor(v *volume) settleTry {
-	return settleTry{t.s.objects.Quarantine.Generation(), v.changes.Load()}
+func (t *settler) stateFor(v settleable) settleTry {
+	return settleTry{t.deps.repairs(), v.settleAttempts().changes.Load()}
 }
 
 // retryDue reports whether the volume may settle now: its last try has not failed, or was long
 // enough ago, or a caller waits for it, or the cause of the failure may be gone.
-func (t *settler) retryDue(v *volume) bool {
-	r := &v.nextTry
-	return v.settleFails.Load() == 0 || v.wanted.Load() > 0 || !time.Now().Before(r.at) ||
-		r.try != t.stateFor(v) || r.full && t.s.space.roomSeen.Load()-r.room >= r.need
+func (t *settler) retryDue(v settleable) bool {
+	a := v.settleAttempts()
+	r := &a.next
+	return a.failed.Load() == 0 || a.wanted.Load() > 0 || !time.Now().Before(r.at) ||
+		r.try != t.stateFor(v) || r.full && t.deps.space.roomSeen.Load()-r.room >= r.need
 }
 
 // settleFailed records that a try has failed, wakes those who wait for it, and sets the time of the
 // next one.
-func (t *settler) settleFailed(v *volume, try settleTry, err error) {
-	s := t.s
-	fails := v.settleFails.Add(1)
+func (t *settler) settleFailed(v settleable, try settleTry, err error) {
+	a, space := v.settleAttempts(), t.deps.space
+	fails := a.failed.Add(1)
 	wait, longest := firstRetry<<(2*min(fails-1, 8)), longestRetry
-	r := &v.nextTry
+	r := &a.next
 	r.try, r.full = try, false
 	if errors.Is(err, ErrNoSpace) {
 		longest = fullRetry
-		if room, rerr := s.space.room(); rerr == nil {
-			v.mu.Lock()
-			_, reserved := v.tailAndReservation()
-			v.mu.Unlock()
-			s.space.roomSeen.Store(room)
-			r.full, r.room, r.need = true, room, max(min(reserved, retryRoom), disk.BlockSize)
+		if room, rerr := space.room(); rerr == nil {
+			space.roomSeen.Store(room)
+			r.full, r.room, r.need = true, room, max(min(v.backlog().reserved, retryRoom), disk.BlockSize)
 		}
 	}
 	wait = min(wait, longest)
 	r.at = time.Now().Add(wait)
-	v.settleErr.Store(&settleFailure{v.settleTries.Load(), err})
+	a.last.Store(&settleFailure{a.begun.Load(), err})
 	t.countStuck()
-	v.room.fire()
-	s.space.freed.fire()
-	s.log.Error("settling failed; it is tried again", "error", err, "in", wait)
-}
-
-// mayHelp notes a change of the volume that may let its settling succeed.
-func (v *volume) mayHelp() {
-	v.changes.Add(1)
-	v.s.settler.ask()
-}
-
-// tailAndReservation returns how many bytes the volume has not settled, and how many settling them
-// may write.
-// REQUIRES: v.mu is held.
-func (v *volume) tailAndReservation() (tail, reserved int64) {
-	for _, l := range v.layers {
-		reserved += l.reservation.bytes
-	}
-	return v.tail, reserved
+	v.wakeWriters()
+	space.freed.fire()
+	t.deps.log.Error("settling failed; it is tried again", "error", err, "in", wait)
 }
 
 // countStuck adds the tails of volumes whose settling keeps failing to the account of what is
 // stuck: no write waits for those.
 func (t *settler) countStuck() {
-	s := t.s
-	for _, v := range s.catalog.all() {
-		if v.settleFails.Load() < settleTries {
-			continue
+	for _, v := range t.deps.volumes() {
+		if v.settleAttempts().failed.Load() >= settleTries {
+			v.setStuck(true)
 		}
-		v.mu.Lock()
-		v.unstick()
-		if v.settleFails.Load() >= settleTries { // else the volume has settled just now
-			v.stuckTail, v.stuckReserved = v.tailAndReservation()
-			s.space.stuck(v.stuckTail, v.stuckReserved)
-		}
-		v.mu.Unlock()
 	}
-}
-
-// unstick removes from the account what countStuck has added for the volume.
-// REQUIRES: v.mu is held.
-func (v *volume) unstick() {
-	v.s.space.stuck(-v.stuckTail, -v.stuckReserved)
-	v.stuckTail, v.stuckReserved = 0, 0
 }

@@ -106,12 +106,12 @@ func TestSettlingThatCantEndCopiesNothing(t *testing.T) {
 		r.write(v, randomBytes(9, 512), (leaves-1)<<20) // below the node
 		gen := v.activeGen()
 		time.Sleep(time.Minute)
-		fails, before := v.settleFails.Load(), reads.Load()
+		fails, before := v.attempts.failed.Load(), reads.Load()
 		if fails < settleTries {
 			t.Fatalf("%d tries in a minute: is it tried at all?", fails)
 		}
 		time.Sleep(24 * time.Hour)
-		if n := v.settleFails.Load() - fails; n < 200 || n > 300 {
+		if n := v.attempts.failed.Load() - fails; n < 200 || n > 300 {
 			t.Errorf("%d tries in a day, want one in %v", n, longestRetry)
 		}
 		if n := copied.Load(); n > 0 {
@@ -142,7 +142,7 @@ func TestWaiterThatGivesUpLeavesTheError(t *testing.T) {
 		r, v, _ := damagedLeaf(t, 1, nil)
 		r.write(v, randomBytes(1, 512), 0)
 		time.Sleep(time.Minute)
-		if v.settleFails.Load() < settleTries {
+		if v.attempts.failed.Load() < settleTries {
 			t.Fatal("it settles")
 		}
 		must(t, r.s.Quiesce()) // no try comes between the waiter and the write
@@ -181,7 +181,7 @@ func TestSnapshotThatCantSettleCopiesNothing(t *testing.T) {
 		must(t, err)
 		gen := v.activeGen() - 1
 		time.Sleep(time.Minute)
-		fails, first := v.settleFails.Load(), copied.Load()
+		fails, first := v.attempts.failed.Load(), copied.Load()
 		if fails < settleTries {
 			t.Fatalf("%d tries in a minute: is it tried at all?", fails)
 		}
@@ -247,7 +247,7 @@ func TestStuckVolumeDelaysNoOther(t *testing.T) {
 		}
 		cancel()
 		time.Sleep(time.Minute)
-		if n := stuck.settleFails.Load(); n < settleTries {
+		if n := stuck.attempts.failed.Load(); n < settleTries {
 			t.Fatalf("%d tries in a minute", n)
 		}
 		for n := range int64(300) {

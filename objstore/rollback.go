@@ -242,7 +242,7 @@ func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segmen
 	for _, n := range v.namings {
 		n.lost = true
 	}
-	v.settleFails.Store(0)
+	v.attempts.failed.Store(0)
 	v.unstick()
 	v.pins.Store(nil)
 	v.room.fire()

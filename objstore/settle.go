@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,8 +55,7 @@ type settling struct {
 }
 
 // settleLayer settles the volume's oldest frozen layer, if it has one.
-func (t *settler) settleLayer(ctx context.Context, v *volume) error {
-	s := t.s
+func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	if err := s.writeError(); err != nil {
 		return err
 	}
@@ -246,4 +246,29 @@ func (st *settling) pace(n int) error {
 		return fmt.Errorf("volume %s: %w", st.v.Name(), ErrNotFound)
 	}
 	return st.s.settler.pace(st.ctx, st.v, n)
+}
+
+// Settle returns when everything written before the call has settled. What a damaged chunk pins in
+// the tail does not settle, and is an error.
+func (s *Store) Settle(ctx context.Context) error {
+	for _, v := range s.catalog.all() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		gen, err := v.freeze()
+		if err != nil {
+			return err
+		}
+		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
+			return err
+		}
+	}
+	if err := s.waitReclaimed(ctx, nil); err != nil {
+		return err
+	}
+	var pinned []error
+	for _, v := range s.catalog.all() {
+		pinned = append(pinned, v.pinnedError())
+	}
+	return errors.Join(pinned...)
 }

@@ -90,7 +90,7 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	v.tail -= st.l.bytes
 	v.keepPromise()
 	s.reclaimer.expect(v) // before its bytes leave the account: a write must not conclude that there is nothing to wait for
-	v.settleFails.Store(0)
+	v.attempts.failed.Store(0)
 	v.unstick()
 	s.space.settled(st.l)
 	if k := v.pins.Load(); k != nil && st.pins == nil && st.l.gen >= k.gen {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 )
@@ -15,20 +16,23 @@ const (
 )
 
 // settler decides which volume settles when, one layer at a time in a store, and tries again what
-// has failed. How a layer settles is in settle.go.
+// has failed. It knows volumes as settleable, and the store as settlerDeps; how a layer settles is
+// in settle.go.
 //
 // Invariants:
 //
-//   - Layers of a volume settle in their order; each settling is one call of settleLayer, on the
+//   - Layers of a volume settle in their order; each settling is one call of settleOldest, on the
 //     settler's goroutine.
 //   - A volume that can't settle does not delay the others: it has a retry of its own.
-//   - Settling gives way to requests (pacer) unless a caller waits for it, or room or the tail's
+//   - Settling gives way to requests (pacer) unless a caller waits for it, or space or the tail's
 //     limit presses.
-//   - Those who wait for settling are woken when it has succeeded, failed, or given room back.
+//   - Those who wait for settling are woken when it has succeeded, failed, or given space back.
+//   - The error that a waiter gets is that of a settling that began after the waiter came.
 //
-// What only run and its callees use needs no lock. ask may be called from any goroutine.
+// What only run and its callees use needs no lock. ask, do and waitSettled may be called from any
+// goroutine. No lock is held while the settler calls a method of a volume.
 type settler struct {
-	s     *Store
+	deps  settlerDeps
 	asked chan struct{}
 	jobs  chan settlerJob
 
@@ -39,10 +43,27 @@ type settler struct {
 	appenders appenders // of objects that settling writes
 }
 
-func newSettler(s *Store) *settler {
-	st := &settler{s: s, asked: make(chan struct{}, 1), jobs: make(chan settlerJob)}
-	st.clock.Store(1)
-	return st
+// settlerDeps are what the settler needs of the store. Only seal and housekeep may block.
+type settlerDeps struct {
+	volumes   func() []settleable // all that there are
+	gate      gate
+	space     *spaceAccount
+	requests  func() uint64 // counts the requests of all volumes
+	filling   func() bool   // the index is being filled: duplicates are not found yet
+	repairs   func() int64  // the repair generation, which changes when an object was found good again
+	seal      func() error  // ends the segments that settling has filled
+	housekeep func()        // called at each tick
+	uptime    func() time.Duration
+	closed    <-chan struct{} // closed when the store closes
+	delay     time.Duration   // Options.SettleDelay
+	tailSoft  int64           // Options.TailSoft
+	log       *slog.Logger
+}
+
+func newSettler(deps settlerDeps) *settler {
+	t := &settler{deps: deps, asked: make(chan struct{}, 1), jobs: make(chan settlerJob)}
+	t.clock.Store(1)
+	return t
 }
 
 // ask wakes the settler to look for something to do. It never blocks.
@@ -62,13 +83,10 @@ func (t *settler) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			t.clock.Store(int64(t.s.uptime()))
-			_ = t.s.catalog.takeBack() // an error is tried again at the next tick
-			t.countStuck()             // before waiting writes look again
-			t.s.space.tick()
-			if t.s.catalog.past.saveDue() {
-				t.s.saveHistory()
-			}
+			t.clock.Store(int64(t.deps.uptime()))
+			t.countStuck() // before waiting writes look again
+			t.deps.space.tick()
+			t.deps.housekeep()
 		case <-t.asked:
 		case j := <-t.jobs:
 			j.run(ctx)
@@ -80,16 +98,15 @@ func (t *settler) run(ctx context.Context) {
 // settleDue settles what is frozen, and freezes and settles what has waited long enough. A volume
 // that can't settle does not delay the others.
 func (t *settler) settleDue(ctx context.Context) {
-	s := t.s
-	if s.writeError() != nil {
+	if t.deps.gate.writeError() != nil {
 		return // waiting callers get the same error
 	}
-	for _, v := range s.catalog.all() {
+	for _, v := range t.deps.volumes() {
 		t.runJobs(ctx)
 		if !t.retryDue(v) {
 			continue
 		}
-		v.settleTries.Add(1)
+		v.settleAttempts().begun.Add(1)
 		try := t.stateFor(v)
 		err := t.settleVolume(ctx, v)
 		if ctx.Err() != nil {
@@ -97,17 +114,15 @@ func (t *settler) settleDue(ctx context.Context) {
 		}
 		switch {
 		case err == nil:
-			v.settleFails.Store(0)
-			v.mu.Lock()
-			v.unstick()
-			v.mu.Unlock()
-		case !s.catalog.gone(v): // else it was deleted meanwhile
+			v.settleAttempts().failed.Store(0)
+			v.setStuck(false)
+		case !v.gone(): // else it was deleted meanwhile
 			t.settleFailed(v, try, fmt.Errorf("volume %s: %w", v.Name(), err))
 		}
 	}
 }
 
-func (t *settler) settleVolume(ctx context.Context, v *volume) error {
+func (t *settler) settleVolume(ctx context.Context, v settleable) error {
 	v.activateLater()
 	if t.waits(v) {
 		return v.rest()
@@ -117,9 +132,9 @@ func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 			return err
 		}
 	}
-	for v.frozen() > 0 {
-		err := t.settleLayer(ctx, v)
-		if serr := t.s.sealFilled(&t.appenders); err == nil {
+	for v.backlog().frozen > 0 {
+		err := v.settleOldest(ctx)
+		if serr := t.deps.seal(); err == nil {
 			err = serr
 		}
 		if errors.Is(err, errCounting) { // goes on after the other volumes
@@ -133,121 +148,69 @@ func (t *settler) settleVolume(ctx context.Context, v *volume) error {
 	return v.rest()
 }
 
-// frozen counts the layers that wait to settle.
-func (v *volume) frozen() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	n := len(v.layers)
-	if v.writable {
-		n--
-	}
-	return n
-}
-
 // due reports whether the volume's active layer should settle.
-func (t *settler) due(v *volume) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if !v.writable || !v.active().fresh {
+func (t *settler) due(v settleable) bool {
+	b := v.backlog()
+	if !b.fresh {
 		return false
 	}
-	if t.pressing(v) {
+	if t.pressing(&b) {
 		return true
 	}
-	d := t.s.opts.SettleDelay
-	return d >= 0 && t.s.uptime()-v.since > d
+	d := t.deps.delay
+	return d >= 0 && t.deps.uptime()-b.since > d
 }
 
 // waits reports whether the volume's settling waits: until the index is filled, so that it finds
 // duplicates; and for a moment after the opening, since devices of a killed daemon wait to be
 // served.
-func (t *settler) waits(v *volume) bool {
-	opening := t.s.uptime() < min(openingGrace, t.s.opts.SettleDelay)
-	if !opening && !t.s.indexer.filling.Load() || t.awaited.Load() > 0 {
+func (t *settler) waits(v settleable) bool {
+	opening := t.deps.uptime() < min(openingGrace, t.deps.delay)
+	if !opening && !t.deps.filling() || t.awaited.Load() > 0 {
 		return false
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return !t.pressing(v) && len(v.layers) <= frozenLayers/2
+	b := v.backlog()
+	return !t.pressing(&b) && b.layers <= frozenLayers/2
 }
 
-// pressing reports whether settling may not wait for a quiet moment: the tail is long, or space is
-// low.
-// REQUIRES: v.mu is held.
-func (t *settler) pressing(v *volume) bool {
-	s := t.s
-	if v.tail > s.opts.TailSoft || s.space.waiting.Load() > 0 || s.space.lowSpace.Load() && v.tail > 0 {
-		return true
-	}
-	n := len(v.layers)
-	return v.writable && v.layers[n-1].journal.Count() > v.layers[n-1].journal.Max()/2
+// pressing reports whether settling may not wait for a quiet moment: the tail or the journal is
+// long, or space is low.
+func (t *settler) pressing(b *backlog) bool {
+	a := t.deps.space
+	return b.tail > t.deps.tailSoft || a.waiting.Load() > 0 || a.lowSpace.Load() && b.tail > 0 || b.journalLong
 }
 
-// requests counts the requests of all volumes.
-func (s *Store) requests() uint64 {
-	var n uint64
-	for _, v := range s.catalog.all() {
-		v.mu.Lock()
-		n += v.ops
-		v.mu.Unlock()
-	}
-	return n
+// pace gives way to requests before n more bytes of a volume settle.
+func (t *settler) pace(ctx context.Context, v settleable, n int) error {
+	return t.pacer.pace(ctx, n, t.deps.requests, func() bool {
+		b := v.backlog()
+		return t.pressing(&b) || t.awaited.Load() > 0
+	})
 }
 
-// Settle returns when everything written before the call has settled. What a damaged chunk pins in
-// the tail does not settle, and is an error.
-func (s *Store) Settle(ctx context.Context) error {
-	for _, v := range s.catalog.all() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		gen, err := v.freeze()
-		if err != nil {
-			return err
-		}
-		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
-			return err
-		}
-	}
-	if err := s.waitReclaimed(ctx, nil); err != nil {
-		return err
-	}
-	var pinned []error
-	for _, v := range s.catalog.all() {
-		pinned = append(pinned, v.pinnedError())
-	}
-	return errors.Join(pinned...)
-}
-
-// waitSettled waits until the volume's base holds gen.
-func (t *settler) waitSettled(ctx context.Context, v *volume, gen uint64) error {
-	s := t.s
+// waitSettled waits until the volume's base holds gen, or the volume was deleted.
+func (t *settler) waitSettled(ctx context.Context, v settleable, gen uint64) error {
+	a := v.settleAttempts()
 	t.awaited.Add(1)
 	defer t.awaited.Add(-1)
-	v.wanted.Add(1)
-	defer v.wanted.Add(-1)
-	before := v.settleTries.Load() // what came of these, the one under way too, is not the answer
+	a.wanted.Add(1)
+	defer a.wanted.Add(-1)
+	before := a.begun.Load() // what came of these, the one under way too, is not the answer
 	for {
-		v.mu.Lock()
-		done := v.baseGen >= gen
-		v.mu.Unlock()
-		if done || s.catalog.gone(v) {
-			return nil
-		}
-		if err := v.damageError(); err != nil {
+		if done, err := v.reached(gen); done || err != nil {
 			return err
 		}
-		if err := s.writeError(); err != nil {
+		if err := t.deps.gate.writeError(); err != nil {
 			return err
 		}
-		if p := v.settleErr.Load(); p != nil && p.number > before {
-			return p.err
+		if f := a.last.Load(); f != nil && f.number > before {
+			return f.err
 		}
 		t.ask()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.ctx.Done():
+		case <-t.deps.closed:
 			return ErrClosed
 		case <-time.After(2 * time.Millisecond):
 		}

@@ -19,7 +19,7 @@ type settlerJob struct {
 // settler has started. While a caller waits, settling does not give way to requests. ErrReadOnly in a
 // store that takes no writes, which may have no settler.
 func (t *settler) do(ctx context.Context, work func(context.Context) error) error {
-	if err := t.s.writeError(); err != nil {
+	if err := t.deps.gate.writeError(); err != nil {
 		return err
 	}
 	t.awaited.Add(1)
@@ -30,7 +30,7 @@ func (t *settler) do(ctx context.Context, work func(context.Context) error) erro
 		case t.jobs <- j:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-t.s.ctx.Done():
+		case <-t.deps.closed:
 			return fmt.Errorf("store: %w", ErrClosed)
 		}
 		err := <-j.done

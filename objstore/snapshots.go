@@ -61,7 +61,7 @@ func (s *Store) freezeDurably(ctx context.Context, v *volume, n *naming) error {
 		return err
 	}
 	// Each frozen layer has a journal: where room is short, they are not left to pile up.
-	if frozen := v.frozen(); frozen > frozenLayers || frozen > 0 && s.space.lowSpace.Load() {
+	if frozen := v.backlog().frozen; frozen > frozenLayers || frozen > 0 && s.space.lowSpace.Load() {
 		v.mu.Lock()
 		gen := v.baseGen + 1
 		v.mu.Unlock()

@@ -49,14 +49,9 @@ type volume struct {
 	verify  atomic.Bool // ref.Verify, for readers
 	damage  atomic.Pointer[volumeDamage]
 
-	settleTries atomic.Uint64                 // settlings that have begun
-	settleErr   atomic.Pointer[settleFailure] // why it did not settle, for waiting callers
-	settleFails atomic.Int64                  // failed settlings in a row
-	wanted      atomic.Int64                  // callers that wait for its settling
-	changes     atomic.Int64                  // counts events that may let a failing settling succeed
-	obstacle    obstacle                      // under settleMu
-	nextTry     retry                         // after a failure
-	pins        atomic.Pointer[damagePins]
+	attempts settleAttempts
+	obstacle obstacle // under settleMu
+	pins     atomic.Pointer[damagePins]
 
 	counted map[merkle.Hash]int64 // chunks in subtrees that the oldest layer discards; under settleMu
 
@@ -91,7 +86,7 @@ type volume struct {
 	idleAt        time.Duration // the uptime since which it has been unused, with nothing to settle; 0: it is in use
 	since         time.Duration // the uptime at which the active layer became non-empty; 0: empty
 
-	stuckTail, stuckReserved int64 // bytes that countStuck has added to the account for this volume
+	stuckTail, stuckReserved int64 // bytes that setStuck has added to the account for this volume
 }
 
 func newVolume(s *Store, ref *refs.Volume, b *base) *volume {

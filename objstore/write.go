@@ -87,8 +87,8 @@ func (v *volume) admit() error {
 	j := v.active().journal
 	if j.Full(v.inflight+1) || v.tail > v.s.opts.TailHard {
 		v.s.settler.ask()
-		if p := v.settleErr.Load(); p != nil && v.settleFails.Load() >= settleTries {
-			return fmt.Errorf("the tail is full and does not settle: %w", p.err)
+		if f := v.attempts.last.Load(); f != nil && v.attempts.failed.Load() >= settleTries {
+			return fmt.Errorf("the tail is full and does not settle: %w", f.err)
 		}
 		return ErrBusy
 	}
