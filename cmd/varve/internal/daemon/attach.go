@@ -27,7 +27,7 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	if len(d.transports) == 0 {
 		return protocol.Attached{}, protocol.ErrNeedsDaemon
 	}
-	if r.Snapshot != "" { // it settles first, before anybody has to wait for us
+	if r.Snapshot != "" { // settle it before change is held
 		if _, err := d.store.WaitSnapshot(ctx, r.Volume, r.Snapshot); err != nil {
 			return protocol.Attached{}, err
 		}
@@ -40,7 +40,7 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	return d.attach(ctx, r)
 }
 
-// attach puts a volume on a device node; change is held.
+// attach attaches a volume to a device node; change is held.
 func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
 	if err := d.mayAttach(r.Volume); err != nil {
 		return protocol.Attached{}, err
@@ -79,16 +79,16 @@ func (d *Daemon) mayAttach(volume string) error {
 	return d.open.mayTake(deviceDescriptors+laterDescriptors*len(d.table.Served()), 0)
 }
 
-// errAttached refuses what is for a volume without a device.
+// errAttached is the error of a request that needs the volume to have no device.
 func errAttached(volume string, a protocol.Attachment) error {
 	return fmt.Errorf("volume %q: %w: attached as %s", volume, objstore.ErrInUse, a.Device)
 }
 
-// loopNote is what whoever gets a loop device has to know.
+// loopNote is for the user who gets a loop device.
 const loopNote = "a loop device does not outlive its daemon: if that dies, I/O fails, and what was not synced is lost; " +
 	"varve upgrade refuses while it is attached"
 
-// start picks the transport. auto means ublk, and loop where there is none.
+// start picks the transport and makes the device. auto means ublk, or loop where there is no ublk.
 func (d *Daemon) start(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, []string, error) {
 	if r.Transport == "loop" {
 		if r.CopyMode != "" && r.CopyMode != "auto" || r.Queues > 0 || r.Depth > 0 {
@@ -116,8 +116,9 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (devices.Device, 
 	return dev, a, notes, err
 }
 
-// scanPartitions returns when the device's partitions are there, or with a note that they are not. Until then the volume
-// counts as one whose device is being made, so that the next daemon scans if we die.
+// scanPartitions returns when the device's partitions are there, or with a note that they are not.
+// Until then the volume counts as one whose device is being made, so that the next daemon scans if
+// this one dies.
 func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev devices.Device) (notes []string) {
 	err := dev.ScanPartitions(ctx)
 	if err == nil {
@@ -127,7 +128,8 @@ func (d *Daemon) scanPartitions(ctx context.Context, a protocol.Attachment, dev 
 	return []string{"partitions may be missing: " + err.Error()}
 }
 
-// LessThanAsked notes where the kernel has made less of a device than was asked for; zero is the default.
+// LessThanAsked returns notes where the kernel has made fewer or shallower queues than were asked
+// for; zero asks for the default.
 func LessThanAsked(queues, depth, gotQueues, gotDepth int) []string {
 	var notes []string
 	if queues > gotQueues {
@@ -139,7 +141,7 @@ func LessThanAsked(queues, depth, gotQueues, gotDepth int) []string {
 	return notes
 }
 
-// ofSnapshot adds the snapshot that a device shows, if its volume is a scratch volume over one.
+// ofSnapshot adds the snapshot of a device whose volume is a scratch volume.
 func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
 		a.Snapshot = v.Of
@@ -147,7 +149,7 @@ func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 	return a
 }
 
-// keep lists a device that is served, and watches for its end.
+// keep enters a served device into the table, and watches for its end.
 func (d *Daemon) keep(a protocol.Attachment, dev devices.Device) protocol.Attachment {
 	a = d.ofSnapshot(a)
 	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
@@ -170,7 +172,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	if len(d.transports) == 0 {
 		return protocol.Attachment{}, protocol.ErrNeedsDaemon
 	}
-	node := resolveNode(r.Target) // before anybody has to wait for us: it may take long
+	node := resolveNode(r.Target) // before change is held: it may take long
 	d.change.Lock()
 	defer d.change.Unlock()
 	target, err := d.detachTarget(r.Target)
@@ -207,15 +209,15 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	return a.Shown(), err
 }
 
-// checkTarget refuses a path that has a device's name and is not that device. One that is not there may be its name all
-// the same.
+// checkTarget refuses a path that has a device's name but is another file. A path that does not
+// exist is accepted as a name.
 func (d *Daemon) checkTarget(target, path, device string) error {
 	if path != device || !filepath.IsAbs(target) {
 		return nil
 	}
 	n, err := devnode.Block(filepath.Base(device))
 	if err != nil {
-		return nil //nolint:nilerr // the device has gone, and what is left of it goes by its name
+		return nil //nolint:nilerr // the device is gone, and what is left of it is known by its name
 	}
 	if err = n.Check(); errors.Is(err, devnode.ErrNotDevice) {
 		return protocol.As(objstore.ErrInvalid, fmt.Errorf("%w, or name the volume", err))
@@ -234,7 +236,7 @@ func resolveNode(target string) string {
 	return target
 }
 
-// detach takes a device away; change is held.
+// detach removes a device; change is held.
 func (d *Daemon) detach(ctx context.Context, k *devices.Entry, force bool) error {
 	if !d.table.BeginDetach(k) {
 		return fmt.Errorf("detach %s (volume %q): %w: its service has just ended; try again", k.Device, k.Volume, protocol.ErrBusy)
@@ -251,7 +253,8 @@ func (d *Daemon) detach(ctx context.Context, k *devices.Entry, force bool) error
 	return nil
 }
 
-// seeEnd looks whether a device has ended although its Stop failed: who watches for its end took that for ours.
+// seeEnd handles the end of a device whose Stop has failed: its watcher has taken that end for a
+// detach.
 func (d *Daemon) seeEnd(k *devices.Entry) {
 	select {
 	case <-k.Dev.Done():

@@ -64,7 +64,8 @@ func (a *automatic) volume(ctx context.Context, volume string) {
 	a.log.Warn("automatic snapshot was not made, and is retried", "volume", volume, "in", automaticRetry, "error", err)
 }
 
-// snapshot makes a snapshot of a volume, and deletes the automatic ones that its policy does not keep.
+// snapshot makes a snapshot of a volume, and deletes the automatic ones that its policy does not
+// keep.
 func (a *automatic) snapshot(ctx context.Context, volume string) error {
 	made, err := a.store.CreateAutomatic(ctx, volume)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// background is work that the daemon does by itself, one pass at a time. It makes way for whoever
-// holds it. Safe for concurrent use.
+// background is work that the daemon does on its own, one pass at a time, unless it is held. It is
+// safe for concurrent use.
 type background struct {
 	mu    sync.Mutex
 	holds int                // calls of hold without their release
@@ -15,8 +15,8 @@ type background struct {
 	ended chan struct{}      // closed when that pass has ended
 }
 
-// run calls pass, whose context hold ends too. It returns false, and does not call it, while the
-// work is held or another pass runs.
+// run calls pass with a context that hold cancels. It returns false, without calling pass, while
+// the work is held or another pass runs.
 func (b *background) run(ctx context.Context, pass func(context.Context)) bool {
 	b.mu.Lock()
 	if b.holds > 0 || b.stop != nil {
@@ -37,7 +37,7 @@ func (b *background) run(ctx context.Context, pass func(context.Context)) bool {
 	return true
 }
 
-// hold ends the pass that runs, waits for its end, and lets none begin until release.
+// hold cancels the running pass and waits for its end. No pass begins until release.
 func (b *background) hold() {
 	b.mu.Lock()
 	b.holds++
@@ -51,14 +51,15 @@ func (b *background) hold() {
 	<-ended
 }
 
-// release takes back one hold.
+// release undoes one hold.
 func (b *background) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.holds--
 }
 
-// repeat calls f each interval until end is called, which ends the context of f and waits for it.
+// repeat calls f at each interval until end is called, which cancels the context of f and waits for
+// f to return.
 func repeat(interval time.Duration, f func(context.Context)) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -13,8 +13,8 @@ import (
 // progressEvery is how often a client is told the progress of its request.
 const progressEvery = 200 * time.Millisecond
 
-// serveCheck answers with events, one per line, while the check runs. The check ends when the client
-// disconnects. A running scheduled check is interrupted, and continues afterwards.
+// serveCheck answers with events, one per line, while the check runs. The check ends when the
+// client disconnects. A running scheduled check is interrupted, and continues afterwards.
 func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 	var req protocol.CheckStore
 	if r.ContentLength != 0 { // a client of an earlier version sends no body

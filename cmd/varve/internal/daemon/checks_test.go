@@ -20,7 +20,8 @@ func await(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// A scheduled check is interrupted by that of a client, and by a handover, and continues afterwards.
+// A scheduled check is interrupted by that of a client, and by a handover, and continues
+// afterwards.
 func TestScheduledCheckMakesWay(t *testing.T) {
 	w := newWorld(t, "a")
 	w.store.checkTakes = time.Minute

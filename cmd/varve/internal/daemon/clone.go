@@ -39,7 +39,7 @@ func (d *Daemon) serveRollbackVolume(ctx context.Context, r *http.Request, c pro
 	if err := d.mayRollBack(ctx, name); err != nil {
 		return none, err
 	}
-	// The store lets nobody open the volume from here on, so no attach can come between.
+	// During the rollback the store refuses to open the volume, so no attach can come between.
 	rb, err := d.store.RollbackVolume(ctx, name, c.Snapshot, objstore.RollbackOptions{NoSnapshot: c.NoSnapshot})
 	if err != nil {
 		return none, d.whoHas(name, err)
@@ -49,8 +49,8 @@ func (d *Daemon) serveRollbackVolume(ctx context.Context, r *http.Request, c pro
 	return protocol.RolledBack{Volume: d.volume(rb.Volume), KeptSnapshot: rb.Snapshot}, nil
 }
 
-// mayRollBack refuses a rollback under a device, in whatever state: what the kernel and its
-// filesystems keep of a device would not be what the volume holds.
+// mayRollBack returns an error if the volume has a device, in any state: the kernel's cached pages
+// of the device, and file systems on it, would differ from the volume.
 func (d *Daemon) mayRollBack(ctx context.Context, volume string) error {
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -64,7 +64,7 @@ func (d *Daemon) mayRollBack(ctx context.Context, volume string) error {
 	if d.isDaemon() {
 		return nil
 	}
-	// The list of devices may be lost, or not know of it.
+	// The list of devices may be lost or incomplete.
 	v, err := d.store.VolumeInfo(volume)
 	if err != nil {
 		return err

@@ -1,20 +1,22 @@
-// Package daemon serves one store: it answers the protocol, puts volumes on device nodes and the store on mount points, and
-// hands devices that are in use from one daemon to the next.
+// Package daemon serves one store: it answers the protocol, attaches volumes to device nodes,
+// mounts the store, and hands devices that are in use over from one daemon to the next.
 //
-// Run is a daemon's life. It owns the store (package server), opens it, takes over the devices of the daemon before it, and
-// serves requests until a signal, a request to stop, or a successor:
+// Run is a daemon's life. It owns the store (package server), opens it, takes over the devices of
+// the daemon before it, and serves requests until a signal, a request to stop, or a successor:
 //
 //	Run ── own the store ── open ─┬─ Takeover: what a daemon that died has left ──┬─ serve ─┬─ Release: detach, or leave waiting
 //	                              └─ takeFrom: what a living one hands over ──────┘         └─ letGo: hand over
 //
-// A Daemon composes what others do: the table of devices (package devices), the transports that make them (ublk.go, loop.go),
-// mounts (mounts.go, fuse.go), the server and the handover. Its requests are methods named serve…; routes.go lists them. One
-// change of devices and mounts is made at a time, under Daemon.change, which is held as long as that takes; what lists show has
-// locks of its own, never held over I/O. Every goroutine that watches a device or a mount is one of Daemon.watchers, for whose
-// end Run waits.
+// A Daemon composes its parts, each with its own lock: the table of devices (package devices) and
+// the transports that make them (ublk.go, loop.go), the mounts (mountTable, fuse.go), the identity
+// of the store, checks, automatic snapshots, the watch for swap, the server and the handover. The
+// methods that answer requests are named serve…; routes.go lists them. Devices and mounts change
+// one at a time, under Daemon.change, which is held for as long as the change takes. The locks of
+// the tables are never held over I/O. Every goroutine that watches a device or a mount belongs to
+// Daemon.watchers, and Run waits for all of them.
 //
-// The handler works without a daemon too: a command that finds none opens the store and asks a handler of its own
-// (Local: New with no transports), so that both ways answer alike.
+// The handler also works without a daemon: a command that finds none opens the store and asks a
+// handler in its own process (Local: New without transports), so that both ways answer alike.
 package daemon
 
 import (
@@ -35,7 +37,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Options of a Daemon. The zero value is a handler that only knows the store.
+// Options of a Daemon. The zero value is a handler without devices and mounts.
 type Options struct {
 	Logger  *slog.Logger
 	Version string            // of the program, for Ping
@@ -46,7 +48,7 @@ type Options struct {
 
 	below func(dir string) ([]blockstack.Layer, error) // nil: blockstack.Below
 	inst  instance.Instance                            // of the store
-	files string                                       // a path to the store that leads there also when it is moved; "": dir
+	files string                                       // a path to the store that stays valid when it is moved; "": dir
 	// readAt reads a volume; nil: attach does not look at what a volume holds.
 	readAt func(volume string, p []byte, off int64) error
 	swaps  string       // the list of swap areas; "": swapsFile
@@ -56,7 +58,7 @@ type Options struct {
 // Daemon answers the protocol for one open store.
 type Daemon struct {
 	dir        string // the store, absolute
-	files      string // a path to its files that leads there also when the store is moved
+	files      string // a path to its files that stays valid when the store is moved
 	store      Store
 	log        *slog.Logger
 	version    string
@@ -82,7 +84,7 @@ type Daemon struct {
 	stopping atomic.Bool // the daemon ends, or hands over: no device or mount begins any more. Set with change held
 
 	handing    atomic.Bool              // a handover is under way
-	successors chan *handover.Successor // who is ready to take over
+	successors chan *handover.Successor // ready to take over; at most one
 
 	checks    *checks
 	automatic *automatic
@@ -169,10 +171,12 @@ func (d *Daemon) location() string {
 	return at
 }
 
-// isDaemon: a command's own handler has no transports and no mounts.
+// isDaemon reports whether this is a daemon: a handler in a command's process has no transports and
+// does not mount.
 func (d *Daemon) isDaemon() bool { return len(d.transports) > 0 || d.mounts.mounter != nil }
 
-// table returns the options of the table of devices. A command's own handler writes no list of them.
+// table returns the options of the table of devices. A handler in a command's process writes no
+// list.
 func (o *Options) table(d *Daemon) devices.Options {
 	t := devices.Options{Instance: d.inst, Boot: boot(d.log), Logger: d.log}
 	if o.ublk != nil || o.loop != nil || o.mounter != nil {
@@ -181,7 +185,7 @@ func (o *Options) table(d *Daemon) devices.Options {
 	return t
 }
 
-// boot is the machine's boot; empty if the kernel does not say.
+// boot returns the ID of the machine's boot, or "" if the kernel does not tell.
 func boot(log *slog.Logger) string {
 	id, err := vfs.BootID()
 	if err != nil {

@@ -177,7 +177,8 @@ func TestAttachChoosesTransport(t *testing.T) {
 	}
 }
 
-// A device whose removal fails when it has ended is not listed as served for ever, and what is left of it is removed.
+// A device whose removal fails when it has ended is not listed as served for ever, and what is left
+// of it is removed.
 func TestDetachThatFailsHalfway(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
@@ -257,7 +258,8 @@ func TestSignalForcesOpenLoopDevice(t *testing.T) {
 	}
 }
 
-// A device or mount that can't be taken away does not keep the daemon from ending: one that can wait does.
+// A device or mount that can't be taken away does not keep the daemon from ending: one that can
+// wait does.
 func TestReleaseOfWhatDoesNotGo(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	w.attach(t, "a")

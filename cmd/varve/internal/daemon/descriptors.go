@@ -13,18 +13,21 @@ import (
 	"varve/objstore"
 )
 
-// A daemon without descriptors can serve its devices no longer: writes need new files of data now and then, and every
-// snapshot a journal. So what adds to them, a device, a mount, an open file of a mount, is refused while only a reserve
-// remains, which is for those that are served.
+// A daemon without free descriptors cannot serve its devices: writes need new segments now and
+// then, and each snapshot needs a journal. So a part of the limit is reserved for what is served,
+// and new devices, mounts and open files of mounts are refused while only that is left.
 const (
-	// descriptorReserve is the part of the limit, one in so many, that is kept back, and leastReserve the least.
+	// descriptorReserve is the divisor of the limit that gives the reserve; leastReserve is its
+	// minimum.
 	descriptorReserve = 8
 	leastReserve      = 32
-	// deviceDescriptors is about what a device takes: its char device and rings, the volume's segment and journals.
+	// deviceDescriptors is about what a device takes: its char device and rings, the volume's
+	// segment and journals.
 	deviceDescriptors = 16
-	// laterDescriptors is what a device may come to take that has not been written to yet.
+	// laterDescriptors is what a device may need in addition once it is written to.
 	laterDescriptors = 6
-	// descriptorsAge is how long a count is good enough for the next open of a file: counting reads a directory.
+	// descriptorsAge is the age up to which a count is reused when a file is opened: counting reads
+	// a directory.
 	descriptorsAge = 100 * time.Millisecond
 )
 
@@ -35,7 +38,7 @@ type descriptors struct {
 	count protocol.OpenFiles
 }
 
-// use says how many files are open and may be. A count is as old as age.
+// use returns the number of open files and its limit. The count is at most as old as age.
 func (d *descriptors) use(age time.Duration) (protocol.OpenFiles, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -60,7 +63,8 @@ func (d *descriptors) use(age time.Duration) (protocol.OpenFiles, error) {
 	return d.count, nil
 }
 
-// mayTake refuses what takes n more descriptors and leaves less than the reserve.
+// mayTake returns protocol.ErrOverloaded if taking n more descriptors would leave less than the
+// reserve.
 func (d *descriptors) mayTake(n int, age time.Duration) error {
 	c, err := d.use(age)
 	if err == nil && int64(c.Open+n) <= c.Limit-max(c.Limit/descriptorReserve, leastReserve) {
@@ -73,7 +77,8 @@ func (d *descriptors) mayTake(n int, age time.Duration) error {
 	return fmt.Errorf("%w: %w", protocol.ErrOverloaded, err)
 }
 
-// sparing is the store to a mount, which opens no more of it while only the reserve of descriptors remains.
+// sparing is the store as a mount sees it: nothing more is opened while only the reserve of
+// descriptors is left.
 type sparing struct {
 	fs.Source
 	files *descriptors
@@ -83,7 +88,7 @@ func newSparing(store *objstore.Store, files *descriptors) fs.Source {
 	return sparing{fs.Store(store), files}
 }
 
-// mayOpen is mayTake for one open file, as an errno for whoever opens it.
+// mayOpen is mayTake for one open file, with an errno for the opener.
 func (s sparing) mayOpen() error {
 	if err := s.files.mayTake(deviceDescriptors/2, descriptorsAge); err != nil {
 		return fmt.Errorf("%w: %w", unix.ENFILE, err)

@@ -13,8 +13,8 @@ import (
 // diffBuffer is how many bytes of an answer are sent at once.
 const diffBuffer = 32 << 10
 
-// serveDiff answers with events, one a line, as the trees are walked: none of the answer is kept. It
-// ends when the client goes away, or does not read for too long.
+// serveDiff answers with events, one per line, as it walks the trees; it buffers no part of the
+// answer. It ends when the client goes away, or does not read for too long.
 func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 	var q protocol.Diff
 	if err := server.Decode(w, r, &q); err != nil {
@@ -44,7 +44,7 @@ func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		d.log.Warn("diff ended early", "from", q.From.String(), "to", q.To.String(), "error", err)
 		e, _ := protocol.NewError(err)
-		_ = enc.Encode(protocol.DiffEvent{Error: e}) // the client may be gone: nobody to tell
+		_ = enc.Encode(protocol.DiffEvent{Error: e}) // fails if the client is gone
 	default:
 		_ = enc.Encode(protocol.DiffEvent{Total: &total})
 	}

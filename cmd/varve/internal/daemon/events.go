@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// events are what a long request answers with, one JSON value a line.
+// events is the answer to a long request: one JSON value per line.
 type events struct{ enc *json.Encoder }
 
 // events begins an answer of events, each of which is sent at once.
@@ -20,14 +20,14 @@ func beginEvents(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// send sends one event. Errors: the client is gone, and the request's context ends.
+// send sends one event. An error means that the client is gone, and the request's context ends.
 func (e events) send(event any) { _ = e.enc.Encode(event) }
 
 // streamWriter sends each write to the client at once.
 type streamWriter struct {
 	w       http.ResponseWriter
 	conn    *http.ResponseController
-	timeout time.Duration // for the client to take what is written
+	timeout time.Duration // for the client to read what is written
 }
 
 func (d *Daemon) stream(w http.ResponseWriter) *streamWriter {
@@ -35,7 +35,7 @@ func (d *Daemon) stream(w http.ResponseWriter) *streamWriter {
 }
 
 func (s *streamWriter) Write(p []byte) (int, error) {
-	// Errors: the handler is called in this process, and there is no connection.
+	// An error means that the handler runs in the client's own process, without a connection.
 	_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
 	n, err := s.w.Write(p)
 	_ = s.conn.Flush()

@@ -264,7 +264,8 @@ func (s *fakeStore) CreateSnapshot(_ context.Context, volume, snap string) (objs
 	return i, nil
 }
 
-// WaitSnapshot waits for ever for a snapshot that is called never, and a while for one that is called slow.
+// WaitSnapshot waits for ever for a snapshot that is called never, and a while for one that is
+// called slow.
 func (s *fakeStore) WaitSnapshot(ctx context.Context, volume, snap string) (objstore.SnapshotInfo, error) {
 	if snap == "never" {
 		<-ctx.Done()

@@ -10,13 +10,14 @@ import (
 	"varve/objstore"
 )
 
-// A foreign device is in the list of a store and not the store's: the list was copied with it, or the store was moved.
-// It is left alone, and shown, until somebody says which it is.
+// A foreign device is in the list of a store but not the store's: the list was copied with the
+// store, or the store was moved. The device is left alone, and shown, until the user says which it
+// is.
 
-// howToDecide is what to say, and when.
+// howToDecide tells the user how to say that.
 const howToDecide = "if the store was moved: varve stop, varve set --moved; if it is a copy: varve set --new-uuid"
 
-// leaveForeign keeps what is foreign in the lists, as far as it is still there.
+// leaveForeign enters the foreign devices that still exist into the table.
 func (d *Daemon) leaveForeign(ctx context.Context, s *devices.List) {
 	var found []protocol.Attachment
 	for _, t := range d.transports {
@@ -28,7 +29,7 @@ func (d *Daemon) leaveForeign(ctx context.Context, s *devices.List) {
 	d.table.SetForeign(found)
 }
 
-// foreignNotes tell who attaches a volume that another store has attached too.
+// foreignNotes are for the user who attaches a volume that another store has attached too.
 func (d *Daemon) foreignNotes(volume string) []string {
 	var notes []string
 	for _, a := range d.table.Foreign() {
@@ -39,7 +40,7 @@ func (d *Daemon) foreignNotes(volume string) []string {
 	return notes
 }
 
-// foreignTo says why a target is not ours to detach; nil: it is not foreign.
+// foreignTo returns an error if the target of a detach is a foreign device.
 func (d *Daemon) foreignTo(target, node string) error {
 	for _, a := range d.table.Foreign() {
 		if a.Volume == target || a.Device == node {

@@ -32,8 +32,8 @@ func (w *world) copied(t *testing.T, id string) *world {
 	return &c
 }
 
-// The daemon of a copy leaves the devices and mounts of its list alone, says so wherever somebody asks for them, and
-// attaches its own beside them.
+// The daemon of a copy leaves the devices and mounts of its list alone, says so wherever somebody
+// asks for them, and attaches its own beside them.
 func TestCopyLeavesDevicesAlone(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	w.inst = instance.Instance{UUID: "u", ID: "original"}
@@ -82,7 +82,8 @@ func TestCopyLeavesDevicesAlone(t *testing.T) {
 	wantError(t, err, objstore.ErrNotFound, "neither")
 }
 
-// A store that was moved gets its devices when somebody says so, and no daemon has begun to serve it.
+// A store that was moved gets its devices when somebody says so, and no daemon has begun to serve
+// it.
 func TestMovedStore(t *testing.T) {
 	w := newWorld(t, "a")
 	w.inst = instance.Instance{UUID: "u", ID: "original"}

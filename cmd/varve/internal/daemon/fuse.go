@@ -40,8 +40,8 @@ func (f fuseMounter) Mount(r protocol.Mount, d volumeDevices) (mounted, error) {
 	return newFuseMount(s, r.Dir, pages), nil
 }
 
-// dropPages has the kernel forget what it keeps of a volume's device, if it has one: the volume was written by its live
-// file.
+// dropPages makes the kernel drop its cached pages of a volume's device, if it has one, because the
+// volume was written through its live file.
 func (f fuseMounter) dropPages(pages *pageDropper, volume, node string) {
 	if node == "" {
 		return
@@ -51,7 +51,7 @@ func (f fuseMounter) dropPages(pages *pageDropper, volume, node string) {
 	}
 }
 
-// liveSource knows of devices that wait for a server, of which the store knows nothing.
+// liveSource adds to the store what it does not know: devices that wait for a server.
 type liveSource struct {
 	fs.Source
 	devices volumeDevices
@@ -93,7 +93,7 @@ func newFuseMount(s *fs.Server, dir string, pages *pageDropper) *fuseMount {
 	go func() {
 		s.Wait()
 		if pages != nil {
-			_ = pages.close() // a process that ends by itself
+			_ = pages.close() // the process ends by itself
 		}
 		close(m.done)
 	}()
@@ -114,7 +114,7 @@ func (m *fuseMount) Unmount(force bool) error {
 	}
 	err := m.server.Unmount()
 	if errors.Is(err, fs.ErrBusy) {
-		return errors.Join(protocol.ErrBusy) // its text is for us to write
+		return errors.Join(protocol.ErrBusy) // without its text: the caller adds its own
 	}
 	return err
 }

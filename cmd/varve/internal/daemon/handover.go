@@ -15,7 +15,7 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Time limits of what goes before a handover. While I/O waits they are short.
+// Time limits before a handover. They are short while I/O waits.
 const (
 	settleLimit  = 5 * time.Second // for settling before it: what has settled is not replayed
 	settleRounds = 3
@@ -23,7 +23,8 @@ const (
 	quiesceLimit = 5 * time.Second
 )
 
-// serveHandover answers a successor, which is passed on to run when it is ready. Nothing of the daemon changes.
+// serveHandover answers a successor, and passes it to run when it is ready. The daemon goes on
+// unchanged.
 func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 	next, err := handover.Accept(w, r, d.version, d.log)
 	if err != nil {
@@ -47,7 +48,8 @@ func (d *Daemon) serveHandover(w http.ResponseWriter, r *http.Request) {
 	d.successors <- next // one at a time: there is room
 }
 
-// mayBegin refuses what could not go on under a successor, and a second handover.
+// mayBegin returns an error if the successor could not serve what this daemon serves, or during
+// another handover.
 func (d *Daemon) mayBegin(next *handover.Successor) error {
 	if err := d.mayHandOver(next.Hello); err != nil {
 		return err
@@ -58,7 +60,7 @@ func (d *Daemon) mayBegin(next *handover.Successor) error {
 	return nil
 }
 
-// mayHandOver refuses what could not go on under a successor.
+// mayHandOver returns an error if the successor could not serve what this daemon serves.
 func (d *Daemon) mayHandOver(h protocol.Hello) error {
 	st, err := d.store.Stat()
 	if err != nil {
@@ -94,7 +96,8 @@ func mountBusy(dir string) error {
 		"and it fails", dir, protocol.ErrBusy, holders.OfMount(dir))
 }
 
-// prepare does what can be done while I/O goes on. After an error everything is as before.
+// prepare settles and flushes the store while I/O continues. After an error everything is as
+// before.
 func (d *Daemon) prepare(ctx context.Context, next *handover.Successor) error {
 	if err := d.mayHandOver(next.Hello); err != nil { // the socket is silent now: nothing changes any more
 		return err
@@ -126,9 +129,10 @@ func (d *Daemon) prepare(ctx context.Context, next *handover.Successor) error {
 	return err
 }
 
-// letGo unmounts, and leaves the devices to whoever opens the store next. If a mount does not go, an error says so, and
-// everything is as before. What fails later is noted in next: then whoever comes next is this daemon again. The list of
-// devices and mounts stays on disk as it is, for either of them.
+// letGo unmounts, and leaves the devices to the process that opens the store next. If a mount
+// cannot be unmounted, it returns an error, and everything is as before. Later failures are noted
+// in next, and this daemon then opens the store again. The list of devices and mounts stays on disk
+// unchanged, for either of them.
 func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
 	defer cancel()
@@ -168,7 +172,7 @@ func (d *Daemon) letGoMount(k *mount, next *handover.Successor) error {
 	return nil
 }
 
-// stay takes back what letGo has done, with the mounts that went; change is held.
+// stay undoes letGo, and mounts again what was unmounted; change is held.
 func (d *Daemon) stay(gone []*mount) {
 	d.stopping.Store(false)
 	for _, k := range gone {
@@ -180,7 +184,7 @@ func (d *Daemon) stay(gone []*mount) {
 	d.store.Resume()
 }
 
-// quiesce has the I/O of all devices wait, all at once.
+// quiesce makes the I/O of all devices wait, concurrently.
 func (d *Daemon) quiesce(ctx context.Context, next *handover.Successor, list []*devices.Entry) {
 	handed := make([]protocol.Handed, len(list))
 	errs := make([]error, len(list))

@@ -10,7 +10,8 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// A mount that comes into use after it was looked at calls a handover off: all is as before, and no device waits.
+// A mount that comes into use after it was looked at calls a handover off: all is as before, and no
+// device waits.
 func TestMountBusyAtTheLastMoment(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	a := w.attach(t, "a")
@@ -48,7 +49,8 @@ func TestMountBusyAtTheLastMoment(t *testing.T) {
 	w.attach(t, "b")
 }
 
-// A version that knows devices by the store's UUID alone could not take over those that are bound to its instance.
+// A version that knows devices by the store's UUID alone could not take over those that are bound
+// to its instance.
 func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
@@ -60,8 +62,8 @@ func TestNoHandoverToVersionWithoutMarks(t *testing.T) {
 	}
 }
 
-// A loop device dies with its daemon: attach says so, asked for or not, and no successor gets to the point at which it
-// would.
+// A loop device dies with its daemon: attach says so, asked for or not, and no successor gets to
+// the point at which it would.
 func TestLoopDeviceAndItsDaemon(t *testing.T) {
 	for _, transport := range []string{"loop", "auto"} {
 		w := newWorld(t, "a")

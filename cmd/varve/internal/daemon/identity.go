@@ -13,9 +13,9 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// identity is which store this is: its UUID and its instance, and the list of devices on disk that is
-// bound to the instance. It is safe for concurrent use, but for adopt and newUUID, whose caller holds
-// Daemon.change.
+// identity is which store this is: its UUID and its instance, and the list of devices on disk that
+// is bound to the instance. It is safe for concurrent use, but for adopt and newUUID, whose caller
+// holds Daemon.change.
 type identity struct {
 	inst  instance.Instance
 	files string // a path to the store's files

@@ -55,7 +55,8 @@ func brieflyPatient(t *testing.T, d time.Duration) {
 	t.Cleanup(func() { client.RetryTimeout = was })
 }
 
-// A connection that asks for a handover counts until it is ready for it, so that they are as few as all others.
+// A connection that asks for a handover counts until it is ready for it, so that they are as few as
+// all others.
 func TestTooManyHandovers(t *testing.T) {
 	w := newWorld(t)
 	w.listen(t, nil)
@@ -112,7 +113,8 @@ func TestTooManyWaits(t *testing.T) {
 	}
 }
 
-// The limits on reading a request and writing an answer don't end a check, which takes what it takes.
+// The limits on reading a request and writing an answer don't end a check, which takes what it
+// takes.
 func TestLongCheck(t *testing.T) {
 	w := newWorld(t, "a")
 	w.store.checkTakes = time.Second
@@ -130,8 +132,8 @@ func TestLongCheck(t *testing.T) {
 	}
 }
 
-// What a deletion would free is known when its snapshots have settled: that has no time limit, but takes a place among the
-// requests that wait, as a diff and a reindex do.
+// What a deletion would free is known when its snapshots have settled: that has no time limit, but
+// takes a place among the requests that wait, as a diff and a reindex do.
 func TestLongRequestsTakePlaces(t *testing.T) {
 	w := newWorld(t, "a")
 	for range 3 {

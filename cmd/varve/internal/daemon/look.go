@@ -9,8 +9,8 @@ import (
 	"varve/objstore"
 )
 
-// MountLook mounts a store that no daemon can serve, since its file system is read-only, and returns when it is unmounted.
-// Nothing in the mount can be written. ready is called when it is there.
+// MountLook mounts a store that no daemon can serve because its file system is read-only, and
+// returns when it is unmounted. The mount is read-only. ready is called when it is mounted.
 func MountLook(ctx context.Context, store, dir string, allowOther bool, log *slog.Logger, ready func()) error {
 	if err := checkMountPoint(store, dir); err != nil {
 		return err

@@ -23,8 +23,8 @@ import (
 	"varve/objstore"
 )
 
-// loopTransport puts a kernel loop device over a volume's live file in a FUSE mount of its own. One mount for each
-// volume: taking a device away by force aborts its mount, and no other's.
+// loopTransport attaches a kernel loop device to a volume's live file in a private FUSE mount. Each
+// volume has its own mount, so that removing a device by force aborts no other's.
 type loopTransport struct {
 	store *objstore.Store
 	inst  instance.Instance
@@ -32,21 +32,21 @@ type loopTransport struct {
 	log   *slog.Logger
 }
 
-// runDir holds the private mounts of all daemons. It is not in the store: who copies or measures the store must not
-// walk into its own volumes.
+// runDir holds the private mounts of all daemons. It is outside the store, so that programs that
+// copy or measure the store do not walk into its volumes.
 const runDir = "/run/varve"
 
 func newLoop(store *objstore.Store, inst instance.Instance, log *slog.Logger) devices.Transport {
 	return &loopTransport{store: store, inst: inst, dir: privateDir(inst), log: log}
 }
 
-// privateDir holds the private mounts of an instance of a store.
+// privateDir returns the directory of the private mounts of an instance of a store.
 func privateDir(in instance.Instance) string { return filepath.Join(runDir, in.UUID+"-"+in.ID) }
 
-// mountDir is where a volume's private mount is.
+// mountDir returns the directory of a volume's private mount.
 func (t *loopTransport) mountDir(volume string) string { return filepath.Join(t.dir, volume) }
 
-// liveFile is the file under a volume's loop device, whose private mount is at dir.
+// liveFile returns the file under a volume's loop device; dir is the volume's private mount.
 func liveFile(dir, volume string) string { return filepath.Join(dir, "volumes", volume, "live") }
 
 func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
@@ -55,7 +55,8 @@ func (t *loopTransport) Attach(ctx context.Context, r protocol.Attach) (devices.
 	if err != nil {
 		return nil, none, err
 	}
-	// The loop device's own open of the file claims the volume, and would say no more than EBUSY.
+	// The loop device's own open of the file claims the volume, but its error would be a bare
+	// EBUSY.
 	vol, err := openForDevice(t.store, r.Volume, "loop")
 	if err != nil {
 		return nil, none, err
@@ -121,8 +122,8 @@ func (t *loopTransport) Discard(ctx context.Context, a protocol.Attachment, _ bo
 // Close has nothing to close.
 func (t *loopTransport) Close() error { return nil }
 
-// makeMountPoint makes a private mount point and the directories above it, one of which another daemon may remove in
-// this moment.
+// makeMountPoint makes a private mount point and the directories above it, which another daemon may
+// be removing.
 func makeMountPoint(dir string) error {
 	err := os.MkdirAll(dir, 0o700)
 	for range 10 {
@@ -134,7 +135,8 @@ func makeMountPoint(dir string) error {
 	return err
 }
 
-// removeMountPoint removes a private mount point, if it is there, and the store's directory and runDir if they are empty.
+// removeMountPoint removes a private mount point, if it exists, and the store's directory and
+// runDir if they are empty.
 func removeMountPoint(dir string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -162,10 +164,10 @@ func (d *loopDevice) Done() <-chan struct{} { return d.done }
 // Err: the kernel does not say why.
 func (d *loopDevice) Err() error { return nil }
 
-// watchInterval is how soon a device that somebody else detached is noticed.
+// watchInterval is how soon the daemon notices that another process detached a device.
 const watchInterval = time.Second
 
-// watch looks for an end that was not ours: losetup -d, or an unmount.
+// watch notices when another process ends the device: losetup -d, or an unmount.
 func (d *loopDevice) watch() {
 	defer close(d.done)
 	gone := make(chan struct{})
@@ -180,7 +182,7 @@ func (d *loopDevice) watch() {
 			return
 		case <-tick.C:
 			if !d.attached() {
-				_ = d.server.ForceUnmount() // of a file that nobody has open; a failure ends with the process
+				_ = d.server.ForceUnmount() // its file is not open any more; a leftover ends with the process
 				_ = removeMountPoint(d.dir)
 				return
 			}
@@ -188,7 +190,7 @@ func (d *loopDevice) watch() {
 	}
 }
 
-// attached says whether the node is still a loop device over our file.
+// attached reports whether the node is still a loop device over our file.
 func (d *loopDevice) attached() bool {
 	list, err := loopdev.Find(d.file)
 	if err != nil {
@@ -202,7 +204,7 @@ func (d *loopDevice) attached() bool {
 	return false
 }
 
-// Resize has the kernel look at the size of the file again.
+// Resize makes the kernel read the size of the file again.
 func (d *loopDevice) Resize(ctx context.Context, size int64) error {
 	return loopdev.Resize(ctx, d.node, d.file, size)
 }
@@ -212,7 +214,7 @@ func (d *loopDevice) ScanPartitions(context.Context) error { return nil }
 
 func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 	err := loopdev.ErrNotAttached
-	if d.attached() { // else the node is free, or somebody else's by now
+	if d.attached() { // otherwise the node is free, or has another file by now
 		err = loopdev.Detach(ctx, d.node, force)
 	}
 	switch {
@@ -224,7 +226,7 @@ func (d *loopDevice) Stop(ctx context.Context, force bool) error {
 	d.once.Do(func() { close(d.quit) })
 	<-d.done
 	if force {
-		err = d.server.ForceUnmount() // fails the I/O of who still has the device open
+		err = d.server.ForceUnmount() // the I/O of processes that have the device open fails
 	} else if err = d.server.Unmount(); errors.Is(err, fs.ErrBusy) {
 		// The kernel lets go of the file a moment after the device is free.
 		err = d.server.ForceUnmount()
@@ -241,8 +243,8 @@ func (d *loopDevice) Claimed() bool { return claimed(d.node) }
 // Leave: a loop device's file dies with this process.
 func (d *loopDevice) Leave(context.Context) error { return devices.ErrCannotLeave }
 
-// claimed asks for the block device for itself alone, as mount(8) does. One that can't be asked, for something else is
-// at its path, counts as claimed.
+// claimed opens the block device exclusively, as mount(8) does, to see whether it is in use. If
+// something else is at its path, the device counts as claimed.
 func claimed(node string) bool {
 	n, err := devnode.Block(filepath.Base(node))
 	if err != nil {

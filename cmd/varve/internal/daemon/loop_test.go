@@ -68,8 +68,8 @@ func TestStopOfLoopDeviceThatIsGone(t *testing.T) {
 	}
 }
 
-// The last mount point takes the directories above it along; before that they stay. One that vanishes while another is
-// made is made again.
+// The last mount point takes the directories above it along; before that they stay. One that
+// vanishes while another is made is made again.
 func TestMountPointsLeaveNothing(t *testing.T) {
 	ofStore := filepath.Join(t.TempDir(), "store")
 	for _, name := range []string{"a", "b"} {

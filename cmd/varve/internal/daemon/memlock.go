@@ -14,22 +14,24 @@ import (
 	"varve/objstore/procmaps"
 )
 
-// unlockInterval is how long a mapping that need not be in memory may stay locked.
+// unlockInterval is how long a mapping of the index may stay locked.
 const unlockInterval = 30 * time.Second
 
-// lockMemory keeps the process's memory from being swapped out or dropped: heap, stacks, copy buffers, the rings and
-// the journals' windows as far as they are used (MCL_ONFAULT: a heap's address space is many times what it takes), and
-// the program itself, all of it, for the next page of its text may be needed to write the page that has to go.
+// lockMemory keeps the process's memory from being swapped out or dropped: heap, stacks, copy
+// buffers, rings and journal windows as far as they are used (MCL_ONFAULT, as a heap's address
+// space is many times its size), and the whole program, because the next page of its text may be
+// needed to write back a page under memory pressure.
 //
-// Locked memory is what the kernel can't take back, so two kinds stay out of it:
-//   - What Go frees. Its scavenger gives pages back by madvise, which locked memory refuses; it then maps fresh ones in
-//     their place, with the same effect (runtime/mem_linux.go, sysUnusedOS, Go 1.26).
-//   - The index's tables. badger maps them whole, they grow with the store, and reading a page again costs a read of
-//     the store's disk, never of a device. MCL_FUTURE locks them with everything else; they are unlocked from time to
-//     time.
+// The kernel cannot reclaim locked memory, so two kinds are left out:
+//   - Memory that Go frees. Its scavenger returns pages by madvise, which fails for locked memory; Go
+//     then maps fresh pages in their place, with the same effect (runtime/mem_linux.go,
+//     sysUnusedOS, Go 1.26).
+//   - The index's tables. badger maps them whole, they grow with the store, and reading a page again
+//     costs a read of the store's disk, never of a device. MCL_FUTURE locks them with everything
+//     else; they are unlocked at intervals.
 //
-// With a limit on locked memory MCL_FUTURE would make some later mmap fail, and Go ends the process then: it is done
-// without a limit or not at all.
+// Under a limit on locked memory MCL_FUTURE would make some later mmap fail, and Go would end the
+// process. So memory is locked only without a limit.
 func lockMemory(log *slog.Logger, unlocked string) (end func()) {
 	if err := mayLock(); err != nil {
 		log.Info("memory is not locked: under memory pressure I/O may wait for swap", "error", err)
@@ -65,7 +67,7 @@ func lockMemory(log *slog.Logger, unlocked string) (end func()) {
 	return func() { close(quit); running.Wait() }
 }
 
-// mayLock asks for no limit on locked memory, and says why there is one.
+// mayLock removes the limit on locked memory, or returns why it cannot.
 func mayLock() error {
 	none := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none) == nil {
@@ -75,13 +77,13 @@ func mayLock() error {
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err != nil {
 		return err
 	}
-	if lim.Max == unix.RLIM_INFINITY { // then the soft limit may be raised by anybody
+	if lim.Max == unix.RLIM_INFINITY { // raising the soft limit needs no privilege
 		return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &none)
 	}
 	return fmt.Errorf("RLIMIT_MEMLOCK is %d bytes; raising it needs CAP_SYS_RESOURCE, or LimitMEMLOCK=infinity of the service", lim.Max)
 }
 
-// populateProgram brings the program's text and constants into memory, where they stay.
+// populateProgram reads the program's text and constants into memory, where they stay.
 func populateProgram() error {
 	return procmaps.Program(func(m procmaps.Mapping) error {
 		if !strings.HasPrefix(m.Perms, "r") {
@@ -91,14 +93,15 @@ func populateProgram() error {
 	})
 }
 
-// unlockFiles unlocks the mappings of files below dir. One that has gone meanwhile is no error.
+// unlockFiles unlocks the mappings of files below dir. A mapping that disappears meanwhile is no
+// error.
 func unlockFiles(dir string) error {
 	if now, err := filepath.EvalSymlinks(dir); err == nil { // the store may have been moved
 		dir = now
 	}
 	prefix := strings.TrimSuffix(dir, "/")
 	return procmaps.Own(func(m procmaps.Mapping) error {
-		// With the index that is to replace it, index.new, and the one that it has replaced.
+		// Including the index that replaces it, index.new, and the replaced one, index.old.
 		if rest, ok := strings.CutPrefix(m.Path, prefix); !ok || rest == "" || rest[0] != '/' && rest[0] != '.' {
 			return nil
 		}
@@ -109,7 +112,7 @@ func unlockFiles(dir string) error {
 	})
 }
 
-// onRange is a system call of an address, a length and an argument, for memory that is no Go slice.
+// onRange makes a system call on an address range that is not a Go slice.
 func onRange(call uintptr, m procmaps.Mapping, arg uintptr) error {
 	if _, _, errno := unix.Syscall(call, m.Start, m.End-m.Start, arg); errno != 0 {
 		return errno

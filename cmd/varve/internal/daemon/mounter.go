@@ -7,21 +7,23 @@ type mounter interface {
 	Mount(r protocol.Mount, d volumeDevices) (mounted, error)
 }
 
-// volumeDevices is what a mount has to know of the devices of volumes.
+// volumeDevices is what a mount needs to know about the devices of volumes.
 type volumeDevices interface {
-	// mayWriteLive says why a volume's live file can't be written: it has a device, even if nobody serves that now.
+	// mayWriteLive returns an error if a volume's live file must not be written, because the volume
+	// has a device, served or waiting.
 	mayWriteLive(volume string) error
-	// deviceOf is the node of a volume's device; empty: none is served.
+	// deviceOf returns the node of a volume's device, or "" if none is served.
 	deviceOf(volume string) string
 }
 
 // mounted is one mount.
 type mounted interface {
-	// Unmount unmounts; protocol.ErrBusy if it is in use, unless force: I/O of who uses it fails then.
+	// Unmount unmounts. protocol.ErrBusy if the mount is in use; with force it is unmounted anyway,
+	// and its users' I/O fails.
 	Unmount(force bool) error
-	// Busy says whether something below it is open, as far as that can be told.
+	// Busy reports whether something below the mount is open, as far as that is known.
 	Busy() bool
-	// Refresh has the kernel forget what it keeps of a volume's live file.
+	// Refresh makes the kernel drop its cached pages of a volume's live file.
 	Refresh(volume string)
 	// Done is closed when the mount is gone, for whatever reason.
 	Done() <-chan struct{}

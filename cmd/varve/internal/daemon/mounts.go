@@ -22,7 +22,8 @@ func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount
 	if err := d.mayMount(r.Dir); err != nil {
 		return r, err
 	}
-	// A look at the directory may wait for long, if it lies on one of our own devices for the end of a change.
+	// Without d.change: if the directory is on one of our own devices, looking at it may wait until
+	// a change has ended.
 	if err := checkMountPoint(d.location(), r.Dir); err != nil {
 		return r, err
 	}
@@ -63,8 +64,8 @@ func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unm
 	return server.None{}, nil
 }
 
-// checkMountPoint refuses what is no directory, and what lies in the store or over it: a mount over the store
-// hides the files that it is made of.
+// checkMountPoint refuses a path that is not a directory, is inside the store, or contains it: a
+// mount over the store would hide the store's files.
 func checkMountPoint(store, dir string) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
@@ -81,7 +82,7 @@ func checkMountPoint(store, dir string) error {
 	if err != nil {
 		return err
 	}
-	// By what they are, not only by their names: a bind mount gives a directory another one.
+	// By identity too, not only by name: a bind mount shows a directory under another name.
 	inStore, err := insideOf(realStore, realDir)
 	if err != nil {
 		return err
@@ -95,7 +96,7 @@ func checkMountPoint(store, dir string) error {
 	return nil
 }
 
-// insideOf says whether dir is the directory store, or one of those above dir is.
+// insideOf reports whether dir or a directory above it is store.
 func insideOf(store, dir string) (bool, error) {
 	want, err := os.Stat(store)
 	if err != nil {
@@ -117,7 +118,7 @@ func insideOf(store, dir string) (bool, error) {
 	}
 }
 
-// within says whether path is dir or below it; both are clean and absolute.
+// within reports whether path is dir or below dir; both are clean and absolute.
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

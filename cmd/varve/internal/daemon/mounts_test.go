@@ -63,7 +63,8 @@ func hungDir(t *testing.T) string {
 	return dir
 }
 
-// A path at which a look waits, perhaps for one of our own devices, holds up who names it and nobody else.
+// A path at which a look waits, perhaps for one of our own devices, holds up who names it and
+// nobody else.
 func TestHungPathHoldsUpNobody(t *testing.T) {
 	w := newWorld(t, "a")
 	var hung sync.WaitGroup
@@ -87,8 +88,8 @@ func TestHungPathHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// A volume's live file is not to be written while the volume has a device, served or waiting, and the mounts forget what
-// they show of it when it gets or loses one.
+// A volume's live file is not to be written while the volume has a device, served or waiting, and
+// the mounts forget what they show of it when it gets or loses one.
 func TestLiveOfAttachedVolume(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	dir := t.TempDir()

@@ -13,8 +13,8 @@ import (
 	"varve/objstore"
 )
 
-// OpenStore opens a store as every command has to: with an eye for devices that a dead daemon left with writes
-// that their users believe in.
+// OpenStore opens a store as every command must: devices that a dead daemon left waiting decide how
+// much of an unflushed journal counts, as their users rely on acknowledged writes.
 func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Options) (*objstore.Store, error) {
 	if err := mayOpen(ctx, dir, blockstack.Below, blockdev.Info); err != nil {
 		return nil, err
@@ -33,7 +33,8 @@ func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Opt
 	return objstore.Open(ctx, dir, o)
 }
 
-// Local returns a handler for a command that runs without a daemon. It knows of devices that wait for one.
+// Local returns a handler for a command that runs without a daemon. It knows the devices that wait
+// for one.
 func Local(ctx context.Context, dir string, store *objstore.Store, version string) *Daemon {
 	inst, err := instance.At(dir, store.FilesUUID())
 	d := New(dir, store, Options{Version: version, inst: inst})

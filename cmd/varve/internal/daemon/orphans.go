@@ -20,7 +20,7 @@ type orphans struct {
 	foreign []protocol.Attachment // of the store that it may be a copy of
 }
 
-// waitingDevices is for those who can't ask the store: it is not open yet.
+// waitingDevices returns the orphans of the store in dir, which is not open yet.
 func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphans) {
 	s, err := devices.ReadList(dir)
 	if err != nil {
@@ -51,25 +51,26 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 	return o
 }
 
-// hasOwn reports whether a device of the volume with a mark name waits. What lists call the volume
-// does not count: it may have been renamed since.
+// hasOwn reports whether a device of the volume with this mark name waits. The name in lists does
+// not count, as the volume may have been renamed since.
 func (o orphans) hasOwn(markName string) bool {
 	return slices.ContainsFunc(o.own, func(a protocol.Attachment) bool {
 		return a.Mark == o.in.Mark(markName) || a.Mark == o.in.OldMark(markName) || a.Mark == 0 && a.Volume == markName
 	})
 }
 
-// mayConcern reports whether a device waits that another instance of the store has made for the
-// volume. Its mark says nothing here: it is made of that instance. Lists of earlier versions have no
-// IDs of volumes; if only a name of the volume is there, the device counts.
+// mayConcern reports whether a device waits that another instance of the store may have made for
+// this volume. Its mark does not help, as it is made from that instance. Lists of earlier versions
+// have no volume IDs; there the name of the volume suffices.
 func (o orphans) mayConcern(id uuid.UUID, names []string) bool {
 	return slices.ContainsFunc(o.foreign, func(a protocol.Attachment) bool {
 		return a.VolumeID == id.String() || a.VolumeID == "" && slices.Contains(names, a.Volume)
 	})
 }
 
-// NotedVolumes names the volumes of those ublk devices that the last daemon of the store in dir has written down: for
-// commands that find no daemon. The mark that the kernel keeps says whether a number is still that device's.
+// NotedVolumes returns the volumes of the ublk devices in the list of the last daemon of the store
+// in dir, for commands that find no daemon. The mark in the driver tells whether a device number
+// still belongs to that device.
 func NotedVolumes(dir string, list []blockdev.DeviceInfo) map[string]string {
 	names := map[string]string{}
 	s, err := devices.ReadList(dir)

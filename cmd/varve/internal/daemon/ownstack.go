@@ -13,12 +13,12 @@ import (
 	"varve/objstore"
 )
 
-// A store must not lie on one of its own devices: a write to the device would wait for a write to the store, and that
-// one for the device. Nobody makes such a thing on purpose; a volume group that takes a varve device in, a btrfs to
-// which one is added, or a copy of a store on a volume of the first do.
+// A store must not lie on one of its own devices: a write to the device would wait for a write to
+// the store, and that for the device. It happens by accident: when a varve device is added to a
+// volume group or to a btrfs, or when a store is copied to a volume of the original.
 
-// mayLieOn refuses to attach while the store lies on a device, or in a mount, of this daemon; change is held. What
-// can't be found out is logged.
+// mayLieOn returns an error if the store lies on a device, or in a mount, of this daemon; change is
+// held. If that cannot be found out, it logs so and returns nil.
 func (d *Daemon) mayLieOn(volume string) error {
 	layers, err := d.below(d.location())
 	if err != nil {
@@ -59,7 +59,8 @@ func (d *Daemon) ownNodes() ownNodes {
 	return own
 }
 
-// holds says whether a layer is one of the nodes, and the volume behind it; "" for a mount.
+// holds reports whether a layer is one of the nodes, and returns the volume behind it, or "" for a
+// mount.
 func (o ownNodes) holds(l blockstack.Layer) (volume string, ours bool) {
 	if volume, ours = strings.CutPrefix(l.Path, o.private); ours {
 		return volume, true
@@ -68,14 +69,14 @@ func (o ownNodes) holds(l blockstack.Layer) (volume string, ours bool) {
 	return volume, ours
 }
 
-// mayOpen refuses a store that lies on a ublk device without a server: opening it would wait for ever, and where the
-// device is its own, for itself.
+// mayOpen returns an error if the store lies on a ublk device without a server: opening it would
+// wait forever, for itself if the device is its own.
 func mayOpen(ctx context.Context, dir string, below func(string) ([]blockstack.Layer, error),
 	info func(context.Context, int) (blockdev.DeviceInfo, error),
 ) error {
 	layers, err := below(dir)
 	if err != nil {
-		return nil //nolint:nilerr // the opening will say what is wrong with the directory
+		return nil //nolint:nilerr // opening the store will fail with the reason
 	}
 	for _, l := range layers {
 		id, err := strconv.Atoi(strings.TrimPrefix(l.Path, "/dev/ublkb"))

@@ -34,7 +34,8 @@ func TestStoreOnOwnDevice(t *testing.T) {
 	}
 	wantNodes(t, w.attachedNodes(t), a.Device)
 
-	// Somebody else's device is a disk like any other, and what can't be found out is no reason to refuse.
+	// Somebody else's device is a disk like any other, and what can't be found out is no reason to
+	// refuse.
 	w.d.below = func(string) ([]blockstack.Layer, error) {
 		return []blockstack.Layer{{Path: "/dev/ublkb77"}, {Path: "/dev/vda"}}, nil
 	}

@@ -19,11 +19,12 @@ import (
 // DropPagesCommand is the hidden command that runs DropPages.
 const DropPagesCommand = "drop-pages"
 
-// pagesTimeout bounds the wait for the kernel to write and forget the pages of a device, or of live files.
+// pagesTimeout bounds the wait for the kernel to write back and drop the pages of a device, or of
+// live files.
 const pagesTimeout = 30 * time.Second
 
-// DropPages reads names of block devices from in, one a line, has the kernel write what it keeps of each in its page
-// cache and forget it, and writes a line to out for each: empty, or what went wrong.
+// DropPages reads names of block devices from in, one per line, makes the kernel write back and
+// drop its cached pages of each, and writes a line to out for each: empty, or the error.
 func DropPages(in io.Reader, out io.Writer) error {
 	for lines := bufio.NewScanner(in); ; {
 		if !lines.Scan() {
@@ -51,13 +52,14 @@ func dropPages(node string) error {
 	return nil
 }
 
-// pageDropper is a process that runs DropPages. It waits for devices that this process serves, and so it must be
-// another: this one could not be killed while it waits for itself. It is started once, and not for each device, because
-// a daemon that is killed while it starts a process has everything open for a moment longer.
+// pageDropper is a process that runs DropPages. It waits for devices that the daemon serves, so it
+// must be a separate process: the daemon could not be killed while it waits for itself. It is
+// started once, and not for each device, because files of a daemon that is killed while it starts a
+// process stay open for a moment.
 type pageDropper struct {
 	mu  sync.Mutex
 	cmd *exec.Cmd
-	in  *os.File // ours, as is out; nil: it is not to be used any more
+	in  *os.File // our ends of the pipes; nil: ended, or failed
 	out *os.File
 }
 
@@ -79,7 +81,8 @@ func startPageDropper() (_ *pageDropper, err error) {
 	return p, nil
 }
 
-// drop has the pages of a device dropped. After an error in which the process did not answer it is not used any more.
+// drop makes the process drop the pages of a device. If the process does not answer, it is not used
+// any more.
 func (p *pageDropper) drop(node string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +95,7 @@ func (p *pageDropper) drop(node string) error {
 	_, err := fmt.Fprintln(p.in, node)
 	var answer string
 	if err == nil {
-		answer, err = bufio.NewReader(p.out).ReadString('\n') // one line an order: nothing is read ahead
+		answer, err = bufio.NewReader(p.out).ReadString('\n') // one line per request: nothing is read ahead
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("ask the process that drops pages: %w", err), p.end())
@@ -103,14 +106,14 @@ func (p *pageDropper) drop(node string) error {
 	return nil
 }
 
-// end lets go of the process, which ends when it has read all. Under p.mu.
+// end closes the pipes; the process ends when it has read everything. REQUIRES: p.mu is held.
 func (p *pageDropper) end() error {
 	if p.in == nil {
 		return nil
 	}
 	err := errors.Join(p.in.Close(), p.out.Close())
 	p.in = nil
-	go func() { _ = p.cmd.Wait() }() // it may wait for a device that nobody serves
+	go func() { _ = p.cmd.Wait() }() // it may wait for a device that is not served
 	return err
 }
 
@@ -136,8 +139,8 @@ func (d *Daemon) mayWriteLive(volume string) error {
 	return nil
 }
 
-// refreshLive makes the kernel drop its cached pages of a volume's live file in all mounts, when the
-// volume gets or loses a device.
+// refreshLive makes the kernel drop its cached pages of a volume's live file in all mounts, when
+// the volume gets or loses a device.
 func (d *Daemon) refreshLive(volume string) {
 	if !d.stopping.Load() {
 		d.mounts.refresh(volume)

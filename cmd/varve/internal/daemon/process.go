@@ -11,32 +11,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that serves a block device stands between the kernel and the pages that it wants to clean: when memory is
-// short, the kernel writes dirty pages to the device, and must not need for that what only comes free when they are
-// written. Four things keep the daemon out of that circle:
+// When memory is short, the kernel writes dirty pages to the daemon's devices. The daemon must not
+// need memory for that which only those writes would free. Four things keep it out of that circle:
 //
-//   - its allocations in the kernel never wait for I/O (PF_MEMALLOC_NOIO), and what it dirties itself is held against
-//     the limits of the store's disk alone, not against the dirty pages that it is about to clean
-//     (PF_LOCAL_THROTTLE): both are PR_SET_IO_FLUSHER;
-//   - its own memory is not swapped out, which might be to one of its own devices (mlockall);
-//   - nobody kills it to get memory (oom_score_adj): what waits for its devices would wait for ever;
-//   - Go's heap keeps to a limit (GOMEMLIMIT), since what is locked is gone for everybody else.
+//   - Its allocations in the kernel never wait for I/O (PF_MEMALLOC_NOIO), and its own dirty pages are
+//     throttled by the store's disk alone, not by the dirty pages that it is about to clean
+//     (PF_LOCAL_THROTTLE). Both are PR_SET_IO_FLUSHER.
+//   - Its memory is not swapped out, which might be to one of its own devices (mlockall).
+//   - The out-of-memory killer spares it (oom_score_adj), as processes that wait for its devices would
+//     wait forever.
+//   - Go's heap has a limit (GOMEMLIMIT), since other processes cannot use locked memory.
 
-// wantFiles is the limit of open files to ask for: a store has a file for each segment that is being read.
+// wantFiles is the limit of open files to ask for: a store has a file for each segment that is
+// being read.
 const wantFiles = 1 << 20
 
 // ProcessOptions of a process that serves block devices.
 type ProcessOptions struct {
 	// MemoryLimit is a soft limit for the heap in bytes; 0: none, or GOMEMLIMIT of the environment.
 	MemoryLimit int64
-	// Swappable leaves the process's memory to the kernel like any other's.
+	// Swappable leaves the process's memory unlocked.
 	Swappable bool
-	// Unlocked is a directory whose files may be mapped and need not be in memory; "": there is none.
+	// Unlocked is a directory; mappings of files in it are not kept locked. "": none.
 	Unlocked string
 }
 
-// PrepareProcess makes the process fit to serve block devices. What the machine refuses is logged and lived without.
-// The function that it returns ends what it has started.
+// PrepareProcess prepares the process to serve block devices. What the machine refuses is logged
+// and done without. The returned function ends what PrepareProcess has started.
 func PrepareProcess(log *slog.Logger, o ProcessOptions) (end func()) {
 	raiseFileLimit(log)
 	beIOFlusher(log)
@@ -69,9 +70,10 @@ func raiseFileLimit(log *slog.Logger) {
 	}
 }
 
-// beIOFlusher tells the kernel that freeing memory must not wait for our own devices to write (prctl(2)). The flag
-// is a thread's, and inherited by every thread that it makes (kernel/fork.c, dup_task_struct, 7.3), the ring's workers
-// too: set on all threads, every later one has it.
+// beIOFlusher tells the kernel that allocations of this process must not wait for writes to its own
+// devices (prctl(2)). The flag belongs to a thread and is inherited by the threads that it creates,
+// including the ring's workers (kernel/fork.c, dup_task_struct, 7.3): set on all threads, every
+// later one has it.
 func beIOFlusher(log *slog.Logger) {
 	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0)
 	switch {
@@ -85,10 +87,12 @@ func beIOFlusher(log *slog.Logger) {
 	}
 }
 
-// oomScoreFile holds what is added to the process's badness: -1000 is never (proc_pid_oom_score_adj(5)).
+// oomScoreFile holds what is added to the process's badness: -1000 is never
+// (proc_pid_oom_score_adj(5)).
 const oomScoreFile = "/proc/self/oom_score_adj"
 
-// escapeOOMKiller keeps the process from being killed for its memory, unless whoever started it has set a score.
+// escapeOOMKiller exempts the process from the out-of-memory killer, unless its parent has set a
+// score.
 func escapeOOMKiller(log *slog.Logger) {
 	if b, err := os.ReadFile(oomScoreFile); err != nil || strings.TrimSpace(string(b)) != "0" {
 		return

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processTestEnv makes the test program prepare itself and say what has come of it: none of it can be undone.
+// processTestEnv makes the test program prepare itself and say what has come of it: none of it can
+// be undone.
 const processTestEnv = "VARVE_TEST_PROCESS"
 
 func TestPrepareProcess(t *testing.T) {
@@ -39,7 +40,8 @@ func TestPrepareProcess(t *testing.T) {
 	}
 }
 
-// needSysResource skips where the machine refuses what a test is about; in the test kernel it is there.
+// needSysResource skips where the machine refuses what a test is about; in the test kernel it is
+// there.
 func needSysResource(t *testing.T) {
 	t.Helper()
 	if _, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0, 0); errno != 0 && os.Getenv("VARVE_VM") == "" {
@@ -107,7 +109,8 @@ func flushersOnNewThreads(t *testing.T) {
 	}
 }
 
-// heapIsLockedAndGivenBack: what Go takes is locked, and what it frees goes back to the system all the same.
+// heapIsLockedAndGivenBack: what Go takes is locked, and what it frees goes back to the system all
+// the same.
 func heapIsLockedAndGivenBack(t *testing.T) {
 	t.Helper()
 	const size = 64 << 20

@@ -10,9 +10,9 @@ import (
 	"varve/objstore"
 )
 
-// serveReindex begins to rebuild the index, and with Wait answers with events until that is done.
-// The rebuilding goes on when the client goes away. Without a daemon it would end with the process:
-// there it is always waited for, and the next opening goes on with one that was interrupted.
+// serveReindex starts to rebuild the index, and with Wait answers with events until that is done.
+// The rebuild continues if the client disconnects. Without a daemon it would end with the process,
+// so the command always waits; the next opening continues an interrupted rebuild.
 func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 	var req protocol.Reindex
 	if err := server.Decode(w, r, &req); err != nil {

@@ -11,10 +11,10 @@ import (
 	"varve/objstore"
 )
 
-// A device is bound to its volume by its mark in the driver, which a renaming does not change
-// (objstore.VolumeInfo.MarkName). What knows the volume by its name follows: the table of devices
-// at once, and with it the list on disk; a list that was written before, and whose daemon died or
-// did not do the renaming, when it is read.
+// A device is bound to its volume by its mark in the driver, which a rename does not change
+// (objstore.VolumeInfo.MarkName). The table of devices, which knows volumes by name, is renamed at
+// once, and with it the list on disk. A list from before the rename, whose daemon died or did not
+// do the rename, is corrected when it is read.
 
 func (d *Daemon) serveRenameVolume(ctx context.Context, r *http.Request, c protocol.Rename) (protocol.Volume, error) {
 	name, err := volumeName(r)
@@ -66,7 +66,7 @@ func (d *Daemon) serveRenameSnapshot(ctx context.Context, r *http.Request, c pro
 	return s, nil
 }
 
-// renamed returns a device of the list with the name that its volume has now.
+// renamed returns a device of the list with the current name of its volume.
 func (d *Daemon) renamed(a protocol.Attachment) protocol.Attachment {
 	if a.Mark == 0 {
 		return a
@@ -84,7 +84,7 @@ func (d *Daemon) renamed(a protocol.Attachment) protocol.Attachment {
 	return a
 }
 
-// marks reports whether a mark is that of a volume's devices.
+// marks reports whether devices of the volume have this mark.
 func (d *Daemon) marks(v objstore.VolumeInfo, mark uint64) bool {
 	return mark == d.inst.Mark(v.MarkName) || mark == d.inst.OldMark(v.MarkName)
 }

@@ -9,9 +9,8 @@ import (
 	"varve/objstore"
 )
 
-// serveResizeVolume gives a volume another size, and then its device. A daemon that dies in between
-// leaves a device that is smaller than its volume; the next one gives it the size when it takes the
-// device over.
+// serveResizeVolume resizes a volume, and then its device. If the daemon dies in between, the
+// device is smaller than its volume; the next daemon resizes it when it takes the device over.
 func (d *Daemon) serveResizeVolume(ctx context.Context, r *http.Request, c protocol.ResizeVolume) (protocol.Resized, error) {
 	var none protocol.Resized
 	name, err := volumeName(r)
@@ -23,7 +22,7 @@ func (d *Daemon) serveResizeVolume(ctx context.Context, r *http.Request, c proto
 		return none, err
 	}
 	if c.Shrink && c.Size < before.Size {
-		if err := d.mayRollBack(ctx, name); err != nil { // a device that waits would be larger than its volume
+		if err := d.mayRollBack(ctx, name); err != nil { // a waiting device would be larger than its volume
 			return none, err
 		}
 	}
@@ -37,10 +36,10 @@ func (d *Daemon) serveResizeVolume(ctx context.Context, r *http.Request, c proto
 	return out, nil
 }
 
-// resizeDevice gives the device of a volume the volume's size. It returns what the user has to know
-// if that can't be.
+// resizeDevice resizes the device of a volume to the volume's size. If that fails, it returns notes
+// for the user.
 func (d *Daemon) resizeDevice(ctx context.Context, volume string) (notes []string) {
-	d.change.Lock() // a device that is being attached has begun with either size
+	d.change.Lock() // the device of a running attach has either size
 	defer d.change.Unlock()
 	v, err := d.store.VolumeInfo(volume)
 	if err != nil {

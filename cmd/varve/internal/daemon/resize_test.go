@@ -9,8 +9,8 @@ import (
 	"varve/objstore"
 )
 
-// A volume's device gets the size that its volume has. One that can't is named, with the reason, and
-// the volume has grown all the same. An attached volume does not shrink.
+// A volume's device gets the size that its volume has. One that can't is named, with the reason,
+// and the volume has grown all the same. An attached volume does not shrink.
 func TestResizeAttached(t *testing.T) {
 	ctx := t.Context()
 	w := newWorld(t, "a")

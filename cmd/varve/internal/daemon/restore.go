@@ -6,7 +6,7 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// attachRestored attaches again what an earlier daemon detached when it was stopped; change is held.
+// attachRestored attaches again what an earlier daemon detached when it stopped; change is held.
 func (d *Daemon) attachRestored(ctx context.Context, list []protocol.Attachment) {
 	for _, a := range list {
 		if _, taken := d.table.Taken(a.Volume); taken {

@@ -10,7 +10,8 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// A daemon that was stopped, and the next one: devices and mounts are back, also a mount that was in use.
+// A daemon that was stopped, and the next one: devices and mounts are back, also a mount that was
+// in use.
 func TestRestart(t *testing.T) {
 	w := newWorld(t, "idle", "used", "gone", "snap")
 	idle, used := w.attach(t, "idle"), w.attach(t, "used")

@@ -58,8 +58,8 @@ func (d *Daemon) NewServer() *http.Server {
 	return server.New(d.Handler(), server.Options{Logger: d.log, AnswerTimeout: d.answerTimeout, Handover: d.serveHandover})
 }
 
-// waiting is server.Handle for requests that may wait for settling, which has no time limit: one that
-// finds no place to wait is refused before anything is done.
+// waiting is server.Handle for requests that may wait for settling, without a time limit. Above
+// maxWaits such a request is refused before anything is done.
 func waiting[Req interface{ Waits() bool }, Ans any](d *Daemon, serve func(context.Context, *http.Request, Req) (Ans, error)) http.Handler {
 	return server.Handle(func(ctx context.Context, r *http.Request, req Req) (Ans, error) {
 		if req.Waits() {
@@ -74,11 +74,12 @@ func waiting[Req interface{ Waits() bool }, Ans any](d *Daemon, serve func(conte
 	})
 }
 
-// maxWaits is how many requests may wait for settling, or for a reindex: with the one check that a client may run, the
-// only ones that no time limit ends.
+// maxWaits is the number of requests that may wait for settling, or for a reindex, at once. These
+// and a client's check are the only requests without a time limit.
 const maxWaits = 32
 
-// wait takes one of the places of those who wait.
+// wait counts the caller as a waiting request until leave is called, or returns
+// protocol.ErrOverLimit.
 func (d *Daemon) wait() (leave func(), err error) {
 	select {
 	case d.waits <- struct{}{}:

@@ -19,7 +19,8 @@ import (
 	"varve/objstore"
 )
 
-// ask sends a raw request to a daemon with one volume, and gives the status and what it was refused with.
+// ask sends a raw request to a daemon with one volume, and gives the status and what it was refused
+// with.
 func ask(t *testing.T, h http.Handler, method, path, body string, header map[string]string) (int, protocol.Error) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -114,7 +115,8 @@ func TestLocalHandler(t *testing.T) {
 	}
 }
 
-// TestSocket speaks over a real socket in a directory whose path is longer than a socket's address may be.
+// TestSocket speaks over a real socket in a directory whose path is longer than a socket's address
+// may be.
 func TestSocket(t *testing.T) {
 	w := newWorld(t, "a")
 	w.d.dir = filepath.Join(w.dir, strings.Repeat("long", 40))

@@ -24,37 +24,39 @@ import (
 type RunOptions struct {
 	Logger  *slog.Logger
 	Version string
-	// Process says how the process is made fit to serve; Unlocked is the daemon's own to set.
+	// Process says how the process is prepared; the daemon itself sets Unlocked.
 	Process ProcessOptions
 	// Store are the limits of the open store.
 	Store objstore.Options
-	// Flags are the command line's, by name: a successor has them too, unless told otherwise.
+	// Flags are those of the command line, by name. A successor inherits them unless its own
+	// command line differs.
 	Flags map[string]string
 	// Predecessor is a daemon to take over from; nil: none.
 	Predecessor *handover.Predecessor
-	// Ready is called once, when the socket answers; after a takeover, with what that was like.
+	// Ready is called once, when the socket answers; after a handover with its report, otherwise
+	// with nil.
 	Ready func(*protocol.Upgraded)
 }
 
 const (
 	// shutdownTimeout bounds the wait for answers that are under way when the daemon ends.
 	shutdownTimeout = 5 * time.Second
-	// endsTimeout bounds the wait for devices and mounts that were let go.
+	// endsTimeout bounds the wait for the end of devices and mounts that were released.
 	endsTimeout = 10 * time.Second
 )
 
-// Run serves the store at dir, an absolute path, until ctx ends, a client asks for the end, or a successor has taken
-// over. Devices that are open then wait for the next daemon.
+// Run serves the store at dir, an absolute path, until ctx ends, a client asks for the end, or a
+// successor has taken over. Devices that are open then wait for the next daemon.
 func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 	if o.Ready == nil {
 		o.Ready = func(*protocol.Upgraded) {}
 	}
 	files := vfs.OS(dir)
 	defer func() { _ = files.Close() }()       // a handle only
-	if at, err := files.Handle(); err == nil { // else the opening will say what is wrong with it
+	if at, err := files.Handle(); err == nil { // otherwise opening the store fails with the reason
 		o.Process.Unlocked = filepath.Join(at, objstore.IndexDir)
 	}
-	defer PrepareProcess(o.Logger, o.Process)() // first of all: while this process owns the store, I/O may be waiting
+	defer PrepareProcess(o.Logger, o.Process)() // before it owns the store: from then on I/O may be waiting
 	own, err := o.own(dir)
 	if err != nil {
 		return err
@@ -71,7 +73,8 @@ func Run(ctx context.Context, dir string, o RunOptions) (err error) {
 			o.Logger.Info("a successor has taken over", "pid", h.Hello.PID, "version", h.Hello.Version)
 			return own.Cede()
 		}
-		// The successor is dead: what it had of the store and the devices is free, and this daemon goes on.
+		// The successor is dead: the store and its devices are free again, and this daemon
+		// continues.
 		o.Predecessor, o.Ready = nil, func(*protocol.Upgraded) {}
 	}
 }
@@ -90,8 +93,8 @@ func (o *RunOptions) own(dir string) (*server.Ownership, error) {
 	return server.Own(dir, o.Logger)
 }
 
-// session is one opening of the store, from beginning to end. It returns a successor that waits for what this daemon
-// has let go of.
+// session opens the store, serves it, and closes it. It returns the successor to which this daemon
+// is to hand over the store, if any.
 func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover.Successor, err error) {
 	log := o.Logger
 	o.Store.Lock = own.Lock()
@@ -141,7 +144,7 @@ func session(ctx context.Context, own *server.Ownership, o *RunOptions) (h *hand
 	return d.run(ctx, own, o)
 }
 
-// readerOf reads volumes of a store.
+// readerOf returns a function that reads volumes of a store.
 func readerOf(store *objstore.Store) func(volume string, p []byte, off int64) error {
 	return func(volume string, p []byte, off int64) error {
 		v, err := store.OpenVolume(volume, "attach")
@@ -153,8 +156,8 @@ func readerOf(store *objstore.Store) func(volume string, p []byte, off int64) er
 	}
 }
 
-// run takes over what an earlier daemon has left or handed over, and serves; when it returns, devices and mounts are
-// released.
+// run takes over what an earlier daemon has left or handed over, and serves. When it returns,
+// devices and mounts are released.
 func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) (h *handover.Successor, err error) {
 	defer func() {
 		if h != nil {
@@ -215,7 +218,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 	}
 }
 
-// serve answers on the socket until a signal, a request to stop, or a successor that is ready to go.
+// serve answers on the socket until a signal, a request to stop, or a successor that is ready.
 func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func()) (*handover.Successor, error) {
 	l, err := own.Listener()
 	if err != nil {
@@ -239,10 +242,10 @@ func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func())
 			}
 			next, err := own.ListenAnew()
 			if err != nil {
-				continue // it is said, and tried again
+				continue // logged, and retried at the next tick
 			}
 			go func() { failed <- srv.Serve(next) }()
-			_ = l.Close() // nobody can have come by it
+			_ = l.Close() // no client can reach it any more
 			if err := <-failed; !errors.Is(err, net.ErrClosed) {
 				d.log.Warn("the old socket was not closed", "error", err)
 			}

@@ -14,16 +14,17 @@ import (
 	"varve/objstore"
 )
 
-// A snapshot gets a device by way of a scratch volume over it (objstore.Store.CreateScratch), whether the device is
-// writable or not: then there is one kind of device, which waits for the next daemon, is taken over and handed over like
-// any other. Its scratch volume is deleted when no device of it is left, wherever that is noticed.
+// A snapshot is attached through a scratch volume over it (objstore.Store.CreateScratch), whether
+// the device is writable or not. So there is one kind of device, which waits, is taken over and is
+// handed over like any other. The scratch volume is deleted when it has no device any more,
+// wherever that is noticed.
 
-// errSnapshotAttached keeps a snapshot that is on a device node.
+// errSnapshotAttached is the error of a request that needs the snapshot to have no device.
 func errSnapshotAttached(of string, a protocol.Attachment) error {
 	return fmt.Errorf("snapshot %q: %w: attached as %s; detach it first", of, objstore.ErrInUse, a.Device)
 }
 
-// attachSnapshot puts a snapshot on a device node; change is held.
+// attachSnapshot attaches a snapshot to a device node; change is held.
 func (d *Daemon) attachSnapshot(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
 	v, err := d.store.CreateScratch(ctx, r.Volume, r.Snapshot)
 	if err != nil {
@@ -38,11 +39,11 @@ func (d *Daemon) attachSnapshot(ctx context.Context, r protocol.Attach) (protoco
 	return at, err
 }
 
-// sweepScratch deletes the scratch volumes that are on no device, served, waiting, foreign as long as nobody has said
-// whose it is, or left over; change is held.
+// sweepScratch deletes the scratch volumes without a device, whether served, waiting, foreign and
+// undecided, or left over; change is held.
 func (d *Daemon) sweepScratch(ctx context.Context) {
 	if d.unlisted {
-		return // one may be under a device that we do not know of
+		return // one may have a device that was not listed
 	}
 	for _, v := range d.store.ScratchVolumes() {
 		if d.table.MayHave(v.Name) {
@@ -68,7 +69,7 @@ func (d *Daemon) onDevice(of string) []protocol.Attachment {
 	return list
 }
 
-// detachTarget is what the target of a Detach stands for: of a snapshot, its one device.
+// detachTarget resolves the target of a Detach: a snapshot stands for its only device.
 func (d *Daemon) detachTarget(target string) (string, error) {
 	if strings.HasPrefix(target, "/") || !strings.Contains(target, "@") {
 		return target, nil
@@ -91,8 +92,9 @@ func firstOr(list []protocol.Attachment, target string) string {
 	return list[0].Device
 }
 
-// serveAutoDetach has a device detached once no file system is mounted from it any more. The client has mounted it: not
-// this process, which could not die while its own mount(2) waits for the device.
+// serveAutoDetach makes the daemon detach a device when no file system is mounted from it any more.
+// The client mounts it, as this process could not be killed while its own mount(2) waits for the
+// device.
 func (d *Daemon) serveAutoDetach(_ context.Context, _ *http.Request, r protocol.AutoDetach) (protocol.Attachment, error) {
 	if len(d.transports) == 0 {
 		return protocol.Attachment{}, protocol.ErrNeedsDaemon
@@ -105,13 +107,14 @@ func (d *Daemon) serveAutoDetach(_ context.Context, _ *http.Request, r protocol.
 }
 
 const (
-	// claimInterval is how often it is looked whether a file system is still mounted.
+	// claimInterval is how often the daemon checks that a file system is still mounted.
 	claimInterval = time.Second
-	// busyInterval is how soon a device is tried again that is not mounted, and open all the same.
+	// busyInterval is the pause before the next try to detach a device that is open but not
+	// mounted.
 	busyInterval = 5 * time.Second
 )
 
-// watchMount detaches a device when nobody has it mounted.
+// watchMount detaches a device when it is not mounted any more.
 func (d *Daemon) watchMount(k *devices.Entry) {
 	d.watchers.Go(func() {
 		for pause := claimInterval; ; {
@@ -128,7 +131,8 @@ func (d *Daemon) watchMount(k *devices.Entry) {
 	})
 }
 
-// detachUnmounted detaches a device whose file system was unmounted. False: it is open.
+// detachUnmounted detaches a device whose file system was unmounted. It returns false if the device
+// is open.
 func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()

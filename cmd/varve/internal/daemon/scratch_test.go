@@ -48,7 +48,8 @@ func TestAttachSnapshot(t *testing.T) {
 	wantError(t, err, objstore.ErrNotFound, "data@one")
 }
 
-// A scratch volume whose device was not made, was lost, or is let go when the daemon ends, is deleted.
+// A scratch volume whose device was not made, was lost, or is let go when the daemon ends, is
+// deleted.
 func TestScratchVolumeIsSwept(t *testing.T) {
 	w := newWorld(t, "data")
 	w.ublk.absent = errors.New("no ublk")
@@ -68,8 +69,8 @@ func TestScratchVolumeIsSwept(t *testing.T) {
 	w.wantScratch(t, 0)
 }
 
-// A daemon that comes after a killed one keeps what is under a device that waits, and deletes the rest; all of it, if it
-// can't know what waits.
+// A daemon that comes after a killed one keeps what is under a device that waits, and deletes the
+// rest; all of it, if it can't know what waits.
 func TestScratchVolumesOfADeadDaemon(t *testing.T) {
 	for _, unlisted := range []error{nil, errors.New("a device does not answer")} {
 		w := newWorld(t, "data")
@@ -91,8 +92,8 @@ func TestScratchVolumesOfADeadDaemon(t *testing.T) {
 	}
 }
 
-// What is under a device that the daemon may not look at, or that was listed in another place of the store, stays: the
-// device may be in use, and somebody may say yet that it is this store's.
+// What is under a device that the daemon may not look at, or that was listed in another place of
+// the store, stays: the device may be in use, and somebody may say yet that it is this store's.
 func TestScratchVolumesOfUncertainDevices(t *testing.T) {
 	w := newWorld(t, "data")
 	w.attachSnapshot(t, true)

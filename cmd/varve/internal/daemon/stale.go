@@ -11,7 +11,8 @@ import (
 	"varve/fs"
 )
 
-// dropStaleMount unmounts a FUSE mount at dir whose server is dead. It leaves every other mount alone.
+// dropStaleMount unmounts a FUSE mount at dir whose server is dead. It leaves every other mount
+// alone.
 func dropStaleMount(dir string) (bool, error) {
 	kind, err := mountedAt(dir)
 	if err != nil || !strings.HasPrefix(kind, "fuse") {
@@ -19,7 +20,7 @@ func dropStaleMount(dir string) (bool, error) {
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
-		return false, nil // somebody serves it
+		return false, nil // its server is alive
 	}
 	if err := fs.RemoveDead(dir); err != nil {
 		return false, fmt.Errorf("unmount %s: %w", dir, err)
@@ -27,16 +28,18 @@ func dropStaleMount(dir string) (bool, error) {
 	return true, nil
 }
 
-// mountInUse says whether something below a mount is open, or somebody's working directory.
+// mountInUse reports whether a file below a mount is open, or a directory is a process's working
+// directory.
 func mountInUse(dir string) bool {
-	// The first call only marks a mount that nobody uses, and the second would unmount it (umount(2), MNT_EXPIRE).
+	// The first call only marks a mount that is not in use, and a second one would unmount it
+	// (umount(2), MNT_EXPIRE).
 	err := unix.Unmount(dir, unix.MNT_EXPIRE)
 	var st unix.Stat_t
-	_ = unix.Stat(dir, &st) // a look at it removes the mark
+	_ = unix.Stat(dir, &st) // removes the mark
 	return errors.Is(err, unix.EBUSY)
 }
 
-// mountedAt returns the type of the file system mounted last at dir, empty if none is.
+// mountedAt returns the type of the topmost file system mounted at dir, or "" if there is none.
 func mountedAt(dir string) (string, error) {
 	list, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err != nil || len(list) == 0 {

@@ -15,10 +15,10 @@ import (
 	"varve/cmd/varve/internal/server"
 )
 
-// releaseTimeout bounds the parting with one device.
+// releaseTimeout bounds the release of one device.
 const releaseTimeout = 60 * time.Second
 
-// serveStop lets go of everything, answers, and only then says to end.
+// serveStop releases devices and mounts, answers, and only then makes the daemon end.
 func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
 	var req protocol.Stop
 	if err := server.Decode(w, r, &req); err != nil {
@@ -35,12 +35,12 @@ func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	ctx := context.WithoutCancel(r.Context()) // half a stop helps nobody
+	ctx := context.WithoutCancel(r.Context()) // a stop is not left half done when the client disconnects
 	server.Answer(w, http.StatusOK, d.Release(ctx, req.Detach))
 	d.stopOnce.Do(func() { close(d.stop) })
 }
 
-// mayStop refuses while a device is open that can't wait for the next daemon.
+// mayStop returns an error while a device is open that cannot wait for the next daemon.
 func (d *Daemon) mayStop() error {
 	for _, k := range d.table.Served() {
 		if k.Transport == "loop" && k.Dev.Claimed() {
@@ -51,9 +51,10 @@ func (d *Daemon) mayStop() error {
 	return nil
 }
 
-// Release lets go of devices and mounts before the store is closed: devices that nobody has open are detached,
-// the others are left for the next daemon where they can be, or detached by force. Unless detach, the next daemon
-// attaches again what was detached, and mounts again what was mounted. It can be called again.
+// Release ends the service of devices and mounts, before the store is closed. Devices that are not
+// open are detached; open ones are left to the next daemon if their kind can wait, and are
+// otherwise detached by force. Unless detach is set, the next daemon attaches and mounts again what
+// was. Release may be called again.
 func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.change.Lock()
 	defer d.change.Unlock()
@@ -87,14 +88,15 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	return s.Stopped
 }
 
-// parting collects what to tell of a stop.
+// parting collects what the answer to a stop reports.
 type parting struct {
 	protocol.Stopped
 	log   *slog.Logger
 	looks int // for holders of devices
 }
 
-// maxLooks is how many devices' holders are looked for at a stop: it has to end soon, with any number of devices.
+// maxLooks is the number of devices whose holders a stop looks for: it must end soon, with any
+// number of devices.
 const maxLooks = 8
 
 func (p *parting) note(text string) {
@@ -137,8 +139,8 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *devices.Entry, detach boo
 	s.Detached = append(s.Detached, d.table.Describe(k).Shown())
 }
 
-// awaitEnds returns when nothing watches a device or mount any more. What could not be ended, and was said by Release,
-// must not keep the store locked: it ends with the process.
+// awaitEnds returns when no device or mount is watched any more. What Release could not end, and
+// has reported, must not keep the store locked: it ends with the process.
 func (d *Daemon) awaitEnds(limit time.Duration) error {
 	ended := make(chan struct{})
 	go func() {
@@ -155,7 +157,8 @@ func (d *Daemon) awaitEnds(limit time.Duration) error {
 	return err
 }
 
-// leave stops serving a device and keeps it in the list for the next daemon. It has done so after devices.ErrUnquiet too.
+// leave stops serving a device and keeps it in the list for the next daemon; also when it returns
+// devices.ErrUnquiet.
 func (d *Daemon) leave(ctx context.Context, k *devices.Entry) error {
 	if !d.table.BeginDetach(k) {
 		return nil // its service has just ended, and it waits already

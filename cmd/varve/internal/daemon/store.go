@@ -6,7 +6,7 @@ import (
 	"varve/objstore"
 )
 
-// Store is the engine as the protocol needs it; *objstore.Store is one.
+// Store is what the daemon needs of the engine; *objstore.Store implements it.
 type Store interface {
 	volumes
 	snapshots
@@ -23,7 +23,7 @@ type Store interface {
 	Close() error
 }
 
-// maintained is what keeps a store in order.
+// maintained is the upkeep of a store.
 type maintained interface {
 	CheckStore(ctx context.Context, o objstore.CheckOptions) (*objstore.CheckReport, error)
 	SetMaintenance(change func(objstore.Maintenance) objstore.Maintenance) error

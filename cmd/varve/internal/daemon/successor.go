@@ -13,8 +13,8 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// takeFrom takes all devices that the predecessor has let go of, or fails; and mounts what it had mounted. Nothing is
-// thrown away, and the list on disk stays as it is, for the predecessor may have to go on.
+// takeFrom takes over all devices from the predecessor, or fails, and mounts what was mounted. It
+// discards nothing, and leaves the list on disk unchanged, as the predecessor may have to continue.
 func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protocol.Upgraded, error) {
 	s, err := devices.ReadList(d.files)
 	if err != nil {
@@ -44,7 +44,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 		handed[h.Device] = true
 	}
 	d.leaveForeign(ctx, &s)
-	there := d.takeWaiting(ctx, &s) // what the predecessor could not serve either
+	there := d.takeWaiting(ctx, &s) // devices that the predecessor could not serve either
 	maps.Copy(there, handed)
 	d.discardGone(ctx, s.Attached, there)
 	for _, m := range s.Mounts {
@@ -59,12 +59,12 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	return report, nil
 }
 
-// expectHanded lists the devices that are handed over.
+// expectHanded enters the devices that are handed over into the table.
 func (d *Daemon) expectHanded(handed []protocol.Handed) {
 	list := make([]protocol.Attachment, len(handed))
 	for i := range handed {
 		h := &handed[i]
-		if h.Mark == 0 && h.Transport == "ublk" { // of an older version, which knows no others
+		if h.Mark == 0 && h.Transport == "ublk" { // from an older version, which has only old marks
 			h.Mark = d.inst.OldMark(h.Volume)
 		}
 		list[i] = h.Attachment
@@ -88,7 +88,7 @@ func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.Up
 	return u, nil
 }
 
-// abandon lets go of what was taken so far: the predecessor takes it back.
+// abandon leaves the devices that were taken so far: the predecessor takes them back.
 func (d *Daemon) abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
 	defer cancel()

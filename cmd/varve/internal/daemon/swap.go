@@ -36,7 +36,8 @@ type swapArea struct {
 	used int64  // bytes
 }
 
-// parseSwaps reads /proc/swaps (swap_show, mm/swapfile.c, 7.3): name, type, size, used in KiB, priority.
+// parseSwaps reads /proc/swaps (swap_show, mm/swapfile.c, 7.3): name, type, size, used in KiB,
+// priority.
 func parseSwaps(r io.Reader) ([]swapArea, error) {
 	var areas []swapArea
 	sc := bufio.NewScanner(r)

@@ -12,8 +12,8 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// Takeover finds the devices and mounts of the daemon before this one: devices that wait are served again, what
-// is left of those that are gone is reported and removed, mounts that died are mounted again.
+// Takeover restores what the previous daemon served: waiting devices are served again, leftovers of
+// devices that are gone are reported and removed, and dead mounts are mounted again.
 func (d *Daemon) Takeover(ctx context.Context) {
 	s, err := devices.ReadList(d.files)
 	if err != nil {
@@ -50,11 +50,12 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	d.table.Restored() // what could not be brought back is in the log
 }
 
-// maxRecoveries is how many devices are taken over side by side. Most of the time of one is spent waiting for the kernel,
-// and each takes some threads meanwhile.
+// maxRecoveries is the number of devices that are taken over concurrently. A recovery mostly waits
+// for the kernel, and takes some threads meanwhile.
 const maxRecoveries = 32
 
-// takeSideBySide calls take(0) to take(n-1), at most maxRecoveries at a time, and returns when all have returned.
+// takeSideBySide calls take(0) to take(n-1), at most maxRecoveries at a time, and returns when all
+// have returned.
 func takeSideBySide(n int, take func(i int)) {
 	var g errgroup.Group
 	g.SetLimit(maxRecoveries)
@@ -64,14 +65,15 @@ func takeSideBySide(n int, take func(i int)) {
 	_ = g.Wait() // take has no error
 }
 
-// takeWaiting takes over the devices that wait, by what the kernel says, whether or not they are in the list: a daemon may
-// have died before it wrote that. It returns the devices that it found; change is held.
+// takeWaiting takes over the waiting devices that the kernel reports, whether or not they are in
+// the list: a daemon may have died before it wrote the list. It returns the devices that it found;
+// change is held.
 //
-// From the first recovery on a daemon that dies leaves a list that has each of them, served by then or not.
+// The list has all of them before the first is recovered, in case this daemon dies.
 func (d *Daemon) takeWaiting(ctx context.Context, s *devices.List) map[string]bool {
 	found := map[string]bool{}
 	var all []protocol.Attachment
-	var list [][]protocol.Attachment // by volume: one that is half removed may be there beside its successor
+	var list [][]protocol.Attachment // by volume: a half removed device may exist beside its replacement
 	index := map[string]int{}
 	for _, a := range d.findWaiting(ctx, s) {
 		found[a.Device] = true
@@ -94,8 +96,8 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *devices.List) map[string]bo
 	return found
 }
 
-// findWaiting asks all transports for devices that wait, and adds to what the kernel says what the list has noted of them.
-// Devices that are in the list come first.
+// findWaiting asks all transports for waiting devices, and completes them from the list. Devices
+// that are in the list come first.
 func (d *Daemon) findWaiting(ctx context.Context, s *devices.List) []protocol.Attachment {
 	var all []protocol.Attachment
 	for name, t := range d.transports {
@@ -129,7 +131,8 @@ func (d *Daemon) findWaiting(ctx context.Context, s *devices.List) []protocol.At
 	return all
 }
 
-// takeDevice takes over one device that waits. The partition table of one that was just being made is read first.
+// takeDevice takes over one waiting device. If scan is set, because the device was just being made,
+// its partition table is read first.
 func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan bool) {
 	d.table.Expect([]protocol.Attachment{a})
 	dev, err := d.transports[a.Transport].Recover(ctx, a)
@@ -150,7 +153,8 @@ func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan boo
 	d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
 }
 
-// andNoted adds the devices that a list has noted: what could not be asked for must not be taken for gone.
+// andNoted adds the devices of a list of noted ones: a device that the driver could not be asked
+// about must not be taken for gone.
 func andNoted(list, noted []protocol.Attachment, transport string) []protocol.Attachment {
 	for _, a := range noted {
 		known := slices.ContainsFunc(list, func(k protocol.Attachment) bool { return k.Device == a.Device })
@@ -161,7 +165,7 @@ func andNoted(list, noted []protocol.Attachment, transport string) []protocol.At
 	return list
 }
 
-// discardGone removes what is left of the devices of an earlier daemon that are not there any more.
+// discardGone removes the leftovers of an earlier daemon's devices that do not exist any more.
 func (d *Daemon) discardGone(ctx context.Context, list []protocol.Attachment, there map[string]bool) {
 	for _, a := range list {
 		if !there[a.Device] {
@@ -171,7 +175,7 @@ func (d *Daemon) discardGone(ctx context.Context, list []protocol.Attachment, th
 	}
 }
 
-// discard removes what is left of a device that nobody can serve any more; change is held.
+// discard removes a device that cannot be served any more, or its leftovers; change is held.
 func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	t := d.transports[a.Transport]

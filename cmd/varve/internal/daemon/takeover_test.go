@@ -25,7 +25,8 @@ func TestTakeover(t *testing.T) {
 	if _, err := w.c.Attach(t.Context(), protocol.Attach{Volume: "c", Transport: "loop"}); err != nil {
 		t.Fatal(err)
 	}
-	// Killed: the kernel keeps a; b and the loop device are gone; d is one that the state does not know.
+	// Killed: the kernel keeps a; b and the loop device are gone; d is one that the state does not
+	// know.
 	unknown := protocol.Attachment{Volume: "d", Device: "/dev/ublkb9", Transport: "ublk", ID: 9}
 	w.ublk.waiting = []protocol.Attachment{a.Attachment, unknown}
 	w.start(t)
@@ -57,7 +58,8 @@ func (w *world) removedAtTakeover(t *testing.T, node string) {
 	wantNodes(t, w.savedNodes(t))
 }
 
-// A daemon that died while it made a device has left word of it, whatever became of the volume since.
+// A daemon that died while it made a device has left word of it, whatever became of the volume
+// since.
 func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	w := newWorld(t, "a")
 	w.ublk.dying = true
@@ -84,8 +86,8 @@ func TestTakeoverOfUnstartedDevice(t *testing.T) {
 	}
 }
 
-// The partition table of a device is read when it is attached, and by the next daemon if the one that made the device
-// did not live to see it read; a device that was attached is left alone.
+// The partition table of a device is read when it is attached, and by the next daemon if the one
+// that made the device did not live to see it read; a device that was attached is left alone.
 func TestPartitionsAreScannedOnce(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	a := w.attach(t, "a")
@@ -249,8 +251,9 @@ func TestStuckDeviceDelaysNoOther(t *testing.T) {
 	}
 }
 
-// Whenever a takeover dies, the list on disk has every device that the kernel has, and each volume whose device was being
-// made: the next daemon can tell by it what to look for. It is written a few times, not once a device.
+// Whenever a takeover dies, the list on disk has every device that the kernel has, and each volume
+// whose device was being made: the next daemon can tell by it what to look for. It is written a few
+// times, not once a device.
 func TestTakeoverThatDiesLosesNoDevice(t *testing.T) {
 	const n = 40
 	w, waiting := manyWaiting(t, n)

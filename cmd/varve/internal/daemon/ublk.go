@@ -30,7 +30,7 @@ func newUblk(store *objstore.Store, inst instance.Instance, log *slog.Logger) *u
 	return &ublkTransport{store: store, inst: inst, log: log, seen: machine}
 }
 
-// mark is that of a device of this store.
+// mark returns the mark of a device of this store.
 func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	if a.Mark != 0 {
 		return a.Mark
@@ -38,7 +38,7 @@ func (t *ublkTransport) mark(a *protocol.Attachment) uint64 {
 	return t.markOf(a.Volume)
 }
 
-// markOf is the mark of a volume's devices.
+// markOf returns the mark of a volume's devices.
 func (t *ublkTransport) markOf(volume string) uint64 {
 	if v, err := t.store.VolumeInfo(volume); err == nil {
 		return t.inst.Mark(v.MarkName)
@@ -46,7 +46,8 @@ func (t *ublkTransport) markOf(volume string) uint64 {
 	return t.inst.Mark(volume)
 }
 
-// openForDevice opens a volume for a device, which keeps writers of its live file out until it is closed.
+// openForDevice opens a volume for a device. Until it is closed, the live file cannot be opened for
+// writing.
 func openForDevice(store *objstore.Store, volume, user string) (*objstore.Volume, error) {
 	vol, err := store.OpenVolume(volume, user)
 	if err != nil {
@@ -113,17 +114,17 @@ func (t *ublkTransport) Find(ctx context.Context, c instance.Claims) ([]protocol
 	for _, v := range slices.Concat(t.store.Volumes(), t.store.ScratchVolumes()) {
 		c.Volumes = append(c.Volumes, instance.Volume{Name: v.Name, MarkName: v.MarkName})
 	}
-	// One whose server is alive too: nobody else may be that, so it is a process that dies, or this one, of whose queue's
-	// end the kernel has not heard yet.
+	// Also if its server is alive: no other process may serve it, so its server is dying, or is
+	// this process, and the kernel has not noticed the end of a queue yet.
 	found, err := t.seen.findOwn(ctx, t.inst, c, func(*blockdev.DeviceInfo) bool { return true })
 	if err == nil && (len(c.Noted) > 0 || len(t.store.ScratchVolumes()) > 0) && t.seen.hidden(ctx) {
-		err = errHidden // nothing that depends on the list may be decided without it
+		err = errHidden // the list is incomplete, and callers must know
 	}
 	return found, err
 }
 
-// Foreign implements transport: those devices that are still there, and those with a mark of an older version that
-// nobody has noted.
+// Foreign implements transport. It also returns devices with a mark of an older version that no
+// list has.
 func (t *ublkTransport) Foreign(ctx context.Context, noted []protocol.Attachment, c instance.Claims) []protocol.Attachment {
 	list, err := t.seen.devices(ctx)
 	if err != nil {
@@ -202,7 +203,7 @@ func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, forc
 		return err
 	}
 	if i.Owner != t.mark(&a) {
-		return nil // the number is somebody else's by now
+		return nil // another device has the number by now
 	}
 	if i.ServerAlive {
 		return protocol.ErrBusy
@@ -253,7 +254,7 @@ func (d *ublkDevice) Leave(ctx context.Context) error {
 	err := d.dev.Quiesce(ctx)
 	<-d.done
 	if err != nil {
-		// It has ended all the same; the kernel takes it for dead, and keeps its I/O.
+		// Its service has ended anyway; the kernel holds its I/O as if the server had died.
 		return fmt.Errorf("%s: %w: %w", d.dev.Path(), devices.ErrUnquiet, err)
 	}
 	return nil

@@ -48,8 +48,8 @@ func TestHiddenDevices(t *testing.T) {
 	}
 }
 
-// The throwaway layer of a snapshot's device stays when the daemon can't see the machine's devices, of which one may lie
-// on it; it goes when the machine has none.
+// The throwaway layer of a snapshot's device stays when the daemon can't see the machine's devices,
+// of which one may lie on it; it goes when the machine has none.
 func TestScratchVolumeOfHiddenDeviceStays(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	if err := objstore.Init(dir, objstore.InitOptions{}); err != nil {

@@ -13,14 +13,16 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// ublkClass has an entry for each ublk device of the machine; where the driver is not loaded, it is not there.
+// ublkClass has an entry for each ublk device of the machine. It exists only if the driver is
+// loaded.
 const ublkClass = "/sys/class/ublk-char"
 
-// errHidden: the machine has ublk devices, and the process may not ask for them.
+// errHidden: the machine has ublk devices, but this process is not allowed to ask the driver about
+// them.
 var errHidden = errors.New("the machine has ublk devices, and this process can't ask whose they are: " +
 	"it has no access to /dev/ublk-control, as in a container")
 
-// view is what can be seen of the machine's ublk devices.
+// view is a way to see the machine's ublk devices.
 type view struct {
 	list  func(context.Context) ([]blockdev.DeviceInfo, error)
 	class string // ublkClass
@@ -29,7 +31,7 @@ type view struct {
 // machine is the view of commands.
 var machine = view{list: blockdev.List, class: ublkClass}
 
-// devices lists the machine's ublk devices; none where the driver can't be asked, see hidden.
+// devices lists the machine's ublk devices; none if the driver cannot be asked, see hidden.
 func (v view) devices(ctx context.Context) ([]blockdev.DeviceInfo, error) {
 	list, err := v.list(ctx)
 	if errors.Is(err, blockdev.ErrNoUblk) || errors.Is(err, blockdev.ErrPermission) {
@@ -38,8 +40,8 @@ func (v view) devices(ctx context.Context) ([]blockdev.DeviceInfo, error) {
 	return list, err
 }
 
-// hidden reports whether there may be devices that devices does not list: the driver can't be asked, and the machine has
-// some, or does not say.
+// hidden reports whether there may be devices that devices does not list, because the driver cannot
+// be asked, and the machine has devices or does not tell.
 func (v view) hidden(ctx context.Context) bool {
 	if _, err := v.list(ctx); !errors.Is(err, blockdev.ErrNoUblk) && !errors.Is(err, blockdev.ErrPermission) {
 		return false
@@ -51,13 +53,14 @@ func (v view) hidden(ctx context.Context) bool {
 	return err != nil || len(entries) > 0
 }
 
-// findOwn lists the devices of a store that are as asked. With an error some may be missing.
-func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Claims, which func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
+// findOwn lists the devices of a store, as far as selected returns true for them. After an error
+// some may be missing.
+func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Claims, selected func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
 	list, err := v.devices(ctx)
 	own := c.Index(in)
 	var found []protocol.Attachment
 	for _, i := range list {
-		if volume, ours := own.Volume(&i); ours && which(&i) {
+		if volume, ours := own.Volume(&i); ours && selected(&i) {
 			found = append(found, protocol.Attachment{
 				Volume: volume, Device: i.Path, Transport: "ublk", ID: i.ID, CopyMode: string(i.CopyMode), Mark: i.Owner,
 				Queues: i.Queues, Depth: i.Depth, ReadOnly: i.ReadOnly, Since: time.Now().UTC().Truncate(time.Second),

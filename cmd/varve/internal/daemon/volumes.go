@@ -65,10 +65,10 @@ func (d *Daemon) serveVolumes(ctx context.Context, r *http.Request, _ server.Non
 	return list, nil
 }
 
-// wantShares reports whether the request asks for what each image takes, which may take a moment.
+// wantShares reports whether the request asks for the share of each image, which may take a moment.
 func wantShares(r *http.Request) bool { return r.URL.Query().Get("shares") == "true" }
 
-// volumeName is that of the request's path.
+// volumeName returns the volume's name in the request's path.
 func volumeName(r *http.Request) (string, error) {
 	name := r.PathValue("name")
 	if err := protocol.CheckName(name); err != nil {
@@ -89,7 +89,7 @@ func (d *Daemon) serveVolume(ctx context.Context, r *http.Request, _ server.None
 	return d.volume(v), nil
 }
 
-// volume adds where it is attached.
+// volume adds the volume's device, if it has one.
 func (d *Daemon) volume(v objstore.VolumeInfo) protocol.Volume {
 	out := protocol.Volume{VolumeInfo: v, Attached: []protocol.Attachment{}}
 	if out.Users == nil {
@@ -152,7 +152,8 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ serve
 	return server.None{}, nil
 }
 
-// whoHas adds who has a volume's files open in the mounts, where that is why it is in use.
+// whoHas adds the processes that have the volume's files open in mounts, if that is why the volume
+// is in use.
 func (d *Daemon) whoHas(volume string, err error) error {
 	v, verr := d.store.VolumeInfo(volume)
 	if !errors.Is(err, objstore.ErrInUse) || verr != nil || !slices.Contains(v.Users, "fuse") {

@@ -14,21 +14,21 @@ import (
 	"varve/cmd/varve/internal/server"
 )
 
-// A device that nobody serves has its I/O wait. What becomes of it:
+// The I/O of a device that no process serves waits. What becomes of such a device:
 //
-//	another daemon serves it (devices.ErrForeign)    left to that for good
-//	nobody will ever serve it (devices.ErrUnfit)     removed: whoever waits gets an error, and not nothing for ever
-//	it failed, and nobody has it open        removed; attaching the volume again tells its user why
-//	it failed, and is open                   kept, and tried again after retryFirst, then twice as long each time
-//	this daemon ends                         kept for the next one, which does the same
+//	another daemon serves it (devices.ErrForeign)   left to that daemon
+//	it can never be served (devices.ErrUnfit)       removed: its I/O fails instead of waiting forever
+//	it failed, and is not open                      removed; attaching the volume again tells the user why
+//	it failed, and is open                          kept, and retried after retryFirst, then after twice as long each time
+//	this daemon ends                                left to the next one, which does the same
 //
-// Each is in the log, and what waits is in varve stat.
+// Each of these is logged, and varve stat shows what waits.
 const (
 	retryFirst   = 10 * time.Second
 	retryLongest = 5 * time.Minute
 )
 
-// decide settles what becomes of a device that can't be served; change is held.
+// decide applies this to a device that cannot be served; change is held.
 func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	if errors.Is(reason, devices.ErrForeign) {
@@ -60,7 +60,7 @@ func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error
 		"error", reason, "in", pause)
 }
 
-// postpone has a device be tried again, later each time.
+// postpone schedules the next try to serve a device, after a longer pause each time.
 func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 	w, pause, quit := d.table.Postpone(a, reason, d.retryFirst, retryLongest)
 	if d.stopping.Load() {
@@ -89,7 +89,7 @@ func (d *Daemon) retry(w *devices.Entry) {
 	d.serveAgain(ctx, d.table.Describe(w))
 }
 
-// serveAgain takes back a device whose service has failed; change is held.
+// serveAgain recovers a device whose service has failed; change is held.
 func (d *Daemon) serveAgain(ctx context.Context, a protocol.Attachment) {
 	dev, err := d.transports[a.Transport].Recover(ctx, a)
 	if err != nil {
@@ -100,11 +100,12 @@ func (d *Daemon) serveAgain(ctx context.Context, a protocol.Attachment) {
 	d.log.Warn("device is served again", "volume", a.Volume, "device", a.Device)
 }
 
-// reviveAfter is how long a device has to have lived to be served again at once when its service failed.
+// reviveAfter is how long a device must have been served to be served again at once after a
+// failure.
 const reviveAfter = 10 * time.Second
 
-// lose notes that a device is not served any more, and not by our doing; nil: it was. It waits until revive has seen to it,
-// so that nobody takes its volume meanwhile.
+// lose moves a device whose service has ended by itself to Waiting, so that its volume stays taken
+// until revive has dealt with it. It returns nil if this daemon has ended the service.
 func (d *Daemon) lose(k *devices.Entry) *devices.Entry {
 	w := d.table.Lose(k, devices.Cause(k.Dev))
 	if w != nil {
@@ -113,7 +114,7 @@ func (d *Daemon) lose(k *devices.Entry) *devices.Entry {
 	return w
 }
 
-// revive serves a device again whose service has failed while the kernel keeps its I/O.
+// revive serves a device again whose service has failed while the kernel holds its I/O.
 func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
@@ -148,7 +149,7 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	d.serveAgain(ctx, a)
 }
 
-// detachWaiting removes a device that nobody serves: by force also one that is open, whose I/O then fails.
+// detachWaiting removes a waiting device; with force also one that is open, whose I/O then fails.
 func (d *Daemon) detachWaiting(ctx context.Context, a protocol.Attachment, force bool) error {
 	err := d.transports[a.Transport].Discard(ctx, a, force)
 	if errors.Is(err, protocol.ErrBusy) {

@@ -33,7 +33,8 @@ func (w *world) waits(t *testing.T, volume string) protocol.Attachment {
 	return protocol.Attachment{}
 }
 
-// triesAgain reports whether a volume's device waits for another try to serve it: what becomes of it is decided.
+// triesAgain reports whether a volume's device waits for another try to serve it: what becomes of
+// it is decided.
 func (w *world) triesAgain(volume string) bool {
 	return slices.ContainsFunc(w.d.table.Shown(), func(a protocol.Attachment) bool { return a.Volume == volume && !a.RetryAt.IsZero() })
 }
@@ -46,8 +47,8 @@ func (w *world) servedAgain(t *testing.T) {
 	})
 }
 
-// A device whose takeover fails and that is in use is kept, shown with its error, and tried again; nobody takes its
-// volume away.
+// A device whose takeover fails and that is in use is kept, shown with its error, and tried again;
+// nobody takes its volume away.
 func TestTakeoverThatFails(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
