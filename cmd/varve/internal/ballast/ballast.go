@@ -1,8 +1,9 @@
-// Package ballast keeps a little room on the disk of a store for its daemon.
+// Package ballast reserves a little space on the disk of a store for its daemon.
 //
-// The ballast is a file in the store, allocated while there is room and removed when others have left none. The store
-// itself needs no new file to open, but the daemon makes a socket and a list of its devices, and xfs refuses to make any
-// file, even an empty one, when its last blocks are gone: a daemon that was stopped could not be reached again.
+// The ballast is a file in the store, allocated while there is space and removed when the disk is
+// full. The store itself needs no new file to open, but the daemon makes a socket and a list of its
+// devices, and xfs refuses to create even an empty file when its last blocks are gone: without the
+// ballast, a daemon that starts then could not be reached.
 package ballast
 
 import (
@@ -20,7 +21,7 @@ const (
 	// name of the ballast in the store; all versions of varve know it.
 	name = "spare"
 	size = 4 << 20 // bytes
-	// minFree is how many bytes have to be free for the ballast to be made.
+	// minFree is the free space in bytes above which the ballast is made.
 	minFree = 64 << 20
 )
 
@@ -48,14 +49,14 @@ func Keep(dir string) error {
 			break
 		}
 	}
-	if err != nil { // the file system has no fallocate, or no room after all
+	if err != nil { // no fallocate on this file system, or no space after all
 		err = files.Remove(name)
 	}
 	return errors.Join(err, f.Close())
 }
 
-// With calls do, which needs a little room on the disk. If it fails for want of room, With drops the ballast of the store in
-// dir and calls do again.
+// With calls do, which needs a little space on the disk. If do fails because the disk is full, With
+// removes the ballast of the store in dir and calls do again.
 func With(dir string, do func() error) error {
 	err := do()
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {

@@ -8,39 +8,42 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Transport puts volumes on device nodes of one kind.
+// Transport attaches volumes to device nodes of one kind.
 type Transport interface {
-	// Attach starts a device; its node is usable when Attach returns, without its partitions. The Attachment holds what was
-	// chosen for the options that r left open. protocol.ErrNoTransport: the machine has no such devices.
+	// Attach starts a device. Its node is usable when Attach returns, but not its partitions. The
+	// Attachment has the values that were chosen for options that r left open.
+	// protocol.ErrNoTransport: the machine has no such devices.
 	Attach(ctx context.Context, r protocol.Attach) (Device, protocol.Attachment, error)
-	// Find lists the devices of the store's volumes, and others that are claimed, whether their I/O waits, or they were
-	// never started, or are half removed; those that this daemon serves may be among them. With an error some may be
-	// missing.
+	// Find lists the devices of the store's volumes, and others that are claimed: waiting, never
+	// started, or half removed ones, and possibly some that this daemon serves. After an error some
+	// may be missing.
 	Find(ctx context.Context, c instance.Claims) ([]protocol.Attachment, error)
-	// Foreign lists which of the noted devices are still there and not claimed, and why they are left alone.
+	// Foreign lists the noted devices that still exist and are not claimed, with the reason why
+	// they are left alone.
 	Foreign(ctx context.Context, noted []protocol.Attachment, c instance.Claims) []protocol.Attachment
-	// Recover takes over a device that Find has found. ErrUnfit: nobody ever will; ErrForeign: another daemon serves it;
-	// after any other error it waits on.
+	// Recover takes over a device that Find has found. ErrUnfit: it can never be served;
+	// ErrForeign: another daemon serves it; after any other error it goes on waiting.
 	Recover(ctx context.Context, a protocol.Attachment) (Device, error)
-	// Discard removes a device that nobody serves, if it is still there; protocol.ErrBusy if it is open, unless force.
+	// Discard removes a device that is not served, if it still exists. protocol.ErrBusy if it is
+	// open, unless force is set.
 	Discard(ctx context.Context, a protocol.Attachment, force bool) error
-	// Close lets go of what the transport holds for its devices; none is left.
+	// Close releases what the transport holds for its devices, none of which is left.
 	Close() error
 }
 
-// Device is one volume on one node, which this process serves.
+// Device is a volume attached to a node, served by this process.
 type Device interface {
-	// ScanPartitions has the kernel read the partition table, and returns when the partitions are there; bounded by ctx and
-	// a limit of its own. The device works after any error.
+	// ScanPartitions makes the kernel read the partition table, and returns when the partitions are
+	// there, bounded by ctx and a limit of its own. The device works after any error.
 	ScanPartitions(ctx context.Context) error
-	// Resize gives the device another size in bytes, which its volume has already.
+	// Resize sets the size of the device in bytes. Its volume has that size already.
 	Resize(ctx context.Context, size int64) error
-	// Stop removes the device; protocol.ErrBusy if it is open, unless force.
+	// Stop removes the device. protocol.ErrBusy if it is open, unless force is set.
 	Stop(ctx context.Context, force bool) error
-	// Claimed says whether a file system or another device has the device for itself.
+	// Claimed reports whether a file system or another device has opened the device exclusively.
 	Claimed() bool
-	// Leave ends the service and lets the device wait for the next daemon; ErrCannotLeave if this kind can't,
-	// ErrUnquiet if it waits as after a crash.
+	// Leave ends the service and leaves the device waiting for the next daemon. ErrCannotLeave:
+	// this kind cannot wait; ErrUnquiet: it waits as after a crash.
 	Leave(ctx context.Context) error
 	// Done is closed when the device is no longer served, for whatever reason.
 	Done() <-chan struct{}
@@ -48,7 +51,7 @@ type Device interface {
 	Err() error
 }
 
-// errNoReason is of a device whose service has ended without an error.
+// errNoReason is the cause of an end without an error.
 var errNoReason = errors.New("its service ended without an error")
 
 // Cause returns why the service of a device has ended.

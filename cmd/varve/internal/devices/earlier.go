@@ -6,11 +6,13 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// A restart of the service brings back devices and mounts: a daemon that is stopped notes what it detaches and unmounts,
-// and the next one of the same boot attaches and mounts that again, whether or not it was in use. Stop with Detach notes
-// nothing. Devices that are left waiting are no part of this; they are taken over.
+// A restart restores devices and mounts: a daemon that is stopped records what it detaches and
+// unmounts, and the next one in the same boot attaches and mounts it again, whether or not it was
+// in use. A stop with Detach records nothing. Devices that are left waiting are not restored but
+// taken over.
 
-// earlier is what an earlier daemon has left, as far as it was not seen to yet. It stays in the list until then.
+// earlier is what an earlier daemon has left and this one has not dealt with yet. Until then it
+// stays in the list.
 type earlier struct {
 	noted    []protocol.Attachment // its devices
 	starting []string              // volumes whose devices were being made
@@ -18,7 +20,8 @@ type earlier struct {
 	mounts   []protocol.Mount
 }
 
-// Inherit keeps in the list what an earlier daemon has left, until Settled and Restored: this daemon may die before.
+// Inherit keeps what an earlier daemon has left in the list until Settled and Restored, as this
+// daemon may die before.
 func (t *Table) Inherit(l *List) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -26,7 +29,7 @@ func (t *Table) Inherit(l *List) {
 	t.changed++
 }
 
-// Settled says that all devices of an earlier daemon have been seen to.
+// Settled is called when all devices of an earlier daemon have been dealt with.
 func (t *Table) Settled() {
 	t.mu.Lock()
 	t.earlier.noted, t.earlier.starting = nil, nil
@@ -35,7 +38,8 @@ func (t *Table) Settled() {
 	t.save()
 }
 
-// Restored says that what an earlier daemon has let go of when it was stopped was brought back, or can't be.
+// Restored is called when what an earlier daemon detached and unmounted was restored, as far as
+// possible.
 func (t *Table) Restored() {
 	t.mu.Lock()
 	t.earlier = earlier{}
@@ -44,8 +48,9 @@ func (t *Table) Restored() {
 	t.save()
 }
 
-// RestoreLater notes the devices and mounts that are about to go, for the next daemon; if they go for good, it forgets what
-// was noted. A device of a snapshot goes for good in any case, with what was written to it.
+// RestoreLater records the devices and mounts that are about to go, for the next daemon; if they go
+// for good, it forgets what was recorded. A device of a snapshot always goes for good, with what
+// was written to it.
 func (t *Table) RestoreLater(devices []*Entry, mounts []protocol.Mount, forGood bool) {
 	t.mu.Lock()
 	if forGood {

@@ -2,13 +2,13 @@ package devices
 
 import "errors"
 
-// Reasons of transports.
+// Errors of transports.
 var (
 	// ErrCannotLeave: a device of this kind ends with its daemon.
 	ErrCannotLeave = errors.New("it can not outlive its daemon")
 	// ErrUnquiet: the device waits for the next daemon, with requests under way.
 	ErrUnquiet = errors.New("it did not quiesce, and waits as after a crash")
-	// ErrUnfit: nobody will ever serve the device.
+	// ErrUnfit: the device can never be served.
 	ErrUnfit = errors.New("no device that can be served")
 	// ErrForeign: a living process serves the device.
 	ErrForeign = errors.New("another daemon's")

@@ -25,24 +25,25 @@ const (
 	maxList     = 4 << 20 // bytes
 )
 
-// List is the list of devices and mounts on disk. It says what to look for after a crash, and nothing more: what is there is
-// asked of the kernel. A lost list loses no data.
+// List is the list of devices and mounts on disk. It only says what to look for after a crash: the
+// kernel tells what exists. Losing the list loses no data.
 type List struct {
 	Version  int                   `json:"version"`
 	Store    string                `json:"store"`              // UUID of its files
-	Instance string                `json:"instance,omitempty"` // whose devices they are; older versions don't say
+	Instance string                `json:"instance,omitempty"` // that has the devices; missing in lists of older versions
 	Boot     string                `json:"boot"`               // device numbers and mounts mean nothing in another boot
 	Attached []protocol.Attachment `json:"attached"`
 	Mounts   []protocol.Mount      `json:"mounts"`
-	// Restore are devices that were detached because the daemon was stopped: the next one attaches them again.
+	// Restore are devices that were detached because the daemon stopped: the next one attaches them
+	// again.
 	Restore []protocol.Attachment `json:"restore,omitempty"`
-	// Starting are volumes whose devices were being made: what there is of them was never used.
+	// Starting are volumes whose devices were being made, and were never used.
 	Starting []string `json:"starting,omitempty"`
-	// Foreign are devices of the store that this one is a copy of, or that was here before it was moved, until somebody says
-	// which it is.
+	// Foreign are devices of the store that this one is a copy of, or of this store before it was
+	// moved, until the user says which it is.
 	Foreign []protocol.Attachment `json:"foreign,omitempty"`
 
-	written time.Time // as the file system has it; zero: not read from a file
+	written time.Time // modification time of the file; zero: not read from a file
 	old     bool      // Starting is of an older version
 }
 
@@ -64,7 +65,7 @@ func ReadList(dir string) (List, error) {
 		return List{}, err
 	}
 	if len(bytes.Trim(data, "\x00")) == 0 {
-		return List{}, nil // a power cut before the file system had written it: of another boot, and worth nothing
+		return List{}, nil // cut off by a power cut: of another boot, and useless
 	}
 	var l List
 	if err := json.Unmarshal(data, &l); err != nil {
@@ -80,7 +81,7 @@ func ReadList(dir string) (List, error) {
 	return l, nil
 }
 
-// check refuses what no daemon has written: names and directories end up in paths.
+// check refuses a list that no daemon has written: its names and directories end up in paths.
 func (l *List) check() error {
 	for _, a := range slices.Concat(l.Attached, l.Foreign, l.Restore) {
 		if err := protocol.CheckName(a.Volume); err != nil {
@@ -100,7 +101,8 @@ func (l *List) check() error {
 	return nil
 }
 
-// Bind leaves in the list what is the instance's, and of this boot. What was copied with a store is foreign.
+// Bind reduces the list to what belongs to the instance and this boot. Devices of another instance
+// become foreign.
 func (l *List) Bind(in instance.Instance, boot string) {
 	if l.Boot != boot {
 		*l = List{}
@@ -121,15 +123,15 @@ func (l *List) Bind(in instance.Instance, boot string) {
 	l.Attached, l.Mounts, l.Starting, l.Restore = nil, nil, nil, nil
 }
 
-// markOld notes the marks that a version has given which does not note them.
+// markOld adds the marks that older versions used, which their lists do not have.
 func (l *List) markOld(in instance.Instance) {
 	for i := range l.Attached {
 		l.Attached[i].Mark = in.OldMark(l.Attached[i].Volume)
 	}
 }
 
-// writtenHere tells a list that an older version has written from a copy of it. A store was there before its devices,
-// and before its list was written; a copy that has them in its list was made later.
+// writtenHere tells a list that an older version has written from a copy of it. A store is older
+// than its devices and its list; a copy is younger.
 func (l *List) writtenHere(in instance.Instance) bool {
 	if in.Born.IsZero() || l.written.IsZero() || l.written.Before(in.Born) {
 		return false
@@ -139,10 +141,11 @@ func (l *List) writtenHere(in instance.Instance) bool {
 	})
 }
 
-// Old reports whether an older version has written the list, which does not note the instance.
+// Old reports whether the list was written by an older version, and does not name the instance.
 func (l *List) Old() bool { return l.old }
 
-// Adopt makes a list that an older version has written the instance's: that it was not copied is known from who wrote it.
+// Adopt binds a list of an older version to the instance: the running predecessor wrote it, so it
+// is no copy.
 func (l *List) Adopt(in instance.Instance) {
 	if l.Instance == "" {
 		l.markOld(in)
@@ -150,7 +153,8 @@ func (l *List) Adopt(in instance.Instance) {
 	}
 }
 
-// Claims returns what the list says of devices, beside the volumes that the store has.
+// Claims returns the claims to devices that follow from the list, in addition to those from the
+// store's volumes.
 func (l *List) Claims() instance.Claims {
 	c := instance.Claims{Names: slices.Clone(l.Starting), Noted: slices.Clone(l.Attached)}
 	for _, a := range l.Attached {
@@ -165,7 +169,7 @@ func (l *List) Claims() instance.Claims {
 }
 
 // Rename replaces the names of volumes in the list by those that rename returns for its devices: a
-// volume may have been renamed since the list was written, or while no daemon was there to do so.
+// volume may have been renamed since the list was written, or without a daemon.
 func (l *List) Rename(rename func(protocol.Attachment) protocol.Attachment) {
 	for _, list := range [][]protocol.Attachment{l.Attached, l.Restore} {
 		for i := range list {
@@ -174,7 +178,8 @@ func (l *List) Rename(rename func(protocol.Attachment) protocol.Attachment) {
 	}
 }
 
-// Write replaces the list of the store in dir, whole or not at all. It is not synced: it need not outlive this boot.
+// Write replaces the list of the store in dir, atomically. The file is not synced, as it need not
+// outlive this boot.
 func (l List) Write(dir string) error {
 	return ballast.With(dir, func() error { return l.write(dir) })
 }

@@ -84,7 +84,8 @@ func TestBindState(t *testing.T) {
 	}
 }
 
-// The list of an older version says nothing of the instance. It is the store's own if the store was there before it.
+// The list of an older version says nothing of the instance. It is the store's own if the store was
+// there before it.
 func TestBindStateOfOlderVersion(t *testing.T) {
 	born := time.Date(2026, 11, 27, 10, 0, 0, 500, time.UTC)
 	for _, c := range []struct {

@@ -7,7 +7,7 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Taken returns a volume's device, in whatever state. False: it has none.
+// Taken returns a volume's device, in any state, or false if it has none.
 func (t *Table) Taken(volume string) (protocol.Attachment, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -17,8 +17,8 @@ func (t *Table) Taken(volume string) (protocol.Attachment, bool) {
 	return protocol.Attachment{}, false
 }
 
-// MayHave reports whether a volume has a device, or may have one that this daemon does not serve: one that waits, that is
-// foreign as long as nobody has said whose it is, or that is left over.
+// MayHave reports whether a volume has a device, or may have one that this daemon does not serve: a
+// waiting, foreign and undecided, or leftover one.
 func (t *Table) MayHave(volume string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -26,7 +26,8 @@ func (t *Table) MayHave(volume string) bool {
 		slices.ContainsFunc(t.foreign, func(a protocol.Attachment) bool { return a.Volume == volume })
 }
 
-// Served returns the devices that this daemon serves, those that are being detached among them, in order of volume.
+// Served returns the devices that this daemon serves, including those that are being detached, in
+// order of volume.
 func (t *Table) Served() []*Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -57,14 +58,14 @@ func (t *Table) Attachments() []protocol.Attachment {
 	return list
 }
 
-// Describe returns what the table knows of a device.
+// Describe returns the description of a device.
 func (t *Table) Describe(e *Entry) protocol.Attachment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return e.current().Attachment
 }
 
-// All describes all devices, in order of volume, for the daemon's own use.
+// All describes all devices, in order of volume, for the daemon itself.
 func (t *Table) All() []protocol.Attachment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,7 +91,7 @@ func (t *Table) Shown() []protocol.Attachment {
 	return inOrder(list)
 }
 
-// shown is what clients see of a device; the table's lock is held.
+// shown describes a device as clients see it; the table's lock is held.
 func (e *Entry) shown() protocol.Attachment {
 	a := e.Attachment
 	a.State = protocol.StateServed
@@ -118,7 +119,7 @@ func (t *Table) Find(volume, node string) *Entry {
 	return t.find(volume, node, Served, Detaching)
 }
 
-// FindWaiting is Find for devices that nobody serves.
+// FindWaiting is Find for waiting devices.
 func (t *Table) FindWaiting(volume, node string) *Entry {
 	return t.find(volume, node, Waiting)
 }

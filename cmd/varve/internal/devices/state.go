@@ -2,7 +2,7 @@ package devices
 
 import "fmt"
 
-// State is what a volume's device is to the daemon.
+// State is the state of a volume's device in the table.
 type State uint8
 
 // States of a volume's device.
@@ -10,8 +10,8 @@ const (
 	None      State = iota // the volume has no device
 	Attaching              // the device is being made
 	Served                 // this daemon serves it
-	Detaching              // this daemon takes it away, or leaves it to the next daemon: its end is no surprise
-	Waiting                // nobody serves it, and its I/O waits
+	Detaching              // this daemon removes it, or leaves it to the next daemon: its end is expected
+	Waiting                // it is not served, and its I/O waits
 
 	states
 )
@@ -20,7 +20,7 @@ func (s State) String() string {
 	return [states]string{"no device", "attaching", "served", "detaching", "waiting"}[s]
 }
 
-// transitions are all that can become of a volume's device.
+// transitions are all moves between states.
 var transitions = [states][states]bool{
 	None: {
 		Attaching: true, // an attach begins
@@ -37,16 +37,17 @@ var transitions = [states][states]bool{
 	Detaching: {
 		None:    true,
 		Served:  true, // it is in use, and stays
-		Waiting: true, // it is left to the next daemon, or its service has failed meanwhile
+		Waiting: true, // left to the next daemon, or its service has failed meanwhile
 	},
 	Waiting: {
 		Served:  true, // taken over
-		Waiting: true, // tried again later
-		None:    true, // removed, or left to whoever serves it
+		Waiting: true, // retried later
+		None:    true, // removed, or left to the daemon that serves it
 	},
 }
 
-// move checks a transition. One that is not in the table is a bug of the caller, which did not have the device.
+// move checks a transition. One that is not in the table is a bug in the caller, which did not own
+// the device.
 func move(volume string, from, to State) {
 	if !transitions[from][to] {
 		panic(fmt.Sprintf("device of volume %q: %v cannot become %v", volume, from, to))

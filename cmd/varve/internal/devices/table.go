@@ -1,6 +1,7 @@
 // Package devices is the table of a daemon's devices, and the list of them on disk.
 //
-// A volume has one device at most. It is in one of the states of State, which the kernel does not know all of:
+// A volume has at most one device, which is in one of these states; the kernel does not know all of
+// them:
 //
 //	          Begin              Serve              BeginDetach
 //	None ────────────> Attaching ───────> Served <──────────────> Detaching
@@ -10,19 +11,20 @@
 //	│           Waiting ──────────────────┘  Waiting <── Leave ──   None
 //	└── Forget ────┘
 //
-// Whoever moves a device to Attaching or Detaching has it until it is moved on. Nobody has one that is Served or Waiting:
-// its service may end, or a retry may begin, at any time, and so an Entry stands for one period of service or of waiting,
-// and moves nothing once the next has begun. transitions is the whole of it.
+// The caller that moves a device to Attaching or Detaching owns it until it moves the device on. A
+// device that is Served or Waiting has no owner: its service may end, or a retry may begin, at any
+// time. So an Entry stands for one period of service or waiting, and has no effect once the next
+// period has begun. The table transitions has all moves.
 //
-// Beside its own devices the table has those that are foreign: a list that was copied with a store, or that was here before
-// the store was moved, names devices of another store. They are shown, and left alone.
+// The table also has foreign devices: those in a list that was copied with a store, or that is from
+// before the store was moved. They are shown, and left alone.
 //
-// The list on disk (List) tells the next daemon what to look for if this one dies. It has a device from before it is made
-// until after it is gone: a method that changes what the list says returns when the list is written. Several that change it
-// at the same time share one writing.
+// The list on disk (List) tells the next daemon what to look for if this one dies. It has a device
+// from before the device is made until after it is gone: a method that changes the list returns
+// when the list is written. Concurrent changes share one write.
 //
-// The table's lock guards memory alone, and is never held over I/O; the writing of the list has a lock of its own. The table
-// calls nothing of a Device: that is for its users, without any lock.
+// The table's lock guards memory, and is never held over I/O; writing the list has its own lock.
+// The table calls no method of a Device; its users do, without holding a lock of the table.
 package devices
 
 import (
@@ -39,7 +41,7 @@ import (
 
 // Options of a Table.
 type Options struct {
-	Dir      string            // the store, for the list on disk; empty: none is written
+	Dir      string            // the store, which has the list; "": no list is written
 	Instance instance.Instance // of the store
 	Boot     string            // vfs.BootID
 	Logger   *slog.Logger
@@ -52,18 +54,18 @@ type Table struct {
 	mu      sync.Mutex
 	own     map[string]*Entry     // by volume
 	foreign []protocol.Attachment // guarded by mu, like what follows
-	left    []string              // volumes whose devices may be left over
+	left    []string              // volumes that may have a leftover device
 	mounts  []protocol.Mount
 	earlier earlier
-	frozen  bool   // the list on disk stays as it is
-	changed uint64 // counts the changes of what the list says
+	frozen  bool   // the list on disk is not written
+	changed uint64 // counts the changes to the list
 
 	writing sync.Mutex // held while the list is written; taken before mu
-	written uint64     // of changed; guarded by writing
+	written uint64     // the value of changed that is on disk; guarded by writing
 }
 
-// Entry is one period of a device in a state. What it has but for the state does not change, see Table.SetMountedAt and
-// Table.Rename.
+// Entry is one period of a device in a state. Its exported fields do not change, see
+// Table.SetMountedAt and Table.Rename.
 type Entry struct {
 	protocol.Attachment
 	Dev   Device    // of one that is served
@@ -71,13 +73,13 @@ type Entry struct {
 
 	state State // guarded by Table.mu, like what follows
 
-	// Of one that waits:
-	reason error         // why; nil: it is for the next daemon, or is being taken over
+	// If it waits:
+	reason error         // why; nil: it is left to the next daemon, or is being taken over
 	pause  time.Duration // before the next try
 	next   time.Time
-	quit   chan struct{} // closed when there is no next try; nil: there was to be none
+	quit   chan struct{} // closed when there will be no next try; nil: none was planned
 
-	moved *Entry // the same period, since its volume or snapshot was renamed
+	moved *Entry // the same period, after its volume or snapshot was renamed
 }
 
 // New returns an empty table.
@@ -91,7 +93,7 @@ func (t *Table) state(volume string) State {
 	return None
 }
 
-// put begins another period of a volume's device, or none if e is nil; mu is held.
+// put begins the next period of a volume's device, or removes the device if e is nil; mu is held.
 func (t *Table) put(volume string, e *Entry) {
 	before := t.own[volume]
 	to := None
@@ -113,8 +115,9 @@ func (t *Table) put(volume string, e *Entry) {
 	}
 }
 
-// Begin reserves a volume for a device that is about to be made. If its daemon dies, the next one knows by the list to look
-// for it. False: the volume has a device, which is returned.
+// Begin reserves a volume for a device that is about to be made, and enters it into the list, so
+// that the next daemon looks for the device if this one dies. If the volume already has a device,
+// Begin returns that device and false.
 func (t *Table) Begin(volume string) (protocol.Attachment, bool) {
 	t.mu.Lock()
 	if e := t.own[volume]; e != nil {
@@ -127,8 +130,8 @@ func (t *Table) Begin(volume string) (protocol.Attachment, bool) {
 	return protocol.Attachment{}, true
 }
 
-// Expect lists devices of an earlier daemon that are about to be taken over, all at once. Of volumes that have a device
-// already it lists nothing.
+// Expect enters devices of an earlier daemon that are about to be taken over, with one write of the
+// list. It skips volumes that already have a device.
 func (t *Table) Expect(list []protocol.Attachment) {
 	t.mu.Lock()
 	for _, a := range list {
@@ -140,7 +143,7 @@ func (t *Table) Expect(list []protocol.Attachment) {
 	t.save()
 }
 
-// Serve begins the service of a device that was made, or that waited.
+// Serve begins the service of a device that was made, or was waiting.
 func (t *Table) Serve(a protocol.Attachment, dev Device) *Entry {
 	e := &Entry{Attachment: a, Dev: dev, Began: time.Now(), state: Served}
 	t.mu.Lock()
@@ -170,7 +173,7 @@ func (e *Entry) current() *Entry {
 	return e
 }
 
-// Current returns the entry of the same period that has the present names.
+// Current returns the entry of the same period with the current names.
 func (t *Table) Current(e *Entry) *Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,8 +181,8 @@ func (t *Table) Current(e *Entry) *Entry {
 }
 
 // Rename replaces the names of volumes and snapshots by those that rename returns for a device. An
-// Entry never changes its names: its period goes on with another Entry, which Current returns.
-// Rename may not run while a device is made.
+// Entry never changes its names: its period continues in another Entry, which Current returns.
+// Rename must not run while a device is being made.
 func (t *Table) Rename(rename func(protocol.Attachment) protocol.Attachment) {
 	t.mu.Lock()
 	for _, e := range slices.Collect(maps.Values(t.own)) {
@@ -189,7 +192,7 @@ func (t *Table) Rename(rename func(protocol.Attachment) protocol.Attachment) {
 		}
 		now := *e
 		now.Attachment = a
-		e.moved, e.quit = &now, nil // who waits for another try has the channel
+		e.moved, e.quit = &now, nil // the new entry has the channel
 		if t.own[e.Volume] == e {
 			delete(t.own, e.Volume)
 		}
@@ -200,7 +203,8 @@ func (t *Table) Rename(rename func(protocol.Attachment) protocol.Attachment) {
 	t.save()
 }
 
-// BeginDetach takes a device that is served for its detaching. False: it is served no more, or somebody else has it.
+// BeginDetach moves a served device to Detaching. It returns false if the device is not served any
+// more, or is being detached by another caller.
 func (t *Table) BeginDetach(e *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,13 +215,13 @@ func (t *Table) BeginDetach(e *Entry) bool {
 	return true
 }
 
-// to changes the state of an entry that goes on; mu is held.
+// to changes the state of an entry within its period; mu is held.
 func (e *Entry) to(s State) {
 	move(e.Volume, e.state, s)
 	e.state = s
 }
 
-// Stay gives back a device whose detaching was refused.
+// Stay moves a device whose detach was refused back to Served.
 func (t *Table) Stay(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -226,7 +230,7 @@ func (t *Table) Stay(e *Entry) {
 	}
 }
 
-// Leave lists a device as one that waits for the next daemon. It was being detached.
+// Leave moves a device from Detaching to Waiting, for the next daemon.
 func (t *Table) Leave(e *Entry) {
 	t.mu.Lock()
 	if e = e.current(); t.is(e, Detaching) {
@@ -236,8 +240,8 @@ func (t *Table) Leave(e *Entry) {
 	t.save()
 }
 
-// Lose lists a device as one that waits, since its service has ended, and not by the daemon's doing. It returns nil if it was
-// the daemon's doing, or the period of service is over already.
+// Lose moves a device whose service has ended by itself to Waiting. It returns nil if the daemon
+// ended the service, or if the period of service is already over.
 func (t *Table) Lose(e *Entry, reason error) *Entry {
 	t.mu.Lock()
 	if e = e.current(); !t.is(e, Served) {
@@ -251,8 +255,8 @@ func (t *Table) Lose(e *Entry, reason error) *Entry {
 	return w
 }
 
-// Postpone lists a device as one that waits for another try, after a pause that is first, or twice the one before, or longest
-// if that is less. quit is closed when there is to be no such try.
+// Postpone moves a device to Waiting until another try, after a pause of first, or twice the last
+// pause, but at most longest. quit is closed if that try is cancelled.
 func (t *Table) Postpone(a protocol.Attachment, reason error, first, longest time.Duration) (w *Entry, pause time.Duration, quit <-chan struct{}) {
 	w = &Entry{Attachment: a, state: Waiting, reason: reason, pause: first, quit: make(chan struct{})}
 	t.mu.Lock()
@@ -267,7 +271,7 @@ func (t *Table) Postpone(a protocol.Attachment, reason error, first, longest tim
 	return w, w.pause, quit
 }
 
-// StopRetries ends all waiting for another try: what waits is for the next daemon.
+// StopRetries cancels all planned tries: waiting devices are left to the next daemon.
 func (t *Table) StopRetries() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -279,21 +283,22 @@ func (t *Table) StopRetries() {
 	}
 }
 
-// StillWaits reports whether the period of waiting goes on.
+// StillWaits reports whether the entry's period of waiting has not ended.
 func (t *Table) StillWaits(w *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.is(w.current(), Waiting)
 }
 
-// StillServed reports whether the period of service goes on.
+// StillServed reports whether the entry's period of service has not ended.
 func (t *Table) StillServed(e *Entry) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.is(e.current(), Served)
 }
 
-// Forget drops a device that waits. It does nothing if another device of the volume waits, or is served.
+// Forget removes a waiting device. It does nothing if another device of the volume waits, or is
+// served.
 func (t *Table) Forget(a protocol.Attachment) {
 	t.mu.Lock()
 	if e := t.own[a.Volume]; e != nil && e.state == Waiting && e.Device == a.Device {
@@ -303,7 +308,7 @@ func (t *Table) Forget(a protocol.Attachment) {
 	t.save()
 }
 
-// Drop drops a device that was detached, or could not be made.
+// Drop removes a device that was detached, or could not be made.
 func (t *Table) Drop(volume string) {
 	t.mu.Lock()
 	if s := t.state(volume); s == Attaching || s == Detaching {
@@ -313,8 +318,8 @@ func (t *Table) Drop(volume string) {
 	t.save()
 }
 
-// SetMountedAt notes where the file system of a device is mounted, which is detached when that is not mounted any more. It
-// returns nil if no such device is served.
+// SetMountedAt records where the file system of a device is mounted: the device is detached when it
+// is not mounted any more. It returns nil if no such device is served.
 func (t *Table) SetMountedAt(device, dir string) *Entry {
 	t.mu.Lock()
 	var found *Entry
@@ -330,7 +335,7 @@ func (t *Table) SetMountedAt(device, dir string) *Entry {
 	return found
 }
 
-// SetMounts tells the table what is mounted, for the list.
+// SetMounts sets the mounts in the list.
 func (t *Table) SetMounts(list []protocol.Mount) {
 	t.mu.Lock()
 	t.mounts = list
@@ -348,7 +353,7 @@ func (t *Table) SetForeign(list []protocol.Attachment) {
 	t.save()
 }
 
-// NoteLeft notes that the device of a volume may be left over: it could not be removed.
+// NoteLeft records that a device of the volume could not be removed, and may be left over.
 func (t *Table) NoteLeft(volume string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

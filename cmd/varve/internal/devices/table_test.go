@@ -37,7 +37,8 @@ func attachment(volume string, id int) protocol.Attachment {
 	return protocol.Attachment{Volume: volume, Device: fmt.Sprintf("/dev/ublkb%d", id), Transport: "ublk", ID: id}
 }
 
-// onDisk returns what the list on disk says: nodes of devices, and volumes whose devices are being made.
+// onDisk returns what the list on disk says: nodes of devices, and volumes whose devices are being
+// made.
 func onDisk(t *testing.T, table *Table) (nodes, starting []string) {
 	t.Helper()
 	l, err := ReadList(table.o.Dir)
@@ -72,8 +73,8 @@ func in(t *testing.T, s State) (table *Table, e *Entry) {
 	return table, e
 }
 
-// Each method moves the devices that it is for, and leaves those of all other states alone, or panics where its caller can't
-// have had the device.
+// Each method moves the devices that it is for, and leaves those of all other states alone, or
+// panics where its caller can't have had the device.
 func TestEveryMethodInEveryState(t *testing.T) {
 	a, reason := attachment("a", 0), errors.New("broken")
 	bug := states // the method panics
@@ -121,8 +122,8 @@ func TestEveryMethodInEveryState(t *testing.T) {
 	}
 }
 
-// A device is in the list on disk from before it is made until after it is gone, and a foreign one until it is said whose it
-// is.
+// A device is in the list on disk from before it is made until after it is gone, and a foreign one
+// until it is said whose it is.
 func TestListOnDiskFollows(t *testing.T) {
 	table := tableAt(t)
 	want := func(when string, node, starting bool) {
@@ -193,7 +194,8 @@ func TestListKeepsWhatAnEarlierDaemonLeft(t *testing.T) {
 	}
 }
 
-// The table can be looked at while the list is written, and changes that wait for the writing share one.
+// The table can be looked at while the list is written, and changes that wait for the writing share
+// one.
 func TestTableIsNotHeldWhileItIsWritten(t *testing.T) {
 	table := tableAt(t)
 	const n = 50

@@ -6,7 +6,8 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// save writes the list if it has changed since it was written. One that can't be written costs a takeover, not data.
+// save writes the list if it has changed since it was written. Failing to write it may cost a
+// takeover, but no data.
 func (t *Table) save() {
 	if t.o.Dir == "" {
 		return
@@ -15,7 +16,7 @@ func (t *Table) save() {
 	defer t.writing.Unlock()
 	l, changed, ok := t.unwritten()
 	if !ok {
-		return // somebody has written it meanwhile
+		return // written meanwhile
 	}
 	if err := l.Write(t.o.Dir); err != nil {
 		t.o.Logger.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
@@ -24,7 +25,7 @@ func (t *Table) save() {
 	t.written = changed
 }
 
-// unwritten returns what the list has to say; false: the list on disk says so. writing is held.
+// unwritten returns the list to write, or false if the list on disk is current; writing is held.
 func (t *Table) unwritten() (l List, changed uint64, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,8 +59,8 @@ func (t *Table) unwritten() (l List, changed uint64, ok bool) {
 	return l, t.changed, true
 }
 
-// Freeze keeps the list on disk as it is, while what is on it goes from one daemon to the next; it is written when that is
-// over.
+// Freeze stops writing the list, while the devices on it move from one daemon to the next. The list
+// is written when it is unfrozen.
 func (t *Table) Freeze(frozen bool) {
 	t.mu.Lock()
 	t.frozen = frozen

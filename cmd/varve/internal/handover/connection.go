@@ -15,17 +15,17 @@ import (
 
 const (
 	maxMessage = 4 << 20 // bytes of one message of a handover
-	maxFiles   = 8       // files that come in all
+	maxFiles   = 8       // files that may be received in total
 )
 
 // ErrClosed is returned when the other side has closed the connection, or its process is dead.
 var ErrClosed = errors.New("the other daemon went away")
 
-// connection carries the messages of a handover, and files beside them. It has one reader and one writer.
+// connection carries the messages and files of a handover. It has one reader and one writer.
 type connection struct {
 	socket *net.UnixConn
 	buf    []byte
-	files  []*os.File // received and not taken yet
+	files  []*os.File // received, and not taken yet
 }
 
 func (c *connection) close() {
@@ -36,7 +36,7 @@ func (c *connection) close() {
 	c.files = nil
 }
 
-// send writes one message; the files go along, and stay the caller's too.
+// send writes one message, and sends copies of the files with it.
 func (c *connection) send(limit time.Duration, msg any, files ...*os.File) error {
 	data, err := json.Marshal(msg)
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *connection) send(limit time.Duration, msg any, files ...*os.File) error
 	return closed(err)
 }
 
-// receive reads one message; the files that came with it are in c.files.
+// receive reads one message. The files that came with it are in c.files.
 func (c *connection) receive(limit time.Duration, msg any) error {
 	if err := c.socket.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return closed(err)
@@ -119,7 +119,7 @@ func (c *connection) takeFiles(oob []byte) error {
 	return nil
 }
 
-// alive says whether the other side still has the connection open, and has said nothing meanwhile.
+// alive reports whether the other side has the connection open, and has sent nothing.
 func (c *connection) alive() bool {
 	raw, err := c.socket.SyscallConn()
 	if err != nil {
@@ -134,7 +134,8 @@ func (c *connection) alive() bool {
 	return err == nil && alive
 }
 
-// closed tells the end of the other side from other errors.
+// closed returns ErrClosed for errors that mean the end of the other side, and other errors
+// unchanged.
 func closed(err error) error {
 	for _, gone := range []error{io.EOF, unix.EPIPE, unix.ECONNRESET, net.ErrClosed} {
 		if errors.Is(err, gone) {

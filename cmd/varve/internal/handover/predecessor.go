@@ -22,13 +22,13 @@ import (
 
 // Predecessor is a daemon that is willing to hand over: the successor's side of a handover.
 type Predecessor struct {
-	Given protocol.Given // what it has let go of, after Receive
+	Given protocol.Given // what it hands over; set by Receive
 
 	conn  *connection
 	offer protocol.Offer
 }
 
-// Approach asks the daemon of a store to hand over; nothing of the daemon changes until Receive.
+// Approach asks the daemon of a store to hand over. The daemon goes on unchanged until Receive.
 // client.ErrNoDaemon if there is none.
 func Approach(ctx context.Context, dir, version string, remount bool) (*Predecessor, error) {
 	if err := objstore.Check(dir); err != nil {
@@ -70,7 +70,7 @@ func (p *Predecessor) upgradeConn() error {
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", closed(err))
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(p.conn.socket), nil) // it says no more than this before Hello
+	resp, err := http.ReadResponse(bufio.NewReader(p.conn.socket), nil) // nothing else is sent before Hello
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", closed(err))
 	}
@@ -86,8 +86,8 @@ func (p *Predecessor) upgradeConn() error {
 	return fmt.Errorf("the daemon that runs can not hand over (%w); stop it with varve stop, then start this one", &e)
 }
 
-// Receive says that we are ready, and gets the ownership of the store, for which the predecessor has let go of its devices.
-// ErrClosed: it is dead.
+// Receive says that this process is ready, and receives the ownership of the store, after the
+// predecessor has quiesced its devices. ErrClosed: it is dead.
 func (p *Predecessor) Receive(dir string, log *slog.Logger) (*server.Ownership, error) {
 	err := p.conn.send(helloLimit, protocol.Go{Ready: true})
 	if err == nil {
@@ -110,18 +110,19 @@ func (p *Predecessor) Receive(dir string, log *slog.Logger) (*server.Ownership, 
 	return s, nil
 }
 
-// Refuse tells the predecessor that we can't, and gives why. Then this process must end: the predecessor waits
-// for that. A nil Predecessor is none.
+// Refuse tells the predecessor that this process cannot take over, and returns err with context.
+// Then this process must end: the predecessor waits for that. On a nil Predecessor, Refuse returns
+// err.
 func (p *Predecessor) Refuse(err error) error {
 	if p == nil {
 		return err
 	}
 	e, _ := protocol.NewError(err)
-	_ = p.conn.send(helloLimit, protocol.Taken{Error: e}) // our end tells it as well
+	_ = p.conn.send(helloLimit, protocol.Taken{Error: e}) // the end of this process tells it as well
 	return fmt.Errorf("take over from process %d: %w", p.offer.PID, err)
 }
 
-// Thank tells the predecessor that it may end, and waits a while for that.
+// Thank tells the predecessor that it may end, and waits some time for that.
 func (p *Predecessor) Thank() error {
 	defer p.Close()
 	err := p.conn.send(helloLimit, protocol.Taken{})
@@ -130,7 +131,7 @@ func (p *Predecessor) Thank() error {
 		err = p.conn.receive(helloLimit, &none)
 	}
 	if errors.Is(err, ErrClosed) {
-		return nil // as it should; or it died before it heard of it
+		return nil // as expected, or it died before it read the message
 	}
 	return err
 }
@@ -144,5 +145,5 @@ func (p *Predecessor) Version() string { return p.offer.Version }
 // Flags of the predecessor's command line.
 func (p *Predecessor) Flags() map[string]string { return p.offer.Flags }
 
-// Close ends the handover; the predecessor goes on unless it has let go of the store already.
+// Close ends the handover. The predecessor goes on, unless it has already handed over the store.
 func (p *Predecessor) Close() { p.conn.close() }

@@ -12,7 +12,8 @@ import (
 	"varve/objstore"
 )
 
-// A daemon that hands over by another protocol, or does not know how, is named, and told apart from none.
+// A daemon that hands over by another protocol, or does not know how, is named, and told apart from
+// none.
 func TestApproachOtherProtocol(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -16,34 +16,34 @@ import (
 	"varve/objstore/failpoint"
 )
 
-// Time limits of a handover. While I/O waits they are short.
+// Time limits of a handover. They are short while I/O waits.
 const (
-	helloLimit = 30 * time.Second // for what the other side says when it has little to do
+	helloLimit = 30 * time.Second // for messages that need little work
 	takeLimit  = 60 * time.Second // for the successor to open the store and take all devices
 	killAfter  = 5 * time.Second  // for a successor that failed to end by itself
 )
 
 // Successor is a process that wants to take over: the predecessor's side of a handover.
 type Successor struct {
-	Hello protocol.Hello // with the PID that the kernel says
-	Given protocol.Given // what is told of the devices, once they wait
+	Hello protocol.Hello // with the PID from the kernel
+	Given protocol.Given // what the successor is told about the devices, once they wait
 
 	conn    *connection
 	version string // of this daemon
 	pidfd   int    // of the successor
 	log     *slog.Logger
-	err     error // why it does not get what was let go
+	err     error // why it does not receive the store
 }
 
-// Accept makes the connection of a request one of a handover, and hears the successor's Hello. A nil Successor: there is
-// none, or it has been told why not.
+// Accept turns the connection of a request into one of a handover, and reads the successor's Hello.
+// It returns nil if there is no successor, or if that has already been refused.
 func Accept(w http.ResponseWriter, r *http.Request, version string, log *slog.Logger) (*Successor, error) {
 	if got := r.Header.Get("Upgrade"); got != protocol.HandoverProtocol {
 		w.Header().Set("Upgrade", protocol.HandoverProtocol)
 		server.Answer(w, http.StatusUpgradeRequired, &protocol.Error{
 			Message: fmt.Sprintf("handover protocol %q; this daemon knows %q", got, protocol.HandoverProtocol),
 		})
-		return nil, nil // it has its answer
+		return nil, nil // already answered
 	}
 	cred := server.Peer(r.Context())
 	conn, _, err := http.NewResponseController(w).Hijack()
@@ -52,13 +52,13 @@ func Accept(w http.ResponseWriter, r *http.Request, version string, log *slog.Lo
 		return nil, err
 	}
 	conn, release := server.Unwrap(conn)
-	defer release() // until then it counts
+	defer release() // until then the connection counts
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%T is no unix connection", conn), conn.Close())
 	}
 	s := &Successor{conn: &connection{socket: uc}, pidfd: -1, version: version, log: log}
-	_ = uc.SetDeadline(time.Now().Add(helloLimit)) // the next read or write would say it too
+	_ = uc.SetDeadline(time.Now().Add(helloLimit)) // an error shows at the next read or write
 	_, err = uc.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol.HandoverProtocol + "\r\n\r\n"))
 	if err == nil {
 		err = s.conn.receive(helloLimit, &s.Hello)
@@ -73,14 +73,15 @@ func Accept(w http.ResponseWriter, r *http.Request, version string, log *slog.Lo
 	return s, nil
 }
 
-// Decline tells a successor that the daemon goes on, and why, before anything has changed.
+// Decline tells a successor why this daemon goes on, before anything has changed.
 func (s *Successor) Decline(why error) error {
 	defer s.Close()
 	e, _ := protocol.NewError(why)
 	return s.conn.send(helloLimit, protocol.Offer{Error: e, PID: os.Getpid(), Version: s.version})
 }
 
-// Offer tells a successor what there is to take over, and returns when it is ready to. After an error it is gone.
+// Offer tells a successor what there is to take over, and returns when it is ready. After an error
+// the connection is closed.
 func (s *Successor) Offer(offer protocol.Offer) error {
 	var ready protocol.Go
 	err := s.conn.send(helloLimit, offer)
@@ -96,10 +97,10 @@ func (s *Successor) Offer(offer protocol.Offer) error {
 	return err
 }
 
-// Alive reports whether the successor still waits.
+// Alive reports whether the successor is still waiting.
 func (s *Successor) Alive() bool { return s.conn.alive() }
 
-// watch gets hold of the successor's process, to know for certain when it is dead.
+// watch opens a pidfd of the successor's process, to know for certain when it is dead.
 func (s *Successor) watch(cred *unix.Ucred) error {
 	if cred == nil || cred.Pid <= 0 {
 		return errors.New("the successor's process is not to be seen from here: is it in another PID namespace?")
@@ -113,10 +114,10 @@ func (s *Successor) watch(cred *unix.Ucred) error {
 	return nil
 }
 
-// Fail notes why the successor gets nothing.
+// Fail records why the successor does not receive the store.
 func (s *Successor) Fail(err error) { s.err = errors.Join(s.err, err) }
 
-// Refuse tells the successor that it gets nothing.
+// Refuse tells the successor that it does not receive the store.
 func (s *Successor) Refuse(err error) {
 	e, _ := protocol.NewError(err)
 	if err := s.conn.send(helloLimit, protocol.Given{Error: e}); err != nil && !errors.Is(err, ErrClosed) {
@@ -125,8 +126,8 @@ func (s *Successor) Refuse(err error) {
 	s.Close()
 }
 
-// Give hands over the ownership of the store, once the store is closed. False: the successor does not serve and is dead;
-// everything is this daemon's again.
+// Give hands over the ownership of the store, once the store is closed. If it returns false, the
+// successor is dead, and everything belongs to this daemon again.
 func (s *Successor) Give(own *server.Ownership) bool {
 	if s.err != nil {
 		s.log.Error("upgrade failed; this daemon goes on", "error", s.err)
@@ -160,7 +161,8 @@ func (s *Successor) Close() {
 	}
 }
 
-// awaitEnd returns when the successor is dead, which it helps along: as long as it lives it may write to the store.
+// awaitEnd returns when the successor is dead, and kills it if it does not end by itself: while it
+// lives it may write to the store.
 func (s *Successor) awaitEnd() {
 	if s.awaitDeath(killAfter) {
 		return

@@ -5,11 +5,11 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Claims are the reasons why devices may be a store's, the first of them the best.
+// Claims are the reasons why a device may belong to a store, the strongest first.
 type Claims struct {
 	Volumes []Volume              // of the store; their devices have the marks of the instance
 	Noted   []protocol.Attachment // of the list of devices, with their marks
-	Names   []string              // of volumes, by the list; the store, if it is open, knows better
+	Names   []string              // of volumes, from the list; Volumes is better if the store is open
 }
 
 // Volume is a volume as the store knows it.
@@ -21,7 +21,7 @@ type Volume struct {
 // AnyNumber is the ID of a noted device that was never started, and is known by its mark alone.
 const AnyNumber = -1
 
-// Index finds devices by Claims.
+// Index looks devices up in Claims.
 type Index struct {
 	byMark map[uint64]string // the volume
 	noted  map[uint64][]protocol.Attachment
@@ -45,7 +45,7 @@ func (c *Claims) Index(in Instance) *Index {
 	return x
 }
 
-// Volume returns whose device of the store it is. False: it is not a device of the store.
+// Volume returns the volume of a device, or false if the device does not belong to the store.
 func (x *Index) Volume(i *blockdev.DeviceInfo) (volume string, ours bool) {
 	if v, ok := x.byMark[i.Owner]; ok {
 		return v, true

@@ -1,14 +1,16 @@
-// Package instance tells a store from its copies, and whose a ublk device is.
+// Package instance tells a store from its copies, and to which store a ublk device belongs.
 //
-// A copy of a store has the same UUID, volumes and list of devices, and must not take the devices of the original. So
-// devices are bound to one instance of a store: the lock file that its daemon holds, on the device that its file system
-// shows. A copy, a restored backup and a snapshot of the disk below have another one; a store that is moved by rename keeps
-// it. Whoever holds the lock serves the instance alone, so a device with the mark of the instance is nobody else's.
+// A copy of a store has the same UUID, volumes and list of devices, but must not take over the
+// devices of the original. So devices are bound to one instance of a store: the lock file that its
+// daemon holds, on the device that its file system is on. A copy, a restored backup and a snapshot
+// of the disk below have another lock file; a renamed store keeps its own. Only the process that
+// holds the lock serves the instance, so no other process serves a device with the mark of the
+// instance.
 //
-// The mark is a number that the driver keeps with a device (Options.Owner of package blockdev), made of the instance and the
-// volume. It can't be changed later, so the list of devices notes it too (protocol.Attachment.Mark): for devices that an
-// older version has made, and for those of a store that its user has said was moved. The list names the instance: one that
-// was copied is foreign.
+// The mark is a number that the driver keeps with a device (Options.Owner of package blockdev),
+// made from the instance and the volume. It cannot be changed later, so the list of devices has it
+// too (protocol.Attachment.Mark), for devices that an older version has made, and for those of a
+// store that was moved. The list names the instance, so the devices in a copied list are foreign.
 package instance
 
 import (
@@ -26,11 +28,11 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Instance is one store at one place.
+// Instance identifies a store in one location.
 type Instance struct {
 	UUID string    // of the store's files, which copies share
 	ID   string    // empty: a store without a lock file
-	Born time.Time // when the superblock came to this place; zero: not known
+	Born time.Time // when the superblock was created here; zero: unknown
 }
 
 // At returns the instance of the store in dir, whose files have the UUID.
@@ -57,7 +59,8 @@ func At(dir, uuid string) (Instance, error) {
 // lockName is the file of the store that its daemon holds locked.
 const lockName = "lock"
 
-// superblockBorn returns when the older of the two files of the superblock was made; the other may have been repaired since.
+// superblockBorn returns when the older of the two files of the superblock was created; the other
+// may have been repaired since.
 func superblockBorn(dir string) time.Time {
 	var born time.Time
 	for _, name := range []string{"superblock", "superblock.copy"} {
@@ -74,17 +77,17 @@ func superblockBorn(dir string) time.Time {
 	return born
 }
 
-// Mark is what the driver keeps with the device of a volume of this instance: the mark name is that
-// of objstore.VolumeInfo, which does not change when the volume is renamed.
+// Mark returns the mark of the device of a volume of this instance. The mark name is that of
+// objstore.VolumeInfo, which does not change when the volume is renamed.
 func (in Instance) Mark(markName string) uint64 {
 	h := sha256.Sum256(fmt.Appendf(nil, "varve device\x00%s\x00%s\x00%s", in.UUID, in.ID, markName))
 	return binary.LittleEndian.Uint64(h[:])
 }
 
-// OldMark is the mark of versions that bound devices to the UUID alone.
+// OldMark returns the mark that older versions used, which bound devices to the UUID alone.
 func (in Instance) OldMark(volume string) uint64 {
 	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "varve\x00%s\x00%s", in.UUID, volume) // a hash takes everything
+	_, _ = fmt.Fprintf(h, "varve\x00%s\x00%s", in.UUID, volume) // a hash never fails
 	return h.Sum64()
 }
 

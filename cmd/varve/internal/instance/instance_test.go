@@ -39,7 +39,8 @@ func shell(t *testing.T, name string, args ...string) {
 	}
 }
 
-// What is a copy has another identity, however it was made, and another mark for each volume; what was moved has not.
+// What is a copy has another identity, however it was made, and another mark for each volume; what
+// was moved has not.
 func TestInstanceOfCopy(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	in := storeAt(t, dir)

@@ -9,24 +9,26 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// Limits of the socket. Whoever may open it may do worse with the store's files; the limits are for programs that have gone
-// wrong.
+// Limits of the socket. They are for programs that misbehave, not against attackers: a user who can
+// open the socket can do worse to the store's files.
 const (
-	// maxConnections are served at once, each with one request at a time.
+	// maxConnections is the number of connections that are served at once, each with one request at
+	// a time.
 	maxConnections = 64
-	// maxOverLimit is how many more are told that there are too many. What comes beyond waits in the socket's own queue.
+	// maxOverLimit is the number of further connections that are answered with an error. Others
+	// wait in the socket's backlog.
 	maxOverLimit = 64
 )
 
-type overLimitKey struct{} // bool: there are too many connections
+type overLimitKey struct{} // bool: the connection is over the limit
 
-// listener limits the connections of a socket. (netutil.LimitListener would do for the waiting in Accept, but its connections
-// hide the *net.UnixConn below, which knows the peer and passes files.)
+// listener limits the connections of a socket. (netutil.LimitListener hides the *net.UnixConn,
+// which knows the peer and passes files.)
 type listener struct {
 	net.Listener
 	mu                sync.Mutex
 	served, overLimit int           // connections; guarded by mu
-	freed             chan struct{} // closed when a connection ends; guarded by mu, nil if nobody waits for it
+	freed             chan struct{} // closed when a connection ends; guarded by mu; nil: Accept does not wait
 
 	once sync.Once
 	shut chan struct{} // closed by Close
@@ -37,13 +39,14 @@ func Limit(l net.Listener) net.Listener { return limit(l) }
 
 func limit(l net.Listener) *listener { return &listener{Listener: l, shut: make(chan struct{})} }
 
-// Close ends Accept too.
+// Close also ends Accept.
 func (l *listener) Close() error {
 	l.once.Do(func() { close(l.shut) })
 	return l.Listener.Close()
 }
 
-// Accept returns connections, those over the limit too, as long as there is room for them. It has one caller.
+// Accept returns the next connection, which may be over the limit, and waits while there are
+// maxOverLimit of these. It has one caller.
 func (l *listener) Accept() (net.Conn, error) {
 	for freed := l.full(); freed != nil; freed = l.full() {
 		select {
@@ -59,7 +62,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	return l.count(c), nil
 }
 
-// full returns a channel that is closed when a connection ends; nil: there is room.
+// full returns a channel that is closed when a connection ends, or nil if there is room.
 func (l *listener) full() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,8 +119,8 @@ func (c *connection) release() {
 	c.once.Do(func() { c.listener.uncount(c) })
 }
 
-// Unwrap returns the connection below one that this package has accepted, and a function that makes room for another
-// connection while it stays open.
+// Unwrap returns the connection below one that this package has accepted, and a function that makes
+// room for another connection while it stays open.
 func Unwrap(c net.Conn) (below net.Conn, release func()) {
 	if k, ok := c.(*connection); ok {
 		return k.Conn, k.release

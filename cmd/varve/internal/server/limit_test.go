@@ -129,8 +129,9 @@ func brieflyPatient(t *testing.T, d time.Duration) {
 	t.Cleanup(func() { client.RetryTimeout = was })
 }
 
-// 64 connections are served, 64 more are told that there are too many, and what comes beyond waits to be accepted. A
-// client asks again, for so long, and says in the end what it has met. When the first are gone, all is as before.
+// 64 connections are served, 64 more are told that there are too many, and what comes beyond waits
+// to be accepted. A client asks again, for so long, and says in the end what it has met. When the
+// first are gone, all is as before.
 func TestTooManyConnections(t *testing.T) {
 	brieflyPatient(t, 200*time.Millisecond)
 	w := newWorld(t)
@@ -169,7 +170,8 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
-// Hundreds of clients at once all get their answer, while others keep most connections for themselves.
+// Hundreds of clients at once all get their answer, while others keep most connections for
+// themselves.
 func TestManyClientsAreServed(t *testing.T) {
 	brieflyPatient(t, 2*time.Minute)
 	w := newWorld(t)
@@ -207,7 +209,8 @@ func TestFullListenerCloses(t *testing.T) {
 	eventually(t, "it is full", func() bool { served, overLimit := l.counts(); return served+overLimit == maxConnections+maxOverLimit })
 }
 
-// A client that is slow to say what it wants is cut off, and keeps nobody from being served meanwhile.
+// A client that is slow to say what it wants is cut off, and keeps nobody from being served
+// meanwhile.
 func TestSlowClients(t *testing.T) {
 	w := newWorld(t)
 	w.listen(t, func(s *http.Server) { s.ReadHeaderTimeout, s.ReadTimeout = 300*time.Millisecond, 300*time.Millisecond })

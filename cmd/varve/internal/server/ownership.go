@@ -17,20 +17,20 @@ import (
 	"varve/objstore"
 )
 
-// Ownership of a store is what only one daemon of it has: the store's lock, and the socket that listens. Both outlast an
-// opening of the store, and go from a daemon to its successor, so that there is no moment at which a command finds the
-// store free or nobody to ask. It is used by one goroutine at a time.
+// Ownership is the right to serve a store: the store's lock, and the listening socket. Both outlast
+// an opening of the store and pass from a daemon to its successor, so at no moment does a command
+// find the store free or no daemon. One goroutine uses it at a time.
 type Ownership struct {
 	dir    string
 	lock   *objstore.Lock
 	socket *os.File // listens; nil: not yet
-	lent   bool     // a predecessor's, which goes on if this process fails
-	inode  uint64   // of the socket's name, as it was first seen; 0: not yet
-	said   bool     // it is in the log that the socket can't be made again
+	lent   bool     // a predecessor has it too, and goes on if this process fails
+	inode  uint64   // of the socket's name when first seen; 0: not seen yet
+	said   bool     // logged that the socket cannot be made again
 	log    *slog.Logger
 }
 
-// Own takes the lock of the store in dir, which nobody else may have.
+// Own takes the lock of the store in dir. It fails if another process has the lock.
 func Own(dir string, log *slog.Logger) (*Ownership, error) {
 	lock, err := objstore.TakeLock(dir)
 	if err != nil {
@@ -39,25 +39,25 @@ func Own(dir string, log *slog.Logger) (*Ownership, error) {
 	return &Ownership{dir: dir, lock: lock, log: log}, nil
 }
 
-// Inherit makes an Ownership of the lock and the socket that a predecessor has sent. They stay the predecessor's, which
-// may have to go on, until Keep.
+// Inherit makes an Ownership of the lock and the socket that a predecessor has sent. Until Keep
+// they also stay the predecessor's, which may have to go on.
 func Inherit(dir string, lock, socket *os.File, log *slog.Logger) *Ownership {
 	return &Ownership{dir: dir, lock: objstore.InheritLock(dir, lock), socket: socket, log: log, lent: true}
 }
 
-// Keep makes what was inherited this process's own: the predecessor has ended, or is about to.
+// Keep makes an inherited Ownership this process's own: the predecessor has ended, or is about to.
 func (o *Ownership) Keep() { o.lent = false }
 
 // Lock returns the store's lock, which stays the Ownership's.
 func (o *Ownership) Lock() *objstore.Lock { return o.lock }
 
-// Dir returns where the store was when it was taken.
+// Dir returns the store's directory when the lock was taken.
 func (o *Ownership) Dir() string { return o.dir }
 
 // Descriptors returns the files that a successor inherits.
 func (o *Ownership) Descriptors() (lock, socket *os.File) { return o.lock.File(), o.socket }
 
-// Files returns a path to the store's directory that leads there also when the store is moved.
+// Files returns a path to the store's directory that stays valid when the store is moved.
 func (o *Ownership) Files() (string, error) { return o.lock.Dir().Handle() }
 
 // Path returns the name of the socket.
@@ -73,7 +73,7 @@ func (o *Ownership) Listen() error {
 		return err
 	}
 	if err := ballast.Keep(files); err != nil {
-		o.log.Warn("no room is kept for the day when the disk is full", "error", err)
+		o.log.Warn("no space is reserved for when the disk is full", "error", err)
 	}
 	var l net.Listener
 	err = ballast.With(files, func() (err error) {
@@ -94,11 +94,12 @@ func (o *Ownership) Listen() error {
 // CheckInterval is how often a daemon should check that its socket is Reachable.
 const CheckInterval = time.Second
 
-// Reachable reports whether the socket's name still leads to the socket. Others may have removed or replaced it.
+// Reachable reports whether the socket's name still leads to the socket. Others may have removed or
+// replaced it.
 func (o *Ownership) Reachable() bool {
 	files, err := o.Files()
 	if err != nil {
-		return true // it can't be known
+		return true // unknown: assume that it is
 	}
 	var st unix.Stat_t
 	err = unix.Lstat(filepath.Join(files, protocol.SocketName), &st)
@@ -109,7 +110,7 @@ func (o *Ownership) Reachable() bool {
 	return !gone
 }
 
-// ListenAnew makes the socket again where its name is gone.
+// ListenAnew makes the socket again after its name was removed or replaced.
 func (o *Ownership) ListenAnew() (net.Listener, error) {
 	old := o.socket
 	o.socket, o.inode = nil, 0
@@ -135,7 +136,8 @@ func (o *Ownership) ListenAnew() (net.Listener, error) {
 	return l, nil
 }
 
-// Listener returns the socket for one server, with the limit on connections; closing it leaves the socket listening.
+// Listener returns the socket for one server, with the limit on connections; closing it leaves the
+// socket listening.
 func (o *Ownership) Listener() (net.Listener, error) {
 	l, err := net.FileListener(o.socket)
 	if err != nil {
@@ -147,7 +149,7 @@ func (o *Ownership) Listener() (net.Listener, error) {
 	return limit(l), nil
 }
 
-// Silence ends the listening: a command that comes now finds no daemon.
+// Silence ends listening: from then on commands find no daemon.
 func (o *Ownership) Silence() {
 	if o.socket == nil || o.lent {
 		return
@@ -159,7 +161,7 @@ func (o *Ownership) Silence() {
 	o.socket = nil
 }
 
-// Close gives the store up: no daemon owns it any more, unless a successor does.
+// Close releases the store: no daemon owns it any more, unless a successor does.
 func (o *Ownership) Close() error {
 	if o.lock == nil {
 		return nil // a successor has it
@@ -168,7 +170,7 @@ func (o *Ownership) Close() error {
 	return o.Cede()
 }
 
-// Cede gives up this process's share, after a successor has got its own.
+// Cede releases this process's share, after a successor has received its own.
 func (o *Ownership) Cede() error {
 	var err error
 	if o.socket != nil {

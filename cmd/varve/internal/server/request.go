@@ -19,11 +19,11 @@ import (
 // None is the body of a request or answer that has none.
 type None struct{}
 
-// RequestTimeout bounds every request but those that wait for settling or are answered with events,
-// which take what they take.
+// RequestTimeout bounds every request, except those that wait for settling or are answered with
+// events.
 const RequestTimeout = 2 * time.Minute
 
-// Guard checks the protocol's version of requests, and keeps a panic from taking the devices down with it.
+// Guard checks the protocol version of requests, and keeps a panic in one from ending the daemon.
 func Guard(next http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(protocol.Header, strconv.Itoa(protocol.Version))
@@ -67,7 +67,8 @@ func Handle[Req, Ans any](f func(context.Context, *http.Request, Req) (Ans, erro
 	})
 }
 
-// Decode reads the body of a request, which is one JSON value without unknown fields, and checks it.
+// Decode reads the body of a request, which is one JSON value without unknown fields, and checks
+// it.
 func Decode(w http.ResponseWriter, r *http.Request, req any) error {
 	if _, ok := req.(*None); ok {
 		return nil
@@ -103,10 +104,10 @@ func Answer(w http.ResponseWriter, status int, body any) {
 		return
 	}
 	data, err := json.Marshal(body)
-	if err != nil { // only a bug makes our own types unmarshalable
+	if err != nil { // our own types can always be marshalled
 		panic(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(data, '\n')) // the client is gone: nobody to tell
+	_, _ = w.Write(append(data, '\n')) // an error means that the client is gone
 }

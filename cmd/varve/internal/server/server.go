@@ -1,9 +1,10 @@
 // Package server answers the protocol of a store on its socket.
 //
-// A daemon owns a store while it has the lock and the socket (Ownership). New makes the HTTP server: it asks the kernel who
-// connects and serves root and the daemon's own user, it bounds how many connections are served at once, how long a request
-// and its answer may take and how large they may be, and it passes on the one request that is no HTTP in the end, that of a
-// successor. Guard and Handle make a handler of plain functions; the daemon has those.
+// A daemon owns a store while it has the lock and the socket (Ownership). New makes the HTTP
+// server. It asks the kernel for the client's user, and serves only root and the daemon's own user.
+// It limits the number of connections, and the size and duration of requests and answers. It passes
+// on the request of a successor, whose connection stops being HTTP. Guard and Handle make handlers
+// of the daemon's functions.
 package server
 
 import (
@@ -26,9 +27,9 @@ const (
 	// headerTimeout and readTimeout bound the reading of a request, without and with its body.
 	headerTimeout = 10 * time.Second
 	readTimeout   = 30 * time.Second
-	// AnswerTimeout bounds the time that a client takes to read its answer.
+	// AnswerTimeout bounds the time in which a client must read its answer.
 	AnswerTimeout = 30 * time.Second
-	// idleTimeout is how long a connection may have no request.
+	// idleTimeout bounds the time that a connection may have no request.
 	idleTimeout = time.Minute
 	// maxHeader bounds the header of a request in bytes.
 	maxHeader = 16 << 10
@@ -38,12 +39,12 @@ const (
 type Options struct {
 	Logger        *slog.Logger
 	AnswerTimeout time.Duration    // 0: AnswerTimeout
-	Handover      http.HandlerFunc // answers protocol.HandoverPath, for other versions of the protocol too
+	Handover      http.HandlerFunc // answers protocol.HandoverPath, in all versions of the protocol
 }
 
 type peerKey struct{} // *unix.Ucred of the client
 
-// New returns a server that passes requests of processes of the daemon's own user and of root to next.
+// New returns a server that passes requests from root and the daemon's own user to next.
 func New(next http.Handler, o Options) *http.Server {
 	if o.AnswerTimeout == 0 {
 		o.AnswerTimeout = AnswerTimeout
@@ -89,13 +90,14 @@ func New(next http.Handler, o Options) *http.Server {
 	}
 }
 
-// Peer returns who has sent the request of a context; nil if the kernel does not say.
+// Peer returns the credentials of the process that sent the request of a context, or nil if they
+// are unknown.
 func Peer(ctx context.Context) *unix.Ucred {
 	cred, _ := ctx.Value(peerKey{}).(*unix.Ucred)
 	return cred
 }
 
-// peer asks the kernel who connected.
+// peer asks the kernel for the credentials of the process that connected.
 func peer(c net.Conn) (*unix.Ucred, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -122,8 +124,8 @@ func mayAsk(ctx context.Context) error {
 	return protocol.ErrForbidden
 }
 
-// timedWriter gives up on a client that does not read its answer. The time begins with the answer, not with the request,
-// which takes what it takes.
+// timedWriter cuts off a client that does not read its answer. The time starts with the answer, as
+// a request may take any time.
 type timedWriter struct {
 	http.ResponseWriter
 	limit time.Duration
@@ -131,7 +133,7 @@ type timedWriter struct {
 
 // WriteHeader begins an answer.
 func (t *timedWriter) WriteHeader(status int) {
-	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(t.limit)) // every connection has one
+	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(t.limit)) // every connection supports deadlines
 	t.ResponseWriter.WriteHeader(status)
 }
 

@@ -15,8 +15,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Listen makes the socket of the store in dir, which only its owner may open. The store's lock is held: a socket that is
-// there belongs to a dead daemon.
+// Listen makes the socket of the store in dir, which only its owner may open. The store's lock is
+// held, so an existing socket belongs to a dead daemon.
 func Listen(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, protocol.SocketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -28,7 +28,7 @@ func Listen(dir string) (net.Listener, error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }() // a handle only
-	// The mode has to be right from the start: between bind and chmod anybody could connect.
+	// The mode must be right from the start: between bind and chmod any user could connect.
 	old := unix.Umask(0o177)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(fd) + "/" + protocol.SocketName})
 	unix.Umask(old)
