@@ -1,12 +1,10 @@
 package objstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"varve/objstore/internal/merkle"
-	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 )
 
@@ -25,7 +23,7 @@ const (
 // base is the settled state of an image: a root, and the leaves of its tree that are in memory.
 // Guarded by its owner's lock.
 type base struct {
-	s       *Store
+	cache   *leafCache
 	id      merkle.Hash
 	root    merkle.Root
 	version uint64 // changes with the root, so that a leaf loaded for an older one is not installed
@@ -35,8 +33,8 @@ type base struct {
 
 var emptyLeaf = &leaf{used: true}
 
-func newBase(s *Store, root merkle.Root) *base {
-	b := &base{s: s, root: root, id: root.Hash()}
+func newBase(cache *leafCache, root merkle.Root) *base {
+	b := &base{cache: cache, root: root, id: root.Hash()}
 	leaves := (root.Size + b.leafSpan() - 1) / b.leafSpan()
 	b.runs = make([]*[leavesPerRun]*leaf, (leaves+leavesPerRun-1)/leavesPerRun)
 	return b
@@ -72,7 +70,7 @@ func (b *base) setLeaf(i int64, l *leaf) {
 	}
 	old := run[i%leavesPerRun]
 	run[i%leavesPerRun] = l
-	b.s.leaves.Add(countLeaf(l) - countLeaf(old))
+	b.cache.loaded.Add(countLeaf(l) - countLeaf(old))
 }
 
 func countLeaf(l *leaf) int64 {
@@ -132,7 +130,7 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		}
 		end := min((i+1)*chunk, to)
 		loc := l.locations[i%merkle.FanOut]
-		if l.repairGen != b.s.objects.Quarantine.Generation() && (loc == segment.Lost || b.s.objects.Quarantine.Suspect(loc)) || b.s.objects.Quarantine.Quarantined(loc) {
+		if l.repairGen != b.cache.objects.Quarantine.Generation() && (loc == segment.Lost || b.cache.objects.Quarantine.Suspect(loc)) || b.cache.objects.Quarantine.Quarantined(loc) {
 			b.setLeaf(int64(i/merkle.FanOut), nil) // the chunk may have been stored again elsewhere
 			return ErrNotLoaded
 		}
@@ -142,7 +140,7 @@ func (b *base) plan(p *Plan, from, to uint64) error {
 		case segment.Lost:
 			return &CorruptError{File: segment.Dir, Object: fmt.Sprintf("chunk %d of the image", i), Err: errors.New("no segment has it")}
 		default:
-			g := b.s.segments.Get(loc.Segment())
+			g := b.cache.segments.Get(loc.Segment())
 			if g == nil { // retired: the objects that were alive lie elsewhere
 				b.setLeaf(int64(i/merkle.FanOut), nil)
 				return ErrNotLoaded
@@ -164,103 +162,3 @@ func (b *base) missing(off, length int64) (int64, bool) {
 	}
 	return 0, false
 }
-
-// locker is the lock of a base's owner.
-type locker interface {
-	Lock()
-	Unlock()
-}
-
-// load brings the leaves of a range into memory. current returns the owner's base, and is called
-// under the owner's lock.
-func (s *Store) load(ctx context.Context, mu locker, current func() *base, off, length int64) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		mu.Lock()
-		b := current()
-		i, ok := b.missing(off, length)
-		root, version := b.root, b.version
-		mu.Unlock()
-		if !ok {
-			return nil
-		}
-		hashes, err := s.leafHashes(ctx, &root, i)
-		if err != nil {
-			return err
-		}
-		l, err := s.resolve(ctx, hashes)
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		if b == current() && b.version == version {
-			b.setLeaf(i, l)
-		}
-		mu.Unlock()
-		s.trimLeaves()
-	}
-}
-
-// leafHashes walks from the root to leaf i; nil for a leaf of zeroes.
-func (s *Store) leafHashes(ctx context.Context, root *merkle.Root, i int64) (*merkle.Node, error) {
-	h := root.Top
-	for level := root.Depth; ; level-- {
-		if h.IsZero() {
-			return nil, nil
-		}
-		n, err := s.objects.Node(ctx, h, level)
-		if err != nil || level == 1 {
-			return n, err
-		}
-		h = n[i/merkle.Span(level-2)%merkle.FanOut]
-	}
-}
-
-// resolve finds the locations of a leaf's chunks.
-func (s *Store) resolve(ctx context.Context, n *merkle.Node) (*leaf, error) {
-	if n == nil {
-		return emptyLeaf, nil
-	}
-	l := &leaf{used: true, repairGen: s.objects.Quarantine.Generation()}
-	found, damage, err := s.objects.LocateAll(ctx, n[:], merkle.KindChunk)
-	if err != nil {
-		return nil, err
-	}
-	lost := 0
-	for i := range n {
-		at, ok := found[n[i]]
-		switch {
-		case n[i].IsZero():
-		case ok:
-			l.locations[i] = at.Location
-		default:
-			// A read of this chunk is an error; its neighbours can be read, and it can be
-			// overwritten.
-			l.locations[i] = segment.Lost
-			if lost++; lost == 1 {
-				err = object.Missing(&n[i], merkle.KindChunk, damage)
-			}
-		}
-	}
-	if lost > 0 {
-		s.log.Error("chunks are lost", "chunks", lost, "first", err)
-	}
-	return l, nil
-}
-
-// trimLeaves keeps the leaves of all images within Options.LeafCache.
-func (s *Store) trimLeaves() {
-	limit := s.opts.LeafCache / leafBytes
-	for round := 0; s.leaves.Load() > limit && round < 2; round++ {
-		images := s.catalog.images()
-		for _, im := range images {
-			if over := s.leaves.Load() - limit*7/8; over > 0 {
-				im.sweep(over)
-			}
-		}
-	}
-}
-
-type sweeper interface{ sweep(n int64) }

@@ -181,7 +181,7 @@ func (s *Store) addOver(ctx context.Context, rec refs.Record, state settledState
 		// Both in one frame: a volume without its head would be one of zeroes.
 		return []refs.Record{rec, {Op: refs.OpHead, ID: rec.ID, Root: id.String(), Logical: state.logical}}, nil
 	}, func(ref *refs.Volume) *volume {
-		v := newVolume(s, ref, newBase(s, state.root))
+		v := newVolume(s, ref, newBase(s.leaves, state.root))
 		v.baseData = state.logical
 		return v
 	})

@@ -182,7 +182,7 @@ func TestContextEndsSearch(t *testing.T) {
 	})
 	r.waitIndexed()
 	must(t, r.s.Quiesce())
-	root := r.s.emptyRoot(32 << 20)
+	root := r.s.sb.emptyRoot(32 << 20)
 	damaged := r.s.segments.All() // as if they were
 	absent := uint64(0)
 	for name, call := range map[string]func(ctx context.Context) error{

@@ -152,7 +152,7 @@ func (c *catalog) viewOf(v *volume, gen uint64) *View {
 	case v.baseGen > gen:
 		return nil
 	case v.baseGen == gen:
-		w.base, w.root = newBase(v.s, v.base.root), v.base.id
+		w.base, w.root = newBase(v.s.leaves, v.base.root), v.base.id
 	default:
 		w.v, w.gen = v, gen
 	}

@@ -74,7 +74,7 @@ func TestBrokenIndexIsReplaced(t *testing.T) {
 		v.forget()
 		r.s.footers = segment.NewFooterCache(1 << 30)
 		r.s.objects = r.s.newObjects() // with empty caches
-		r.s.indexer.objects = r.s.objects
+		r.s.indexer.objects, r.s.leaves.objects = r.s.objects, r.s.objects
 		c.take()
 		for i := range int64(32) {
 			must(t, v.Load(t.Context(), i<<20, 4096))

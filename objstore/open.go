@@ -88,6 +88,9 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return fmt.Errorf("open index: %w", err)
 	}
 	s.objects = s.newObjects()
+	s.leaves = &leafCache{
+		objects: s.objects, segments: &s.segments, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes, log: s.log,
+	}
 	s.maker = &segmentMaker{
 		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
 		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),

@@ -49,7 +49,7 @@ func planLayers(layers []*layer, b *base, p *Plan, from, to uint64) error {
 			from = s
 		}
 		c := e.Cut(from, to)
-		g := b.s.segments.Get(c.Segment)
+		g := b.cache.segments.Get(c.Segment)
 		if g == nil && c.Segment != 0 {
 			return fmt.Errorf("segment %08x: %w", c.Segment, ErrNotFound)
 		}

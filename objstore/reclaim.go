@@ -28,7 +28,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 		}
 	}
 	failpoint.Here(failpoint.ReclaimJournal)
-	s.trimLeaves()
+	s.leaves.trim()
 	if st.pinned == nil {
 		v.mu.Lock()
 		st.pinned = v.replacePin()

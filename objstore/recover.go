@@ -73,7 +73,7 @@ func (s *Store) findRoots(ctx context.Context) (map[merkle.Hash]object.Located, 
 // openVolume makes the engine object of a volume. A volume whose root can't be read exists, and
 // can't be opened.
 func (s *Store) openVolume(ctx context.Context, ref *refs.Volume, roots map[merkle.Hash]object.Located) (*volume, error) {
-	root := s.emptyRoot(ref.Size)
+	root := s.sb.emptyRoot(ref.Size)
 	var damage error
 	if !ref.Root.IsZero() {
 		r, err := s.objects.RootAt(ctx, ref.Root, ref.Size, roots[ref.Root])
@@ -86,7 +86,7 @@ func (s *Store) openVolume(ctx context.Context, ref *refs.Volume, roots map[merk
 			return nil, err
 		}
 	}
-	v := newVolume(s, ref, newBase(s, root))
+	v := newVolume(s, ref, newBase(s.leaves, root))
 	v.baseGen, v.baseData = ref.Gen, ref.Logical
 	v.setLimits(Limits{ref.Quota, ref.Reserve})
 	if damage != nil {

@@ -147,7 +147,7 @@ func TestPartOfDamagedChunk(t *testing.T) {
 }
 
 func (w *relogWorld) chunkHash(i int) merkle.Hash {
-	n, err := w.s.leafHashes(w.t.Context(), &w.v.base.root, 0)
+	n, err := w.s.leaves.hashes(w.t.Context(), &w.v.base.root, 0)
 	must(w.t, err)
 	return n[i]
 }

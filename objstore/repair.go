@@ -193,7 +193,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		}
 	} else {
 		v.mu.Lock()
-		v.base, v.baseGen, v.baseData = newBase(s, *root), v.ref.Gen, to.Logical
+		v.base, v.baseGen, v.baseData = newBase(s.leaves, *root), v.ref.Gen, to.Logical
 		v.size.Store(root.Size)
 		v.keepPromise()
 		v.mu.Unlock()
@@ -239,7 +239,7 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 		return d, err
 	}
 	v.mu.Lock()
-	v.base = newBase(s, root)
+	v.base = newBase(s.leaves, root)
 	v.mu.Unlock()
 	s.reinstate(v)
 	s.log.Info("a volume that could not be read can be read again", "volume", v.Name())

@@ -221,7 +221,7 @@ func (r *resizing) tree(st *settling) (*merkle.Root, error) {
 // record makes the new size durable, and lets it take effect.
 func (r *resizing) record(st *settling, root *merkle.Root) error {
 	c, v := r.s.catalog, r.v
-	b := newBase(r.s, *root)
+	b := newBase(r.s.leaves, *root)
 	rec := refs.Record{
 		Op: refs.OpResize, ID: v.ref.ID, Size: r.size, ObjectLogs: r.s.objectLogLengths(), Time: time.Now().UTC().Truncate(time.Second),
 	}

@@ -94,7 +94,7 @@ func TestResize(t *testing.T) {
 	}
 	must(t, v.Close())
 	i = resize(4096, true)
-	if root := r.s.emptyRoot(4096); i.Logical != 4096 || i.Root == root.Hash().String() {
+	if root := r.s.sb.emptyRoot(4096); i.Logical != 4096 || i.Root == root.Hash().String() {
 		t.Errorf("%+v", i)
 	}
 	model = model[:4096]

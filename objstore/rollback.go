@@ -170,7 +170,7 @@ func (c *catalog) neededLocked(v *volume) (gen uint64) {
 func (r *rollback) record(ctx context.Context, sn *refs.Snapshot, target settledState) error {
 	c, v := r.s.catalog, r.v
 	id := target.root.Hash()
-	base := newBase(r.s, target.root)
+	base := newBase(r.s.leaves, target.root)
 	var gen uint64
 	return c.update(ctx, func() ([]refs.Record, error) {
 		if err := c.stillNamed(v, sn); err != nil {

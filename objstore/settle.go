@@ -192,7 +192,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	before := n.Count()
 	out := &leaf{used: true}
 	st.leaves[i] = out
-	if int64(len(st.leaves)) > st.s.opts.LeafCache/leafBytes {
+	if int64(len(st.leaves)) > st.s.leaves.limit {
 		st.leaves[i] = nil // the cache has no room for more: the next reader loads it
 	}
 	if err := st.oldLocations(i, n, out); err != nil {

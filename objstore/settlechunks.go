@@ -20,7 +20,7 @@ func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	if n.Count() == 0 {
 		return nil
 	}
-	l, err := st.s.resolve(st.ctx, n)
+	l, err := st.s.leaves.resolve(st.ctx, n)
 	if err == nil {
 		out.locations, out.repairGen = l.locations, l.repairGen
 	}
@@ -94,7 +94,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		if err != ErrNotLoaded { //nolint:errorlint // planLayers returns it unwrapped
 			return err
 		}
-		if err := st.s.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
+		if err := st.s.leaves.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
 			return err
 		}
 	}

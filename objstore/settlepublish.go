@@ -60,7 +60,7 @@ func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may
 func (c *catalog) settleViews(v *volume, gen uint64, root merkle.Root) {
 	for w := range c.views {
 		if w.v == v && w.gen == gen {
-			w.settled(newBase(v.s, root))
+			w.settled(newBase(v.s.leaves, root))
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/lockorder"
-	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
@@ -61,7 +60,7 @@ type Store struct {
 	footers    *segment.FooterCache
 	objects    *object.Reader
 	readers    *readers
-	leaves     atomic.Int64 // leaves in memory, of all images
+	leaves     *leafCache
 	maker      *segmentMaker
 	appendPool segmentPool
 
@@ -81,8 +80,6 @@ type Store struct {
 	nodeBytes   atomic.Int64          // of other objects
 	punchFailed sync.Once
 }
-
-func (s *Store) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.sb.ChunkSize) }
 
 // uptime is how long the store has been open. Durations are differences of it and never of wall
 // clocks, which somebody may set at any time.

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/objstore/internal/lockorder"
+	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/refs"
 	"varve/objstore/vfs"
 )
@@ -35,6 +36,9 @@ func openSuperblock(fs vfs.FS, gate gate, readOnly bool) (*superblock, []*Corrup
 	s.current.Store(sb)
 	return s, repaired, nil
 }
+
+// emptyRoot returns the root of an image of zeroes of a size in bytes.
+func (s *superblock) emptyRoot(size int64) merkle.Root { return merkle.EmptyRoot(size, s.ChunkSize) }
 
 // known returns the UUID by which the store is known.
 func (s *superblock) known() string { return s.current.Load().Known().String() }

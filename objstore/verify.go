@@ -92,7 +92,7 @@ func (k *verifier) chunks(g *segment.File, fileOff, first int64, run []byte) err
 		i := (first + o) / size
 		if hashes == nil || i%merkle.FanOut == 0 {
 			var err error
-			if hashes, err = k.s.leafHashes(k.s.ctx, &k.root, i/merkle.FanOut); err != nil {
+			if hashes, err = k.s.leaves.hashes(k.s.ctx, &k.root, i/merkle.FanOut); err != nil {
 				return err
 			}
 			if hashes == nil {

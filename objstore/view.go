@@ -68,7 +68,7 @@ func (w *View) open() (*View, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.size, w.base = r.Size, newBase(w.s, *r)
+	w.size, w.base = r.Size, newBase(w.s.leaves, *r)
 	return w, nil
 }
 
@@ -161,7 +161,7 @@ func (w *View) Load(ctx context.Context, off int64, length int) error {
 	settled := w.base != nil
 	w.mu.Unlock()
 	if settled {
-		return w.s.load(ctx, &w.mu, func() *base { return w.base }, off, int64(length))
+		return w.s.leaves.load(ctx, &w.mu, func() *base { return w.base }, off, int64(length))
 	}
 	return w.v.Load(ctx, off, length)
 }

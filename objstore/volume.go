@@ -159,7 +159,7 @@ func (p *Plan) release() {
 
 // Load implements [Image].
 func (v *volume) Load(ctx context.Context, off int64, length int) error {
-	return v.s.load(ctx, &v.mu, func() *base { return v.base }, off, int64(length))
+	return v.s.leaves.load(ctx, &v.mu, func() *base { return v.base }, off, int64(length))
 }
 
 func (v *volume) sweep(n int64) {

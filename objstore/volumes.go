@@ -43,7 +43,7 @@ func (s *Store) CreateVolume(ctx context.Context, name string, o VolumeOptions) 
 		rec.Mark = s.catalog.refs.MarkFor(name, rec.ID)
 		return []refs.Record{rec}, nil
 	}, func(ref *refs.Volume) *volume {
-		return newVolume(s, ref, newBase(s, s.emptyRoot(o.Size)))
+		return newVolume(s, ref, newBase(s.leaves, s.sb.emptyRoot(o.Size)))
 	})
 	if err != nil {
 		return VolumeInfo{}, err
