@@ -15,28 +15,30 @@ import (
 	"varve/objstore/vfs"
 )
 
-// catalog holds what a store knows by name: the volumes, their snapshots, the roots of both, and the log that makes them
-// durable (refs). What becomes of the names is decided here and nowhere else; what they stand for is the engine's.
+// catalog has the names of a store: the volumes, their snapshots, the roots of both, and the log
+// that makes them durable (refs). Only the catalog decides about names; the data behind them
+// belongs to the engine.
 //
 // It has two locks, as the manifest of an LSM tree does:
 //
-//	logMu   serialises decisions. It is held from the decision about records until these have taken effect, and over the
-//	        append to the log and its syncs in between.
-//	mu      guards the state in memory. It is held for the decision, and again when the records take effect; never over
-//	        I/O, and never while waiting for a lock that somebody holds over I/O.
+//	logMu   serialises decisions. It is held from the decision about records until they have taken
+//	        effect, over the append to the log and its syncs.
+//	mu      guards the state in memory. It is held for the decision, and again when the records take
+//	        effect; never over I/O, and never while waiting for a lock that is held over I/O.
 //
-// Hence refs change under both locks and may be read under either. What reads or writes a volume never takes logMu, so
-// that no request waits for a sync of the log.
+// Hence refs change under both locks and may be read under either. Reads and writes of volumes
+// never take logMu, so no request waits for a sync of the log.
 //
-// A file layer that fails an operation while mu is held shows it: TestNoStateLockIsHeldOverFileOperations.
+// TestNoStateLockIsHeldOverFileOperations proves it, with a file layer that fails an operation
+// while mu is held.
 type catalog struct {
 	gate    gate
 	sb      *superblock
-	changed func() // called with mu held when records have taken effect; must not block; nil: nobody asks
+	changed func() // called with mu held when records have taken effect; must not block; may be nil
 
 	logMu lockorder.IOMutex[lockorder.RefsLog]
 	log   *refs.Log
-	doubt atomic.Bool // the log may hold a record that was answered with an error; changes under logMu
+	doubt atomic.Bool // the log may have a record whose append returned an error; changes under logMu
 
 	mu          lockorder.Mutex[lockorder.Catalog]
 	refs        *refs.State // changes under logMu and mu
@@ -47,13 +49,14 @@ type catalog struct {
 	past *timeline
 }
 
-// gate decides whether anything may be written to the store, and is told what prevents it.
+// gate tells whether the store accepts writes, and makes it read-only.
 type gate interface {
 	// writeError returns why the store takes no writes, or nil.
 	writeError() error
 	// fail makes the store read-only, and returns err as the reason.
 	fail(err error) error
-	// spaceError turns an errno for want of space into ErrNoSpace, and has the free space looked up again.
+	// spaceError turns an errno of a full disk into ErrNoSpace, and makes the space account look at
+	// the free space again.
 	spaceError(err error) error
 }
 
@@ -62,7 +65,7 @@ func newCatalog() *catalog {
 }
 
 // open reads the log of a store. It returns the damage that it has repaired.
-// REQUIRES: nobody else knows the catalog yet.
+// REQUIRES: the catalog is not shared yet.
 func (c *catalog) open(fs vfs.FS, sb *superblock, logger *slog.Logger) ([]*CorruptError, error) {
 	var err error
 	c.sb = sb
@@ -73,10 +76,11 @@ func (c *catalog) open(fs vfs.FS, sb *superblock, logger *slog.Logger) ([]*Corru
 	return c.log.Damage(), c.log.Tidy(c.refs)
 }
 
-// update makes records durable and lets them take effect, all or none. decide returns them and runs with mu held: what it
-// has seen in refs stays so until they take effect. No records: there is nothing to do. took, which may be nil, runs with
-// mu held when they have taken effect. Neither may block. If ctx ends before it is their turn, nothing has been decided; from
-// then on they take effect or fail, whatever becomes of ctx. The caller holds neither lock.
+// update makes records durable and lets them take effect, all or none. decide returns them and runs
+// with mu held: what it has seen in refs does not change until they take effect. If it returns no
+// records, update does nothing. took, which may be nil, runs with mu held when the records have
+// taken effect. Neither may block. If ctx ends before decide is called, nothing changes; afterwards
+// the records take effect or fail, regardless of ctx. The caller holds neither lock.
 func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, error), took func()) error {
 	if err := c.logMu.LockContext(ctx); err != nil {
 		return err
@@ -91,7 +95,7 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 	if err != nil {
 		return err
 	}
-	if len(recs) == 0 { // if the log has failed, a record that says otherwise may be in it
+	if len(recs) == 0 { // if the log has failed, it may have a record to the contrary
 		return c.gate.writeError()
 	}
 	if err := c.need(ctx, refs.Needed(recs)); err != nil {
@@ -103,15 +107,15 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 	if err := c.apply(recs, took); err != nil {
 		return c.gate.fail(err)
 	}
-	if err := c.log.Compact(c.refs); err != nil { // nobody knows which file counts; the records are in both
+	if err := c.log.Compact(c.refs); err != nil { // it is unknown which file counts; the records are in both
 		_ = c.gate.fail(fmt.Errorf("compact %s: %w", refs.LogFile, err))
 	}
 	return nil
 }
 
-// need makes it durable in the superblock that the store uses the features, before it does. update
-// calls it for what its records need, with logMu held; for bytes in other files whoever writes them
-// first calls it. It costs a look at the memory when the superblock has the features.
+// need adds features to the superblock, durably, before the store uses them. update calls it for
+// the features of its records, with logMu held; code that writes such bytes to other files calls it
+// first. If the superblock has the features, need only reads memory.
 func (c *catalog) need(ctx context.Context, features refs.Features) error {
 	return c.sb.need(ctx, features)
 }
@@ -132,8 +136,9 @@ func (c *catalog) write(recs []refs.Record) error {
 	return c.logError(err)
 }
 
-// takeBack removes a record from the log that was answered with an error, and that could not be removed then: after a crash
-// it would take effect. Until it is gone nothing may be decided on top, and no volume opened, which it might delete.
+// takeBack removes a record whose append returned an error, and which could not be removed then:
+// after a crash it would take effect. Until it is removed, nothing else may be decided, and no
+// volume opened, as the record may delete that volume.
 func (c *catalog) takeBack() error {
 	if !c.inDoubt() {
 		return nil
@@ -146,7 +151,8 @@ func (c *catalog) takeBack() error {
 	return nil
 }
 
-// inDoubt reports whether there is something to take back. In a store that is read-only nothing comes to lie on top of it.
+// inDoubt reports whether there is a record to take back. It is false in a read-only store, which
+// appends no further records.
 func (c *catalog) inDoubt() bool { return c.doubt.Load() && c.gate.writeError() == nil }
 
 // takeBackLocked is takeBack.
@@ -160,8 +166,8 @@ func (c *catalog) takeBackLocked() error {
 	return c.logError(err)
 }
 
-// logError returns what becomes of the store after an error of the log: nothing if the log is as it was, and nobody may write
-// any more if it is not known what it holds.
+// logError returns the error of an append. If the content of the log is unknown after it, the store
+// becomes read-only.
 func (c *catalog) logError(err error) error {
 	switch {
 	case err == nil:
@@ -172,7 +178,7 @@ func (c *catalog) logError(err error) error {
 	return c.gate.fail(fmt.Errorf("append to %s: %w", refs.LogFile, err))
 }
 
-// readLog runs f, which may read the log's files, while no record is appended.
+// readLog runs f, which may read the log's files, with no append under way.
 func (c *catalog) readLog(ctx context.Context, f func(*refs.Log)) error {
 	if err := c.logMu.LockContext(ctx); err != nil {
 		return err
@@ -182,7 +188,7 @@ func (c *catalog) readLog(ctx context.Context, f func(*refs.Log)) error {
 	return nil
 }
 
-// apply lets records that are durable take effect.
+// apply lets durable records take effect.
 // REQUIRES: logMu is held.
 func (c *catalog) apply(recs []refs.Record, took func()) error {
 	c.mu.Lock()
@@ -202,7 +208,7 @@ func (c *catalog) apply(recs []refs.Record, took func()) error {
 	return nil
 }
 
-// noteLocked lets a volume's history follow a record that has taken effect.
+// noteLocked updates a volume's history after a record has taken effect.
 // REQUIRES: mu is held.
 func (c *catalog) noteLocked(rec *refs.Record) {
 	switch rec.Op {
@@ -216,7 +222,7 @@ func (c *catalog) noteLocked(rec *refs.Record) {
 	}
 }
 
-// images returns everything whose leaves are in memory: volumes and open views.
+// images returns the volumes and open views, which have leaves in memory.
 func (c *catalog) images() []sweeper {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,8 +2,9 @@ package index
 
 import "sync"
 
-// MemEntries bounds the entries of an index in memory, which a store uses if it cannot open the one on its disk: some
-// 200 MiB, for 32 GiB of 16 KiB chunks. Objects that it has dropped are found in the segments' lists of objects.
+// MemEntries bounds the entries of an index in memory, which a store uses if it cannot open the one
+// on its disk: some 200 MiB, for 32 GiB of 16 KiB chunks. Objects that it has dropped are found in
+// the segments' lists of objects.
 const MemEntries = 2 << 20
 
 type mem struct {
@@ -14,11 +15,12 @@ type mem struct {
 	marks     map[uint32]bool
 }
 
-// NewMem gives an index in memory, for tests and for stores that live in memory. It outlasts Close, so that
-// a test can open a store with it again.
+// NewMem returns an index in memory, for tests and for stores in memory. It can be used after
+// Close, so that a test can open a store with it again.
 func NewMem() Index { return NewBoundedMem(0) }
 
-// NewBoundedMem is NewMem with a bound: each entry above it replaces an arbitrary other one. 0 means no bound.
+// NewBoundedMem is NewMem with a bound: each entry above it replaces an arbitrary other one. 0
+// means no bound.
 func NewBoundedMem(entries int) Index {
 	return &mem{limit: entries, locations: map[[32]byte]Location{}, marks: map[uint32]bool{}}
 }

@@ -71,9 +71,6 @@ func (n *Next) Discard() error {
 	return errors.Join(n.Close(), removeAll(nextDir(n.dir)))
 }
 
-// RemoveNext removes the files of a next index that is not open.
-func RemoveNext(dir string) error { return removeAll(nextDir(dir)) }
-
 // RemoveOld removes the files of an index that was replaced and is closed.
 func RemoveOld(dir string) error { return removeAll(oldDir(dir)) }
 

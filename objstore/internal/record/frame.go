@@ -1,13 +1,14 @@
-// Package record keeps append-only logs of checksummed frames. The refs of a store and the object logs of its open
-// segments are such logs; what a frame says is their business.
+// Package record keeps append-only logs of checksummed frames. The refs of a store and the object
+// logs of its open segments are such logs; they define the payload of a frame.
 //
-// A frame is durable before the next one is written, so that a power cut can only tear the last one, whose writer
-// never got an answer. Opening drops a torn last frame. A bad frame with proof behind it that it was whole once is
-// damage: another good frame, or the end mark. The mark is written when the frame before it is durable, and is
-// overwritten by the next frame; nobody waits for it, so that it may be missing after a power cut.
+// A frame is durable before the next one is written, so a power cut can tear only the last one,
+// which was not acknowledged yet. Opening drops a torn last frame. A bad frame is damage if what
+// follows proves that it was once whole: another good frame, or the end mark. The mark is written
+// when the frame before it is durable, and is overwritten by the next frame. It is not waited for,
+// so it may be missing after a power cut.
 //
-// A log may be kept in several files of the same bytes (copies): a frame counts if any of them has it whole, and
-// opening repairs the others.
+// A log may be kept in several files of the same bytes (copies): a frame counts if any of them has
+// it whole, and opening repairs the others.
 //
 //	header, 64 bytes                      frame, padded to 8 bytes
 //	  0  magic "varveLOG"                   0  CRC-32C u32 of the rest, seeded by the header and the offset
@@ -44,7 +45,7 @@ const magic = "varveLOG"
 
 var le = binary.LittleEndian
 
-// Kind says what the frames of a log hold.
+// Kind is what the frames of a log contain.
 type Kind uint32
 
 // The kinds of logs.
@@ -53,7 +54,7 @@ const (
 	ObjectLog Kind = 2
 )
 
-// ID tells a log from all others; it is what the header says.
+// ID identifies a log; it is encoded in its header.
 type ID struct {
 	Kind   Kind
 	Store  uuid.UUID
@@ -76,8 +77,8 @@ func isHeader(data []byte) bool {
 	return len(data) >= HeaderSize && disk.Checksum(data[:60]) == le.Uint32(data[60:])
 }
 
-// seed is the checksum of a log's header. It goes into the checksum of each frame, together with the offset: a frame
-// does not pass for one of another log, or of another place.
+// seed is the checksum of a log's header. It goes into the checksum of each frame, together with
+// the offset, so a frame is not valid in another log, or at another offset.
 type seed uint32
 
 func (s seed) sum(off int64, body []byte) uint32 {
@@ -95,8 +96,8 @@ func (s seed) encode(payload []byte, off int64) []byte {
 	return b
 }
 
-// decode takes the beginning of b for the frame at off. It returns the payload, which is part of b, and the offset
-// of the next frame.
+// decode decodes the frame at off from the beginning of b. It returns the payload, which is part of
+// b, and the offset of the next frame.
 func (s seed) decode(b []byte, off int64) (payload []byte, next int64, err error) {
 	if len(b) < frameHeader {
 		return nil, 0, errors.New("truncated frame header")

@@ -39,7 +39,8 @@ func TestGoldenDecode(t *testing.T) {
 	must(t, l.Close())
 }
 
-// withFrames is a log of any bytes, whose frames get good checksums as far as their lengths make sense.
+// withFrames is a log of any bytes, whose frames get good checksums as far as their lengths make
+// sense.
 func withFrames(header, b []byte) []byte {
 	s := seed(disk.Checksum(header))
 	data := append(bytes.Clone(header), b...)

@@ -10,7 +10,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Log is an open log. It has no lock: whoever appends excludes everybody else.
+// Log is an open log. It has no lock: the caller of a method that writes must have exclusive
+// access.
 type Log struct {
 	copies []logFile // at least one; all have the same bytes
 	id     ID
@@ -19,11 +20,11 @@ type Log struct {
 	end    int64 // offset of the next frame
 
 	damage []*disk.CorruptError
-	uncut  bool  // a frame that was answered with an error may lie behind the end
-	failed error // the error of Append after which nobody knows what the log holds
+	uncut  bool  // a frame whose Append returned an error may be beyond the end
+	failed error // the error of Append after which the content of the log is unknown
 
-	ahead    int64 // bytes behind the end to keep allocated; 0: none
-	reserved int64 // the offset up to which they are
+	ahead    int64 // bytes beyond the end to keep allocated; 0: none
+	reserved int64 // the offset up to which they are allocated
 }
 
 // logFile is one copy of a log.
@@ -51,24 +52,24 @@ func Create(fs vfs.FS, name string, id ID) (*Log, error) {
 // Name is the path of the first copy.
 func (l *Log) Name() string { return l.copies[0].name }
 
-// Copies is how many files of the same bytes there are.
+// Copies returns the number of files with the same bytes.
 func (l *Log) Copies() int { return len(l.copies) }
 
 // CopyName is the path of copy i, from 0.
 func (l *Log) CopyName(i int) string { return l.copies[i].name }
 
-// Renamed says that the caller has renamed the only copy of the log, or is about to.
+// Renamed tells the log that the caller has renamed its only copy, or is about to.
 func (l *Log) Renamed(name string) { l.copies[0].name = name }
 
 // Size is the offset in bytes at which the last frame ends.
 func (l *Log) Size() int64 { return l.end }
 
-// Damage is what Open found wrong with copies, and repaired.
+// Damage returns the damage in copies that Open found and repaired.
 func (l *Log) Damage() []*disk.CorruptError { return l.damage }
 
 // AddCopy adds a file of the same bytes. Its name is durable after SyncDir of its directory.
 func (l *Log) AddCopy(fs vfs.FS, name string) error {
-	draft := name + ".new" // under its own name, half a copy would pass for damage
+	draft := name + ".new" // under its own name, half a copy would be taken for damage
 	for _, n := range []string{name, draft} {
 		if err := fs.Remove(n); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -83,7 +84,7 @@ func (l *Log) AddCopy(fs vfs.FS, name string) error {
 	}
 	if err != nil {
 		f.Close()
-		_ = fs.Remove(draft) // so that it can be created when there is room again
+		_ = fs.Remove(draft) // so that it can be created when there is space again
 		return disk.SpaceError(err)
 	}
 	if err := fs.Rename(draft, name); err != nil {
@@ -110,9 +111,10 @@ func (l *Log) copyTo(f vfs.File) error {
 	return err
 }
 
-// Append writes one frame to every copy and makes it durable. After disk.ErrNoSpace and transient errors the log is
-// what it was before; after any other error nobody knows what it holds, and each later Append returns that error: the sync
-// of a later frame can succeed although that of this one has failed, and its bytes are lost.
+// Append writes one frame to every copy and makes it durable. After disk.ErrNoSpace and transient
+// errors the log is unchanged. After any other error its content is unknown, and each later Append
+// returns that error: the sync of a later frame could succeed although the bytes of this one are
+// lost.
 func (l *Log) Append(payload []byte) error {
 	if l.failed != nil {
 		return l.failed
@@ -163,12 +165,12 @@ func (l *Log) append(payload []byte) error {
 	return full
 }
 
-// InDoubt reports whether a frame that Append answered with an error may still lie behind the end: after a crash it would
-// count.
+// InDoubt reports whether a frame whose Append returned an error may still be beyond the end: after
+// a crash it would count.
 func (l *Log) InDoubt() bool { return l.uncut }
 
-// TakeBack removes such a frame; Append begins with it. After a transient error it can be tried again; after any other
-// nobody knows what the log holds.
+// TakeBack removes such a frame; Append does so first. After a transient error it can be retried;
+// after any other error the content of the log is unknown.
 func (l *Log) TakeBack() error {
 	if !l.uncut {
 		return nil
@@ -176,7 +178,8 @@ func (l *Log) TakeBack() error {
 	return l.cut()
 }
 
-// cut removes what is behind the end, durably: a power cut must not bring back what was answered with an error.
+// cut removes what is beyond the end, durably: a power cut must not bring back a frame whose Append
+// returned an error.
 func (l *Log) cut() error {
 	for _, f := range l.copies {
 		if err := f.file.Truncate(l.end); err != nil {
@@ -191,14 +194,15 @@ func (l *Log) cut() error {
 	return nil
 }
 
-// putMark writes the end mark, as far as the disk takes it: readers can do without.
+// putMark writes the end mark. It ignores errors, as readers can do without the mark.
 func (l *Log) putMark() {
 	for _, f := range l.copies {
 		_, _ = f.file.WriteAt(l.seed.mark(l.end), l.end)
 	}
 }
 
-// Draft writes one frame without making it durable, to a log of one file that nobody reads yet; see SyncDraft.
+// Draft writes one frame without making it durable, to a log of one file that is not in use yet;
+// see SyncDraft.
 func (l *Log) Draft(payload []byte) error {
 	b := l.seed.encode(payload, l.end)
 	if _, err := l.copies[0].file.WriteAt(b, l.end); err != nil {
@@ -208,8 +212,9 @@ func (l *Log) Draft(payload []byte) error {
 	return nil
 }
 
-// SyncDraft makes the frames of all Drafts durable, and then the end mark: other records may have gone in favour of them, so
-// that a last frame that rots must not pass for one that was never complete.
+// SyncDraft makes the frames of all Drafts durable, and then the end mark: other records may be
+// deleted because these exist, so a last frame that rots must not be taken for one that was never
+// complete.
 func (l *Log) SyncDraft() error {
 	f := l.copies[0].file
 	if err := f.Datasync(); err != nil {
@@ -221,8 +226,8 @@ func (l *Log) SyncDraft() error {
 	return disk.SpaceError(f.Datasync())
 }
 
-// KeepAhead keeps n bytes allocated behind the end of each copy from now on, so that a full disk still takes a frame.
-// Where there is no room for them, the next Append tries again.
+// KeepAhead keeps n bytes allocated beyond the end of each copy from now on, so that a frame can be
+// written to a full disk. If there is no space for them, the next Append tries again.
 func (l *Log) KeepAhead(n int64) {
 	l.ahead = n
 	l.reserve()

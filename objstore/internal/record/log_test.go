@@ -11,7 +11,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A log whose sync has failed takes no more frames, though the next sync would succeed: nobody knows what is durable.
+// A log whose sync has failed takes no more frames, though the next sync would succeed: nobody
+// knows what is durable.
 func TestNoAppendAfterFailedSync(t *testing.T) {
 	fails := false
 	fs := vfs.Inject(vfs.NewMem(0), func(op vfs.Op) error {
@@ -65,8 +66,8 @@ func TestAppendAfterRefusedFrame(t *testing.T) {
 	}
 }
 
-// The last frame of a log that replaces other records is damaged after a power cut: it does not pass
-// for a frame that was never complete.
+// The last frame of a log that replaces other records is damaged after a power cut: it does not
+// pass for a frame that was never complete.
 func TestDraftThatRots(t *testing.T) {
 	for disk := range uint64(8) {
 		mem := vfs.NewMem(0)

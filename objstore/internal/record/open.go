@@ -11,19 +11,19 @@ import (
 	"varve/objstore/vfs"
 )
 
-// content is what one copy of a log holds.
+// content is the content of one copy of a log.
 type content struct {
 	disk.Content
 	stale bool // an older version has appended to the other copy only: this one no longer counts
 }
 
-// Open opens the log that is kept in the named files, calls each for every frame, and leaves the log ready for
-// appends. It repairs what it can: a torn last frame is removed, and a copy that is damaged gets the bytes of the
-// others. With several names some files may be missing, or damaged in different places. Damage that no copy makes good
-// is a disk.CorruptError; each has then seen the good frames.
+// Open opens the log in the named files, calls each for every frame, and leaves the log ready for
+// appends. It repairs what it can: a torn last frame is removed, and a damaged copy gets the bytes
+// of the others. With several names some files may be missing, or damaged in different places.
+// Damage that no copy can repair is a disk.CorruptError; each was then called for the good frames.
 //
-// mayBeNew says that a power cut may have caught the log before its header was durable: a file without header and
-// frames then counts as an empty log, and gets its header.
+// mayBeNew says that a power cut may have come before the log's header was durable: a file without
+// header and frames then counts as an empty log, and its header is written.
 func Open(fs vfs.FS, names []string, id ID, mayBeNew bool, each func(payload []byte) error) (*Log, error) {
 	l := newLog(id)
 	contents, err := l.readCopies(fs, names)
@@ -50,7 +50,8 @@ func Open(fs vfs.FS, names []string, id ID, mayBeNew bool, each func(payload []b
 	return l, nil
 }
 
-// readCopies opens and reads the files that are there. It closes what it does not add to l.copies.
+// readCopies opens and reads the files that exist. It closes those that it does not add to
+// l.copies.
 func (l *Log) readCopies(fs vfs.FS, names []string) ([]content, error) {
 	var contents []content
 	missing := os.ErrNotExist
@@ -83,13 +84,15 @@ func (l *Log) readCopies(fs vfs.FS, names []string) ([]content, error) {
 	return contents, nil
 }
 
-// neverUsed reports a file whose header was lost before any frame was written: frames come after it is durable. An
-// opening that found no room for the header may have left the end mark.
+// neverUsed reports whether a file lost its header before any frame was written: frames are written
+// after the header is durable. An opening that found no space for the header may have left the end
+// mark.
 func (l *Log) neverUsed(data []byte) bool {
 	return disk.AllZero(data[:min(len(data), HeaderSize)]) && (len(data) <= HeaderSize || l.seed.marked(data, l.end))
 }
 
-// scan calls each for the frames, taking each frame from whichever copy has it whole, and returns the bytes of the log.
+// scan calls each for the frames, each read from a copy that has it whole, and returns the bytes of
+// the log.
 func (l *Log) scan(contents []content, header []byte, each func([]byte) error) ([]byte, error) {
 	headers := 0
 	for i, c := range contents {
@@ -122,7 +125,8 @@ func (l *Log) scan(contents []content, header []byte, each func([]byte) error) (
 		good = append(good, l.seed.encode(p, l.end)...)
 		l.last, l.end = l.end, next
 	}
-	// The header is known from the ID: that it is missing means nothing where frames are good for this log.
+	// The ID tells what the header should be, so a missing header does not matter if there are good
+	// frames of this log.
 	if damage == nil && headers == 0 && l.end == HeaderSize {
 		damage = &disk.CorruptError{File: l.Name(), Object: "log header", Err: contents[0].Cause(errForeignHeader.Error())}
 	}
@@ -131,8 +135,8 @@ func (l *Log) scan(contents []content, header []byte, each func([]byte) error) (
 
 var errForeignHeader = errors.New("not the header of this store's file")
 
-// frameIn decodes the frame at off from the first copy that has it whole. A copy that has another frame there no longer
-// counts: a version that knows only the first copy has rewritten that one.
+// frameIn decodes the frame at off from the first copy that has it whole. A copy that has another
+// frame there no longer counts: a version that knows only the first copy has rewritten that one.
 func (l *Log) frameIn(contents []content, off int64) (payload []byte, next int64, err error) {
 	for i := range contents {
 		p, n, ferr := l.seed.decodeIn(contents[i].Data, off)
@@ -151,7 +155,8 @@ func (l *Log) frameIn(contents []content, off int64) (payload []byte, next int64
 	return payload, next, nil
 }
 
-// proofBehind looks for proof that the bad frame at off was whole once. It returns where the proof lies, or 0.
+// proofBehind looks for proof that the bad frame at off was once whole. It returns the offset of
+// the proof, or 0.
 func (l *Log) proofBehind(contents []content, off int64) (at int64, why string) {
 	if at := l.resyncIn(contents, off+frameAlign); at > 0 {
 		return at, fmt.Sprintf("the frame at byte %d is good again", at)
@@ -191,14 +196,14 @@ func (l *Log) anyMarked(contents []content) bool {
 	return false
 }
 
-// repair brings every copy to the good bytes, durably. It writes the last frame again even where it is good: its sync
-// may have failed, or never have begun before the process was killed, and then the page cache holds it without knowing
-// that it is to be written.
+// repair writes the good bytes to every copy, durably. It rewrites the last frame even if that is
+// good: its sync may have failed, or not have begun before the process was killed, and then the
+// page cache may have the frame as clean pages that are not on disk.
 func (l *Log) repair(contents []content, good []byte) error {
 	var first error
 	kept := l.copies[:0]
 	for i, f := range l.copies {
-		if contents[i].stale { // created anew later: written in place, a crash could leave frames of both behind one another
+		if contents[i].stale { // created anew later: if written in place, a crash could leave frames of both
 			l.damage = append(l.damage, &disk.CorruptError{File: f.name, Object: "log", Err: errors.New("an older version of varve has left it behind")})
 			_ = f.file.Close() // it was only read
 			continue
@@ -208,7 +213,7 @@ func (l *Log) repair(contents []content, good []byte) error {
 			first = fmt.Errorf("repair %s: %w", f.name, disk.SpaceError(err))
 		}
 		if err != nil {
-			_ = f.file.Close() // another copy has the bytes, or the error is reported
+			_ = f.file.Close() // another copy has the bytes, or the error is returned
 			continue
 		}
 		kept = append(kept, f)
@@ -238,12 +243,13 @@ func (l *Log) repairCopy(f logFile, c *content, good []byte) error {
 	cut := int64(len(data)) > l.end && !l.seed.marked(data, l.end)
 	err := f.write(good, from, cut)
 	if errors.Is(disk.SpaceError(err), disk.ErrNoSpace) && bytes.HasPrefix(data, good) {
-		err = f.write(good, int64(len(good)), cut) // a full file system that writes nothing in place; the bytes are there
+		err = f.write(good, int64(len(good)), cut) // a full file system without overwriting in place; the bytes are there
 	}
 	return err
 }
 
-// write writes the good bytes from an offset on, durably, and cuts what is behind them if told to.
+// write writes the good bytes from an offset on, durably, and with cut truncates the file after
+// them.
 func (f logFile) write(good []byte, from int64, cut bool) error {
 	if cut {
 		if err := f.file.Truncate(int64(len(good))); err != nil {

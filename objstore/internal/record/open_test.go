@@ -13,7 +13,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A log whose header a power cut has taken opens where there is no room for one, and gets it when there is.
+// A log whose header a power cut has taken opens where there is no room for one, and gets it when
+// there is.
 func TestLogMadeAnewOnFullDisk(t *testing.T) {
 	id := ID{Kind: ObjectLog, Store: uuid.New(), Number: 1}
 	for _, size := range []int64{0, 10, HeaderSize} {
@@ -33,8 +34,9 @@ func TestLogMadeAnewOnFullDisk(t *testing.T) {
 	}
 }
 
-// A full disk that writes nothing in place, as btrfs does, refuses what is only written once more. The log opens all the
-// same, with a torn frame behind its end or without; where bytes are missing it does not.
+// A full disk that writes nothing in place, as btrfs does, refuses what is only written once more.
+// The log opens all the same, with a torn frame behind its end or without; where bytes are missing
+// it does not.
 func TestLogOpensOnFullDiskWithoutOverwriting(t *testing.T) {
 	id := ID{Kind: Refs, Store: uuid.New()}
 	for _, torn := range []int{0, 5, 40} {
@@ -85,8 +87,8 @@ func TestLogOpensOnFullDiskWithoutOverwriting(t *testing.T) {
 	}
 }
 
-// A log whose header was lost by a power cut before any frame was written is made anew, on disk too: a mark behind a
-// header of zeroes made it damage at the opening after.
+// A log whose header was lost by a power cut before any frame was written is made anew, on disk
+// too: a mark behind a header of zeroes made it damage at the opening after.
 func TestLogMadeAnew(t *testing.T) {
 	for _, left := range [][]byte{nil, make([]byte, 10), make([]byte, HeaderSize)} {
 		fs := disktest.FS(t, "log", left)

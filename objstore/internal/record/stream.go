@@ -10,16 +10,16 @@ import (
 	"varve/objstore/vfs"
 )
 
-// OpenLong opens a log whose copies have more than least bytes and are all good, one frame in memory at a time. It reads
-// them twice: first to see that they are good, then for what they say. It returns nil, without an error, for a log that
-// is not as long or not good, as after a power cut: that is for Open, which has to have it in memory as a whole, and
-// calls each for all frames again.
+// OpenLong opens a log whose copies have more than least bytes and are all good, with one frame in
+// memory at a time. It reads them twice: first to see that they are good, then for their content.
+// For a log that is shorter or not good, as after a power cut, it returns nil without an error: the
+// caller then uses Open, which reads the whole log into memory and calls each for all frames again.
 func OpenLong(fs vfs.FS, names []string, id ID, least int64, each func(payload []byte) error) (*Log, error) {
 	l := newLog(id)
 	for _, name := range names {
 		f, err := fs.Open(name)
 		if err != nil {
-			return nil, l.Close() // Open says what is wrong
+			return nil, l.Close() // Open reports what is wrong
 		}
 		l.copies = append(l.copies, logFile{name, f})
 		if size, err := f.Size(); err != nil || size <= least {
@@ -50,11 +50,11 @@ func OpenLong(fs vfs.FS, names []string, id ID, least int64, each func(payload [
 	return l, nil
 }
 
-// errNotClean: the log has to be read as a whole.
+// errNotClean: the log must be read as a whole.
 var errNotClean = errors.New("a log that is not the same good frames in every file")
 
-// stream reads the frames of all copies side by side, calls each, if it is not nil, for every payload, and returns the
-// bytes of the last frame.
+// stream reads the frames of all copies in parallel, calls each, if it is not nil, for every
+// payload, and returns the bytes of the last frame.
 func (l *Log) stream(each func(payload []byte) error) (last []byte, err error) {
 	readers := make([]*bufio.Reader, len(l.copies))
 	for i, f := range l.copies {
@@ -120,7 +120,7 @@ func readSame(readers []*bufio.Reader, n int64) ([]byte, error) {
 	return first, nil
 }
 
-// atEnd reports that nothing is left to read of any copy.
+// atEnd reports whether all copies have been read to their end.
 func atEnd(readers []*bufio.Reader) bool {
 	for _, r := range readers {
 		if _, err := r.Peek(1); !errors.Is(err, io.EOF) {

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	compactFrame = 1024    // records that a frame of a compacted log has at most
-	shortLog     = 1 << 20 // bytes up to which no log is compacted
+	compactFrame = 1024    // most records in a frame of a compacted log
+	shortLog     = 1 << 20 // logs up to this length in bytes are not compacted
 )
 
-// Compact is Tidy once the log is longer than CompactAt.
+// Compact calls Tidy if the log is longer than CompactAt.
 func (l *Log) Compact(s *State) error {
 	if l.log.Size() <= l.CompactAt {
 		return nil
@@ -23,9 +23,9 @@ func (l *Log) Compact(s *State) error {
 	return l.compactAndReserve(s)
 }
 
-// Tidy completes the opening of a log that leads to s: it adds the copy that is missing, makes the names durable, compacts
-// the log if it has grown long for what it says, and reserves room behind its end. After an error nobody knows which file
-// counts.
+// Tidy completes the opening of a log that leads to s: it adds a missing copy, makes the names
+// durable, compacts the log if it is long for its content, and reserves space beyond its end. After
+// an error it is unknown which file counts.
 func (l *Log) Tidy(s *State) error {
 	if err := l.complete(); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (l *Log) compactAndReserve(s *State) error {
 	return nil
 }
 
-// complete adds the missing one of the two files. Without room for it, one has to do.
+// complete adds the missing one of the two files. If there is no space for it, one must do.
 func (l *Log) complete() error {
 	if l.log.Copies() == len(LogFiles) {
 		return nil
@@ -65,17 +65,17 @@ func (l *Log) complete() error {
 	return err
 }
 
-// longFor reports whether the log is long for a state that takes live bytes: as long as there is plenty of room, it may be
-// several times that.
+// longFor reports whether the log is long for a state that takes live bytes. While there is plenty
+// of space, it may be several times that.
 func (l *Log) longFor(live int64) bool {
 	size := l.log.Size()
 	return size >= shortLog+4*live || size >= l.Full/2 && size >= shortLog+live+live/4
 }
 
-// compact rewrites the log if it has grown long for what it says, however long that is.
+// compact rewrites the log if it is long for its content, whatever its length.
 func (l *Log) compact(s *State) error {
 	copies := l.log.Copies()
-	err := l.complete() // there may be room for it by now
+	err := l.complete() // there may be space for it by now
 	if err == nil && l.log.Copies() != copies {
 		err = l.fs.SyncDir(Dir)
 	}
@@ -124,7 +124,7 @@ func (l *Log) removeDraft() error { return disk.RemoveLeftover(l.fs, l.logger, d
 
 // draft writes the shortest log of the same state under another name, durably.
 func (l *Log) draft(s *State) (*record.Log, error) {
-	if err := l.removeDraft(); err != nil { // an attempt before this one could not take it back
+	if err := l.removeDraft(); err != nil { // an earlier attempt could not remove it
 		return nil, err
 	}
 	n, err := record.Create(l.fs, draftFile, LogID(l.store))
@@ -140,13 +140,14 @@ func (l *Log) draft(s *State) (*record.Log, error) {
 	return n, nil
 }
 
-// replace puts a draft in the place of the log. The copy goes first: two files of different bytes would be damage.
+// replace replaces the log by a draft. The copy is removed first: two files with different bytes
+// would be damage.
 func (l *Log) replace(n *record.Log) error {
 	err := l.fs.Remove(LogCopy)
-	if err == nil || errors.Is(err, os.ErrNotExist) { // an attempt before this one, which could not sync, has removed it
+	if err == nil || errors.Is(err, os.ErrNotExist) { // an earlier attempt, which could not sync, has removed it
 		err = l.fs.SyncDir(Dir)
 	}
-	if disk.Transient(err) { // the log is as it was; its copy may lack a name until the store opens again
+	if disk.Transient(err) { // the log is unchanged; its copy may lack a name until the store opens again
 		l.logger.Warn("the refs log stays long", "error", err)
 		return errors.Join(n.Close(), l.removeDraft())
 	}

@@ -19,7 +19,7 @@ const (
 	LogFile = Dir + "/log"
 	LogCopy = Dir + "/log.copy"
 
-	draftFile = LogFile + ".new" // a compacted log that does not count yet
+	draftFile = LogFile + ".new" // a compacted log that is not in use yet
 )
 
 // LogFiles are the copies of the log.
@@ -28,20 +28,22 @@ var LogFiles = []string{LogFile, LogCopy}
 // LogID is the ID of a store's log.
 func LogID(store uuid.UUID) record.ID { return record.ID{Kind: record.Refs, Store: store} }
 
-// streamAbove is the length in bytes above which a log that is good is opened without being read as a whole.
+// streamAbove is the length in bytes above which a good log is opened without reading it into
+// memory as a whole.
 var streamAbove int64 = 64 << 20
 
-// ahead is the room in bytes that is kept allocated behind the log's end: names can be deleted on a disk that others have
-// filled to the last byte.
+// ahead is the space in bytes that stays allocated beyond the log's end, so that names can be
+// deleted on a full disk.
 const ahead = 64 << 10
 
-// Log is the open log. It has no lock: its owner serialises the methods that change it, and holds the lock of the State
-// over none of them.
+// Log is the open log. It has no lock: its owner serialises the methods that change it, and does
+// not hold the lock of the State while it calls them.
 type Log struct {
-	// CompactAt is the length in bytes above which Compact looks whether the log can be shorter. Tidy sets it.
+	// CompactAt is the length in bytes above which Compact checks whether the log can be shorter.
+	// Tidy sets it.
 	CompactAt int64
-	// Full is the length in bytes above which the log takes no new names: some four million snapshots. Settling and
-	// deleting go on.
+	// Full is the length in bytes above which the log accepts no new names: about four million
+	// snapshots. Settling and deleting still work.
 	Full int64
 
 	fs     vfs.FS
@@ -50,7 +52,7 @@ type Log struct {
 	log    *record.Log
 }
 
-// Create creates the log of a store, with the records that it begins with, in both files. Their names are durable after
+// Create creates both files of a store's log, with its first records. Their names are durable after
 // SyncDir of Dir.
 func Create(fs vfs.FS, store uuid.UUID, recs ...Record) error {
 	l, err := record.Create(fs, LogFile, LogID(store))
@@ -69,8 +71,8 @@ func Create(fs vfs.FS, store uuid.UUID, recs ...Record) error {
 	return errors.Join(err, l.Close())
 }
 
-// Open reads the log of a store with chunks of that size in bytes, and returns the state that it leads to. What it has
-// repaired is in Damage. Tidy comes next.
+// Open reads the log of a store with this chunk size in bytes, and returns the state that the log
+// leads to. Damage returns what was repaired. The caller calls Tidy next.
 func Open(fs vfs.FS, store uuid.UUID, chunkSize int, logger *slog.Logger) (*Log, *State, error) {
 	l := &Log{fs: fs, store: store, logger: logger, Full: 1 << 30}
 	if err := l.removeDraft(); err != nil {
@@ -79,7 +81,7 @@ func Open(fs vfs.FS, store uuid.UUID, chunkSize int, logger *slog.Logger) (*Log,
 	var err error
 	s := NewState(chunkSize)
 	if l.log, err = record.OpenLong(fs, LogFiles, LogID(store), streamAbove, s.ApplyFrame); l.log == nil && err == nil {
-		s = NewState(chunkSize) // the log is short, or has to be read as a whole
+		s = NewState(chunkSize) // the log is short, or must be read as a whole
 		l.log, err = record.Open(fs, LogFiles, LogID(store), false, s.ApplyFrame)
 	}
 	if err != nil {
@@ -88,8 +90,8 @@ func Open(fs vfs.FS, store uuid.UUID, chunkSize int, logger *slog.Logger) (*Log,
 	return l, s, nil
 }
 
-// Append makes records durable that take effect together. After disk.ErrNoSpace and transient errors the log is what it
-// was before, unless it is InDoubt; after any other error nobody knows what it holds.
+// Append makes records durable, which take effect together. After disk.ErrNoSpace and transient
+// errors the log is unchanged, unless it is InDoubt; after any other error its content is unknown.
 func (l *Log) Append(recs []Record) error {
 	b, err := json.Marshal(recs)
 	if err != nil {
@@ -102,26 +104,27 @@ func (l *Log) Append(recs []Record) error {
 	return l.log.Append(b)
 }
 
-// InDoubt reports whether a record that Append answered with an error may still be in the log: after a crash it would take
-// effect.
+// InDoubt reports whether a record whose Append returned an error may still be in the log: after a
+// crash it would take effect.
 func (l *Log) InDoubt() bool { return l.log.InDoubt() }
 
-// TakeBack removes such a record; Append begins with it. Its errors are as those of Append.
+// TakeBack removes such a record; Append does so first. Its errors are like those of Append.
 func (l *Log) TakeBack() error { return l.log.TakeBack() }
 
 // Size is the length of the log in bytes.
 func (l *Log) Size() int64 { return l.log.Size() }
 
-// Damage is what Open found wrong, and repaired.
+// Damage returns the damage that Open found and repaired.
 func (l *Log) Damage() []*disk.CorruptError { return l.log.Damage() }
 
-// Copies is how many files of the same bytes there are: two, unless the disk had no room for the second.
+// Copies returns the number of files with the same bytes: two, unless the disk had no space for the
+// second.
 func (l *Log) Copies() int { return l.log.Copies() }
 
 // CopyName is the path of copy i, from 0.
 func (l *Log) CopyName(i int) string { return l.log.CopyName(i) }
 
-// VerifyCopy reads copy i by itself; the error is a disk.CorruptError.
+// VerifyCopy reads copy i alone; its error is a disk.CorruptError.
 func (l *Log) VerifyCopy(i int) error { return l.log.VerifyCopy(i) }
 
 // Close takes back what is in doubt, and closes the files.

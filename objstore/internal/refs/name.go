@@ -12,8 +12,9 @@ import (
 // MaxName is the length of the longest name of a volume or snapshot, in bytes.
 const MaxName = 128
 
-// CheckName returns what is wrong with the name of a volume or snapshot, as ErrInvalid: it has 1 to MaxName letters,
-// digits, '.', '_', '-', ':' and '+', the first a letter or digit. what ("volume") is for the message.
+// CheckName returns an ErrInvalid if a name of a volume or snapshot is not valid: names have 1 to
+// MaxName letters, digits, '.', '_', '-', ':' and '+', and begin with a letter or digit. what
+// ("volume") is for the message.
 func CheckName(what, name string) error {
 	bad := func(why string) error {
 		return fmt.Errorf("%s name %q %s: %w: use 1 to %d letters, digits, '.', '_', '-', ':' and '+', a letter or digit first",
@@ -34,6 +35,6 @@ func CheckName(what, name string) error {
 	return nil
 }
 
-// ScratchName is the name of the scratch volume with an ID. Nobody can give another volume such a name, for the ID of a
-// volume is chosen at random when it is created.
+// ScratchName returns the name of the scratch volume with an ID. No other volume can have that
+// name, as the ID of a volume is chosen at random when it is created.
 func ScratchName(id uuid.UUID) string { return "scratch-" + id.String() }

@@ -1,25 +1,28 @@
-// Package refs keeps what a store knows by name: volumes, snapshots, and the roots that they point to. State is all of it
-// in memory; Log is the file that leads to it. The superblock, which says how to read the store, is here too.
+// Package refs keeps the names of a store: volumes, snapshots, and the roots that they point to.
+// State has all of it in memory; Log is the file that leads to a State. The superblock, which says
+// how to read the store, is here too.
 //
-// A frame of the log is a JSON array of records that take effect together, or not at all: refs are few and small, and a
-// person can read them.
+// A frame of the log is a JSON array of records that take effect together, or not at all: refs are
+// few and small, and JSON can be read by people.
 //
 //	[{"op":"volume","id":"ffee…","name":"vol","size":10737418240,"block_size":512,"time":"2023-11-14T22:13:20Z"}]
 //	[{"op":"head","id":"ffee…","gen":3,"root":"b2b2…","logical":16384},
 //	 {"op":"snapshot","id":"ffee…","name":"snap","gen":3,"root":"b2b2…","logical":16384,"time":"2023-…"}]
 //	[{"op":"resize","id":"ffee…","gen":3,"root":"c3c3…","size":21474836480,"logical":16384}]
 //
-// A snapshot has the size that its volume had when the snapshot was named; a volume that was resized
-// since has another one. In a compacted log, which says the volume's present size first, such a
-// snapshot's record has the size.
+// A snapshot has the size that its volume had when the snapshot was named; a volume that was
+// resized since has another one. In a compacted log, which says the volume's present size first,
+// such a snapshot's record has the size.
 //
 //	[{"op":"retired","retired":[7,12]}]
 //
-// What was alive in a retired segment lies elsewhere, durably. Its file is unlinked after the record; one that is there
-// still is a leftover, and what earlier records say of its object log does not count.
+// The live objects of a retired segment are elsewhere, durably. Its file is unlinked after the
+// record; if it still exists, it is a leftover, and what earlier records say about its object log
+// does not count.
 //
-// Frames are those of package record. The log has two copies of the same bytes, for nothing else in a store could tell
-// what its volumes are called. It is compacted, by way of a new file, when the store opens and as it grows.
+// Frames are those of package record. The log has two copies with the same bytes, as nothing else
+// in a store knows the names of its volumes. It is compacted, into a new file, when the store opens
+// and as it grows.
 package refs
 
 import (
@@ -28,7 +31,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Op says what a record does.
+// Op is what a record does.
 type Op string
 
 // The operations, with the fields that they use.
@@ -46,8 +49,8 @@ const (
 	OpRename         Op = "rename"          // ID, To: the volume's name is To
 	OpSnapshotRename Op = "snapshot-rename" // ID, Name, To: the snapshot's name is To
 	OpSegments       Op = "segments"        // Gen: IDs below it may have been used; ObjectLogs
-	OpMaxSize        Op = "max-size"        // Size: what the store may take on disk; 0: no maximum
-	OpRetired        Op = "retired"         // Retired: nothing is in these segments any more, and their files go
+	OpMaxSize        Op = "max-size"        // Size: the most that the store may take on disk; 0: no maximum
+	OpRetired        Op = "retired"         // Retired: these segments have no live objects any more, and their files are unlinked
 )
 
 // Record is one entry of the log.
@@ -65,20 +68,22 @@ type Record struct {
 	Quota     int64     `json:"quota,omitempty"`   // bytes
 	Reserve   int64     `json:"reserve,omitempty"` // bytes
 	To        string    `json:"to,omitempty"`      // the new name
-	// Mark is what the marks of the volume's devices are made of, if not of the name: see
-	// Volume.MarkName. A log has it only behind a rename, which an older varve refuses.
+	// Mark is what the marks of the volume's devices are made from, if not from the name: see
+	// Volume.MarkName. A log has it only after a rename, which an older varve refuses.
 	Mark string `json:"mark,omitempty"`
-	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know it.
+	// Of is the snapshot that a scratch volume lies over, for people: an older varve does not know
+	// it.
 	Of     string           `json:"of,omitempty"`
 	Policy *RetentionPolicy `json:"policy,omitempty"`
-	// ObjectLogs says how long the object logs of segments were, in bytes, when the record was written: the objects that a
-	// root needs are in them. One that is shorter, or gone with its segment not sealed, is damaged.
+	// ObjectLogs has the lengths, in bytes, of the object logs of segments when the record was
+	// written: the objects that a root needs are in them. A log that is shorter, or missing while
+	// its segment is not sealed, is damaged.
 	ObjectLogs map[uint32]int64 `json:"dirs,omitempty"`
 	Retired    []uint32         `json:"retired,omitempty"` // IDs of segments
 }
 
-// Needed returns the features that a store must have before the records are written: versions of
-// varve before them would not understand the records, or would drop a part of them.
+// Needed returns the features that a store must have before the records are written: older versions
+// of varve would not understand the records, or would drop a part of them.
 func Needed(recs []Record) Features {
 	var s Features
 	for i := range recs {

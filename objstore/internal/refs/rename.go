@@ -11,14 +11,14 @@ import (
 	"varve/objstore/internal/disk"
 )
 
-// MarkName is what the marks of the volume's devices are made of: the name with which the volume was
-// created, or its ID if that name was taken as such by a volume that had been renamed. It is
+// MarkName is what the marks of the volume's devices are made of: the name with which the volume
+// was created, or its ID if that name was taken as such by a volume that had been renamed. It is
 // different for all volumes of a store, and never changes: a device keeps the mark that it was made
 // with while its volume is renamed.
 func (v *Volume) MarkName() string { return cmp.Or(v.Mark, v.Name) }
 
-// MarkFor returns the Mark of a volume that is about to be created. It is empty, unless the marks of
-// another volume's devices are made of the name.
+// MarkFor returns the Mark of a volume that is about to be created. It is empty, unless the marks
+// of another volume's devices are made of the name.
 func (s *State) MarkFor(name string, id uuid.UUID) string {
 	if s.marks[name] == nil {
 		return ""

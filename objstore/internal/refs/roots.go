@@ -6,8 +6,9 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// Roots finds by its hash what a settled root belongs to: the heads of volumes, and settled snapshots, but for scratch
-// volumes, whose roots are not offered. However many snapshots there are, a look-up visits one entry.
+// Roots finds by its hash what a settled root belongs to: the heads of volumes, and settled
+// snapshots, but for scratch volumes, whose roots are not offered. However many snapshots there
+// are, a look-up visits one entry.
 type Roots map[merkle.Hash]*RootUse
 
 // RootUse is a root that something refers to.

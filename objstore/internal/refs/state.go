@@ -23,7 +23,8 @@ type State struct {
 	Segments uint64 // segment IDs below this may have been used
 	MaxSize  int64  // bytes that the store may take on disk; 0: no maximum
 
-	// ObjectLogs says how long the object logs of segments are at least, in bytes, until the segments are sealed.
+	// ObjectLogs says how long the object logs of segments are at least, in bytes, until the
+	// segments are sealed.
 	ObjectLogs map[uint32]int64
 	// Retired are segments without objects whose files may still be there.
 	Retired map[uint32]bool

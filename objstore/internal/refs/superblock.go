@@ -183,8 +183,8 @@ func (sb *Superblock) CheckWritable() error {
 
 // ReadSuperblock returns the first good copy, with the features of both, repairs the other one, and
 // returns what was wrong with it. ErrNotStore if there is none, ErrVersion if this varve must not
-// open the store. With readOnly, the store will not be written to: features that forbid no more than
-// that are accepted.
+// open the store. With readOnly, the store will not be written to: features that forbid no more
+// than that are accepted.
 func ReadSuperblock(fs vfs.FS, readOnly bool) (*Superblock, []*disk.CorruptError, error) {
 	var found *Superblock
 	good := map[string]Superblock{}
@@ -226,8 +226,8 @@ func ReadSuperblock(fs vfs.FS, readOnly bool) (*Superblock, []*disk.CorruptError
 	return found, damage, found.repair(fs, good)
 }
 
-// repair replaces the copies that differ from the superblock: one that is damaged, or one that a UUID
-// or a feature has not reached. good is what could be read.
+// repair replaces the copies that differ from the superblock: one that is damaged, or one that a
+// UUID or a feature has not reached. good is what could be read.
 func (sb *Superblock) repair(fs vfs.FS, good map[string]Superblock) error {
 	for _, name := range []string{SuperblockFile, SuperblockCopy} {
 		if had, ok := good[name]; ok && had == *sb {
@@ -242,8 +242,8 @@ func (sb *Superblock) repair(fs vfs.FS, good map[string]Superblock) error {
 	return nil
 }
 
-// ReadSuperblockFile reads one copy. Bytes that are no superblock are a disk.CorruptError, those of a
-// newer varve an error that wraps disk.ErrVersion.
+// ReadSuperblockFile reads one copy. Bytes that are no superblock are a disk.CorruptError, those of
+// a newer varve an error that wraps disk.ErrVersion.
 func ReadSuperblockFile(fs vfs.FS, name string) (*Superblock, error) {
 	f, err := fs.Open(name)
 	if err != nil {

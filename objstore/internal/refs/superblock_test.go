@@ -18,7 +18,8 @@ const (
 	unknownCompatible   Feature = 127
 )
 
-// withNames returns a superblock with features, as a varve writes it that knows them by these names.
+// withNames returns a superblock with features, as a varve writes it that knows them by these
+// names.
 func withNames(t *testing.T, features Features, names map[Feature]string) []byte {
 	t.Helper()
 	for f, name := range names {
@@ -69,8 +70,8 @@ func TestFeatureNumbers(t *testing.T) {
 	}
 }
 
-// A store with an unknown feature is refused with its number and name, and so is one of a version to
-// come; a feature that is compatible with reading forbids writing alone. What this varve says is
+// A store with an unknown feature is refused with its number and name, and so is one of a version
+// to come; a feature that is compatible with reading forbids writing alone. What this varve says is
 // also what a later one will: the bytes have the name.
 func TestUnknownFeatures(t *testing.T) {
 	both := NewFeatures(Rename, unknownIncompatible, unknownCompatible)
@@ -129,8 +130,8 @@ func TestUnknownFeatures(t *testing.T) {
 	}
 }
 
-// A superblock of version 1 has no features: bytes that say otherwise are damage, and no varve guesses
-// at them.
+// A superblock of version 1 has no features: bytes that say otherwise are damage, and no varve
+// guesses at them.
 func TestFeaturesInVersionOne(t *testing.T) {
 	b := withNames(t, NewFeatures(Rename), nil)
 	le.PutUint32(b[offVersion:], versionPlain)

@@ -52,7 +52,8 @@ type Snapshot struct {
 // Scratch reports whether the volume is a scratch volume.
 func (v *Volume) Scratch() bool { return v.Name == ScratchName(v.ID) }
 
-// CheckSize returns ErrInvalid unless n bytes is a size that a device with that block size may have.
+// CheckSize returns ErrInvalid unless n bytes is a size that a device with that block size may
+// have.
 func CheckSize(n int64, blockSize int) error {
 	if n <= 0 || n > disk.MaxVolumeSize || n%int64(blockSize) != 0 {
 		return fmt.Errorf("size %d bytes: %w: want a multiple of the block size %d, at most %d", n, disk.ErrInvalid, blockSize, int64(disk.MaxVolumeSize))

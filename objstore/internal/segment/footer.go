@@ -14,7 +14,8 @@ const TrailerSize = 64
 
 const trailerMagic = "varveFTR"
 
-// maxFooter bounds the length of a footer, in bytes: more than a segment of the largest capacity can need.
+// maxFooter bounds the length of a footer, in bytes: more than a segment of the largest capacity
+// can need.
 const maxFooter = 1 << 32
 
 // footerLength returns the length in bytes of a footer with that many objects: whole blocks.
@@ -22,8 +23,8 @@ func footerLength(objects int) int64 {
 	return disk.RoundUp(int64(objects)*ObjectSize+TrailerSize, disk.BlockSize)
 }
 
-// EncodeFooter returns the footer of a segment with these objects, which are in order of block: the encoded objects,
-// zeroes, and in the last 64 bytes the trailer:
+// EncodeFooter returns the footer of a segment with these objects, which are in order of block: the
+// encoded objects, zeroes, and in the last 64 bytes the trailer:
 //
 //	 0  magic "varveFTR"
 //	 8  version u32
@@ -84,7 +85,8 @@ func decodeTrailer(t []byte, id uint32, length int64) (trailer, error) {
 	return d, nil
 }
 
-// footerHint returns the length of the footer that a trailer belongs to, by its count of objects alone, which may be wrong.
+// footerHint returns the length of the footer that a trailer belongs to, by its count of objects
+// alone, which may be wrong.
 func footerHint(t []byte) int64 { return footerLength(int(le.Uint32(t[16:]))) }
 
 // decodeFooter checks a footer of segment id and returns its objects, still encoded.
@@ -103,8 +105,8 @@ func decodeFooter(b []byte, id uint32) (Entries, error) {
 	return all, nil
 }
 
-// Entries are the encoded objects of a footer, in order of block. They stay encoded, since of most of them nobody ever
-// asks for more than the hash.
+// Entries are the encoded objects of a footer, in order of block. They stay encoded, as most uses
+// need only the hash.
 type Entries []byte
 
 // Len returns how many objects there are.

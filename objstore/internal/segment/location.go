@@ -2,9 +2,10 @@ package segment
 
 import "varve/objstore/internal/disk"
 
-// Location is where an object lies: its segment's ID in the high half, its block in the low one. The zero Location is a hole.
-// Nobody keeps one for long: an object that lives may be copied, and its segment unlinked, when the readers have ended that
-// held a pin (Pin). Only leaves in memory keep locations, and look the objects up again when a segment is not there any more.
+// Location is where an object is: its segment's ID in the high half, its block in the low half. The
+// zero Location is a hole. A Location is valid while a Pin is held: after that, live objects may be
+// copied, and their segment unlinked. Only leaves in memory keep locations for longer, and look
+// their objects up again when a segment does not exist any more.
 type Location uint64
 
 // Lost is the location of an object that the tree names and no segment has.

@@ -10,16 +10,17 @@ import (
 	"varve/objstore/vfs"
 )
 
-// ErrUnfinished is returned for a file of zeroes, or of nothing. A power cut came before the header was durable, and nothing refers to the
-// segment.
+// ErrUnfinished is returned for an empty file, or one of zeroes: a power cut came before the header
+// was durable, and nothing refers to the segment.
 var ErrUnfinished = errors.New("the file is empty")
 
-// Open opens a segment of a former process; hasLog says that there is an object log. A segment that was not sealed is full:
-// its open end may hold writes that were never answered.
+// Open opens a segment of an earlier process; hasLog says whether there is an object log. A segment
+// that was not sealed counts as full: writes that were never answered may be beyond its data.
 //
-// Where header, trailer and object log contradict one another, or cannot be read, Open finds out what they said from the
-// others and repairs them (Repaired). What that does not tell makes the segment damaged (Damage), which is no error. Errors
-// are ErrUnfinished, disk.ErrVersion in a disk.CorruptError, and those of the file system that say nothing about the bytes.
+// If header, trailer and object log contradict one another, or cannot be read, Open deduces their
+// content from the others and repairs them (Repaired). If it cannot, the segment is damaged
+// (Damage), which is no error. Errors are ErrUnfinished, disk.ErrVersion in a disk.CorruptError,
+// and those of the file system that do not mean damage.
 func Open(fs vfs.FS, id uint32, store uuid.UUID, hasLog bool) (*File, error) {
 	f, err := fs.Open(Name(id))
 	if err != nil {
@@ -52,7 +53,7 @@ func (g *File) open(fs vfs.FS, store uuid.UUID, hasLog bool) error {
 	return nil
 }
 
-// openHeader reads the header, or deduces what it said.
+// openHeader reads the header, or deduces its content.
 func (g *File) openHeader(store uuid.UUID, hasLog bool) error {
 	b := make([]byte, HeaderSize)
 	n, err := g.Data.ReadAt(b, 0)
@@ -73,9 +74,9 @@ func (g *File) openHeader(store uuid.UUID, hasLog bool) error {
 	return g.deduceHeader(store, hasLog, bad)
 }
 
-// deduceHeader finds out what a damaged header said. The trailer, which ends the file of a sealed segment, knows how long the
-// footer is; where there is an object log, the footer does not count. Without either, nobody knows whether the segment was
-// sealed.
+// deduceHeader deduces the content of a damaged header. The trailer, at the end of the file of a
+// sealed segment, has the length of the footer; if there is an object log, the footer does not
+// count. Without either, it is unknown whether the segment was sealed.
 func (g *File) deduceHeader(store uuid.UUID, hasLog bool, bad *disk.CorruptError) error {
 	size, err := g.Data.Size()
 	if err != nil {
@@ -106,7 +107,7 @@ func (g *File) deduceHeader(store uuid.UUID, hasLog bool, bad *disk.CorruptError
 	return g.rewriteHeader(store)
 }
 
-// zeroes reports a file of zeroes, or of nothing.
+// zeroes reports whether a file is empty or all zeroes.
 func (g *File) zeroes(size int64) bool {
 	b := make([]byte, 1<<20)
 	for off := int64(0); off < size; off += int64(len(b)) {
@@ -118,7 +119,7 @@ func (g *File) zeroes(size int64) bool {
 	return true
 }
 
-// rewriteHeader writes a header that was deduced. Where there is no room for it, the next opening deduces it again.
+// rewriteHeader writes a deduced header. If the disk is full, the next opening deduces it again.
 func (g *File) rewriteHeader(store uuid.UUID) error {
 	err := g.writeHeader(store, g.footer)
 	if err == nil {
@@ -130,7 +131,7 @@ func (g *File) rewriteHeader(store uuid.UUID) error {
 	return err
 }
 
-// readTrailer takes the bytes of chunks and others from the trailer.
+// readTrailer reads the bytes of chunks and other objects from the trailer.
 func (g *File) readTrailer() error {
 	b := make([]byte, TrailerSize)
 	off := g.Capacity + g.footer - TrailerSize

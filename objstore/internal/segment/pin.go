@@ -6,14 +6,14 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// Pin keeps the places that readers hold from being punched or unlinked. A reader holds the current
-// pin of its image, or of [Pins], from before it looks a place up until it has read the bytes there.
-// Whoever takes places away first sees to it that nobody finds them any more, then replaces the pin,
-// and waits until the old one is done.
+// Pin keeps the locations that readers use from being punched or unlinked. A reader holds the
+// current pin of its image, or of [Pins], from before it looks a location up until it has read the
+// bytes there. To free a location, first make sure that look-ups do not return it any more, then
+// replace the pin, and wait until the old pin is done.
 //
 // Pins are cumulative: a pin is done only after the one that it replaced. So waiting for the last
-// pin means waiting for every reader that began before that pin was replaced, also for readers that
-// count on an older pin.
+// pin means waiting for every reader that began before that pin was replaced, including readers
+// that hold an older pin.
 type Pin struct {
 	n    atomic.Int64 // readers; one for being current, and one for a predecessor that is not done
 	done chan struct{}
@@ -27,16 +27,16 @@ func NewPin() *Pin {
 	return p
 }
 
-// Hold counts one reader more, and returns p. It never blocks.
+// Hold counts one more reader, and returns p. It never blocks.
 // REQUIRES: the lock of the pin's owner is held, and the pin is current.
 func (p *Pin) Hold() *Pin {
 	p.n.Add(1)
 	return p
 }
 
-// Release counts one reader less. It never blocks.
+// Release counts one reader fewer. It never blocks.
 func (p *Pin) Release() {
-	for p != nil && p.n.Add(-1) == 0 { // no new reader counts on a pin that is not current
+	for p != nil && p.n.Add(-1) == 0 { // no new reader holds a pin that is not current
 		close(p.done)
 		p = p.next
 	}
@@ -56,14 +56,14 @@ func (p *Pin) Replace() *Pin {
 // Done is closed when all that began before the pin was replaced have ended.
 func (p *Pin) Done() <-chan struct{} { return p.done }
 
-// Pins is the owner of the pin of readers that look places up by hash, and are of no image: reads of
-// tree nodes, settling, a check. Safe for concurrent use; the zero value is ready.
+// Pins owns the pin of readers that look locations up by hash, and do not belong to an image: reads
+// of tree nodes, settling, checks. It is safe for concurrent use; the zero value is ready.
 type Pins struct {
 	mu      lockorder.Mutex[lockorder.Memory]
 	current *Pin
 }
 
-// Hold counts one reader more on the current pin, which the reader releases. It never blocks.
+// Hold counts one more reader on the current pin, which the reader releases. It never blocks.
 func (s *Pins) Hold() *Pin {
 	s.mu.Lock()
 	defer s.mu.Unlock()

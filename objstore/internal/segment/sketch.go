@@ -13,10 +13,11 @@ const (
 	sketchProbes = 10
 )
 
-// Sketches tell which footers can't have an object, without reading them again: of a footer that was read once, a sketch is
-// kept, a Bloom filter of 24 bits an object. One in some 50,000 look-ups reads a footer in vain, and one in 200 of those for
-// the 256 chunks of a leaf at once. They are for segments that the index lacks: each look-up there would read the footers of
-// all, 48 bytes an object, 3 GiB a terabyte. Footers beyond the bound are read again. The zero value is ready.
+// Sketches tell which footers cannot have an object, without reading them again. After a footer was
+// read once, Sketches keep a Bloom filter of it, 24 bits per object. About one look-up in 50,000
+// reads a footer in vain, and one in 200 of those for the 256 chunks of a leaf. Sketches are for
+// segments that the index lacks: without them each look-up would read all footers, 48 bytes per
+// object, 3 GiB per terabyte. Footers beyond the bound are read again. The zero value is ready.
 type Sketches struct {
 	mu    lockorder.Mutex[lockorder.Memory]
 	of    map[uint32]sketch
@@ -26,7 +27,7 @@ type Sketches struct {
 // sketch is a Bloom filter of hashes.
 type sketch []uint64
 
-// probes calls f with the word and the bit of each probe, until f says no.
+// probes calls f with the word and the bit of each probe, until f returns false.
 func (k sketch) probes(h *merkle.Hash, f func(word int, bit uint64) bool) bool {
 	bits := uint64(len(k)) * 64
 	at, step := le.Uint64(h[:]), le.Uint64(h[8:])|1
@@ -48,7 +49,8 @@ func makeSketch(entries Entries) sketch {
 	return k
 }
 
-// MayHave reports whether the segment may have one of the objects: false only if its footer was read and has none.
+// MayHave reports whether the segment may have one of the objects. It returns false only if the
+// footer was read and has none of them.
 func (s *Sketches) MayHave(id uint32, hashes map[merkle.Hash]bool) bool {
 	s.mu.Lock()
 	k := s.of[id]
@@ -64,7 +66,7 @@ func (s *Sketches) MayHave(id uint32, hashes map[merkle.Hash]bool) bool {
 	return false
 }
 
-// Add keeps the sketch of a sealed segment's footer, if there is room for it.
+// Add keeps the sketch of a sealed segment's footer, if there is memory for it.
 func (s *Sketches) Add(id uint32, entries Entries) {
 	s.mu.Lock()
 	_, known := s.of[id]

@@ -6,14 +6,16 @@ import (
 	"varve/objstore/internal/disk"
 )
 
-// Sync makes the segment's data durable. An error is final: once a sync has failed, each later one fails too.
+// Sync makes the segment's data durable. An error is final: once a sync has failed, each later one
+// fails too.
 //
-// Linux tells only one caller that write-back has failed: fdatasync reports an error once for each open file
-// (file_check_and_advance_wb_err in mm/filemap.c, Linux 4.13 and later), and the pages that were not written count as clean
-// from then on. Of two calls that overlap either may be told, whichever ends first, while the other one returns success for
-// bytes that are lost. So a call believes its own success only when the calls that overlap it have ended, and none failed.
+// Linux reports a failed write-back to one caller only: fdatasync returns an error once for each
+// open file (file_check_and_advance_wb_err in mm/filemap.c, Linux 4.13 and later), and the pages
+// that were not written count as clean from then on. Of two overlapping calls, one gets the error,
+// and the other returns success although bytes are lost. So a call succeeds only when the calls
+// that overlap it have ended, and none failed.
 //
-// Sync blocks, and takes as long as the calls that overlap it. It holds no lock over the I/O.
+// Sync blocks, as long as the calls that overlap it. It holds no lock over the I/O.
 func (g *File) Sync() error {
 	if err := g.beginSync(); err != nil {
 		return err
@@ -21,7 +23,7 @@ func (g *File) Sync() error {
 	return g.endSync(disk.SyncError(g.Data.Datasync()))
 }
 
-// beginSync counts a sync that begins, unless one has failed before.
+// beginSync counts a new sync, unless one has failed before.
 func (g *File) beginSync() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -31,7 +33,8 @@ func (g *File) beginSync() error {
 	return g.unsynced
 }
 
-// endSync notes how a sync has ended, waits for those that overlap it, and returns what came of all of them.
+// endSync records the result of a sync, waits for those that overlap it, and returns the result of
+// all of them.
 func (g *File) endSync(err error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -2,13 +2,15 @@ package segment
 
 import "varve/objstore/internal/merkle"
 
-// Vacate empties the object list of a sealed segment in memory, whose objects lie elsewhere by now
-// or are dead: from here on nobody finds anything in the segment. moved says of a block whether its
-// object was copied. An object that was not, and that live says is alive, is returned; then nothing
-// has changed, and the caller copies what is returned and tries again.
+// Vacate empties the object list, in memory, of a sealed segment whose objects were copied
+// elsewhere or are dead: from then on look-ups do not find the segment's objects. moved reports
+// whether the object at a block was copied. If live reports that an object that was not copied is
+// alive, Vacate changes nothing and returns these objects, and the caller copies them and tries
+// again.
 //
-// live is called with g's lock held, and must not block. A settling that wants to refer to an object
-// makes it alive first and looks it up then: either live says so here, or the look-up misses.
+// live is called with g's lock held, and must not block. A settling that wants to refer to an
+// object first makes it alive and then looks it up: either live returns true here, or the look-up
+// misses.
 //
 // On disk nothing changes: until the file is unlinked, an opening finds the segment as it was.
 // ok is false if the segment is not sealed, or its list cannot be relied on.
@@ -30,7 +32,7 @@ func (g *File) Vacate(objs []Object, moved func(block uint32) bool, live func(*m
 	return left, true
 }
 
-// Vacated reports whether the segment's objects lie elsewhere, so that its file can go.
+// Vacated reports whether the segment was vacated, so that its file can be unlinked.
 func (g *File) Vacated() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
