@@ -46,6 +46,10 @@ func (w *world) opResize() {
 		return err
 	})
 	w.note("resize %s from %d to %d: %v", v.name, v.size, size, err)
+	if shrinks && v.mayReserve(size) && errors.Is(err, ErrInvalid) {
+		v.resizing = 0
+		return
+	}
 	if w.gaveUp(err) || !w.answered(err, "resize") {
 		if w.mem.WasCut() {
 			return

@@ -147,6 +147,11 @@ func (w *world) resolveLimits(v *modelVolume, l Limits) {
 // limited reports whether the volume has limits, or may have.
 func (v *modelVolume) limited() bool { return v.limits != (Limits{}) || len(v.limiting) > 0 }
 
+// mayReserve reports whether the volume may have a reservation of more than n bytes.
+func (v *modelVolume) mayReserve(n int64) bool {
+	return v.limits.Reserve > n || slices.ContainsFunc(v.limiting, func(l Limits) bool { return l.Reserve > n })
+}
+
 // opQuiesce is the beginning of a hand-over: the store is closed after it, or goes on.
 func (w *world) opQuiesce() {
 	err := w.s.Quiesce()

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-
-	"varve/objstore/internal/refs"
 )
 
 // Limits are how much of the store a volume may take, and how much of it is kept for the volume.
@@ -180,44 +178,15 @@ func (v *volume) growth(ctx context.Context, off, length int64) (int64, error) {
 	return sum, nil
 }
 
-// SetLimits sets a volume's quota and its reservation, durably; nil leaves one as it is. It takes
-// effect at once. A quota below what the volume has refuses whatever would make it grow. A
-// reservation needs the room that it promises: ErrNoSpace if there is less.
-func (s *Store) SetLimits(ctx context.Context, name string, quota, reserve *int64) (VolumeInfo, error) {
-	var room int64
-	if reserve != nil && *reserve > 0 {
-		var err error
-		if room, err = s.space.room(); err != nil {
-			return VolumeInfo{}, fmt.Errorf("ask for free space: %w", err)
-		}
+// changed returns limits as a change makes them.
+func (l Limits) changed(c VolumeChange) Limits {
+	if c.Quota != nil {
+		l.Quota = *c.Quota
 	}
-	var v *volume
-	var l Limits
-	err := s.catalog.update(ctx, func() (_ []refs.Record, err error) {
-		if v, err = s.catalog.volume(name); err != nil {
-			return nil, err
-		}
-		l = Limits{v.ref.Quota, v.ref.Reserve}
-		if quota != nil {
-			l.Quota = *quota
-		}
-		if reserve != nil {
-			l.Reserve = *reserve
-		}
-		if err := v.mayLimit(l, room-s.space.reserved.Load()); err != nil {
-			return nil, fmt.Errorf("volume %s: %w", name, err)
-		}
-		if l == (Limits{v.ref.Quota, v.ref.Reserve}) {
-			return nil, nil
-		}
-		return []refs.Record{{Op: refs.OpLimits, ID: v.ref.ID, Quota: l.Quota, Reserve: l.Reserve}}, nil
-	}, func() { v.setLimits(l) })
-	if err != nil {
-		return VolumeInfo{}, err
+	if c.Reserve != nil {
+		l.Reserve = *c.Reserve
 	}
-	s.space.lookAgain()
-	s.space.freed.fire() // writes that wait look again
-	return s.catalog.info(v), nil
+	return l
 }
 
 // mayLimit returns what is wrong with limits, where others leave room bytes.

@@ -91,8 +91,21 @@ func (c *catalog) beginResize(name string, size int64, o ResizeOptions) (v *volu
 		return nil, false, fmt.Errorf("volume %s: %w by %s: it can grow now, and shrink when it is detached",
 			name, ErrInUse, strings.Join(v.users, ", "))
 	}
+	if err := v.mayShrink(size); err != nil {
+		return nil, false, err
+	}
 	v.reserved = "resized"
 	return v, true, nil
+}
+
+// mayShrink returns what is wrong with a smaller size: a reservation is for no more than the size.
+// REQUIRES: catalog.mu is held.
+func (v *volume) mayShrink(size int64) error {
+	if v.ref.Reserve <= size {
+		return nil
+	}
+	return fmt.Errorf("volume %s has a reservation of %d bytes: %w: a size of %d is less; set a smaller reservation first",
+		v.Name(), v.ref.Reserve, ErrInvalid, size)
 }
 
 // try settles what has to settle first, and then resizes, unless something has to settle again.
@@ -231,6 +244,9 @@ func (r *resizing) record(st *settling, root *merkle.Root) error {
 			return nil, errGone(v)
 		case c.neededLocked(v) > 0 || r.shrinks && !v.settledWhole():
 			return nil, errStillNeeded
+		}
+		if err := v.mayShrink(r.size); err != nil && r.shrinks {
+			return nil, err
 		}
 		if rec.Gen, rec.Logical = v.ref.Gen, st.account(); !v.ref.Root.IsZero() {
 			rec.Root = b.id.String()

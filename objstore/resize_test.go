@@ -291,14 +291,20 @@ func TestResizeLookedAt(t *testing.T) {
 	must(t, s.Close())
 }
 
-// What a volume has less since it has shrunk, it is promised of its reservation at once.
+// What a volume has less since it has shrunk, it is promised of its reservation at once. It does not
+// shrink to less than its reservation.
 func TestShrinkRenewsPromise(t *testing.T) {
 	r := newRig(t, Options{})
 	v := r.volume("a", 4<<20)
 	r.limit("a", 0, 1<<20)
-	r.write(v, randomBytes(1, 1<<20), 0)
+	r.write(v, randomBytes(1, 256<<10), 0)
+	r.write(v, randomBytes(2, 1<<20), 3<<20)
 	must(t, v.Close())
-	_, err := r.s.ResizeVolume(t.Context(), "a", 256<<10, ResizeOptions{Shrink: true})
+	_, err := r.s.ResizeVolume(t.Context(), "a", 512<<10, ResizeOptions{Shrink: true})
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "reservation of 1048576 bytes") {
+		t.Errorf("a volume shrinks below its reservation: %v", err)
+	}
+	_, err = r.s.ResizeVolume(t.Context(), "a", 1<<20, ResizeOptions{Shrink: true})
 	must(t, err)
 	if got := r.s.space.promised.Load(); got != 1<<20-256<<10 {
 		t.Errorf("%d bytes are promised, want %d", got, 1<<20-256<<10)

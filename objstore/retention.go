@@ -27,30 +27,6 @@ type Retention struct {
 // Check returns ErrInvalid if a number is out of range.
 func (r Retention) Check() error { return refs.RetentionPolicy(r).Check() }
 
-// SetRetention changes the policy of a volume: change gets the present one and returns the new one,
-// and may not block. What a new policy does not keep goes with the next state of the volume, and the
-// next automatic snapshot, or with Prune.
-func (s *Store) SetRetention(ctx context.Context, name string, change func(Retention) Retention) (VolumeInfo, error) {
-	var v *volume
-	err := s.catalog.update(ctx, func() (_ []refs.Record, err error) {
-		if v, err = s.catalog.volume(name); err != nil {
-			return nil, err
-		}
-		if v.ref.Scratch() {
-			return nil, fmt.Errorf("volume %s: %w: a scratch volume has no policy", name, ErrInvalid)
-		}
-		p := refs.RetentionPolicy(change(Retention(v.ref.Policy)))
-		if err := p.Check(); err != nil || p == v.ref.Policy {
-			return nil, err
-		}
-		return []refs.Record{{Op: refs.OpPolicy, ID: v.ref.ID, Policy: &p}}, nil
-	}, func() { v.idleSlot = time.Time{} })
-	if err != nil {
-		return VolumeInfo{}, err
-	}
-	return s.catalog.info(v), nil
-}
-
 // History lists the past states of a volume, oldest first. Each is named as a snapshot is, by its
 // number in braces, and is opened, cloned and rolled back to by that name until the volume's policy
 // drops it. Empty unless the volume has a policy.

@@ -132,24 +132,6 @@ func (c *catalog) leave(v *volume, user string) {
 	}
 }
 
-// SetVerify decides whether settled chunks of the volume, and of its snapshots, are verified
-// against their hashes as they are read, by whatever way. It is a property of the volume rather
-// than of a device: the device, the mount and the daemon that takes over must not differ in what
-// they return. It takes effect at once, and is durable when SetVerify returns.
-func (s *Store) SetVerify(ctx context.Context, name string, on bool) (VolumeInfo, error) {
-	var v *volume
-	err := s.catalog.update(ctx, func() (_ []refs.Record, err error) {
-		if v, err = s.catalog.volume(name); err != nil || v.ref.Verify == on {
-			return nil, err
-		}
-		return []refs.Record{{Op: refs.OpVerify, ID: v.ref.ID, Verify: on}}, nil
-	}, func() { v.verify.Store(on) })
-	if err != nil {
-		return VolumeInfo{}, err
-	}
-	return s.catalog.info(v), nil
-}
-
 // Volumes lists the volumes in order of name, without scratch volumes.
 func (s *Store) Volumes() []VolumeInfo { return s.catalog.infos(false) }
 

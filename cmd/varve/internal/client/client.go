@@ -117,8 +117,8 @@ func (c *Client) RenameSnapshot(ctx context.Context, volume, snap, to string) (o
 }
 
 // SetVolume changes a volume's properties.
-func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolume) (protocol.Volume, error) {
-	return call[protocol.Volume](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)
+func (c *Client) SetVolume(ctx context.Context, name string, r protocol.SetVolume) (protocol.VolumeSet, error) {
+	return call[protocol.VolumeSet](ctx, c, http.MethodPatch, "/v1/volumes/"+url.PathEscape(name), r)
 }
 
 // History returns the past states of a volume, oldest first.

@@ -27,8 +27,9 @@ are copied through the daemon and are slower.
 
 --quota limits the volume's data, counted in whole chunks and before deduplication; data that only its snapshots have
 does not count. A write that would exceed the quota fails with "no space left on device"; other volumes are not
-affected. Existing data can be overwritten and discarded, and discarding makes room. --reserve sets aside space that
-other volumes cannot use. Both take a size, or none to remove the limit.
+affected. Existing data can be overwritten and discarded, and discarding makes room. A quota below the volume's present
+data is set, with a note. --reserve sets aside space that other volumes cannot use. Both take a size, or none to remove
+the limit.
 
 --keep-last N keeps the newest N past states of the volume. --keep-hourly, --keep-daily and --keep-weekly keep the
 newest state of each of the last N hours, days and weeks (UTC) that have one. Setting any of them starts the volume's
@@ -59,6 +60,7 @@ A stricter policy takes effect with the next state or automatic snapshot, or at 
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				v, err := c.SetVolume(cmd.Context(), args[0], r)
+				writeNotes(cmd, v.Notes)
 				return a.answer(cmd.OutOrStdout(), what, v, err)
 			})
 		},

@@ -136,20 +136,21 @@ func (s *fakeStore) AcceptCopies(context.Context, objstore.CopiedFrom) ([]string
 	return nil, nil
 }
 
-func (s *fakeStore) SetVerify(_ context.Context, name string, on bool) (objstore.VolumeInfo, error) {
+func (s *fakeStore) SetVolume(_ context.Context, name string, c objstore.VolumeChange) (objstore.VolumeInfo, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.volumes[name]
 	if !ok {
 		return v, fmt.Errorf("volume %s: %w", name, objstore.ErrNotFound)
 	}
-	v.Verify = on
+	if c.Verify != nil {
+		v.Verify = *c.Verify
+	}
+	if c.Quota != nil {
+		v.Quota = *c.Quota
+	}
 	s.volumes[name] = v
 	return v, nil
-}
-
-func (s *fakeStore) SetLimits(_ context.Context, name string, _, _ *int64) (objstore.VolumeInfo, error) {
-	return s.VolumeInfo(name)
 }
 
 func (s *fakeStore) DeleteVolume(_ context.Context, name string) error {
@@ -360,9 +361,6 @@ func (s *fakeStore) PruneHistory(context.Context, string) ([]objstore.SnapshotIn
 	return nil, nil
 }
 func (s *fakeStore) History(string) ([]objstore.SnapshotInfo, error) { return nil, nil }
-func (s *fakeStore) SetRetention(context.Context, string, func(objstore.Retention) objstore.Retention) (objstore.VolumeInfo, error) {
-	return objstore.VolumeInfo{}, nil
-}
 
 func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName, func(objstore.DiffImages) error,
 	func(objstore.Change) error,

@@ -188,7 +188,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 		failpoint.Here(failpoint.TakeoverDone)
 	}
 	defer d.swaps.watch(swapInterval)()
-	defer d.checks.watch(scrubInterval)()
+	defer d.checks.watch(failpoint.Limit(scrubInterval))()
 	defer d.automatic.watch(automaticInterval)()
 	if err := own.Listen(); err != nil {
 		return nil, err

@@ -39,11 +39,9 @@ type volumes interface {
 	RollbackVolume(ctx context.Context, volume, snap string, o objstore.RollbackOptions) (objstore.Rollback, error)
 	RenameVolume(ctx context.Context, name, to string) (objstore.VolumeInfo, error)
 	ResizeVolume(ctx context.Context, name string, size int64, o objstore.ResizeOptions) (objstore.VolumeInfo, error)
-	SetRetention(ctx context.Context, name string, change func(objstore.Retention) objstore.Retention) (objstore.VolumeInfo, error)
 	History(volume string) ([]objstore.SnapshotInfo, error)
 	PruneHistory(ctx context.Context, volume string) ([]objstore.SnapshotInfo, error)
-	SetVerify(ctx context.Context, name string, on bool) (objstore.VolumeInfo, error)
-	SetLimits(ctx context.Context, name string, quota, reserve *int64) (objstore.VolumeInfo, error)
+	SetVolume(ctx context.Context, name string, c objstore.VolumeChange) (objstore.VolumeInfo, error)
 	DeleteVolume(ctx context.Context, name string) error
 	CreateScratch(ctx context.Context, volume, snap string) (objstore.VolumeInfo, error)
 	ScratchVolumes() []objstore.VolumeInfo

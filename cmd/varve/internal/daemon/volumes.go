@@ -112,26 +112,40 @@ func (d *Daemon) serveCreateVolume(ctx context.Context, _ *http.Request, c proto
 	return d.volume(v), nil
 }
 
-func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol.SetVolume) (protocol.Volume, error) {
+func (d *Daemon) serveSetVolume(ctx context.Context, r *http.Request, c protocol.SetVolume) (protocol.VolumeSet, error) {
 	name, err := volumeName(r)
 	if err != nil {
-		return protocol.Volume{}, err
+		return protocol.VolumeSet{}, err
 	}
-	v, err := d.store.VolumeInfo(name)
-	if err == nil && (c.Quota != nil || c.Reserve != nil) { // first: it may be refused
-		v, err = d.store.SetLimits(ctx, name, c.Quota, c.Reserve)
+	change := objstore.VolumeChange{Verify: c.Verify, Quota: c.Quota, Reserve: c.Reserve}
+	if c.ChangesRetention() {
+		change.Retention = c.Retention
 	}
-	if err == nil && c.Verify != nil {
-		v, err = d.store.SetVerify(ctx, name, *c.Verify)
-	}
-	if err == nil && c.ChangesRetention() {
-		v, err = d.store.SetRetention(ctx, name, c.Retention)
-	}
+	v, err := d.store.SetVolume(ctx, name, change)
 	if err != nil {
-		return protocol.Volume{}, err
+		return protocol.VolumeSet{}, err
 	}
 	d.log.Info("volume changed", "volume", name, "verify", v.Verify, "quota", v.Quota, "reserve", v.Reserve, "policy", v.Policy)
-	return d.volume(v), nil
+	out := protocol.VolumeSet{Volume: d.volume(v)}
+	if note := quotaNote(v); note != "" && c.Quota != nil {
+		out.Notes = append(out.Notes, note)
+	}
+	return out, nil
+}
+
+// quotaNote says that a volume has more than its quota, or may have, since what has not settled may
+// overwrite what has; "": it has not.
+func quotaNote(v objstore.VolumeInfo) string {
+	what := ""
+	switch {
+	case v.Quota == 0 || v.Logical+v.Tail <= v.Quota:
+		return ""
+	case v.Logical > v.Quota:
+		what = fmt.Sprintf("already refers to %d bytes", v.Logical)
+	default:
+		what = fmt.Sprintf("may refer to %d bytes when it has settled", v.Logical+v.Tail)
+	}
+	return fmt.Sprintf("volume %s %s, more than the quota of %d: writes that would make it grow fail until it has less", v.Name, what, v.Quota)
 }
 
 func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ server.None) (server.None, error) {

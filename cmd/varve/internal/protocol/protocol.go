@@ -9,7 +9,7 @@
 //	GET    /v1/volumes[?shares=true]      []Volume
 //	POST   /v1/volumes                    CreateVolume   -> Volume
 //	GET    /v1/volumes/NAME               Volume
-//	PATCH  /v1/volumes/NAME               SetVolume      -> Volume
+//	PATCH  /v1/volumes/NAME               SetVolume      -> VolumeSet
 //	DELETE /v1/volumes/NAME
 //	GET    /v1/volumes/NAME/history       []objstore.SnapshotInfo
 //	POST   /v1/prune                      Prune          -> Pruned
@@ -101,6 +101,12 @@ type SetVolume struct {
 	Quota   *int64 `json:"quota,omitempty"`   // bytes; 0: none
 	Reserve *int64 `json:"reserve,omitempty"` // bytes; 0: none
 	RetentionChange
+}
+
+// VolumeSet is the result of a SetVolume.
+type VolumeSet struct {
+	Volume
+	Notes []string `json:"notes,omitempty"` // a quota that is exceeded already
 }
 
 // RetentionChange changes parts of a volume's policy, as of objstore.Retention.
