@@ -233,6 +233,33 @@ func (a *accounting) release(named map[merkle.Hash]namedRoot) {
 	maps.DeleteFunc(a.held, func(h merkle.Hash, _ int64) bool { _, ok := named[h]; return !ok })
 }
 
+// letGo returns when the objects of roots that had lost their names before the call need not stay
+// any more, for the sake of the counts. It blocks, for as long as counting takes.
+func (a *accounting) letGo(ctx context.Context) error {
+	if !a.holdsUnnamed() {
+		return nil
+	}
+	a.waiting.Add(1)
+	defer a.waiting.Add(-1)
+	return a.upToDate(ctx)
+}
+
+// holdsUnnamed reports whether a root that is held has no name.
+func (a *accounting) holdsUnnamed() bool {
+	named := map[merkle.Hash]bool{}
+	a.catalog.mu.Lock()
+	defer a.catalog.mu.Unlock()
+	a.catalog.eachRoot(func(h merkle.Hash, _ int64) { named[h] = true })
+	a.heldMu.Lock()
+	defer a.heldMu.Unlock()
+	for h := range a.held {
+		if !named[h] {
+			return true
+		}
+	}
+	return false
+}
+
 // roots calls f for each root whose objects must stay although it may have no name any more. f must
 // not block.
 func (a *accounting) roots(f func(root merkle.Hash, size int64)) {

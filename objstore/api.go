@@ -116,6 +116,7 @@ type Stat struct {
 	DiskError         string       `json:"disk_error,omitempty"` // why Used, Metadata, Free and State are not known
 	OpenTime          float64      `json:"open_seconds"`
 	Scrub             ScrubInfo    `json:"scrub"`
+	Collect           CollectInfo  `json:"collect"`
 	Reindex           *ReindexInfo `json:"reindex,omitempty"` // while the index is rebuilt
 	PerVolume         []VolumeInfo `json:"per_volume"`
 }

@@ -2,6 +2,8 @@ package objstore
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
@@ -15,6 +17,8 @@ type appender struct {
 	take   func(context.Context) (*segment.File, error) // an empty segment
 	open   *segment.File                                // nil: none yet
 	filled []*segment.File
+
+	current atomic.Pointer[segment.File] // open, for other goroutines
 }
 
 // appenders are an appender for chunks and one for tree nodes and roots. A settling replaces every
@@ -41,9 +45,7 @@ func (a *appenders) of(k merkle.Kind) *appender {
 func (a *appender) slot(ctx context.Context, n int64) (*segment.File, int64, error) {
 	n = disk.RoundUp(n, disk.BlockSize)
 	if g := a.open; g != nil && g.Next+n > g.Capacity {
-		g.Full = true
-		a.filled = append(a.filled, g)
-		a.open = nil
+		a.end()
 	}
 	if a.open == nil {
 		g, err := a.take(ctx)
@@ -51,10 +53,20 @@ func (a *appender) slot(ctx context.Context, n int64) (*segment.File, int64, err
 			return nil, 0, err
 		}
 		a.open = g
+		a.current.Store(g)
 	}
 	off := a.open.Next
 	a.open.Next += n
 	return a.open, off, nil
+}
+
+// end has the next object go to another segment.
+// REQUIRES: a segment is open.
+func (a *appender) end() {
+	a.open.Full = true
+	a.filled = append(a.filled, a.open)
+	a.open = nil
+	a.current.Store(nil)
 }
 
 // nextFilled takes a segment that is full off the list; nil: there is none.
@@ -67,12 +79,29 @@ func (a *appender) nextFilled() *segment.File {
 	return g
 }
 
+// all returns both.
+func (a *appenders) all() []*appender { return []*appender{&a.chunks, &a.nodes} }
+
+// has reports whether objects are written to a segment.
+func (a *appenders) has(g *segment.File) bool {
+	return slices.ContainsFunc(a.all(), func(a *appender) bool { return a.current.Load() == g })
+}
+
+// leave has the next objects go to another segment, if they went to g.
+func (a *appenders) leave(g *segment.File) {
+	for _, a := range a.all() {
+		if a.open == g {
+			a.end()
+		}
+	}
+}
+
 // sealFilled ends the segments that are full of objects, which are recorded, or given up.
 func (s *Store) sealFilled(in *appenders) error {
 	if err := s.writeError(); err != nil {
 		return err
 	}
-	for _, a := range []*appender{&in.chunks, &in.nodes} {
+	for _, a := range in.all() {
 		for g := a.nextFilled(); g != nil; g = a.nextFilled() {
 			end := s.sealSegment
 			if !g.HasObjectLog() { // what failed has filled it

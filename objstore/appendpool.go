@@ -1,6 +1,8 @@
 package objstore
 
 import (
+	"slices"
+
 	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/segment"
 )
@@ -23,6 +25,15 @@ func (p *segmentPool) put(g *segment.File) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.segs = append(p.segs, g)
+}
+
+// remove takes a segment out, and reports whether it was in the pool.
+func (p *segmentPool) remove(g *segment.File) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.segs)
+	p.segs = slices.DeleteFunc(p.segs, func(h *segment.File) bool { return h == g })
+	return len(p.segs) < n
 }
 
 // take returns a segment with room for a request, or nil if there is none. It never blocks on I/O.

@@ -132,20 +132,8 @@ func (c *checker) read(g *segment.File, o *segment.Object, b []byte) (there bool
 	if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
 		err = errOtherBytes
 	}
-	if err != nil && !c.listed(g, o) {
+	if err != nil && !c.s.objects.Lists(g, o) {
 		return false, nil
 	}
 	return true, err
-}
-
-// listed reports whether a segment's list still names an object.
-func (c *checker) listed(g *segment.File, o *segment.Object) bool {
-	now, ok, sealed, damage := g.Listed(o.Block)
-	if sealed && damage == nil {
-		entries, err := c.s.footers.Get(g)
-		if damage = err; err == nil {
-			now, ok = entries.Find(o.Block)
-		}
-	}
-	return damage != nil || ok && now == *o
 }

@@ -17,11 +17,13 @@ type image struct {
 }
 
 // imageRoots returns the roots of all volumes and snapshots, by name of the volume. A snapshot that
-// has not settled is read through its volume's root, unless the volume is refused.
-func (c *catalog) imageRoots() []image {
+// has not settled is read through its volume's root, unless the volume is refused. hold is called
+// with mu held, so that none of the roots is collected before it keeps them.
+func (c *catalog) imageRoots(hold func([]image)) []image {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []image
+	defer func() { hold(out) }()
 	for _, ref := range c.refs.Sorted() {
 		v := c.volumes[ref.ID]
 		v.mu.Lock()
@@ -44,10 +46,20 @@ func (c *catalog) imageRoots() []image {
 	return out
 }
 
+func rootsOf(images []image) []rootOf {
+	out := make([]rootOf, len(images))
+	for i := range images {
+		out[i] = rootOf{images[i].root, images[i].size}
+	}
+	return out
+}
+
 // trees walks every tree once, and a tree with damage once more for each image, to find the ranges
 // that the damage affects.
 func (c *checker) trees() error {
-	images := c.s.catalog.imageRoots()
+	var release func()
+	images := c.s.catalog.imageRoots(func(all []image) { release = c.s.collector.hold(rootsOf(all)) })
+	defer release()
 	c.report.Images = len(images)
 	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {

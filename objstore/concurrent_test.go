@@ -53,11 +53,18 @@ func (w *world) opConcurrent() {
 			settleErr = w.s.Settle(ctx)
 		})
 	}
+	var collectErr error
+	if w.pick(2, "collect") == 0 {
+		wg.Go(func() { _, collectErr = w.s.Collect(context.Background(), CollectOptions{}) })
+	}
 	wg.Go(func() { readErr = readUnder(vol, len(v.cur), allowed) })
 	wg.Wait()
 	w.note("%d writers on %s, snapshot %s: %v, settle: %v, read: %v", len(work), v.name, snap, snapErr, settleErr, readErr)
 	if readErr != nil && !w.tolerates(readErr) {
 		w.failf("read under writers: %v", readErr)
+	}
+	if collectErr != nil && !w.tolerates(collectErr) {
+		w.failf("collect under writers: %v", collectErr)
 	}
 	if settleErr != nil && !w.tolerates(settleErr) {
 		w.failf("settle under writers: %v", settleErr)

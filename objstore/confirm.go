@@ -34,6 +34,7 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		var h hit
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
+			st.s.collector.keep(&h.hash) // before it is looked for
 			i := slot + uint64(o/size)
 			if loc := out.locations[i]; h.hash == n[i] && st.there(loc) && !st.s.objects.Quarantine.Suspect(loc) {
 				h.at = loc

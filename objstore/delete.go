@@ -21,6 +21,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	s.collector.mayHaveDied(v.ref.Logical)
 	done := make(chan error, 1)
 	if !s.background(func() { done <- s.dropVolume(v) }) {
 		return nil
@@ -178,7 +179,7 @@ func (s *Store) dropSlots(l *layer, touched map[*segment.File]bool) {
 			continue
 		}
 		touched[g] = true
-		s.punchBetween(g, h.from, h.to, g.OpenObjects())
+		_ = s.punchBetween(g, h.from, h.to, g.OpenObjects()) // the log has it
 		g.Unsettled.Add(h.from - h.to)
 	}
 }

@@ -115,6 +115,7 @@ func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkl
 				moved[batch[i].Block] = true
 			}
 		}
+		e.s.objects.Move()
 		chunks, others := g.Stored()
 		left, ok := g.Vacate(objs, func(block uint32) bool { return moved[block] }, live)
 		if !ok {

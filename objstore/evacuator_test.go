@@ -309,6 +309,7 @@ func TestRetiredFileIsLeftOver(t *testing.T) {
 // opEvacuate copies all that is listed out of some of the sealed segments.
 func (w *world) opEvacuate() {
 	w.readAllHeld() // plans that are held would be waited for
+	w.endAlong()
 	ctx, cancel := ctxTimeout()
 	defer cancel()
 	var segs []*segment.File

@@ -16,6 +16,7 @@ import (
 type leafCache struct {
 	objects  *object.Reader
 	segments *segment.Table
+	places   *segment.Pins    // held while a tree is walked
 	images   func() []sweeper // all whose leaves are in memory
 	limit    int64            // leaves
 	log      *slog.Logger
@@ -39,32 +40,42 @@ type locker interface {
 // under the owner's lock.
 func (c *leafCache) load(ctx context.Context, mu locker, current func() *base, off, length int64) error {
 	for {
-		if err := ctx.Err(); err != nil {
+		loaded, err := c.loadNext(ctx, mu, current, off, length)
+		if err != nil || loaded {
 			return err
 		}
-		mu.Lock()
-		b := current()
-		i, ok := b.missing(off, length)
-		root, version := b.root, b.version
-		mu.Unlock()
-		if !ok {
-			return nil
-		}
-		hashes, err := c.hashes(ctx, &root, i)
-		if err != nil {
-			return err
-		}
-		l, err := c.resolve(ctx, hashes)
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		if b == current() && b.version == version {
-			b.setLeaf(i, l)
-		}
-		mu.Unlock()
 		c.trim()
 	}
+}
+
+// loadNext loads one leaf of a range. loaded reports that there was none to load.
+func (c *leafCache) loadNext(ctx context.Context, mu locker, current func() *base, off, length int64) (loaded bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	defer c.places.Hold().Release() // before the root is looked at: its nodes are not collected until they are read
+	mu.Lock()
+	b := current()
+	i, missing := b.missing(off, length)
+	root, version := b.root, b.version
+	mu.Unlock()
+	if !missing {
+		return true, nil
+	}
+	hashes, err := c.hashes(ctx, &root, i)
+	if err != nil {
+		return false, err
+	}
+	l, err := c.resolve(ctx, hashes)
+	if err != nil {
+		return false, err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if b == current() && b.version == version {
+		b.setLeaf(i, l)
+	}
+	return false, nil
 }
 
 // hashes walks from the root to leaf i; nil for a leaf of zeroes.

@@ -89,7 +89,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.objects = s.newObjects()
 	s.leaves = &leafCache{
-		objects: s.objects, segments: &s.segments, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes, log: s.log,
+		objects: s.objects, segments: &s.segments, places: &s.readers.places, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes, log: s.log,
 	}
 	s.maker = &segmentMaker{
 		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
@@ -140,6 +140,7 @@ func (s *Store) openSpace() error {
 	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
 	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
 	s.settler = newSettler(s.settlerDeps())
+	s.collector = newCollector(s)
 	return nil
 }
 

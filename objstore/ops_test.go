@@ -40,6 +40,7 @@ var operations = []operation{
 	{"would free", 2, (*world).opWouldFree},
 	{"uses", 2, (*world).opUses},
 	{"hold", 3, (*world).opHold},
+	{"collect", 4, (*world).opCollect},
 }
 
 // rareOperations are those of opRare.

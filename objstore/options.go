@@ -45,6 +45,15 @@ type Options struct {
 	// GiB.
 	Reserve int64
 
+	// CollectRate is how many bytes a second a collection reads, writes and gives back at most, while
+	// there is room. Default 64 MiB; negative: no bound. Store.SetCollectRate changes it.
+	CollectRate int64
+	// CollectMemory bounds the memory in bytes of the filter in which a collection marks what is
+	// alive: a byte for each object that segments list, so that 64 MiB are enough for 1 TiB of 16 KiB
+	// chunks. Where it is not enough, each collection makes several passes, and reads all tree nodes
+	// in each. Default 256 MiB.
+	CollectMemory int64
+
 	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
 	// again since: did the user of its unflushed writes survive (a ublk device that waits for its
 	// server)? The volume is named by VolumeInfo.MarkName, which its devices are known by. nil
@@ -78,6 +87,11 @@ type Options struct {
 
 	// elapsed is how long the machine runs, for the policy clock. Default: vfs.SinceBoot.
 	elapsed func() time.Duration
+	// shortestHole is how many bytes of dead objects in a row are worth a hole in a segment. Default
+	// 64 KiB.
+	shortestHole int64
+	// collectNeed is when the store begins a collection itself. Default: defaultNeed.
+	collectNeed collectNeed
 
 	// FS and Index replace the file layer and the index, for tests. Default: the real ones.
 	FS    vfs.FS
@@ -111,6 +125,11 @@ func (o *Options) EnsureDefaults() {
 	}
 	def(&o.FooterCache, 32<<20)
 	def(&o.CountMemory, 128<<20)
+	def(&o.CollectMemory, 256<<20)
+	def(&o.shortestHole, shortestHole)
+	if o.collectNeed == (collectNeed{}) {
+		o.collectNeed = defaultNeed
+	}
 	if o.JournalRecords == 0 {
 		o.JournalRecords = 1 << 20
 	}
@@ -140,8 +159,8 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("tail limits %d and %d bytes: %w: the hard one must not be below the soft one", o.TailSoft, o.TailHard, ErrInvalid)
 	case o.JournalRecords < journal.MinRecords:
 		return fmt.Errorf("%d journal records: %w: want at least %d", o.JournalRecords, ErrInvalid, journal.MinRecords)
-	case o.LeafCache < 0 || o.FooterCache < 0 || o.CountMemory < 0 || o.Reserve < 0:
-		return fmt.Errorf("negative cache or reserve: %w", ErrInvalid)
+	case o.LeafCache < 0 || o.FooterCache < 0 || o.CountMemory < 0 || o.CollectMemory < 0 || o.Reserve < 0:
+		return fmt.Errorf("negative cache, memory of a collection, or reserve: %w", ErrInvalid)
 	}
 	return nil
 }

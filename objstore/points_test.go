@@ -58,6 +58,13 @@ var enginePoints = []struct {
 	{failpoint.SettleBase, 6},
 	{failpoint.ReclaimJournal, 6},
 	{failpoint.ReclaimPunched, 6},
+	{failpoint.CollectBarrier, 2},
+	{failpoint.CollectMarked, 2},
+	{failpoint.CollectDrafted, 2},
+	{failpoint.CollectRecorded, 2},
+	{failpoint.CollectUncover, 2},
+	{failpoint.CollectPunched, 2},
+	{failpoint.CollectIndexed, 2},
 	{failpoint.VolumeCreated, 3},
 	{failpoint.VolumeDeleted, 2},
 	{failpoint.VolumeDropped, 1},
@@ -458,7 +465,9 @@ func (c *pointWorker) do(what string, f func() error) {
 
 func (c *pointWorker) start(dir string) {
 	var err error
-	c.s, err = openFree(dir, Options{SegmentSize: smallestSegment, SettleDelay: 5 * time.Millisecond, TailSoft: 1 << 20})
+	c.s, err = openFree(dir, Options{
+		SegmentSize: smallestSegment, SettleDelay: 5 * time.Millisecond, TailSoft: 1 << 20, CollectRate: -1, shortestHole: disk.BlockSize,
+	})
 	c.must(err)
 }
 
@@ -548,6 +557,10 @@ func (c *pointWorker) step(dir string) {
 		}
 		if c.r.IntN(3) == 0 {
 			_, err := c.s.evacuator.evacuate(context.Background(), sealedSegments(c.s), alive)
+			c.must(err)
+		}
+		if c.r.IntN(3) == 0 {
+			_, err := c.s.Collect(context.Background(), CollectOptions{})
 			c.must(err)
 		}
 	case 5:

@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// startHousework starts the settler, the indexer, the accounting, and the reclaimers of what has
-// settled.
+// startHousework starts the settler, the indexer, the accounting, the collector, and the reclaimers
+// of what has settled.
 func (s *Store) startHousework() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.endHousework = cancel
@@ -15,11 +15,13 @@ func (s *Store) startHousework() {
 	s.housekeepers.Go(func() { s.indexer.run(ctx) })
 	s.accounting.ask() // Quiesce may have ended it halfway
 	s.housekeepers.Go(func() { s.accounting.run(ctx) })
+	s.collector.start(ctx)
+	s.housekeepers.Go(func() { s.collector.run(ctx) })
 }
 
-// Quiesce leaves Close little to do: it stops settling and reclaiming, and makes everything written
-// so far durable. Requests go on, but a write that has to wait for settling waits for Resume. The
-// caller ensures that Quiesce, Resume and Close do not run at once, and that no call waits for a
+// Quiesce leaves Close little to do: it stops settling, reclaiming and collecting, and makes
+// everything written so far durable. Requests go on, but a write that has to wait for settling waits
+// for Resume. The caller ensures that Quiesce, Resume and Close do not run at once, and that no call waits for a
 // snapshot meanwhile.
 func (s *Store) Quiesce() error {
 	s.endHousework()
@@ -39,4 +41,5 @@ func (s *Store) Resume() { s.startHousework() }
 func (s *Store) waitHousework() {
 	s.housekeepers.Wait() // first: the settler hands layers to the reclaimer
 	s.reclaimer.stop()
+	s.collector.stop()
 }

@@ -17,6 +17,7 @@ import (
 //	a plan of a volume                         the volume, under volume.mu
 //	a plan of a view                           the view, under View.mu; of a snapshot that has not settled, the volume
 //	a look-up by hash, a tree node, a root     places
+//	a walk from a base's root to a leaf        places, from before the root is looked at
 //	settling: the chunks of a run, an object   places
 //	check: an object; the indexer: a segment   places
 //

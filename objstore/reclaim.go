@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 		if _, ok := kept[g]; !ok {
 			kept[g] = g.OpenObjects()
 		}
-		s.punchBetween(g, h.from, h.to, kept[g])
+		_ = s.punchBetween(g, h.from, h.to, kept[g]) // the log has it
 		g.Unsettled.Add(h.from - h.to)
 	}
 	st.l.handed = nil
@@ -101,9 +102,10 @@ func mergeSlots(in []slots) []slots {
 }
 
 // punchBetween punches the bytes [from, to), but for the objects, which are in order of block.
-func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Object) {
+// It goes on after an error, and returns the first one.
+func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Object) (first error) {
 	if g.Damaged() {
-		return // objs may be incomplete
+		return nil // objs may be incomplete
 	}
 	defer g.Used.Store(0) // afterwards: a usage read meanwhile may be from before a punch
 	i := sort.Search(len(objs), func(i int) bool { return int64(objs[i].Block)*disk.BlockSize >= from })
@@ -116,11 +118,13 @@ func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Obj
 		}
 		if end > from {
 			if err := g.Data.Punch(from, end-from); err != nil {
+				first = cmp.Or(first, err)
 				s.punchFailed.Do(func() { s.log.Warn("room can't be given back to the file system", "error", err) })
 			}
 		}
 		from = next
 	}
+	return first
 }
 
 // retireOrSeal ends an append segment whose writes have all settled: it is removed if nothing of it
@@ -153,11 +157,24 @@ func (s *Store) retireOrSeal(v *volume, g *segment.File) error {
 }
 
 func (s *Store) sealSegment(g *segment.File) error {
+	err := g.Uncover(s.fs, s.sb.ID) // a collection was cut off: what it has given up is punched below
+	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
+		s.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
+		return nil
+	}
+	if err != nil {
+		return s.fail(fmt.Errorf("seal %s: %w", segment.Name(g.ID), err))
+	}
 	if g.Inherited && !s.hold.Load() {
 		// What a power cut or a kill left in it belongs to no journal, and so to no layer that
 		// would give it back.
-		s.punchBetween(g, disk.BlockSize, g.Capacity, g.OpenObjects())
+		_ = s.punchBetween(g, disk.BlockSize, g.Capacity, g.OpenObjects()) // the log has it
 	}
+	return s.finishSealing(g)
+}
+
+// finishSealing seals a segment of which nothing is left to be punched.
+func (s *Store) finishSealing(g *segment.File) error {
 	err := g.Seal(s.fs, s.sb.ID)
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
 		// Its object log still lists what is in it; the next opening tries again.

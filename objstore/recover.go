@@ -20,6 +20,7 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	failpoint.Here(failpoint.RecoverSegments)
 	s.openUpkeep()
+	s.setCollectRate(s.Maintenance().CollectRate)
 	if !s.opts.LookOnly {
 		if err := s.indexer.open(ctx, s.opts.enteredFirst); err != nil {
 			return err

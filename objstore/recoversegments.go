@@ -22,6 +22,10 @@ func (s *Store) openSegments(ctx context.Context) error {
 	var files []*segmentFile
 	for _, n := range names {
 		switch id, isLog, ok := segment.ParseName(n); {
+		case segment.IsDraft(n):
+			if err := disk.RemoveLeftover(s.fs, s.log, segment.Dir+"/"+n); err != nil {
+				return err
+			}
 		case !ok:
 			s.stray(segment.Dir + "/" + n)
 		case s.catalog.refs.Retired[id]:
@@ -134,6 +138,7 @@ func (s *Store) validateObjectLog(g *segment.File) {
 	if want == 0 || g.Damaged() {
 		return
 	}
+	g.SetLogged(want) // the file of refs says so until it is compacted
 	if g.Sealed() {
 		delete(s.catalog.refs.ObjectLogs, g.ID)
 		return

@@ -149,6 +149,7 @@ func (r *resizing) resize(ctx context.Context) error {
 	case now > r.size && !r.shrinks:
 		return fmt.Errorf("volume %s: %w: it was resized to %d bytes meanwhile", v.Name(), ErrInUse, now)
 	}
+	defer s.collector.settle()()
 	v.mu.Lock()
 	st := s.newSettling(ctx, v, newLayer(v.baseGen, nil))
 	v.mu.Unlock()

@@ -16,7 +16,8 @@ type Maintenance struct {
 	ScrubEvery time.Duration
 	// ScrubRate is how many bytes a scheduled check reads per second at most; 0: no limit.
 	ScrubRate int64
-	// CollectRate is how many bytes a collection moves per second at most; 0: no limit.
+	// CollectRate is how many bytes a collection reads, writes and frees per second at most, while
+	// there is room; 0: that of Options, NoCollectLimit: no limit.
 	CollectRate int64
 }
 
@@ -29,7 +30,7 @@ func (m *Maintenance) Validate() error {
 	case m.ScrubEvery != 0 && m.ScrubEvery < SmallestScrubEvery:
 		return fmt.Errorf("a scrub every %v: %w: want at least every %v, or 0 for none", m.ScrubEvery, ErrInvalid, SmallestScrubEvery)
 	case m.ScrubRate < 0 || m.CollectRate < 0:
-		return fmt.Errorf("rate of %d bytes per second: %w: want at least 1, or 0 for no limit", min(m.ScrubRate, m.CollectRate), ErrInvalid)
+		return fmt.Errorf("rate of %d bytes per second: %w: want at least 1, or 0 for the default", min(m.ScrubRate, m.CollectRate), ErrInvalid)
 	}
 	return nil
 }
@@ -61,6 +62,7 @@ func (s *Store) SetMaintenance(change func(Maintenance) Maintenance) error {
 		return err
 	}
 	if err = u.write(true); err == nil {
+		s.setCollectRate(m.CollectRate)
 		return nil
 	}
 	u.mu.Lock()

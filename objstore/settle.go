@@ -74,6 +74,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 	}
 	st := s.newSettling(ctx, v, v.layers[0])
 	v.mu.Unlock()
+	defer s.collector.settle()()
 	start := time.Now()
 	if err := st.lookAhead(); err != nil {
 		return err
@@ -97,6 +98,7 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 		return err
 	}
 	v.counted = nil
+	s.collector.settled(st)
 	s.log.Debug("settled", "volume", v.Name(), "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
 	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil // reclaiming may take long
@@ -235,7 +237,7 @@ func (st *settling) undo() {
 	for _, c := range st.copied {
 		g := st.s.segments.Get(c.seg)
 		if _, kept, _, _ := g.Listed(uint32(c.from / disk.BlockSize)); !kept {
-			st.s.punchBetween(g, c.from, c.to, nil)
+			_ = st.s.punchBetween(g, c.from, c.to, nil) // the log has it
 		}
 	}
 }

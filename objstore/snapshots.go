@@ -136,9 +136,8 @@ func (v *volume) enlist(n *naming, gen uint64) {
 	}
 	if n.gen = gen; v.baseGen == gen {
 		n.settle(v.base.id, v.base.root.Size, v.baseData)
-		return
 	}
-	v.namings = append(v.namings, n)
+	v.namings = append(v.namings, n) // a settled one too: what it refers to is not collected until it has its name
 }
 
 // settle sets the snapshot's root.
@@ -193,26 +192,30 @@ func (s *Store) WaitSnapshot(ctx context.Context, volume, snap string) (Snapshot
 
 // DeleteSnapshot removes the name; views that are open stay.
 func (s *Store) DeleteSnapshot(ctx context.Context, volume, snap string) error {
-	v, err := s.catalog.deleteSnapshot(ctx, volume, snap)
+	v, logical, err := s.catalog.deleteSnapshot(ctx, volume, snap)
 	if err != nil {
 		return err
 	}
+	s.collector.mayHaveDied(logical)
 	failpoint.Here(failpoint.SnapshotDeleted)
 	v.mayHelp() // its settling may have failed for what the snapshot needs
 	return nil
 }
 
-func (c *catalog) deleteSnapshot(ctx context.Context, volume, snap string) (v *volume, err error) {
-	err = c.update(ctx, func() (_ []refs.Record, err error) {
-		if v, _, err = c.snapshot(volume, snap); err != nil {
+// deleteSnapshot returns the volume, and the bytes of the snapshot that are not holes.
+func (c *catalog) deleteSnapshot(ctx context.Context, volume, snap string) (v *volume, logical int64, err error) {
+	err = c.update(ctx, func() ([]refs.Record, error) {
+		found, sn, err := c.snapshot(volume, snap)
+		if err != nil {
 			return nil, err
 		}
 		if IsStateName(snap) {
 			return nil, fmt.Errorf("%s: %w: it is no snapshot; the volume's policy drops it", imageText(volume, snap), ErrInvalid)
 		}
+		v, logical = found, sn.Logical
 		return []refs.Record{{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: snap}}, nil
 	}, nil)
-	return v, err
+	return v, logical, err
 }
 
 // Snapshots of one volume, or of all if volume is empty, by volume and then in order of creation.

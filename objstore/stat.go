@@ -31,7 +31,7 @@ func (s *Store) stat(live *liveBytes) (Stat, error) {
 	if !s.opts.LookOnly {
 		st.Unindexed = len(s.indexer.unindexed())
 	}
-	st.Scrub = s.upkeep.scrubInfo()
+	st.Scrub, st.Collect = s.upkeep.scrubInfo(), s.collectInfo()
 	st.Reindex, _ = s.indexer.rebuild.state()
 	st.Volumes = len(st.PerVolume)
 	for _, v := range st.PerVolume {

@@ -70,6 +70,7 @@ type Store struct {
 	settler    *settler
 	reclaimer  *reclaimer
 	evacuator  *evacuator
+	collector  *collector
 	extender   *extender
 	upkeep     *upkeep
 

@@ -141,6 +141,24 @@ func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	return ix.Put(instead)
 }
 
+// remove removes those entries whose location is still the one in the index: an object that was
+// stored again keeps its newer one.
+func (x *storeIndex) remove(entries []index.Entry) error {
+	x.putMu.Lock()
+	defer x.putMu.Unlock()
+	ix := x.now()
+	gone := make([][32]byte, 0, len(entries))
+	for i := range entries {
+		if p, ok := ix.Get(&entries[i].Hash); ok && p == entries[i].Location {
+			gone = append(gone, entries[i].Hash)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return ix.Delete(gone)
+}
+
 // broken reports whether the index answers nothing and takes nothing any more, and can be replaced,
 // which is done once.
 func (x *storeIndex) broken() (renewable, bool) {

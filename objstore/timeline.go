@@ -45,7 +45,7 @@ type timeline struct {
 
 	mu      lockorder.Mutex[lockorder.Memory]
 	volumes map[uuid.UUID][]*pastState // in order of generation; none is empty
-	saved   map[stateKey]merkle.Hash   // what the file has, or may have
+	saved   map[stateKey]rootOf        // what the file has, or may have
 	changed bool                       // since it was saved
 	savedAt time.Duration              // by the clock's elapsed: when it was saved, or that was tried
 	bytes   int64                      // of the file
@@ -84,7 +84,7 @@ func IsStateName(name string) bool {
 func openTimeline(fs vfs.FS, c *catalog, boot string, o *Options) (*timeline, []*disk.CorruptError, error) {
 	t := &timeline{
 		fs: fs, store: c.sb.ID, wall: o.Now, boot: uuid.NewSHA1(c.sb.ID, []byte(boot)),
-		volumes: map[uuid.UUID][]*pastState{}, saved: map[stateKey]merkle.Hash{},
+		volumes: map[uuid.UUID][]*pastState{}, saved: map[stateKey]rootOf{},
 	}
 	saved, states, damage, err := readHistory(fs, c)
 	if err != nil {
@@ -94,7 +94,7 @@ func openTimeline(fs vfs.FS, c *catalog, boot string, o *Options) (*timeline, []
 	var newest time.Time
 	for i := range states {
 		st := &states[i]
-		t.saved[stateKey{st.Volume, st.Gen}] = st.Root
+		t.saved[stateKey{st.Volume, st.Gen}] = rootOf{st.Root, st.Size}
 		v := c.refs.ByID[st.Volume]
 		if v == nil || v.Policy.Keep().None() || st.Gen > v.Gen {
 			t.changed = true
@@ -244,18 +244,19 @@ func without(list, drop []*pastState) []*pastState {
 	return slices.DeleteFunc(slices.Clone(list), func(p *pastState) bool { return slices.Contains(drop, p) })
 }
 
-// roots returns the root of every state that is kept, and of every one that an opening may find
+// roots yields the root of every state that is kept, and of every one that an opening may find
 // again, because the file that does not have it any more is not durable yet. Some come twice.
-func (t *timeline) roots() []merkle.Hash {
+func (t *timeline) roots(yield func(id merkle.Hash, size int64)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := slices.Collect(maps.Values(t.saved))
+	for _, r := range t.saved {
+		yield(r.id, r.size)
+	}
 	for _, list := range t.volumes {
 		for _, p := range list {
-			out = append(out, p.snap.Root)
+			yield(p.snap.Root, p.snap.Size)
 		}
 	}
-	return out
 }
 
 // saveDue reports whether the states have changed, and were not saved just now.
@@ -287,13 +288,13 @@ func (t *timeline) save() error {
 		return nil
 	}
 	var states []past.State
-	next := map[stateKey]merkle.Hash{}
+	next := map[stateKey]rootOf{}
 	for id, list := range t.volumes {
 		for _, p := range list {
 			states = append(states, past.State{
 				Volume: id, Gen: p.snap.Gen, Root: p.snap.Root, Size: p.snap.Size, Logical: p.snap.Logical, Settled: p.snap.Created, At: p.at,
 			})
-			next[stateKey{id, p.snap.Gen}] = p.snap.Root
+			next[stateKey{id, p.snap.Gen}] = rootOf{p.snap.Root, p.snap.Size}
 		}
 	}
 	clock := past.Clock{Boot: t.boot, SinceBoot: t.clock.elapsed(), At: t.clock.now()}

@@ -176,7 +176,9 @@ func TestHistoryRoots(t *testing.T) {
 	_, err := r.s.SetRetention(t.Context(), "a", keeping(Retention{KeepLast: 1}))
 	must(t, err)
 	has := func(root string) bool {
-		return slices.ContainsFunc(r.s.catalog.past.roots(), func(h merkle.Hash) bool { return h.String() == root })
+		found := false
+		r.s.catalog.past.roots(func(h merkle.Hash, _ int64) { found = found || h.String() == root })
+		return found
 	}
 	r.settles(v, 1)
 	list, err := r.s.History("a")

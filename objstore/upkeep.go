@@ -170,7 +170,7 @@ func (u *upkeep) save() {
 	u.failing = err != nil
 	u.mu.Unlock()
 	if first {
-		u.log.Warn("how far the check is can't be saved", "file", maintenance.File, "error", err)
+		u.log.Warn("what is known of the store's maintenance can't be saved", "file", maintenance.File, "error", err)
 	}
 }
 

@@ -90,12 +90,12 @@ func (u *usage) ofSegment(g *segment.File) (int64, error) {
 	if n := g.Used.Load(); n > 0 {
 		return n, nil
 	}
-	sealed, dir := g.Sealed(), g.HasObjectLog()
+	sealed, dir, version := g.Sealed(), g.HasObjectLog(), g.Version()
 	n, err := u.file(segment.Name(g.ID))
 	if err != nil {
 		return 0, err
 	}
-	if sealed {
+	if sealed && g.Version() == version { // else holes are being punched
 		g.Used.Store(n)
 	}
 	if !dir {

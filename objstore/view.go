@@ -173,6 +173,7 @@ func (w *View) Release(p *Plan) { p.release() }
 func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
 
 func (w *View) emptyUntil(ctx context.Context, off int64) (int64, error) {
+	defer w.s.readers.places.Hold().Release() // before the root is looked at
 	root, end := w.untouched(off)
 	return w.s.emptyBelow(ctx, &root, off, end)
 }

@@ -85,6 +85,16 @@ func stateOf(was SpaceState, room, low int64) SpaceState {
 	return SpaceOK
 }
 
+// short reports whether room was low or used up at the last look, or a request waits for it.
+func (a *spaceAccount) short() bool {
+	if a.lowSpace.Load() || a.waiting.Load() > 0 {
+		return true
+	}
+	a.mark.mu.Lock()
+	defer a.mark.mu.Unlock()
+	return a.mark.state == SpaceLow || a.mark.state == SpaceFull
+}
+
 // stat fills in what is known of the room for writes. It blocks.
 func (a *spaceAccount) stat(st *Stat) error {
 	room, err := a.room()

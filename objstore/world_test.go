@@ -60,6 +60,8 @@ type world struct {
 	log    []string
 
 	held           []heldOn
+	along          *along     // a collection that goes on beside the operations
+	hooks          int64      // how many hooks were set
 	unknownScratch [][]string // what the scratch volumes hold that were asked for, and may be there
 	copied         CopiedFrom // what is to be said of the store, which was copied
 	dark           bool       // there was a power cut, and no opening has come through since
@@ -99,6 +101,9 @@ func newWorld(t tester, seed uint64, pick func(n int, what string) int) *world {
 		Reserve:        1 << 20,
 		enteredFirst:   []int{8, 1, -1}[w.pick(3, "segments entered first")],
 	}
+	w.opts.CollectRate = -1
+	w.opts.shortestHole = []int64{disk.BlockSize, 0}[w.pick(2, "shortest hole")]
+	w.opts.CollectMemory = []int64{0, 3 << 10}[w.pick(2, "memory for collection")] // of the latter, two passes
 	w.lying = w.pick(3, "lying index") == 2
 	for range 6 {
 		w.palette = append(w.palette, w.random(w.chunkSize))
@@ -167,6 +172,7 @@ func (w *world) setHook(h func(vfs.Op) error) {
 		w.hook.Store(nil)
 		return
 	}
+	w.hooks++
 	w.hook.Store(&h)
 }
 
@@ -212,6 +218,7 @@ func (w *world) stop() error {
 	w.readAllHeld()
 	err := w.close(w.s)
 	w.s = nil
+	w.endAlong()
 	clear(w.open)
 	return err
 }

@@ -113,14 +113,22 @@ func (v *volume) nextSegment() *segment.File {
 }
 
 func (v *volume) useSegment(g *segment.File) {
-	if g := v.appendSegment; g != nil {
-		g.Full = true
-		// All writes in it may have settled. With this empty run, reclaiming the active layer ends
-		// the segment in any case.
-		v.active().hand(g.ID, g.Next, g.Next)
+	if v.appendSegment != nil {
+		v.leaveSegment()
 	}
 	v.appendSegment = g
 	failpoint.Here(failpoint.SegmentRolled)
+}
+
+// leaveSegment has the volume's next write go to another segment.
+// REQUIRES: v.mu is held, and the volume is writable and has an append segment.
+func (v *volume) leaveSegment() {
+	g := v.appendSegment
+	g.Full = true
+	// All writes in it may have settled. With this empty run, reclaiming the active layer ends the
+	// segment in any case.
+	v.active().hand(g.ID, g.Next, g.Next)
+	v.appendSegment = nil
 }
 
 // Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the

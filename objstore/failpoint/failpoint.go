@@ -54,6 +54,15 @@ const (
 	ReclaimJournal Point = "reclaim.journal" // F: the journal is gone, the layer's room is not
 	ReclaimPunched Point = "reclaim.punched" // F: room given back, full segments not sealed
 
+	// Collection; the steps are those of objstore's collector.
+	CollectBarrier  Point = "collect.barrier"  // settling notes what it refers to, nothing is marked
+	CollectMarked   Point = "collect.marked"   // nothing is given up yet
+	CollectDrafted  Point = "collect.drafted"  // a segment's shorter object log is durable under the name of a draft
+	CollectRecorded Point = "collect.recorded" // it has its name, durably; the footer is there still
+	CollectUncover  Point = "collect.uncover"  // the footer is gone, durably; nothing is punched
+	CollectPunched  Point = "collect.punched"  // the segment is not sealed again
+	CollectIndexed  Point = "collect.indexed"  // the index has none of the dead objects of a segment
+
 	// Names.
 	VolumeCreated    Point = "volume.created"
 	VolumeDeleted    Point = "volume.deleted"   // its room is not given back
@@ -147,6 +156,7 @@ func Points() []Point {
 		SegmentMade, SegmentRolled, ObjectLogMade, SealFooter, SealHeader, SealDone, IndexEntered, RetireRemoved,
 		ReindexBegun, ReindexFilled, ReindexInstalled,
 		SettleCopied, SettleTree, SettleSynced, SettleRecorded, SettleIndexed, SettleRefs, SettleBase, ReclaimJournal, ReclaimPunched,
+		CollectBarrier, CollectMarked, CollectDrafted, CollectRecorded, CollectUncover, CollectPunched, CollectIndexed,
 		VolumeCreated, VolumeDeleted, VolumeDropped, SnapshotFrozen, SnapshotFlushed, SnapshotNamed, SnapshotDeleted,
 		CloneSettled, RollbackRecorded, VolumeRenamed, SnapshotRenamed, ResizeStored, ResizeRecorded, SuperblockFirst, CheckVerified, CloseCommitted,
 		EvacuateCopied, EvacuateRecorded, EvacuateIndexed, EvacuateVacated, RetireRecorded, EvacuateUnlinked,

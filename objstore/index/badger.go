@@ -391,15 +391,37 @@ func (d *disk) put(entries []Entry) error {
 	})
 }
 
+// Delete removes entries, also those that wait.
+func (d *disk) Delete(hashes [][32]byte) error {
+	d.waiting.drop(hashes)
+	return d.batch(func(b *badger.WriteBatch) error {
+		buf := make([]byte, len(hashes)*keySize) // badger keeps them until they are written
+		for i := range hashes {
+			key := buf[i*keySize : (i+1)*keySize : (i+1)*keySize]
+			key[0] = kindEntry
+			copy(key[1:], hashes[i][:])
+			if err := b.Delete(key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // write sets keys in as few transactions as badger takes, and returns when all of them are visible.
 func (d *disk) write(fill func(set func(key, value []byte) error) error) error {
+	return d.batch(func(b *badger.WriteBatch) error { return fill(b.Set) })
+}
+
+// batch writes in as few transactions as badger takes, and returns when all of it is visible.
+func (d *disk) batch(fill func(*badger.WriteBatch) error) error {
 	if err := d.writable(); err != nil {
 		return err
 	}
 	b := d.db.NewWriteBatch()
 	defer b.Cancel()
 	b.SetMaxPendingTxns(2) // each holds up to 15 % of MemTable
-	err := fill(b.Set)
+	err := fill(b)
 	if err == nil {
 		err = b.Flush()
 	}

@@ -21,6 +21,8 @@ type Index interface {
 	Get(hash *[32]byte) (Location, bool)
 	// Put adds or replaces entries. They need not be durable before Sync.
 	Put(entries []Entry) error
+	// Delete removes entries. One that comes back after a crash is no worse than a wrong answer.
+	Delete(hashes [][32]byte) error
 	// Sync makes all earlier entries durable.
 	Sync() error
 	// Done reports whether the segment was marked: its entries had been put and synced.

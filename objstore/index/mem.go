@@ -44,6 +44,15 @@ func (m *mem) Put(entries []Entry) error {
 	return nil
 }
 
+func (m *mem) Delete(hashes [][32]byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, h := range hashes {
+		delete(m.locations, h)
+	}
+	return nil
+}
+
 // letGo drops an arbitrary entry except one. mu is held.
 func (m *mem) letGo(keep [32]byte) {
 	for h := range m.locations {

@@ -63,3 +63,16 @@ func (w *waiting) done(entries []Entry) {
 	}
 	w.n.Store(int64(len(w.locations)))
 }
+
+// drop drops entries by their hashes.
+func (w *waiting) drop(hashes [][32]byte) {
+	if w.n.Load() == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range hashes {
+		delete(w.locations, hashes[i])
+	}
+	w.n.Store(int64(len(w.locations)))
+}

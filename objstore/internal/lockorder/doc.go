@@ -7,6 +7,7 @@
 //
 //	lock                        protects
 //
+//	collector.running           that one cycle of collection runs at a time
 //	Store.checking              that one Check runs at a time
 //	accounting.mu               the counts of references between objects
 //	volume.settleMu             layers: that two do not settle, drop or replay them at once
@@ -38,6 +39,7 @@
 //	object.Quarantine.mu *      locations that are not to be read, or not to be pointed to
 //	object.Verified.mu *        locations whose objects were found good
 //	object.absent.mu *          objects that no segment has
+//	collector.mu *              which settlings run, which roots are held, how far a cycle is
 //	reclaimer.mu *              settled layers whose space is to be freed
 //	accounting.heldMu *         roots whose objects must stay until they are counted
 //	readers.mu *                pins of volumes and views that are gone

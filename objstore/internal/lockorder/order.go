@@ -8,6 +8,8 @@ type Lock interface {
 
 // The lines of the list, in its order.
 type (
+	// Collecting is collector.running.
+	Collecting struct{}
 	// Checking is Store.checking.
 	Checking struct{}
 	// Accounting is accounting.mu.
@@ -50,6 +52,7 @@ type (
 	Memory struct{}
 )
 
+func (Collecting) line() (int, string)    { return 0, "collector.running" }
 func (Checking) line() (int, string)      { return 1, "Store.checking" }
 func (Accounting) line() (int, string)    { return 2, "accounting.mu" }
 func (Settling) line() (int, string)      { return 3, "volume.settleMu" }

@@ -16,7 +16,7 @@
 //	 16  store UUID, 16 bytes
 //	 32  scrub every u64, seconds; 0: no schedule
 //	 40  scrub rate u64, bytes/s; 0: no limit
-//	 48  collection rate u64, bytes/s; 0: no limit
+//	 48  collection rate u64, bytes/s; 0: the default, 2^63-1: no limit
 //	 56  round u32: the number of the newest check
 //	 60  flags u32: 1, the newest round is a check of everything, and has not come to its end;
 //	     2, the schedule began it

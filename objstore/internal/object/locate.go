@@ -44,6 +44,31 @@ func (w *search) take(h merkle.Hash, l Located) {
 // nothing about it, or that ctx has ended.
 func (r *Reader) LocateAll(ctx context.Context, hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
 	defer r.pins.Hold().Release()
+	for {
+		moves := r.moves.Load()
+		found, damage, err = r.locateAll(ctx, hashes, k)
+		if err != nil || r.moves.Load() == moves || !lacks(found, hashes) {
+			return found, damage, err
+		}
+	}
+}
+
+// lacks reports whether one of the hashes was not found.
+func lacks(found map[merkle.Hash]Located, hashes []merkle.Hash) bool {
+	for i := range hashes {
+		if _, ok := found[hashes[i]]; !ok && !hashes[i].IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// Move takes note that objects are about to be moved: their copies are found by now, and they will
+// not be any more where they were. A search that began before may miss both, and begins again.
+func (r *Reader) Move() { r.moves.Add(1) }
+
+// locateAll is LocateAll, if no objects move meanwhile.
+func (r *Reader) locateAll(ctx context.Context, hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
 	w := &search{kind: k, left: map[merkle.Hash]bool{}, found: make(map[merkle.Hash]Located, len(hashes))}
 	stored := r.absent.begin(r.Quarantine.Generation())
 	for i := range hashes {
@@ -204,13 +229,22 @@ func (r *Reader) searchSegment(g *segment.File, w *search) error {
 			w.take(o.Hash, Located{l, int(o.Length)})
 		}
 	}
-	if sealed, damage := g.EachOpen(look); sealed {
+	for {
+		sealed, damage := g.EachOpen(look)
+		if !sealed {
+			break
+		}
 		if damage != nil {
 			return damage // its objects are found by their content
 		}
-		if err := r.searchFooter(g, w, look); err != nil {
+		err := r.searchFooter(g, w, look)
+		if errors.Is(err, segment.ErrListChanged) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		break
 	}
 	if len(w.left) < before {
 		r.lastFound(w.kind).Store(g.ID)

@@ -74,3 +74,13 @@ func (q *Quarantine) clear(l segment.Location) {
 	}
 	delete(q.suspects, l)
 }
+
+// forget drops what is known of a location at which there is no object any more.
+func (q *Quarantine) forget(l segment.Location) {
+	if !q.any.Load() {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.suspects, l)
+}

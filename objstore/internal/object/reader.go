@@ -60,6 +60,7 @@ type Reader struct {
 	chunkSize int
 
 	absent    absentees
+	moves     atomic.Int64  // how often objects were moved; see Move
 	lastChunk atomic.Uint32 // the segment in which a search has found a chunk last
 	lastNode  atomic.Uint32 // and a node or a root
 	depth     atomic.Int64  // the level of the highest node that there can be; see Deepen
@@ -113,20 +114,10 @@ func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (in
 	if g == nil {
 		return 0, errNotListed
 	}
-	o, ok, sealed, damage := g.Listed(l.Block())
 	if r.Quarantine.Quarantined(l) {
 		return 0, errNotListed
 	}
-	damaged := damage != nil && !ok
-	if sealed && !damaged {
-		entries, err := r.footers.Get(g)
-		if err != nil {
-			r.NoteDamage(g, err)
-			damaged = true
-		} else {
-			o, ok = entries.Find(l.Block())
-		}
-	}
+	o, ok, damaged := r.listed(g, l.Block())
 	if damaged {
 		return r.validateContent(g, l, h, k)
 	}
@@ -134,6 +125,34 @@ func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (in
 		return 0, errNotListed
 	}
 	return int(o.Length), nil
+}
+
+// Lists reports whether a segment's list names an object, or can't be relied on.
+func (r *Reader) Lists(g *segment.File, o *segment.Object) bool {
+	defer r.pins.Hold().Release()
+	now, ok, damaged := r.listed(g, o.Block)
+	return damaged || ok && now == *o
+}
+
+// listed returns the object that a segment's list names at a block. damaged reports that the list
+// does not tell.
+func (r *Reader) listed(g *segment.File, block uint32) (o segment.Object, ok, damaged bool) {
+	for {
+		o, ok, sealed, damage := g.Listed(block)
+		if !sealed || damage != nil && !ok {
+			return o, ok, damage != nil && !ok
+		}
+		entries, err := r.footers.Get(g)
+		if errors.Is(err, segment.ErrListChanged) {
+			continue
+		}
+		if err != nil {
+			r.NoteDamage(g, err)
+			return o, false, true
+		}
+		o, ok = entries.Find(block)
+		return o, ok, false
+	}
 }
 
 // NoteDamage notes that a segment's object list cannot be read: its objects are found by their
@@ -248,4 +267,10 @@ func (r *Reader) Stored(objs []segment.Object) {
 	if r.absent.remove(objs) {
 		r.Quarantine.Repaired()
 	}
+}
+
+// Gone takes note that there is no object at a location any more.
+func (r *Reader) Gone(l segment.Location) {
+	r.Quarantine.forget(l)
+	r.Verified.Forget(l)
 }

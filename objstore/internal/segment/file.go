@@ -45,6 +45,10 @@ type File struct {
 	chunks    int64             // bytes of chunks
 	others    int64             // bytes of other objects
 	vacated   bool              // see Vacate
+	version   uint64            // of the object list: grows when objects are taken out of it
+	shortened bool              // the object log counts alone, and the footer may still be there; see Shrink
+	uncovered bool              // the footer is gone; under listMu
+	logged    int64             // the length in bytes that the object log had, as far as known; see SetLogged
 
 	unsynced error         // the first sync that has failed; under mu
 	syncing  int           // calls of Sync that overlap; under mu
@@ -119,6 +123,9 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	if g.footer > 0 {
 		return nil
 	}
+	if err := g.uncover(fs, store); err != nil {
+		return err
+	}
 	footer := EncodeFooter(g.ID, inOrder(g.objects))
 	if _, err := g.Data.WriteAt(footer, g.Capacity); err != nil {
 		return err
@@ -135,7 +142,10 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	failpoint.Here(failpoint.SealHeader)
 	log := g.objectLog
 	g.mu.Lock()
-	g.footer = length
+	g.footer, g.shortened, g.uncovered = length, false, false
+	if log != nil {
+		g.logged = max(g.logged, log.Size())
+	}
 	g.mu.Unlock()
 	if log == nil {
 		return nil
@@ -170,12 +180,42 @@ func (g *File) Reseal(store uuid.UUID) error {
 	return g.Sync()
 }
 
-// ReadFooter reads and checks the footer of a sealed segment. An error is a disk.CorruptError.
+// ErrListChanged is returned by ReadFooter when objects were taken out of the segment's list meanwhile, or the segment is
+// not sealed. The caller asks for the list again.
+var ErrListChanged = errors.New("the segment's object list has changed")
+
+// ReadFooter reads and checks the footer of a sealed segment. The error is ErrListChanged, or a disk.CorruptError.
 func (g *File) ReadFooter() (Entries, error) {
+	footer, version := g.list()
+	if footer == 0 {
+		return nil, ErrListChanged
+	}
+	all, err := g.readFooter(footer)
+	if _, now := g.list(); now != version {
+		return nil, ErrListChanged // what was read may be of two footers
+	}
+	return all, err
+}
+
+// list returns the length of the footer in bytes, 0 of a segment that is not sealed, and the version of the object list.
+func (g *File) list() (footer int64, version uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.footer, g.version
+}
+
+// Version returns the version of the object list, which grows when objects are taken out of it.
+func (g *File) Version() uint64 {
+	_, version := g.list()
+	return version
+}
+
+// readFooter reads and checks a footer of that many bytes.
+func (g *File) readFooter(footer int64) (Entries, error) {
 	bad := func(err error) error {
 		return &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
 	}
-	b := make([]byte, g.footer)
+	b := make([]byte, footer)
 	if n, err := g.Data.ReadAt(b, g.Capacity); n < len(b) {
 		return nil, bad(err)
 	}

@@ -3,6 +3,7 @@ package segment
 import (
 	"fmt"
 	"path"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -17,6 +18,21 @@ func Name(id uint32) string { return fmt.Sprintf("%s/%08x.seg", Dir, id) }
 
 // ObjectLogName returns the path of a segment's object log, relative to the store.
 func ObjectLogName(id uint32) string { return fmt.Sprintf("%s/%08x.dir", Dir, id) }
+
+// DraftName returns the path of a shortened object log that has no name yet, relative to the store.
+func DraftName(id uint32) string { return ObjectLogName(id) + draftSuffix }
+
+const draftSuffix = ".new"
+
+// IsDraft reports whether a file in Dir is named as DraftName names it. Nothing counts on one after a crash.
+func IsDraft(name string) bool {
+	log, ok := strings.CutSuffix(name, draftSuffix)
+	if !ok {
+		return false
+	}
+	_, isLog, ok := ParseName(log)
+	return ok && isLog
+}
 
 // ObjectLogID identifies the object log of a segment.
 func ObjectLogID(store uuid.UUID, id uint32) record.ID {

@@ -9,6 +9,12 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
+// shortenedFlag is the flag of entries in an object log that counts alone, whatever a footer beside it names.
+const (
+	flagsOffset   = 41
+	shortenedFlag = 1
+)
+
 // ObjectSize is the length of an encoded Object in bytes.
 const ObjectSize = 48
 
@@ -18,7 +24,10 @@ const ObjectSize = 48
 //	32  block u32: offset in the file, in blocks of 4096 bytes
 //	36  length u32, bytes
 //	40  kind u8
-//	41  zeroes
+//	41  flags u8; bit 0: the object log that the entry stands in was shortened, see File.Shrink
+//	42  zeroes
+//
+// A varve from before ignores bytes 41 to 47.
 type Object struct {
 	Hash   merkle.Hash
 	Block  uint32 // where it begins in the segment's file; never 0, which is the header

@@ -62,8 +62,9 @@ func (g *File) openObjectLog(fs vfs.FS, store uuid.UUID) error {
 	g.objectLog, err = record.Open(fs, []string{ObjectLogName(g.ID)}, ObjectLogID(store, g.ID), true, func(payload []byte) error {
 		objs, err := DecodeObjects(payload)
 		for _, o := range objs {
-			g.list(o)
+			g.enter(o)
 		}
+		g.shortened = g.shortened || len(objs) > 0 && payload[flagsOffset]&shortenedFlag != 0
 		return err
 	})
 	return err
@@ -96,12 +97,12 @@ func (g *File) listAll(objs []Object) {
 		g.objects = make(map[uint32]Object, len(objs))
 	}
 	for _, o := range objs {
-		g.list(o)
+		g.enter(o)
 	}
 }
 
-// list enters one object. It needs listMu and mu, unless nobody else has g.
-func (g *File) list(o Object) {
+// enter enters one object. It needs listMu and mu, unless nobody else has g.
+func (g *File) enter(o Object) {
 	if _, again := g.objects[o.Block]; again {
 		return
 	}
@@ -190,19 +191,38 @@ func (g *File) OpenObjects() []Object {
 	return inOrder(g.objects)
 }
 
+// OpenCount returns how many objects an open segment has, 0 of a sealed one.
+func (g *File) OpenCount() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return int64(len(g.objects))
+}
+
 // Objects returns the objects in order of block. It reads the footer of a sealed segment; an error is a disk.CorruptError.
 func (g *File) Objects() ([]Object, error) {
+	for {
+		if objs, open := g.objectsIfOpen(); open {
+			return objs, nil
+		}
+		all, err := g.ReadFooter()
+		if errors.Is(err, ErrListChanged) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return DecodeObjects(all)
+	}
+}
+
+// objectsIfOpen returns the objects of a segment that is open.
+func (g *File) objectsIfOpen() ([]Object, bool) {
 	g.mu.Lock()
-	if g.footer == 0 {
-		defer g.mu.Unlock()
-		return inOrder(g.objects), nil
+	defer g.mu.Unlock()
+	if g.footer > 0 {
+		return nil, false
 	}
-	g.mu.Unlock()
-	all, err := g.ReadFooter()
-	if err != nil {
-		return nil, err
-	}
-	return DecodeObjects(all)
+	return inOrder(g.objects), true
 }
 
 // Damaged reports whether the object list cannot be relied on. Such a segment is neither sealed, retired nor punched.

@@ -14,11 +14,16 @@ import (
 
 // The object list of a segment that was not sealed, or whose sealing was cut off. Its object log names objects; a footer that
 // lies whole at the segment's capacity names all that there were when it was written, whatever the header says: nothing but
-// sealing writes there, and objects are never taken out of a list. So nothing counts as unused that either of the two names.
+// sealing writes there. So nothing counts as unused that either of the two names.
+//
+// One kind of object log says less than the footer, and is right: a shortened one (File.Shrink), which names what is left
+// after dead objects were taken out of the list. Where it is whole, it counts alone. Where it is damaged and the footer is
+// there, nothing was punched yet: the footer goes before anything is punched.
 
 // reconcile opens the object log, if there is one, and holds it against the footer, if there is one:
 //
 //	object log           footer                          result
+//	good, shortened      any                             the log counts; the footer goes, and sealing goes on
 //	good                 none, or names no more          the log counts; sealing, if it was cut off, goes on
 //	good                 names more, and all of these    sealed; the log has been outlived
 //	none, or damaged     names all that can be read      sealed; the log has been outlived
@@ -42,6 +47,8 @@ func (g *File) reconcile(fs vfs.FS, store uuid.UUID, hasLog bool) error {
 	}
 	lacks := missingFrom(g.objects, named)
 	switch {
+	case bad == nil && g.shortened:
+		return nil
 	case len(lacks) == 0 || !sure: // the log names all of the footer that can be believed
 		if bad != nil {
 			g.damaged = bad
@@ -66,7 +73,7 @@ func (g *File) complete(lacks map[uint32]Object, bad *disk.CorruptError) error {
 			bad = wrong("the log and the footer name different objects at block %d", b)
 			continue
 		}
-		g.list(o)
+		g.enter(o)
 	}
 	if bad == nil {
 		objs := slices.Collect(maps.Values(lacks))
@@ -92,7 +99,7 @@ func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad 
 			return err
 		}
 	}
-	g.objectLog, g.objects, g.chunks, g.others = nil, nil, 0, 0
+	g.objectLog, g.objects, g.chunks, g.others, g.shortened = nil, nil, 0, 0, false
 	g.footer, g.outlived = length, hasLog
 	switch {
 	case bad != nil:
@@ -134,7 +141,7 @@ func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
 	if at.footer < TrailerSize || at.footer > maxFooter || at.Capacity < disk.BlockSize {
 		return 0, nil
 	}
-	all, err := at.ReadFooter()
+	all, err := at.readFooter(at.footer)
 	if err != nil {
 		return 0, nil
 	}

@@ -1,0 +1,86 @@
+package objstore
+
+import (
+	"context"
+
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
+)
+
+// Objects die in segments that are not sealed, too: in the append segment of a volume that is
+// written over and over, and in the one that settling copies to. If a good part of such a segment is
+// dead, whoever appends to it goes on in another one, and it is sealed, and swept like the others.
+
+// endOpen ends open segments with a good part of dead objects.
+func (y *cycle) endOpen(ctx context.Context) error {
+	if y.dryRun {
+		return nil
+	}
+	for _, g := range y.s.segments.All() {
+		if g.Sealed() || g.Shortened() || g.Damaged() || !y.worthEnding(g) {
+			continue
+		}
+		if err := y.s.endSegment(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// worthEnding reports whether enough of an open segment is dead: as much as makes a cycle that the
+// store has begun itself write a sealed segment's list anew.
+func (y *cycle) worthEnding(g *segment.File) bool {
+	var all, dead int64
+	for _, o := range g.OpenObjects() {
+		n := disk.RoundUp(int64(o.Length), disk.BlockSize)
+		if all += n; !y.filter.Has(&o.Hash) {
+			dead += n
+		}
+	}
+	return dead >= leastDead || dead > all/leastShare
+}
+
+// endSegment has whoever appends to a segment go on in another one, and seals it, unless something
+// in it has not settled: then that settling does so.
+func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
+	if s.appendPool.remove(g) {
+		g.Full = true // nobody else has it
+		return s.sealSegment(g)
+	}
+	if t := s.settler; t.appenders.has(g) {
+		return t.do(ctx, func(context.Context) error {
+			t.appenders.leave(g)
+			return s.sealFilled(&t.appenders)
+		})
+	}
+	for _, v := range s.catalog.all() {
+		if err := v.endAppendSegment(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endAppendSegment ends a segment that is the volume's append segment.
+func (v *volume) endAppendSegment(ctx context.Context, g *segment.File) error {
+	v.mu.Lock()
+	ours := v.appendSegment == g
+	v.mu.Unlock()
+	if !ours {
+		return nil
+	}
+	if err := v.settleMu.LockContext(ctx); err != nil {
+		return err
+	}
+	defer v.settleMu.Unlock()
+	v.mu.Lock()
+	ours = v.appendSegment == g && v.writable && !g.Ended
+	if ours {
+		v.leaveSegment()
+	}
+	v.mu.Unlock()
+	if !ours {
+		return nil
+	}
+	return v.s.retireOrSeal(v, g)
+}

@@ -1,0 +1,194 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/index"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/segment"
+)
+
+const (
+	// shortestHole is the default of Options.shortestHole: 16 KiB holes alternating with data made
+	// 8,192 extents in a segment, and a file system keeps those of open files in memory.
+	shortestHole = 64 << 10
+	// mostHoles bounds the holes that are punched into a segment at once.
+	mostHoles = 1024
+	// punchCost is what punching a hole counts for the rate, in bytes: it takes about as long as
+	// reading them.
+	punchCost = 64 << 10
+	// leastDead is what is dead in a segment at least, in bytes, or leastShare-th part of its
+	// objects, for a cycle that the store has begun itself to write its list anew.
+	leastDead  = 1 << 20
+	leastShare = 16
+)
+
+// sweep does step 6 for all segments that are sealed.
+func (y *cycle) sweep(ctx context.Context) error {
+	if err := y.endOpen(ctx); err != nil {
+		return err
+	}
+	all := slices.DeleteFunc(y.s.segments.All(), func(g *segment.File) bool { return !g.Sealed() && !g.Shortened() })
+	y.enter(CollectSweeping, int64(len(all)))
+	y.report.Segments = len(all)
+	for _, g := range all {
+		if err := y.mayFree(); err != nil {
+			return err
+		}
+		if !y.s.holds(g) {
+			if err := y.sweepSegment(ctx, g); err != nil {
+				return err
+			}
+		}
+		y.progress(1)
+	}
+	return nil
+}
+
+// sweepSegment takes what is dead out of a segment. An error ends the cycle.
+func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
+	if g.Shortened() { // an earlier cycle had no room to go on
+		return y.punchAndSeal(ctx, g, []segment.Span{{From: disk.BlockSize, To: g.Capacity}})
+	}
+	footer := g.FooterSize()
+	if err := y.pace(ctx, footer); err != nil {
+		return err
+	}
+	limits := segment.HoleLimits{Shortest: y.s.opts.shortestHole, Most: mostHoles}
+	found, err := g.Survey(y.filter.Has, limits)
+	if disk.Damaged(err) {
+		y.s.objects.NoteDamage(g, err)
+	}
+	if damagedOrBusy(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	y.report.Read += footer
+	if y.dryRun {
+		y.report.count(found)
+		y.report.Freed += found.Bytes()
+		return nil
+	}
+	chunks, others := g.Stored()
+	if dead := found.Bytes(); dead == 0 || !y.full && dead < leastDead && dead < (chunks+others)/leastShare {
+		y.report.Kept += found.Kept + dead
+		return nil
+	}
+	if err := y.pace(ctx, 2*footer+punchCost*int64(len(found.Holes))); err != nil {
+		return err
+	}
+	return y.free(ctx, g, found)
+}
+
+// count adds what was found in a segment to the report.
+func (r *CollectReport) count(found *segment.Shrinking) {
+	r.Dead += int64(len(found.Dead))
+	r.Kept += found.Kept
+	if len(found.Dead) > 0 {
+		r.Swept++
+	}
+}
+
+// free takes objects out of a segment. From the moment at which they are out of the list it goes on
+// whatever becomes of ctx.
+func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrinking) error {
+	s := y.s
+	before, err := s.usage.file(segment.Name(g.ID))
+	if err != nil {
+		return err
+	}
+	chunks, others := g.Stored()
+	err = g.Shrink(s.fs, s.sb.ID, found, y.filter.Has, segment.HoleLimits{Shortest: s.opts.shortestHole, Most: mostHoles})
+	nowChunks, nowOthers := g.Stored()
+	s.chunkBytes.Add(nowChunks - chunks)
+	s.nodeBytes.Add(nowOthers - others)
+	if err := y.trouble(g, err); err != nil {
+		return err
+	}
+	y.report.count(found)
+	if len(found.Dead) == 0 {
+		return nil
+	}
+	y.report.Written += g.ObjectLogSize()
+	if err := y.punchAndSeal(ctx, g, found.Holes); err != nil {
+		return err
+	}
+	y.report.Written += g.FooterSize()
+	if after, err := s.usage.file(segment.Name(g.ID)); err == nil {
+		y.report.Freed += before - after
+		y.mu.Lock()
+		y.state.Freed = y.report.Freed
+		y.mu.Unlock()
+	}
+	return y.unindex(g, found.Dead)
+}
+
+// trouble returns what becomes of the cycle, and of the store, after an error of a segment's list:
+// if there was no room, or nothing happened, the segment is in order, and the cycle ends. After any
+// other error nobody knows what a crash would leave.
+func (y *cycle) trouble(g *segment.File, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(disk.SpaceError(err), ErrNoSpace), disk.Transient(err):
+		return y.s.spaceError(fmt.Errorf("shorten the object list of %s: %w", segment.Name(g.ID), err))
+	}
+	return y.s.fail(fmt.Errorf("shorten the object list of %s: %w", segment.Name(g.ID), err))
+}
+
+// punchAndSeal gives holes of a segment back whose list does not name anything in them.
+func (y *cycle) punchAndSeal(ctx context.Context, g *segment.File, holes []segment.Span) error {
+	s := y.s
+	if err := y.trouble(g, g.Uncover(s.fs, s.sb.ID)); err != nil {
+		return err
+	}
+	if err := y.waitLookups(ctx); err != nil {
+		return err // a later cycle, or the next opening, goes on here
+	}
+	kept := g.OpenObjects()
+	for _, h := range holes {
+		if err := s.punchBetween(g, h.From, h.To, kept); err != nil {
+			// A later cycle, or the next opening, goes on here.
+			return s.spaceError(fmt.Errorf("punch %s: %w", segment.Name(g.ID), err))
+		}
+	}
+	failpoint.Here(failpoint.CollectPunched)
+	s.space.returned()
+	return s.finishSealing(g)
+}
+
+// waitLookups waits for those who have looked objects up by their hash, and may be about to read
+// them.
+func (y *cycle) waitLookups(ctx context.Context) error {
+	select {
+	case <-y.s.readers.places.Replace().Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// unindex removes objects from the index. It is a hint: what can't be removed stays.
+func (y *cycle) unindex(g *segment.File, dead []segment.Object) error {
+	entries := make([]index.Entry, 0, indexBatch)
+	for batch := range slices.Chunk(dead, indexBatch) {
+		entries = entries[:0]
+		for i := range batch {
+			loc := segment.At(g.ID, batch[i].Block)
+			y.s.objects.Gone(loc)
+			entries = append(entries, index.Entry{Hash: batch[i].Hash, Location: indexed(loc)})
+		}
+		if err := y.s.index.remove(entries); err != nil {
+			y.s.log.Warn("dead objects stay in the index", "segment", g.ID, "error", err)
+			break
+		}
+	}
+	failpoint.Here(failpoint.CollectIndexed)
+	return nil
+}

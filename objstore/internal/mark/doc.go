@@ -1,0 +1,18 @@
+// Package mark finds out which objects of a store are alive: those that can be reached from a root.
+//
+//	roots ── Walker: every tree node once ──> hashes of nodes and chunks ──> Filter
+//	                                                                          │
+//	                    the objects that a segment lists ── Has ──────────────┘── false: dead
+//
+// A [Filter] is a Bloom filter. It takes a byte for each object, where a set of hashes would take
+// more than 32, and needs no look-up of where an object lies. Its errors are on the safe side: of
+// the dead objects some 3 % pass for alive. Each cycle of collection draws another seed, so that
+// these are others each time, and so that nobody can write chunks that always pass.
+//
+// Where a filter for all objects would take more memory than is allowed, several passes are made,
+// each with a filter for one part of all hashes. To a filter of one part, the hashes of the other
+// parts are alive.
+//
+// Settling goes on while trees are walked. It adds what it refers to, to the same filter, before it
+// looks whether the store has it (package objstore, collector).
+package mark

@@ -1,0 +1,342 @@
+package segment
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"varve/objstore/failpoint"
+	"varve/objstore/internal/disk"
+	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/record"
+	"varve/objstore/vfs"
+)
+
+// Objects that nothing refers to any more are taken out of a sealed segment in four steps:
+//
+//	1  in memory: the list becomes that of an open segment, without the dead objects. From here on nobody finds them
+//	2  the object log, shortened: a draft (ID.dir.new), durable; its name (ID.dir), durable
+//	3  the footer goes, durably
+//	4  what the list does not name is punched, and the segment is sealed again (Seal)
+//
+// A crash leaves a sealed segment as it was (before the log has its name), or one that opening seals again: the shortened
+// log counts, whether the footer is there or not. A list never names what may have been punched, which it would if 4 came
+// before 2 or 3; an index made anew from it would lead to zeroes.
+//
+// Refs know how long the object log of a segment was at least (refs.State.ObjectLogs), and take a shorter one for damage. So
+// the shortened log is as long as the one that it replaces: its entries are repeated. Readers ignore entries that come again.
+
+// Span is a run of bytes in a segment's file.
+type Span struct{ From, To int64 }
+
+// Shrinking is what a shrinking of a segment would take out, or has taken out, of its object list.
+type Shrinking struct {
+	Live, Dead []Object // in order of block
+	Kept       int64    // bytes of objects in Live that are dead: in holes too short to be punched, or the last one
+	Holes      []Span   // to be punched: everything in them is dead; in order
+
+	footer         int64 // the length of the footer that is replaced
+	version        uint64
+	chunks, others int64
+}
+
+// Bytes returns what the dead objects occupy in the file.
+func (s *Shrinking) Bytes() (n int64) {
+	for i := range s.Dead {
+		n += s.Dead[i].slot()
+	}
+	return n
+}
+
+// slot is what an object occupies in the file, in bytes.
+func (o *Object) slot() int64 { return disk.RoundUp(int64(o.Length), disk.BlockSize) }
+
+// HoleLimits say which holes are worth their extents: each costs the file system some memory and time for as long as the
+// segment is there.
+type HoleLimits struct {
+	Shortest int64 // bytes; shorter holes are only made where they lengthen one
+	Most     int   // holes in a segment; 0: any number
+}
+
+// Survey finds out what a sealed segment has of dead objects, and changes nothing. It reads the footer. The error is
+// ErrListChanged, or a disk.CorruptError.
+func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinking, error) {
+	footer, version := g.list()
+	all, err := g.ReadFooter()
+	if err != nil {
+		return nil, err
+	}
+	objs, err := DecodeObjects(all)
+	if err != nil {
+		return nil, &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
+	}
+	s := &Shrinking{footer: footer, version: version}
+	for i := range objs {
+		if live(&objs[i].Hash) {
+			s.Live = append(s.Live, objs[i])
+		} else {
+			s.Dead = append(s.Dead, objs[i])
+		}
+	}
+	s.keepLast()
+	s.holes(g.Capacity, limits)
+	return s, nil
+}
+
+// keepLast moves the smallest dead object to s.Live where nothing else is alive: a list of no objects could not be told from
+// one that is lost.
+func (s *Shrinking) keepLast() {
+	if len(s.Live) > 0 || len(s.Dead) == 0 {
+		return
+	}
+	last := 0
+	for i := range s.Dead {
+		if s.Dead[i].Length < s.Dead[last].Length {
+			last = i
+		}
+	}
+	s.Live = append(s.Live, s.Dead[last])
+	s.Kept += s.Dead[last].slot()
+	s.Dead = slices.Delete(s.Dead, last, last+1)
+}
+
+// holes sets s.Holes, and moves dead objects that lie in none of them to s.Live.
+func (s *Shrinking) holes(capacity int64, limits HoleLimits) {
+	type hole struct {
+		Span
+		dead, from, to int64 // bytes of dead objects, and which of Dead they are
+	}
+	var all []hole
+	at, d := int64(disk.BlockSize), int64(0)
+	for i := 0; i <= len(s.Live); i++ {
+		end, next := capacity, capacity
+		if i < len(s.Live) {
+			end = int64(s.Live[i].Block) * disk.BlockSize
+			next = end + s.Live[i].slot()
+		}
+		h := hole{Span: Span{at, end}, from: d}
+		for ; d < int64(len(s.Dead)) && int64(s.Dead[d].Block)*disk.BlockSize < end; d++ {
+			h.dead += s.Dead[d].slot()
+		}
+		h.to = d
+		// Where some of it is a hole already, the whole of it is no more extents than before.
+		if h.dead > 0 && (end-at >= limits.Shortest || h.dead < end-at) {
+			all = append(all, h)
+		}
+		at = max(at, next)
+	}
+	if limits.Most > 0 && len(all) > limits.Most {
+		slices.SortFunc(all, func(a, b hole) int { return cmp.Compare(b.dead, a.dead) })
+		all = all[:limits.Most]
+		slices.SortFunc(all, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
+	}
+	var dead []Object
+	kept := int64(0) // of s.Dead, up to which they are dealt with
+	keep := func(upTo int64) {
+		for _, o := range s.Dead[kept:upTo] {
+			s.Live = append(s.Live, o)
+			s.Kept += o.slot()
+		}
+	}
+	s.Holes = nil
+	for _, h := range all {
+		keep(h.from)
+		dead = append(dead, s.Dead[h.from:h.to]...)
+		s.Holes = append(s.Holes, h.Span)
+		kept = h.to
+	}
+	keep(int64(len(s.Dead)))
+	s.Dead = dead
+	slices.SortFunc(s.Live, byBlock)
+}
+
+func byBlock(a, b Object) int { return cmp.Compare(a.Block, b.Block) }
+
+// Shrink takes the objects that Survey has found dead out of the list, durably (steps 1 to 3), but for those that live says
+// of by now that they are alive. Once it has returned, nobody finds them, the caller may punch s.Holes when nobody reads
+// there any more, and then seals the segment. It blocks; held over I/O: listMu.
+//
+// live is called with g's lock held, and must not block. The order is what a settling relies on that wants to refer to an
+// object: it makes the object alive first and looks at the list then. So either live says so here, or the object is not
+// found there.
+//
+// After disk.ErrNoSpace and disk.Transient errors the segment is as it was before, if s.Dead is empty; else its list is the
+// shorter one, nothing may be punched, and Uncover goes on. After any other error nobody knows what a crash would leave.
+func (g *File) Shrink(fs vfs.FS, store uuid.UUID, s *Shrinking, live func(*merkle.Hash) bool, limits HoleLimits) error {
+	g.listMu.Lock()
+	defer g.listMu.Unlock()
+	if !g.condemn(s, live, limits) {
+		s.Dead, s.Holes = nil, nil
+		return nil
+	}
+	if err := g.shorten(fs, store, s); err != nil {
+		g.acquit(s)
+		return err
+	}
+	return g.uncover(fs, store)
+}
+
+// condemn does step 1. It returns false, and does nothing, if nothing is dead any more.
+// REQUIRES: listMu is held.
+func (g *File) condemn(s *Shrinking, live func(*merkle.Hash) bool, limits HoleLimits) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.damaged != nil || g.footer != s.footer || g.version != s.version {
+		return false
+	}
+	dead := s.Dead[:0:0]
+	for _, o := range s.Dead {
+		if live(&o.Hash) {
+			s.Live = append(s.Live, o)
+		} else {
+			dead = append(dead, o)
+		}
+	}
+	if len(dead) < len(s.Dead) {
+		s.Dead = dead
+		slices.SortFunc(s.Live, byBlock)
+		s.holes(g.Capacity, limits)
+	}
+	if len(s.Dead) == 0 {
+		return false
+	}
+	s.chunks, s.others = g.chunks, g.others
+	g.objects = make(map[uint32]Object, len(s.Live))
+	g.chunks, g.others, g.footer = 0, 0, 0
+	for _, o := range s.Live {
+		g.enter(o)
+	}
+	g.version++
+	return true
+}
+
+// acquit takes step 1 back.
+// REQUIRES: listMu is held.
+func (g *File) acquit(s *Shrinking) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.objects, g.objectLog = nil, nil
+	g.chunks, g.others, g.footer = s.chunks, s.others, s.footer
+	g.version++
+	s.Dead, s.Holes = nil, nil
+}
+
+// shorten does step 2, but for the name's durability. After an error the footer is the list, and there is no object log.
+// REQUIRES: listMu is held.
+func (g *File) shorten(fs vfs.FS, store uuid.UUID, s *Shrinking) error {
+	draft := DraftName(g.ID)
+	if err := fs.Remove(draft); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := record.Create(fs, draft, ObjectLogID(store, g.ID))
+	if err != nil {
+		return err
+	}
+	if err = g.draft(l, s.Live); err == nil {
+		failpoint.Here(failpoint.CollectDrafted)
+		err = fs.Rename(draft, ObjectLogName(g.ID))
+	}
+	if err != nil {
+		_ = fs.Remove(draft) // else opening removes it
+		return errors.Join(disk.SpaceError(err), l.Close())
+	}
+	l.Renamed(ObjectLogName(g.ID))
+	g.mu.Lock()
+	g.objectLog, g.shortened, g.uncovered = l, true, false
+	g.mu.Unlock()
+	return nil
+}
+
+// draft writes objects to an empty object log, durably, and again until it is as long as the log that it replaces.
+func (g *File) draft(l *record.Log, objs []Object) error {
+	if len(objs) == 0 {
+		return fmt.Errorf("segment %08x: %w: a list of no objects", g.ID, disk.ErrInvalid)
+	}
+	g.mu.Lock()
+	length := g.logged
+	g.mu.Unlock()
+	payload := encodeShortened(objs)
+	for again := false; ; again = true {
+		for p := range slices.Chunk(payload, record.MaxPayload/ObjectSize*ObjectSize) {
+			if again && l.Size() >= length {
+				break
+			}
+			if err := l.Draft(p); err != nil {
+				return err
+			}
+		}
+		if l.Size() >= length {
+			return l.SyncDraft()
+		}
+		if missing := length - l.Size(); int64(len(payload)) < min(missing, record.MaxPayload/2) { // few objects: many times in a frame
+			payload = slices.Repeat(payload, int(min(missing, record.MaxPayload)/int64(len(payload))))
+		}
+	}
+}
+
+// encodeShortened is EncodeObjects for a log that counts alone.
+func encodeShortened(objs []Object) []byte {
+	b := EncodeObjects(objs)
+	for at := flagsOffset; at < len(b); at += ObjectSize {
+		b[at] |= shortenedFlag
+	}
+	return b
+}
+
+// Uncover goes on with a shortening that was cut off behind step 2: it makes the log's name durable, and drops the footer. A
+// segment that was not shortened, or is sealed again, is left alone. It blocks; held over I/O: listMu. Its errors are those
+// of Shrink.
+func (g *File) Uncover(fs vfs.FS, store uuid.UUID) error {
+	g.listMu.Lock()
+	defer g.listMu.Unlock()
+	return g.uncover(fs, store)
+}
+
+// uncover is Uncover.
+// REQUIRES: listMu is held.
+func (g *File) uncover(fs vfs.FS, store uuid.UUID) error {
+	if !g.shortened || g.uncovered {
+		return nil
+	}
+	if err := fs.SyncDir(Dir); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.CollectRecorded)
+	if err := g.dropFooter(store); err != nil {
+		return err
+	}
+	g.uncovered = true
+	failpoint.Here(failpoint.CollectUncover)
+	return nil
+}
+
+// dropFooter does step 3, for those that believe a footer more than an object log that names less: earlier versions of varve,
+// and an opening that cannot read the log.
+// REQUIRES: listMu is held.
+func (g *File) dropFooter(store uuid.UUID) error {
+	if err := g.writeHeader(store, 0); err != nil {
+		return disk.SpaceError(err)
+	}
+	if err := g.Data.Truncate(g.Capacity); err != nil {
+		return disk.SpaceError(err)
+	}
+	return g.Sync()
+}
+
+// Shortened reports whether dead objects were taken out of the list and the segment is not sealed again yet.
+func (g *File) Shortened() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shortened
+}
+
+// SetLogged notes how long the object log was, in bytes, according to refs.
+func (g *File) SetLogged(n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.logged = max(g.logged, n)
+}
