@@ -70,6 +70,13 @@ var killPoints = []killPoint{
 	{point: failpoint.SettleBase, most: 6},
 	{point: failpoint.ReclaimJournal, most: 6},
 	{point: failpoint.ReclaimPunched, most: 6},
+	{point: failpoint.CollectBarrier, most: 2},
+	{point: failpoint.CollectMarked, most: 2},
+	{point: failpoint.CollectDrafted, most: 3},
+	{point: failpoint.CollectRecorded, most: 3},
+	{point: failpoint.CollectUncover, most: 3},
+	{point: failpoint.CollectPunched, most: 3},
+	{point: failpoint.CollectIndexed, most: 3},
 	{point: failpoint.VolumeCreated, most: 1},
 	{point: failpoint.VolumeDeleted, most: 1},
 	{point: failpoint.VolumeDropped, most: 1},
@@ -446,6 +453,7 @@ func (k *killing) churn() {
 	} else {
 		k.command("check", "--percent", "30")
 		k.command("reindex", "--wait")
+		k.command("gc")
 	}
 	k.scratch = append(k.scratch, volume)
 	if _, ok := k.command("volume", "create", volume, "--size", "16M"); !ok {

@@ -269,6 +269,9 @@ func (r *recorder) work(n *node, volume, dir string, rounds int, seed uint64) {
 			r.note(s)
 			snaps = snaps[1:]
 		}
+		if i%4 == 1 {
+			r.daemon(n, "gc", "--wait")
+		}
 		if i%10 == 6 {
 			r.shortLife(n, fmt.Sprintf("%s-%d", volume, i))
 		}

@@ -159,7 +159,7 @@ Sizes are written like 10G, 512MiB or 1.5T; all units are powers of 1024.`,
 			root.AddCommand(c)
 		}
 	}
-	add("store", a.initCmd(), a.setCmd(), a.serveCmd(), a.upgradeCmd(), a.stopCmd(), a.statCmd(), a.checkCmd(), a.reindexCmd())
+	add("store", a.initCmd(), a.setCmd(), a.serveCmd(), a.upgradeCmd(), a.stopCmd(), a.statCmd(), a.checkCmd(), a.gcCmd(), a.reindexCmd())
 	add("volumes", a.volumeCmd(), a.snapshotCmd())
 	add("devices", a.attachCmd(), a.detachCmd(), a.mountCmd(), a.umountCmd(), a.featuresCmd(), a.ublkCmd())
 	add("", a.dropPagesCmd(), a.versionCmd())

@@ -11,6 +11,7 @@ import (
 
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/protocol"
+	"varve/objstore"
 )
 
 func (a *app) setCmd() *cobra.Command {
@@ -18,7 +19,7 @@ func (a *app) setCmd() *cobra.Command {
 	var id protocol.Identity
 	var m maintenanceFlags
 	cmd := &cobra.Command{
-		Use:   "set --max-size SIZE | --scrub-every TIME | --scrub-rate BYTES/s | --new-uuid | --copied-from WHAT | --moved",
+		Use:   "set --max-size SIZE | --scrub-every TIME | --scrub-rate BYTES/s | --gc-rate BYTES/s | --new-uuid | --copied-from WHAT | --moved",
 		Short: "Change a store's settings",
 		Long: `set changes settings that are kept in the store. It works with or without a daemon.
 
@@ -30,6 +31,9 @@ once.
 --scrub-every makes the daemon check the whole store at that interval (varve check), at low priority: the check yields
 to requests. An interrupted check continues where it stopped, if necessary in the next daemon. varve stat and the log
 show what it found. --scrub-rate limits how much it reads per second.
+
+--gc-rate limits how much collection (varve gc) reads, writes and frees per second while there is room: when space is
+short, it goes as fast as it can. The default is 64MiB/s.
 
 The other flags say how a store came here that was copied, restored or moved to another disk. Without them, varve
 leaves the devices of the original store alone, and refuses volumes whose journals were copied while they were in use.
@@ -44,6 +48,7 @@ mounted elsewhere, so the devices that wait for a daemon belong to this store. N
 		Example: `  varve set --max-size 200G
   varve set --max-size none
   varve set --scrub-every 30d --scrub-rate 50M
+  varve set --gc-rate 200M
   varve --store /srv/restored set --new-uuid --copied-from snapshot`,
 		Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,7 +80,7 @@ func (a *app) setting(cmd *cobra.Command, maxSize string, id protocol.Identity, 
 	identity, upkeep, size := id != protocol.Identity{}, change != protocol.Maintenance{}, maxSize != ""
 	switch {
 	case identity && (size || upkeep) || size && upkeep:
-		return nil, usagef("--max-size, --scrub-every and --scrub-rate, and what the store is, are set one after the other")
+		return nil, usagef("--max-size, the schedule and rates (--scrub-every, --scrub-rate, --gc-rate), and what the store is, are set one after the other")
 	case identity:
 		if err := id.Check(); err != nil {
 			return nil, &usageError{err}
@@ -87,7 +92,7 @@ func (a *app) setting(cmd *cobra.Command, maxSize string, id protocol.Identity, 
 		}
 		return func(c *client.Client) error { return a.setMaintenance(ctx, w, c, change) }, nil
 	case !size:
-		return nil, usagef("nothing to set; give --max-size, or --scrub-every and --scrub-rate, " +
+		return nil, usagef("nothing to set; give --max-size, --gc-rate, or --scrub-every and --scrub-rate, " +
 			"or say what the store is: --new-uuid, --copied-from, --moved")
 	}
 	r, err := parseMaxSize(maxSize)
@@ -98,14 +103,16 @@ func (a *app) setting(cmd *cobra.Command, maxSize string, id protocol.Identity, 
 }
 
 // maintenanceFlags are the flags of the store's maintenance, as they were given.
-type maintenanceFlags struct{ scrubEvery, scrubRate string }
+type maintenanceFlags struct{ scrubEvery, scrubRate, gcRate string }
 
 func (m *maintenanceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&m.scrubEvery, "scrub-every", "", "check the whole store this often: a `time` like 30d or 12h, or none")
 	f.StringVar(&m.scrubRate, "scrub-rate", "", "these checks read at most this many `bytes` per second, like 50M, or none for no limit")
+	f.StringVar(&m.gcRate, "gc-rate", "", "collection reads, writes and frees at most this many `bytes` per second, like 200M, none, or default")
 	complete(cmd, "scrub-every", []string{"none", "1d", "1w", "30d"})
 	complete(cmd, "scrub-rate", []string{"none"})
+	complete(cmd, "gc-rate", []string{"default", "none"})
 }
 
 // request returns what the flags ask for.
@@ -129,7 +136,26 @@ func (m *maintenanceFlags) request(cmd *cobra.Command) (r protocol.Maintenance, 
 		}
 		r.ScrubRate = &rate
 	}
+	if cmd.Flags().Changed("gc-rate") {
+		rate, err := parseCollectRate(m.gcRate)
+		if err != nil {
+			return r, usagef("--gc-rate: %w", err)
+		}
+		r.CollectRate = &rate
+	}
 	return r, nil
+}
+
+// parseCollectRate returns a rate as objstore.Maintenance has it.
+func parseCollectRate(s string) (int64, error) {
+	if s == "default" {
+		return 0, nil
+	}
+	rate, err := parseRate(s)
+	if err == nil && rate == 0 {
+		rate = objstore.NoCollectLimit
+	}
+	return rate, err
 }
 
 func (a *app) setMaintenance(ctx context.Context, w io.Writer, c *client.Client, r protocol.Maintenance) error {

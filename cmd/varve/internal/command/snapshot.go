@@ -110,11 +110,11 @@ func (a *app) snapshotDeleteCmd() *cobra.Command {
 		Use:     "delete VOLUME@SNAPSHOT...",
 		Aliases: []string{"rm"},
 		Short:   "Delete snapshots",
-		Long: `delete deletes snapshots, one after the other, and returns at once. The space of what nothing else has is not reclaimed
-yet; varve stat shows it as dead.
+		Long: `delete deletes snapshots, one after the other, and returns at once. The space of what nothing else has is dead then,
+as varve stat shows, until a collection frees it (varve gc).
 
-With --dry-run nothing is deleted, and the output says how much deleting all of them together would free, once space is
-reclaimed. That is more than the sum of what deleting each of them alone would: data that only these snapshots have in
+With --dry-run nothing is deleted, and the output says how much deleting all of them together would free, once it is
+collected. That is more than the sum of what deleting each of them alone would: data that only these snapshots have in
 common counts too.`,
 		Example: `  varve snapshot delete data@monday
   varve snapshot delete --dry-run data@monday data@tuesday data@wednesday`,

@@ -23,7 +23,7 @@ STORED the unique data in the store's files, TAIL the data that was written and 
 the store's files on disk, FREE the space available for writes, of which settling may need a part.
 
 DEDUP RATIO is LOGICAL divided by STORED. STORED includes the data of snapshots, and overwritten, discarded or deleted
-data, whose space is not reclaimed yet: if there is more of that than deduplication saves, the ratio is below 1.
+data that was not collected yet: if there is more of that than deduplication saves, the ratio is below 1.
 
 SPACE is ok; low, if the space for writes is below a tenth of the total (16GiB at most); or full, if it is below 4MiB:
 writes then wait for settling or fail with "no space left on device", and everything else continues. The daemon logs
@@ -32,7 +32,10 @@ each change.
 The table of uses says what each byte of the store's files is for; the sum is USED. DATA and TREE are what volumes and
 snapshots refer to, each object once; HISTORY is what only past states of volumes refer to, or '-' if that is too much
 to be counted in two seconds, and part of DATA and TREE; DEAD is what nothing refers to any more, and what is not
-reclaimed yet.
+collected yet.
+
+COLLECTION is about the space of such data (varve gc): how far the collection is that runs, when the last one ended and
+what it freed, and its rate (varve set --gc-rate).
 
 SCRUB is about checks of the whole store: whether one runs or was interrupted, when the last one ended and what it
 found, and the schedule (varve set --scrub-every).
@@ -151,6 +154,7 @@ func writeStat(w io.Writer, s protocol.Stat) {
 	if i := s.Reindex; i != nil {
 		fields = append(fields, [2]string{"reindex", fmt.Sprintf("running since %s, %d of %s", formatTime(i.Begun), i.Done, counted(i.Segments, "segment"))})
 	}
+	fields = append(fields, [2]string{"collection", collectText(&s.Collect)})
 	if text := scrubText(&s.Scrub); text != "" {
 		fields = append(fields, [2]string{"scrub", text})
 	}
@@ -218,7 +222,7 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 		{"tree", "", u.Tree, "their tree nodes"},
 		{"history", about, history, "only past states have it"},
 		{"tail", "", u.Tail, "written and not settled, overwritten data too"},
-		{"dead", about, u.Dead, "not referred to any more, and not reclaimed yet"},
+		{"dead", about, u.Dead, "not referred to any more, and not collected yet"},
 		{"lists", "", u.Lists, "object lists of the segments"},
 		{"journals", "", u.Journals, "what the tail is recorded in"},
 		{"refs", "", u.Refs, "names of volumes and snapshots"},

@@ -237,7 +237,7 @@ func (a *app) volumeDeleteCmd() *cobra.Command {
 		Long: `delete deletes a volume that is not attached. Its snapshots must be deleted first.
 
 With --dry-run nothing is deleted, and the output says how much deleting the volume together with all of its snapshots
-would free, once space is reclaimed. It may be attached then.`,
+would free, once it is collected. It may be attached then.`,
 		Example:           "  varve volume delete data\n  varve volume delete data --dry-run",
 		Args:              args("NAME"),
 		ValidArgsFunction: a.completeVolume,

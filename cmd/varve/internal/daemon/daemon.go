@@ -90,6 +90,8 @@ type Daemon struct {
 	automatic *automatic
 	swaps     *swaps
 
+	collections collections // in the background
+
 	reviveAfter   time.Duration
 	retryFirst    time.Duration
 	answerTimeout time.Duration

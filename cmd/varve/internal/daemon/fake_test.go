@@ -29,6 +29,7 @@ type fakeStore struct {
 	panics    bool
 	scratches int // made
 
+	collected   []objstore.CollectOptions // that were begun
 	checkTakes  time.Duration
 	checks      []objstore.CheckOptions // that were begun
 	due         bool                    // a scheduled check is
@@ -224,6 +225,22 @@ func (s *fakeStore) Reindex() error { return nil }
 func (s *fakeStore) WaitReindex(_ context.Context, progress func(objstore.ReindexInfo)) error {
 	progress(objstore.ReindexInfo{Segments: 2, Done: 1})
 	return nil
+}
+
+func (s *fakeStore) Collect(ctx context.Context, o objstore.CollectOptions) (objstore.CollectReport, error) {
+	s.mu.Lock()
+	s.collected = append(s.collected, o)
+	takes := s.checkTakes
+	s.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+	}
+	return objstore.CollectReport{DryRun: o.DryRun, Dead: 1, Freed: 4096}, ctx.Err()
+}
+
+func (s *fakeStore) CollectState() objstore.CollectState {
+	return objstore.CollectState{Phase: objstore.CollectSweeping, Done: 1, Total: 2}
 }
 
 // begun returns the checks that were begun.

@@ -13,6 +13,6 @@ func (d *Daemon) serveMaintenance(ctx context.Context, r *http.Request, m protoc
 		return protocol.Stat{}, err
 	}
 	st, err := d.serveStat(ctx, r, server.None{})
-	d.log.Info("maintenance set", "scrub_every_seconds", st.Scrub.Every, "scrub_rate", st.Scrub.Rate)
+	d.log.Info("maintenance set", "scrub_every_seconds", st.Scrub.Every, "scrub_rate", st.Scrub.Rate, "gc_rate", st.Collect.Rate)
 	return st, err
 }

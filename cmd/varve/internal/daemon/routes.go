@@ -34,6 +34,7 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("POST /v1/volumes/{name}/rename", server.Handle(d.serveRenameVolume))
 	mux.HandleFunc("POST /v1/check", d.serveCheck)
 	mux.HandleFunc("POST /v1/reindex", d.serveReindex)
+	mux.HandleFunc("POST /v1/collect", d.serveCollect)
 	mux.HandleFunc("POST /v1/diff", d.serveDiff)
 	mux.Handle("GET /v1/snapshots", server.Handle(d.serveSnapshots))
 	mux.Handle("POST /v1/snapshots", waiting(d, d.serveCreateSnapshot))

@@ -30,6 +30,8 @@ type maintained interface {
 	ScrubDue() bool
 	ScrubOptions() objstore.CheckOptions
 	Reindex() error
+	Collect(ctx context.Context, o objstore.CollectOptions) (objstore.CollectReport, error)
+	CollectState() objstore.CollectState
 	WaitReindex(ctx context.Context, progress func(objstore.ReindexInfo)) error
 }
 

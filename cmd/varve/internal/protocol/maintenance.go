@@ -29,8 +29,9 @@ func (c CheckStore) Check() error {
 
 // Maintenance changes settings of the store's maintenance. A null leaves a setting unchanged.
 type Maintenance struct {
-	ScrubEvery *int64 `json:"scrub_every,omitempty"` // seconds; 0: never
-	ScrubRate  *int64 `json:"scrub_rate,omitempty"`  // bytes per second; 0: no limit
+	ScrubEvery  *int64 `json:"scrub_every,omitempty"`  // seconds; 0: never
+	ScrubRate   *int64 `json:"scrub_rate,omitempty"`   // bytes per second; 0: no limit
+	CollectRate *int64 `json:"collect_rate,omitempty"` // bytes per second; 0: the default, objstore.NoCollectLimit: no limit
 }
 
 // Apply returns the settings as they are after the change.
@@ -40,6 +41,9 @@ func (m Maintenance) Apply(s objstore.Maintenance) objstore.Maintenance {
 	}
 	if m.ScrubRate != nil {
 		s.ScrubRate = *m.ScrubRate
+	}
+	if m.CollectRate != nil {
+		s.CollectRate = *m.CollectRate
 	}
 	return s
 }

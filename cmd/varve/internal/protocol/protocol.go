@@ -20,6 +20,7 @@
 //	POST   /v1/volumes/NAME/rename        Rename         -> Volume
 //	POST   /v1/check                      CheckStore     -> CheckEvents, one per line
 //	POST   /v1/reindex                    Reindex        -> ReindexEvents, one per line
+//	POST   /v1/collect                    Collect        -> CollectEvents, one per line
 //	POST   /v1/diff                       Diff           -> DiffEvents, one per line
 //	GET    /v1/snapshots[?volume=NAME&shares=true] []objstore.SnapshotInfo
 //	POST   /v1/snapshots                  CreateSnapshot -> objstore.SnapshotInfo
