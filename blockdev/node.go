@@ -19,7 +19,7 @@ func charPath(id int) string  { return fmt.Sprintf("/dev/ublkc%d", id) }
 func nodes(ctx context.Context, c *control, id int) (char, block devnode.Node, err error) {
 	p, err := c.getParams(ctx, id)
 	if err == nil && p.types&_UBLK_PARAM_TYPE_DEVT == 0 {
-		err = errors.New("the driver does not tell the device's numbers; it does from Linux 6.3 on")
+		err = errors.New("the driver does not report the device's numbers before Linux 6.3")
 	}
 	char = devnode.Node{Path: charPath(id), Char: true, Major: p.devt.char_major, Minor: p.devt.char_minor}
 	block = devnode.Node{Path: blockPath(id), Major: p.devt.disk_major, Minor: p.devt.disk_minor}

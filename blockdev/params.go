@@ -55,7 +55,7 @@ func match(l *target.Limits, p *ublk_params, mayGrow bool) error {
 	case 1<<p.basic.logical_bs_shift < l.BlockSize:
 		return fmt.Errorf("%w: the device has blocks of %d bytes, the target of %d", ErrMismatch, 1<<p.basic.logical_bs_shift, l.BlockSize)
 	case l.ReadOnly && p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0:
-		return fmt.Errorf("%w: the device takes writes, the target does not", ErrMismatch)
+		return fmt.Errorf("%w: the device is writable, the target is not", ErrMismatch)
 	}
 	return nil
 }

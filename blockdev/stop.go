@@ -185,7 +185,7 @@ func unused(ctx context.Context, id int) error {
 		_, err = n.Await(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("whether the device is in use can't be told: %w", err)
+		return fmt.Errorf("find out whether the device is in use: %w", err)
 	}
 	fd, err := n.Open(unix.O_RDONLY | unix.O_EXCL)
 	switch {

@@ -36,7 +36,7 @@ func TestDescriptorLimit(t *testing.T) {
 			devs = append(devs, strings.TrimSpace(r.stdout))
 			continue
 		}
-		if !strings.Contains(r.stderr, "files are open of 160") {
+		if !strings.Contains(r.stderr, "of at most 160 files are open") {
 			t.Errorf("attach %s is refused without the reason: %s", name, r.stderr)
 		}
 		break

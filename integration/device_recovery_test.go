@@ -75,7 +75,7 @@ func TestDeadDeviceRemoved(t *testing.T) {
 		eventually(t, 10*time.Second, fmt.Sprintf("%s, left by a death at %s, is gone", mine[0], p), func() bool {
 			return slices.Equal(charDevices(t), foreign)
 		})
-		wantLog(t, n, "removing it", "never started, or has been stopped")
+		wantLog(t, n, "it is removed", "never started, or has been stopped")
 		if p == failpoint.AttachParams {
 			n.varve(ctx, "volume", "delete", "w")
 			n.varve(ctx, "volume", "create", "v", "--size", "16M")
@@ -132,7 +132,7 @@ func TestOrphanedDeviceRemoved(t *testing.T) {
 		}
 		_ = unix.Close(fd)
 		eventually(t, 10*time.Second, dev+" is gone", func() bool { return len(charDevices(t)) == 0 })
-		wantLog(t, n, dev, "removing it", c.says)
+		wantLog(t, n, dev, "it is removed", c.says)
 		if _, err := os.Stat(list); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the record is kept: %v", err)
 		}
@@ -178,7 +178,7 @@ func TestFailedDeviceRetried(t *testing.T) {
 	if left := charDevices(t); len(left) > 0 {
 		t.Errorf("nobody has %s open, and it failed: %q are left", used, left)
 	}
-	wantLog(t, n, "nobody has it open", "on purpose")
+	wantLog(t, n, "is not open: it is removed", "on purpose")
 	n.env = nil
 	if r := run(ctx, "dd", "if="+n.attach(ctx, "used"), "of=/dev/null", "bs=1M", "count=4", "status=none"); r.code != 0 {
 		t.Error(r.stderr)

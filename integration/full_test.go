@@ -224,7 +224,7 @@ func fullDisk(t *testing.T, below, above filesystem) {
 		return random(ctx, raw, 32, 16, "oflag=direct", "conv=notrunc,fsync").code == 0
 	})
 	rawWant = sumStart(ctx, t, raw, 48)
-	wantLog(t, n, "the store takes writes again")
+	wantLog(t, n, "the store accepts writes again")
 	m.unmount(ctx)
 	repair(ctx, t, above, dev)
 	above.fsck(ctx, t, dev)

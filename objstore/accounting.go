@@ -125,7 +125,7 @@ func (a *accounting) run(ctx context.Context) {
 			continue
 		}
 		if err := a.count(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("what images take is not known; the next try follows", "in", accountingRetry, "error", err)
+			a.log.Warn("the shares of images are unknown; counting is retried", "in", accountingRetry, "error", err)
 			wait = accountingRetry
 			a.ask()
 		}

@@ -236,7 +236,7 @@ func always() bool { return true }
 // lose the file. held is asked whether the store still has it.
 func (c *checker) there(name, object string, held func() bool) {
 	if _, err := c.s.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
-		c.found(&CorruptError{File: name, Object: object, Err: errors.New("it is not there; the store has it open, and reads it until it is closed")})
+		c.found(&CorruptError{File: name, Object: object, Err: errors.New("the file is missing; the store has it open, and reads it until it is closed")})
 	}
 }
 

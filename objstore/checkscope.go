@@ -43,7 +43,7 @@ func (o *CheckOptions) Validate() error {
 	case o.Percent < 0 || o.Percent > 100:
 		return fmt.Errorf("%d percent: %w: want 1 to 100", o.Percent, ErrInvalid)
 	case o.Resume && !o.whole():
-		return fmt.Errorf("%w: only a check of everything can be resumed, which has no percentage and no time", ErrInvalid)
+		return fmt.Errorf("%w: only a check of the whole store can be resumed, so without a percentage and a time", ErrInvalid)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 
 // stray notes a file that is none of the store's.
 func (s *Store) stray(name string) {
-	s.log.Warn("a file that is none of the store's; it is left alone", "file", name)
+	s.log.Warn("a file does not belong to the store; it is left alone", "file", name)
 	s.reportMu.Lock()
 	defer s.reportMu.Unlock()
 	if !slices.Contains(s.strays, name) {

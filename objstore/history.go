@@ -102,7 +102,7 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		if want := v.baseGen + uint64(i) + 1; gen != want {
 			err = &CorruptError{
 				File: journal.Name(v.ref.ID, want), Object: "journal",
-				Err: fmt.Errorf("it is not there, but generation %d is; refs know the volume up to generation %d", gen, v.baseGen),
+				Err: fmt.Errorf("it is missing, but generation %d exists; refs know the volume up to generation %d", gen, v.baseGen),
 			}
 			rp.Truncate(0)
 			rp.Blind = true
@@ -154,7 +154,7 @@ func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
 	end := journal.Offset(rp.Whole)
 	if rp.Short {
 		rp.Blind = true
-		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file is shorter than it was made")}
+		return &CorruptError{File: rp.Name(), Offset: end, Object: "journal", Err: errors.New("the file is shorter than when it was made")}
 	}
 	if rp.EndsWithoutRoom() {
 		rp.Blind = true
@@ -173,7 +173,7 @@ func (s *Store) validateSnapshots(v *volume, h *history) error {
 		}
 		err := &CorruptError{
 			File: journal.Name(v.ref.ID, sn.Gen), Object: "journal",
-			Err: fmt.Errorf("it is not there, or empty, but snapshot %s@%s needs it", v.Name(), sn.Name),
+			Err: fmt.Errorf("it is missing or empty, but snapshot %s@%s needs it", v.Name(), sn.Name),
 		}
 		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
 		d.loseSnapshots(v)

@@ -125,7 +125,7 @@ func (x *indexer) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			x.log.Warn("the index lacks objects; it is tried again to enter them", "error", err, "in", renewRetry)
+			x.log.Warn("objects were not entered into the index; this is retried", "error", err, "in", renewRetry)
 			if !sleep(ctx, failpoint.Limit(renewRetry)) {
 				return
 			}

@@ -152,7 +152,7 @@ func (v *volume) admitByQuota(ctx context.Context, off, length int64) error {
 			err = v.s.settler.waitSettled(ctx, v, gen)
 		}
 		if err != nil {
-			return fmt.Errorf("find out what of its quota volume %s has: %w", v.Name(), err)
+			return fmt.Errorf("count the data of volume %s for its quota: %w", v.Name(), err)
 		}
 	}
 }

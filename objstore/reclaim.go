@@ -119,7 +119,7 @@ func (s *Store) punchBetween(g *segment.File, from, to int64, objs []segment.Obj
 		if end > from {
 			if err := g.Data.Punch(from, end-from); err != nil {
 				first = cmp.Or(first, err)
-				s.punchFailed.Do(func() { s.log.Warn("room can't be given back to the file system", "error", err) })
+				s.punchFailed.Do(func() { s.log.Warn("space cannot be freed in the file system", "error", err) })
 			}
 		}
 		from = next

@@ -122,7 +122,7 @@ func (r *reclaimer) run(ctx context.Context, v *volume) {
 			return
 		}
 		if err != nil {
-			r.log.Error("room of a settled layer is not given back until the store opens again", "volume", v.Name(), "error", err)
+			r.log.Error("space of a settled layer is not freed until the store opens again", "volume", v.Name(), "error", err)
 		}
 	}
 }

@@ -123,7 +123,7 @@ func (s *Store) takeSegments(files []*segmentFile, logs map[uint32]bool) error {
 	}
 	for id := range s.catalog.refs.ObjectLogs {
 		if s.segments.Get(id) == nil && !logs[id] && !unreadable[id] {
-			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is not there, and refs know of objects in it")})
+			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is missing, and refs know of objects in it")})
 		}
 	}
 	for id := range logs {
@@ -146,7 +146,7 @@ func (s *Store) validateObjectLog(g *segment.File) {
 	bad := &CorruptError{File: segment.ObjectLogName(g.ID), Object: "log"}
 	switch n := g.ObjectLogSize(); {
 	case n == 0:
-		bad.Err = errors.New("it is not there, and refs know of objects in it")
+		bad.Err = errors.New("it is missing, and refs know of objects in it")
 	case n < want:
 		bad.Offset, bad.Err = n, fmt.Errorf("it ends there, and had %d bytes", want)
 	default:

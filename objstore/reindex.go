@@ -236,7 +236,7 @@ func (s *Store) openReindexer() {
 		if err != nil || !index.HasNext(dir) {
 			return
 		}
-		s.log.Info("the rebuilding of the index goes on, which an earlier process has begun")
+		s.log.Info("continuing to rebuild the index, as an earlier process began")
 		r.want(s.opts.Now())
 	case r.open == nil: // of a test, which has an index in memory
 		r.open = func() (nextIndex, error) { return memNext{index.NewMem()}, nil }

@@ -63,7 +63,7 @@ func (c *catalog) renameSnapshot(ctx context.Context, of, snap, to string) (info
 		case err != nil:
 			return nil, err
 		case IsStateName(snap):
-			return nil, fmt.Errorf("%s: %w: it has its number for a name", imageText(of, snap), ErrInvalid)
+			return nil, fmt.Errorf("%s: %w: a past state is named by its number", imageText(of, snap), ErrInvalid)
 		case snap == to:
 			info = snapInfo(found.ref, sn)
 			return nil, nil

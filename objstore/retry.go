@@ -91,7 +91,7 @@ func (t *settler) settleFailed(v settleable, try settleTry, err error) {
 	t.countStuck()
 	v.wakeWriters()
 	space.freed.fire()
-	t.deps.log.Error("settling failed; it is tried again", "error", err, "in", wait)
+	t.deps.log.Error("settling failed, and is retried", "error", err, "in", wait)
 }
 
 // countStuck adds the tails of volumes whose settling keeps failing to the account of what is

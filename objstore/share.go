@@ -106,7 +106,7 @@ func (a *accounting) shareVolumes(ctx context.Context, infos []VolumeInfo) error
 // note logs an error that is neither the end of ctx nor that of the store.
 func (a *accounting) note(ctx context.Context, err error) {
 	if ctx.Err() == nil && a.ctx.Err() == nil {
-		a.log.Warn("what images take is not known", "error", err)
+		a.log.Warn("the shares of images are unknown", "error", err)
 	}
 }
 

@@ -210,7 +210,7 @@ func (c *catalog) deleteSnapshot(ctx context.Context, volume, snap string) (v *v
 			return nil, err
 		}
 		if IsStateName(snap) {
-			return nil, fmt.Errorf("%s: %w: it is no snapshot; the volume's policy drops it", imageText(volume, snap), ErrInvalid)
+			return nil, fmt.Errorf("%s: %w: it is a past state and not a snapshot; the volume's policy deletes it", imageText(volume, snap), ErrInvalid)
 		}
 		v, logical = found, sn.Logical
 		return []refs.Record{{Op: refs.OpSnapshotDelete, ID: v.ref.ID, Name: snap}}, nil

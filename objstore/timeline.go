@@ -273,7 +273,7 @@ func (s *Store) saveHistory() {
 		return
 	}
 	if err := s.catalog.past.save(); err != nil {
-		s.log.Warn("the history of volumes is not saved; that is tried again", "error", err)
+		s.log.Warn("the history of volumes was not saved, and is retried", "error", err)
 	}
 }
 

@@ -71,7 +71,7 @@ func (u *upkeep) open() (repaired, lost []*CorruptError) {
 	st, damage, err := maintenance.Read(u.fs, u.store)
 	if err != nil {
 		u.foreign = true
-		u.log.Warn("what is known of the store's maintenance can't be read; it is neither used nor changed", "file", maintenance.File, "error", err)
+		u.log.Warn("the record of the store's maintenance cannot be read; it is neither used nor changed", "file", maintenance.File, "error", err)
 		return nil, nil
 	}
 	u.state = *st
@@ -170,7 +170,7 @@ func (u *upkeep) save() {
 	u.failing = err != nil
 	u.mu.Unlock()
 	if first {
-		u.log.Warn("what is known of the store's maintenance can't be saved", "file", maintenance.File, "error", err)
+		u.log.Warn("the record of the store's maintenance was not saved", "file", maintenance.File, "error", err)
 	}
 }
 

@@ -130,18 +130,18 @@ func (a *spaceAccount) watch(room int64, now time.Time) {
 	switch {
 	case m.state == SpaceFull:
 		if m.full.due(now, false) {
-			a.deps.log.Error("the store is full: writes wait for settling or are refused, all else goes on", attrs...)
+			a.deps.log.Error("the store is full: writes wait for settling or are refused; everything else continues", attrs...)
 		}
 	case m.full.over():
-		a.deps.log.Info("the store takes writes again", attrs...)
+		a.deps.log.Info("the store accepts writes again", attrs...)
 	}
 	switch {
 	case m.state == SpaceLow:
 		if m.low.due(now, left <= m.warned/2) {
 			m.warned = left
-			a.deps.log.Warn("the store is running out of room", attrs...)
+			a.deps.log.Warn("the store is running out of space", attrs...)
 		}
 	case m.state == SpaceOK && m.low.over():
-		a.deps.log.Info("the store has room again", attrs...)
+		a.deps.log.Info("the store has space again", attrs...)
 	}
 }

@@ -14,7 +14,7 @@ func TestWatermarkMessages(t *testing.T) {
 	var log bytes.Buffer
 	a := newSpaceAccount(1<<30, spaceDeps{log: slog.New(slog.NewTextHandler(&log, nil))})
 	start := time.Unix(1, 0)
-	const low, full, again, room = "running out of room", "the store is full", "takes writes again", "has room again"
+	const low, full, again, room = "running out of space", "the store is full", "accepts writes again", "has space again"
 	for _, c := range []struct {
 		at    time.Duration
 		free  int64

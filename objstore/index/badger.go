@@ -34,7 +34,7 @@ var ErrNoSpace = errors.New("no space for the index")
 var ErrLocked = errors.New("index is in use by another process")
 
 // ErrUnusable means that an index could neither be opened nor replaced.
-var ErrUnusable = errors.New("index can't be made anew")
+var ErrUnusable = errors.New("index cannot be rebuilt")
 
 // Options of Open. The zero value is the default.
 type Options struct {
@@ -114,7 +114,7 @@ func Open(dir string, o Options) (Index, error) {
 		o.Logger.Info("a disk that fails or is full under the index can end this process", "error", err)
 	}
 	if err := finishInstall(dir); err != nil {
-		o.Logger.Warn("an index that was replaced stays behind", "error", err)
+		o.Logger.Warn("replaced index was not removed", "error", err)
 	}
 	d := &disk{dir: dir, opts: o}
 	if err := d.hold(); err != nil {
@@ -147,7 +147,7 @@ func (d *disk) openOrReplace(dir string) (Index, error) {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
 	if err := removeSecond(d.dir); err != nil {
-		o.Logger.Warn("an index made anew stays behind", "error", err)
+		o.Logger.Warn("rebuilt index was not removed", "error", err)
 	}
 	cause := d.open()
 	if cause == nil {
@@ -224,7 +224,7 @@ func (d *disk) open() (err error) {
 // replaces the index.
 func (d *disk) made() {
 	if err := d.opts.Made(); err != nil {
-		d.opts.Logger.Warn("files of the index stay this user's", "error", err)
+		d.opts.Logger.Warn("the owner of the index's files was not changed", "error", err)
 	}
 }
 
@@ -454,7 +454,7 @@ func (d *disk) writable() error {
 // giveUp stops using badger: a new index replaces it, at once or when the store is opened again.
 func (d *disk) giveUp(cause error) {
 	if !d.broken.Swap(true) {
-		d.opts.Logger.Error("the index is not used any more, and is made anew; until then look-ups are slow, and duplicates are not found", "error", cause)
+		d.opts.Logger.Error("the index is not used any more, and is rebuilt; until then look-ups are slow, and duplicates are not found", "error", cause)
 	}
 }
 
@@ -587,7 +587,7 @@ func (d *disk) Close() error {
 			}
 		case <-limit:
 			abandoned.Store(d, true)
-			return fmt.Errorf("close index: badger can't write its tables: not within %v", closePatience)
+			return fmt.Errorf("close index: badger has not written its tables within %v", closePatience)
 		}
 	}
 }

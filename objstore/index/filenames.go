@@ -60,9 +60,9 @@ func lookForStrays(dir string, log *slog.Logger) error {
 		switch {
 		case ownName(name), name == secondDir:
 		case mistaken(name):
-			return fmt.Errorf("%w: %s is none of its files, and has a name like one; move it away", ErrUnusable, filepath.Join(dir, name))
+			return fmt.Errorf("%w: %s is not one of its files, but has such a name; move it away", ErrUnusable, filepath.Join(dir, name))
 		default:
-			log.Warn("a file that is none of the index's; it is left alone", "file", filepath.Join(dir, name))
+			log.Warn("a file does not belong to the index; it is left alone", "file", filepath.Join(dir, name))
 		}
 	}
 	return nil

@@ -98,7 +98,7 @@ func (l *Log) Append(recs []Record) error {
 		return err
 	}
 	if op := recs[0].Op; l.log.Size()+int64(len(b)) > l.Full && (op == OpVolume || op == OpSnapshot) {
-		return fmt.Errorf("%w for names: %s has %d bytes, and takes none above %d; delete snapshots or volumes",
+		return fmt.Errorf("%w for names: %s has %d bytes, and accepts no names above %d; delete snapshots or volumes",
 			disk.ErrNoSpace, LogFile, l.log.Size(), l.Full)
 	}
 	return l.log.Append(b)

@@ -95,7 +95,7 @@ func (f *checkFlags) request(cmd *cobra.Command) (r protocol.CheckStore, err err
 		r.Since = r.Since.UTC()
 	}
 	if r.Resume = f.resume; f.resume && (given("percent") || given("since")) {
-		return r, usagef("--resume goes on with a check of the whole store, which has neither --percent nor --since")
+		return r, usagef("--resume continues a check of the whole store; it takes neither --percent nor --since")
 	}
 	return r, nil
 }
@@ -107,7 +107,7 @@ func (a *app) check(cmd *cobra.Command, c *client.Client, r protocol.CheckStore)
 	bar.end()
 	if err != nil {
 		if r.Percent == 0 && r.Since.IsZero() && cmd.Context().Err() != nil && (r.Resume || c.Daemon() != nil) {
-			err = fmt.Errorf("%w; varve check --resume goes on where it was", err)
+			err = fmt.Errorf("%w; varve check --resume continues where it stopped", err)
 		}
 		return doing("check", err)
 	}

@@ -130,7 +130,7 @@ common counts too.`,
 				return a.wouldFree(cmd, counted(len(args), "snapshot"), protocol.WouldFree{Snapshots: args})
 			}
 			if a.json {
-				return usagef("delete snapshots: --json needs --dry-run: a deletion says nothing")
+				return usagef("delete snapshots: --json needs --dry-run: a deletion has no output")
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				for _, name := range args {

@@ -250,7 +250,7 @@ would free, once it is collected. It may be attached then.`,
 				return a.wouldFree(cmd, fmt.Sprintf("volume %q and its snapshots", args[0]), protocol.WouldFree{Volumes: args})
 			}
 			if a.json {
-				return usagef("%s: --json needs --dry-run: a deletion says nothing", what)
+				return usagef("%s: --json needs --dry-run: a deletion has no output", what)
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
 				return doing(what, c.DeleteVolume(cmd.Context(), args[0]))

@@ -93,7 +93,7 @@ func (d *Daemon) start(ctx context.Context, r protocol.Attach) (devices.Device, 
 	if r.Transport == "loop" {
 		if r.CopyMode != "" && r.CopyMode != "auto" || r.Queues > 0 || r.Depth > 0 {
 			return nil, protocol.Attachment{}, nil, protocol.As(objstore.ErrInvalid,
-				errors.New("a loop device has no copy mode, queues and depth; they are options of ublk"))
+				errors.New("a loop device has no copy mode, queues or depth; they are options of ublk"))
 		}
 		dev, a, err := d.transports["loop"].Attach(ctx, r)
 		return dev, a, []string{loopNote}, err

@@ -191,7 +191,7 @@ func (o *Options) table(d *Daemon) devices.Options {
 func boot(log *slog.Logger) string {
 	id, err := vfs.BootID()
 	if err != nil {
-		log.Warn("devices can't be told from those of another boot", "error", err)
+		log.Warn("the boot is unknown: devices of another boot are not recognized", "error", err)
 	}
 	return id
 }

@@ -71,7 +71,7 @@ func (d *descriptors) mayTake(n int, age time.Duration) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%d files are open of %d that it may have, and the rest is kept for what is served: "+
+		err = fmt.Errorf("%d of at most %d files are open, and the rest is reserved for devices and mounts in service: "+
 			"detach or unmount something, or start the daemon with a higher limit (ulimit -n, LimitNOFILE=)", c.Open, c.Limit)
 	}
 	return fmt.Errorf("%w: %w", protocol.ErrOverloaded, err)

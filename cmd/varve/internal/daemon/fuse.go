@@ -47,7 +47,7 @@ func (f fuseMounter) dropPages(pages *pageDropper, volume, node string) {
 		return
 	}
 	if err := pages.drop(node); err != nil {
-		f.log.Warn("buffered reads of the device may show what is old", "volume", volume, "device", node, "error", err)
+		f.log.Warn("buffered reads of the device may show old content", "volume", volume, "device", node, "error", err)
 	}
 }
 

@@ -67,7 +67,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 		return err
 	}
 	if st.ReadOnly != "" {
-		return fmt.Errorf("the store takes no writes (%s): opened again, it is what was flushed last, and not what its "+
+		return fmt.Errorf("the store accepts no writes (%s): opened again, it has what was flushed last, and not what its "+
 			"devices' users believe; unmount them, then varve stop", st.ReadOnly)
 	}
 	if d.stopping.Load() {
@@ -92,7 +92,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 }
 
 func mountBusy(dir string) error {
-	return fmt.Errorf("%s: %w: %s; what is open below a mount can not be handed over: close it first, or use --remount "+
+	return fmt.Errorf("%s: %w: %s; what is open below a mount cannot be handed over: close it first, or use --remount "+
 		"and it fails", dir, protocol.ErrBusy, holders.OfMount(dir))
 }
 
@@ -177,7 +177,7 @@ func (d *Daemon) stay(gone []*mount) {
 	d.stopping.Store(false)
 	for _, k := range gone {
 		if err := d.mounts.mount(k.Mount); err != nil {
-			d.log.Error("mount was not mounted again", "dir", k.Dir, "error", err)
+			d.log.Error("store was not mounted again", "dir", k.Dir, "error", err)
 		}
 	}
 	d.table.Freeze(false)

@@ -129,4 +129,4 @@ func (i *identity) writeList(s devices.List) error {
 
 // errDaemonRuns refuses to take a store for a moved one while a daemon serves it.
 var errDaemonRuns = protocol.As(protocol.ErrBusy,
-	errors.New("its daemon has begun to serve the store as another one; stop it first: varve stop"))
+	errors.New("a daemon serves the store; stop it first: varve stop"))

@@ -39,7 +39,7 @@ func Local(ctx context.Context, dir string, store *objstore.Store, version strin
 	inst, err := instance.At(dir, store.FilesUUID())
 	d := New(dir, store, Options{Version: version, inst: inst})
 	if err != nil {
-		d.log.Error("which of its copies the store is can't be told", "error", err)
+		d.log.Error("the identity of the store is unknown", "error", err)
 	}
 	o := waitingDevices(ctx, dir, d.log)
 	for i := range o.own {

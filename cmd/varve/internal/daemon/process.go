@@ -66,7 +66,7 @@ func raiseFileLimit(log *slog.Logger) {
 	}
 	more = unix.Rlimit{Cur: lim.Max, Max: lim.Max} // without CAP_SYS_RESOURCE up to the hard limit
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &more); err != nil {
-		log.Warn("limit of open files is as it was", "limit", lim.Cur, "error", err)
+		log.Warn("limit of open files was not raised", "limit", lim.Cur, "error", err)
 	}
 }
 

@@ -36,7 +36,7 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 		server.Refuse(w, err)
 		return
 	}
-	d.log.Info("the index is rebuilt beside I/O", "segments", st.Segments)
+	d.log.Info("rebuilding the index", "segments", st.Segments)
 	began, events := time.Now(), d.events(w)
 	done := protocol.Reindexed{Segments: st.Segments}
 	if wait {

@@ -86,7 +86,7 @@ func (d *Daemon) wait() (leave func(), err error) {
 	case d.waits <- struct{}{}:
 		return func() { <-d.waits }, nil
 	default:
-		return nil, fmt.Errorf("%w: %d requests wait for volumes and snapshots to settle, and no more may; try again",
+		return nil, fmt.Errorf("%w: %d requests already wait for volumes and snapshots to settle; try again",
 			protocol.ErrOverLimit, maxWaits)
 	}
 }

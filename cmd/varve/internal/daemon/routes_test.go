@@ -87,7 +87,7 @@ func TestPanicIsContained(t *testing.T) {
 	w := newWorld(t)
 	w.store.panics = true
 	_, err := w.c.Volumes(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "bug") || strings.Contains(err.Error(), "goroutine") {
+	if err == nil || !strings.Contains(err.Error(), "internal error") || strings.Contains(err.Error(), "goroutine") {
 		t.Errorf("a panic is answered with %v", err)
 	}
 	w.store.mu.TryLock() // the fake died holding it

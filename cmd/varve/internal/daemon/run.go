@@ -207,7 +207,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 			err = d.letGo(ctx, h)
 		}
 		if err != nil {
-			d.log.Error("upgrade was called off, and all is as before", "error", err)
+			d.log.Error("upgrade was called off; this daemon goes on", "error", err)
 			h.Refuse(err)
 			d.handing.Store(false)
 			d.checks.scheduled.release()
@@ -255,7 +255,7 @@ func (d *Daemon) serve(ctx context.Context, own *server.Ownership, ready func())
 			d.log.Info("stopping: got a signal", "signal", context.Cause(ctx))
 			own.Silence()
 		case <-d.stop:
-			d.log.Info("stopping: was asked to")
+			d.log.Info("stopping: requested by a client")
 			own.Silence()
 		case h = <-d.successors:
 			d.log.Info("a successor is ready", "pid", h.Hello.PID, "version", h.Hello.Version)

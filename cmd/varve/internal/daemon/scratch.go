@@ -51,10 +51,10 @@ func (d *Daemon) sweepScratch(ctx context.Context) {
 		}
 		log := d.log.With("snapshot", v.Of, "scratch_volume", v.Name)
 		if err := d.store.DeleteVolume(ctx, v.Name); err != nil {
-			log.Warn("the throwaway layer over a snapshot is left over until the daemon starts again", "error", err)
+			log.Warn("scratch volume of a snapshot was not deleted; the next daemon deletes it", "error", err)
 			continue
 		}
-		log.Info("the throwaway layer over a snapshot is dropped")
+		log.Info("scratch volume of a snapshot deleted")
 	}
 }
 

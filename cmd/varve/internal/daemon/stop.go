@@ -153,7 +153,7 @@ func (d *Daemon) awaitEnds(limit time.Duration) error {
 	case <-time.After(limit):
 	}
 	err := fmt.Errorf("devices or mounts have not ended in %v", limit)
-	d.log.Error("closing the store all the same", "error", err)
+	d.log.Error("closing the store anyway", "error", err)
 	return err
 }
 

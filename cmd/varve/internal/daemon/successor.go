@@ -99,7 +99,7 @@ func (d *Daemon) abandon(ctx context.Context) {
 	d.table.StopRetries()
 	for _, k := range d.table.Served() {
 		if err := d.leave(ctx, k); err != nil && !errors.Is(err, devices.ErrUnquiet) {
-			d.log.Error("device is not let go", "device", k.Device, "error", err)
+			d.log.Error("device was not left to the predecessor", "device", k.Device, "error", err)
 		}
 	}
 }

@@ -32,31 +32,31 @@ const (
 func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	if errors.Is(reason, devices.ErrForeign) {
-		log.Error("device is served by another daemon, whose it stays", "error", reason)
+		log.Error("device is served by another daemon, and left to it", "error", reason)
 		d.table.Forget(a)
 		return
 	}
 	if errors.Is(reason, devices.ErrUnfit) {
-		log.Error("device can't be served, now or later: removing it, and its I/O fails", "error", reason)
+		log.Error("device can never be served: it is removed, and its I/O fails", "error", reason)
 		d.discard(ctx, a)
 		d.table.Forget(a)
 		return
 	}
 	err := d.transports[a.Transport].Discard(ctx, a, false)
 	if err == nil {
-		log.Error("device failed, and nobody has it open: it is removed; attach the volume again", "error", reason)
+		log.Error("device failed and is not open: it is removed; attach the volume again", "error", reason)
 		d.table.Forget(a)
 		return
 	}
 	if !errors.Is(err, protocol.ErrBusy) {
-		log.Error("device that failed is not removed", "error", err)
+		log.Error("failed device was not removed", "error", err)
 	}
 	if other, taken := d.table.Taken(a.Volume); taken && other.Device != a.Device {
 		d.table.NoteLeft(a.Volume)
 		return // it was half removed, and the volume has another one
 	}
 	pause := d.postpone(a, reason)
-	log.Error("device failed and is in use: its I/O waits, and serving it is tried again; varve detach --force gives it up",
+	log.Error("device failed and is in use: its I/O waits, and serving it is retried; varve detach --force removes it",
 		"error", reason, "in", pause)
 }
 
@@ -109,7 +109,7 @@ const reviveAfter = 10 * time.Second
 func (d *Daemon) lose(k *devices.Entry) *devices.Entry {
 	w := d.table.Lose(k, devices.Cause(k.Dev))
 	if w != nil {
-		d.log.Warn("device went away, and not by our doing", "volume", k.Volume, "device", k.Device)
+		d.log.Warn("device ended unexpectedly", "volume", k.Volume, "device", k.Device)
 	}
 	return w
 }
@@ -138,7 +138,7 @@ func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 		return
 	}
 	if !there {
-		log.Error("whether the device waits for a server is unknown", "error", err, "in", d.postpone(a, err))
+		log.Error("it is unknown whether the device waits for a server", "error", err, "in", d.postpone(a, err))
 		return
 	}
 	tooSoon := time.Since(k.Began) < d.reviveAfter

@@ -19,7 +19,7 @@ func (t *Table) save() {
 		return // written meanwhile
 	}
 	if err := l.Write(t.o.Dir); err != nil {
-		t.o.Logger.Error("a next daemon may not find these devices: the list of them was not written", "error", err)
+		t.o.Logger.Error("the list of devices was not written; the next daemon may not find them", "error", err)
 		return
 	}
 	t.written = changed

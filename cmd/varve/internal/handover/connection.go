@@ -114,7 +114,7 @@ func (c *connection) takeFiles(oob []byte) error {
 		}
 	}
 	if len(c.files) > maxFiles {
-		return fmt.Errorf("read files of a handover: %d, and %d are the most", len(c.files), maxFiles)
+		return fmt.Errorf("read files of a handover: got %d, want at most %d", len(c.files), maxFiles)
 	}
 	return nil
 }

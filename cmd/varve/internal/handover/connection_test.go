@@ -99,7 +99,7 @@ func TestConnectionRefusesNonsense(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.receive(5*time.Second, &h); err == nil || !strings.Contains(err.Error(), "8 are the most") {
+	if err := b.receive(5*time.Second, &h); err == nil || !strings.Contains(err.Error(), "want at most 8") {
 		t.Errorf("more files than there are: %v", err)
 	}
 	a, b = connectionPair(t)

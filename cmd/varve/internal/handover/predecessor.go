@@ -83,7 +83,7 @@ func (p *Predecessor) upgradeConn() error {
 	if json.Unmarshal(body, &e) != nil || e.Message == "" {
 		e.Message = resp.Status
 	}
-	return fmt.Errorf("the daemon that runs can not hand over (%w); stop it with varve stop, then start this one", &e)
+	return fmt.Errorf("the running daemon cannot hand over (%w); stop it with varve stop, then start this one", &e)
 }
 
 // Receive says that this process is ready, and receives the ownership of the store, after the
@@ -102,7 +102,7 @@ func (p *Predecessor) Receive(dir string, log *slog.Logger) (*server.Ownership, 
 	}
 	if n := len(p.conn.files); n != 2 {
 		p.Close()
-		return nil, fmt.Errorf("the daemon handed over %d files; the lock and the socket make 2", n)
+		return nil, fmt.Errorf("the daemon handed over %d files; want 2, the lock and the socket", n)
 	}
 	s := server.Inherit(dir, p.conn.files[0], p.conn.files[1], log)
 	p.conn.files = nil

@@ -22,8 +22,8 @@ func TestApproachOtherProtocol(t *testing.T) {
 	}{
 		{"another version", func(w http.ResponseWriter, _ *http.Request) {
 			server.Answer(w, http.StatusUpgradeRequired, &protocol.Error{Message: `handover protocol "varve-handover/1"; this daemon knows "varve-handover/9"`})
-		}, []string{"can not hand over", "varve-handover/9", "varve stop"}},
-		{"before there were handovers", http.NotFound, []string{"can not hand over", "404", "varve stop"}},
+		}, []string{"cannot hand over", "varve-handover/9", "varve stop"}},
+		{"before there were handovers", http.NotFound, []string{"cannot hand over", "404", "varve stop"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")

@@ -103,7 +103,7 @@ func (s *Successor) Alive() bool { return s.conn.alive() }
 // watch opens a pidfd of the successor's process, to know for certain when it is dead.
 func (s *Successor) watch(cred *unix.Ucred) error {
 	if cred == nil || cred.Pid <= 0 {
-		return errors.New("the successor's process is not to be seen from here: is it in another PID namespace?")
+		return errors.New("the successor's process cannot be seen from here: is it in another PID namespace?")
 	}
 	s.Hello.PID = int(cred.Pid)
 	fd, err := unix.PidfdOpen(s.Hello.PID, 0)
@@ -121,7 +121,7 @@ func (s *Successor) Fail(err error) { s.err = errors.Join(s.err, err) }
 func (s *Successor) Refuse(err error) {
 	e, _ := protocol.NewError(err)
 	if err := s.conn.send(helloLimit, protocol.Given{Error: e}); err != nil && !errors.Is(err, ErrClosed) {
-		s.log.Warn("the successor was not told", "error", err)
+		s.log.Warn("the successor could not be told", "error", err)
 	}
 	s.Close()
 }

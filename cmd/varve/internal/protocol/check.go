@@ -130,7 +130,7 @@ func (s SetVolume) Check() error {
 // Check returns an error if a name is invalid, or there is none.
 func (w WouldFree) Check() error {
 	if len(w.Volumes)+len(w.Snapshots) == 0 {
-		return errors.New("no volume and no snapshot is named")
+		return errors.New("no volume or snapshot is named")
 	}
 	for _, v := range w.Volumes {
 		if err := CheckName(v); err != nil {

@@ -131,7 +131,7 @@ func Unwrap(c net.Conn) (below net.Conn, release func()) {
 // withinLimit refuses a connection over the limit.
 func withinLimit(ctx context.Context) error {
 	if over, _ := ctx.Value(overLimitKey{}).(bool); over {
-		return fmt.Errorf("%w: it has %d connections, and serves no more at once; try again", protocol.ErrOverLimit, maxConnections)
+		return fmt.Errorf("%w: it already serves %d connections; try again", protocol.ErrOverLimit, maxConnections)
 	}
 	return nil
 }

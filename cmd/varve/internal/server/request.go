@@ -31,7 +31,7 @@ func Guard(next http.Handler, log *slog.Logger) http.Handler {
 			if p := recover(); p != nil {
 				log.Error("panic while answering a request", "request", r.Method+" "+r.URL.Path,
 					"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				Refuse(w, errors.New("the daemon hit a bug while it answered; its log has the stack"))
+				Refuse(w, errors.New("internal error in the daemon; its log has the stack"))
 			}
 		}()
 		if v := r.Header.Get(protocol.Header); v != strconv.Itoa(protocol.Version) {

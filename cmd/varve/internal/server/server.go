@@ -83,7 +83,7 @@ func New(next http.Handler, o Options) *http.Server {
 			}
 			cred, err := peer(c)
 			if err != nil {
-				o.Logger.Warn("connection from nobody knows whom", "error", err)
+				o.Logger.Warn("the user of a connection is unknown", "error", err)
 			}
 			return context.WithValue(ctx, peerKey{}, cred)
 		},
