@@ -16,17 +16,16 @@ func (a *app) gcCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gc [--wait | --dry-run]",
 		Short: "Free the space of deleted and overwritten data",
-		Long: `gc gives the space of data back to the file system that no volume and no snapshot refers to any more: overwritten,
-discarded, or deleted with its volume or snapshot. It works while the store is in use, and settles what was written
-first.
+		Long: `gc frees the space of data that no volume or snapshot refers to any more, because it was overwritten, discarded, or
+deleted with its volume or snapshot. It runs while the store is in use, and first settles what was written.
 
-The store collects by itself when enough may have died, or when space is short. gc is for whoever wants the space now.
-Where live and dead data alternate, a little dead data stays, since a file system does badly with many small holes.
+The store also collects by itself, when enough data may be dead or when space is short; gc frees the space now. Where
+live and dead data alternate, a little dead data stays, as file systems handle many small holes badly.
 
-In the daemon it runs in the background, as varve stat shows; --wait waits for the end, and then says what was freed.
-If --wait is interrupted, so is the collection. Without a daemon the command does it itself.
+The daemon collects in the background, as varve stat shows; --wait waits for the end and then shows what was freed. An
+interrupted --wait ends the collection. Without a daemon the command collects itself.
 
---dry-run says what would be freed, and changes nothing: what has not settled yet is not part of that.
+--dry-run shows what would be freed, and changes nothing. It leaves out data that has not settled yet.
 
 varve set --gc-rate limits how much is read, written and freed per second.`,
 		Example: "  varve gc --wait\n  varve gc --dry-run\n  varve stat --json | jq .collect",

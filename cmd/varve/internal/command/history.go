@@ -62,8 +62,8 @@ func (a *app) snapshotPruneCmd() *cobra.Command {
 the policy does not keep. The daemon does the same at each automatic snapshot and each new state, so there is
 something to prune only after a policy has changed. Snapshots that were created by hand are never deleted.
 
-With --dry-run nothing is deleted, and the output says what would be, and how much that would free, once space
-is reclaimed.`,
+With --dry-run nothing is deleted, and the output says what would be deleted, and how much space a collection would
+then free.`,
 		Example:           "  varve snapshot prune data --dry-run\n  varve snapshot prune",
 		Args:              upTo(1),
 		ValidArgsFunction: a.completeVolume,
