@@ -142,7 +142,9 @@ func (c *collector) collect(ctx context.Context, o cycleOptions) (CollectReport,
 	y.report.DryRun, y.report.Started = o.dryRun, c.s.opts.Now().UTC()
 	start := time.Now()
 	before := c.suspect.Load()
-	err := y.run(ctx)
+	c.throttle.begin()
+	var err error
+	atLowPriority(c.s.opts.CollectNice, func() { err = y.run(ctx) })
 	y.report.Seconds = time.Since(start).Seconds()
 	if err == nil && !o.dryRun {
 		c.suspect.Add(-before) // what has died meanwhile may not have been seen

@@ -10,11 +10,15 @@ import (
 // less of what a disk does that stores of many terabytes lie on.
 const defaultCollectRate = 64 << 20
 
-// collectRate keeps the cycle under way to a rate, which may change meanwhile. set may be called from any goroutine.
+// collectRate keeps the cycle under way to a rate, which may change meanwhile, and to half of the
+// time: on a slow machine little is done for many bytes, and a processor that a cycle takes for
+// itself is missing for I/O. set may be called from any goroutine, the others
+// from one at a time.
 type collectRate struct {
 	rate atomic.Int64 // bytes a second; below 0: no bound
 
 	until time.Time // when what was taken so far is paid for
+	since time.Time // the end of the last pause
 }
 
 // set sets the rate; 0: the default, below 0: no bound.
@@ -25,6 +29,9 @@ func (t *collectRate) set(rate int64) {
 	t.rate.Store(rate)
 }
 
+// begin notes that a cycle begins.
+func (t *collectRate) begin() { t.since = time.Now() }
+
 // limit returns the rate in bytes a second; 0: no bound.
 func (t *collectRate) limit() int64 {
 	if rate := t.rate.Load(); rate > 0 && rate != NoCollectLimit {
@@ -33,13 +40,18 @@ func (t *collectRate) limit() int64 {
 	return 0
 }
 
-// collectBurst is how long a cycle goes on before it pauses: pauses are not shorter.
-const collectBurst = 20 * time.Millisecond
+const (
+	// collectBurst is how long a cycle goes on before it pauses: pauses are not shorter.
+	collectBurst = 20 * time.Millisecond
+	// collectNap bounds a pause, since the rate may change meanwhile.
+	collectNap = time.Second
+)
 
-// take pauses for as long as n bytes take at the rate.
+// take pauses for as long as n bytes take at the rate, and at least for as long as the cycle has
+// worked since the last pause.
 func (t *collectRate) take(ctx context.Context, n int64) error {
-	rate := t.rate.Load()
-	if rate < 0 {
+	rate := t.limit()
+	if rate == 0 {
 		return nil
 	}
 	now := time.Now()
@@ -47,8 +59,13 @@ func (t *collectRate) take(ctx context.Context, n int64) error {
 		t.until = now
 	}
 	t.until = t.until.Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
-	if ahead := t.until.Sub(now); ahead > collectBurst && !sleep(ctx, min(ahead, time.Second)) {
+	pause := max(t.until.Sub(now), now.Sub(t.since))
+	if pause < collectBurst {
+		return nil
+	}
+	if !sleep(ctx, min(pause, collectNap)) {
 		return ctx.Err()
 	}
+	t.since = time.Now()
 	return nil
 }

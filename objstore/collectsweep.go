@@ -80,7 +80,7 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 		y.report.Kept += found.Kept + dead
 		return nil
 	}
-	if err := y.pace(ctx, 2*footer+punchCost*int64(len(found.Holes))); err != nil {
+	if err := y.pace(ctx, 2*footer); err != nil {
 		return err
 	}
 	return y.free(ctx, g, found)
@@ -153,6 +153,7 @@ func (y *cycle) punchAndSeal(ctx context.Context, g *segment.File, holes []segme
 	}
 	kept := g.OpenObjects()
 	for _, h := range holes {
+		_ = y.pace(ctx, punchCost) // if ctx has ended, it goes on without pauses
 		if err := s.punchBetween(g, h.From, h.To, kept); err != nil {
 			// A later cycle, or the next opening, goes on here.
 			return s.spaceError(fmt.Errorf("punch %s: %w", segment.Name(g.ID), err))

@@ -48,6 +48,11 @@ type Options struct {
 	// CollectRate is how many bytes a second a collection reads, writes and gives back at most, while
 	// there is room. Default 64 MiB; negative: no bound. Store.SetCollectRate changes it.
 	CollectRate int64
+	// CollectNice is by how much the nice value of the thread that collects is above that of the
+	// process. With 10 it gets a tenth of what another thread gets where processors are short, and
+	// makes none wait that wakes up; much more would leave it standing with a lock that others need.
+	// Default 0.
+	CollectNice int
 	// CollectMemory bounds the memory in bytes of the filter in which a collection marks what is
 	// alive: a byte for each object that segments list, so that 64 MiB are enough for 1 TiB of 16 KiB
 	// chunks. Where it is not enough, each collection makes several passes, and reads all tree nodes

@@ -68,11 +68,16 @@ func (o *serveOptions) flags(cmd *cobra.Command) {
 	complete(cmd, "log-format", []string{"text", "json"})
 }
 
+// collectNice is by how much the nice value of the daemon's thread that collects is above the
+// daemon's own.
+const collectNice = 10
+
 // limits returns the store's options that the flags set.
 func (o *serveOptions) limits() (objstore.Options, error) {
 	s := objstore.Options{
 		SegmentSize: int64(o.segment), LeafCache: int64(o.leafCache), FooterCache: int64(o.footerCache), TailSoft: int64(o.tailSoft),
 		TailHard: int64(o.tailHard), Reserve: int64(o.reserve), JournalRecords: o.records, SettleDelay: o.settleDelay,
+		CollectNice: collectNice,
 	}
 	check := s
 	check.EnsureDefaults()
