@@ -75,6 +75,10 @@ bench: build ## measure varve, its rivals and the yardsticks in one boot of the 
 bench-rings: ## varve's ring beside giouring's
 	@integration/bench/rings
 
+.PHONY: bench-collect
+bench-collect: build ## how much space collection gives back, and what it does to I/O meanwhile
+	@integration/bench/collect
+
 .PHONY: clean
 clean: ## remove what was built here; the cache outside the checkout stays
 	rm -rf bin out

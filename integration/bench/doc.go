@@ -8,6 +8,9 @@
 //	memory     fills a large volume and prints how much memory its store takes
 //	clone      clones a snapshot of a large volume, and clones of clones, reads them, and rolls back
 //	counts     counts the references of a large store, and tries what deleting a part would free
+//	collect    marks and sweeps a large store, of which an eighth is dead
+//	reclaim    measures how much space comes back on each file system, and what is written for it
+//	beside     compares I/O beside a collection with I/O without one
 //	diff       changes chunks all over a large volume and compares it with a snapshot from before
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's
@@ -17,5 +20,5 @@
 // sample is taken again if the machine was busy with something else meanwhile, which shows in a
 // fixed piece of arithmetic that takes longer than usual.
 //
-// integration/bench/run starts it.
+// integration/bench/run starts it; integration/bench/collect starts reclaim and beside.
 package main

@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|rings [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|collect|reclaim|beside|rings [flags]")
 	}
 	switch args[0] {
 	case "measure":
@@ -42,6 +42,12 @@ func run(ctx context.Context, args []string) error {
 		return runDiff(ctx, args[1:])
 	case "counts":
 		return runCounts(ctx, args[1:])
+	case "beside":
+		return runBeside(ctx, args[1:])
+	case "reclaim":
+		return runReclaim(ctx, args[1:])
+	case "collect":
+		return runCollect(ctx, args[1:])
 	}
 	return fmt.Errorf("no such command %q", args[0])
 }

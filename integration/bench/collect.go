@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/pprof"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"varve/objstore"
+	"varve/objstore/vfs"
+)
+
+// runCollect measures a collection of a large store: a volume of which a part, spread over all of
+// it, was written anew, so that everything that was there before, with the tree above it, is dead.
+// It prints the time, the processor time, the memory and the I/O of a dry run, which marks and reads
+// all lists, of the collection, and of one that finds nothing to do.
+func runCollect(ctx context.Context, args []string) error {
+	var m memoryRun
+	var dead int64
+	var profile string
+	flags := m.flags("collect", 16<<30, 16<<10)
+	flags.StringVar(&profile, "profile", "", "file for a profile of the processor's time in collections")
+	flags.Int64Var(&dead, "dead", 8, "each how manieth MiB is written anew; the default is where a store begins to collect by itself")
+	flags.Int64Var(&m.options.CollectMemory, "collect-memory", 0, "bytes for the marks; 0: the default")
+	flags.Int64Var(&m.options.CollectRate, "rate", -1, "bytes a second that are read, written and given back; 0: the default, negative: no limit")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return m.inStore(func(store string, gen *generator) error {
+		if err := m.kill(ctx, store, gen, dead); err != nil {
+			return err
+		}
+		if profile == "" {
+			return m.collect(ctx, store)
+		}
+		f, err := os.Create(profile)
+		if err != nil {
+			return err
+		}
+		if err = pprof.StartCPUProfile(f); err == nil {
+			err = m.collect(ctx, store)
+			pprof.StopCPUProfile()
+		}
+		return errors.Join(err, f.Close())
+	})
+}
+
+// kill fills the volume, and writes a part of it anew. Nothing is collected yet.
+func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part int64) error {
+	s, err := objstore.Open(ctx, store, m.options)
+	if err != nil {
+		return err
+	}
+	if _, err = s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	v, err := s.OpenVolume("big", "bench")
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	printMemoryHeader()
+	if err = m.write(ctx, s, v, gen); err == nil {
+		_, err = s.CreateSnapshot(ctx, "big", "before") // holds everything against collections that the store begins itself
+	}
+	buf := make([]byte, writeUnit)
+	for i := int64(0); i < m.written/writeUnit && err == nil; i += part {
+		gen.fill(buf, 1<<62+uint64(i)*uint64(writeUnit/m.chunk))
+		_, err = v.WriteAt(buf, m.place(i))
+	}
+	if err == nil {
+		err = s.Settle(ctx)
+	}
+	if err == nil {
+		err = s.DeleteSnapshot(ctx, "big", "before")
+	}
+	return errors.Join(err, v.Close(), s.Close())
+}
+
+// collect opens the store, of which tree nodes and lists alone are read from here on, and prints a
+// line for each collection.
+func (m memoryRun) collect(ctx context.Context, store string) error {
+	m.options.FS = vfs.OS(store)
+	fmt.Printf("\n| | seconds | of which marking | processor s | nodes | objects | taken out | marks MiB | passes | "+
+		"resident MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 13))
+	small := m
+	small.options.CollectMemory = leastMarks
+	err := small.collections(ctx, store, collectLine{"dry run, marks of 64 MiB at most", true})
+	if err == nil {
+		err = m.collections(ctx, store, collectLine{"dry run", true}, collectLine{"collection", false}, collectLine{"another, at once", false})
+	}
+	return err
+}
+
+// leastMarks is as much as the marks of 1 TiB of 16 KiB chunks take, if nothing is dead.
+const leastMarks = 64 << 20
+
+// collectLine is a collection to be measured.
+type collectLine struct {
+	what string
+	dry  bool
+}
+
+// collections opens the store, and collects some times.
+func (m memoryRun) collections(ctx context.Context, store string, lines ...collectLine) error {
+	s, err := objstore.Open(ctx, store, m.options)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if err == nil {
+			err = m.collectOnce(ctx, s, l.what, l.dry)
+		}
+	}
+	return errors.Join(err, s.Close())
+}
+
+// collectOnce collects, and prints a line.
+func (memoryRun) collectOnce(ctx context.Context, s *objstore.Store, what string, dry bool) error {
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // VmHWM counts from here on
+		return err
+	}
+	before, err := memoryStatus()
+	if err != nil {
+		return err
+	}
+	cpu := processorTime()
+	phases := watchPhases(s)
+	r, err := s.Collect(ctx, objstore.CollectOptions{DryRun: dry})
+	marking := phases()[objstore.CollectMarking]
+	if err != nil {
+		return err
+	}
+	after, err := memoryStatus()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| %s | %.1f | %.1f | %.1f | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d |\n", what, r.Seconds, marking.Seconds(),
+		(processorTime() - cpu).Seconds(), r.Nodes, r.Objects, r.Dead, float64(r.Memory)/(1<<20), r.Passes,
+		before["VmRSS"]>>10, after["VmHWM"]>>10, r.Read>>20, r.Written>>20, r.Swept)
+	return nil
+}
+
+// watchPhases looks at what the collector does until the function returned is called, which returns
+// how long it was in each phase.
+func watchPhases(s *objstore.Store) (stop func() map[objstore.CollectPhase]time.Duration) {
+	const tick = 5 * time.Millisecond
+	end, result := make(chan struct{}), make(chan map[objstore.CollectPhase]time.Duration)
+	go func() {
+		in, last := map[objstore.CollectPhase]time.Duration{}, time.Now()
+		t := time.NewTicker(tick)
+		defer t.Stop()
+		for {
+			select {
+			case <-end:
+				result <- in
+				return
+			case now := <-t.C:
+				in[s.CollectState().Phase] += now.Sub(last)
+				last = now
+			}
+		}
+	}()
+	return func() map[objstore.CollectPhase]time.Duration {
+		close(end)
+		return <-result
+	}
+}
+
+// processorTime returns what this process has used.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // cannot fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
