@@ -70,6 +70,23 @@ func (w *world) endAlong() {
 	}
 }
 
+// opSettleOne has what a volume holds settle. Unlike Settle it does not wait for the room of what has
+// settled to be given back, and so not for plans that are held.
+func (w *world) opSettleOne() {
+	v, vol := w.anyOpenVolume()
+	if vol == nil {
+		return
+	}
+	gen, err := vol.freeze()
+	if w.answered(err, "freeze") {
+		ctx, cancel := ctxTimeout()
+		defer cancel()
+		err = w.s.settler.waitSettled(ctx, vol.volume, gen)
+		w.answered(err, "settle one")
+	}
+	w.note("settle %s: %v", v.name, err)
+}
+
 // opCheck has the store checked: nothing is damaged, unless the test has let operations fail.
 func (w *world) opCheck() {
 	report, err := w.s.Check(context.Background(), nil)
@@ -92,14 +109,15 @@ var alongOperations = []operation{
 	{"snapshot", 6, (*world).opSnapshot},
 	{"wait", 3, (*world).opWait},
 	{"delete snapshot", 8, (*world).opDeleteSnapshot},
-	{"settle", 10, (*world).opSettle},
+	{"settle", 8, (*world).opSettle},
+	{"settle one", 10, (*world).opSettleOne},
 	{"create", 2, (*world).opCreate},
 	{"delete", 2, (*world).opDelete},
 	{"close", 2, (*world).opCloseVolume},
 	{"rest", 4, (*world).opRest},
 	{"roots", 2, (*world).opRoots},
 	{"would free", 2, (*world).opWouldFree},
-	{"hold", 3, (*world).opHold},
+	{"hold", 10, (*world).opHold},
 	{"scratch", 2, (*world).opScratch},
 	{"clone", 5, (*world).opClone},
 	{"rollback", 6, (*world).opRollback},

@@ -252,4 +252,4 @@ func (w *world) readAllHeld() {
 }
 
 // underPlans are the operations that go on while plans are held.
-var underPlans = []string{"write", "reserve", "zero", "flush", "read", "extents", "snapshot", "create", "close", "verify", "hold", "delete snapshot"}
+var underPlans = []string{"write", "reserve", "zero", "flush", "read", "extents", "snapshot", "create", "close", "verify", "hold", "delete snapshot", "collect along", "settle one"}
