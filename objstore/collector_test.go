@@ -220,10 +220,16 @@ func TestCollectLeavesWhatIsOpen(t *testing.T) {
 	must(t, planLoaded(t.Context(), v, 0, 1<<20, &p)) // of a base that is about to go
 	r.write(v, randomBytes(2, 8<<20), 0)
 	must(t, r.s.settler.waitSettled(t.Context(), v.volume, mustFreeze(t, v)))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := r.s.Collect(ctx, CollectOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+	collected := make(chan error, 1)
+	go func() {
+		_, err := r.s.Collect(context.Background(), CollectOptions{})
+		collected <- err
+	}()
+	select {
+	case err := <-collected:
 		t.Errorf("a plan is held, and a collection has not waited for it: %v", err)
+		collected <- nil
+	case <-time.After(500 * time.Millisecond):
 	}
 	got := make([]byte, 1<<20)
 	must(t, readPieces(&p, got))
@@ -231,6 +237,7 @@ func TestCollectLeavesWhatIsOpen(t *testing.T) {
 		t.Error("a held plan reads other bytes")
 	}
 	v.Release(&p)
+	must(t, <-collected)
 	must(t, r.s.Settle(t.Context()))
 	r.collect()
 	r.holds(w, old, 0)
@@ -419,12 +426,15 @@ func TestCollectKeepsUnnamed(t *testing.T) {
 func TestFooterGoesBeforeHoles(t *testing.T) {
 	r := newRig(t, collectAll(Options{}))
 	must(t, r.s.Close())
-	var atPunch *vfs.Mem
+	var atPunch []*vfs.Mem // after a kill, and on disks that a power cut can leave
 	var seg string
 	var armed atomic.Bool
 	r.open(func(op vfs.Op) error {
 		if op.Kind == vfs.OpPunch && armed.CompareAndSwap(true, false) {
-			atPunch, seg = r.mem.Kill(), op.Name
+			atPunch, seg = append(atPunch, r.mem.Kill()), op.Name
+			for disk := range uint64(8) {
+				atPunch = append(atPunch, r.mem.PowerCut(newRand(disk)))
+			}
 		}
 		return nil
 	})
@@ -442,16 +452,19 @@ func TestFooterGoesBeforeHoles(t *testing.T) {
 	if atPunch == nil {
 		t.Fatalf("nothing was punched: %v", err)
 	}
-	f, err := atPunch.Open(seg)
-	must(t, err)
-	size, err := f.Size()
-	must(t, err)
-	b := make([]byte, segment.HeaderSize)
-	_, err = f.ReadAt(b, 0)
-	must(t, err)
-	capacity, footer := int64(le.Uint64(b[32:])), int64(le.Uint64(b[40:]))
-	if size != capacity || footer != 0 {
-		t.Errorf("%s has %d bytes, a capacity of %d, and says that its footer has %d bytes, when the first hole is punched", seg, size, capacity, footer)
+	for i, mem := range atPunch {
+		f, err := mem.Open(seg)
+		must(t, err)
+		size, err := f.Size()
+		must(t, err)
+		b := make([]byte, segment.HeaderSize)
+		_, err = f.ReadAt(b, 0)
+		must(t, err)
+		capacity, footer := int64(le.Uint64(b[32:])), int64(le.Uint64(b[40:]))
+		if size != capacity || footer != 0 {
+			t.Errorf("disk %d: %s has %d bytes, a capacity of %d, and says that its footer has %d bytes, when the first hole is punched",
+				i, seg, size, capacity, footer)
+		}
+		must(t, f.Close())
 	}
-	must(t, f.Close())
 }
