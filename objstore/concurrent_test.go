@@ -100,7 +100,7 @@ func (ww *writerWork) run(vol *Volume) {
 		_, wr.err = vol.WriteAt(wr.data, int64(wr.first)*SectorSize)
 	}
 	if ww.flush {
-		ww.flushed = vol.Flush() == nil
+		ww.flushed = queueVolume{vol}.flush() == nil
 	}
 }
 

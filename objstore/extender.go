@@ -9,7 +9,8 @@ import (
 
 // extender extends journals ahead of the requests that append to them: it allocates and maps the
 // next window (1 MiB) when the last one is half used, so that a request seldom finds the journal
-// without room. A request that does gets ErrBusy, and Wait extends the journal itself.
+// without room, and prefaults pages, so that the append seldom faults. A request that finds no room
+// gets ErrBusy, and Wait extends the journal itself.
 type extender struct{ asked chan *volume }
 
 // extendersQueue is how many volumes may wait for the extender. A volume that finds the queue full
@@ -52,6 +53,7 @@ func (v *volume) extendJournal(n int) error {
 	n += v.inflight
 	v.mu.Unlock()
 	err := j.Extend(&v.mu, n)
+	j.PrefaultAhead(&v.mu)
 	v.mu.Lock()
 	if v.writable && v.active().journal == j {
 		v.extending = false // also after an error: the next record asks again

@@ -9,6 +9,7 @@ import (
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
 	"varve/objstore/internal/segment"
+	"varve/objstore/queuethread"
 )
 
 // Flush makes everything committed before the call durable. It blocks; concurrent calls share one
@@ -22,6 +23,28 @@ func (v *volume) Flush() error {
 	return v.commitTo(target)
 }
 
+// TryFlush is Flush where it waits for nothing: there is nothing to make durable, or the store's
+// file system is in memory and no other flush runs. Otherwise it does nothing and returns ErrBusy:
+// call Flush, from a goroutine that may block. The other errors are those of Flush.
+func (v *volume) TryFlush() error {
+	if err := v.s.writeError(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	target, durable := v.appended, v.durable
+	v.mu.Unlock()
+	switch {
+	case durable >= target:
+		return nil
+	case !v.s.inMemory || !v.commitMu.TryLock():
+		return ErrBusy
+	}
+	defer v.commitMu.Unlock()
+	var err error
+	queuethread.Unwatched(func() { err = v.commitTo(target) })
+	return err
+}
+
 // commitTo makes the first target records durable, and all that came since. The crash model rests
 // on the order: first the data, then the commit record that vouches for it.
 // REQUIRES: commitMu is held.
@@ -32,12 +55,7 @@ func (v *volume) commitTo(target uint64) error {
 	if v.durable >= target {
 		return nil
 	}
-	type pending struct {
-		j     *journal.File
-		upto  int
-		final bool
-	}
-	var todo []pending
+	var todo []uncommitted
 	v.mu.Lock()
 	if v.closed { // its records are not committed any more
 		defer v.mu.Unlock()
@@ -52,7 +70,7 @@ func (v *volume) commitTo(target uint64) error {
 	for i, l := range v.layers {
 		j, frozen := l.journal, i < len(v.layers)-1
 		if j != nil && j.Uncommitted(frozen) {
-			todo = append(todo, pending{j, j.Count(), frozen})
+			todo = append(todo, uncommitted{j, j.Count(), frozen})
 		}
 	}
 	v.mu.Unlock()
@@ -67,32 +85,55 @@ func (v *volume) commitTo(target uint64) error {
 	}
 	failpoint.Here(failpoint.FlushData)
 	for _, c := range todo {
-		// Before there is a commit record: the commit record of a flush that failed here would
-		// vouch for records that are not durable, if another one followed it.
-		if err := c.j.Link(v.s.fs); disk.Transient(err) {
-			return err // the data is durable; the next flush commits it
-		} else if err != nil {
-			return v.failSync(journal.Dir, err)
+		if err := v.commitJournal(c); err != nil {
+			return err
 		}
-		r := journal.NewCommit(c.upto, c.final, time.Now())
-		v.mu.Lock()
-		err := c.j.Append(&r)
-		behind := c.j.Count()
-		v.mu.Unlock()
-		if err != nil {
-			return v.failSync(c.j.Name(), err)
-		}
-		failpoint.Here(failpoint.FlushCommit)
-		if err := c.j.Sync(); err != nil {
-			return v.failSync(c.j.Name(), err)
-		}
-		c.j.Mark(behind, c.final)
-		v.mu.Lock()
-		c.j.Committed(c.upto, c.final)
-		v.mu.Unlock()
 	}
+	v.mu.Lock()
 	v.durable = seq
+	v.mu.Unlock()
 	failpoint.Here(failpoint.FlushDone)
+	for _, c := range todo {
+		if !c.final {
+			c.j.PrefaultNext(&v.mu)
+		}
+	}
+	return nil
+}
+
+// uncommitted are the first records of a journal, which a commit is to make durable.
+type uncommitted struct {
+	j     *journal.File
+	upto  int
+	final bool // the generation is frozen
+}
+
+// commitJournal makes the records of a journal durable, and the commit record that vouches for them.
+// REQUIRES: commitMu is held; the data of the records is durable.
+func (v *volume) commitJournal(c uncommitted) error {
+	// Before there is a commit record: the commit record of a flush that failed here would vouch for
+	// records that are not durable, if another one followed it.
+	if err := c.j.Link(v.s.fs); disk.Transient(err) {
+		return err // the data is durable; the next flush commits it
+	} else if err != nil {
+		return v.failSync(journal.Dir, err)
+	}
+	r := journal.NewCommit(c.upto, c.final, time.Now())
+	v.mu.Lock()
+	err := c.j.Append(&r)
+	behind := c.j.Count()
+	v.mu.Unlock()
+	if err != nil {
+		return v.failSync(c.j.Name(), err)
+	}
+	failpoint.Here(failpoint.FlushCommit)
+	if err := c.j.Sync(); err != nil {
+		return v.failSync(c.j.Name(), err)
+	}
+	c.j.Mark(behind, c.final)
+	v.mu.Lock()
+	c.j.Committed(c.upto, c.final)
+	v.mu.Unlock()
 	return nil
 }
 

@@ -3,11 +3,14 @@ package objstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"varve/objstore/vfs"
 )
 
 func TestFlushAfterSegmentRetired(t *testing.T) {
@@ -61,5 +64,57 @@ func TestFlushBesideClose(t *testing.T) {
 				t.Fatalf("round %d: writer %d was told that write %d is durable, and it is not there", i, k, n)
 			}
 		}
+	}
+}
+
+// memoryFS is a disk that counts as a file system in memory.
+type memoryFS struct{ vfs.FS }
+
+func (memoryFS) InMemory() bool { return true }
+
+// A flush that would wait for a disk, or for another flush, is refused where it must not wait;
+// whatever is answered is durable.
+func TestTryFlush(t *testing.T) {
+	for _, inMemory := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in memory %v", inMemory), func(t *testing.T) {
+			r := newRig(t, Options{})
+			must(t, r.s.Close())
+			if r.o.FS = r.mem; inMemory {
+				r.o.FS = memoryFS{r.mem}
+			}
+			var err error
+			r.s, err = Open(t.Context(), "mem", r.o)
+			must(t, err)
+			v := queueVolume{r.volume("a", 1<<20)}
+			must(t, v.TryFlush())
+			r.write(v.Volume, randomBytes(1, 4096), 0)
+			if err := v.TryFlush(); !errors.Is(err, ErrBusy) && (!inMemory || err != nil) {
+				t.Fatalf("with something to do: %v", err)
+			}
+			if !inMemory {
+				must(t, v.Flush())
+			}
+			must(t, v.TryFlush())
+			v.commitMu.Lock()
+			must(t, v.TryFlush()) // nothing to do, whoever flushes
+			must(t, v.zero(4096, 4096))
+			if err := v.TryFlush(); !errors.Is(err, ErrBusy) {
+				t.Errorf("beside another flush: %v", err)
+			}
+			v.commitMu.Unlock()
+			must(t, v.flush())
+			must(t, r.reopened(r.mem.PowerCut(newRand(1)), "next boot"))
+			got := make([]byte, 4096)
+			v = queueVolume{r.volume("a", 0)}
+			_, err = v.ReadAt(got, 0)
+			must(t, err)
+			if string(got) != string(randomBytes(1, 4096)) {
+				t.Error("what was flushed is lost")
+			}
+			_ = r.s.fail(errors.New("broken"))
+			if err := v.TryFlush(); !errors.Is(err, ErrReadOnly) {
+				t.Errorf("on a store that has failed: %v", err)
+			}
+		})
 	}
 }

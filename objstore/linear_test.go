@@ -75,7 +75,7 @@ func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (d deviceDisk) Zero(off, length int64) error { return d.v.Zero(off, length) }
-func (d deviceDisk) Flush() error                 { return d.v.Flush() }
+func (d deviceDisk) Flush() error                 { return queueVolume{d.v}.flush() }
 
 // linearWorld is a store under concurrent clients whose history is checked.
 type linearWorld struct {

@@ -62,6 +62,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.fs = vfs.Patient(s.fs); s.opts.LookOnly {
 		s.fs = vfs.Patient(vfs.Overlay(s.files))
 	}
+	s.inMemory = s.fs.InMemory()
 	if s.opts.Lock == nil {
 		if s.lock, err = lock(s.fs); err != nil {
 			return err

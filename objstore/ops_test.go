@@ -201,7 +201,7 @@ func (w *world) opFlush() {
 		return
 	}
 	if vol := w.volume(v.name); vol != nil {
-		err := vol.Flush()
+		err := queueVolume{vol}.flush()
 		w.note("flush %s: %v", v.name, err)
 		if w.answered(err, "flush") {
 			v.flushed()

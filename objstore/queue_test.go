@@ -48,7 +48,12 @@ func (q queueVolume) TryZero(off, length int64) (err error) {
 	return err
 }
 
-// read, write and zero serve a request: the queue's thread begins and ends it, and somebody else
+func (q queueVolume) TryFlush() (err error) {
+	queuethread.Run(func() { err = q.Volume.TryFlush() })
+	return err
+}
+
+// read, write, zero and flush serve a request: the queue's thread begins and ends it, and somebody else
 // waits and moves the bytes.
 
 func (q queueVolume) read(p []byte, off int64) error {
@@ -70,6 +75,13 @@ func (q queueVolume) write(p []byte, off int64) error {
 		return err
 	}
 	return q.Commit(&w)
+}
+
+func (q queueVolume) flush() error {
+	if err := q.TryFlush(); !errors.Is(err, ErrBusy) {
+		return err
+	}
+	return q.Flush()
 }
 
 func (q queueVolume) zero(off, length int64) error {
@@ -120,6 +132,8 @@ func serveQueue(q queueVolume, rng *rand.Rand, requests int) error {
 			err = q.write(buf[:length], off)
 		case k < 21:
 			err = q.read(buf[:length], off)
+		case k < 22:
+			err = errors.Join(q.flush(), q.flush())
 		default:
 			err = q.zero(off, length)
 		}

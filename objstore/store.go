@@ -39,6 +39,7 @@ type Store struct {
 	log      *slog.Logger
 	sb       *superblock
 	origin   journal.Origin
+	inMemory bool // the files are on a file system in memory
 	index    *storeIndex
 	indexer  *indexer
 	sketches segment.Sketches

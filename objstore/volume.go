@@ -58,7 +58,7 @@ type volume struct {
 	settleMu lockorder.IOMutex[lockorder.Settling]     // its holder settles layers, reclaims their room or drops them; taken before all others
 	freezeMu lockorder.IOMutex[lockorder.Freeze]       // one freeze at a time
 	commitMu lockorder.IOMutex[lockorder.Commit]       // one commit at a time; taken before mu
-	durable  uint64                                    // records that are durable; under commitMu
+	durable  uint64                                    // records that are durable; changes under commitMu and mu
 	rmw      lockorder.IOMutex[lockorder.PartialWrite] // one write of part of a sector at a time; taken before mu
 
 	mu       lockorder.Mutex[lockorder.Volume]

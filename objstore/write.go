@@ -289,7 +289,7 @@ func (v *volume) note(l *layer) {
 	if l.journal.Count() == l.journal.Max()/2 {
 		v.s.settler.ask()
 	}
-	if l.journal.WantsWindow() && !v.extending {
+	if !v.extending && (l.journal.WantsWindow() || l.journal.WantsPages()) {
 		v.extending = v.s.extender.ask(v)
 	}
 }

@@ -1,16 +1,18 @@
 // Package queuethread proves that nothing on a queue's thread waits for I/O.
 //
-// A device's queue is served by one thread. What that thread calls for a request (Plan, Release, Reserve, Commit, Abort and
-// TryZero of a volume) must not do I/O, nor wait for a lock that somebody may hold over I/O: all other requests of the queue
-// would wait too. Locks of the engine are therefore of two kinds:
+// A device's queue is served by one thread. What that thread calls for a request (Plan, Release,
+// Reserve, Commit, Abort, TryZero and TryFlush of a volume) must not do I/O, nor wait for a lock
+// that may be held over I/O: all other requests of the queue would wait too. Locks of the engine are
+// therefore of two kinds:
 //
-//	lockorder.Mutex     guards state in memory; never held over I/O, so that whoever waits for it waits for a moment
-//	lockorder.IOMutex   serialises I/O; held over it, and never taken on a queue's thread
+//	lockorder.Mutex     guards state in memory; never held over I/O, so that a wait for it is short
+//	lockorder.IOMutex   serialises I/O; held over it, and never waited for on a queue's thread
 //
-// A test watches (Watch) and runs what a queue would call in Run. Every file operation of a store, every look-up in its
-// index and every IOMutex reports itself by Blocks; on a goroutine inside Run that is a violation. That no Mutex is
-// held over I/O is a test of package objstore (TestNoStateLockIsHeldOverFileOperations). The two together leave nothing to
-// wait for but memory and the processor.
+// A test watches (Watch) and runs what a queue would call in Run. Every file operation of a store,
+// every look-up in its index and every wait for an IOMutex reports itself by Blocks; on a goroutine
+// inside Run that is a violation. That no Mutex is held over I/O is a test of package objstore
+// (TestNoStateLockIsHeldOverFileOperations). The two together leave nothing to wait for but memory,
+// the processor, and faults of mapped pages, which a test of the journal counts.
 //
 // Without a watcher, which is the case in every program, Blocks costs the load of a pointer.
 package queuethread
@@ -55,6 +57,18 @@ func Run(f func()) {
 			w.queues.Delete(id)
 			w.inside.Add(-1)
 		}()
+	}
+	f()
+}
+
+// Unwatched runs f on a queue's thread without a watch: whatever it does is known not to wait, as
+// file operations on a file system in memory are.
+func Unwatched(f func()) {
+	if w := watching.Load(); w != nil && w.inside.Load() > 0 {
+		id := Goroutine()
+		if _, queue := w.queues.LoadAndDelete(id); queue {
+			defer w.queues.Store(id, true)
+		}
 	}
 	f()
 }

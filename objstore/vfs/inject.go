@@ -145,8 +145,11 @@ func (i *injectFS) Used(name string) (int64, error) {
 	return i.fs.Used(name)
 }
 
+// InMemory implements [FS]: to be asked about each operation, the files have to count as on a disk.
+func (i *injectFS) InMemory() bool { return false }
+
 type injectFile struct {
-	File // Unmap, FD and Close are not asked about
+	File // Unmap, Prefault, FD and Close are not asked about
 	hook func(Op) error
 	name string
 }

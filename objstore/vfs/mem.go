@@ -474,6 +474,9 @@ func (m *Mem) Used(name string) (int64, error) {
 	return n.alloc.count() * pageSize, nil
 }
 
+// InMemory implements [FS]: a Mem is a disk.
+func (m *Mem) InMemory() bool { return false }
+
 // Dump lists the files with their sizes, for the message of a failed test.
 func (m *Mem) Dump() string {
 	m.mu.Lock()

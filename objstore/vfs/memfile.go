@@ -289,6 +289,9 @@ func (f *memFile) Unmap(b []byte) error {
 	return fail("munmap", f.name, iofs.ErrInvalid)
 }
 
+// Prefault does nothing: what Map returned is ordinary memory.
+func (f *memFile) Prefault([]byte) {}
+
 // inside reports whether b is a part of buf's memory.
 func inside(buf, b []byte) bool {
 	for i := 0; len(b) > 0 && i < len(buf); i += pageSize {

@@ -178,6 +178,18 @@ func (d *Dir) Used(name string) (int64, error) {
 	return st.Blocks * 512, err // stat(2): st_blocks is in 512-byte units on every file system
 }
 
+// InMemory implements [FS]: true on tmpfs and ramfs, whose syncs do nothing (noop_fsync of Linux's
+// fs/libfs.c). Where the file system cannot be asked, the files count as on a disk.
+func (d *Dir) InMemory() bool {
+	fd, err := d.open()
+	if err != nil {
+		return false
+	}
+	var st unix.Statfs_t
+	err = retry(func() error { return unix.Fstatfs(fd, &st) })
+	return err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)
+}
+
 // ReadFile returns a whole file of at most limit bytes.
 func (d *Dir) ReadFile(name string, limit int64) ([]byte, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY)

@@ -111,3 +111,14 @@ func TestFileSystemsThatNumberAnew(t *testing.T) {
 		}
 	}
 }
+
+func TestInMemory(t *testing.T) {
+	for dir, want := range map[string]bool{"/dev/shm": true, "/proc": false} {
+		if fs := OS(dir); fs.InMemory() != want || Patient(fs).InMemory() != want {
+			t.Errorf("%s is in memory: %v, want %v", dir, !want, want)
+		}
+	}
+	if OS("/nonexistent").InMemory() {
+		t.Error("what is not there counts as in memory")
+	}
+}

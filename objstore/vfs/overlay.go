@@ -148,6 +148,9 @@ func (o *overlay) Used(name string) (int64, error) {
 	return o.base.Used(name)
 }
 
+// InMemory implements [FS]: what was not changed is read from the disk.
+func (o *overlay) InMemory() bool { return false }
+
 // overlayNode is a file: pages that were written over those of a file below.
 type overlayNode struct {
 	name    string
@@ -379,4 +382,7 @@ func (f *overlayFile) Map(off int64, length int) ([]byte, error) {
 }
 
 func (f *overlayFile) Unmap([]byte) error { return nil }
-func (f *overlayFile) FD(int64) int       { return -1 }
+
+// Prefault does nothing: what Map returned is ordinary memory.
+func (f *overlayFile) Prefault([]byte) {}
+func (f *overlayFile) FD(int64) int    { return -1 }

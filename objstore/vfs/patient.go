@@ -139,6 +139,11 @@ func (p patientFile) Map(off int64, length int) (b []byte, err error) {
 	return b, err
 }
 
+func (p patientFile) Prefault(b []byte) {
+	queuethread.Blocks("a file operation")
+	p.File.Prefault(b)
+}
+
 func (p patientFile) Datasync() error {
 	queuethread.Blocks("a file operation")
 	return p.File.Datasync()

@@ -42,6 +42,9 @@ type FS interface {
 	Space() (total, free int64, err error)
 	// Used returns the space that the file occupies on disk, in bytes.
 	Used(name string) (int64, error)
+	// InMemory reports whether the files are in memory alone: operations on them, syncs among them,
+	// wait for no disk.
+	InMemory() bool
 }
 
 // File is an open file. Safe for concurrent use, but for Close.
@@ -68,6 +71,10 @@ type File interface {
 	// range must lie in the file. It is valid until Unmap.
 	Map(off int64, length int) ([]byte, error)
 	Unmap(b []byte) error
+	// Prefault makes stores to whole pages of a mapping not fault, until the kernel writes these
+	// pages to disk: Datasync does. It marks the pages dirty and changes no byte. It may block, and
+	// does what it can: a page that it could not prepare faults later.
+	Prefault(b []byte)
 	// FD returns the descriptor for I/O on a range of the given alignment in bytes (of offset,
 	// length and buffer alike): one that goes past the page cache where the file system and the
 	// alignment allow it. -1 where there are no descriptors. It is valid until Close.

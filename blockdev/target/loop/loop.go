@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,10 +17,10 @@ import (
 
 // Loop is a disk whose bytes are those of a file.
 type Loop struct {
-	file *os.File
-	fd   int
-	lim  target.Limits
-	cost target.FlushCost
+	file     *os.File
+	fd       int
+	lim      target.Limits
+	inMemory bool // a sync of the file waits for nothing
 }
 
 // Options for Open.
@@ -59,7 +58,19 @@ func Open(path string, o Options) (*Loop, error) {
 	if err := l.lim.Validate(); err != nil {
 		return nil, errors.Join(fmt.Errorf("loop file %s: %w", path, err), f.Close())
 	}
+	l.inMemory = inMemory(l.fd)
 	return l, nil
+}
+
+// inMemory reports whether a file is on tmpfs or ramfs, whose syncs do nothing (noop_fsync of
+// Linux's fs/libfs.c). A device is not, wherever its node is; nor is what cannot be asked.
+func inMemory(fd int) bool {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Fstatfs(fd, &fs) != nil {
+		return false
+	}
+	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }
 
 // Close closes the file.
@@ -84,8 +95,8 @@ func (h handler) Start(r *queue.Request) (queue.Action, error) {
 		}
 		return queue.Submit, nil
 	case queue.OpFlush:
-		if h.cost.Quick() {
-			return queue.Answer, h.flush()
+		if h.inMemory {
+			return queue.Answer, unix.Fdatasync(h.fd)
 		}
 		return queue.Handoff, nil
 	case queue.OpDiscard, queue.OpWriteZeroes:
@@ -95,20 +106,12 @@ func (h handler) Start(r *queue.Request) (queue.Action, error) {
 	}
 }
 
-// flush is timed: see target.FlushCost.
-func (h handler) flush() error {
-	start := time.Now()
-	err := unix.Fdatasync(h.fd)
-	h.cost.Took(time.Since(start))
-	return err
-}
-
 func (h handler) Finish(_ *queue.Request, err error) (queue.Action, error) { return queue.Answer, err }
 
 func (h handler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
 	switch r.Op {
 	case queue.OpFlush:
-		return queue.Answer, h.flush()
+		return queue.Answer, unix.Fdatasync(h.fd)
 	case queue.OpDiscard:
 		return queue.Answer, unix.Fallocate(h.fd, punch, r.Off, int64(r.Len))
 	case queue.OpWriteZeroes:

@@ -6,8 +6,9 @@
 //	read   Plan ----> secondaries, zeroes --> Release
 //	write  Reserve -> secondary ------------> Commit, or Abort after an error
 //
-// Plan and Reserve do not block: where they would have to, they return an error that says so
-// (ErrNotLoaded, ErrBusy), and a worker waits instead of the queue.
+// Plan, Reserve, TryZero and TryFlush do not block: where they would have to, they return an error
+// that says so (ErrNotLoaded, ErrBusy), and a worker waits instead of the queue. So a flush goes to
+// a worker, unless nothing is to be made durable or the store is in memory.
 package volume
 
 import (
@@ -15,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +37,7 @@ type Volume interface {
 	TryZero(off, length int64) error
 	Wait(ctx context.Context, off, length int64, hole bool) error
 	Flush() error
+	TryFlush() error
 }
 
 var _ Volume = (*objstore.Volume)(nil)
@@ -52,20 +53,18 @@ func New(v Volume) target.Target {
 type disk struct {
 	volume Volume
 	lim    target.Limits
-	cost   target.FlushCost
 }
 
 func (d *disk) Limits() target.Limits { return d.lim }
 
 func (d *disk) NewPart(*queue.Queue) (queue.Part, error) {
-	return queue.Handlers{New: func() queue.Handler { return &handler{volume: d.volume, cost: &d.cost} }}, nil
+	return queue.Handlers{New: func() queue.Handler { return &handler{volume: d.volume} }}, nil
 }
 
 // handler turns plans into secondaries. A read holds its plan, and with it the segments, until the
 // last secondary is in; a write holds the space that was reserved for it.
 type handler struct {
 	volume   Volume
-	cost     *target.FlushCost
 	plan     objstore.Plan
 	write    objstore.Write
 	planned  bool
@@ -129,7 +128,7 @@ func (h *handler) startRead(r *queue.Request) (queue.Action, error) {
 
 // waitFor hands the request to a worker when err says no more than that waiting will help.
 func (h *handler) waitFor(n need, err error) (queue.Action, error) {
-	if err != nil && !errors.Is(err, objstore.ErrNotLoaded) && !errors.Is(err, objstore.ErrBusy) {
+	if !errors.Is(err, objstore.ErrNotLoaded) && !errors.Is(err, objstore.ErrBusy) {
 		return queue.Answer, status(err)
 	}
 	h.need = n
@@ -147,19 +146,12 @@ func (h *handler) durable(r *queue.Request) (queue.Action, error) {
 	return h.flush()
 }
 
-// flush makes durable what is committed: at once where that is quick, else on a worker.
+// flush makes durable what is committed: at once where that waits for nothing, else on a worker.
 func (h *handler) flush() (queue.Action, error) {
-	if !h.cost.Quick() {
-		return h.waitFor(needFlush, nil)
+	if err := h.volume.TryFlush(); err != nil {
+		return h.waitFor(needFlush, err)
 	}
-	return queue.Answer, h.timedFlush()
-}
-
-func (h *handler) timedFlush() error {
-	start := time.Now()
-	err := h.volume.Flush()
-	h.cost.Took(time.Since(start))
-	return status(err)
+	return queue.Answer, nil
 }
 
 func (h *handler) Finish(r *queue.Request, err error) (queue.Action, error) {
@@ -186,7 +178,7 @@ func (h *handler) Work(ctx context.Context, r *queue.Request) (queue.Action, err
 	case needRoom:
 		return queue.Again, status(h.volume.Wait(ctx, r.Off, int64(r.Len), r.Op != queue.OpWrite))
 	case needFlush:
-		return queue.Answer, h.timedFlush()
+		return queue.Answer, status(h.volume.Flush())
 	case needCheck:
 		return queue.Answer, h.readChecked(r)
 	case needNothing:

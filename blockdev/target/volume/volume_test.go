@@ -73,6 +73,7 @@ func (v *memVolume) TryZero(_, _ int64) error {
 }
 func (v *memVolume) Wait(context.Context, int64, int64, bool) error { v.say("wait "); return nil }
 func (v *memVolume) Flush() error                                   { v.say("flush "); return nil }
+func (v *memVolume) TryFlush() error                                { return objstore.ErrBusy }
 
 func (v *memVolume) isBusy() error {
 	v.mu.Lock()

@@ -57,6 +57,7 @@ type File struct {
 	committed int      // records that the last durable commit covers
 	final     bool     // that commit marks the generation as complete
 	max       int      // records it may hold
+	pages     prefaulted
 }
 
 // Create creates an empty journal of at most maxRecords, with room for the first window. Its name
@@ -73,7 +74,7 @@ func Create(fs vfs.FS, id ID, o Origin, maxRecords int) (*File, error) {
 		return nil, err
 	}
 	h := newHeader(id, o)
-	j := &File{id: id, origin: o, file: f, header: h, seed: h.seed(), max: maxRecords}
+	j := &File{id: id, origin: o, file: f, header: h, seed: h.seed(), max: maxRecords, pages: prefaulted{off: fs.InMemory()}}
 	failpoint.Here(failpoint.JournalFile)
 	inode, err := f.Identity()
 	if h.setWriter(inode); err == nil {
@@ -84,6 +85,7 @@ func Create(fs vfs.FS, id ID, o Origin, maxRecords int) (*File, error) {
 	}
 	if err == nil {
 		err = f.Datasync()
+		j.PrefaultNext(new(sync.Mutex))
 	}
 	if err == nil {
 		err = fs.Rename(draft, name)

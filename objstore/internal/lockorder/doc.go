@@ -15,7 +15,7 @@
 //	catalog.logMu               the refs log, and decisions about names
 //	superblock.mu               the files of the superblock, while they are replaced
 //	volume.freezeMu             the change of the layer that takes writes
-//	volume.commitMu             the commit records of journals, and volume.durable
+//	volume.commitMu             the commit records of journals
 //	journal.File.growMu         the part of a journal's file that is allocated and mapped
 //	catalog.mu *                refs in memory, volumes, views, users, claims
 //	View.mu *                   the base of a view, and its pin
@@ -56,7 +56,8 @@
 // Those with a star are of type Mutex: they are never held over I/O, nor while waiting for a lock
 // that is. The others are of type IOMutex: they serialise I/O, are held over it, and are never
 // taken on a queue's thread (package queuethread). What a queue's thread calls, such as
-// Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone.
+// Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone; Volume.TryFlush tries
+// another, and does not wait for it.
 //
 // Packages below that have locks of their own (index, vfs, busfault) call nobody while they hold
 // them.
