@@ -296,6 +296,38 @@ func TestOneVolumeHoldsUpNoOther(t *testing.T) {
 			}
 			return nil
 		},
+		"clone": func(s *Store, _ *Volume, n int) error {
+			_, err := s.CloneVolume(ctx, "slow", "", fmt.Sprintf("clone%d", n))
+			return err
+		},
+		"rollback": func(s *Store, _ *Volume, n int) error {
+			return errors.Join(idleVolume(s, n), func() error {
+				_, err := s.RollbackVolume(ctx, fmt.Sprintf("idle%d", n), "first", RollbackOptions{})
+				return err
+			}())
+		},
+		"resize": func(s *Store, _ *Volume, n int) error {
+			_, err := s.ResizeVolume(ctx, "slow", int64(17+n)<<20, ResizeOptions{})
+			return err
+		},
+		"shrink": func(s *Store, _ *Volume, n int) error {
+			return errors.Join(idleVolume(s, n), func() error {
+				_, err := s.ResizeVolume(ctx, fmt.Sprintf("idle%d", n), 32<<10, ResizeOptions{Shrink: true})
+				return err
+			}())
+		},
+		"rename": func(s *Store, _ *Volume, n int) error {
+			_, err := s.RenameVolume(ctx, "slow", fmt.Sprintf("renamed%d", n))
+			if err == nil {
+				_, err = s.RenameVolume(ctx, fmt.Sprintf("renamed%d", n), "slow")
+			}
+			return err
+		},
+		"deletion of a snapshot": func(s *Store, _ *Volume, n int) error {
+			name := fmt.Sprintf("gone%d", n)
+			_, err := s.CreateSnapshot(ctx, "slow", name)
+			return errors.Join(err, s.DeleteSnapshot(ctx, "slow", name))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, Options{LeafCache: smallestLeaves, SettleDelay: -1, TailSoft: tail / 2, TailHard: tail})
@@ -338,6 +370,22 @@ func TestOneVolumeHoldsUpNoOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+// idleVolume makes a volume that nobody has open, with a snapshot and something written since.
+func idleVolume(s *Store, n int) error {
+	name := fmt.Sprintf("idle%d", n)
+	if _, err := s.CreateVolume(context.Background(), name, VolumeOptions{Size: 1 << 20}); err != nil {
+		return err
+	}
+	v, err := s.OpenVolume(name, "test")
+	if err != nil {
+		return err
+	}
+	_, err = v.WriteAt(randomBytes(uint64(n), 64<<10), 0)
+	_, serr := s.CreateSnapshot(context.Background(), name, "first")
+	_, werr := v.WriteAt(randomBytes(uint64(n+1), 64<<10), 4096)
+	return errors.Join(err, serr, werr, v.Close())
 }
 
 // opGate is a hook that holds one operation until it is opened: the n-th that makes something
