@@ -38,7 +38,7 @@
 //	object.Reader.scansMu *     scans of damaged segments
 //	object.Quarantine.mu *      locations that are not to be read, or not to be pointed to
 //	object.Verified.mu *        locations whose objects were found good
-//	object.absent.mu *          objects that no segment has
+//	object.absentees.mu *       objects that no segment has
 //	collector.mu *              which settlings run, which roots are held, how far a cycle is
 //	reclaimer.mu *              settled layers whose space is to be freed
 //	accounting.heldMu *         roots whose objects must stay until they are counted
