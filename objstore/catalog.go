@@ -66,10 +66,10 @@ func newCatalog() *catalog {
 
 // open reads the log of a store. It returns the damage that it has repaired.
 // REQUIRES: the catalog is not shared yet.
-func (c *catalog) open(fs vfs.FS, sb *superblock, logger *slog.Logger) ([]*CorruptError, error) {
+func (c *catalog) open(ctx context.Context, fs vfs.FS, sb *superblock, logger *slog.Logger) ([]*CorruptError, error) {
 	var err error
 	c.sb = sb
-	if c.log, c.refs, err = refs.Open(fs, sb.ID, sb.ChunkSize, logger); err != nil {
+	if c.log, c.refs, err = refs.Open(ctx, fs, sb.ID, sb.ChunkSize, logger); err != nil {
 		return nil, err
 	}
 	c.nextSegment = c.refs.Segments

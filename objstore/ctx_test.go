@@ -34,6 +34,7 @@ func TestContextEndsTheWaitForALock(t *testing.T) {
 			_, err := r.s.CreateVolume(ctx, "new", VolumeOptions{Size: 1 << 20})
 			return err
 		}},
+		"SetMaxSize":   {logMu, func(ctx context.Context) error { return r.s.SetMaxSize(ctx, SmallestMaxSize) }},
 		"DeleteVolume": {logMu, func(ctx context.Context) error { return r.s.DeleteVolume(ctx, "b") }},
 		"SetVerify": {logMu, func(ctx context.Context) error {
 			_, err := r.s.SetVerify(ctx, "a", true)

@@ -317,7 +317,7 @@ func (w *world) moveMaxSize() {
 	if used := w.used(); w.pick(4, "below what is used") == 0 {
 		size = max(used-int64(w.pick(8, "by"))<<20, 4<<20)
 	}
-	err := w.s.setMaxSize(size)
+	err := w.s.setMaxSize(context.Background(), size)
 	w.note("a maximum of %d: %v", size, err)
 	if w.answered(err, "set maximum size") {
 		w.counts["moves of the maximum"]++
@@ -366,7 +366,7 @@ func (w *world) freeSpace() {
 	defer watch("write after space was freed")()
 	w.space = 0
 	w.mem.SetSpace(w.spaceOrPlenty())
-	w.must(w.s.setMaxSize(0))
+	w.must(w.s.setMaxSize(context.Background(), 0))
 	for _, name := range sortedKeys(w.vols) {
 		v := w.vols[name]
 		if v.maybeGone {

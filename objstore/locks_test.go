@@ -115,7 +115,7 @@ func TestNoStateLockIsHeldOverFileOperations(t *testing.T) {
 			_, _ = s.Snapshots("")
 		}
 	})
-	must(t, s.SetMaxSize(1<<40))
+	must(t, s.SetMaxSize(t.Context(), 1<<40))
 	for round := range 3 {
 		for i := range 2 {
 			name := fmt.Sprintf("v%d", i)

@@ -81,7 +81,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := s.openSpace(); err != nil {
 		return err
 	}
-	if err := s.openCatalog(); err != nil {
+	if err := s.openCatalog(ctx); err != nil {
 		return err
 	}
 	s.space.setLimits(s.opts.Reserve, s.catalog.refs.MaxSize)
@@ -177,10 +177,10 @@ func (s *Store) openAccounting() {
 }
 
 // openCatalog reads what the store knows by name.
-func (s *Store) openCatalog() error {
+func (s *Store) openCatalog(ctx context.Context) error {
 	c := s.catalog
 	c.gate = s
-	repaired, err := c.open(s.fs, s.sb, s.log)
+	repaired, err := c.open(ctx, s.fs, s.sb, s.log)
 	for _, d := range repaired {
 		s.repaired(d)
 	}

@@ -94,7 +94,7 @@ func (q queueVolume) zero(off, length int64) error {
 func TestQueueThreadNeverBlocks(t *testing.T) {
 	ctx := t.Context()
 	r := newRig(t, Options{LeafCache: smallestLeaves, SettleDelay: -1, TailSoft: 1 << 30, TailHard: 1 << 30, JournalRecords: 4 * journal.WindowRecords})
-	must(t, r.s.SetMaxSize(1<<40))
+	must(t, r.s.SetMaxSize(t.Context(), 1<<40))
 	const size = 64 << 20
 	v := r.volume("queue", size)
 	for _, named := range []bool{false, true} { // whether snapshots of the volume begin new journals all the time

@@ -111,7 +111,7 @@ func TestQuotaCountsContentAndNotWrites(t *testing.T) {
 // Room that is reserved for a volume is the volume's when others have taken all the rest.
 func TestReservation(t *testing.T) {
 	r := newRig(t, Options{Reserve: 4 << 20})
-	must(t, r.s.SetMaxSize(SmallestMaxSize))
+	must(t, r.s.SetMaxSize(t.Context(), SmallestMaxSize))
 	v, other := r.volume("a", 64<<20), r.volume("b", 1<<30)
 	const reserved = 16 << 20
 	if _, err := r.s.SetLimits(context.Background(), "a", nil, ptr(int64(65<<20))); !errors.Is(err, ErrInvalid) {

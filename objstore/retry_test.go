@@ -238,7 +238,7 @@ func TestSettlingWaitsForRoom(t *testing.T) {
 func TestStuckVolumeDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, stuck, _ := damagedLeaf(t, 2, nil)
-		must(t, r.s.SetMaxSize(SmallestMaxSize))
+		must(t, r.s.SetMaxSize(t.Context(), SmallestMaxSize))
 		other := r.volume("other", 8<<20)
 		r.write(stuck, randomBytes(2, 4096), 1<<20+8192)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)

@@ -352,15 +352,15 @@ func waitAny(ctx context.Context, events ...<-chan struct{}) error {
 // SetMaxSize bounds what the store's files may take on disk, in bytes; 0: only the file system
 // does. It is kept in the store. Writes stop short of it by the reserve, and it may be below what
 // is used: then they stop at once.
-func (s *Store) SetMaxSize(bytes int64) error {
+func (s *Store) SetMaxSize(ctx context.Context, bytes int64) error {
 	if err := checkMaxSize(bytes); err != nil {
 		return err
 	}
-	return s.setMaxSize(bytes)
+	return s.setMaxSize(ctx, bytes)
 }
 
-func (s *Store) setMaxSize(bytes int64) error {
-	if err := s.catalog.append(context.Background(), refs.Record{Op: refs.OpMaxSize, Size: bytes}); err != nil {
+func (s *Store) setMaxSize(ctx context.Context, bytes int64) error {
+	if err := s.catalog.append(ctx, refs.Record{Op: refs.OpMaxSize, Size: bytes}); err != nil {
 		return err
 	}
 	s.space.setLimits(s.opts.Reserve, bytes)

@@ -3,6 +3,7 @@ package record
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 
@@ -14,7 +15,8 @@ import (
 // memory at a time. It reads them twice: first to see that they are good, then for their content.
 // For a log that is shorter or not good, as after a power cut, it returns nil without an error: the
 // caller then uses Open, which reads the whole log into memory and calls each for all frames again.
-func OpenLong(fs vfs.FS, names []string, id ID, least int64, each func(payload []byte) error) (*Log, error) {
+// If ctx ends, OpenLong returns its error.
+func OpenLong(ctx context.Context, fs vfs.FS, names []string, id ID, least int64, each func(payload []byte) error) (*Log, error) {
 	l := newLog(id)
 	for _, name := range names {
 		f, err := fs.Open(name)
@@ -26,9 +28,9 @@ func OpenLong(fs vfs.FS, names []string, id ID, least int64, each func(payload [
 			return nil, l.Close()
 		}
 	}
-	last, err := l.stream(nil)
+	last, err := l.stream(ctx, nil)
 	if err == nil {
-		_, err = l.stream(each)
+		_, err = l.stream(ctx, each)
 	}
 	if disk.Damaged(err) || errors.Is(err, errNotClean) {
 		return nil, l.Close()
@@ -55,7 +57,7 @@ var errNotClean = errors.New("a log that is not the same good frames in every fi
 
 // stream reads the frames of all copies in parallel, calls each, if it is not nil, for every
 // payload, and returns the bytes of the last frame.
-func (l *Log) stream(each func(payload []byte) error) (last []byte, err error) {
+func (l *Log) stream(ctx context.Context, each func(payload []byte) error) (last []byte, err error) {
 	readers := make([]*bufio.Reader, len(l.copies))
 	for i, f := range l.copies {
 		size, err := f.file.Size()
@@ -88,6 +90,9 @@ func (l *Log) stream(each func(payload []byte) error) (last []byte, err error) {
 		payload, next, err := l.seed.decode(frame, l.end)
 		if err != nil {
 			return nil, errNotClean
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
 		if each != nil {
 			if err := each(payload); err != nil {

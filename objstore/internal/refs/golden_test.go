@@ -29,7 +29,7 @@ func goldenLog(t testing.TB) []byte {
 	fs := vfs.NewMem(0)
 	must(t, fs.Mkdir(Dir))
 	must(t, Create(fs, disktest.Store))
-	l, _, err := Open(fs, disktest.Store, chunkSize, quiet)
+	l, _, err := Open(t.Context(), fs, disktest.Store, chunkSize, quiet)
 	must(t, err)
 	at := time.Unix(1700000000, 0).UTC()
 	must(t, l.Append([]Record{{Op: OpSegments, Gen: 65}}))

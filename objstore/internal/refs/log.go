@@ -1,6 +1,7 @@
 package refs
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,17 +73,26 @@ func Create(fs vfs.FS, store uuid.UUID, recs ...Record) error {
 }
 
 // Open reads the log of a store with this chunk size in bytes, and returns the state that the log
-// leads to. Damage returns what was repaired. The caller calls Tidy next.
-func Open(fs vfs.FS, store uuid.UUID, chunkSize int, logger *slog.Logger) (*Log, *State, error) {
+// leads to. Damage returns what was repaired. The caller calls Tidy next. If ctx ends,
+// Open returns its error.
+func Open(ctx context.Context, fs vfs.FS, store uuid.UUID, chunkSize int, logger *slog.Logger) (*Log, *State, error) {
 	l := &Log{fs: fs, store: store, logger: logger, Full: 1 << 30}
 	if err := l.removeDraft(); err != nil {
 		return nil, nil, err
 	}
 	var err error
 	s := NewState(chunkSize)
-	if l.log, err = record.OpenLong(fs, LogFiles, LogID(store), streamAbove, s.ApplyFrame); l.log == nil && err == nil {
+	if l.log, err = record.OpenLong(ctx, fs, LogFiles, LogID(store), streamAbove, s.ApplyFrame); l.log == nil && err == nil {
 		s = NewState(chunkSize) // the log is short, or must be read as a whole
-		l.log, err = record.Open(fs, LogFiles, LogID(store), false, s.ApplyFrame)
+		l.log, err = record.Open(fs, LogFiles, LogID(store), false, func(frame []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return s.ApplyFrame(frame)
+		})
+		if err != nil && ctx.Err() != nil {
+			return nil, nil, ctx.Err() // Open took it for damage, and has repaired nothing
+		}
 	}
 	if err != nil {
 		return nil, nil, err

@@ -1,10 +1,13 @@
 package refs
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 
+	"varve/objstore/internal/disk"
 	"varve/objstore/internal/disktest"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/vfs"
@@ -16,7 +19,7 @@ func longLog(t *testing.T, n int) *vfs.Mem {
 	mem := vfs.NewMem(0)
 	must(t, mem.Mkdir(Dir))
 	must(t, Create(mem, disktest.Store, Record{Op: OpVolume, ID: disktest.Volume, Name: "vol", Size: 1 << 20, BlockSize: 512}))
-	l, _, err := Open(mem, disktest.Store, chunkSize, quiet)
+	l, _, err := Open(t.Context(), mem, disktest.Store, chunkSize, quiet)
 	must(t, err)
 	for i := 0; i < n; i += 100 {
 		recs := make([]Record, 100)
@@ -51,7 +54,7 @@ func TestLongLogIsStreamed(t *testing.T) {
 	open := func(whole bool, damage int) {
 		t.Helper()
 		largest = 0
-		l, s, err := Open(fs, disktest.Store, chunkSize, quiet)
+		l, s, err := Open(t.Context(), fs, disktest.Store, chunkSize, quiet)
 		must(t, err)
 		if got := largest > 1<<20; got != whole {
 			t.Errorf("a log of %d bytes was read in pieces of up to %d", size, largest)
@@ -84,4 +87,34 @@ func TestLongLogIsStreamed(t *testing.T) {
 	}
 	open(true, 0)
 	open(false, 0)
+}
+
+// The reading of a log ends with its context, before it is read to the end, and changes nothing.
+func TestContextEndsOpening(t *testing.T) {
+	defer func(was int64) { streamAbove = was }(streamAbove)
+	mem := longLog(t, 4<<10)
+	for _, streamAbove = range []int64{1 << 10, 1 << 30} {
+		ctx, cancel := context.WithCancel(t.Context())
+		reads := 0 // after the end
+		var mu sync.Mutex
+		fs := vfs.Inject(mem, func(op vfs.Op) error {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case op.Kind == vfs.OpWrite, op.Kind == vfs.OpTruncate, op.Kind == vfs.OpDatasync:
+				t.Errorf("%v of %s", op.Kind, op.Name)
+			case op.Kind == vfs.OpRead && ctx.Err() != nil:
+				reads++
+			case op.Kind == vfs.OpRead:
+				cancel()
+			}
+			return nil
+		})
+		if _, _, err := Open(ctx, fs, disktest.Store, chunkSize, quiet); !errors.Is(err, context.Canceled) || disk.Damaged(err) {
+			t.Errorf("a log of more than %d bytes: %v", streamAbove, err)
+		}
+		if reads > 4 {
+			t.Errorf("a log of more than %d bytes: %d reads after the end", streamAbove, reads)
+		}
+	}
 }

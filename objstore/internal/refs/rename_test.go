@@ -23,7 +23,7 @@ func renamedLog(t testing.TB) []byte {
 	fs := vfs.NewMem(0)
 	must(t, fs.Mkdir(Dir))
 	must(t, Create(fs, disktest.Store))
-	l, s, err := Open(fs, disktest.Store, chunkSize, quiet)
+	l, s, err := Open(t.Context(), fs, disktest.Store, chunkSize, quiet)
 	must(t, err)
 	at := time.Unix(1700000000, 0).UTC()
 	frames := [][]Record{

@@ -387,12 +387,12 @@ func (s *fakeStore) Diff(context.Context, objstore.ImageName, objstore.ImageName
 
 func (s *fakeStore) CountedStat(context.Context) (objstore.Stat, error) { return s.Stat() }
 
-func (s *fakeStore) Stat() (objstore.Stat, error) { return objstore.Stat{UUID: "u-u-i-d"}, nil }
-func (s *fakeStore) SetMaxSize(int64) error       { return nil }
-func (s *fakeStore) Close() error                 { return nil }
-func (s *fakeStore) Settle(context.Context) error { return nil }
-func (s *fakeStore) Quiesce() error               { return nil }
-func (s *fakeStore) Resume()                      {}
+func (s *fakeStore) Stat() (objstore.Stat, error)            { return objstore.Stat{UUID: "u-u-i-d"}, nil }
+func (s *fakeStore) SetMaxSize(context.Context, int64) error { return nil }
+func (s *fakeStore) Close() error                            { return nil }
+func (s *fakeStore) Settle(context.Context) error            { return nil }
+func (s *fakeStore) Quiesce() error                          { return nil }
+func (s *fakeStore) Resume()                                 {}
 
 // fakeTransport makes fakeDevices.
 type fakeTransport struct {

@@ -16,7 +16,7 @@ type Store interface {
 	Settle(ctx context.Context) error
 	Quiesce() error
 	Resume()
-	SetMaxSize(bytes int64) error
+	SetMaxSize(ctx context.Context, bytes int64) error
 	NewUUID() (string, error)
 	AcceptCopies(ctx context.Context, from objstore.CopiedFrom) ([]string, error)
 	maintained

@@ -41,7 +41,7 @@ func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) 
 }
 
 func (d *Daemon) serveMaxSize(ctx context.Context, r *http.Request, m protocol.MaxSize) (protocol.Stat, error) {
-	if err := d.store.SetMaxSize(m.Bytes); err != nil {
+	if err := d.store.SetMaxSize(ctx, m.Bytes); err != nil {
 		return protocol.Stat{}, err
 	}
 	d.log.Info("maximum size set", "bytes", m.Bytes)
