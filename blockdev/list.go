@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // State is the state of a device, as the driver reports it.
@@ -61,20 +63,42 @@ func List(ctx context.Context) ([]DeviceInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]DeviceInfo, 0, len(ids))
-	var errs []error
-	for _, id := range ids {
-		info, err := describeDevice(ctx, c, id)
-		if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrPermission) {
-			continue // gone meanwhile, or an unprivileged device of another user
+	return describeAll(ids, func(id int) (DeviceInfo, error) { return describeDevice(ctx, c, id) })
+}
+
+// answersSoon is how long a device is waited for before the next one is asked too.
+const answersSoon = 100 * time.Millisecond
+
+// describeAll is List of some devices. It asks them one after the other, which is fastest where all
+// answer, and does not wait for one that takes long before it asks the others: devices that do not
+// answer all take up the limit of a command together, and not each of them.
+func describeAll(ids []int, describe func(id int) (DeviceInfo, error)) ([]DeviceInfo, error) {
+	infos, errs := make([]DeviceInfo, len(ids)), make([]error, len(ids))
+	var all sync.WaitGroup
+	for i, id := range ids {
+		done := make(chan struct{})
+		all.Go(func() {
+			defer close(done)
+			infos[i], errs[i] = describe(id)
+		})
+		select {
+		case <-done:
+		case <-time.After(answersSoon):
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("ublk device %d: %w", id, err))
-			continue
-		}
-		list = append(list, info)
 	}
-	return list, errors.Join(errs...)
+	all.Wait()
+	list := make([]DeviceInfo, 0, len(ids))
+	var failed []error
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			list = append(list, infos[i])
+		case errors.Is(err, ErrNoDevice) || errors.Is(err, ErrPermission): // gone meanwhile, or an unprivileged device of another user
+		default:
+			failed = append(failed, fmt.Errorf("ublk device %d: %w", ids[i], err))
+		}
+	}
+	return list, errors.Join(failed...)
 }
 
 // Info describes the device with the given number.

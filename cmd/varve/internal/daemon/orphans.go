@@ -36,13 +36,12 @@ func waitingDevices(ctx context.Context, dir string, log *slog.Logger) (o orphan
 	if s.Bind(in, boot(log)); len(s.Attached)+len(s.Foreign) == 0 {
 		return o
 	}
-	o.own, err = machine.findOwn(ctx, in, s.Claims(), (*blockdev.DeviceInfo).Orphan)
+	list, err := machine.devices(ctx)
+	o.own = ownOf(list, in, s.Claims(), (*blockdev.DeviceInfo).Orphan)
+	o.foreign = ownOf(list, in, instance.Claims{Noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
 	if err != nil {
 		log.Error("not all devices are known; those that an earlier daemon has noted count as waiting", "error", err)
 		o.own = andNoted(o.own, s.Attached, "ublk")
-	}
-	o.foreign, err = machine.findOwn(ctx, in, instance.Claims{Noted: s.Foreign}, (*blockdev.DeviceInfo).Orphan)
-	if err != nil {
 		o.foreign = andNoted(o.foreign, s.Foreign, "ublk")
 	}
 	for i := range o.foreign {

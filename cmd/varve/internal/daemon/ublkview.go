@@ -57,6 +57,11 @@ func (v view) hidden(ctx context.Context) bool {
 // some may be missing.
 func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Claims, selected func(*blockdev.DeviceInfo) bool) ([]protocol.Attachment, error) {
 	list, err := v.devices(ctx)
+	return ownOf(list, in, c, selected), err
+}
+
+// ownOf returns the devices of a store in a list for which selected returns true.
+func ownOf(list []blockdev.DeviceInfo, in instance.Instance, c instance.Claims, selected func(*blockdev.DeviceInfo) bool) []protocol.Attachment {
 	own := c.Index(in)
 	var found []protocol.Attachment
 	for _, i := range list {
@@ -67,5 +72,5 @@ func (v view) findOwn(ctx context.Context, in instance.Instance, c instance.Clai
 			})
 		}
 	}
-	return found, err
+	return found
 }
