@@ -78,14 +78,14 @@ func (v *volume) reached(gen uint64) (bool, error) {
 
 func (v *volume) gone() bool { return v.s.catalog.gone(v) }
 
-func (v *volume) settleOldest(ctx context.Context) error { return v.s.settleLayer(ctx, v) }
+func (v *volume) settleOldest(ctx context.Context) error { return v.s.layerSettler.settle(ctx, v) }
 
 func (v *volume) wakeWriters() { v.room.fire() }
 
 func (v *volume) setStuck(stuck bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.unstick()
+	v.unstick(v.s.space)
 	if stuck && v.attempts.failed.Load() >= settleTries { // else the volume has settled just now
 		for _, l := range v.layers {
 			v.stuckReserved += l.reservation.bytes
@@ -97,8 +97,8 @@ func (v *volume) setStuck(stuck bool) {
 
 // unstick removes from the account what setStuck has added for the volume.
 // REQUIRES: v.mu is held.
-func (v *volume) unstick() {
-	v.s.space.stuck(-v.stuckTail, -v.stuckReserved)
+func (v *volume) unstick(space *spaceAccount) {
+	space.stuck(-v.stuckTail, -v.stuckReserved)
 	v.stuckTail, v.stuckReserved = 0, 0
 }
 

@@ -47,10 +47,10 @@ func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
 		g.Full = true // nobody else has it
 		return s.sealSegment(g)
 	}
-	if t := s.settler; t.appenders.has(g) {
-		return t.do(ctx, func(context.Context) error {
-			t.appenders.leave(g)
-			return s.sealFilled(&t.appenders)
+	if in := &s.layerSettler.appenders; in.has(g) {
+		return s.settler.do(ctx, func(context.Context) error {
+			in.leave(g)
+			return s.sealFilled(in)
 		})
 	}
 	for _, v := range s.catalog.all() {

@@ -125,6 +125,3 @@ func (c *collector) mayHaveDied(n int64) {
 		c.suspect.Add(n)
 	}
 }
-
-// settled notes what a settling may have replaced or discarded.
-func (c *collector) settled(st *settling) { c.mayHaveDied(st.l.bytes + max(-st.logical, 0)) }

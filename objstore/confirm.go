@@ -34,9 +34,9 @@ func (st *settling) lookUp(buf []byte, slot uint64, n *merkle.Node, out *leaf) e
 		var h hit
 		if data := buf[o : o+size]; !disk.AllZero(data) {
 			h.hash = merkle.Sum(merkle.KindChunk, data)
-			st.s.collector.keep(&h.hash) // before it is looked for
+			st.barrier.keep(&h.hash) // before it is looked for
 			i := slot + uint64(o/size)
-			if loc := out.locations[i]; h.hash == n[i] && st.there(loc) && !st.s.objects.Quarantine.Suspect(loc) {
+			if loc := out.locations[i]; h.hash == n[i] && st.there(loc) && !st.objects.Quarantine.Suspect(loc) {
 				h.at = loc
 			} else if loc, ok := st.find(&h.hash, merkle.KindChunk); ok {
 				h.at = loc
@@ -68,14 +68,14 @@ func (st *settling) trusts(loc segment.Location) bool {
 	if loc == 0 || st.own[loc] {
 		return true
 	}
-	return !st.v.verify.Load() && st.s.objects.Verified.Has(loc)
+	return !st.v.verify.Load() && st.objects.Verified.Has(loc)
 }
 
 // confirmRun compares the chunks in data with what lies at their locations, one after the other.
 func (st *settling) confirmRun(data []byte, hits []hit) error {
 	if len(hits) > 1 && st.same(data, hits[0].at) == nil {
 		for i := range hits {
-			st.s.objects.Verified.Add(hits[i].at)
+			st.objects.Verified.Add(hits[i].at)
 		}
 		return nil
 	}
@@ -97,7 +97,7 @@ func (st *settling) confirmRun(data []byte, hits []hit) error {
 func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location, data []byte) (bool, error) {
 	err := st.same(data, loc)
 	if err == nil {
-		st.s.objects.Verified.Add(loc)
+		st.objects.Verified.Add(loc)
 		return true, nil
 	}
 	if errors.Is(err, errRetired) {
@@ -106,7 +106,7 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location,
 	if !disk.Damaged(err) {
 		return false, fmt.Errorf("read %v %v in %s at byte %d: %w", k, h, segment.Name(loc.Segment()), loc.Offset(), err)
 	}
-	st.s.objects.Damaged(loc, &CorruptError{File: segment.Name(loc.Segment()), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
+	st.objects.Damaged(loc, &CorruptError{File: segment.Name(loc.Segment()), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", k, h), Err: err})
 	st.restores = true // the object is stored again
 	return false, nil
 }
@@ -114,7 +114,7 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location,
 // there reports whether a place that a leaf in memory has can be read: its segment was not retired
 // since the leaf was loaded.
 func (st *settling) there(loc segment.Location) bool {
-	return loc == 0 || loc != segment.Lost && st.s.segments.Get(loc.Segment()) != nil
+	return loc == 0 || loc != segment.Lost && st.segments.Get(loc.Segment()) != nil
 }
 
 // errRetired is for a place in a segment that was retired since the place was looked up.
@@ -125,7 +125,7 @@ var errOtherBytes = fmt.Errorf("%w: its bytes have another hash", ErrCorrupt)
 
 // same compares data with the bytes that lie at loc, past the page cache.
 func (st *settling) same(data []byte, loc segment.Location) error {
-	g := st.s.segments.Get(loc.Segment())
+	g := st.segments.Get(loc.Segment())
 	if g == nil {
 		return errRetired
 	}

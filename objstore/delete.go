@@ -156,7 +156,7 @@ func (v *volume) end() ([]*layer, *segment.Pin) {
 	if v.appendSegment != nil {
 		v.appendSegment.Full = true
 	}
-	v.unstick()
+	v.unstick(v.s.space)
 	for _, l := range layers {
 		v.s.space.settled(l)
 	}

@@ -76,7 +76,7 @@ func (st *settling) survey(t subtree) error {
 	case t.level == 1:
 		return nil // settling.leaf counts what is left of this leaf
 	}
-	n, err := st.s.objects.Node(st.ctx, t.hash, t.level)
+	n, err := st.objects.Node(st.ctx, t.hash, t.level)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 		return 0, err
 	}
 	st.erased.reads++
-	n, err := st.s.objects.PeekNode(st.ctx, t.hash, t.level)
+	n, err := st.objects.PeekNode(st.ctx, t.hash, t.level)
 	if disk.Damaged(err) {
 		return 0, nil // nobody knows what is discarded here: it stays in the account
 	}

@@ -316,9 +316,9 @@ func (e *evacuator) unlink(ctx context.Context, done *evacuated) error {
 
 // retireSegments makes durable that nothing is in the segments.
 func (s *Store) retireSegments(ctx context.Context, ids []uint32) error {
-	logs := s.objectLogLengths()
+	logs := objectLogLengths(&s.segments)
 	return s.catalog.update(ctx, func() ([]refs.Record, error) {
-		s.trimObjectLogs(logs)
+		s.catalog.trimObjectLogs(logs, &s.segments)
 		return []refs.Record{{Op: refs.OpRetired, Retired: slices.Clone(ids), ObjectLogs: logs}}, nil
 	}, nil)
 }

@@ -405,7 +405,7 @@ func TestVictims(t *testing.T) {
 // read: an opening would miss the segment.
 func TestObjectLogsOfRetiredSegments(t *testing.T) {
 	r, data := holding(t)
-	logs := r.s.objectLogLengths()
+	logs := objectLogLengths(&r.s.segments)
 	for _, g := range sealedSegments(r.s) {
 		logs[g.ID] = 1 << 20 // as if it was sealed since, too
 	}
@@ -413,7 +413,7 @@ func TestObjectLogsOfRetiredSegments(t *testing.T) {
 	must(t, err)
 	head := refs.Record{Op: refs.OpHead, ID: r.s.catalog.refs.Volumes["a"].ID, ObjectLogs: logs}
 	must(t, r.s.catalog.update(t.Context(), func() ([]refs.Record, error) {
-		r.s.trimObjectLogs(logs)
+		r.s.catalog.trimObjectLogs(logs, &r.s.segments)
 		v := r.s.catalog.refs.Volumes["a"]
 		head.Gen, head.Root, head.Logical = v.Gen, v.Root.String(), v.Logical
 		return []refs.Record{head}, nil

@@ -140,13 +140,18 @@ func (v *volume) commitJournal(c uncommitted) error {
 // failSync turns the store read-only, and keeps its next opening from counting on what could not be
 // synced.
 func (v *volume) failSync(name string, err error) error {
+	v.distrustJournals()
+	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
+}
+
+// distrustJournals notes in the journals of the volume that what they refer to may not be durable.
+func (v *volume) distrustJournals() {
 	v.mu.Lock()
 	layers := slices.Clone(v.layers)
 	v.mu.Unlock()
 	for _, l := range layers {
 		l.journal.Distrust()
 	}
-	return v.s.fail(fmt.Errorf("sync %s: %w", name, err))
 }
 
 // freeze closes the active layer and opens a new one. It returns the generation up to which the

@@ -10,7 +10,6 @@ import (
 	"varve/objstore/failpoint"
 	"varve/objstore/index"
 	"varve/objstore/internal/disk"
-	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
 	"varve/objstore/internal/segment"
 )
@@ -279,17 +278,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // objectIndex is the index as package object asks for it.
-type objectIndex struct{ s *Store }
-
-func (x objectIndex) Get(h *merkle.Hash) (segment.Location, bool) { return x.s.index.Get(h) }
-
-func (x objectIndex) Complete(segment uint32) bool { return x.s.index.has(segment) }
-
-func (x objectIndex) Found(objs []object.Found) {
-	if !x.s.indexer.filling.Load() { // else the indexer does it, and readers do not wait for what it writes
-		_ = x.s.indexer.enterFound(objs) // a hint that the next look-up can do without
-	}
+type objectIndex struct {
+	*storeIndex
+	enter func([]object.Found)
 }
+
+func (x objectIndex) Complete(segment uint32) bool { return x.has(segment) }
+
+func (x objectIndex) Found(objs []object.Found) { x.enter(objs) }
 
 // indexed is a location as the index keeps it.
 func indexed(l segment.Location) index.Location {

@@ -20,6 +20,7 @@ type leafCache struct {
 	images   func() []sweeper // all whose leaves are in memory
 	limit    int64            // leaves
 	log      *slog.Logger
+	life     context.Context //nolint:containedctx // of the store, for reads that nobody can end; ended by Close
 
 	loaded atomic.Int64 // leaves in memory, of all images
 }

@@ -50,7 +50,7 @@ func (st *settling) stillThere() error {
 		return nil
 	}
 	size := int64(st.old.ChunkSize)
-	defer st.s.readers.places.Hold().Release()
+	defer st.places.Hold().Release()
 	err := st.read(disk.AlignedBuffer(int(disk.RoundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
 	var old *oldError
 	if !errors.As(err, &old) {
@@ -60,7 +60,7 @@ func (st *settling) stillThere() error {
 		return nil // a run of chunks, which settling takes apart
 	}
 	st.pins = &damagePins{err: old.err}
-	err = st.s.catalog.mayPin(st, extent.Extent{End: o.to, Sectors: o.to - o.from})
+	err = st.heads.mayPin(st, extent.Extent{End: o.to, Sectors: o.to - o.from})
 	st.pins = nil
 	return err
 }
@@ -85,7 +85,7 @@ func (st *settling) readable(level int, i int64, h merkle.Hash, ahead *int) erro
 		return err
 	}
 	*ahead--
-	n, err := st.s.objects.Node(st.ctx, h, level)
+	n, err := st.objects.Node(st.ctx, h, level)
 	if err != nil || level == 1 {
 		return err
 	}

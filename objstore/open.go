@@ -90,20 +90,31 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.objects = s.newObjects()
 	s.leaves = &leafCache{
-		objects: s.objects, segments: &s.segments, places: &s.readers.places, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes, log: s.log,
+		objects: s.objects, segments: &s.segments, places: &s.readers.places, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes,
+		log: s.log, life: s.ctx,
 	}
 	s.maker = &segmentMaker{
 		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
 		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
 	}
-	s.settler.appenders = newAppenders(s.maker.take)
 	s.evacuator = newEvacuator(s)
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
 	}
 	s.openAccounting()
+	s.layerSettler = s.newLayerSettler()
 	s.openReindexer()
 	return s.recover(ctx)
+}
+
+func (s *Store) newLayerSettler() *layerSettler {
+	return &layerSettler{
+		fs: s.fs, id: s.sb.ID, segments: &s.segments, index: s.index, objects: s.objects, cache: s.leaves, places: &s.readers.places,
+		heads: s.catalog, barrier: s.collector, gate: s, space: s.space, appenders: newAppenders(s.maker.take), count: s.countObject,
+		giveWay: func(ctx context.Context, v *volume, n int) error { return s.settler.pace(ctx, v, n) },
+		punch:   func(g *segment.File, from, to int64) { _ = s.punchBetween(g, from, to, nil) },
+		dead:    func(v *volume, l *layer) reclaimable { return &deadLayer{s: s, v: v, l: l} }, reclaimer: s.reclaimer, log: s.log,
+	}
 }
 
 // isStore looks for a superblock.
@@ -152,7 +163,7 @@ func (s *Store) settlerDeps() settlerDeps {
 		volumes: s.catalog.settleable, gate: s, space: s.space, requests: s.catalog.requests,
 		filling: func() bool { return s.indexer.filling.Load() },
 		repairs: func() int64 { return s.objects.Quarantine.Generation() },
-		seal:    func() error { return s.sealFilled(&s.settler.appenders) },
+		seal:    func() error { return s.sealFilled(&s.layerSettler.appenders) },
 		housekeep: func() {
 			_ = s.catalog.takeBack() // an error is tried again at the next tick
 			if s.catalog.past.saveDue() {
@@ -230,8 +241,15 @@ func (s *Store) openIndex() (err error) {
 // newObjects makes what finds and reads the store's objects; it knows of no damage.
 func (s *Store) newObjects() *object.Reader {
 	return object.NewReader(object.Options{
-		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s}, Pins: &s.readers.places, Logger: s.log, ChunkSize: s.sb.ChunkSize,
+		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s.index, s.found}, Pins: &s.readers.places, Logger: s.log, ChunkSize: s.sb.ChunkSize,
 	})
+}
+
+// found enters objects into the index that it lacked.
+func (s *Store) found(objs []object.Found) {
+	if !s.indexer.filling.Load() { // else the indexer does it, and readers do not wait for what it writes
+		_ = s.indexer.enterFound(objs) // a hint that the next look-up can do without
+	}
 }
 
 // findOrigin returns which kernel's page cache this process writes through.

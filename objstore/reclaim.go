@@ -13,12 +13,20 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// reclaim does step F: it removes the journal, and gives what the layer occupied back to the file
+// deadLayer is a layer that has settled, with its journal and what it occupies.
+type deadLayer struct {
+	s      *Store
+	v      *volume
+	l      *layer
+	pinned *segment.Pin // what reclaim waits for; nil: not yet known
+}
+
+// reclaim does step F of a settling: it removes the journal, and gives what the layer occupied back to the file
 // system, but for the objects that were adopted. A crash in between leaves room that the next
 // opening finds. A reclaim that ctx has ended begins again after Resume.
-func (st *settling) reclaim(ctx context.Context) error {
-	s, v := st.s, st.v
-	if j := st.l.journal; j != nil {
+func (d *deadLayer) reclaim(ctx context.Context) error {
+	s, v := d.s, d.v
+	if j := d.l.journal; j != nil {
 		v.commitMu.Lock() // a commit that began before the layer had settled may write to it
 		j.Close()
 		v.commitMu.Unlock()
@@ -30,13 +38,13 @@ func (st *settling) reclaim(ctx context.Context) error {
 	}
 	failpoint.Here(failpoint.ReclaimJournal)
 	s.leaves.trim()
-	if st.pinned == nil {
+	if d.pinned == nil {
 		v.mu.Lock()
-		st.pinned = v.replacePin()
+		d.pinned = v.replacePin()
 		v.mu.Unlock()
 	}
 	select {
-	case <-st.pinned.Done():
+	case <-d.pinned.Done():
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -48,7 +56,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 	// that a crash or an error ended before its root was published, and this one has found it
 	// through the index.
 	kept := map[*segment.File][]segment.Object{}
-	for _, h := range mergeSlots(st.l.handed) {
+	for _, h := range mergeSlots(d.l.handed) {
 		g := s.segments.Get(h.seg)
 		if g == nil {
 			continue
@@ -59,7 +67,7 @@ func (st *settling) reclaim(ctx context.Context) error {
 		_ = s.punchBetween(g, h.from, h.to, kept[g]) // the log has it
 		g.Unsettled.Add(h.from - h.to)
 	}
-	st.l.handed = nil
+	d.l.handed = nil
 	failpoint.Here(failpoint.ReclaimPunched)
 	for g := range kept {
 		if err := s.retireOrSeal(v, g); err != nil {
@@ -71,8 +79,8 @@ func (st *settling) reclaim(ctx context.Context) error {
 
 // abandon closes the journal of the layer; the next opening removes it, and punches what the layer
 // occupied.
-func (st *settling) abandon() {
-	if j := st.l.journal; j != nil {
+func (d *deadLayer) abandon() {
+	if j := d.l.journal; j != nil {
 		j.Close()
 	}
 }

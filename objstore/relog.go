@@ -40,7 +40,7 @@ func (st *settling) pinByDamage(from, to uint64, cause error) error {
 		st.pins = &damagePins{err: cause}
 	}
 	v, chunk := st.v, extent.Extent{End: to, Sectors: to - from}
-	err := st.s.catalog.mayPin(st, chunk)
+	err := st.heads.mayPin(st, chunk)
 	if err == nil {
 		err = v.relog(st.ctx, st.l, from, to)
 	}
@@ -108,7 +108,7 @@ func (st *settling) flushRelogged() error {
 		return err
 	}
 	if v.pins.Load() == nil {
-		st.s.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
+		st.log.Error("a damaged chunk was written in part: what was written stays in the tail until the chunk is written whole or discarded",
 			"volume", v.Name(), "error", st.pins.err)
 	}
 	v.pins.Store(st.pins)

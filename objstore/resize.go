@@ -151,7 +151,7 @@ func (r *resizing) resize(ctx context.Context) error {
 	}
 	defer s.collector.settle()()
 	v.mu.Lock()
-	st := s.newSettling(ctx, v, newLayer(v.baseGen, nil))
+	st := s.layerSettler.begin(ctx, v, newLayer(v.baseGen, nil))
 	v.mu.Unlock()
 	if err := r.discard(st); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (r *resizing) resize(ctx context.Context) error {
 		return err
 	}
 	// Before the record: an error is one of a volume that is as it was.
-	if err := s.sealFilled(&s.settler.appenders); err != nil {
+	if err := s.sealFilled(&s.layerSettler.appenders); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.ResizeStored)
@@ -211,7 +211,7 @@ func (r *resizing) tree(st *settling) (*merkle.Root, error) {
 	root := merkle.EmptyRoot(r.size, st.old.ChunkSize)
 	level := st.old.Depth
 	for ; level > root.Depth && !top.IsZero(); level-- {
-		n, err := st.s.objects.Node(st.ctx, top, level)
+		n, err := st.objects.Node(st.ctx, top, level)
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +237,7 @@ func (r *resizing) record(st *settling, root *merkle.Root) error {
 	c, v := r.s.catalog, r.v
 	b := newBase(r.s.leaves, *root)
 	rec := refs.Record{
-		Op: refs.OpResize, ID: v.ref.ID, Size: r.size, ObjectLogs: r.s.objectLogLengths(), Time: time.Now().UTC().Truncate(time.Second),
+		Op: refs.OpResize, ID: v.ref.ID, Size: r.size, ObjectLogs: objectLogLengths(&r.s.segments), Time: time.Now().UTC().Truncate(time.Second),
 	}
 	return c.update(st.ctx, func() ([]refs.Record, error) {
 		switch {
@@ -252,7 +252,7 @@ func (r *resizing) record(st *settling, root *merkle.Root) error {
 		if rec.Gen, rec.Logical = v.ref.Gen, st.account(); !v.ref.Root.IsZero() {
 			rec.Root = b.id.String()
 		}
-		r.s.trimObjectLogs(rec.ObjectLogs)
+		c.trimObjectLogs(rec.ObjectLogs, &r.s.segments)
 		return []refs.Record{rec}, nil
 	}, func() {
 		failpoint.Here(failpoint.ResizeRecorded)

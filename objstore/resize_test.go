@@ -265,7 +265,7 @@ func TestResizeThatCantSeal(t *testing.T) {
 	v := r.volume("a", 1<<20)
 	r.write(v, randomBytes(1, 4096), 0)
 	must(t, r.s.Settle(t.Context()))
-	g := r.s.settler.appenders.nodes.open
+	g := r.s.layerSettler.appenders.nodes.open
 	g.Next = g.Capacity - 4096 // room for the node above the top, and not for the root
 	footer.Store(g.Capacity)
 	_, err := r.s.ResizeVolume(t.Context(), "a", 3<<20, ResizeOptions{})

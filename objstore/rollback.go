@@ -243,7 +243,7 @@ func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segmen
 		n.lost = true
 	}
 	v.attempts.failed.Store(0)
-	v.unstick()
+	v.unstick(v.s.space)
 	v.pins.Store(nil)
 	v.room.fire()
 	return layers, readers

@@ -26,8 +26,9 @@ import (
 // A crash, or an error, before D leaves objects that nothing refers to, and a layer to settle
 // again.
 type settling struct {
+	*layerSettler
+
 	ctx context.Context //nolint:containedctx // a settling is one call, spread over methods
-	s   *Store
 	v   *volume
 	l   *layer
 	old merkle.Root
@@ -42,9 +43,8 @@ type settling struct {
 	plan     Plan
 	view     [1]*layer
 	base     *base
-	pins     *damagePins  // nil: all settles
-	pinned   *segment.Pin // what reclaiming waits for
-	restores bool         // an object that was lost is stored again
+	pins     *damagePins // nil: all settles
+	restores bool        // an object that was lost is stored again
 
 	hits    []hit                     // of the run that settles now
 	own     map[segment.Location]bool // the locations of fresh objects
@@ -54,9 +54,9 @@ type settling struct {
 	oldLocation segment.Location
 }
 
-// settleLayer settles the volume's oldest frozen layer, if it has one.
-func (s *Store) settleLayer(ctx context.Context, v *volume) error {
-	if err := s.writeError(); err != nil {
+// settle settles the volume's oldest frozen layer, if it has one.
+func (s *layerSettler) settle(ctx context.Context, v *volume) error {
+	if err := s.gate.writeError(); err != nil {
 		return err
 	}
 	if err := v.settleMu.LockContext(ctx); err != nil {
@@ -72,9 +72,9 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 		v.mu.Unlock()
 		return nil
 	}
-	st := s.newSettling(ctx, v, v.layers[0])
+	st := s.begin(ctx, v, v.layers[0])
 	v.mu.Unlock()
-	defer s.collector.settle()()
+	defer s.barrier.settle()()
 	start := time.Now()
 	if err := st.lookAhead(); err != nil {
 		return err
@@ -98,19 +98,18 @@ func (s *Store) settleLayer(ctx context.Context, v *volume) error {
 		return err
 	}
 	v.counted = nil
-	s.collector.settled(st)
+	s.barrier.mayHaveDied(st.l.bytes + max(-st.logical, 0))
 	s.log.Debug("settled", "volume", v.Name(), "generation", st.l.gen, "bytes", st.l.bytes,
 		"objects", len(st.fresh), "seconds", time.Since(start).Seconds())
-	st.fresh, st.own, st.leaves, st.buf, st.copyBuf, st.hits = nil, nil, nil, nil, nil, nil // reclaiming may take long
-	s.reclaimer.add(ctx, v, st)
+	s.reclaimer.add(ctx, v, s.dead(v, st.l))
 	return nil
 }
 
-// newSettling begins the settling of a layer over the volume's base.
+// begin begins the settling of a layer over the volume's base.
 // REQUIRES: v.settleMu and v.mu are held; the first until the settling ends.
-func (s *Store) newSettling(ctx context.Context, v *volume, l *layer) *settling {
+func (s *layerSettler) begin(ctx context.Context, v *volume, l *layer) *settling {
 	return &settling{
-		ctx: ctx, s: s, v: v, l: l, old: v.base.root, base: v.base, view: [1]*layer{l},
+		layerSettler: s, ctx: ctx, v: v, l: l, old: v.base.root, base: v.base, view: [1]*layer{l},
 		fresh: map[merkle.Hash]segment.Location{}, own: map[segment.Location]bool{}, added: map[*segment.File][]segment.Object{}, leaves: map[int64]*leaf{},
 	}
 }
@@ -154,7 +153,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	}
 	n := new(merkle.Node)
 	if !h.IsZero() {
-		old, err := st.s.objects.Node(st.ctx, h, level)
+		old, err := st.objects.Node(st.ctx, h, level)
 		if err != nil {
 			return h, err
 		}
@@ -185,7 +184,7 @@ func (st *settling) update(level int, i int64, h merkle.Hash) (merkle.Hash, erro
 	k := merkle.NodeKind(level)
 	h = merkle.Sum(k, enc)
 	_, err = st.store(k, h, enc)
-	st.s.objects.KeepNode(h, n)
+	st.objects.KeepNode(h, n)
 	return h, err
 }
 
@@ -194,7 +193,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	before := n.Count()
 	out := &leaf{used: true}
 	st.leaves[i] = out
-	if int64(len(st.leaves)) > st.s.leaves.limit {
+	if int64(len(st.leaves)) > st.cache.limit {
 		st.leaves[i] = nil // the cache has no room for more: the next reader loads it
 	}
 	if err := st.oldLocations(i, n, out); err != nil {
@@ -231,13 +230,13 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 // undo gives back what a failed settling has copied and not recorded: tried again and again, it
 // would use up the room that it needs.
 func (st *settling) undo() {
-	if st.s.writeError() != nil {
+	if st.gate.writeError() != nil {
 		return // it is not known what was recorded
 	}
 	for _, c := range st.copied {
-		g := st.s.segments.Get(c.seg)
+		g := st.segments.Get(c.seg)
 		if _, kept, _, _ := g.Listed(uint32(c.from / disk.BlockSize)); !kept {
-			_ = st.s.punchBetween(g, c.from, c.to, nil) // the log has it
+			st.punch(g, c.from, c.to)
 		}
 	}
 }
@@ -247,7 +246,7 @@ func (st *settling) pace(n int) error {
 	if st.v.dropped.Load() {
 		return fmt.Errorf("volume %s: %w", st.v.Name(), ErrNotFound)
 	}
-	return st.s.settler.pace(st.ctx, st.v, n)
+	return st.giveWay(st.ctx, st.v, n)
 }
 
 // Settle returns when everything written before the call has settled. What a damaged chunk pins in

@@ -20,7 +20,7 @@ func (st *settling) oldLocations(i int64, n *merkle.Node, out *leaf) error {
 	if n.Count() == 0 {
 		return nil
 	}
-	l, err := st.s.leaves.resolve(st.ctx, n)
+	l, err := st.cache.resolve(st.ctx, n)
 	if err == nil {
 		out.locations, out.repairGen = l.locations, l.repairGen
 	}
@@ -51,7 +51,7 @@ func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 
 // run settles the chunks of the sectors [from, to), all of which are touched.
 func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
-	defer st.s.readers.places.Hold().Release() // what is found is read: to be taken apart, or to be compared
+	defer st.places.Hold().Release() // what is found is read: to be taken apart, or to be compared
 	size := uint64(st.old.ChunkSize)
 	chunk := size / SectorSize
 	length := int(to-from) * SectorSize
@@ -94,7 +94,7 @@ func (st *settling) read(buf []byte, from, to uint64) error {
 		if err != ErrNotLoaded { //nolint:errorlint // planLayers returns it unwrapped
 			return err
 		}
-		if err := st.s.leaves.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
+		if err := st.cache.load(st.ctx, &st.v.mu, func() *base { return st.v.base }, off, length); err != nil {
 			return err
 		}
 	}
@@ -134,14 +134,14 @@ func (st *settling) readOld(c *Piece, off int64, b []byte) error {
 		from := c.FileOff + first - off
 		if loc := segment.At(c.seg.ID, uint32(from/disk.BlockSize)); loc != st.oldLocation {
 			st.oldLocation = 0
-			k := verifier{s: st.s, root: st.old, image: st.v.Name()}
+			k := verifier{leaves: st.cache, root: st.old, image: st.v.Name()}
 			if err := k.chunks(c.seg, from, first, st.oldChunk); disk.Damaged(err) {
 				return &oldError{err}
 			} else if err != nil {
 				return err
 			}
 			st.oldLocation = loc
-			st.s.objects.Verified.Add(loc)
+			st.objects.Verified.Add(loc)
 		}
 		n := copy(b, st.oldChunk[at-first:])
 		b, at = b[n:], at+int64(n)
@@ -184,7 +184,7 @@ func (st *settling) find(h *merkle.Hash, k merkle.Kind) (segment.Location, bool)
 	if loc, ok := st.fresh[*h]; ok {
 		return loc, true
 	}
-	loc, ok := st.s.objects.Lookup(h, k)
+	loc, ok := st.objects.Lookup(h, k)
 	st.restores = st.restores || !ok && loc != 0 // lost where the index knew it: this settling stores it again
 	return loc, ok
 }

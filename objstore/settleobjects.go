@@ -23,8 +23,8 @@ func (st *settling) record(g *segment.File, o segment.Object) segment.Location {
 
 // store stores an object unless the store has it.
 func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	defer st.s.readers.places.Hold().Release() // what is found is read, to be compared
-	st.s.collector.keep(&h)                    // before it is looked for
+	defer st.places.Hold().Release() // what is found is read, to be compared
+	st.barrier.keep(&h)              // before it is looked for
 	if loc, ok := st.find(&h, k); ok {
 		if ok = st.trusts(loc); !ok {
 			var err error
@@ -41,12 +41,12 @@ func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Lo
 
 // append writes an object to a segment of the store's own.
 func (st *settling) append(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	g, off, err := st.s.settler.appenders.of(k).slot(st.ctx, int64(len(data)))
+	g, off, err := st.appenders.of(k).slot(st.ctx, int64(len(data)))
 	if err != nil {
 		return 0, err
 	}
 	if err := disk.WriteAligned(g.Data, data, off); err != nil {
-		return 0, st.s.spaceError(fmt.Errorf("write %v: %w", k, err))
+		return 0, st.gate.spaceError(fmt.Errorf("write %v: %w", k, err))
 	}
 	st.copied = append(st.copied, slots{g.ID, off, off + disk.RoundUp(int64(len(data)), disk.BlockSize)})
 	failpoint.Here(failpoint.SettleCopied)
@@ -58,7 +58,8 @@ func (st *settling) durable() error {
 	segs := slices.Collect(maps.Keys(st.added))
 	err := disk.Parallel(segs, func(g *segment.File) error {
 		if err := g.Sync(); err != nil {
-			return st.v.failSync(segment.Name(g.ID), err)
+			st.v.distrustJournals()
+			return st.gate.fail(fmt.Errorf("sync %s: %w", segment.Name(g.ID), err))
 		}
 		return nil
 	})
@@ -70,7 +71,7 @@ func (st *settling) durable() error {
 		return err
 	}
 	if st.restores {
-		st.s.objects.Quarantine.Repaired()
+		st.objects.Quarantine.Repaired()
 	}
 	return nil
 }
@@ -78,39 +79,38 @@ func (st *settling) durable() error {
 // recordIn does step C for one segment.
 func (st *settling) recordIn(g *segment.File) error {
 	objs := st.added[g]
-	err := g.Add(st.s.fs, st.s.sb.ID, objs)
+	err := g.Add(st.fs, st.id, objs)
 	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
-		return st.s.spaceError(err)
+		return st.gate.spaceError(err)
 	}
 	if err != nil {
-		return st.s.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
+		return st.gate.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
 	}
 	failpoint.Here(failpoint.SettleRecorded)
-	st.index(g, objs)
+	st.enter(g, objs)
 	failpoint.Here(failpoint.SettleIndexed)
 	return nil
 }
 
-// index enters recorded objects into the index.
-func (st *settling) index(g *segment.File, objs []segment.Object) {
+// enter enters recorded objects into the index.
+func (st *settling) enter(g *segment.File, objs []segment.Object) {
 	entries := make([]index.Entry, len(objs))
 	for i, o := range objs {
-		st.s.countObject(o)
+		st.count(o)
 		entries[i] = index.Entry{Hash: o.Hash, Location: indexed(segment.At(g.ID, o.Block))}
 	}
-	if err := st.s.index.put(entries); err != nil {
-		st.s.log.Warn("new objects were not entered into the index; the indexer tries again", "error", err)
-		st.s.index.lacks(g.ID)
+	if err := st.index.put(entries); err != nil {
+		st.log.Warn("new objects were not entered into the index; the indexer tries again", "error", err)
+		st.index.lacks(g.ID)
 	}
-	st.s.objects.Stored(objs)
+	st.objects.Stored(objs)
 }
 
-// objectLogLengths returns the lengths of all object logs that have objects, by segment: this
-// settling has written to some, and may refer to objects in others that an interrupted settling has
-// recorded.
-func (s *Store) objectLogLengths() map[uint32]int64 {
+// objectLogLengths returns the lengths of all object logs that have objects, by segment: a settling
+// has written to some, and may refer to objects in others that an interrupted settling has recorded.
+func objectLogLengths(segments *segment.Table) map[uint32]int64 {
 	out := map[uint32]int64{}
-	for _, g := range s.segments.All() {
+	for _, g := range segments.All() {
 		if n := g.ObjectLogSize(); n > record.HeaderSize {
 			out[g.ID] = n
 		}
@@ -120,9 +120,9 @@ func (s *Store) objectLogLengths() map[uint32]int64 {
 
 // trimObjectLogs leaves out of lengths what refs know, and segments that were retired since the
 // lengths were read.
-// REQUIRES: catalog.mu is held.
-func (s *Store) trimObjectLogs(lengths map[uint32]int64) {
+// REQUIRES: mu is held.
+func (c *catalog) trimObjectLogs(lengths map[uint32]int64, segments *segment.Table) {
 	maps.DeleteFunc(lengths, func(g uint32, n int64) bool {
-		return n <= s.catalog.refs.ObjectLogs[g] || s.segments.Get(g) == nil
+		return n <= c.refs.ObjectLogs[g] || segments.Get(g) == nil
 	})
 }

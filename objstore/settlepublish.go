@@ -12,16 +12,16 @@ import (
 
 // publish does steps D and E.
 func (st *settling) publish(root *merkle.Root) error {
-	s, v := st.s, st.v
+	v := st.v
 	id := root.Hash()
-	logs := s.objectLogLengths() // before catalog.mu is taken: a segment's lock may be held over I/O
+	logs := objectLogLengths(st.segments) // before catalog.mu is taken: a segment's lock may be held over I/O
 	head := refs.Record{
 		Op: refs.OpHead, ID: v.ref.ID, Gen: st.l.gen, Root: id.String(), ObjectLogs: logs, Time: time.Now().UTC().Truncate(time.Second),
 	}
-	return s.catalog.publish(st.ctx, v, &head, func() error {
-		s.trimObjectLogs(logs)
+	return st.heads.publish(st.ctx, v, &head, func() error {
+		st.heads.trimObjectLogs(logs, st.segments)
 		if st.pins != nil {
-			if err := s.catalog.mayPinLocked(st, st.pins.chunks); err != nil { // a snapshot may have been made since
+			if err := st.heads.mayPinLocked(st, st.pins.chunks); err != nil { // a snapshot may have been made since
 				return err
 			}
 		}
@@ -29,7 +29,7 @@ func (st *settling) publish(root *merkle.Root) error {
 		return nil
 	}, func() {
 		failpoint.Here(failpoint.SettleRefs)
-		s.catalog.settleViews(v, st.l.gen, *root)
+		st.heads.settleViews(v, st.l.gen, st.cache, *root)
 		st.install(root, id, head.Logical)
 		failpoint.Here(failpoint.SettleBase)
 	})
@@ -57,10 +57,10 @@ func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may
 
 // settleViews gives the views of a generation that has settled a base of their own.
 // REQUIRES: mu is held.
-func (c *catalog) settleViews(v *volume, gen uint64, root merkle.Root) {
+func (c *catalog) settleViews(v *volume, gen uint64, cache *leafCache, root merkle.Root) {
 	for w := range c.views {
 		if w.v == v && w.gen == gen {
-			w.settled(newBase(v.s.leaves, root))
+			w.settled(newBase(cache, root))
 		}
 	}
 }
@@ -69,7 +69,7 @@ func (c *catalog) settleViews(v *volume, gen uint64, root merkle.Root) {
 // under way may still use its journal, which stays open until reclaiming.
 // REQUIRES: catalog.mu is held.
 func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
-	s, v := st.s, st.v
+	v := st.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.base.root, v.base.id = *root, id
@@ -89,10 +89,10 @@ func (st *settling) install(root *merkle.Root, id merkle.Hash, logical int64) {
 	v.layers = append(v.layers[:0:0], v.layers[1:]...)
 	v.tail -= st.l.bytes
 	v.keepPromise()
-	s.reclaimer.expect(v) // before its bytes leave the account: a write must not conclude that there is nothing to wait for
+	st.reclaimer.expect(v) // before its bytes leave the account: a write must not conclude that there is nothing to wait for
 	v.attempts.failed.Store(0)
-	v.unstick()
-	s.space.settled(st.l)
+	v.unstick(st.space)
+	st.space.settled(st.l)
 	if k := v.pins.Load(); k != nil && st.pins == nil && st.l.gen >= k.gen {
 		v.pins.Store(nil)
 	}

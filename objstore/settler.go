@@ -39,8 +39,7 @@ type settler struct {
 	awaited atomic.Int64 // callers that wait for settling, of all volumes
 	clock   atomic.Int64 // uptime in nanoseconds at the last tick; never 0
 
-	pacer     pacer
-	appenders appenders // of objects that settling writes
+	pacer pacer
 }
 
 // settlerDeps are what the settler needs of the store. Only seal and housekeep may block.

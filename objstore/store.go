@@ -65,15 +65,16 @@ type Store struct {
 	maker      *segmentMaker
 	appendPool segmentPool
 
-	space      *spaceAccount
-	usage      *usage
-	accounting *accounting
-	settler    *settler
-	reclaimer  *reclaimer
-	evacuator  *evacuator
-	collector  *collector
-	extender   *extender
-	upkeep     *upkeep
+	space        *spaceAccount
+	usage        *usage
+	accounting   *accounting
+	settler      *settler
+	layerSettler *layerSettler
+	reclaimer    *reclaimer
+	evacuator    *evacuator
+	collector    *collector
+	extender     *extender
+	upkeep       *upkeep
 
 	damageBook
 

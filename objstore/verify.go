@@ -20,10 +20,10 @@ import (
 // nodes (16 MiB: the leaves of 8 GiB of 16 KiB chunks) or from the disk. What has not settled yet
 // has no hash.
 type verifier struct {
-	s     *Store
-	root  merkle.Root
-	off   int64  // of the plan in the image, bytes
-	image string // the volume's name, for errors
+	leaves *leafCache // nil: nothing is verified
+	root   merkle.Root
+	off    int64  // of the plan in the image, bytes
+	image  string // the volume's name, for errors
 }
 
 // verifierFor returns the verifier of a plan that begins at off, over the tree under root. It
@@ -32,12 +32,12 @@ func (v *volume) verifierFor(root *merkle.Root, off int64) verifier {
 	if v == nil || !v.verify.Load() {
 		return verifier{}
 	}
-	return verifier{s: v.s, root: *root, off: off, image: v.Name()}
+	return verifier{leaves: v.s.leaves, root: *root, off: off, image: v.Name()}
 }
 
 // Checked reports whether settled chunks have to be verified as they are read: by Plan.Read, and
 // not by the descriptors of the pieces.
-func (p *Plan) Checked() bool { return p.verifier.s != nil }
+func (p *Plan) Checked() bool { return p.verifier.leaves != nil }
 
 // Read fills buf with the planned range. It blocks. If the plan is Checked, a chunk whose bytes do
 // not have its hash is a CorruptError. Reading is faster if buf is aligned to a page.
@@ -92,7 +92,7 @@ func (k *verifier) chunks(g *segment.File, fileOff, first int64, run []byte) err
 		i := (first + o) / size
 		if hashes == nil || i%merkle.FanOut == 0 {
 			var err error
-			if hashes, err = k.s.leaves.hashes(k.s.ctx, &k.root, i/merkle.FanOut); err != nil {
+			if hashes, err = k.leaves.hashes(k.leaves.life, &k.root, i/merkle.FanOut); err != nil {
 				return err
 			}
 			if hashes == nil {
@@ -118,8 +118,8 @@ func (k *verifier) bad(g *segment.File, fileOff, chunk int64, want, got merkle.H
 	}
 	// Verified readers get an error; others read the bytes as they are, as long as nothing else is
 	// known against them.
-	if k.s.objects.Suspect(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
-		k.s.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
+	if k.leaves.objects.Suspect(segment.At(g.ID, uint32(fileOff/disk.BlockSize)), false) {
+		k.leaves.log.Error("a chunk is damaged: its bytes do not have its hash", slog.String("volume", k.image),
 			slog.Int64("first_sector", from), slog.Int64("last_sector", to), slog.String("file", segment.Name(g.ID)),
 			slog.Int64("offset", fileOff), slog.String("hash", want.String()), slog.String("found", got.String()))
 	}
