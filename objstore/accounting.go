@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	accountingPause = 250 * time.Millisecond // between two looks at what has changed
+	accountingPause = 250 * time.Millisecond // at least, between two looks at what has changed
+	accountingShare = 50                     // times as long as the look at all names took, at least
 	accountingRetry = time.Minute            // after a failure
 	accountingTurn  = 64                     // nodes that are read between two pauses
 )
@@ -53,6 +54,7 @@ type accounting struct {
 	background func(func()) bool // runs a function on a goroutine that Close waits for; false: the store is being closed
 
 	asked   chan struct{}
+	looking atomic.Int64              // nanoseconds that the last look at all names took
 	waiting atomic.Int64              // callers that wait for the counts: work without pauses
 	live    atomic.Pointer[liveBytes] // as of the last sync; nil: not counted yet
 
@@ -120,7 +122,7 @@ func (a *accounting) run(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		if wait = accountingPause; !a.ready() {
+		if wait = max(accountingPause, accountingShare*time.Duration(a.looking.Load())); !a.ready() {
 			a.ask()
 			continue
 		}
@@ -217,6 +219,8 @@ func (a *accounting) hold() map[merkle.Hash]namedRoot {
 	named := map[merkle.Hash]namedRoot{}
 	a.catalog.mu.Lock() // over both, so that no root loses its last name in between
 	defer a.catalog.mu.Unlock()
+	began := time.Now()
+	defer func() { a.looking.Store(int64(time.Since(began))) }()
 	a.catalog.eachRoot(func(h merkle.Hash, size int64) { named[h] = namedRoot{size, named[h].names + 1} })
 	a.heldMu.Lock()
 	defer a.heldMu.Unlock()

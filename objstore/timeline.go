@@ -47,6 +47,7 @@ type timeline struct {
 	volumes map[uuid.UUID][]*pastState // in order of generation; none is empty
 	saved   map[stateKey]rootOf        // what the file has, or may have
 	changed bool                       // since it was saved
+	failing bool                       // the last try to save has failed
 	savedAt time.Duration              // by the clock's elapsed: when it was saved, or that was tried
 	bytes   int64                      // of the file
 }
@@ -266,15 +267,27 @@ func (t *timeline) saveDue() bool {
 	return t.changed && t.clock.elapsed()-t.savedAt >= max(saveEvery, time.Duration(t.bytes/saveBandwidth)*time.Second)
 }
 
-// saveHistory saves the past states if they have changed and the store takes writes. An error is
-// logged: states are tried again, and volumes do not depend on them.
+// saveHistory saves the past states if they have changed and the store takes writes. The first of
+// several errors is logged, and their end: states are tried again, and volumes do not depend on them.
 func (s *Store) saveHistory() {
 	if s.writeError() != nil {
 		return
 	}
-	if err := s.catalog.past.save(); err != nil {
+	err := s.catalog.past.save()
+	switch was := s.catalog.past.noteFailing(err != nil); {
+	case err != nil && !was:
 		s.log.Warn("the history of volumes was not saved, and is retried", "error", err)
+	case err == nil && was:
+		s.log.Info("the history of volumes was saved again")
 	}
+}
+
+// noteFailing notes whether the last save has failed, and returns whether the one before had.
+func (t *timeline) noteFailing(now bool) (was bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was, t.failing = t.failing, now
+	return was
 }
 
 // save replaces the file if the states have changed. After an error the file has the states of

@@ -2,8 +2,11 @@ package objstore
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -428,5 +431,39 @@ func TestPruneHistory(t *testing.T) {
 	r.s.saveHistory()
 	if b := disktest.ReadFile(t, r.mem, past.File); len(b) != past.HeaderSize {
 		t.Errorf("the file has %d bytes", len(b))
+	}
+}
+
+// A file of states that can't be replaced is said once, however often that is tried, and so is its
+// end.
+func TestHistoryNotSavedIsSaidOnce(t *testing.T) {
+	var log logBuffer
+	r := newRig(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	v := r.volume("a", 1<<20)
+	_, err := r.s.SetRetention(t.Context(), "a", keeping(Retention{KeepLast: 9}))
+	must(t, err)
+	must(t, v.Close())
+	r.end("closed")
+	var full atomic.Bool
+	r.open(func(op vfs.Op) error {
+		if full.Load() && strings.HasPrefix(op.Name, past.File) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	v = r.volume("a", 0)
+	full.Store(true)
+	r.settles(v, 1)
+	for range 5 {
+		r.s.saveHistory()
+	}
+	full.Store(false)
+	for range 3 {
+		r.s.saveHistory()
+	}
+	for _, line := range []string{"the history of volumes was not saved", "the history of volumes was saved again"} {
+		if n := strings.Count(log.String(), line); n != 1 {
+			t.Errorf("%q is in the log %d times", line, n)
+		}
 	}
 }

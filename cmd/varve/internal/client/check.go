@@ -11,7 +11,7 @@ import (
 
 // Check checks the store for damage. It calls progress from time to time.
 func (c *Client) Check(ctx context.Context, r protocol.CheckStore, progress func(objstore.CheckProgress)) (report *objstore.CheckReport, err error) {
-	err = follow(ctx, c, "/v1/check", r, maxAnswer, func(e protocol.CheckEvent) (bool, error) {
+	err = follow(ctx, c, "/v1/check", r, func(e protocol.CheckEvent) (bool, error) {
 		switch {
 		case e.Error != nil:
 			return true, e.Error

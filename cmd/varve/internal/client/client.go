@@ -20,7 +20,7 @@ import (
 	"varve/objstore"
 )
 
-// maxAnswer bounds the body of a response, in bytes.
+// maxAnswer bounds the body of a response, or an event of one that is answered with events, in bytes.
 const maxAnswer = 256 << 20
 
 var errGone = errors.New("the daemon went away before it answered; its log says why")

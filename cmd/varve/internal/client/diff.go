@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"math"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore"
@@ -13,8 +12,7 @@ import (
 func (c *Client) Diff(ctx context.Context, r protocol.Diff, begin func(objstore.DiffImages) error,
 	changed func(objstore.Change) error,
 ) (total objstore.DiffTotal, err error) {
-	const limit = math.MaxInt64 // the answer may have any length
-	err = follow(ctx, c, "/v1/diff", r, limit, func(e protocol.DiffEvent) (bool, error) {
+	err = follow(ctx, c, "/v1/diff", r, func(e protocol.DiffEvent) (bool, error) {
 		switch {
 		case e.Error != nil:
 			return true, e.Error

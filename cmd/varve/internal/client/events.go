@@ -10,9 +10,9 @@ import (
 )
 
 // follow sends a request that is answered with events, one JSON value a line, and calls event for
-// each of them until it returns true, or an error. The answer has at most limit bytes; none of it is
-// kept.
-func follow[E any](ctx context.Context, c *Client, path string, body any, limit int64, event func(E) (last bool, err error)) error {
+// each of them until it returns true, or an error. The answer may have any length, as none of it is
+// kept, and an event at most maxAnswer bytes.
+func follow[E any](ctx context.Context, c *Client, path string, body any, event func(E) (last bool, err error)) error {
 	ctx, end := c.watched(ctx)
 	defer end()
 	var resp *http.Response
@@ -24,9 +24,11 @@ func follow[E any](ctx context.Context, c *Client, path string, body any, limit 
 		return because(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	events := json.NewDecoder(io.LimitReader(resp.Body, limit))
+	answer := &eventReader{r: resp.Body}
+	events := json.NewDecoder(answer)
 	for {
 		var e E
+		answer.left = maxAnswer
 		err := events.Decode(&e)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -38,6 +40,24 @@ func follow[E any](ctx context.Context, c *Client, path string, body any, limit 
 			return err
 		}
 	}
+}
+
+// eventReader reads left bytes, and then fails.
+type eventReader struct {
+	r    io.Reader
+	left int
+}
+
+var errLongEvent = fmt.Errorf("an event of more than %d bytes", maxAnswer)
+
+// Read implements [io.Reader].
+func (r *eventReader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, errLongEvent
+	}
+	n, err := r.r.Read(p[:min(len(p), r.left)])
+	r.left -= n
+	return n, err
 }
 
 // begin sends a request that is answered with events, and returns the response, whose body has them.

@@ -63,6 +63,16 @@ func (b *bar) update(done, total int64) {
 	}
 }
 
+// complete shows that all is done, n bytes if nothing was said of their number before.
+func (b *bar) complete(n int64) {
+	if b.began.IsZero() {
+		b.t.UpdateTotal(n)
+		b.t.SetValue(n)
+		return
+	}
+	b.t.SetValue(b.t.Total)
+}
+
 func (b *bar) end() {
 	if b.w == nil {
 		return

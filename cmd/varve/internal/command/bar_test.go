@@ -42,6 +42,11 @@ func shown(t *testing.T, tty, screen *os.File) string {
 	b.update(50<<20, 100<<20)
 	time.Sleep(time.Second) // the bar is drawn every 200 ms
 	b.end()
+	return drawn(screen)
+}
+
+// drawn returns what was written to the terminal.
+func drawn(screen *os.File) string {
 	var out []byte
 	buf := make([]byte, 64<<10)
 	for {
@@ -87,5 +92,20 @@ func TestBar(t *testing.T) {
 	b.end()
 	if st, err := file.Stat(); err != nil || st.Size() > 0 {
 		t.Errorf("in a file the bar has %d bytes (%v)", st.Size(), err)
+	}
+}
+
+// A bar that ends before anything was said of what is done shows what was done.
+func TestBarOfSomethingQuick(t *testing.T) {
+	screen, tty := terminal(t)
+	t.Setenv("TERM", "xterm")
+	b := newBar(tty, "check")
+	for !b.w.IsRenderInProgress() {
+		time.Sleep(time.Millisecond)
+	}
+	b.complete(42 << 20)
+	b.end()
+	if text := drawn(screen); !strings.Contains(text, "42MiB") {
+		t.Errorf("the bar is %q, want 42MiB", text)
 	}
 }

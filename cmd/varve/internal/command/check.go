@@ -104,6 +104,9 @@ func (f *checkFlags) request(cmd *cobra.Command) (r protocol.CheckStore, err err
 func (a *app) check(cmd *cobra.Command, c *client.Client, r protocol.CheckStore) error {
 	bar := newBar(cmd.ErrOrStderr(), "check")
 	report, err := c.Check(cmd.Context(), r, func(p objstore.CheckProgress) { bar.update(p.Done, p.Total) })
+	if err == nil {
+		bar.complete(report.Bytes)
+	}
 	bar.end()
 	if err != nil {
 		if r.Percent == 0 && r.Since.IsZero() && cmd.Context().Err() != nil && (r.Resume || c.Daemon() != nil) {
