@@ -5,18 +5,45 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
 
+// earlier is a varve from before stores had features.
+type earlier struct {
+	program string
+	words   []string // with which it refuses a store that has some
+}
+
+// earlierVarves returns the earlier version, if the repository has it in its history, and this one
+// made to know no feature.
+func earlierVarves(t *testing.T) []earlier {
+	t.Helper()
+	program, simulated := os.Getenv("VARVE_BIN_EARLIER"), os.Getenv("VARVE_BIN_NOFEATURES")
+	if program == "" || simulated == "" {
+		t.Fatal("VARVE_BIN_EARLIER or VARVE_BIN_NOFEATURES is not set: an earlier varve, and one that is built with -tags nofeatures")
+	}
+	list := []earlier{{simulated, []string{"unsupported format version", "feature 2 (resize)", "newer varve"}}}
+	switch commit, err := os.ReadFile(program + ".commit"); {
+	case os.IsNotExist(err):
+		t.Log("the repository lacks its history, or that does not build here: the earlier version is simulated")
+	case err != nil:
+		t.Fatal(err)
+	default:
+		t.Logf("the earlier version is that of commit %s", commit)
+		words := []string{"unsupported format version", "version 2, this varve reads version 1"}
+		list = slices.Insert(list, 0, earlier{program, words})
+	}
+	return list
+}
+
 // TestUpgradeAcrossFeatures upgrades a daemon under a mounted ext4 from a varve that knows no feature,
 // back to it, and forth again, as long as the store uses none. Once a volume was resized, that varve
-// is refused with the name of what it lacks, and the daemon that serves goes on.
+// is refused in words that say why, and the daemon that serves goes on.
 func TestUpgradeAcrossFeatures(t *testing.T) {
-	before := os.Getenv("VARVE_BIN_NOFEATURES")
-	if before == "" {
-		t.Fatal("VARVE_BIN_NOFEATURES is not set: a varve that is built with -tags nofeatures")
-	}
+	olds := earlierVarves(t)
+	before := olds[0].program
 	ctx := limit(t, 3*time.Minute)
 	n := newNode(ctx, t)
 	now := n.program
@@ -46,8 +73,10 @@ func TestUpgradeAcrossFeatures(t *testing.T) {
 	upgrade(now)
 	n.varve(ctx, "volume", "resize", "disk", "300M")
 	must(ctx, t, "resize2fs", dev)
-	n.program = before
-	n.refuse(ctx, []string{"unsupported format version", "feature 2 (resize)", "newer varve"}, "upgrade")
+	for _, old := range olds {
+		n.program = old.program
+		n.refuse(ctx, old.words, "upgrade")
+	}
 	n.program = now
 	sums["refused"] = write("refused")
 	upgrade(now)

@@ -171,6 +171,13 @@ func buildPrograms(ctx context.Context, j *job, dir string, packages []string) e
 				return err
 			}
 		}
+		program, err := filepath.Abs(filepath.Join(bin, "varve-earlier"))
+		if err == nil {
+			err = buildEarlier(ctx, j, program)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for _, pkg := range packages {
 		if err := j.command(ctx, static, "go", "test", "-c", "-tags", "integration", "-o", programFile(dir, pkg), pkg); err != nil {

@@ -125,7 +125,7 @@ func (p *program) command(ctx context.Context, dir string, memory int, disks []s
 	}
 	cmd := exec.CommandContext(ctx, self, append(args, "--", "cd "+quote(filepath.Join(top, p.pkg))+" && "+strings.Join(test, " "))...)
 	cmd.Env = append(os.Environ(), "VARVE_BIN="+filepath.Join(top, "bin/varve"), "VARVE_BIN_FAILPOINT="+filepath.Join(dir, "bin/varve-failpoint"),
-		"VARVE_BIN_NOFEATURES="+filepath.Join(dir, "bin/varve-nofeatures"),
+		"VARVE_BIN_NOFEATURES="+filepath.Join(dir, "bin/varve-nofeatures"), "VARVE_BIN_EARLIER="+filepath.Join(dir, "bin/varve-earlier"),
 		"VARVE_REQUIRE_UBLK=1", "GOROOT="+strings.TrimSpace(string(goroot)), "VARVE_VM_CONSOLE="+filepath.Join(dir, p.name+".console"))
 	return cmd, nil
 }
