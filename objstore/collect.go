@@ -25,10 +25,12 @@ type CollectReport struct {
 	Swept    int       `json:"swept"`    // of Segments, those that dead objects were taken out of
 	Dead     int64     `json:"dead"`     // objects that were taken out, or would be
 	Freed    int64     `json:"freed"`    // bytes that were given back to the file system, or would be
-	Kept     int64     `json:"kept"`     // bytes of dead objects that stay: too scattered to be punched, or the last of a segment
+	Kept     int64     `json:"kept"`     // bytes of dead objects that stay: too scattered to be punched, or a small part of a segment in use
 	Memory   int64     `json:"memory"`   // bytes that the filter took
 	Read     int64     `json:"read"`     // bytes of tree nodes and of object lists
-	Written  int64     `json:"written"`  // bytes of object lists
+	Written  int64     `json:"written"`  // bytes of object lists, and of copies
+	Copied   int64     `json:"copied"`   // bytes of objects that were copied out of segments with little alive
+	Retired  int       `json:"retired"`  // segments that were unlinked
 }
 
 // CollectPhase is what the collector does.

@@ -11,13 +11,22 @@ import (
 // written over and over, and in the one that settling copies to. If a good part of such a segment is
 // dead, whoever appends to it goes on in another one, and it is sealed, and swept like the others.
 
-// endOpen ends open segments with a good part of dead objects.
+// endOpen ends open segments with a good part of dead objects. A dry run counts what that would free,
+// once all of it has settled.
 func (y *cycle) endOpen(ctx context.Context) error {
-	if y.dryRun {
-		return nil
-	}
 	for _, g := range y.s.segments.All() {
-		if g.Sealed() || g.Shortened() || g.Damaged() || !y.worthEnding(g) {
+		if g.Sealed() || g.Shortened() || g.Damaged() {
+			continue
+		}
+		dead, worth := y.worthEnding(g)
+		switch {
+		case !worth:
+			y.report.Kept += dead
+			continue
+		case y.dryRun:
+			if err := y.foretell(g, g.SurveyOpen(y.filter.Has, y.limits)); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := y.s.endSegment(ctx, g); err != nil {
@@ -27,17 +36,17 @@ func (y *cycle) endOpen(ctx context.Context) error {
 	return nil
 }
 
-// worthEnding reports whether enough of an open segment is dead: as much as makes a cycle that the
+// worthEnding returns how many bytes of an open segment are dead, and whether that is enough: as much as makes a cycle that the
 // store has begun itself write a sealed segment's list anew.
-func (y *cycle) worthEnding(g *segment.File) bool {
-	var all, dead int64
+func (y *cycle) worthEnding(g *segment.File) (dead int64, worth bool) {
+	all := int64(0)
 	for _, o := range g.OpenObjects() {
 		n := disk.RoundUp(int64(o.Length), disk.BlockSize)
 		if all += n; !y.filter.Has(&o.Hash) {
 			dead += n
 		}
 	}
-	return dead >= leastDead || dead > all/leastShare
+	return dead, dead >= leastDead || dead > all/leastShare
 }
 
 // endSegment has whoever appends to a segment go on in another one, and seals it, unless something
@@ -46,6 +55,10 @@ func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
 	if s.appendPool.remove(g) {
 		g.Full = true // nobody else has it
 		return s.sealSegment(g)
+	}
+	if in := &s.evacuator.appenders; in.has(g) {
+		in.leave(g)
+		return s.sealFilled(in)
 	}
 	if in := &s.layerSettler.appenders; in.has(g) {
 		return s.settler.do(ctx, func(context.Context) error {

@@ -114,9 +114,14 @@ type cycleOptions struct {
 type cycle struct {
 	*collector
 	cycleOptions
-	seed   mark.Seed
-	filter *mark.Filter
-	report CollectReport
+	seed     mark.Seed
+	filter   *mark.Filter
+	limits   segment.HoleLimits
+	lastPass bool
+	noRoom   error           // ErrNoSpace of a list that was to be written: until some room is made, no other is tried
+	allDead  []*segment.File // sealed ones of this pass in which nothing is alive
+	weighed  []weighed       // in a dry run: the segments as a sweep would leave them
+	report   CollectReport
 }
 
 // errHeldBack is why nothing is collected while a volume is refused.
@@ -167,11 +172,18 @@ func (y *cycle) run(ctx context.Context) error {
 	if err := y.letGo(ctx); err != nil {
 		return err
 	}
+	if err := y.setLimits(); err != nil {
+		return err
+	}
 	objects := y.countObjects()
 	passes := mark.Passes(objects, y.s.opts.CollectMemory)
+	size := objects
+	if 2*objects <= min(y.s.opts.CollectMemory, roomyFilter) {
+		size *= 2
+	}
 	defer y.marks.Store(nil)
 	for part := range passes {
-		y.filter = mark.NewFilter(y.seed, objects, part, passes)
+		y.filter, y.lastPass = mark.NewFilter(y.seed, size, part, passes), part == passes-1
 		y.report.Memory = y.filter.Bytes()
 		if err := y.pass(ctx); err != nil {
 			return err
@@ -201,7 +213,32 @@ func (y *cycle) pass(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.CollectMarked)
-	return y.sweep(ctx)
+	for {
+		before := y.report.Freed
+		if err := y.sweep(ctx); err != nil {
+			return err
+		}
+		if y.dryRun {
+			return y.foretellEvacuation()
+		}
+		if err := y.evacuate(ctx); err != nil || y.noRoom == nil {
+			return err
+		}
+		if y.report.Freed <= before {
+			return y.noRoom
+		}
+		y.noRoom, y.report.Kept = nil, 0 // unlinking has made some
+	}
+}
+
+// setLimits says which holes are punched.
+func (y *cycle) setLimits() error {
+	y.limits = segment.HoleLimits{Shortest: y.s.opts.shortestHole, Most: mostHoles}
+	frees, err := y.s.punchFrees()
+	if !frees {
+		y.limits.Shortest = max(y.limits.Shortest, wholeExtents)
+	}
+	return err
 }
 
 // mayFree returns why nothing may be freed now, or nil.

@@ -18,6 +18,12 @@ const (
 	shortestHole = 64 << 10
 	// mostHoles bounds the holes that are punched into a segment at once.
 	mostHoles = 1024
+	// wholeExtents is the shortest hole where the file system frees extents as a whole (btrfs): a hole
+	// of that length has some in it, of whatever writes, or is at the end of one at least.
+	wholeExtents = 4 * MaxRequest
+	// roomyFilter is up to how many bytes a filter takes two bytes for each object: one in a thousand of
+	// the dead passes for alive then, instead of three in a hundred, each of which splits a hole.
+	roomyFilter = 64 << 20
 	// punchCost is what punching a hole counts for the rate, in bytes: it takes about as long as
 	// reading them.
 	punchCost = 64 << 10
@@ -52,14 +58,13 @@ func (y *cycle) sweep(ctx context.Context) error {
 // sweepSegment takes what is dead out of a segment. An error ends the cycle.
 func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 	if g.Shortened() { // an earlier cycle had no room to go on
-		return y.punchAndSeal(ctx, g, []segment.Span{{From: disk.BlockSize, To: g.Capacity}})
+		return y.unlessFull(y.punchAndSeal(ctx, g, []segment.Span{{From: disk.BlockSize, To: g.Capacity}}))
 	}
 	footer := g.FooterSize()
 	if err := y.pace(ctx, footer); err != nil {
 		return err
 	}
-	limits := segment.HoleLimits{Shortest: y.s.opts.shortestHole, Most: mostHoles}
-	found, err := g.Survey(y.filter.Has, limits)
+	found, err := g.Survey(y.filter.Has, y.limits)
 	if disk.Damaged(err) {
 		y.s.objects.NoteDamage(g, err)
 	}
@@ -70,9 +75,11 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 		return err
 	}
 	y.report.Read += footer
-	if y.dryRun {
-		y.report.count(found)
-		y.report.Freed += found.Bytes()
+	switch {
+	case y.dryRun:
+		return y.foretell(g, found)
+	case found.AllDead():
+		y.allDead = append(y.allDead, g) // counted when it is gone
 		return nil
 	}
 	chunks, others := g.Stored()
@@ -80,10 +87,24 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 		y.report.Kept += found.Kept + dead
 		return nil
 	}
+	if y.noRoom != nil {
+		y.report.Kept += found.Kept + found.Bytes()
+		return nil
+	}
 	if err := y.pace(ctx, 2*footer); err != nil {
 		return err
 	}
-	return y.free(ctx, g, found)
+	return y.unlessFull(y.free(ctx, g, found))
+}
+
+// unlessFull returns an error that ends the cycle. After ErrNoSpace the segment is in order, and room
+// may come from unlinking others.
+func (y *cycle) unlessFull(err error) error {
+	if errors.Is(err, ErrNoSpace) {
+		y.noRoom = err
+		return nil
+	}
+	return err
 }
 
 // count adds what was found in a segment to the report.
@@ -104,7 +125,7 @@ func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrink
 		return err
 	}
 	chunks, others := g.Stored()
-	err = g.Shrink(s.fs, s.sb.ID, found, y.filter.Has, segment.HoleLimits{Shortest: s.opts.shortestHole, Most: mostHoles})
+	err = g.Shrink(s.fs, s.sb.ID, found, y.filter.Has, y.limits)
 	nowChunks, nowOthers := g.Stored()
 	s.chunkBytes.Add(nowChunks - chunks)
 	s.nodeBytes.Add(nowOthers - others)
@@ -121,12 +142,10 @@ func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrink
 	}
 	y.report.Written += g.FooterSize()
 	if after, err := s.usage.file(segment.Name(g.ID)); err == nil {
-		y.report.Freed += before - after
-		y.mu.Lock()
-		y.state.Freed = y.report.Freed
-		y.mu.Unlock()
+		y.addFreed(before - after)
 	}
-	return y.unindex(g, found.Dead)
+	s.unindex(g, found.Dead)
+	return nil
 }
 
 // trouble returns what becomes of the cycle, and of the store, after an error of a segment's list:
@@ -175,21 +194,21 @@ func (y *cycle) waitLookups(ctx context.Context) error {
 	}
 }
 
-// unindex removes objects from the index. It is a hint: what can't be removed stays.
-func (y *cycle) unindex(g *segment.File, dead []segment.Object) error {
+// unindex removes objects that are not in a segment any more from the index. The index is a hint:
+// what can't be removed stays.
+func (s *Store) unindex(g *segment.File, gone []segment.Object) {
 	entries := make([]index.Entry, 0, indexBatch)
-	for batch := range slices.Chunk(dead, indexBatch) {
+	for batch := range slices.Chunk(gone, indexBatch) {
 		entries = entries[:0]
 		for i := range batch {
 			loc := segment.At(g.ID, batch[i].Block)
-			y.s.objects.Gone(loc)
+			s.objects.Gone(loc)
 			entries = append(entries, index.Entry{Hash: batch[i].Hash, Location: indexed(loc)})
 		}
-		if err := y.s.index.remove(entries); err != nil {
-			y.s.log.Warn("dead objects stay in the index", "segment", g.ID, "error", err)
+		if err := s.index.remove(entries); err != nil {
+			s.log.Warn("dead objects stay in the index", "segment", g.ID, "error", err)
 			break
 		}
 	}
 	failpoint.Here(failpoint.CollectIndexed)
-	return nil
 }

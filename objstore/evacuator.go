@@ -31,12 +31,13 @@ import (
 // leaves a file that opening removes. What was copied before an error is not copied again: a good copy
 // that the index leads to is as good as one that is made.
 //
-// An evacuator is used by one collection at a time; it has no lock.
+// An evacuator is used by one collection at a time, which holds collector.running; it has no lock.
 type evacuator struct {
 	s         *Store
 	appenders appenders
-	vacant    []*segment.File // after step 2, with files
-	buf       []byte          // an object
+	vacant    []*segment.File                              // after step 2, with files
+	buf       []byte                                       // an object
+	pace      func(ctx context.Context, bytes int64) error // keeps to the collector's rate
 }
 
 const (
@@ -45,10 +46,15 @@ const (
 	// evacuationGroup is how many bytes are copied at most before the files that they were copied out
 	// of are unlinked.
 	evacuationGroup = 64 << 20
+	// evacuationFiles is how many files are unlinked together at most.
+	evacuationFiles = 256
 )
 
 func newEvacuator(s *Store) *evacuator {
-	return &evacuator{s: s, appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize)}
+	return &evacuator{
+		s: s, appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize),
+		pace: func(ctx context.Context, _ int64) error { return ctx.Err() },
+	}
 }
 
 // errStays is why a segment is not evacuated: what is in it can't be told, or read.
@@ -57,6 +63,7 @@ var errStays = errors.New("the segment stays")
 // evacuated is what became of an evacuation.
 type evacuated struct {
 	segments int   // unlinked
+	dead     int64 // objects that were not copied
 	copied   int64 // bytes
 	freed    int64 // bytes that the unlinked files occupied
 }
@@ -67,8 +74,9 @@ type evacuated struct {
 func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live func(*merkle.Hash) bool) (done evacuated, err error) {
 	group := int64(0)
 	for _, g := range segs {
-		n, err := e.empty(ctx, g, live)
+		n, dead, err := e.empty(ctx, g, live)
 		done.copied += n
+		done.dead += dead
 		if errors.Is(err, errStays) {
 			e.s.log.Warn("a segment is not freed", "file", segment.Name(g.ID), "error", err)
 			continue
@@ -77,7 +85,7 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 			return done, err
 		}
 		e.vacant = append(e.vacant, g)
-		if group += n; group < evacuationGroup {
+		if group += n; group < evacuationGroup && len(e.vacant) < evacuationFiles {
 			continue
 		}
 		group = 0
@@ -91,15 +99,16 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 	return done, e.s.sealFilled(&e.appenders)
 }
 
-// empty does steps 1 and 2 for a sealed segment, and returns how many bytes were copied.
-func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkle.Hash) bool) (copied int64, err error) {
+// empty does steps 1 and 2 for a sealed segment, and returns how many bytes were copied, and how many
+// objects were dead.
+func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkle.Hash) bool) (copied, dead int64, err error) {
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
 		e.s.objects.NoteDamage(g, err)
-		return 0, fmt.Errorf("%w: %w", errStays, err)
+		return 0, 0, fmt.Errorf("%w: %w", errStays, err)
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	moved := map[uint32]bool{}
 	todo := slices.DeleteFunc(slices.Clone(objs), func(o segment.Object) bool { return !live(&o.Hash) })
@@ -109,7 +118,7 @@ func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkl
 			todo = todo[len(batch):]
 			n, err := e.copy(ctx, g, batch)
 			if copied += n; err != nil {
-				return copied, err
+				return copied, 0, err
 			}
 			for i := range batch {
 				moved[batch[i].Block] = true
@@ -119,13 +128,14 @@ func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkl
 		chunks, others := g.Stored()
 		left, ok := g.Vacate(objs, func(block uint32) bool { return moved[block] }, live)
 		if !ok {
-			return copied, fmt.Errorf("%w: it is not sealed, or its list is damaged", errStays)
+			return copied, 0, fmt.Errorf("%w: it is not sealed, or its list is damaged", errStays)
 		}
 		if len(left) == 0 {
 			e.s.chunkBytes.Add(-chunks)
 			e.s.nodeBytes.Add(-others)
 			failpoint.Here(failpoint.EvacuateVacated)
-			return copied, nil
+			e.s.unindex(g, objs)
+			return copied, int64(len(objs) - len(moved)), nil
 		}
 		todo = left
 	}
@@ -209,7 +219,7 @@ func (e *evacuator) mayTake(objs []segment.Object) error {
 // copy, to which the index leads: then to is nil.
 func (e *evacuator) copyObject(ctx context.Context, g *segment.File, o *segment.Object) (to *segment.File, at segment.Object, err error) {
 	s := e.s
-	if err := ctx.Err(); err != nil {
+	if err := e.pace(ctx, 2*int64(o.Length)); err != nil {
 		return nil, at, err
 	}
 	if loc, ok := s.objects.Lookup(&o.Hash, o.Kind); ok && loc != segment.At(g.ID, o.Block) && s.objects.Intact(loc, &o.Hash, o.Kind) {

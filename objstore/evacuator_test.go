@@ -18,6 +18,15 @@ import (
 // alive is for evacuations of all that is listed.
 func alive(*merkle.Hash) bool { return true }
 
+// evacuateAll evacuates segments as a collection does for which everything is alive.
+func evacuateAll(ctx context.Context, s *Store, segs []*segment.File) (evacuated, error) {
+	if err := s.collector.running.LockContext(ctx); err != nil {
+		return evacuated{}, err
+	}
+	defer s.collector.running.Unlock()
+	return s.evacuator.evacuate(ctx, segs, alive)
+}
+
 // sealedSegments returns the segments that are sealed.
 func sealedSegments(s *Store) []*segment.File {
 	var out []*segment.File
@@ -318,7 +327,7 @@ func (w *world) opEvacuate() {
 			segs = append(segs, g)
 		}
 	}
-	done, err := w.s.evacuator.evacuate(ctx, segs, alive)
+	done, err := evacuateAll(ctx, w.s, segs)
 	w.note("evacuate %d segments: %+v, %v", len(segs), done, err)
 	if errors.Is(err, ErrNoSpace) || !w.answered(err, "evacuate") {
 		return

@@ -28,15 +28,7 @@ const (
 //
 // It is called behind a sweep, which has punched what can be punched. live is as for evacuate.
 func (e *evacuator) victims(live func(*merkle.Hash) bool) ([]*segment.File, error) {
-	share := int64(2)
-	if e.s.files != nil {
-		if frees, err := e.s.files.PunchFrees(); err != nil {
-			return nil, err
-		} else if !frees {
-			share = 4
-		}
-	}
-	var chosen, small []weighed
+	var all []weighed
 	for _, g := range e.s.segments.All() {
 		if !g.Sealed() || g.Damaged() || e.s.holds(g) {
 			continue
@@ -45,10 +37,38 @@ func (e *evacuator) victims(live func(*merkle.Hash) bool) ([]*segment.File, erro
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, w)
+	}
+	chosen, err := e.choose(all)
+	out := make([]*segment.File, len(chosen))
+	for i := range chosen {
+		out[i] = chosen[i].g
+	}
+	return out, err
+}
+
+// punchFrees reports whether punching a part of what was written at once frees anything.
+func (s *Store) punchFrees() (bool, error) {
+	if s.files == nil {
+		return true, nil
+	}
+	return s.files.PunchFrees()
+}
+
+// choose returns those that are victims.
+func (e *evacuator) choose(all []weighed) ([]weighed, error) {
+	share := int64(2)
+	if frees, err := e.s.punchFrees(); err != nil {
+		return nil, err
+	} else if !frees {
+		share = 4
+	}
+	var chosen, small []weighed
+	for _, w := range all {
 		switch {
 		case w.objects > 0 && w.alive == 0, w.waste() >= leastWaste && w.waste() >= w.used/share:
 			chosen = append(chosen, w)
-		case w.known && w.alive < g.Capacity/4:
+		case w.known && w.alive < w.g.Capacity/4:
 			small = append(small, w)
 		}
 	}
@@ -56,11 +76,7 @@ func (e *evacuator) victims(live func(*merkle.Hash) bool) ([]*segment.File, erro
 		chosen = append(chosen, small...)
 	}
 	slices.SortStableFunc(chosen, func(a, b weighed) int { return cmp.Compare(a.alive, b.alive) })
-	out := make([]*segment.File, len(chosen))
-	for i := range chosen {
-		out[i] = chosen[i].g
-	}
-	return out, nil
+	return chosen, nil
 }
 
 // weighed is what is known of a segment, in bytes.
@@ -69,6 +85,7 @@ type weighed struct {
 	used    int64 // on disk
 	alive   int64 // that living objects occupy, in whole blocks
 	objects int   // in its list
+	footer  int64 // on disk
 	known   bool  // alive is known
 }
 
@@ -77,7 +94,7 @@ func (w *weighed) waste() int64 {
 	if !w.known {
 		return 0
 	}
-	return w.used - w.alive - w.g.FooterSize() - disk.BlockSize
+	return w.used - w.alive - w.footer - disk.BlockSize
 }
 
 // weigh finds out what lives in a sealed segment. It reads the list.
@@ -86,7 +103,7 @@ func (e *evacuator) weigh(g *segment.File, live func(*merkle.Hash) bool) (weighe
 	if err != nil {
 		return weighed{}, err
 	}
-	w := weighed{g: g, used: used}
+	w := weighed{g: g, used: used, footer: g.FooterSize()}
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
 		e.s.objects.NoteDamage(g, err)

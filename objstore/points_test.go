@@ -556,7 +556,7 @@ func (c *pointWorker) step(dir string) {
 			c.must(c.s.Settle(context.Background()))
 		}
 		if c.r.IntN(3) == 0 {
-			_, err := c.s.evacuator.evacuate(context.Background(), sealedSegments(c.s), alive)
+			_, err := evacuateAll(context.Background(), c.s, sealedSegments(c.s))
 			c.must(err)
 		}
 		if c.r.IntN(3) == 0 {

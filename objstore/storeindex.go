@@ -141,12 +141,21 @@ func (x *storeIndex) replace(entries []index.Entry, wrong []conflict) error {
 	return ix.Put(instead)
 }
 
-// remove removes those entries whose location is still the one in the index: an object that was
-// stored again keeps its newer one.
+// remove removes those entries whose location is still the one in the index, and in the one that is
+// to replace it: an object that was stored again keeps its newer one.
 func (x *storeIndex) remove(entries []index.Entry) error {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
-	ix := x.now()
+	var err error
+	if n := x.next.Load(); n != nil {
+		err = removeFrom(n.now(), entries)
+	}
+	return errors.Join(err, removeFrom(x.now(), entries))
+}
+
+// removeFrom is remove for one index.
+// REQUIRES: putMu is held.
+func removeFrom(ix index.Index, entries []index.Entry) error {
 	gone := make([][32]byte, 0, len(entries))
 	for i := range entries {
 		if p, ok := ix.Get(&entries[i].Hash); ok && p == entries[i].Location {

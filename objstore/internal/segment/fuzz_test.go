@@ -88,6 +88,8 @@ func zeroTails(all Entries) []byte {
 func FuzzObjectLog(f *testing.F) {
 	log, _ := goldenFiles(f)
 	f.Add(log[record.HeaderSize:])
+	fs, _ := shortened(f)
+	f.Add(disktest.ReadFile(f, fs, ObjectLogName(7))[record.HeaderSize:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<16 {
 			return

@@ -36,7 +36,8 @@ type Span struct{ From, To int64 }
 // Shrinking is what a shrinking of a segment would take out, or has taken out, of its object list.
 type Shrinking struct {
 	Live, Dead []Object // in order of block
-	Kept       int64    // bytes of objects in Live that are dead: in holes too short to be punched, or the last one
+	Kept       int64    // bytes of objects in Live that are dead: in holes too short to be punched
+	Alive      int64    // bytes that the objects occupy that were alive
 	Holes      []Span   // to be punched: everything in them is dead; in order
 
 	footer         int64 // the length of the footer that is replaced
@@ -50,6 +51,11 @@ func (s *Shrinking) Bytes() (n int64) {
 		n += s.Dead[i].slot()
 	}
 	return n
+}
+
+// Footers returns how long the footer is with the dead objects and without them, in bytes.
+func (s *Shrinking) Footers() (with, without int64) {
+	return footerLength(len(s.Live) + len(s.Dead)), footerLength(len(s.Live))
 }
 
 // slot is what an object occupies in the file, in bytes.
@@ -75,34 +81,36 @@ func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinki
 		return nil, &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
 	}
 	s := &Shrinking{footer: footer, version: version}
+	s.weigh(objs, live, g.Capacity, limits)
+	return s, nil
+}
+
+// SurveyOpen is Survey of a segment that is not sealed, as if it were sealed now. What it returns is
+// not for Shrink.
+func (g *File) SurveyOpen(live func(*merkle.Hash) bool, limits HoleLimits) *Shrinking {
+	s := &Shrinking{}
+	s.weigh(g.OpenObjects(), live, g.Capacity, limits)
+	return s
+}
+
+// weigh tells the dead objects of a list from the others.
+func (s *Shrinking) weigh(objs []Object, live func(*merkle.Hash) bool, capacity int64, limits HoleLimits) {
 	for i := range objs {
 		if live(&objs[i].Hash) {
 			s.Live = append(s.Live, objs[i])
+			s.Alive += objs[i].slot()
 		} else {
 			s.Dead = append(s.Dead, objs[i])
 		}
 	}
-	s.keepLast()
-	s.holes(g.Capacity, limits)
-	return s, nil
+	if !s.AllDead() {
+		s.holes(capacity, limits)
+	}
 }
 
-// keepLast moves the smallest dead object to s.Live where nothing else is alive: a list of no objects could not be told from
-// one that is lost.
-func (s *Shrinking) keepLast() {
-	if len(s.Live) > 0 || len(s.Dead) == 0 {
-		return
-	}
-	last := 0
-	for i := range s.Dead {
-		if s.Dead[i].Length < s.Dead[last].Length {
-			last = i
-		}
-	}
-	s.Live = append(s.Live, s.Dead[last])
-	s.Kept += s.Dead[last].slot()
-	s.Dead = slices.Delete(s.Dead, last, last+1)
-}
+// AllDead reports whether nothing in the segment is alive. Such a segment is not shrunk, since a list
+// of no objects could not be told from one that is lost: the whole segment goes.
+func (s *Shrinking) AllDead() bool { return len(s.Live) == 0 && len(s.Dead) > 0 }
 
 // holes sets s.Holes, and moves dead objects that lie in none of them to s.Live.
 func (s *Shrinking) holes(capacity int64, limits HoleLimits) {
@@ -163,6 +171,8 @@ func byBlock(a, b Object) int { return cmp.Compare(a.Block, b.Block) }
 // live is called with g's lock held, and must not block. The order is what a settling relies on that wants to refer to an
 // object: it makes the object alive first and looks at the list then. So either live says so here, or the object is not
 // found there.
+//
+// REQUIRES: not s.AllDead().
 //
 // After disk.ErrNoSpace and disk.Transient errors the segment is as it was before, if s.Dead is empty; else its list is the
 // shorter one, nothing may be punched, and Uncover goes on. After any other error nobody knows what a crash would leave.

@@ -28,6 +28,7 @@ func (g *File) Vacate(objs []Object, moved func(block uint32) bool, live func(*m
 	if len(left) == 0 {
 		g.objects = map[uint32]Object{}
 		g.footer, g.chunks, g.others, g.vacated = 0, 0, 0, true
+		g.version++
 	}
 	return left, true
 }

@@ -1,0 +1,100 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+
+	"varve/objstore/internal/segment"
+)
+
+// evacuate unlinks the segments in which nothing is alive. In the last pass it also copies what lives
+// out of segments in which punching is not enough, and unlinks these; in earlier ones the filter
+// takes most dead objects for alive. It follows a sweep, with the filter of the sweep. Without room
+// for copies the cycle goes on: a later one tries again.
+func (y *cycle) evacuate(ctx context.Context) error {
+	if y.dryRun {
+		return nil
+	}
+	if err := y.mayFree(); err != nil {
+		return err
+	}
+	segs := y.allDead
+	y.allDead = nil
+	if y.lastPass {
+		var err error
+		if segs, err = y.s.evacuator.victims(y.filter.Has); err != nil {
+			return err
+		}
+	}
+	return y.unlinkEvacuated(ctx, segs)
+}
+
+// unlinkEvacuated has segments evacuated, and counts that.
+func (y *cycle) unlinkEvacuated(ctx context.Context, segs []*segment.File) error {
+	e := y.s.evacuator
+	e.pace = y.pace
+	done, err := e.evacuate(ctx, segs, y.filter.Has)
+	y.report.Copied += done.copied
+	y.report.Written += done.copied
+	y.report.Dead += done.dead
+	y.report.Retired += done.segments
+	y.addFreed(done.freed - done.copied)
+	if errors.Is(err, ErrNoSpace) {
+		y.s.log.Warn("segments with little alive are not copied together, for want of room", "error", err)
+		return nil
+	}
+	return err
+}
+
+// addFreed counts bytes that were given back.
+func (y *cycle) addFreed(n int64) {
+	y.report.Freed += n
+	y.mu.Lock()
+	y.state.Freed = y.report.Freed
+	y.mu.Unlock()
+}
+
+// foretell counts what freeing a segment's dead objects would do, for a dry run, and keeps what
+// decides whether it would be evacuated then.
+func (y *cycle) foretell(g *segment.File, found *segment.Shrinking) error {
+	used, err := y.s.usage.file(segment.Name(g.ID))
+	if err != nil {
+		return err
+	}
+	with, without := found.Footers()
+	if g.FooterSize() == 0 {
+		used += with // when it is sealed
+	}
+	y.report.count(found)
+	if found.AllDead() {
+		y.report.Freed += used
+		y.report.Retired++
+		return nil
+	}
+	freed := int64(0)
+	if len(found.Dead) > 0 {
+		freed = found.Bytes() + with - without
+	}
+	y.report.Freed += freed
+	y.weighed = append(y.weighed, weighed{
+		g: g, used: used - freed, alive: found.Alive, objects: len(found.Live), footer: without, known: true,
+	})
+	return nil
+}
+
+// foretellEvacuation counts what the evacuation behind a sweep would free, for a dry run.
+func (y *cycle) foretellEvacuation() error {
+	chosen, err := y.s.evacuator.choose(y.weighed)
+	y.weighed = nil
+	if err != nil {
+		return err
+	}
+	for i := range chosen {
+		y.report.Freed += max(chosen[i].used-chosen[i].alive, 0)
+		y.report.Retired++
+		y.report.Copied += chosen[i].alive
+		y.report.Kept -= max(chosen[i].waste(), 0)
+	}
+	y.report.Kept = max(y.report.Kept, 0)
+	return nil
+}
