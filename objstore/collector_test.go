@@ -327,7 +327,7 @@ func TestCollectBesideRevival(t *testing.T) {
 			r := newRig(t, collectAll(Options{}))
 			must(t, r.s.Close())
 			var armed atomic.Bool
-			var revive func(done bool)
+			var revive func(wait bool)
 			r.open(func(op vfs.Op) error {
 				draft := op.Kind == vfs.OpCreate && strings.HasSuffix(op.Name, ".dir.new")
 				survey := op.Kind == vfs.OpUsed && strings.HasSuffix(op.Name, ".seg") && r.s != nil && r.s.CollectState().Phase == CollectSweeping
@@ -346,7 +346,7 @@ func TestCollectBesideRevival(t *testing.T) {
 			must(t, r.s.Settle(t.Context()))
 			settled := make(chan error, 1)
 			revive = func(wait bool) {
-				end := make(chan error, 1)
+				end := make(chan struct{})
 				go func() { // the collector's goroutine holds locks
 					var err error
 					for off := int64(0); off < 6<<20 && err == nil; off += 1 << 20 {
@@ -355,8 +355,8 @@ func TestCollectBesideRevival(t *testing.T) {
 					if err == nil {
 						err = r.s.Settle(context.Background())
 					}
-					end <- err
 					settled <- err
+					close(end)
 				}()
 				if wait {
 					<-end

@@ -193,7 +193,7 @@ func (e *evacuator) undo(added map[*segment.File][]segment.Object) {
 		for i := range objs {
 			if _, kept, _, _ := g.Listed(objs[i].Block); !kept {
 				from := int64(objs[i].Block) * disk.BlockSize
-				e.s.punchBetween(g, from, from+disk.RoundUp(int64(objs[i].Length), disk.BlockSize), nil)
+				_ = e.s.punchBetween(g, from, from+disk.RoundUp(int64(objs[i].Length), disk.BlockSize), nil)
 			}
 		}
 	}
