@@ -157,6 +157,10 @@ type forest struct {
 	reads map[merkle.Hash]int
 }
 
+func newForest() *forest {
+	return &forest{nodes: map[merkle.Hash]*merkle.Node{}, level: map[merkle.Hash]int{}, reads: map[merkle.Hash]int{}}
+}
+
 func (f *forest) put(level int, n *merkle.Node) merkle.Hash {
 	h := merkle.Sum(merkle.NodeKind(level), n.Encode())
 	f.nodes[h], f.level[h] = n, level
@@ -175,7 +179,7 @@ func (f *forest) read(_ context.Context, h merkle.Hash, level int) (*merkle.Node
 // trees share it; a node that can't be read ends it.
 func TestWalk(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
-	f := &forest{nodes: map[merkle.Hash]*merkle.Node{}, level: map[merkle.Hash]int{}, reads: map[merkle.Hash]int{}}
+	f := newForest()
 	want := map[merkle.Hash]bool{}
 	leaf := func(live bool) merkle.Hash {
 		n := new(merkle.Node)
@@ -203,7 +207,7 @@ func TestWalk(t *testing.T) {
 	}
 	dead := leaf(false)
 	got := map[merkle.Hash]bool{}
-	w := &Walker{Node: f.read, Alive: func(h *merkle.Hash) { got[*h] = true }}
+	w := NewWalker(f.read, func(h *merkle.Hash) { got[*h] = true }, 100, 1<<20)
 	for range 2 {
 		for _, root := range roots {
 			if err := w.Tree(t.Context(), root); err != nil {
@@ -228,12 +232,120 @@ func TestWalk(t *testing.T) {
 		t.Errorf("%d nodes, want %d", w.Nodes(), len(f.reads))
 	}
 	delete(f.nodes, roots[9].Top)
-	if err := (&Walker{Node: f.read, Alive: func(*merkle.Hash) {}}).Tree(t.Context(), roots[9]); err == nil {
+	if err := NewWalker(f.read, func(*merkle.Hash) {}, 100, 1<<20).Tree(t.Context(), roots[9]); err == nil {
 		t.Error("a tree whose top is lost was walked")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := (&Walker{Node: f.read, Alive: func(*merkle.Hash) {}}).Tree(ctx, roots[0]); !errors.Is(err, context.Canceled) {
+	if err := NewWalker(f.read, func(*merkle.Hash) {}, 100, 1<<20).Tree(ctx, roots[0]); !errors.Is(err, context.Canceled) {
 		t.Errorf("a walk that was ended: %v", err)
+	}
+}
+
+// A walker whose memory is too small for the nodes visits all that can be reached nevertheless, and
+// does not walk anew what a tree has in common with the one before.
+func TestWalkWithLittleMemory(t *testing.T) {
+	const trees = 50
+	r := rand.New(rand.NewPCG(7, 7))
+	f := newForest()
+	leaf := func() merkle.Hash {
+		n := new(merkle.Node)
+		n[0], n[255] = randomHash(r), randomHash(r)
+		return f.put(1, n)
+	}
+	// Each tree has one leaf that the tree before has not, or one at another place.
+	var middle [4]merkle.Node
+	for i := range middle {
+		for j := range 64 {
+			middle[i][j] = leaf()
+		}
+	}
+	var roots []*merkle.Root
+	for range trees {
+		top := new(merkle.Node)
+		n := &middle[r.IntN(len(middle))]
+		if r.IntN(4) == 0 {
+			n[1], n[2] = n[2], n[1]
+		} else {
+			n[r.IntN(64)] = leaf()
+		}
+		for i := range middle {
+			n := middle[i]
+			top[i] = f.put(2, &n)
+		}
+		roots = append(roots, &merkle.Root{Depth: 3, Top: f.put(3, top)})
+	}
+	roots = append(roots, &merkle.Root{Depth: 2, Top: f.nodes[roots[0].Top][0]}, &merkle.Root{Depth: 2}) // of another depth; of zeroes
+	want := map[merkle.Hash]bool{}
+	all := NewWalker(f.read, func(h *merkle.Hash) { want[*h] = true }, 1000, 1<<20)
+	for _, root := range roots {
+		if err := all.Tree(t.Context(), root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unique := len(f.reads)
+	f.reads = map[merkle.Hash]int{}
+	got := map[merkle.Hash]bool{}
+	w := NewWalker(f.read, func(h *merkle.Hash) { got[*h] = true }, 1000, 300)
+	if w.Bytes() > 300 {
+		t.Errorf("%d bytes of memory, want at most 300", w.Bytes())
+	}
+	for _, root := range roots {
+		if err := w.Tree(t.Context(), root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for h := range want {
+		if !got[h] {
+			t.Errorf("%v can be reached, and is not alive", h)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d are alive, want %d", len(got), len(want))
+	}
+	reads := 0
+	for _, n := range f.reads {
+		reads += n
+	}
+	// A tree costs its top, a middle node and one or two leaves; the first two twice; the last tree a middle node's 64 leaves.
+	if most := unique + trees*5 + 65; reads > most {
+		t.Errorf("%d nodes were read for %d, want at most %d", reads, unique, most)
+	}
+}
+
+// A tree that was not walked to its end is none that another one may be walked beside.
+func TestWalkBesideFailure(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	f := newForest()
+	var leaves [8]merkle.Hash
+	for i := range leaves {
+		n := new(merkle.Node)
+		n[0] = randomHash(r)
+		leaves[i] = f.put(1, n)
+	}
+	tree := func(order ...int) *merkle.Root {
+		n := new(merkle.Node)
+		for i, l := range order {
+			n[i] = leaves[l]
+		}
+		return &merkle.Root{Depth: 2, Top: f.put(2, n)}
+	}
+	first, second := tree(0, 1, 2, 3, 4, 5, 6, 7), tree(0, 1, 7, 3, 4, 5, 6, 2)
+	lost := f.nodes[leaves[0]]
+	delete(f.nodes, leaves[0])
+	got := map[merkle.Hash]bool{}
+	w := NewWalker(f.read, func(h *merkle.Hash) { got[*h] = true }, 8, 0)
+	w.visited.forgotten = true
+	if err := w.Tree(t.Context(), first); err == nil {
+		t.Fatal("a tree with a lost leaf was walked")
+	}
+	f.nodes[leaves[0]] = lost
+	if err := w.Tree(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range leaves {
+		if !got[l] {
+			t.Errorf("leaf %v was not visited", l)
+		}
 	}
 }

@@ -6,62 +6,83 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// Walker walks the trees of images, and visits each node once however many images have it. Not safe
+// Walker walks the trees of images. It remembers which nodes it has visited, as far as its memory
+// goes, and visits these once however many images have them. Where that memory has been too small,
+// it walks each tree beside the one before, and skips what the two have in common; so trees that
+// have much in common, like the snapshots of a volume, are best walked one after the other. Not safe
 // for concurrent use.
 type Walker struct {
-	// Node reads a tree node of a level. It blocks.
-	Node func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error)
-	// Alive is called with the hash of each node, and of each chunk once for each leaf that has it.
-	Alive func(h *merkle.Hash)
-
-	seen  map[key]struct{}
-	nodes int64
+	node    func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error)
+	alive   func(h *merkle.Hash)
+	visited visited
+	before  merkle.Root // of the tree that was walked last, without an error
+	nodes   int64
 }
 
-// key stands for a hash of a tree node. To find two nodes that agree in 16 bytes of BLAKE3 takes
-// 2^64 attempts; a shorter key would let a volume's writer hide one node behind another. The level
-// is hashed too, so that nodes of different levels differ.
-type key [16]byte
+// NewWalker returns a walker that reads a tree node of a level by node, which may block, and calls
+// alive with the hash of each node, and with that of each chunk once for each leaf that has it; where
+// its memory is too small, more often. nodes is about how many tree nodes there are; limit bounds the
+// memory, in bytes.
+func NewWalker(
+	node func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error), alive func(h *merkle.Hash), nodes, limit int64,
+) *Walker {
+	return &Walker{node: node, alive: alive, visited: newVisited(nodes, limit)}
+}
 
-// Tree walks the tree of an image, but for what was visited before. After an error not all of the
+// Tree walks the tree of an image, but for what is known to be visited. After an error not all of the
 // tree was visited.
 func (w *Walker) Tree(ctx context.Context, r *merkle.Root) error {
-	if w.seen == nil {
-		w.seen = map[key]struct{}{}
+	var before merkle.Hash
+	if w.before.Depth == r.Depth {
+		before = w.before.Top
 	}
-	return w.node(ctx, r.Top, r.Depth)
+	w.before = merkle.Root{}
+	if err := w.walk(ctx, r.Top, before, r.Depth); err != nil {
+		return err
+	}
+	w.before = *r
+	return nil
 }
 
-// Nodes returns how many nodes were visited.
+// Nodes returns how many nodes were visited, each as often as it was.
 func (w *Walker) Nodes() int64 { return w.nodes }
 
-func (w *Walker) node(ctx context.Context, h merkle.Hash, level int) error {
-	if h.IsZero() {
-		return nil
-	}
-	k := key(h[:])
-	if _, visited := w.seen[k]; visited {
+// Bytes returns the memory that the walker takes.
+func (w *Walker) Bytes() int64 { return w.visited.bytes() }
+
+// walk visits a node and what is below it. before is the node in its place in the tree before, of
+// which everything was visited, or zero.
+func (w *Walker) walk(ctx context.Context, h, before merkle.Hash, level int) error {
+	if h.IsZero() || h == before || w.visited.has(&h) {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	n, err := w.Node(ctx, h, level)
+	n, err := w.node(ctx, h, level)
 	if err != nil {
 		return err
 	}
-	w.seen[k] = struct{}{}
+	w.visited.add(&h)
 	w.nodes++
-	w.Alive(&h)
-	for i := range n {
-		switch {
-		case n[i].IsZero():
-		case level == 1:
-			w.Alive(&n[i])
-		default:
-			if err := w.node(ctx, n[i], level-1); err != nil {
-				return err
+	w.alive(&h)
+	if level == 1 {
+		for i := range n {
+			if !n[i].IsZero() {
+				w.alive(&n[i])
 			}
+		}
+		return nil
+	}
+	beside := new(merkle.Node)
+	if w.visited.forgotten && !before.IsZero() {
+		if beside, err = w.node(ctx, before, level); err != nil {
+			return err
+		}
+	}
+	for i := range n {
+		if err := w.walk(ctx, n[i], beside[i], level-1); err != nil {
+			return err
 		}
 	}
 	return nil
