@@ -19,14 +19,14 @@ type CollectReport struct {
 	Seconds  float64   `json:"seconds"`
 	Passes   int       `json:"passes"` // more than one if a filter for all objects would take too much memory
 	Roots    int       `json:"roots"`  // of volumes, snapshots, open views and running checks
-	Nodes    int64     `json:"nodes"`  // tree nodes that are alive
+	Nodes    int64     `json:"nodes"`  // tree nodes that are alive; those visited more than once, for want of memory, as often
 	Objects  int64     `json:"objects"`
 	Segments int       `json:"segments"` // sealed ones that were looked at
 	Swept    int       `json:"swept"`    // of Segments, those that dead objects were taken out of
 	Dead     int64     `json:"dead"`     // objects that were taken out, or would be
 	Freed    int64     `json:"freed"`    // bytes that were given back to the file system, or would be
 	Kept     int64     `json:"kept"`     // bytes of dead objects that stay: too scattered to be punched, or a small part of a segment in use
-	Memory   int64     `json:"memory"`   // bytes that the filter took
+	Memory   int64     `json:"memory"`   // bytes that the marks took: the filter, and what was visited
 	Read     int64     `json:"read"`     // bytes of tree nodes and of object lists
 	Written  int64     `json:"written"`  // bytes of object lists, and of copies
 	Copied   int64     `json:"copied"`   // bytes of objects that were copied out of segments with little alive

@@ -176,15 +176,15 @@ func (y *cycle) run(ctx context.Context) error {
 		return err
 	}
 	objects := y.countObjects()
-	passes := mark.Passes(objects, y.s.opts.CollectMemory)
+	memory := y.s.opts.CollectMemory - y.walkMemory()
+	passes := mark.Passes(objects, memory)
 	size := objects
-	if 2*objects <= min(y.s.opts.CollectMemory, roomyFilter) {
+	if 2*objects <= min(memory, roomyFilter) {
 		size *= 2
 	}
 	defer y.marks.Store(nil)
 	for part := range passes {
 		y.filter, y.lastPass = mark.NewFilter(y.seed, size, part, passes), part == passes-1
-		y.report.Memory = y.filter.Bytes()
 		if err := y.pass(ctx); err != nil {
 			return err
 		}
@@ -296,13 +296,15 @@ func (y *cycle) waitSettlings(ctx context.Context) error {
 func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 	y.enter(CollectMarking, int64(len(roots)))
 	y.report.Roots = len(roots)
-	w := &mark.Walker{Alive: y.filter.Add, Node: func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
+	read := func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
 		if err := y.pace(ctx, merkle.NodeSize); err != nil {
 			return nil, err
 		}
 		y.report.Read += merkle.NodeSize
 		return y.s.objects.PeekNode(ctx, h, level)
-	}}
+	}
+	w := mark.NewWalker(read, y.filter.Add, y.s.nodeBytes.Load()/disk.BlockSize, y.walkMemory())
+	y.report.Memory = y.filter.Bytes() + w.Bytes()
 	for _, r := range roots {
 		root, err := y.s.objects.Root(ctx, r.id, r.size)
 		if err == nil {
@@ -317,6 +319,10 @@ func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 	y.report.Nodes = w.Nodes()
 	return nil
 }
+
+// walkMemory is the part of Options.CollectMemory for the nodes that were visited, in bytes; the rest
+// is for the filter.
+func (y *cycle) walkMemory() int64 { return y.s.opts.CollectMemory / 4 }
 
 // pace keeps to the rate, unless room is short.
 func (y *cycle) pace(ctx context.Context, n int64) error {

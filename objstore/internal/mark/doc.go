@@ -1,6 +1,6 @@
 // Package mark finds out which objects of a store are alive: those that can be reached from a root.
 //
-//	roots ── Walker: every tree node once ──> hashes of nodes and chunks ──> Filter
+//	roots ── Walker: every tree node ──> hashes of nodes and chunks ──> Filter
 //	                                                                          │
 //	                    the objects that a segment lists ── Has ──────────────┘── false: dead
 //
@@ -12,6 +12,9 @@
 // Where a filter for all objects would take more memory than is allowed, several passes are made,
 // each with a filter for one part of all hashes. To a filter of one part, the hashes of the other
 // parts are alive.
+//
+// A [Walker] remembers the tree nodes that it has visited in memory that is bounded too, exactly as
+// far as that goes: a node that was taken for visited by mistake would cost what is below it.
 //
 // Settling goes on while trees are walked. It adds what it refers to, to the same filter, before it
 // looks whether the store has it (package objstore, collector).

@@ -331,6 +331,9 @@ func TestWalkBesideFailure(t *testing.T) {
 		return &merkle.Root{Depth: 2, Top: f.put(2, n)}
 	}
 	first, second := tree(0, 1, 2, 3, 4, 5, 6, 7), tree(0, 1, 7, 3, 4, 5, 6, 2)
+	if v := newVisited(8, 1<<10); v.has(&merkle.Hash{31: 1}) {
+		t.Error("a hash that begins with zeroes was visited before it was added")
+	}
 	lost := f.nodes[leaves[0]]
 	delete(f.nodes, leaves[0])
 	got := map[merkle.Hash]bool{}
