@@ -142,27 +142,37 @@ func (s *Shrinking) holes(capacity int64, limits HoleLimits) {
 		all = all[:limits.Most]
 		slices.SortFunc(all, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
 	}
-	var dead []Object
-	kept := int64(0) // of s.Dead, up to which they are dealt with
-	keep := func(upTo int64) {
-		for _, o := range s.Dead[kept:upTo] {
-			s.Live = append(s.Live, o)
-			s.Kept += o.slot()
-		}
-	}
+	var dead, kept []Object
+	done := int64(0) // of s.Dead, up to which they are dealt with
 	s.Holes = nil
 	for _, h := range all {
-		keep(h.from)
+		kept = append(kept, s.Dead[done:h.from]...)
 		dead = append(dead, s.Dead[h.from:h.to]...)
 		s.Holes = append(s.Holes, h.Span)
-		kept = h.to
+		done = h.to
 	}
-	keep(int64(len(s.Dead)))
-	s.Dead = dead
-	slices.SortFunc(s.Live, byBlock)
+	kept = append(kept, s.Dead[done:]...)
+	for i := range kept {
+		s.Kept += kept[i].slot()
+	}
+	s.Dead, s.Live = dead, merge(s.Live, kept)
 }
 
-func byBlock(a, b Object) int { return cmp.Compare(a.Block, b.Block) }
+// merge returns the objects of two lists that are in order of block, in that order.
+func merge(a, b []Object) []Object {
+	if len(b) == 0 {
+		return a
+	}
+	all := make([]Object, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0].Block <= b[0].Block {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	return append(append(all, a...), b...)
+}
 
 // Shrink takes the objects that Survey has found dead out of the list, durably (steps 1 to 3), but for those that live says
 // of by now that they are alive. Once it has returned, nobody finds them, the caller may punch s.Holes when nobody reads
@@ -193,35 +203,41 @@ func (g *File) Shrink(fs vfs.FS, store uuid.UUID, s *Shrinking, live func(*merkl
 // condemn does step 1. It returns false, and does nothing, if nothing is dead any more.
 // REQUIRES: listMu is held.
 func (g *File) condemn(s *Shrinking, live func(*merkle.Hash) bool, limits HoleLimits) bool {
+	next, chunks, others := listOf(s.Live) // before mu, for which look-ups wait
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.damaged != nil || g.footer != s.footer || g.version != s.version {
 		return false
 	}
-	dead := s.Dead[:0:0]
+	var dead, revived []Object
 	for _, o := range s.Dead {
 		if live(&o.Hash) {
-			s.Live = append(s.Live, o)
+			revived = append(revived, o)
 		} else {
 			dead = append(dead, o)
 		}
 	}
-	if len(dead) < len(s.Dead) {
-		s.Dead = dead
-		slices.SortFunc(s.Live, byBlock)
+	if len(revived) > 0 {
+		s.Dead, s.Live = dead, merge(s.Live, revived)
 		s.holes(g.Capacity, limits)
+		next, chunks, others = listOf(s.Live)
 	}
 	if len(s.Dead) == 0 {
 		return false
 	}
 	s.chunks, s.others = g.chunks, g.others
-	g.objects = make(map[uint32]Object, len(s.Live))
-	g.chunks, g.others, g.footer = 0, 0, 0
-	for _, o := range s.Live {
-		g.enter(o)
-	}
+	g.objects, g.chunks, g.others, g.footer = next, chunks, others, 0
 	g.version++
 	return true
+}
+
+// listOf returns the list of an open segment that has these objects, and their bytes by kind.
+func listOf(objs []Object) (list map[uint32]Object, chunks, others int64) {
+	l := File{objects: make(map[uint32]Object, len(objs))}
+	for _, o := range objs {
+		l.enter(o)
+	}
+	return l.objects, l.chunks, l.others
 }
 
 // acquit takes step 1 back.
