@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,5 +75,49 @@ func TestQuota(t *testing.T) {
 	}
 	m.unmount(ctx)
 	fsNamed("ext4").fsck(ctx, t, dev)
+	n.stop(ctx, "--detach")
+}
+
+// TestReservationUnderLoad fills the store's disk through one device, and goes on writing there,
+// while another volume writes all that was reserved for it: no write of that one fails, before and
+// after its daemon was killed on the full disk.
+func TestReservationUnderLoad(t *testing.T) {
+	ctx := limit(t, 3*time.Minute)
+	disk := newSmallDisk(ctx, t, fsNamed("ext4"), 400)
+	n := newNodeAt(ctx, t, filepath.Join(disk.m.dir, "store"))
+	n.serve(ctx)
+	kept, other := n.volume(ctx, "kept", "256M"), n.volume(ctx, "other", "1G")
+	n.varve(ctx, "volume", "set", "kept", "--reserve", "120M")
+	n.refuse(ctx, []string{`"other"`, "no space", "more are free"}, "volume", "set", "other", "--reserve", "900M")
+
+	load := start(t, "sh", "-c", `while :; do
+		dd if=/dev/urandom of="$0" bs=1M count=600 oflag=direct conv=notrunc status=none || echo full
+		sleep 0.1
+	done`, other)
+	full := func() bool { return query[objstore.Stat](ctx, n, "stat").State == "full" }
+	put := func(at, mib int) {
+		t.Helper()
+		if r := random(ctx, kept, at, mib, "oflag=direct"); r.code != 0 {
+			t.Fatalf("write MiB %d to %d of what is reserved: %s", at, at+mib, r.stderr)
+		}
+	}
+	put(0, 30)
+	eventually(t, time.Minute, "the store is full for others", full)
+	put(30, 30)
+	want := sumStart(ctx, t, kept, 60)
+	n.kill(ctx)
+	n.serve(ctx)
+	put(60, 55)
+	if !full() || !load.running() {
+		t.Errorf("the other volume no longer fills the store: %v", load.err)
+	}
+	if r := random(ctx, other, 700, 64, "oflag=direct"); r.code == 0 {
+		t.Error("64 MiB more of the other volume fit: the store was not full")
+	}
+	if got := sumStart(ctx, t, kept, 60); got != want {
+		t.Error("what was written into the reservation has changed")
+	}
+	_ = syscall.Kill(-load.cmd.Process.Pid, syscall.SIGKILL)
+	<-load.done
 	n.stop(ctx, "--detach")
 }

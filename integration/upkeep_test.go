@@ -5,10 +5,13 @@ package integration
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"varve/objstore"
 )
 
 // beside runs fio's verification of a device beside what a test does, until end is called: it must
@@ -25,6 +28,53 @@ func beside(t *testing.T, dev string) (end func()) {
 		job.cmd.Process.Kill()
 		<-job.done
 	}
+}
+
+// TestScheduledScrub has the schedule check a store with a flipped byte, beside verified I/O of
+// another device. The daemon is killed in the middle, and its successor comes to the end: it names
+// the damage in the log, and stat counts it; what is well stays readable throughout.
+func TestScheduledScrub(t *testing.T) {
+	const chunk, size = 16 << 10, 16 << 20
+	ctx := limit(t, 2*time.Minute)
+	n := failpointNode(ctx, t)
+	n.env = []string{"VARVE_FAILPOINT_HASTE=60"} // the daemon looks at the schedule each second, and not each minute
+	n.serve(ctx)
+	data := make([]byte, size)
+	if _, err := io.ReadFull(stream(1), data); err != nil {
+		t.Fatal(err)
+	}
+	dev := n.volume(ctx, "still", "32M")
+	writeDirect(t, dev, data)
+	n.snapshot(ctx, "still@settled")
+	busy := n.volume(ctx, "busy", "64M")
+	const at = 700*chunk + 5000
+	flipInStore(t, n.store, data[at/chunk*chunk:at/chunk*chunk+chunk], at%chunk)
+	end := beside(t, busy)
+	scrub := func() objstore.ScrubInfo { return query[objstore.Stat](ctx, n, "stat").Scrub }
+	if s := scrub(); s.State != objstore.ScrubIdle || !s.LastEnded.IsZero() {
+		t.Errorf("without a schedule: %+v", s)
+	}
+	n.varve(ctx, "set", "--scrub-every", "1d", "--scrub-rate", "6M")
+	running := func() bool { s := scrub(); return s.State == objstore.ScrubRunning && s.Scheduled && s.Done > 0 }
+	eventually(t, 30*time.Second, "the schedule's check runs", running)
+	n.kill(ctx)
+	n.serve(ctx)
+	eventually(t, 30*time.Second, "it goes on after a kill", running)
+	if s := scrub(); !s.LastEnded.IsZero() {
+		t.Errorf("it has come to its end when half of it was left: %+v", s)
+	}
+	n.varve(ctx, "set", "--scrub-rate", "none")
+	n.kill(ctx)
+	n.serve(ctx)
+	var s objstore.ScrubInfo
+	eventually(t, time.Minute, "it comes to its end", func() bool { s = scrub(); return !s.LastEnded.IsZero() })
+	end()
+	if s.LastDamaged != 1 || s.LastBytes < size || s.State != objstore.ScrubIdle || s.Due.Sub(s.LastEnded) != 24*time.Hour {
+		t.Errorf("the schedule's check has ended: %+v; want 1 damage in at least %d bytes, and the next one in a day", s, size)
+	}
+	wantLog(t, n, "still", "file=segments/")
+	wantBytes(t, dev, data, at/chunk) // which is quarantined
+	noIOErrors(ctx, t, busy)
 }
 
 // TestReindexBesideIO rebuilds the index beside verified I/O, and then has a killed daemon's
