@@ -53,10 +53,11 @@ type Options struct {
 	// makes none wait that wakes up; much more would leave it standing with a lock that others need.
 	// Default 0.
 	CollectNice int
-	// CollectMemory bounds the memory in bytes of the filter in which a collection marks what is
-	// alive: a byte for each object that segments list, so that 64 MiB are enough for 1 TiB of 16 KiB
-	// chunks. Where it is not enough, each collection makes several passes, and reads all tree nodes
-	// in each. Default 256 MiB.
+	// CollectMemory bounds the memory in bytes in which a collection marks what is alive. Three
+	// quarters are for a filter of a byte for each object that segments list, so that 96 MiB are
+	// enough for 1 TiB of 16 KiB chunks; where that is not enough, each collection makes several
+	// passes, and reads all tree nodes in each: two with 64 MiB. The rest is for the nodes that were
+	// visited; where that is not enough, some are read again. Default 256 MiB.
 	CollectMemory int64
 
 	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
