@@ -159,6 +159,15 @@ func (c *counter) note(s string) {
 func (c *counter) Commit(w *objstore.Write) error { c.note("commit"); return c.Volume.Commit(w) }
 func (c *counter) Flush() error                   { c.note("flush"); return c.Volume.Flush() }
 
+// TryFlush is a flush if it does it; else Flush follows.
+func (c *counter) TryFlush() error {
+	err := c.Volume.TryFlush()
+	if err == nil {
+		c.note("flush")
+	}
+	return err
+}
+
 func (c *counter) take() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -505,8 +505,12 @@ func TestLayerSettlerBarrier(t *testing.T) {
 // The end of a settling's context leaves the volume as it was, wherever it comes: at a lock that
 // somebody holds, while the settling gives way, before the head is recorded.
 func TestLayerSettlerContext(t *testing.T) {
+	var free func() // gives settleMu back
 	for name, arm := range map[string]func(*layerRig, context.CancelFunc){
-		"at the lock": func(r *layerRig, cancel context.CancelFunc) { r.v.settleMu.Lock(); cancel() },
+		"at the lock": func(r *layerRig, cancel context.CancelFunc) {
+			free = heldElsewhere(&r.v.settleMu)
+			cancel()
+		},
 		"giving way": func(r *layerRig, cancel context.CancelFunc) {
 			r.pause = func() error { cancel(); return context.Canceled }
 		},
@@ -527,7 +531,7 @@ func TestLayerSettlerContext(t *testing.T) {
 		}
 		cancel()
 		if r.wantUnsettled(name); name == "at the lock" {
-			r.v.settleMu.Unlock()
+			free()
 		}
 		if len(r.heads) > 0 || r.gate.writeError() != nil {
 			t.Errorf("%s: %d heads, read-only: %v", name, len(r.heads), r.gate.writeError())
@@ -537,6 +541,20 @@ func TestLayerSettlerContext(t *testing.T) {
 		r.end()
 		r.wantSettled(name + ", and tried again")
 	}
+}
+
+// heldElsewhere has another goroutine hold a lock until free is called.
+func heldElsewhere(mu sync.Locker) (free func()) {
+	held, end, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		mu.Lock()
+		close(held)
+		<-end
+		mu.Unlock()
+		close(ended)
+	}()
+	<-held
+	return func() { close(end); <-ended }
 }
 
 // The settling of a volume that is being deleted ends.

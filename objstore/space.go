@@ -45,7 +45,8 @@ const SmallestMaxSize = 128 << 20
 // Invariants:
 //
 //   - budget + reserved + promised + reserve is at most what was free at the last look; what the file system
-//     does not know yet of writes under way (inflight) was taken off that.
+//     does not know yet of writes under way (inflight) was taken off that. A request that has taken
+//     and is not in inflight yet as somebody looks is missed: the reserve has room for that.
 //   - reserved and tails are the sums over all layers that have not settled, stuckReserved and
 //     stuckTails those over the layers of volumes whose settling fails again and again. No write
 //     waits for the latter.
