@@ -25,7 +25,7 @@ func beside(t *testing.T, dev string) (end func()) {
 		if !job.running() {
 			t.Errorf("fio ended: %v\n%s", job.err, job.out.String())
 		}
-		job.cmd.Process.Kill()
+		_ = job.cmd.Process.Kill() // it may have ended
 		<-job.done
 	}
 }
