@@ -2,10 +2,12 @@ package objstore
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"varve/objstore/index"
 	"varve/objstore/internal/merkle"
@@ -70,6 +72,22 @@ func TestDryRunIsRight(t *testing.T) {
 	}
 }
 
+// allDead returns the sealed segments in which nothing is alive, and their objects.
+func allDead(t *testing.T, s *Store) (dead []segment.Object, gone map[uint32]bool) {
+	t.Helper()
+	gone = map[uint32]bool{}
+	live := reachable(t, s)
+	for _, g := range sealedSegments(s) {
+		objs, err := g.Objects()
+		must(t, err)
+		if !slices.ContainsFunc(objs, func(o segment.Object) bool { return live[o.Hash] }) {
+			gone[g.ID] = true
+			dead = append(dead, objs...)
+		}
+	}
+	return dead, gone
+}
+
 // A segment in which nothing is alive is unlinked, and the index does not know its objects any more;
 // that needs no room: where there is none to write a shorter list, it makes some for that.
 func TestCollectUnlinksFirst(t *testing.T) {
@@ -96,21 +114,12 @@ func TestCollectUnlinksFirst(t *testing.T) {
 	must(t, r.s.Settle(t.Context()))
 	var dead []segment.Object
 	gone := map[uint32]bool{}
-	live := reachable(t, r.s)
-	for _, g := range sealedSegments(r.s) {
-		objs, err := g.Objects()
-		must(t, err)
-		some := false
-		for _, o := range objs {
-			some = some || live[o.Hash]
+	for try := 0; len(gone) == 0; try++ { // segments are sealed behind the settling
+		if try == 1000 {
+			t.Fatal("no segment is all dead; the test shows nothing")
 		}
-		if !some {
-			gone[g.ID] = true
-			dead = append(dead, objs...)
-		}
-	}
-	if len(gone) == 0 {
-		t.Fatal("no segment is all dead; the test shows nothing")
+		time.Sleep(10 * time.Millisecond)
+		dead, gone = allDead(t, r.s)
 	}
 	full.Store(true)
 	report := r.collect()

@@ -53,6 +53,8 @@ func (w *world) run(n int, crashes bool) {
 // checkSpace finds room that no object takes, once everything has settled and been opened again.
 func (w *world) checkSpace() {
 	w.opSettle()
+	w.s.collector.running.Lock() // a segment that it empties takes room until it is unlinked
+	defer w.s.collector.running.Unlock()
 	for _, g := range w.s.segments.All() {
 		objs, err := g.Objects()
 		w.must(err)
