@@ -3,6 +3,8 @@ package objstore
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"varve/objstore/internal/segment"
 )
@@ -18,11 +20,11 @@ func (y *cycle) evacuate(ctx context.Context) error {
 	if err := y.mayFree(); err != nil {
 		return err
 	}
-	segs := y.allDead
-	y.allDead = nil
+	segs, known := y.allDead, y.weighed
+	y.allDead, y.weighed = nil, nil
 	if y.lastPass {
 		var err error
-		if segs, err = y.s.evacuator.victims(y.filter.Has); err != nil {
+		if segs, err = y.s.evacuator.victims(y.filter.Has, known); err != nil {
 			return err
 		}
 	}
@@ -54,6 +56,25 @@ func (y *cycle) addFreed(n int64) {
 	y.mu.Unlock()
 }
 
+// weigh keeps what a sweep has left of a segment, for what decides whether it is evacuated: found has
+// the objects that are listed still.
+func (y *cycle) weigh(g *segment.File, found *segment.Shrinking) error {
+	used, err := y.s.usage.ofSegment(g)
+	if err == nil {
+		y.keepWeight(weighed{
+			g: g, used: used, alive: found.Alive, objects: len(found.Live) + len(found.Dead), footer: g.FooterSize(), known: true,
+		})
+	}
+	return err
+}
+
+func (y *cycle) keepWeight(w weighed) {
+	if y.weighed == nil {
+		y.weighed = map[*segment.File]weighed{}
+	}
+	y.weighed[w.g] = w
+}
+
 // foretell counts what freeing a segment's dead objects would do, for a dry run, and keeps what
 // decides whether it would be evacuated then.
 func (y *cycle) foretell(g *segment.File, found *segment.Shrinking) error {
@@ -76,15 +97,13 @@ func (y *cycle) foretell(g *segment.File, found *segment.Shrinking) error {
 		freed = found.Bytes() + with - without
 	}
 	y.report.Freed += freed
-	y.weighed = append(y.weighed, weighed{
-		g: g, used: used - freed, alive: found.Alive, objects: len(found.Live), footer: without, known: true,
-	})
+	y.keepWeight(weighed{g: g, used: used - freed, alive: found.Alive, objects: len(found.Live), footer: without, known: true})
 	return nil
 }
 
 // foretellEvacuation counts what the evacuation behind a sweep would free, for a dry run.
 func (y *cycle) foretellEvacuation() error {
-	chosen, err := y.s.evacuator.choose(y.weighed)
+	chosen, err := y.s.evacuator.choose(slices.Collect(maps.Values(y.weighed)))
 	y.weighed = nil
 	if err != nil {
 		return err

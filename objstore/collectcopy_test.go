@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -244,5 +245,50 @@ func TestCollectBesideReindex(t *testing.T) {
 	}
 	if gone < 500 {
 		t.Errorf("only %d objects were collected", gone)
+	}
+}
+
+// A collection reads the list of each sealed segment once, to find out what is dead there and whether
+// what lives is to be copied.
+func TestCollectReadsListsOnce(t *testing.T) {
+	r := newRig(t, collectAll(Options{}))
+	v := r.volume("a", 64<<20)
+	for i := range int64(12) {
+		r.write(v, randomBytes(uint64(i+1), 1<<20), i<<20)
+	}
+	must(t, r.s.Settle(t.Context()))
+	for i := range int64(12) {
+		must(t, v.Zero(i<<20, 1<<18))
+	}
+	must(t, r.s.Settle(t.Context()))
+	r.collect() // ends the open segments
+	must(t, r.s.Close())
+	var mu sync.Mutex
+	lists, at := map[string]int{}, map[string]int64{} // times that they were read, and where they lie
+	r.open(func(op vfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if begin, sealed := at[op.Name]; sealed && op.Kind == vfs.OpRead && op.Off == begin {
+			lists[op.Name]++
+		}
+		return nil
+	})
+	mu.Lock()
+	for _, g := range sealedSegments(r.s) {
+		at[segment.Name(g.ID)] = g.Capacity
+	}
+	mu.Unlock()
+	if report := r.collect(); report.Segments < 2 || report.Retired > 0 {
+		t.Fatalf("%+v; the test shows nothing", report)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for name, n := range lists {
+		if n != 1 {
+			t.Errorf("the list of %s was read %d times", name, n)
+		}
+	}
+	if len(lists) < 2 {
+		t.Errorf("lists were read: %v", lists)
 	}
 }

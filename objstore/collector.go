@@ -118,9 +118,9 @@ type cycle struct {
 	filter   *mark.Filter
 	limits   segment.HoleLimits
 	lastPass bool
-	noRoom   error           // ErrNoSpace of a list that was to be written: until some room is made, no other is tried
-	allDead  []*segment.File // sealed ones of this pass in which nothing is alive
-	weighed  []weighed       // in a dry run: the segments as a sweep would leave them
+	noRoom   error                     // ErrNoSpace of a list that was to be written: until some room is made, no other is tried
+	allDead  []*segment.File           // sealed ones of this pass in which nothing is alive
+	weighed  map[*segment.File]weighed // the segments as the sweep has left them, or would in a dry run
 	report   CollectReport
 }
 

@@ -80,21 +80,24 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 		return y.foretell(g, found)
 	case found.AllDead():
 		y.allDead = append(y.allDead, g) // counted when it is gone
-		return nil
-	}
-	chunks, others := g.Stored()
-	if dead := found.Bytes(); dead == 0 || !y.full && dead < leastDead && dead < (chunks+others)/leastShare {
-		y.report.Kept += found.Kept + dead
-		return nil
-	}
-	if y.noRoom != nil {
+	case y.noRoom != nil || !y.worthFreeing(g, found.Bytes()):
 		y.report.Kept += found.Kept + found.Bytes()
-		return nil
+	default:
+		if err := y.pace(ctx, 2*footer); err != nil {
+			return err
+		}
+		if err := y.unlessFull(y.free(ctx, g, found)); err != nil {
+			return err
+		}
+		found.Dead = nil // or it is not sealed, and not looked at again
 	}
-	if err := y.pace(ctx, 2*footer); err != nil {
-		return err
-	}
-	return y.unlessFull(y.free(ctx, g, found))
+	return y.weigh(g, found)
+}
+
+// worthFreeing reports whether so many dead bytes are worth the writing of a segment's list.
+func (y *cycle) worthFreeing(g *segment.File, dead int64) bool {
+	chunks, others := g.Stored()
+	return dead > 0 && (y.full || dead >= leastDead || dead >= (chunks+others)/leastShare)
 }
 
 // unlessFull returns an error that ends the cycle. After ErrNoSpace the segment is in order, and room

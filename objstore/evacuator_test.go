@@ -343,7 +343,7 @@ func TestVictims(t *testing.T) {
 	live := func(h *merkle.Hash) bool { return !dead[*h] }
 	victims := func() map[uint32]bool {
 		t.Helper()
-		segs, err := r.s.evacuator.victims(live)
+		segs, err := r.s.evacuator.victims(live, nil)
 		must(t, err)
 		out := map[uint32]bool{}
 		for _, g := range segs {

@@ -26,16 +26,20 @@ const (
 //	less than a quarter of its capacity is alive, and      few segments instead of many
 //	fewSegments are so small
 //
-// It is called behind a sweep, which has punched what can be punched. live is as for evacuate.
-func (e *evacuator) victims(live func(*merkle.Hash) bool) ([]*segment.File, error) {
+// It is called behind a sweep, which has punched what can be punched, and knows of known what is
+// left there. live is as for evacuate.
+func (e *evacuator) victims(live func(*merkle.Hash) bool, known map[*segment.File]weighed) ([]*segment.File, error) {
 	var all []weighed
 	for _, g := range e.s.segments.All() {
 		if !g.Sealed() || g.Damaged() || e.s.holds(g) {
 			continue
 		}
-		w, err := e.weigh(g, live)
-		if err != nil {
-			return nil, err
+		w, ok := known[g]
+		if !ok {
+			var err error
+			if w, err = e.weigh(g, live); err != nil {
+				return nil, err
+			}
 		}
 		all = append(all, w)
 	}

@@ -213,6 +213,7 @@ func (g *File) condemn(s *Shrinking, live func(*merkle.Hash) bool, limits HoleLi
 	for _, o := range s.Dead {
 		if live(&o.Hash) {
 			revived = append(revived, o)
+			s.Alive += o.slot()
 		} else {
 			dead = append(dead, o)
 		}
