@@ -50,35 +50,23 @@ func runCollect(ctx context.Context, args []string) error {
 	})
 }
 
-// kill fills the volume, and writes a part of it anew. Nothing is collected yet.
+// kill fills the volume, and writes a part of it anew. Nothing is collected yet: the snapshot holds
+// everything against collections that the store begins itself, and goes last.
 func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part int64) error {
-	s, err := objstore.Open(ctx, store, m.options)
-	if err != nil {
-		return err
-	}
-	if _, err = s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {
-		return errors.Join(err, s.Close())
-	}
-	v, err := s.OpenVolume("big", "bench")
-	if err != nil {
-		return errors.Join(err, s.Close())
-	}
 	printMemoryHeader()
-	if err = m.write(ctx, s, v, gen); err == nil {
-		_, err = s.CreateSnapshot(ctx, "big", "before") // holds everything against collections that the store begins itself
-	}
-	buf := make([]byte, writeUnit)
-	for i := int64(0); i < m.written/writeUnit && err == nil; i += part {
-		gen.fill(buf, 1<<62+uint64(i)*uint64(writeUnit/m.chunk))
-		_, err = v.WriteAt(buf, m.place(i))
-	}
-	if err == nil {
-		err = s.Settle(ctx)
-	}
-	if err == nil {
-		err = s.DeleteSnapshot(ctx, "big", "before")
-	}
-	return errors.Join(err, v.Close(), s.Close())
+	return m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
+		buf := make([]byte, writeUnit)
+		for i := int64(0); i < m.written/writeUnit; i += part {
+			gen.fill(buf, 1<<62+uint64(i)*uint64(writeUnit/m.chunk))
+			if _, err := v.WriteAt(buf, m.place(i)); err != nil {
+				return err
+			}
+		}
+		if err := s.Settle(ctx); err != nil {
+			return err
+		}
+		return s.DeleteSnapshot(ctx, "big", "before")
+	})
 }
 
 // collect opens the store, of which tree nodes and lists alone are read from here on, and prints a

@@ -38,6 +38,21 @@ func (m *memoryRun) changed(ctx context.Context, changes int, measure func(store
 // change fills the volume, takes a snapshot, and changes chunks, each in another leaf if there are
 // as many.
 func (m memoryRun) change(ctx context.Context, store string, gen *generator, changes int) error {
+	return m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
+		buf, units := make([]byte, gen.chunk), m.written/writeUnit
+		for i := range int64(changes) {
+			gen.fill(buf, 1<<62+uint64(i))
+			if _, err := v.WriteAt(buf, m.place(i*units/int64(changes))); err != nil {
+				return err
+			}
+		}
+		return s.Settle(ctx)
+	})
+}
+
+// fill fills a new volume, "big", takes a snapshot of it, "before", has the volume changed, and closes
+// the store.
+func (m memoryRun) fill(ctx context.Context, store string, gen *generator, change func(*objstore.Store, *objstore.Volume) error) error {
 	s, err := objstore.Open(ctx, store, m.options)
 	if err != nil {
 		return err
@@ -49,17 +64,11 @@ func (m memoryRun) change(ctx context.Context, store string, gen *generator, cha
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	err = m.write(ctx, s, v, gen)
-	if err == nil {
+	if err = m.write(ctx, s, v, gen); err == nil {
 		_, err = s.CreateSnapshot(ctx, "big", "before")
 	}
-	buf, units := make([]byte, gen.chunk), m.written/writeUnit
-	for i := int64(0); i < int64(changes) && err == nil; i++ {
-		gen.fill(buf, 1<<62+uint64(i))
-		_, err = v.WriteAt(buf, m.place(i*units/int64(changes)))
-	}
 	if err == nil {
-		err = s.Settle(ctx)
+		err = change(s, v)
 	}
 	return errors.Join(err, v.Close(), s.Close())
 }

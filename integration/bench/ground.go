@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore"
 )
 
 // ground is the file system that a store lies on: a new one, on a loop device over a file of the
@@ -73,6 +75,14 @@ func (g *ground) end(ctx context.Context) error {
 
 // store is the directory of the store on the ground.
 func (g *ground) store() string { return filepath.Join(g.dir, "store") }
+
+// newStore makes a store on the ground and opens it, without a limit for collections.
+func (g *ground) newStore(ctx context.Context) (*objstore.Store, error) {
+	if err := objstore.Init(g.store(), objstore.InitOptions{}); err != nil {
+		return nil, err
+	}
+	return objstore.Open(ctx, g.store(), objstore.Options{CollectRate: -1})
+}
 
 // usedOn returns the bytes that are used on the file system of a directory, as it says itself.
 func usedOn(dir string) (int64, error) {

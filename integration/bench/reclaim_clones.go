@@ -16,11 +16,8 @@ func (r *reclaimRun) cloneAndDelete(ctx context.Context, g *ground) error {
 	if err != nil {
 		return err
 	}
-	if err := objstore.Init(g.store(), objstore.InitOptions{}); err != nil {
-		return err
-	}
 	c := clones{ground: g, empty: empty}
-	if c.s, err = objstore.Open(ctx, g.store(), objstore.Options{CollectRate: -1}); err != nil {
+	if c.s, err = g.newStore(ctx); err != nil {
 		return err
 	}
 	fmt.Printf("| %s |", g.fs)
@@ -105,13 +102,21 @@ func (c *clones) write(name string, n int64) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(writeRandom(v, n, &c.seed), v.Close())
+}
+
+// writeRandom writes n random bytes, a multiple of a MiB, to the beginning of a volume; the seed of
+// each MiB is one more than that of the last.
+func writeRandom(v *objstore.Volume, n int64, seed *uint64) error {
 	buf := make([]byte, 1<<20)
-	for off := int64(0); off < n && err == nil; off += int64(len(buf)) {
-		c.seed++
-		randomBytes(buf, c.seed)
-		_, err = v.WriteAt(buf, off)
+	for off := int64(0); off < n; off += int64(len(buf)) {
+		*seed++
+		randomBytes(buf, *seed)
+		if _, err := v.WriteAt(buf, off); err != nil {
+			return err
+		}
 	}
-	return errors.Join(err, v.Close())
+	return nil
 }
 
 // randomBytes fills b with bytes that follow from the seed.

@@ -56,10 +56,7 @@ func (w *steadyWrites) measure(ctx context.Context, steady int64) error {
 	if err != nil {
 		return err
 	}
-	if err := objstore.Init(w.store(), objstore.InitOptions{}); err != nil {
-		return err
-	}
-	if w.s, err = objstore.Open(ctx, w.store(), objstore.Options{CollectRate: -1}); err != nil {
+	if w.s, err = w.newStore(ctx); err != nil {
 		return err
 	}
 	err = errors.Join(w.run(ctx, steady, empty), w.s.Close())
@@ -76,13 +73,7 @@ func (w *steadyWrites) run(ctx context.Context, steady, empty int64) error {
 		return err
 	}
 	defer w.v.Close()
-	buf := make([]byte, 1<<20)
-	for off := int64(0); off < steadySize && err == nil; off += int64(len(buf)) {
-		w.seed++
-		randomBytes(buf, w.seed)
-		_, err = w.v.WriteAt(buf, off)
-	}
-	if err == nil {
+	if err = writeRandom(w.v, steadySize, &w.seed); err == nil {
 		err = w.overwrite(ctx, steady/4) // until collections find as much as they do later
 	}
 	if err != nil {
