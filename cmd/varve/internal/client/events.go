@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"varve/cmd/varve/internal/protocol"
 )
 
 // follow sends a request that is answered with events, one JSON value a line, and calls event for
@@ -58,6 +60,24 @@ func (r *eventReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p[:min(len(p), r.left)])
 	r.left -= n
 	return n, err
+}
+
+// await follows a request whose answer is protocol.Events until it is done. It calls progress from
+// time to time.
+func await[P, D any](ctx context.Context, c *Client, path string, body any, progress func(P)) (done D, err error) {
+	err = follow(ctx, c, path, body, func(e protocol.Event[P, D]) (bool, error) {
+		switch {
+		case e.Error != nil:
+			return true, e.Error
+		case e.Done != nil:
+			done = *e.Done
+			return true, nil
+		case e.Progress != nil:
+			progress(*e.Progress)
+		}
+		return false, nil
+	})
+	return done, err
 }
 
 // begin sends a request that is answered with events, and returns the response, whose body has them.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"sync"
-	"time"
 
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
@@ -56,26 +55,11 @@ func (d *Daemon) collect(ctx context.Context, o objstore.CollectOptions) (objsto
 
 // collectProgress sends how far the collection is, until the function that it returns is called.
 func (d *Daemon) collectProgress(events events) (end func()) {
-	stop := make(chan struct{})
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(progressEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				if st := d.store.CollectState(); st.Phase != objstore.CollectIdle {
-					events.send(protocol.CollectEvent{Progress: &st})
-				}
-			}
+	return repeat(progressEvery, func(context.Context) {
+		if st := d.store.CollectState(); st.Phase != objstore.CollectIdle {
+			events.send(protocol.CollectEvent{Progress: &st})
 		}
 	})
-	return func() {
-		close(stop)
-		done.Wait()
-	}
 }
 
 // collections are those that clients have asked for and do not wait for. One runs at a time; those

@@ -10,12 +10,8 @@ type Collect struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// CollectEvent is a line of the response: progress, or at the end how it came out.
-type CollectEvent struct {
-	Progress *objstore.CollectState `json:"progress,omitempty"`
-	Done     *Collected             `json:"done,omitempty"`
-	Error    *Error                 `json:"error,omitempty"`
-}
+// CollectEvent is a line of the response.
+type CollectEvent = Event[objstore.CollectState, Collected]
 
 // Collected is the result of a Collect.
 type Collected struct {

@@ -7,12 +7,8 @@ type Reindex struct {
 	Wait bool `json:"wait"`
 }
 
-// ReindexEvent is a line of the response: progress, or at the end how it came out.
-type ReindexEvent struct {
-	Progress *objstore.ReindexInfo `json:"progress,omitempty"`
-	Done     *Reindexed            `json:"done,omitempty"`
-	Error    *Error                `json:"error,omitempty"`
-}
+// ReindexEvent is a line of the response.
+type ReindexEvent = Event[objstore.ReindexInfo, Reindexed]
 
 // Reindexed is the result of a Reindex.
 type Reindexed struct {
