@@ -250,18 +250,13 @@ func (a *accounting) letGo(ctx context.Context) error {
 
 // holdsUnnamed reports whether a root that is held has no name.
 func (a *accounting) holdsUnnamed() bool {
-	named := map[merkle.Hash]bool{}
 	a.catalog.mu.Lock()
 	defer a.catalog.mu.Unlock()
-	a.catalog.eachRoot(func(h merkle.Hash, _ int64) { named[h] = true })
 	a.heldMu.Lock()
-	defer a.heldMu.Unlock()
-	for h := range a.held {
-		if !named[h] {
-			return true
-		}
-	}
-	return false
+	unnamed := maps.Clone(a.held)
+	a.heldMu.Unlock()
+	a.catalog.eachRoot(func(h merkle.Hash, _ int64) { delete(unnamed, h) })
+	return len(unnamed) > 0
 }
 
 // roots calls f for each root whose objects must stay although it may have no name any more. f must
