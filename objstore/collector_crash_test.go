@@ -2,7 +2,6 @@ package objstore
 
 import (
 	"errors"
-	"fmt"
 	"syscall"
 	"testing"
 
@@ -34,30 +33,13 @@ var collectOperations = []operation{
 // is there, in the store that goes on and in the one that comes up. VARVE_CRASH_CUTS and
 // VARVE_CRASH_SEED as for TestCrashLong.
 func TestCollectLong(t *testing.T) {
-	want, total := crashCuts(t, 150), map[string]int{}
-	for seed := firstSeed(t); total["crashes"] < want; seed++ {
-		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
-			w := newWorld(t, seed, nil)
-			w.others = 2
-			if w.pick(2, "collects itself") == 0 {
-				w.opts.collectNeed = eagerNeed
-			}
-			w.collectHistory(120)
-			for k, n := range w.counts {
-				total[k] += n
-			}
-		})
-		if !ok {
-			break
+	total := longHistories(t, 150, func(w *world) {
+		w.others = 2
+		if w.pick(2, "collects itself") == 0 {
+			w.opts.collectNeed = eagerNeed
 		}
-		total["crashes"] = 0
-		for _, kind := range crashNames {
-			total["crashes"] += total[kind]
-		}
-	}
-	t.Logf("%v", total)
-	t.Logf("crash: %d cuts, of %d moments", total[crashNames[powerCut]]+total["other disks"], total[crashNames[powerCut]])
-	t.Logf("crash: %d process kills", total[crashNames[kill]]+total[crashNames[killRemount]]+total[crashNames[killTrusted]])
+		w.collectHistory(120)
+	})
 	if total["collected objects"] == 0 {
 		t.Error("nothing was collected")
 	}

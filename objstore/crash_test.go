@@ -103,15 +103,16 @@ func firstSeed(t *testing.T) uint64 {
 	return n
 }
 
-// Long histories by a seed that is printed: VARVE_CRASH_CUTS=100000 go test -run TestCrashLong. One
-// seed again: VARVE_CRASH_SEED=17 VARVE_CRASH_CUTS=1.
-func TestCrashLong(t *testing.T) {
-	want, total := crashCuts(t, 100), map[string]int{}
+// longHistories has histories run, each in a world of its seed, until they have had so many crashes,
+// or VARVE_CRASH_CUTS, or one has failed. It returns what they have counted.
+func longHistories(t *testing.T, crashes int, run func(w *world)) (total map[string]int) {
+	t.Helper()
+	total = map[string]int{}
+	want := crashCuts(t, crashes)
 	for seed := firstSeed(t); total["crashes"] < want; seed++ {
 		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 			w := newWorld(t, seed, nil)
-			w.others = 3
-			w.run(150, true)
+			run(w)
 			for k, n := range w.counts {
 				total[k] += n
 			}
@@ -127,5 +128,15 @@ func TestCrashLong(t *testing.T) {
 	t.Logf("%v", total)
 	t.Logf("crash: %d cuts, of %d moments", total[crashNames[powerCut]]+total["other disks"], total[crashNames[powerCut]])
 	t.Logf("crash: %d process kills", total[crashNames[kill]]+total[crashNames[killRemount]]+total[crashNames[killTrusted]])
+	return total
+}
+
+// Long histories by a seed that is printed: VARVE_CRASH_CUTS=100000 go test -run TestCrashLong. One
+// seed again: VARVE_CRASH_SEED=17 VARVE_CRASH_CUTS=1.
+func TestCrashLong(t *testing.T) {
+	total := longHistories(t, 100, func(w *world) {
+		w.others = 3
+		w.run(150, true)
+	})
 	t.Logf("crash: %d crashes in recovery", total["crashes in recovery"])
 }

@@ -3,7 +3,6 @@ package objstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 )
@@ -138,52 +137,35 @@ var alongOperations = []operation{
 // Collections that go on beside everything else, with crashes in the midst of them. VARVE_CRASH_CUTS
 // and VARVE_CRASH_SEED as for TestCrashLong.
 func TestCollectAlong(t *testing.T) {
-	want, total := crashCuts(t, 40), map[string]int{}
-	for seed := firstSeed(t); total["crashes"] < want; seed++ {
-		ok := t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
-			w := newWorld(t, seed, nil)
-			w.opts.LeafCache = smallestLeaves
-			w.others = 1
-			w.init()
-			w.opCreate()
-			w.opCreate()
-			for range 100 {
-				if w.pick(12, "arm a crash") == 0 {
-					w.mem.CutAt(w.mem.Ops() + int64(w.pick(100, "crash at")))
-				}
-				if w.pick(20, "pause") == 0 {
-					time.Sleep(time.Duration(w.pick(20, "milliseconds")) * time.Millisecond)
-				}
-				w.oneOf(alongOperations)
-				if w.mem.WasCut() {
-					w.crash(w.pick(crashKinds, "kind of crash"), true)
-					w.checkObjects()
-				}
+	total := longHistories(t, 40, func(w *world) {
+		w.opts.LeafCache = smallestLeaves
+		w.others = 1
+		w.init()
+		w.opCreate()
+		w.opCreate()
+		for range 100 {
+			if w.pick(12, "arm a crash") == 0 {
+				w.mem.CutAt(w.mem.Ops() + int64(w.pick(100, "crash at")))
 			}
-			w.endAlong()
-			if w.mem.CutAt(-1); w.mem.WasCut() {
-				w.crash(kill, true)
+			if w.pick(20, "pause") == 0 {
+				time.Sleep(time.Duration(w.pick(20, "milliseconds")) * time.Millisecond)
 			}
-			w.opSettle()
-			w.opCollect()
-			w.reopen()
-			w.checkSpace()
-			w.must(w.stop())
-			for k, n := range w.counts {
-				total[k] += n
+			w.oneOf(alongOperations)
+			if w.mem.WasCut() {
+				w.crash(w.pick(crashKinds, "kind of crash"), true)
+				w.checkObjects()
 			}
-		})
-		if !ok {
-			break
 		}
-		total["crashes"] = 0
-		for _, kind := range crashNames {
-			total["crashes"] += total[kind]
+		w.endAlong()
+		if w.mem.CutAt(-1); w.mem.WasCut() {
+			w.crash(kill, true)
 		}
-	}
-	t.Logf("%v", total)
-	t.Logf("crash: %d cuts, of %d moments", total[crashNames[powerCut]]+total["other disks"], total[crashNames[powerCut]])
-	t.Logf("crash: %d process kills", total[crashNames[kill]]+total[crashNames[killRemount]]+total[crashNames[killTrusted]])
+		w.opSettle()
+		w.opCollect()
+		w.reopen()
+		w.checkSpace()
+		w.must(w.stop())
+	})
 	if total["collected along"] == 0 {
 		t.Error("no collection came to its end beside others")
 	}
