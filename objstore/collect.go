@@ -46,16 +46,14 @@ const (
 
 // CollectState is how far the collector is, and what it has done since the store was opened.
 type CollectState struct {
-	Phase    CollectPhase   `json:"phase"`
-	DryRun   bool           `json:"dry_run,omitempty"`
-	Done     int64          `json:"done"`     // of Total: roots walked while marking, segments while sweeping
-	Total    int64          `json:"total"`    // 0 if nothing is under way
-	Freed    int64          `json:"freed"`    // bytes, by the cycle under way
-	Suspect  int64          `json:"suspect"`  // bytes that may have died since the last cycle; an upper bound
-	Freeable int64          `json:"freeable"` // bytes that the last dry run has found, 0: unknown
-	LastEnd  time.Time      `json:"last_end,omitzero"`
-	Last     *CollectReport `json:"last,omitempty"`  // the last cycle that came to its end
-	Error    string         `json:"error,omitempty"` // why the last cycle did not
+	Phase   CollectPhase   `json:"phase"`
+	DryRun  bool           `json:"dry_run,omitempty"`
+	Done    int64          `json:"done"`  // of Total: roots walked while marking, segments while sweeping
+	Total   int64          `json:"total"` // 0 if nothing is under way
+	Freed   int64          `json:"freed"` // bytes, by the cycle under way
+	LastEnd time.Time      `json:"last_end,omitzero"`
+	Last    *CollectReport `json:"last,omitempty"`  // the last cycle that came to its end
+	Error   string         `json:"error,omitempty"` // why the last cycle did not
 }
 
 // Collect frees what no volume, snapshot or open view refers to, in the segments that are sealed,

@@ -356,11 +356,9 @@ func (c *collector) finish(r *CollectReport, err error) {
 	switch {
 	case err != nil:
 		c.state.Error = err.Error()
-	case r.DryRun:
-		c.state.Freeable = r.Freed
-	default:
+	case !r.DryRun:
 		last := *r
-		c.state.Last, c.state.LastEnd, c.state.Freeable = &last, c.s.opts.Now().UTC(), 0
+		c.state.Last, c.state.LastEnd = &last, c.s.opts.Now().UTC()
 	}
 	c.mu.Unlock()
 	if err == nil && !r.DryRun {
@@ -379,9 +377,7 @@ func (c *collector) finish(r *CollectReport, err error) {
 func (c *collector) stateNow() CollectState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := c.state
-	st.Suspect = c.suspect.Load()
-	return st
+	return c.state
 }
 
 // start allows cycles until ctx ends.
