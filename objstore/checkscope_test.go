@@ -243,6 +243,23 @@ func TestScrubDue(t *testing.T) {
 	due(true, "the clock was set back, and the store was open for a day")
 	r.check(r.s.ScrubOptions())
 
+	wind := func(d time.Duration) { // the time since which the store is open
+		u.mu.Lock()
+		u.counted -= d
+		u.mu.Unlock()
+	}
+	wind(900 * time.Millisecond) // which whole seconds leave, and are older than the check's end
+	r.check(r.s.ScrubOptions())
+	wind(200 * time.Millisecond)
+	if i := r.s.upkeep.scrubInfo(); i.Due.Sub(i.LastEnded) != 24*time.Hour {
+		t.Errorf("the next check is due %v after the end of the last", i.Due.Sub(i.LastEnded))
+	}
+	u.running.Store(&checkRun{})
+	u.end(&CheckReport{})
+	if i := r.s.upkeep.scrubInfo(); i.State != ScrubIdle {
+		t.Errorf("a check that has ended is %s", i.State)
+	}
+
 	r.interrupt(2)
 	due(false, "somebody has begun a check, and it was interrupted")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -208,9 +208,10 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 		for n := 1; ; n++ {
 			r, data := holding(t)
 			r.end("closed")
-			count, armed, failedAt := 0, false, ""
+			var armed atomic.Bool // looks at the room go on in the background
+			count, failedAt := 0, ""
 			r.open(func(op vfs.Op) error {
-				if !armed || op.Kind == vfs.OpSpace || op.Kind == vfs.OpUsed || op.Kind == vfs.OpOpen {
+				if !armed.Load() || op.Kind == vfs.OpSpace || op.Kind == vfs.OpUsed || op.Kind == vfs.OpOpen {
 					return nil
 				}
 				switch op.Kind { // of which the errors say that nothing happened, or that there was no room
@@ -234,9 +235,9 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 			segs := sealedSegments(r.s)
 			take := func(ctx context.Context) (*segment.File, error) { return r.s.maker.create(ctx) }
 			r.s.evacuator.appenders = newAppenders(take)
-			armed = true
+			armed.Store(true)
 			_, err := r.s.evacuator.evacuate(t.Context(), segs, alive)
-			armed = false
+			armed.Store(false)
 			what := fmt.Sprintf("%v at operation %d, %s (%v)", errno, n, failedAt, err)
 			if r.s.writeError() == nil {
 				r.holdsAll(what, data)

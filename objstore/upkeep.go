@@ -223,11 +223,12 @@ func (u *upkeep) note(id, round uint32, damaged bool, bytes int64) {
 	}
 }
 
-// end remembers the result of a check of everything.
+// end remembers the result of a check of everything, which from then on is the last one and runs no more.
 func (u *upkeep) end(r *CheckReport) {
 	u.mu.Lock()
+	u.running.Store(nil)
 	if p := u.state.Pass; p != nil {
-		u.countLocked()
+		u.counted = u.uptime() // with the fraction of a second that countLocked leaves
 		u.state.Scrubbed = maintenance.Scrub{
 			Begun: p.Begun, Ended: u.now().UTC().Truncate(time.Second), Bytes: r.Bytes, Damaged: r.Damaged(),
 		}
