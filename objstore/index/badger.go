@@ -233,7 +233,7 @@ func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
 func (d *disk) badgerOptions() badger.Options {
 	return badger.DefaultOptions(d.dir).
 		WithLogger(&badgerLogger{l: d.opts.Logger}).
-		WithMemTableSize(d.opts.MemTable).
+		WithMemTableSize(d.tableSize()).
 		WithNumMemtables(2).
 		WithNumCompactors(2). // the least that badger takes
 		// Without compression and encryption badger reads blocks and the tables' own indexes from
