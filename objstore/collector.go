@@ -153,6 +153,7 @@ func (c *collector) collect(ctx context.Context, o cycleOptions) (CollectReport,
 	y.report.Seconds = time.Since(start).Seconds()
 	if err == nil && !o.dryRun {
 		c.suspect.Add(-before) // what has died meanwhile may not have been seen
+		c.s.rebuildWastefulIndex()
 	}
 	if err != nil && life.Err() != nil {
 		err = ErrClosed
@@ -267,11 +268,16 @@ func (y *cycle) letGo(ctx context.Context) error {
 // countObjects returns how many objects the store has at most, and some more for those that come
 // while a cycle runs.
 func (y *cycle) countObjects() int64 {
-	n := int64(1 << 12)
-	for _, g := range y.s.segments.All() {
+	n := int64(1<<12) + y.s.listedObjects()
+	return n + n/16
+}
+
+// listedObjects returns how many objects the segments' lists have.
+func (s *Store) listedObjects() (n int64) {
+	for _, g := range s.segments.All() {
 		n += g.FooterSize()/segment.ObjectSize + g.OpenCount()
 	}
-	return n + n/16
+	return n
 }
 
 // waitSettlings waits for the settlings that are under way.

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	compactFrame = 1024    // most records in a frame of a compacted log
-	shortLog     = 1 << 20 // logs up to this length in bytes are not compacted
+	compactFrame = 1024      // most records in a frame of a compacted log
+	shortLog     = 256 << 10 // logs up to this length in bytes are not compacted
 )
 
 // Compact calls Tidy if the log is longer than CompactAt.
