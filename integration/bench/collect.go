@@ -22,8 +22,9 @@ import (
 func runCollect(ctx context.Context, args []string) error {
 	var m memoryRun
 	var dead int64
-	var profile string
+	var profile, only string
 	flags := m.flags("collect", 16<<30, 16<<10)
+	flags.StringVar(&only, "only", "", "fill: make the store and leave it; collect: measure the store that such a run has left, and leave it; default: both, and remove it")
 	flags.StringVar(&profile, "profile", "", "file for a profile of the processor's time in collections")
 	flags.Int64Var(&dead, "dead", 8, "each how manieth MiB is written anew; the default is where a store begins to collect by itself")
 	flags.Int64Var(&m.options.CollectMemory, "collect-memory", 0, "bytes for the marks; 0: the default")
@@ -31,30 +32,53 @@ func runCollect(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	return m.inStore(func(store string, gen *generator) error {
-		if err := m.kill(ctx, store, gen, dead); err != nil {
-			return err
-		}
-		if profile == "" {
-			return m.collect(ctx, store)
-		}
-		f, err := os.Create(profile)
-		if err != nil {
-			return err
-		}
-		if err = pprof.StartCPUProfile(f); err == nil {
-			err = m.collect(ctx, store)
-			pprof.StopCPUProfile()
-		}
-		return errors.Join(err, f.Close())
-	})
+	fill := func(store string, gen *generator) error { return m.kill(ctx, store, gen, dead) }
+	measure := func(store string) error {
+		return profiled(profile, func() error { return m.collect(ctx, store) })
+	}
+	switch only {
+	case "":
+		return m.inStore(func(store string, gen *generator) error {
+			if err := fill(store, gen); err != nil {
+				return err
+			}
+			return measure(store)
+		})
+	case "fill":
+		return profiled(profile, func() error { return m.makeStore(fill) })
+	case "collect":
+		return measure(m.store())
+	}
+	return fmt.Errorf("-only %s: want fill or collect", only)
+}
+
+// profiled writes a profile of the processor's time to a file while do runs. Without a name it only
+// calls do.
+func profiled(name string, do func() error) error {
+	if name == "" {
+		return do()
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	if err = pprof.StartCPUProfile(f); err == nil {
+		err = do()
+		pprof.StopCPUProfile()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // kill fills the volume, and writes a part of it anew. Nothing is collected yet: the snapshot holds
 // everything against collections that the store begins itself, and goes last.
 func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part int64) error {
+	ix, err := openKnownIndex(store)
+	if err != nil {
+		return err
+	}
+	m.options.Index = ix
 	printMemoryHeader()
-	return m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
+	err = m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
 		buf := make([]byte, writeUnit)
 		for i := int64(0); i < m.written/writeUnit; i += part {
 			gen.fill(buf, 1<<62+uint64(i)*uint64(writeUnit/m.chunk))
@@ -67,6 +91,7 @@ func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part 
 		}
 		return s.DeleteSnapshot(ctx, "big", "before")
 	})
+	return errors.Join(err, ix.Close())
 }
 
 // collect opens the store, of which tree nodes and lists alone are read from here on, and prints a
@@ -74,7 +99,7 @@ func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part 
 func (m memoryRun) collect(ctx context.Context, store string) error {
 	m.options.FS = vfs.OS(store)
 	fmt.Printf("\n| | seconds | of which marking | processor s | nodes | objects | taken out | marks MiB | passes | "+
-		"resident MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 13))
+		"heap MiB, before | most | mapped MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 15))
 	small := m
 	small.options.CollectMemory = leastMarks
 	err := small.collections(ctx, store, collectLine{"dry run, marks of 64 MiB at most", true})
@@ -109,51 +134,58 @@ func (m memoryRun) collections(ctx context.Context, store string, lines ...colle
 
 // collectOnce collects, and prints a line.
 func (memoryRun) collectOnce(ctx context.Context, s *objstore.Store, what string, dry bool) error {
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // VmHWM counts from here on
-		return err
-	}
 	before, err := memoryStatus()
 	if err != nil {
 		return err
 	}
 	cpu := processorTime()
-	phases := watchPhases(s)
+	watched := watch(s)
 	r, err := s.Collect(ctx, objstore.CollectOptions{DryRun: dry})
-	marking := phases()[objstore.CollectMarking]
+	w := watched()
 	if err != nil {
 		return err
 	}
-	after, err := memoryStatus()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("| %s | %.1f | %.1f | %.1f | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d |\n", what, r.Seconds, marking.Seconds(),
-		(processorTime() - cpu).Seconds(), r.Nodes, r.Objects, r.Dead, float64(r.Memory)/(1<<20), r.Passes,
-		before["VmRSS"]>>10, after["VmHWM"]>>10, r.Read>>20, r.Written>>20, r.Swept)
+	fmt.Printf("| %s | %.1f | %.1f | %.1f | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d | %d | %d |\n", what, r.Seconds,
+		w.in[objstore.CollectMarking].Seconds(), (processorTime() - cpu).Seconds(), r.Nodes, r.Objects, r.Dead, float64(r.Memory)/(1<<20), r.Passes,
+		before["RssAnon"]>>10, w.heap>>10, before["RssFile"]>>10, w.mapped>>10, r.Read>>20, r.Written>>20, r.Swept)
 	return nil
 }
 
-// watchPhases looks at what the collector does until the function returned is called, which returns
-// how long it was in each phase.
-func watchPhases(s *objstore.Store) (stop func() map[objstore.CollectPhase]time.Duration) {
-	const tick = 5 * time.Millisecond
-	end, result := make(chan struct{}), make(chan map[objstore.CollectPhase]time.Duration)
+// watched is what was seen of a collection.
+type watched struct {
+	in           map[objstore.CollectPhase]time.Duration // how long it was in each phase
+	heap, mapped int64                                   // the most that was resident of the heap, and of mapped files, in KiB
+}
+
+// watch looks at a collection and at this process's memory until the function returned is called.
+func watch(s *objstore.Store) (stop func() watched) {
+	const tick, memoryTicks = 5 * time.Millisecond, 10
+	end, result := make(chan struct{}), make(chan watched)
 	go func() {
-		in, last := map[objstore.CollectPhase]time.Duration{}, time.Now()
+		w, last := watched{in: map[objstore.CollectPhase]time.Duration{}}, time.Now()
+		look := func() {
+			if kib, err := memoryStatus(); err == nil {
+				w.heap, w.mapped = max(w.heap, kib["RssAnon"]), max(w.mapped, kib["RssFile"])
+			}
+		}
 		t := time.NewTicker(tick)
 		defer t.Stop()
-		for {
+		for n := 1; ; n++ {
 			select {
 			case <-end:
-				result <- in
+				look()
+				result <- w
 				return
 			case now := <-t.C:
-				in[s.CollectState().Phase] += now.Sub(last)
+				w.in[s.CollectState().Phase] += now.Sub(last)
 				last = now
+				if n%memoryTicks == 0 {
+					look()
+				}
 			}
 		}
 	}()
-	return func() map[objstore.CollectPhase]time.Duration {
+	return func() watched {
 		close(end)
 		return <-result
 	}

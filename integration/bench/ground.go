@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,17 +92,28 @@ func usedOn(dir string) (int64, error) {
 		return 0, err
 	}
 	defer d.Close()
-	for range 2 { // btrfs gives back with the next transaction what one has freed
-		if err := unix.Syncfs(int(d.Fd())); err != nil {
+	last := int64(-1)
+	for {
+		for range 2 { // btrfs gives back with the next transaction what one has freed
+			if err := unix.Syncfs(int(d.Fd())); err != nil {
+				return 0, err
+			}
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
 			return 0, err
 		}
+		used := int64(st.Blocks-st.Bfree) * st.Bsize
+		if used == last {
+			return used, nil
+		}
+		last = used
+		time.Sleep(usedRest) // xfs gives back in the background what was unlinked
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Blocks-st.Bfree) * st.Bsize, nil
 }
+
+// usedRest is how long what is used on a file system does not change before it counts.
+const usedRest = 200 * time.Millisecond
 
 // allocated returns the bytes that files below a directory occupy, as du counts them.
 func allocated(dir string) (n int64, err error) {

@@ -69,16 +69,24 @@ func (m *memoryRun) flags(name string, written int64, chunk int) *flag.FlagSet {
 
 // inStore makes a store for a run, and removes it afterwards.
 func (m *memoryRun) inStore(run func(store string, gen *generator) error) error {
-	store := filepath.Join(m.dir, "store")
-	if err := objstore.Init(store, objstore.InitOptions{ChunkSize: m.chunk}); err != nil {
+	err := m.makeStore(run)
+	return errors.Join(err, os.RemoveAll(m.store()))
+}
+
+// makeStore makes a store for a run, and leaves it.
+func (m *memoryRun) makeStore(run func(store string, gen *generator) error) error {
+	if err := objstore.Init(m.store(), objstore.InitOptions{ChunkSize: m.chunk}); err != nil {
 		return err
 	}
 	gen := newGenerator(m.chunk)
 	if !m.keep {
-		m.options.FS = &regenerating{vfs.OS(store), gen}
+		m.options.FS = &regenerating{vfs.OS(m.store()), gen}
 	}
-	return errors.Join(run(store, gen), os.RemoveAll(store))
+	return run(m.store(), gen)
 }
+
+// store is the directory of the store.
+func (m *memoryRun) store() string { return filepath.Join(m.dir, "store") }
 
 func (m memoryRun) serve(ctx context.Context, s *objstore.Store, gen *generator) error {
 	if _, err := s.CreateVolume(ctx, "big", objstore.VolumeOptions{Size: m.size}); err != nil {

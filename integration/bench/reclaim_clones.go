@@ -70,6 +70,9 @@ func (c *clones) run(ctx context.Context, n int) error {
 		}
 	}
 	report, err := c.s.Collect(ctx, objstore.CollectOptions{})
+	if err == nil {
+		err = c.s.WaitReindex(ctx, nil) // which a collection begins if most of the index is dead
+	}
 	if err != nil {
 		return err
 	}
