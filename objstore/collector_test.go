@@ -329,8 +329,11 @@ func TestCollectBesideRevival(t *testing.T) {
 			var armed atomic.Bool
 			var revive func(wait bool)
 			r.open(func(op vfs.Op) error {
+				if !armed.Load() {
+					return nil // r.s may not be the store that is open
+				}
 				draft := op.Kind == vfs.OpCreate && strings.HasSuffix(op.Name, ".dir.new")
-				survey := op.Kind == vfs.OpUsed && strings.HasSuffix(op.Name, ".seg") && r.s != nil && r.s.CollectState().Phase == CollectSweeping
+				survey := op.Kind == vfs.OpUsed && strings.HasSuffix(op.Name, ".seg") && r.s.CollectState().Phase == CollectSweeping
 				if (at == "surveyed" && survey || at == "condemned" && draft) && armed.CompareAndSwap(true, false) {
 					revive(survey)
 				}

@@ -137,9 +137,9 @@ func TestConfirmingIsCheap(t *testing.T) {
 		must(t, r.s.Close())
 		r.open(nil)
 		must(t, r.s.Close())
-		var logs string // what is written now lies in a segment that is not there yet
+		var logs atomic.Pointer[string] // what is written now lies in a segment that is not there yet
 		r.open(func(op vfs.Op) error {
-			if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Name < logs && op.Len >= disk.BlockSize {
+			if name := logs.Load(); name != nil && op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, ".seg") && op.Name < *name && op.Len >= disk.BlockSize {
 				reads.Add(1)
 				readBytes.Add(op.Len)
 			}
@@ -151,7 +151,8 @@ func TestConfirmingIsCheap(t *testing.T) {
 		again := func(what string, wantBytes, most int64) {
 			t.Helper()
 			r.write(b, data, 0)
-			logs = segment.Name(b.appendSegment.ID)
+			name := segment.Name(b.appendSegment.ID)
+			logs.Store(&name)
 			reads.Store(0)
 			readBytes.Store(0)
 			must(t, r.s.Settle(t.Context()))

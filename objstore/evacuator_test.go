@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -209,7 +210,8 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 			r, data := holding(t)
 			r.end("closed")
 			var armed atomic.Bool // looks at the room go on in the background
-			count, failedAt := 0, ""
+			var mu sync.Mutex
+			count, failedAt := 0, "" // guarded by mu
 			r.open(func(op vfs.Op) error {
 				if !armed.Load() || op.Kind == vfs.OpSpace || op.Kind == vfs.OpUsed || op.Kind == vfs.OpOpen {
 					return nil
@@ -225,6 +227,8 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 					}
 				default:
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if count++; count == n {
 					failedAt = fmt.Sprintf("%v of %s", op.Kind, op.Name)
 					return errno
@@ -238,7 +242,9 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 			armed.Store(true)
 			_, err := r.s.evacuator.evacuate(t.Context(), segs, alive)
 			armed.Store(false)
+			mu.Lock()
 			what := fmt.Sprintf("%v at operation %d, %s (%v)", errno, n, failedAt, err)
+			mu.Unlock()
 			if r.s.writeError() == nil {
 				r.holdsAll(what, data)
 				_, err = r.s.evacuator.evacuate(t.Context(), sealedSegments(r.s), alive)
@@ -254,7 +260,10 @@ func TestEveryFaultOfEvacuation(t *testing.T) {
 				return
 			}
 			_ = r.s.Close()
-			if count < n {
+			mu.Lock()
+			met := count >= n
+			mu.Unlock()
+			if !met {
 				t.Logf("%v: %d operations", errno, n-1)
 				break
 			}

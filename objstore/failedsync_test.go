@@ -122,7 +122,7 @@ func TestFooterCountsAfterFailedSync(t *testing.T) {
 func TestFailedSyncOfRecovery(t *testing.T) {
 	old, fresh := randomBytes(1, 64<<10), randomBytes(2, 64<<10)
 	tried := map[string]int{}
-	for n, failed := int32(0), true; failed; n++ {
+	for n, failed := int32(0), ""; n == 0 || failed != ""; n++ {
 		r := newRig(t, Options{})
 		v := r.volume("a", 16<<20)
 		must(t, r.s.Quiesce()) // nothing settles
@@ -136,11 +136,10 @@ func TestFailedSyncOfRecovery(t *testing.T) {
 		mem := r.mem.Kill()
 		_ = r.s.Close()
 		var count atomic.Int32
-		failed = false
+		failedOf := make(chan string, 1) // the file whose sync fails
 		r.o.FS = vfs.Inject(mem, func(op vfs.Op) error {
 			if op.Kind == vfs.OpDatasync && count.Add(1)-1 == n {
-				failed = true
-				tried[strings.TrimRight(op.Name[:7], "/")]++
+				failedOf <- op.Name
 				mem.DropDirty(op.Name)
 				return unix.EIO
 			}
@@ -149,6 +148,12 @@ func TestFailedSyncOfRecovery(t *testing.T) {
 		if s, err := Open(t.Context(), "mem", r.o); err == nil {
 			must(t, s.Quiesce())
 			_ = s.Close()
+		}
+		select {
+		case failed = <-failedOf:
+			tried[strings.TrimRight(failed[:7], "/")]++
+		default:
+			failed = ""
 		}
 		r.mem = mem.Kill()
 		r.open(nil)

@@ -174,17 +174,19 @@ func TestFailedOpeningClosesFiles(t *testing.T) {
 	r.write(v, randomBytes(9, 8192), 0)
 	r.s.catalog.log.CompactAt = 1 << 40
 	must(t, r.s.catalog.append(context.Background(), padded(2<<20)))
-	for n, failed := int32(0), true; failed; n++ {
+	var failed atomic.Bool
+	failed.Store(true)
+	for n := int32(0); failed.Load(); n++ {
 		c := &countFS{FS: r.mem.Kill(), open: map[*countFile]string{}}
 		var count atomic.Int32
 		o := r.o
 		o.Index = index.NewMem()
-		failed = false
+		failed.Store(false)
 		o.FS = vfs.Inject(c, func(op vfs.Op) error {
 			if count.Add(1)-1 != n {
 				return nil
 			}
-			failed = true
+			failed.Store(true)
 			return syscall.EIO
 		})
 		s, err := Open(t.Context(), "mem", o)

@@ -394,10 +394,10 @@ func unsettled(o *Options) { o.SettleDelay, o.TailSoft, o.TailHard = -1, 1<<30, 
 // nothing is undone.
 func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 	mem := vfs.NewMem(0)
-	var overtake func()
+	var overtake atomic.Pointer[func()] // a spare segment is made beside the test
 	fs := vfs.Inject(mem, func(op vfs.Op) error {
-		if f := overtake; op.Kind == vfs.OpWrite && op.Len == SectorSize && f != nil {
-			f()
+		if f := overtake.Load(); op.Kind == vfs.OpWrite && op.Len == SectorSize && f != nil {
+			(*f)()
 		}
 		return nil
 	})
@@ -405,7 +405,7 @@ func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 	_, err := w.v.WriteAt(bytes.Repeat([]byte{7}, SectorSize), 4096)
 	must(t, err)
 	overtaken, refused := 0, 0
-	overtake = func() {
+	between := func() {
 		switch err := w.v.TryZero(4096, SectorSize); {
 		case errors.Is(err, ErrBusy):
 			refused++
@@ -415,9 +415,10 @@ func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 			overtaken++
 		}
 	}
+	overtake.Store(&between)
 	_, err = w.v.WriteAt([]byte{1, 2, 3}, 4096+100)
 	must(t, err)
-	overtake = nil
+	overtake.Store(nil)
 	if overtaken != overtakings || refused != 1 {
 		t.Errorf("overtaken %d times, then %d had to wait; want %d and 1", overtaken, refused, overtakings)
 	}
@@ -436,12 +437,10 @@ func TestPartialWriteIsNotOvertakenForEver(t *testing.T) {
 // for a short write.
 func TestFailedWriteIsAnError(t *testing.T) {
 	mem := vfs.NewMem(0)
-	fail := 0 // the write that fails, counted from 1
+	var fail atomic.Int64 // the write that fails, counted from 1
 	fs := vfs.Inject(mem, func(op vfs.Op) error {
-		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Off > 0 && fail > 0 {
-			if fail--; fail == 0 {
-				return unix.EIO
-			}
+		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Off > 0 && fail.Add(-1) == 0 {
+			return unix.EIO
 		}
 		return nil
 	})
@@ -449,7 +448,7 @@ func TestFailedWriteIsAnError(t *testing.T) {
 	for _, c := range []struct{ off, n, fail, want int }{
 		{4096, 8192, 1, 0}, {4096 + 100, 200, 1, 0}, {4096 + 100, 4096, 2, SectorSize - 100}, {0, MaxRequest/4 + 512, 2, MaxRequest / 4},
 	} {
-		fail = c.fail
+		fail.Store(int64(c.fail))
 		n, err := w.v.WriteAt(make([]byte, c.n), int64(c.off))
 		if !errors.Is(err, unix.EIO) || n != c.want {
 			t.Errorf("%d bytes at %d: %d, %v; want %d and an error", c.n, c.off, n, err, c.want)

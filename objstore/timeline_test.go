@@ -174,7 +174,7 @@ func TestHistoryOfResizedVolume(t *testing.T) {
 
 // What a policy drops is a root as long as an opening may find it in the file.
 func TestHistoryRoots(t *testing.T) {
-	r := newRig(t, Options{})
+	r := newRig(t, newTestTime().options(Options{})) // time stands still: only the test saves
 	v := r.volume("a", 1<<20)
 	_, err := r.s.SetRetention(t.Context(), "a", keeping(Retention{KeepLast: 1}))
 	must(t, err)
@@ -438,7 +438,8 @@ func TestPruneHistory(t *testing.T) {
 // end.
 func TestHistoryNotSavedIsSaidOnce(t *testing.T) {
 	var log logBuffer
-	r := newRig(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	o := newTestTime().options(Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	r := newRig(t, o) // time stands still: only the test saves
 	v := r.volume("a", 1<<20)
 	_, err := r.s.SetRetention(t.Context(), "a", keeping(Retention{KeepLast: 9}))
 	must(t, err)
