@@ -15,12 +15,12 @@ type test struct {
 
 // tests are the long ones. Those on this machine take no root and no kernel.
 var tests = []test{
-	{"engine: random histories", false, "./objstore", "^(TestCrashLong|TestKilledProcess|TestKilledAtEveryPoint)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
+	{"engine: random histories", false, "./objstore", "^(TestCrashLong|TestCollectLong|TestCollectAlong|TestKilledProcess|TestKilledAtEveryPoint)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: every operation", false, "./objstore", "^(TestEveryCut|TestEveryCutOfRecovery|TestEveryMoment)$", []string{"VARVE_CRASH_CUTS={cuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: damaged files", false, "./objstore", "^TestEveryDamage$", []string{"VARVE_CRASH_CUTS=1"}, 2 * time.Hour},
 	{"engine: faults, full disks, flips", false, "./objstore", "^(TestEveryFault|TestFault.*|TestFull.*|TestEveryFlip)$", []string{"VARVE_CRASH_CUTS=2000", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"engine: linearizable", false, "./objstore", "^(TestLinearizable|TestLinearizableKilled)$", []string{"VARVE_CRASH_CUTS=20000", "VARVE_CRASH_SEED={seed}"}, time.Hour},
-	{"engine: race detector", false, "./objstore", "^(TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestDeepTree|TestLongJournal)$", []string{"GOFLAGS=-race", "CGO_ENABLED=1"}, 2 * time.Hour},
+	{"engine: race detector", false, "./objstore", "^(TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRotLong|TestCollectLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestContextEndsOpening|TestDeepTree|TestLongJournal)$", []string{"GOFLAGS=-race", "CGO_ENABLED=1"}, 2 * time.Hour},
 	{"filesystems: cuts of the log", true, "./integration", "^TestPowerCut$", []string{"VARVE_CRASH_FS_CUTS={fscuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"bad disks", true, "./integration", "^(TestDisk.*|TestBadSectors)$", []string{"VARVE_CRASH_BAD_DISKS=10"}, time.Hour},
 	{"full disks", true, "./integration", "^(TestFullDisk|TestMaxSize)$", []string{"VARVE_CRASH_CUTS=1"}, time.Hour},

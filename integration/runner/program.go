@@ -172,14 +172,19 @@ func availableMemory() (int, error) {
 // others take ordinarySeconds. It balances machines, and no more: a test that it does not know is
 // no mistake.
 var testSeconds = map[string]int{
-	"TestFilesystemOnDevice": 130, "TestKillAtPoints": 90, "TestFioVerify": 60, "TestPowerCut": 60, "TestDamagedFiles": 60,
-	"TestDedupTwoCopies": 45, "TestFilesystemOnDiskStore": 40, "TestKillUnderFioVerify": 40,
-	"TestKillUnderMountedExt4": 40, "TestLinearizableUnderKills": 40, "TestLoopTransport": 30, "TestFioVerifyWithDiscards": 30,
-	"TestSnapshotUnderMountedFilesystem": 30, "TestFullDisk": 30, "TestLeaks": 30, "TestFailedQueueRecovered": 25,
-	"TestUpgradeUnderLoad": 25, "TestSnapshotUnderFio": 20, "TestDeviceModel": 20, "TestVerifiedFio": 20, "TestFullStore": 20,
+	"TestFilesystemOnDevice": 80, "TestStopAndStart": 60, "TestUpgradeUnderLoad": 60,
+	"TestSnapshotUnderMountedFilesystem": 60, "TestDamagedFiles": 60, "TestPowerCut": 60,
+	"TestFilesystemOnDiskStore": 50, "TestKillUnderMountedExt4": 40, "TestFullDisk": 35, "TestKillAtPoints": 35,
+	"TestResizeUnderFilesystem": 35, "TestDedupTwoCopies": 35, "TestSnapshotUnderFio": 30,
+	"TestDiffMakesTheNextImage": 30, "TestRefusalsNameHolders": 30, "TestDeviceServedBeforeIndexIsFull": 25,
+	"TestHundredClones": 25, "TestLeaks": 25, "TestFailedQueueRecovered": 20, "TestLoopTransport": 20,
+	"TestLinearizableUnderKills": 20, "TestUpgradeFails": 20, "TestFioVerify": 20, "TestFioVerifyWithDiscards": 20,
+	"TestKillUnderFioVerify": 20, "TestSnapshotMount": 20, "TestClockSteps": 15, "TestUsesAddUp": 15,
+	"TestSpaceComesBackOnEveryDisk": 15, "TestFailedDeviceRetried": 15, "TestScheduledScrub": 15,
+	"TestReindexBesideIO": 15, "TestCloneOfMountedFilesystem": 15,
 }
 
-const ordinarySeconds = 7
+const ordinarySeconds = 4
 
 func secondsOf(test string) int {
 	if s, ok := testSeconds[test]; ok {

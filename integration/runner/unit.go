@@ -18,13 +18,14 @@ const propertyTests = "Property|Model|Layer|CrashLong"
 // one after the other. Step unit has all of them. Under the race detector, which makes them ten
 // times slower, make crash has them; in make test it sees the same code in the tests of random
 // histories, of linearizability, and in all others.
-const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestDeepTree|TestLongJournal)$"
+const exhaustiveTests = "^(TestKilledAtEveryPoint|TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRotLong|TestCollectLong|" +
+	"TestRefsCopyCut|TestFailedOpeningClosesFiles|TestContextEndsOpening|TestReleaseHasNone|TestDeepTree|TestLongJournal)$"
 
 // unitSteps run the tests that need nothing of the test kernel.
 func unitSteps() []*step {
 	limit := func(d time.Duration) string { return "-timeout=" + patience(d).String() }
 	return []*step{
-		{name: "unit", needs: []string{"packages"}, expected: 200 * time.Second, events: true, run: func(ctx context.Context, j *job) error {
+		{name: "unit", needs: []string{"packages"}, expected: 6 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
 			plain, property, err := testPackages(ctx)
 			if err != nil {
 				return err
@@ -33,7 +34,7 @@ func unitSteps() []*step {
 			return errors.Join(j.command(ctx, nil, "go", slices.Concat(args, plain)...),
 				j.command(ctx, nil, "go", slices.Concat(args, []string{"-skip", propertyTests}, property)...))
 		}},
-		{name: "property", needs: []string{"packages"}, expected: 45 * time.Second, events: true, run: func(ctx context.Context, j *job) error {
+		{name: "property", needs: []string{"packages"}, expected: 2 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
 			_, property, err := testPackages(ctx)
 			if err != nil {
 				return err
@@ -43,7 +44,7 @@ func unitSteps() []*step {
 			return j.command(ctx, []string{"VARVE_CRASH_CUTS=" + setting("VARVE_CUTS", "300")}, "go",
 				slices.Concat(args, property, []string{"-rapid.checks=" + setting("VARVE_CHECKS", "300")})...)
 		}},
-		{name: "race", needs: []string{"packages"}, expected: 4 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
+		{name: "race", needs: []string{"packages"}, expected: 9 * time.Minute, events: true, run: func(ctx context.Context, j *job) error {
 			return j.command(ctx, []string{"CGO_ENABLED=1"}, "go", "test", "-json", "-race", "-count=1", limit(20*time.Minute), "-skip", exhaustiveTests, "./...")
 		}},
 	}

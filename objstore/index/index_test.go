@@ -173,7 +173,7 @@ func TestLockedIsNotDeleted(t *testing.T) {
 
 // Every file of a closed index, damaged in every way, gives a working index: the old one or a new
 // one, never wrong locations.
-func TestDamage(t *testing.T) {
+func TestEveryDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "index")
 	x := openDisk(t, dir, small)
 	must(t, x.Put(entries(0, 3000)))

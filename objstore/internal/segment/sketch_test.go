@@ -33,13 +33,13 @@ func TestSketches(t *testing.T) {
 		}
 	}
 	admitted := 0
-	for range 1 << 20 {
+	for range 1 << 18 {
 		if s.MayHave(7, one(randomHash(r))) {
 			admitted++
 		}
 	}
-	if admitted > 60 { // 22 to be expected
-		t.Errorf("%d of a million objects that are not there are admitted", admitted)
+	if admitted > 20 { // 5 or 6 to be expected
+		t.Errorf("%d of %d objects that are not there are admitted", admitted, 1<<18)
 	}
 	size := s.Bytes()
 	if size > 16<<10*3+8 {
