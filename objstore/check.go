@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,10 +218,14 @@ func (c *checker) maintenance() {
 
 // refs reads both copies of the refs log, up to where the store has written them.
 func (c *checker) refs() error {
-	return c.s.catalog.readLog(c.ctx, func(l *refs.Log) {
+	err := c.s.catalog.readLog(c.ctx, func(l *refs.Log) {
 		for i := range l.Copies() {
 			c.there(l.CopyName(i), "log", always)
-			if err := l.VerifyCopy(i); err != nil {
+			err := l.VerifyCopy(c.ctx, i)
+			if c.ctx.Err() != nil {
+				return
+			}
+			if err != nil {
 				c.found(err)
 			}
 		}
@@ -228,6 +233,7 @@ func (c *checker) refs() error {
 			c.found(&CorruptError{File: l.CopyName(0), Object: "log", Err: errors.New("there is no second copy of it")})
 		}
 	})
+	return cmp.Or(err, c.ctx.Err())
 }
 
 func always() bool { return true }

@@ -79,7 +79,7 @@ func (c *checker) record(g *segment.File) {
 			c.there(file, "log", always)
 		}
 	}
-	_ = g.Check(c.s.sb.ID, there, func(err error) { // an error: the segment was retired meanwhile
+	_ = g.Check(c.ctx, c.s.sb.ID, there, func(err error) { // an error: the segment was retired meanwhile, or ctx has ended
 		if bad := (*CorruptError)(nil); known && errors.As(err, &bad) && bad.Object == "segment footer" {
 			return
 		}

@@ -39,9 +39,9 @@ func (s *Store) openSegments(ctx context.Context) error {
 		}
 	}
 	err = disk.ParallelContext(ctx, files, func(f *segmentFile) error { // each has its own error
-		f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
+		f.seg, f.err = segment.Open(ctx, s.fs, f.id, s.sb.ID, logs[f.id])
 		if disk.Unreadable(f.err) { // a second read may succeed
-			f.seg, f.err = segment.Open(s.fs, f.id, s.sb.ID, logs[f.id])
+			f.seg, f.err = segment.Open(ctx, s.fs, f.id, s.sb.ID, logs[f.id])
 		}
 		return nil
 	})

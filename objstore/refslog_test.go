@@ -133,7 +133,7 @@ func TestRefsOfOlderVersion(t *testing.T) {
 		}
 		must(t, r.s.Close())
 		old := refs.NewState(disk.MaxChunkSize)
-		l, err := record.Open(r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, old.ApplyFrame)
+		l, err := record.Open(t.Context(), r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, old.ApplyFrame)
 		must(t, err)
 		if compact {
 			b, err := json.Marshal(slices.Collect(old.Records))
@@ -144,7 +144,7 @@ func TestRefsOfOlderVersion(t *testing.T) {
 			must(t, n.Close())
 			must(t, r.mem.Rename(refs.LogFile+".new", refs.LogFile))
 			must(t, r.mem.SyncDir("refs"))
-			l, err = record.Open(r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
+			l, err = record.Open(t.Context(), r.mem, []string{refs.LogFile}, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 			must(t, err)
 		}
 		b, err := json.Marshal([]refs.Record{{Op: refs.OpVolumeDelete, ID: old.Volumes["a"].ID}})
@@ -226,7 +226,7 @@ func TestCompactionOfManyNames(t *testing.T) {
 	frames, largest := 0, 0
 	snapshotCount(t, r, live)
 	must(t, r.s.Close())
-	l, err := record.Open(r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, func(p []byte) error {
+	l, err := record.Open(t.Context(), r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, func(p []byte) error {
 		frames++
 		largest = max(largest, len(p))
 		return nil

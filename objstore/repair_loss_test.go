@@ -65,7 +65,7 @@ func TestRepairNamesLoss(t *testing.T) {
 		}
 		mem := r.mem.Kill()
 		if lost == "the root" {
-			l, err := record.Open(mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
+			l, err := record.Open(t.Context(), mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 			must(t, err)
 			b, err := json.Marshal([]refs.Record{{Op: refs.OpHead, ID: v.ref.ID, Gen: v.baseGen, Root: merkle.Sum(merkle.KindRoot, nil).String()}})
 			must(t, err)

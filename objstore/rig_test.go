@@ -113,7 +113,7 @@ func (r *rig) undamaged(what string) {
 func (r *rig) longRefs() {
 	r.t.Helper()
 	must(r.t, r.s.Close())
-	l, err := record.Open(r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
+	l, err := record.Open(r.t.Context(), r.mem, refs.LogFiles, refs.LogID(r.s.sb.ID), false, refs.NewState(disk.MaxChunkSize).ApplyFrame)
 	must(r.t, err)
 	b, err := json.Marshal(slices.Repeat([]refs.Record{{Op: refs.OpSegments, Gen: 1, Name: strings.Repeat("long ", 200)}}, 1100))
 	must(r.t, err)

@@ -42,7 +42,7 @@ func TestLostChunk(t *testing.T) {
 		must(t, f.Close())
 		id, _, _ := segment.ParseName(n)
 		var payloads [][]byte
-		l, err := record.Open(r.mem, []string{segment.ObjectLogName(id)}, segment.ObjectLogID(r.s.sb.ID, id), false, func(p []byte) error {
+		l, err := record.Open(t.Context(), r.mem, []string{segment.ObjectLogName(id)}, segment.ObjectLogID(r.s.sb.ID, id), false, func(p []byte) error {
 			p = bytes.Clone(p)
 			if at := bytes.Index(p, lost[:]); at >= 0 {
 				p[at] ^= 1

@@ -163,7 +163,7 @@ func TestScratchVolumeInOldRefs(t *testing.T) {
 	must(t, CheckName("volume", info.Name))
 	must(t, s.Close())
 	r := refs.NewState(disk.MaxChunkSize)
-	l, err := record.Open(vfs.OS(dir), refs.LogFiles, refs.LogID(s.sb.ID), false, func(payload []byte) error {
+	l, err := record.Open(t.Context(), vfs.OS(dir), refs.LogFiles, refs.LogID(s.sb.ID), false, func(payload []byte) error {
 		var before []struct {
 			Op            string
 			ID            uuid.UUID

@@ -8,26 +8,28 @@ import (
 	"varve/objstore/vfs"
 )
 
-// maxContent bounds the files that are read whole, in bytes: no format grows that large, and a
-// damaged size must not exhaust the memory.
+// maxContent bounds the files that are read to the end, in bytes: no format grows that large, and a
+// damaged size must not exhaust the memory, or the time.
 const maxContent = 4 << 30
 
 // Content is a file read into memory as far as the disk returns it.
 type Content struct {
-	Data []byte  // blocks that cannot be read are zeroes
-	Bad  []int64 // offsets of these blocks, ascending
-	Err  error   // the disk's error for the first of them; nil if there is none
+	Data []byte // blocks that cannot be read are zeroes
+	Unread
+}
+
+// Unread says which blocks of a file the disk has refused to return.
+type Unread struct {
+	Bad []int64 // offsets of the blocks, ascending
+	Err error   // the disk's error for the first that was tried; nil if there is none
 }
 
 // ReadContent reads a file, block by block where the disk fails. The error is for a file of which
 // nothing can be said; blocks that cannot be read are part of the Content.
 func ReadContent(f vfs.File) (Content, error) {
-	size, err := f.Size()
+	size, err := contentSize(f)
 	if err != nil {
 		return Content{}, err
-	}
-	if size > maxContent {
-		return Content{}, fmt.Errorf("%w: it has %d bytes, at most %d would make sense", ErrCorrupt, size, int64(maxContent))
 	}
 	b := make([]byte, size)
 	n, err := f.ReadAt(b, 0)
@@ -37,7 +39,7 @@ func ReadContent(f vfs.File) (Content, error) {
 	if !Unreadable(err) {
 		return Content{}, err
 	}
-	c := Content{Data: b, Err: err}
+	c := Content{Data: b, Unread: Unread{Err: err}}
 	for off := int64(0); off < size; off += BlockSize {
 		part := b[off:min(off+BlockSize, size)]
 		switch _, err := f.ReadAt(part, off); {
@@ -55,18 +57,27 @@ func ReadContent(f vfs.File) (Content, error) {
 	return c, nil
 }
 
+// contentSize returns the length of a file in bytes, or an error if it makes no sense.
+func contentSize(f vfs.File) (int64, error) {
+	size, err := f.Size()
+	if err == nil && size > maxContent {
+		err = fmt.Errorf("%w: it has %d bytes, at most %d would make sense", ErrCorrupt, size, int64(maxContent))
+	}
+	return size, err
+}
+
 // Cause returns the disk's error, or why as an error if the disk returned none.
-func (c *Content) Cause(why string) error {
-	if c.Err != nil {
-		return c.Err
+func (u *Unread) Cause(why string) error {
+	if u.Err != nil {
+		return u.Err
 	}
 	return errors.New(why)
 }
 
 // BadFrom returns the offset of the first unreadable block with a byte at or after off, or -1 if
 // there is none.
-func (c *Content) BadFrom(off int64) int64 {
-	for _, at := range c.Bad {
+func (u *Unread) BadFrom(off int64) int64 {
+	for _, at := range u.Bad {
 		if at+BlockSize > off {
 			return at
 		}

@@ -113,21 +113,6 @@ func (s seed) decode(b []byte, off int64) (payload []byte, next int64, err error
 	return body[4:], off + disk.RoundUp(frameHeader+n, frameAlign), nil
 }
 
-// decodeIn decodes the frame at off of a whole file.
-func (s seed) decodeIn(data []byte, off int64) (payload []byte, next int64, err error) {
-	return s.decode(data[min(off, int64(len(data))):], off)
-}
-
-// resync returns the offset of the first good frame at or after off, or 0 if there is none.
-func (s seed) resync(data []byte, off int64) int64 {
-	for ; off+frameHeader < int64(len(data)); off += frameAlign {
-		if _, _, err := s.decodeIn(data, off); err == nil {
-			return off
-		}
-	}
-	return 0
-}
-
 // mark is the end mark of a log whose last frame ends at off.
 func (s seed) mark(off int64) []byte {
 	b := make([]byte, markSize)
@@ -137,9 +122,4 @@ func (s seed) mark(off int64) []byte {
 
 func (s seed) isMark(b []byte, off int64) bool {
 	return le.Uint32(b[4:]) == 0 && le.Uint32(b) == s.sum(off, b[4:markSize])
-}
-
-// marked reports whether the file is a log that ends at off, with the end mark.
-func (s seed) marked(data []byte, off int64) bool {
-	return int64(len(data)) == off+markSize && s.isMark(data[off:], off)
 }

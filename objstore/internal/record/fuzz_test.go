@@ -31,7 +31,7 @@ func TestGolden(t *testing.T) {
 func TestGoldenDecode(t *testing.T) {
 	var frames []string
 	fs := disktest.FS(t, "log", goldenLog(t))
-	l, err := Open(fs, []string{"log"}, goldenID, false, func(p []byte) error { frames = append(frames, string(p)); return nil })
+	l, err := Open(t.Context(), fs, []string{"log"}, goldenID, false, func(p []byte) error { frames = append(frames, string(p)); return nil })
 	must(t, err)
 	if len(frames) != 2 || frames[0] != "a frame of 19 bytes" || frames[1] != "one of 16 bytes." {
 		t.Errorf("frames %q", frames)
@@ -71,7 +71,7 @@ func FuzzLog(f *testing.F) {
 		fs := disktest.FS(t, "log", data)
 		var frames [][]byte
 		keep := func(p []byte) error { frames = append(frames, bytes.Clone(p)); return nil }
-		opened, err := Open(fs, []string{"log"}, goldenID, damage%2 == 0, keep)
+		opened, err := Open(t.Context(), fs, []string{"log"}, goldenID, damage%2 == 0, keep)
 		if err != nil {
 			if !errors.Is(err, disk.ErrCorrupt) {
 				t.Fatal(err)
@@ -79,10 +79,10 @@ func FuzzLog(f *testing.F) {
 			return
 		}
 		must(t, opened.Append([]byte("one more")))
-		must(t, opened.VerifyCopy(0))
+		must(t, opened.VerifyCopy(t.Context(), 0))
 		want := append(frames, []byte("one more"))
 		frames = nil
-		if _, err := Open(fs, []string{"log"}, goldenID, false, keep); err != nil {
+		if _, err := Open(t.Context(), fs, []string{"log"}, goldenID, false, keep); err != nil {
 			t.Fatalf("open again: %v", err)
 		}
 		if len(frames) != len(want) {

@@ -58,7 +58,7 @@ func TestAppendAfterRefusedFrame(t *testing.T) {
 	must(t, l.Append([]byte("two")))
 	must(t, l.Close())
 	var got []string
-	l, err = Open(fs, []string{"log"}, goldenID, false, func(p []byte) error { got = append(got, string(p)); return nil })
+	l, err = Open(t.Context(), fs, []string{"log"}, goldenID, false, func(p []byte) error { got = append(got, string(p)); return nil })
 	must(t, err)
 	must(t, l.Close())
 	if len(got) != 1 || got[0] != "two" {
@@ -83,7 +83,7 @@ func TestDraftThatRots(t *testing.T) {
 		_, err = f.WriteAt([]byte{0xee}, l.last+frameHeader)
 		must(t, err)
 		must(t, f.Close())
-		if l, err = Open(mem, []string{"log"}, goldenID, false, func([]byte) error { return nil }); err == nil {
+		if l, err = Open(t.Context(), mem, []string{"log"}, goldenID, false, func([]byte) error { return nil }); err == nil {
 			t.Errorf("disk %d: the log opens with %d bytes, as if its last frame had never been written", disk, l.Size())
 			must(t, l.Close())
 		}

@@ -25,7 +25,7 @@ func TestLogMadeAnewOnFullDisk(t *testing.T) {
 		must(t, f.Close())
 		for _, total := range []int64{0, 1 << 30, 1 << 30} { // first on a full disk
 			mem.SetSpace(total)
-			l, err := Open(mem, []string{"log"}, id, true, func([]byte) error { return nil })
+			l, err := Open(t.Context(), mem, []string{"log"}, id, true, func([]byte) error { return nil })
 			if err != nil {
 				t.Fatalf("%d bytes of zeroes: %v", size, err)
 			}
@@ -62,7 +62,7 @@ func TestLogOpensOnFullDiskWithoutOverwriting(t *testing.T) {
 		})
 		for _, names := range [][]string{{"log"}, {"log", "copy"}} {
 			var got []string
-			l, err := Open(full, names, id, false, func(p []byte) error { got = append(got, string(p)); return nil })
+			l, err := Open(t.Context(), full, names, id, false, func(p []byte) error { got = append(got, string(p)); return nil })
 			if err != nil {
 				t.Fatalf("%v, %d torn bytes: %v", names, torn, err)
 			}
@@ -78,7 +78,7 @@ func TestLogOpensOnFullDiskWithoutOverwriting(t *testing.T) {
 		must(t, err)
 		must(t, f.Truncate(end-8))
 		must(t, f.Close())
-		if l, err := Open(full, []string{"log"}, id, false, func([]byte) error { return nil }); err == nil {
+		if l, err := Open(t.Context(), full, []string{"log"}, id, false, func([]byte) error { return nil }); err == nil {
 			if l.end >= end {
 				t.Fatalf("a torn log has its frame")
 			}
@@ -93,7 +93,7 @@ func TestLogMadeAnew(t *testing.T) {
 	for _, left := range [][]byte{nil, make([]byte, 10), make([]byte, HeaderSize)} {
 		fs := disktest.FS(t, "log", left)
 		for opening := range 3 {
-			l, err := Open(fs, []string{"log"}, ID{ObjectLog, disktest.Store, 7}, opening == 0, func([]byte) error { return errors.New("a frame of nothing") })
+			l, err := Open(t.Context(), fs, []string{"log"}, ID{ObjectLog, disktest.Store, 7}, opening == 0, func([]byte) error { return errors.New("a frame of nothing") })
 			if err != nil {
 				t.Fatalf("%d bytes of zeroes, opening %d: %v", len(left), opening, err)
 			}

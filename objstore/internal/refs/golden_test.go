@@ -68,7 +68,7 @@ func goldenLimited(t testing.TB) []byte {
 // goldenState is what goldenLog leads to.
 func goldenState(t testing.TB) *State {
 	s := NewState(chunkSize)
-	_, err := record.Open(disktest.FS(t, LogFile, goldenLog(t)), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
+	_, err := record.Open(t.Context(), disktest.FS(t, LogFile, goldenLog(t)), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
 	must(t, err)
 	return s
 }

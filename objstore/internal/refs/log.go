@@ -29,10 +29,6 @@ var LogFiles = []string{LogFile, LogCopy}
 // LogID is the ID of a store's log.
 func LogID(store uuid.UUID) record.ID { return record.ID{Kind: record.Refs, Store: store} }
 
-// streamAbove is the length in bytes above which a good log is opened without reading it into
-// memory as a whole.
-var streamAbove int64 = 64 << 20
-
 // ahead is the space in bytes that stays allocated beyond the log's end, so that names can be
 // deleted on a full disk.
 const ahead = 64 << 10
@@ -82,19 +78,7 @@ func Open(ctx context.Context, fs vfs.FS, store uuid.UUID, chunkSize int, logger
 	}
 	var err error
 	s := NewState(chunkSize)
-	if l.log, err = record.OpenLong(ctx, fs, LogFiles, LogID(store), streamAbove, s.ApplyFrame); l.log == nil && err == nil {
-		s = NewState(chunkSize) // the log is short, or must be read as a whole
-		l.log, err = record.Open(fs, LogFiles, LogID(store), false, func(frame []byte) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			return s.ApplyFrame(frame)
-		})
-		if err != nil && ctx.Err() != nil {
-			return nil, nil, ctx.Err() // Open took it for damage, and has repaired nothing
-		}
-	}
-	if err != nil {
+	if l.log, err = record.Open(ctx, fs, LogFiles, LogID(store), false, s.ApplyFrame); err != nil {
 		return nil, nil, err
 	}
 	return l, s, nil
@@ -134,8 +118,8 @@ func (l *Log) Copies() int { return l.log.Copies() }
 // CopyName is the path of copy i, from 0.
 func (l *Log) CopyName(i int) string { return l.log.CopyName(i) }
 
-// VerifyCopy reads copy i alone; its error is a disk.CorruptError.
-func (l *Log) VerifyCopy(i int) error { return l.log.VerifyCopy(i) }
+// VerifyCopy reads copy i alone; its error is a disk.CorruptError, or that of ctx.
+func (l *Log) VerifyCopy(ctx context.Context, i int) error { return l.log.VerifyCopy(ctx, i) }
 
 // Close takes back what is in doubt, and closes the files.
 func (l *Log) Close() error { return errors.Join(l.log.TakeBack(), l.log.Close()) }

@@ -1,6 +1,7 @@
 package refs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,31 +34,32 @@ func longLog(t *testing.T, n int) *vfs.Mem {
 	return mem
 }
 
-// A long log is opened without being read as a whole, unless something is wrong with it.
-func TestLongLogIsStreamed(t *testing.T) {
-	defer func(was int64) { streamAbove = was }(streamAbove)
-	streamAbove = 64 << 10
-	const n = 12000
+// A log is read in pieces, whether it is good, torn or damaged.
+func TestLogIsReadInPieces(t *testing.T) {
+	const n, piece = 20000, 1 << 20
 	mem := longLog(t, n)
 	size := int64(len(disktest.ReadFile(t, mem, LogFile)))
+	if size < 3*piece {
+		t.Fatalf("a log of %d bytes is too short for the test", size)
+	}
 	end := int64(0)
 	var mu sync.Mutex
 	largest := int64(0) // guarded by mu
 	fs := vfs.Inject(mem, func(op vfs.Op) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if op.Kind == vfs.OpRead {
+		if op.Kind == vfs.OpRead || op.Kind == vfs.OpWrite {
 			largest = max(largest, op.Len)
 		}
 		return nil
 	})
-	open := func(whole bool, damage int) {
+	open := func(damage int) {
 		t.Helper()
 		largest = 0
 		l, s, err := Open(t.Context(), fs, disktest.Store, chunkSize, quiet)
 		must(t, err)
-		if got := largest > 1<<20; got != whole {
-			t.Errorf("a log of %d bytes was read in pieces of up to %d", size, largest)
+		if largest == 0 || largest > piece+piece/4 {
+			t.Errorf("a log of %d bytes was read or written in pieces of up to %d", size, largest)
 		}
 		if got := len(s.Volumes["vol"].Snapshots); got != n {
 			t.Errorf("%d snapshots, want %d", got, n)
@@ -69,8 +71,7 @@ func TestLongLogIsStreamed(t *testing.T) {
 		must(t, l.Tidy(s))
 		must(t, l.Close())
 	}
-	open(false, 0)
-	open(false, 0)
+	open(0)
 	change := func(name string, off int64, b []byte) {
 		t.Helper()
 		f, err := mem.Open(name)
@@ -79,42 +80,49 @@ func TestLongLogIsStreamed(t *testing.T) {
 		must(t, err)
 		must(t, f.Close())
 	}
+	want := disktest.ReadFile(t, mem, LogFile)
 	change(LogCopy, size/2, []byte("not what was there"))
-	open(true, 1)
-	open(false, 0)
+	change(LogFile, size/3, []byte("nor here"))
+	change(LogFile, size-200, []byte("nor there"))
+	open(2)
+	for _, name := range LogFiles {
+		if !bytes.Equal(disktest.ReadFile(t, mem, name), want) {
+			t.Errorf("%s is not what it was before the damage", name)
+		}
+	}
+	open(0)
 	for _, name := range LogFiles { // a frame that a power cut has torn
 		change(name, end, []byte("torn, and never answered"))
 	}
-	open(true, 0)
-	open(false, 0)
+	open(0)
+	open(0)
 }
 
 // The reading of a log ends with its context, before it is read to the end, and changes nothing.
 func TestContextEndsOpening(t *testing.T) {
-	defer func(was int64) { streamAbove = was }(streamAbove)
-	mem := longLog(t, 4<<10)
-	for _, streamAbove = range []int64{1 << 10, 1 << 30} {
+	mem := longLog(t, 20000)
+	for _, at := range []int{1, 2, 3, 5} { // the read after which ctx ends
 		ctx, cancel := context.WithCancel(t.Context())
-		reads := 0 // after the end
+		reads := 0
 		var mu sync.Mutex
 		fs := vfs.Inject(mem, func(op vfs.Op) error {
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case op.Kind == vfs.OpWrite, op.Kind == vfs.OpTruncate, op.Kind == vfs.OpDatasync:
+			switch op.Kind {
+			case vfs.OpWrite, vfs.OpTruncate, vfs.OpDatasync:
 				t.Errorf("%v of %s", op.Kind, op.Name)
-			case op.Kind == vfs.OpRead && ctx.Err() != nil:
-				reads++
-			case op.Kind == vfs.OpRead:
-				cancel()
+			case vfs.OpRead:
+				if reads++; reads == at {
+					cancel()
+				}
 			}
 			return nil
 		})
 		if _, _, err := Open(ctx, fs, disktest.Store, chunkSize, quiet); !errors.Is(err, context.Canceled) || disk.Damaged(err) {
-			t.Errorf("a log of more than %d bytes: %v", streamAbove, err)
+			t.Errorf("ended after read %d: %v", at, err)
 		}
-		if reads > 4 {
-			t.Errorf("a log of more than %d bytes: %d reads after the end", streamAbove, reads)
+		if reads > at {
+			t.Errorf("ended after read %d: %d reads behind it", at, reads-at)
 		}
 	}
 }

@@ -61,7 +61,7 @@ func TestRename(t *testing.T) {
 	b := renamedLog(t)
 	golden.Check(t, "log-renamed", b)
 	s := NewState(chunkSize)
-	_, err := record.Open(disktest.FS(t, LogFile, b), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
+	_, err := record.Open(t.Context(), disktest.FS(t, LogFile, b), []string{LogFile}, LogID(disktest.Store), false, s.ApplyFrame)
 	must(t, err)
 	wantRenamed(t, s)
 	again := NewState(chunkSize)

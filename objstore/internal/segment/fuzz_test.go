@@ -56,7 +56,7 @@ func FuzzFooter(f *testing.F) {
 		must(t, err)
 		_, err = file.WriteAt(b, h.Capacity)
 		must(t, err)
-		g, err := Open(fs, 7, disktest.Store, false)
+		g, err := Open(t.Context(), fs, 7, disktest.Store, false)
 		must(t, err) // a damaged footer is no reason not to open
 		all, err := g.ReadFooter()
 		if err != nil {
@@ -107,7 +107,7 @@ func FuzzObjectLog(f *testing.F) {
 			b = b[min(disk.RoundUp(int64(8+n), 8), int64(len(b))):]
 		}
 		must(t, l.Close())
-		g, err := Open(fs, 7, disktest.Store, true)
+		g, err := Open(t.Context(), fs, 7, disktest.Store, true)
 		if err != nil {
 			if !errors.Is(err, disk.ErrCorrupt) {
 				t.Fatal(err)

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -56,10 +57,10 @@ func (g *File) createObjectLog(fs vfs.FS, store uuid.UUID) error {
 }
 
 // openObjectLog reads the object log. Nobody else has g.
-func (g *File) openObjectLog(fs vfs.FS, store uuid.UUID) error {
+func (g *File) openObjectLog(ctx context.Context, fs vfs.FS, store uuid.UUID) error {
 	g.objects = map[uint32]Object{}
 	var err error
-	g.objectLog, err = record.Open(fs, []string{ObjectLogName(g.ID)}, ObjectLogID(store, g.ID), true, func(payload []byte) error {
+	g.objectLog, err = record.Open(ctx, fs, []string{ObjectLogName(g.ID)}, ObjectLogID(store, g.ID), true, func(payload []byte) error {
 		objs, err := DecodeObjects(payload)
 		for _, o := range objs {
 			g.enter(o)
@@ -249,8 +250,8 @@ func (g *File) Repaired() *disk.CorruptError { return g.repaired }
 
 // Check reads header, footer and object log again, and calls found for each that is damaged. Before that it calls expect for
 // each file that must be there; none of them is removed by Seal meanwhile. Check returns os.ErrClosed if the segment was
-// closed. Held over I/O: listMu.
-func (g *File) Check(store uuid.UUID, expect func(file string), found func(error)) error {
+// closed, and ctx's error if that has ended. Held over I/O: listMu.
+func (g *File) Check(ctx context.Context, store uuid.UUID, expect func(file string), found func(error)) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
 	expect(Name(g.ID))
@@ -274,7 +275,9 @@ func (g *File) Check(store uuid.UUID, expect func(file string), found func(error
 			found(err)
 		}
 	case g.objectLog != nil:
-		if err := g.objectLog.VerifyCopy(0); err != nil {
+		if err := g.objectLog.VerifyCopy(ctx, 0); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
 			found(err)
 		}
 	}

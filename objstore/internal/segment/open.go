@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"io"
 
@@ -20,21 +21,21 @@ var ErrUnfinished = errors.New("the file is empty")
 // If header, trailer and object log contradict one another, or cannot be read, Open deduces their
 // content from the others and repairs them (Repaired). If it cannot, the segment is damaged
 // (Damage), which is no error. Errors are ErrUnfinished, disk.ErrVersion in a disk.CorruptError,
-// and those of the file system that do not mean damage.
-func Open(fs vfs.FS, id uint32, store uuid.UUID, hasLog bool) (*File, error) {
+// those of the file system that do not mean damage, and that of ctx.
+func Open(ctx context.Context, fs vfs.FS, id uint32, store uuid.UUID, hasLog bool) (*File, error) {
 	f, err := fs.Open(Name(id))
 	if err != nil {
 		return nil, err
 	}
 	g := &File{ID: id, Data: f, Full: true, Inherited: true}
-	if err := g.open(fs, store, hasLog); err != nil {
+	if err := g.open(ctx, fs, store, hasLog); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *File) open(fs vfs.FS, store uuid.UUID, hasLog bool) error {
+func (g *File) open(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog bool) error {
 	if err := g.openHeader(store, hasLog); err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (g *File) open(fs vfs.FS, store uuid.UUID, hasLog bool) error {
 		return nil
 	}
 	deduced := g.repaired != nil
-	if err := g.reconcile(fs, store, hasLog); err != nil {
+	if err := g.reconcile(ctx, fs, store, hasLog); err != nil {
 		return err
 	}
 	if deduced && g.damaged == nil {

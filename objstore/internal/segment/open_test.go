@@ -83,7 +83,7 @@ func TestReconcile(t *testing.T) {
 					must(t, f.Close())
 				}
 				for _, opening := range []string{"first", "second"} {
-					g, err := Open(fs, 7, disktest.Store, c.log != nil)
+					g, err := Open(t.Context(), fs, 7, disktest.Store, c.log != nil)
 					must(t, err)
 					objs, err := g.Objects()
 					must(t, err)
@@ -109,18 +109,18 @@ func TestOpenWithoutHeader(t *testing.T) {
 	}
 	fs := crafted(t, goldenObjects(), nil, true)
 	wipe(fs)
-	g, err := Open(fs, 7, disktest.Store, false)
+	g, err := Open(t.Context(), fs, 7, disktest.Store, false)
 	must(t, err)
 	if !g.Sealed() || g.Damaged() || g.Repaired() == nil || g.Capacity != 1<<20 {
 		t.Errorf("sealed %v, damage %v, repaired %v, capacity %d", g.Sealed(), g.Damage(), g.Repaired(), g.Capacity)
 	}
 	must(t, g.Close())
-	if g, err = Open(fs, 7, disktest.Store, false); err != nil || g.Repaired() != nil {
+	if g, err = Open(t.Context(), fs, 7, disktest.Store, false); err != nil || g.Repaired() != nil {
 		t.Errorf("the header is not repaired for good: %v", err)
 	}
 	fs = crafted(t, nil, nil, true)
 	wipe(fs)
-	if _, err := Open(fs, 7, disktest.Store, false); !errors.Is(err, ErrUnfinished) {
+	if _, err := Open(t.Context(), fs, 7, disktest.Store, false); !errors.Is(err, ErrUnfinished) {
 		t.Errorf("a segment of zeroes: %v", err)
 	}
 }
@@ -149,9 +149,9 @@ func TestAddAndSeal(t *testing.T) {
 		if o, ok, _, _ := g.Listed(5); ok == sealed || ok && o != goldenObjects()[1] {
 			t.Errorf("block 5 of a segment that is sealed %v: %+v, %v", sealed, o, ok)
 		}
-		must(t, g.Check(disktest.Store, func(string) {}, func(err error) { t.Error(err) }))
+		must(t, g.Check(t.Context(), disktest.Store, func(string) {}, func(err error) { t.Error(err) }))
 		cut := fs.PowerCut(rand.New(rand.NewPCG(1, 1)))
-		again, err := Open(cut, 7, disktest.Store, !sealed)
+		again, err := Open(t.Context(), cut, 7, disktest.Store, !sealed)
 		must(t, err)
 		if objs, err := again.Objects(); err != nil || len(objs) != 3 || again.Sealed() != sealed || again.Damaged() || again.Repaired() != nil {
 			t.Errorf("after a power cut: %d objects, %v, sealed %v, damage %v, repaired %v",

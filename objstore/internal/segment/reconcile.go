@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,14 +33,14 @@ import (
 //
 // Without log and footer the segment is merely without objects; the engine, which knows whether there were any, sets damage.
 // Where the header is damaged too, and the footer names more, the segment is damaged.
-func (g *File) reconcile(fs vfs.FS, store uuid.UUID, hasLog bool) error {
+func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog bool) error {
 	sure := g.repaired == nil // else the capacity is a guess, and a footer there may be what a user has written to a volume
 	said := g.footer
 	length, named := g.footerAtEnd(sure)
 	g.footer = 0
 	var bad *disk.CorruptError // of the log
 	if hasLog {
-		if err := g.openObjectLog(fs, store); err != nil && !disk.Damaged(err) {
+		if err := g.openObjectLog(ctx, fs, store); err != nil && !disk.Damaged(err) {
 			return err
 		} else if err != nil {
 			bad, g.objectLog = disk.AsCorrupt(err, ObjectLogName(g.ID), 0, "log"), nil

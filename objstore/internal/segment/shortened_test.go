@@ -43,7 +43,7 @@ func TestGoldenShortened(t *testing.T) {
 		t.Errorf("the log has %d bytes, the one before had %d", len(log), len(before))
 	}
 	must(t, g.Close())
-	again, err := Open(fs, 7, disktest.Store, true)
+	again, err := Open(t.Context(), fs, 7, disktest.Store, true)
 	must(t, err)
 	if objs, err := again.Objects(); err != nil || !slices.Equal(objs, left()) || !again.Shortened() || again.Damaged() {
 		t.Errorf("opened with %+v, shortened %v, damage %v, %v", objs, again.Shortened(), again.Damage(), err)
@@ -77,7 +77,7 @@ func TestShortenedBesideFooter(t *testing.T) {
 			must(t, err)
 			must(t, f.Close())
 		}
-		again, err := Open(both, 7, disktest.Store, true)
+		again, err := Open(t.Context(), both, 7, disktest.Store, true)
 		must(t, err)
 		if objs, err := again.Objects(); err != nil || !slices.Equal(objs, want) || again.Damaged() {
 			t.Errorf("log damaged %v: %+v, %v, damage %v", damaged, objs, err, again.Damage())

@@ -117,7 +117,7 @@ func TestShrinkAnything(t *testing.T) {
 			t.Errorf("seed %d: the list names %d objects, want %d", seed, len(now), want)
 		}
 		for _, mem := range []*vfs.Mem{fs.PowerCut(r), fs.Kill()} {
-			again, err := Open(mem, 7, disktest.Store, len(s.Dead) > 0)
+			again, err := Open(t.Context(), mem, 7, disktest.Store, len(s.Dead) > 0)
 			must(t, err)
 			then, err := again.Objects()
 			must(t, err)
