@@ -313,7 +313,7 @@ func (s *Store) dead() (bytes int64, ok bool) {
 	if live == nil {
 		return 0, false
 	}
-	data, tree := s.chunkBytes.Load()-live.Data, s.nodeBytes.Load()-live.treeLength
+	data, tree := s.stored.chunks.Load()-live.Data, s.stored.nodes.Load()-live.treeLength
 	return max(data, 0) + max(tree, 0), true
 }
 

@@ -95,22 +95,3 @@ func (a *appenders) leave(g *segment.File) {
 		}
 	}
 }
-
-// sealFilled ends the segments that are full of objects, which are recorded, or given up.
-func (s *Store) sealFilled(in *appenders) error {
-	if err := s.writeError(); err != nil {
-		return err
-	}
-	for _, a := range in.all() {
-		for g := a.nextFilled(); g != nil; g = a.nextFilled() {
-			end := s.sealSegment
-			if !g.HasObjectLog() { // what failed has filled it
-				end = s.retire
-			}
-			if err := end(g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

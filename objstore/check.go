@@ -114,7 +114,7 @@ func newChecker(ctx context.Context, s *Store, o CheckOptions, sc scope) *checke
 	c := &checker{
 		ctx: ctx, s: s, options: o, scope: sc, rate: throttle{rate: o.Rate}, lost: -1,
 		run:   &checkRun{begun: s.opts.Now().UTC().Truncate(time.Second), scheduled: o.Scheduled},
-		total: s.chunkBytes.Load() + s.nodeBytes.Load(),
+		total: s.stored.total(),
 
 		objects: map[objectID]int{}, missing: map[merkle.Hash]bool{}, clean: map[merkle.Hash]bool{},
 	}

@@ -54,16 +54,16 @@ func (y *cycle) worthEnding(g *segment.File) (dead int64, worth bool) {
 func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
 	if s.appendPool.remove(g) {
 		g.Full = true // nobody else has it
-		return s.sealSegment(g)
+		return s.sealer.seal(g)
 	}
 	if in := &s.evacuator.appenders; in.has(g) {
 		in.leave(g)
-		return s.sealFilled(in)
+		return s.sealer.sealFilled(in)
 	}
 	if in := &s.layerSettler.appenders; in.has(g) {
 		return s.settler.do(ctx, func(context.Context) error {
 			in.leave(g)
-			return s.sealFilled(in)
+			return s.sealer.sealFilled(in)
 		})
 	}
 	for _, v := range s.catalog.all() {
@@ -95,5 +95,5 @@ func (v *volume) endAppendSegment(ctx context.Context, g *segment.File) error {
 	if !ours {
 		return nil
 	}
-	return v.s.retireOrSeal(v, g)
+	return v.s.sealer.endOf(v, g)
 }

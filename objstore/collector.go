@@ -235,7 +235,7 @@ func (y *cycle) pass(ctx context.Context) error {
 // setLimits says which holes are punched.
 func (y *cycle) setLimits() error {
 	y.limits = segment.HoleLimits{Shortest: y.s.opts.shortestHole, Most: mostHoles}
-	frees, err := y.s.punchFrees()
+	frees, err := y.s.sealer.punchFrees()
 	if !frees {
 		y.limits.Shortest = max(y.limits.Shortest, wholeExtents)
 	}
@@ -309,7 +309,7 @@ func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 		y.report.Read += merkle.NodeSize
 		return y.s.objects.PeekNode(ctx, h, level)
 	}
-	w := mark.NewWalker(read, y.filter.Add, y.s.nodeBytes.Load()/disk.BlockSize, y.walkMemory())
+	w := mark.NewWalker(read, y.filter.Add, y.s.stored.nodes.Load()/disk.BlockSize, y.walkMemory())
 	y.report.Memory = y.filter.Bytes() + w.Bytes()
 	for _, r := range roots {
 		root, err := y.s.objects.Root(ctx, r.id, r.size)

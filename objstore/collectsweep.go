@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"varve/objstore/failpoint"
-	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/segment"
 )
@@ -45,7 +44,7 @@ func (y *cycle) sweep(ctx context.Context) error {
 		if err := y.mayFree(); err != nil {
 			return err
 		}
-		if !y.s.holds(g) {
+		if !y.s.sealer.holds(g) {
 			if err := y.sweepSegment(ctx, g); err != nil {
 				return err
 			}
@@ -130,8 +129,7 @@ func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrink
 	chunks, others := g.Stored()
 	err = g.Shrink(s.fs, s.sb.ID, found, y.filter.Has, y.limits)
 	nowChunks, nowOthers := g.Stored()
-	s.chunkBytes.Add(nowChunks - chunks)
-	s.nodeBytes.Add(nowOthers - others)
+	s.stored.add(nowChunks-chunks, nowOthers-others)
 	if err := y.trouble(g, err); err != nil {
 		return err
 	}
@@ -147,7 +145,7 @@ func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrink
 	if after, err := s.usage.file(segment.Name(g.ID)); err == nil {
 		y.addFreed(before - after)
 	}
-	s.unindex(g, found.Dead)
+	s.recorder.forget(g, found.Dead)
 	return nil
 }
 
@@ -176,14 +174,14 @@ func (y *cycle) punchAndSeal(ctx context.Context, g *segment.File, holes []segme
 	kept := g.OpenObjects()
 	for _, h := range holes {
 		_ = y.pace(ctx, punchCost) // if ctx has ended, it goes on without pauses
-		if err := s.punchBetween(g, h.From, h.To, kept); err != nil {
+		if err := s.sealer.punch(g, h.From, h.To, kept); err != nil {
 			// A later cycle, or the next opening, goes on here.
 			return s.spaceError(fmt.Errorf("punch %s: %w", segment.Name(g.ID), err))
 		}
 	}
 	failpoint.Here(failpoint.CollectPunched)
 	s.space.returned()
-	return s.finishSealing(g)
+	return s.sealer.sealPunched(g)
 }
 
 // waitLookups waits for those who have looked objects up by their hash, and may be about to read
@@ -195,23 +193,4 @@ func (y *cycle) waitLookups(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// unindex removes objects that are not in a segment any more from the index. The index is a hint:
-// what can't be removed stays.
-func (s *Store) unindex(g *segment.File, gone []segment.Object) {
-	entries := make([]index.Entry, 0, indexBatch)
-	for batch := range slices.Chunk(gone, indexBatch) {
-		entries = entries[:0]
-		for i := range batch {
-			loc := segment.At(g.ID, batch[i].Block)
-			s.objects.Gone(loc)
-			entries = append(entries, index.Entry{Hash: batch[i].Hash, Location: indexed(loc)})
-		}
-		if err := s.index.remove(entries); err != nil {
-			s.log.Warn("dead objects stay in the index", "segment", g.ID, "error", err)
-			break
-		}
-	}
-	failpoint.Here(failpoint.CollectIndexed)
 }

@@ -117,7 +117,7 @@ func (c *collector) mayBeDead(t *trigger) int64 {
 }
 
 // stored returns how many bytes of objects there are.
-func (c *collector) stored() int64 { return c.s.chunkBytes.Load() + c.s.nodeBytes.Load() }
+func (c *collector) stored() int64 { return c.s.stored.total() }
 
 // mayHaveDied notes that up to n bytes may have died.
 func (c *collector) mayHaveDied(n int64) {

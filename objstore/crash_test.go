@@ -65,7 +65,7 @@ func (w *world) checkSpace() {
 		used, err := w.mem.Used(segment.Name(g.ID))
 		w.must(err)
 		if used > want {
-			w.failf("%s takes %d bytes, its %d objects %d; %d unsettled, held %v, damage %v", segment.Name(g.ID), used, len(objs), want, g.Unsettled.Load(), w.s.holds(g), g.Damage())
+			w.failf("%s takes %d bytes, its %d objects %d; %d unsettled, held %v, damage %v", segment.Name(g.ID), used, len(objs), want, g.Unsettled.Load(), w.s.sealer.holds(g), g.Damage())
 		}
 	}
 }

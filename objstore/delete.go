@@ -23,7 +23,7 @@ func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	}
 	s.collector.mayHaveDied(v.ref.Logical)
 	done := make(chan error, 1)
-	if !s.background(func() { done <- s.dropVolume(v) }) {
+	if !s.background(func() { done <- s.remover.dropVolume(v) }) {
 		return nil
 	}
 	select {
@@ -85,61 +85,6 @@ func (c *catalog) mayDelete(v *volume) error {
 	return nil
 }
 
-// dropVolume frees what a deleted volume had not settled.
-func (s *Store) dropVolume(v *volume) error {
-	layers, readers := v.end()
-	if !s.waitReaders(readers) {
-		return nil
-	}
-	if d := v.damage.Load(); d != nil {
-		for _, name := range d.journals {
-			if err := s.removeJournal(name); err != nil {
-				return err
-			}
-		}
-	}
-	v.settleMu.Lock()
-	defer v.settleMu.Unlock()
-	return s.dropLayers(v, layers)
-}
-
-// waitReaders returns when a pin is done. False: the store is being closed, and the next opening
-// frees what the readers keep. It is called without settleMu: the settler must not wait for readers
-// of one volume.
-func (s *Store) waitReaders(p *segment.Pin) bool {
-	select {
-	case <-p.Done():
-		return true
-	case <-s.ctx.Done():
-		return false
-	}
-}
-
-// dropLayers removes the journals of layers that will not settle, and frees what their writes
-// occupy. The journals are closed.
-// REQUIRES: v.settleMu is held, and nobody reads the layers.
-func (s *Store) dropLayers(v *volume, layers []*layer) error {
-	touched := map[*segment.File]bool{}
-	v.mu.Lock()
-	if v.appendSegment != nil {
-		touched[v.appendSegment] = true
-	}
-	v.mu.Unlock()
-	for _, l := range layers {
-		if err := s.removeJournal(l.journal.Name()); err != nil {
-			return err
-		}
-		failpoint.Here(failpoint.VolumeDropped)
-		s.dropSlots(l, touched)
-	}
-	for g := range touched {
-		if err := s.retireOrSeal(v, g); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // end takes a deleted volume out of service. It returns the layers that will not settle, and the pin that is done when
 // nobody reads them any more.
 func (v *volume) end() ([]*layer, *segment.Pin) {
@@ -168,18 +113,4 @@ func (v *volume) end() ([]*layer, *segment.Pin) {
 		l.journal.Close()
 	}
 	return layers, readers
-}
-
-// dropSlots gives back what the writes of a layer occupy, but for objects, and notes their segments.
-// REQUIRES: volume.settleMu is held, and nobody reads the layer.
-func (s *Store) dropSlots(l *layer, touched map[*segment.File]bool) {
-	for _, h := range mergeSlots(l.handed) {
-		g := s.segments.Get(h.seg)
-		if g == nil {
-			continue
-		}
-		touched[g] = true
-		_ = s.punchBetween(g, h.from, h.to, g.OpenObjects()) // the log has it
-		g.Unsettled.Add(h.from - h.to)
-	}
 }

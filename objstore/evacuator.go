@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 
 	"varve/objstore/failpoint"
-	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
+	"varve/objstore/vfs"
 )
 
 // evacuator copies what lives out of segments in which punching is not enough, and unlinks these:
@@ -33,11 +35,37 @@ import (
 //
 // An evacuator is used by one collection at a time, which holds collector.running; it has no lock.
 type evacuator struct {
-	s         *Store
+	fs       vfs.FS
+	segments *segment.Table
+	objects  *object.Reader
+	index    *storeIndex
+	sketches *segment.Sketches
+	readers  interface {
+		wait(ctx context.Context) error // for the readers of now
+	}
+	names    retirements
+	sealer   *sealer
+	recorder *recorder
+	stored   *storedBytes
+	usage    *usage
+	space    *spaceAccount
+	gate     gate
+	log      *slog.Logger
+
 	appenders appenders
 	vacant    []*segment.File                              // after step 2, with files
 	buf       []byte                                       // an object
 	pace      func(ctx context.Context, bytes int64) error // keeps to the collector's rate
+}
+
+// retirements is where it is recorded which segments have nothing in them any more: the catalog, as
+// an evacuator sees it.
+type retirements interface {
+	// retire makes durable that nothing is in the segments, and how long the object logs of the others
+	// are.
+	retire(ctx context.Context, ids []uint32, segments *segment.Table) error
+	// unlinked forgets retired segments whose files are gone for good.
+	unlinked(ids []uint32)
 }
 
 const (
@@ -49,13 +77,6 @@ const (
 	// evacuationFiles is how many files are unlinked together at most.
 	evacuationFiles = 256
 )
-
-func newEvacuator(s *Store) *evacuator {
-	return &evacuator{
-		s: s, appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize),
-		pace: func(ctx context.Context, _ int64) error { return ctx.Err() },
-	}
-}
 
 // errStays is why a segment is not evacuated: what is in it can't be told, or read.
 var errStays = errors.New("the segment stays")
@@ -78,7 +99,7 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 		done.copied += n
 		done.dead += dead
 		if errors.Is(err, errStays) {
-			e.s.log.Warn("a segment is not freed", "file", segment.Name(g.ID), "error", err)
+			e.log.Warn("a segment is not freed", "file", segment.Name(g.ID), "error", err)
 			continue
 		}
 		if err != nil {
@@ -96,7 +117,7 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 	if err := e.unlink(ctx, &done); err != nil {
 		return done, err
 	}
-	return done, e.s.sealFilled(&e.appenders)
+	return done, e.sealer.sealFilled(&e.appenders)
 }
 
 // empty does steps 1 and 2 for a sealed segment, and returns how many bytes were copied, and how many
@@ -104,7 +125,7 @@ func (e *evacuator) evacuate(ctx context.Context, segs []*segment.File, live fun
 func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkle.Hash) bool) (copied, dead int64, err error) {
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
-		e.s.objects.NoteDamage(g, err)
+		e.objects.NoteDamage(g, err)
 		return 0, 0, fmt.Errorf("%w: %w", errStays, err)
 	}
 	if err != nil {
@@ -124,17 +145,16 @@ func (e *evacuator) empty(ctx context.Context, g *segment.File, live func(*merkl
 				moved[batch[i].Block] = true
 			}
 		}
-		e.s.objects.Move()
+		e.objects.Move()
 		chunks, others := g.Stored()
 		left, ok := g.Vacate(objs, func(block uint32) bool { return moved[block] }, live)
 		if !ok {
 			return copied, 0, fmt.Errorf("%w: it is not sealed, or its list is damaged", errStays)
 		}
 		if len(left) == 0 {
-			e.s.chunkBytes.Add(-chunks)
-			e.s.nodeBytes.Add(-others)
+			e.stored.add(-chunks, -others)
 			failpoint.Here(failpoint.EvacuateVacated)
-			e.s.unindex(g, objs)
+			e.recorder.forget(g, objs)
 			return copied, int64(len(objs) - len(moved)), nil
 		}
 		todo = left
@@ -176,7 +196,7 @@ func (e *evacuator) copy(ctx context.Context, g *segment.File, objs []segment.Ob
 		}
 	}
 	failpoint.Here(failpoint.EvacuateCopied)
-	err = disk.Parallel(slices.Collect(maps.Keys(added)), func(to *segment.File) error { return e.s.recordCopies(to, added[to]) })
+	err = disk.Parallel(slices.Collect(maps.Keys(added)), func(to *segment.File) error { return e.record(to, added[to]) })
 	if err != nil {
 		e.undo(added)
 		return 0, err
@@ -186,14 +206,14 @@ func (e *evacuator) copy(ctx context.Context, g *segment.File, objs []segment.Ob
 
 // undo gives back what was copied and not recorded.
 func (e *evacuator) undo(added map[*segment.File][]segment.Object) {
-	if e.s.writeError() != nil {
+	if e.gate.writeError() != nil {
 		return // it is not known what was recorded
 	}
 	for g, objs := range added {
 		for i := range objs {
 			if _, kept, _, _ := g.Listed(objs[i].Block); !kept {
 				from := int64(objs[i].Block) * disk.BlockSize
-				_ = e.s.punchBetween(g, from, from+disk.RoundUp(int64(objs[i].Length), disk.BlockSize), nil)
+				_ = e.sealer.punch(g, from, from+disk.RoundUp(int64(objs[i].Length), disk.BlockSize), nil)
 			}
 		}
 	}
@@ -205,11 +225,11 @@ func (e *evacuator) mayTake(objs []segment.Object) error {
 	for i := range objs {
 		need += disk.RoundUp(int64(objs[i].Length), disk.BlockSize)
 	}
-	room, err := e.s.space.room()
+	room, err := e.space.room()
 	if err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	if half := e.s.space.reserve.Load() / 2; room+half < need {
+	if half := e.space.reserve.Load() / 2; room+half < need {
 		return fmt.Errorf("%w: %d bytes to copy out of segments, and %d for that", ErrNoSpace, need, max(room+half, 0))
 	}
 	return nil
@@ -218,11 +238,10 @@ func (e *evacuator) mayTake(objs []segment.Object) error {
 // copyObject copies an object to a segment of the evacuator's own, unless the store has another good
 // copy, to which the index leads: then to is nil.
 func (e *evacuator) copyObject(ctx context.Context, g *segment.File, o *segment.Object) (to *segment.File, at segment.Object, err error) {
-	s := e.s
 	if err := e.pace(ctx, 2*int64(o.Length)); err != nil {
 		return nil, at, err
 	}
-	if loc, ok := s.objects.Lookup(&o.Hash, o.Kind); ok && loc != segment.At(g.ID, o.Block) && s.objects.Intact(loc, &o.Hash, o.Kind) {
+	if loc, ok := e.objects.Lookup(&o.Hash, o.Kind); ok && loc != segment.At(g.ID, o.Block) && e.objects.Intact(loc, &o.Hash, o.Kind) {
 		return nil, at, nil
 	}
 	b := e.buf[:o.Length]
@@ -236,7 +255,7 @@ func (e *evacuator) copyObject(ctx context.Context, g *segment.File, o *segment.
 	}
 	if err != nil {
 		err = &CorruptError{File: segment.Name(g.ID), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
-		s.objects.Damaged(loc, err)
+		e.objects.Damaged(loc, err)
 		return nil, at, fmt.Errorf("%w: %w", errStays, err)
 	}
 	to, off, err := e.appenders.of(o.Kind).slot(ctx, int64(o.Length))
@@ -244,69 +263,55 @@ func (e *evacuator) copyObject(ctx context.Context, g *segment.File, o *segment.
 		return nil, at, err
 	}
 	if err := disk.WriteAligned(to.Data, b, off); err != nil {
-		return nil, at, s.spaceError(fmt.Errorf("write %v: %w", o.Kind, err))
+		return nil, at, e.gate.spaceError(fmt.Errorf("write %v: %w", o.Kind, err))
 	}
 	at = *o
 	at.Block = uint32(off / disk.BlockSize)
 	return to, at, nil
 }
 
-// recordCopies makes copies durable, and then known.
-func (s *Store) recordCopies(g *segment.File, objs []segment.Object) error {
+// record makes copies durable, and then known.
+func (e *evacuator) record(g *segment.File, objs []segment.Object) error {
 	if err := g.Sync(); err != nil {
-		return s.fail(fmt.Errorf("sync %s: %w", segment.Name(g.ID), err))
+		return e.gate.fail(fmt.Errorf("sync %s: %w", segment.Name(g.ID), err))
 	}
-	err := g.Add(s.fs, s.sb.ID, objs)
-	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
-		return s.spaceError(err)
-	}
-	if err != nil {
-		return s.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
+	if err := e.recorder.list(g, objs); err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.EvacuateRecorded)
-	entries := make([]index.Entry, len(objs))
-	for i := range objs {
-		s.countObject(objs[i])
-		entries[i] = index.Entry{Hash: objs[i].Hash, Location: indexed(segment.At(g.ID, objs[i].Block))}
-	}
-	if err := s.index.put(entries); err != nil {
-		s.log.Warn("copies were not entered into the index; the indexer tries again", "error", err)
-		s.index.lacks(g.ID)
-	}
-	s.objects.Stored(objs)
+	e.recorder.enter(g, objs)
 	failpoint.Here(failpoint.EvacuateIndexed)
 	return nil
 }
 
 // unlink does steps 3 to 5 for all vacant segments.
 func (e *evacuator) unlink(ctx context.Context, done *evacuated) error {
-	s := e.s
 	if len(e.vacant) == 0 {
 		return nil
 	}
 	ids := make([]uint32, len(e.vacant))
 	for i, g := range e.vacant {
 		ids[i] = g.ID
-		s.segments.Remove(g.ID)
+		e.segments.Remove(g.ID)
 	}
-	err := s.readers.wait(ctx)
+	err := e.readers.wait(ctx)
 	if err == nil {
-		err = s.retireSegments(ctx, ids)
+		err = e.names.retire(ctx, ids, e.segments)
 	}
 	if err != nil {
 		for _, g := range e.vacant { // nothing is found there, and Close closes the files
-			s.segments.Add(g)
+			e.segments.Add(g)
 		}
 		return err
 	}
 	failpoint.Here(failpoint.RetireRecorded)
 	gone := ids[:0]
 	for _, g := range e.vacant {
-		s.index.forget(g.ID)
-		s.sketches.Drop(g.ID)
-		used, _ := s.usage.ofSegment(g) // for the report
-		if err := errors.Join(g.Close(), s.fs.Remove(segment.Name(g.ID))); err != nil {
-			s.log.Warn("a retired segment stays until the store opens again", "file", segment.Name(g.ID), "error", err)
+		e.index.forget(g.ID)
+		e.sketches.Drop(g.ID)
+		used, _ := e.usage.ofSegment(g) // for the report
+		if err := errors.Join(g.Close(), e.fs.Remove(segment.Name(g.ID))); err != nil {
+			e.log.Warn("a retired segment stays until the store opens again", "file", segment.Name(g.ID), "error", err)
 			continue
 		}
 		done.segments++
@@ -315,25 +320,25 @@ func (e *evacuator) unlink(ctx context.Context, done *evacuated) error {
 		failpoint.Here(failpoint.EvacuateUnlinked)
 	}
 	e.vacant = nil
-	s.space.returned()
-	if err := s.fs.SyncDir(segment.Dir); err != nil {
-		s.log.Warn("retired segments may come back after a power cut, until the store opens", "error", err)
+	e.space.returned()
+	if err := e.fs.SyncDir(segment.Dir); err != nil {
+		e.log.Warn("retired segments may come back after a power cut, until the store opens", "error", err)
 		return nil
 	}
-	s.catalog.unlinked(gone)
+	e.names.unlinked(gone)
 	return nil
 }
 
-// retireSegments makes durable that nothing is in the segments.
-func (s *Store) retireSegments(ctx context.Context, ids []uint32) error {
-	logs := objectLogLengths(&s.segments)
-	return s.catalog.update(ctx, func() ([]refs.Record, error) {
-		s.catalog.trimObjectLogs(logs, &s.segments)
+// retire implements [retirements].
+func (c *catalog) retire(ctx context.Context, ids []uint32, segments *segment.Table) error {
+	logs := objectLogLengths(segments)
+	return c.update(ctx, func() ([]refs.Record, error) {
+		c.trimObjectLogs(logs, segments)
 		return []refs.Record{{Op: refs.OpRetired, Retired: slices.Clone(ids), ObjectLogs: logs}}, nil
 	}, nil)
 }
 
-// unlinked forgets retired segments whose files are gone for good.
+// unlinked implements [retirements].
 func (c *catalog) unlinked(ids []uint32) {
 	c.logMu.Lock()
 	defer c.logMu.Unlock()

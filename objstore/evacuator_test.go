@@ -86,13 +86,13 @@ func TestEvacuate(t *testing.T) {
 		r, data := holding(t)
 		r.holdsAll("before", data) // leaves are in memory
 		old := sealedSegments(r.s)
-		chunks, others := r.s.chunkBytes.Load(), r.s.nodeBytes.Load()
+		chunks, others := r.s.stored.chunks.Load(), r.s.stored.nodes.Load()
 		done, err := r.s.evacuator.evacuate(t.Context(), old, alive)
 		must(t, err)
 		if done.segments != len(old) || done.segments == 0 || done.copied != chunks+others || done.freed < done.copied {
 			t.Errorf("evacuated %+v, of %d segments with %d bytes", done, len(old), chunks+others)
 		}
-		if c, o := r.s.chunkBytes.Load(), r.s.nodeBytes.Load(); c != chunks || o != others {
+		if c, o := r.s.stored.chunks.Load(), r.s.stored.nodes.Load(); c != chunks || o != others {
 			t.Errorf("the store counts %d and %d bytes of objects, and had %d and %d", c, o, chunks, others)
 		}
 		for _, g := range old {
@@ -333,7 +333,7 @@ func (w *world) opEvacuate() {
 	defer cancel()
 	var segs []*segment.File
 	for _, g := range sealedSegments(w.s) {
-		if !g.Damaged() && !w.s.holds(g) && w.pick(3, "evacuate") > 0 {
+		if !g.Damaged() && !w.s.sealer.holds(g) && w.pick(3, "evacuate") > 0 {
 			segs = append(segs, g)
 		}
 	}

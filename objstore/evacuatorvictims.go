@@ -30,8 +30,8 @@ const (
 // left there. live is as for evacuate.
 func (e *evacuator) victims(live func(*merkle.Hash) bool, known map[*segment.File]weighed) ([]*segment.File, error) {
 	var all []weighed
-	for _, g := range e.s.segments.All() {
-		if !g.Sealed() || g.Damaged() || e.s.holds(g) {
+	for _, g := range e.segments.All() {
+		if !g.Sealed() || g.Damaged() || e.sealer.holds(g) {
 			continue
 		}
 		w, ok := known[g]
@@ -51,18 +51,10 @@ func (e *evacuator) victims(live func(*merkle.Hash) bool, known map[*segment.Fil
 	return out, err
 }
 
-// punchFrees reports whether punching a part of what was written at once frees anything.
-func (s *Store) punchFrees() (bool, error) {
-	if s.files == nil {
-		return true, nil
-	}
-	return s.files.PunchFrees()
-}
-
 // choose returns those that are victims.
 func (e *evacuator) choose(all []weighed) ([]weighed, error) {
 	share := int64(2)
-	if frees, err := e.s.punchFrees(); err != nil {
+	if frees, err := e.sealer.punchFrees(); err != nil {
 		return nil, err
 	} else if !frees {
 		share = 4
@@ -103,14 +95,14 @@ func (w *weighed) waste() int64 {
 
 // weigh finds out what lives in a sealed segment. It reads the list.
 func (e *evacuator) weigh(g *segment.File, live func(*merkle.Hash) bool) (weighed, error) {
-	used, err := e.s.usage.ofSegment(g)
+	used, err := e.usage.ofSegment(g)
 	if err != nil {
 		return weighed{}, err
 	}
 	w := weighed{g: g, used: used, footer: g.FooterSize()}
 	objs, err := g.Objects()
 	if disk.Damaged(err) {
-		e.s.objects.NoteDamage(g, err)
+		e.objects.NoteDamage(g, err)
 		return w, nil
 	}
 	if err != nil {

@@ -165,7 +165,7 @@ func TestSettlingWaitsForIndex(t *testing.T) {
 			if press {
 				r.o.TailSoft = 1
 			}
-			was := r.s.chunkBytes.Load()
+			was := r.s.stored.chunks.Load()
 			r.open(block)
 			opened.Store(true)
 			v := r.volume("b", 8<<20)
@@ -188,7 +188,7 @@ func TestSettlingWaitsForIndex(t *testing.T) {
 			if n := tail(); n > 0 {
 				t.Errorf("%d bytes have not settled", n)
 			}
-			if n := r.s.chunkBytes.Load() - was; !press && n > 0 {
+			if n := r.s.stored.chunks.Load() - was; !press && n > 0 {
 				t.Errorf("%d bytes are stored twice", n)
 			}
 			wantRead(t, v, 0, randomBytes(7, 1<<20))

@@ -82,11 +82,11 @@ func TestBrokenIndexIsReplaced(t *testing.T) {
 		if ops, _ := c.take(); ops > int64(len(r.s.segments.All())) {
 			t.Errorf("%d reads of footers for 32 leaves: the index does not know them", ops)
 		}
-		was := r.s.chunkBytes.Load()
+		was := r.s.stored.chunks.Load()
 		r.write(v, randomBytes(7, 1<<20), 9<<20)
 		r.write(v, randomBytes(100, 1<<20), 10<<20)
 		must(t, r.s.Settle(t.Context()))
-		if n := r.s.chunkBytes.Load() - was; n > 0 {
+		if n := r.s.stored.chunks.Load() - was; n > 0 {
 			t.Errorf("%d bytes are stored twice", n)
 		}
 		must(t, v.Close())

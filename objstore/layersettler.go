@@ -4,14 +4,11 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/google/uuid"
-
 	"varve/objstore/internal/extent"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/object"
 	"varve/objstore/internal/refs"
 	"varve/objstore/internal/segment"
-	"varve/objstore/vfs"
 )
 
 // layerSettler settles layers (settling), and has what that needs of the store. Which layer settles
@@ -20,8 +17,6 @@ import (
 // One settling at a time runs in a store, on the settler's goroutine: appenders has no lock. All
 // else may be used by others at the same time.
 type layerSettler struct {
-	fs       vfs.FS
-	id       uuid.UUID // of the store
 	segments *segment.Table
 	index    *storeIndex
 	objects  *object.Reader
@@ -32,9 +27,9 @@ type layerSettler struct {
 	gate     gate
 	space    *spaceAccount
 
+	recorder  *recorder
 	appenders appenders // of objects that settlings write
 
-	count   func(segment.Object)                                  // called for each object that is recorded
 	giveWay func(ctx context.Context, v *volume, bytes int) error // called before some bytes more are settled; waits for requests
 	punch   func(g *segment.File, from, to int64)                 // gives bytes back that nothing refers to; an error is logged
 

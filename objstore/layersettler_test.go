@@ -71,10 +71,13 @@ func newLayerRig(t *testing.T) *layerRig {
 	}
 	var disk fakeDisk
 	r.layerSettler = &layerSettler{
-		fs: fs, id: id, segments: segments, index: ix, objects: objects, places: places,
+		segments: segments, index: ix, objects: objects, places: places,
 		cache: &leafCache{objects: objects, segments: segments, places: places, images: func() []sweeper { return nil }, limit: 100, log: log, life: t.Context()},
 		heads: (*fakeHeads)(r), barrier: &r.barrier, gate: &r.gate, space: disk.account(1<<30, 1<<20, 0), appenders: newAppenders(maker.create),
-		count:   func(o segment.Object) { r.mu.Lock(); defer r.mu.Unlock(); r.recorded = append(r.recorded, o) },
+		recorder: &recorder{
+			fs: fs, store: id, index: ix, objects: objects, gate: &r.gate, log: log,
+			count: func(o *segment.Object) { r.mu.Lock(); defer r.mu.Unlock(); r.recorded = append(r.recorded, *o) },
+		},
 		giveWay: func(context.Context, *volume, int) error { r.looks++; return r.pause() },
 		punch: func(g *segment.File, from, to int64) {
 			r.punched = append(r.punched, slots{g.ID, from, to})
@@ -104,7 +107,7 @@ func (r *layerRig) makeVolume(maker *segmentMaker) {
 	r.v.size.Store(size)
 	g, err := maker.create(t.Context())
 	must(t, err)
-	j, err := journal.Create(r.mem, journal.ID{Store: r.id, Volume: ref.ID, Gen: 1}, journal.Origin{}, 1024)
+	j, err := journal.Create(r.mem, journal.ID{Store: r.recorder.store, Volume: ref.ID, Gen: 1}, journal.Origin{}, 1024)
 	must(t, err)
 	l := newLayer(1, j)
 	r.data = make([]byte, size)

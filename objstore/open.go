@@ -97,7 +97,14 @@ func (s *Store) open(ctx context.Context) (err error) {
 		fs: s.fs, size: s.opts.SegmentSize, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s,
 		newID: s.catalog.newSegmentID, log: s.log, ctx: s.ctx, run: s.background, spare: make(chan emptySegment),
 	}
-	s.evacuator = newEvacuator(s)
+	s.recorder = &recorder{
+		fs: s.fs, store: s.sb.ID, index: s.index, objects: s.objects, count: s.stored.count, gate: s, log: s.log,
+	}
+	s.sealer = &sealer{
+		fs: s.fs, disk: s.files, store: s.sb.ID, segments: &s.segments, index: s.index, gate: s, refused: &s.hold, log: s.log,
+	}
+	s.remover = &layerRemover{fs: s.fs, segments: &s.segments, leaves: s.leaves, sealer: s.sealer, closed: s.ctx.Done()}
+	s.evacuator = s.newEvacuator()
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
 	}
@@ -109,11 +116,20 @@ func (s *Store) open(ctx context.Context) (err error) {
 
 func (s *Store) newLayerSettler() *layerSettler {
 	return &layerSettler{
-		fs: s.fs, id: s.sb.ID, segments: &s.segments, index: s.index, objects: s.objects, cache: s.leaves, places: &s.readers.places,
-		heads: s.catalog, barrier: s.collector, gate: s, space: s.space, appenders: newAppenders(s.maker.take), count: s.countObject,
+		segments: &s.segments, index: s.index, objects: s.objects, cache: s.leaves, places: &s.readers.places,
+		heads: s.catalog, barrier: s.collector, gate: s, space: s.space, recorder: s.recorder, appenders: newAppenders(s.maker.take),
 		giveWay: func(ctx context.Context, v *volume, n int) error { return s.settler.pace(ctx, v, n) },
-		punch:   func(g *segment.File, from, to int64) { _ = s.punchBetween(g, from, to, nil) },
-		dead:    func(v *volume, l *layer) reclaimable { return &deadLayer{s: s, v: v, l: l} }, reclaimer: s.reclaimer, log: s.log,
+		punch:   func(g *segment.File, from, to int64) { _ = s.sealer.punch(g, from, to, nil) },
+		dead:    func(v *volume, l *layer) reclaimable { return &deadLayer{remover: s.remover, v: v, l: l} }, reclaimer: s.reclaimer, log: s.log,
+	}
+}
+
+func (s *Store) newEvacuator() *evacuator {
+	return &evacuator{
+		fs: s.fs, segments: &s.segments, objects: s.objects, index: s.index, sketches: &s.sketches, readers: s.readers, names: s.catalog,
+		sealer: s.sealer, recorder: s.recorder, stored: &s.stored, usage: s.usage, space: s.space, gate: s, log: s.log,
+		appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize),
+		pace: func(ctx context.Context, _ int64) error { return ctx.Err() },
 	}
 }
 
@@ -163,7 +179,7 @@ func (s *Store) settlerDeps() settlerDeps {
 		volumes: s.catalog.settleable, gate: s, space: s.space, requests: s.catalog.requests,
 		filling: func() bool { return s.indexer.filling.Load() },
 		repairs: func() int64 { return s.objects.Quarantine.Generation() },
-		seal:    func() error { return s.sealFilled(&s.layerSettler.appenders) },
+		seal:    func() error { return s.sealer.sealFilled(&s.layerSettler.appenders) },
 		housekeep: func() {
 			_ = s.catalog.takeBack() // an error is tried again at the next tick
 			if s.catalog.past.saveDue() {

@@ -114,8 +114,7 @@ func (s *Store) takeSegments(files []*segmentFile, logs map[uint32]bool) error {
 		delete(logs, id)
 		s.segments.Add(g)
 		chunks, others := g.Stored()
-		s.chunkBytes.Add(chunks)
-		s.nodeBytes.Add(others)
+		s.stored.add(chunks, others)
 		s.catalog.usedSegment(id)
 	}
 	if first != nil {
@@ -169,7 +168,7 @@ func (s *Store) sweepSegments(ctx context.Context) error {
 		}
 	}
 	left := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool {
-		return g.Sealed() || g.Unsettled.Load() > 0 || s.holds(g)
+		return g.Sealed() || g.Unsettled.Load() > 0 || s.sealer.holds(g)
 	})
 	if err := disk.ParallelContext(ctx, left, s.sweepSegment); err != nil {
 		return err
@@ -194,12 +193,12 @@ func (s *Store) dropOutlived(g *segment.File) error {
 // sweepSegment seals a segment, or removes it if it holds nothing.
 func (s *Store) sweepSegment(g *segment.File) error {
 	if len(g.OpenObjects()) > 0 {
-		return s.sealSegment(g)
+		return s.sealer.seal(g)
 	}
 	// Before the segment is removed: an object log without a segment is damage.
 	if err := g.RemoveObjectLog(s.fs); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverEmptied)
-	return s.retire(g)
+	return s.sealer.remove(g)
 }

@@ -88,7 +88,7 @@ func TestReindexBesideIO(t *testing.T) {
 	if n := wantIndex(t, r.s, next.Index, false); n < len(r.s.segments.All()) {
 		t.Errorf("the new index has %d of %d segments", n, len(r.s.segments.All()))
 	}
-	stored := r.s.chunkBytes.Load()
+	stored := r.s.stored.chunks.Load()
 	for i := range int64(32) { // all of it once more
 		p := randomBytes(uint64(i), 1<<20)
 		switch i {
@@ -98,7 +98,7 @@ func TestReindexBesideIO(t *testing.T) {
 		r.write(v, p, (i+7)%32<<20)
 	}
 	must(t, r.s.Settle(t.Context()))
-	if n := r.s.chunkBytes.Load() - stored; n > 0 {
+	if n := r.s.stored.chunks.Load() - stored; n > 0 {
 		t.Errorf("%d bytes are stored twice", n)
 	}
 	after, err := r.s.Stat()
@@ -191,10 +191,10 @@ func TestReindexOnFullDisk(t *testing.T) {
 		t.Errorf("there is no room to begin: %v", err)
 	}
 	v := r.volume("a", 0)
-	stored := r.s.chunkBytes.Load()
+	stored := r.s.stored.chunks.Load()
 	r.write(v, randomBytes(3, 1<<20), 9<<20)
 	must(t, r.s.Settle(t.Context()))
-	if n := r.s.chunkBytes.Load() - stored; n > 0 {
+	if n := r.s.stored.chunks.Load() - stored; n > 0 {
 		t.Errorf("%d bytes are stored twice", n)
 	}
 	must(t, v.Close())
@@ -253,7 +253,7 @@ func withReal(t *testing.T, dir string, f func(*Store)) {
 // grew.
 func fillReal(t *testing.T, s *Store, off int64) int64 {
 	t.Helper()
-	was := s.chunkBytes.Load()
+	was := s.stored.chunks.Load()
 	v, err := s.OpenVolume("a", "test")
 	must(t, err)
 	for i := range int64(24) {
@@ -262,7 +262,7 @@ func fillReal(t *testing.T, s *Store, off int64) int64 {
 	}
 	must(t, s.Settle(t.Context()))
 	must(t, v.Close())
-	return s.chunkBytes.Load() - was
+	return s.stored.chunks.Load() - was
 }
 
 func wantFiles(t *testing.T, dir string, want ...string) {

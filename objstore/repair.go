@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -176,7 +175,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		drop = d.journals
 	}
 	for _, name := range slices.Backward(drop) {
-		if err := s.removeJournal(name); err != nil {
+		if err := removeJournal(s.fs, name); err != nil {
 			return err
 		}
 	}
@@ -254,7 +253,7 @@ func (s *Store) takeHistory(ctx context.Context, v *volume, h *history) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	for _, name := range slices.Backward(h.drop) {
-		if err := s.removeJournal(name); err != nil {
+		if err := removeJournal(s.fs, name); err != nil {
 			return err
 		}
 	}
@@ -279,14 +278,6 @@ func (c *catalog) reinstate(v *volume, refused *atomic.Bool) {
 	defer c.mu.Unlock()
 	v.damage.Store(nil)
 	refused.Store(c.anyRefused())
-}
-
-// removeJournal removes a journal. One that an earlier attempt has removed is no error.
-func (s *Store) removeJournal(name string) error {
-	if err := s.fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove journal: %w", err)
-	}
-	return nil
 }
 
 // forget removes from refs what a repair loses: snapshots, and, with to, the head, which becomes

@@ -165,7 +165,7 @@ func (r *resizing) resize(ctx context.Context) error {
 		return err
 	}
 	// Before the record: an error is one of a volume that is as it was.
-	if err := s.sealFilled(&s.layerSettler.appenders); err != nil {
+	if err := s.sealer.sealFilled(&s.layerSettler.appenders); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.ResizeStored)

@@ -52,7 +52,7 @@ func (v *volume) deactivate() error {
 		return nil
 	}
 	if g := v.closeActive(); g != nil {
-		return v.s.retireOrSeal(v, g)
+		return v.s.sealer.endOf(v, g)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (v *volume) closeActive() *segment.File {
 	}
 	name := j.Name()
 	j.Close()
-	if err := v.s.removeJournal(name); err != nil {
+	if err := removeJournal(v.s.fs, name); err != nil {
 		v.s.log.Warn("an empty journal was not removed; the next opening removes it", "file", name, "error", err)
 	}
 	return v.leaveAppendSegment()

@@ -275,16 +275,16 @@ func (r *rollback) drop(ctx context.Context) error {
 // free frees what the dropped layers occupy, and lets the append segment go to another volume.
 func (r *rollback) free() error {
 	s, v := r.s, r.v
-	if !s.waitReaders(r.readers) {
+	if !s.remover.waitReaders(r.readers) {
 		return nil
 	}
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()
-	if err := s.dropLayers(v, r.layers); err != nil {
+	if err := s.remover.drop(v, r.layers); err != nil {
 		return err
 	}
 	if g := v.giveSegment(); g != nil {
-		return s.retireOrSeal(v, g)
+		return s.sealer.endOf(v, g)
 	}
 	return nil
 }

@@ -47,11 +47,11 @@ func TestRollbackDropsTail(t *testing.T) {
 	_, err := s.WaitSnapshot(t.Context(), "a", "one")
 	must(t, err)
 	writeClosed(t, s, "a", randomBytes(7, 4<<20), 8<<20)
-	nodes := s.nodeBytes.Load()
-	chunks := s.chunkBytes.Load()
+	nodes := s.stored.nodes.Load()
+	chunks := s.stored.chunks.Load()
 	_, err = s.RollbackVolume(t.Context(), "a", "one", RollbackOptions{NoSnapshot: true})
 	must(t, err)
-	if got := s.chunkBytes.Load(); got != chunks || s.nodeBytes.Load() != nodes {
+	if got := s.stored.chunks.Load(); got != chunks || s.stored.nodes.Load() != nodes {
 		t.Errorf("a rollback has settled %d bytes of what it drops", got-chunks)
 	}
 	st, err := s.Stat()

@@ -1,13 +1,11 @@
 package objstore
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"varve/objstore/failpoint"
-	"varve/objstore/index"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 	"varve/objstore/internal/record"
@@ -79,31 +77,13 @@ func (st *settling) durable() error {
 // recordIn does step C for one segment.
 func (st *settling) recordIn(g *segment.File) error {
 	objs := st.added[g]
-	err := g.Add(st.fs, st.id, objs)
-	if errors.Is(err, ErrNoSpace) || disk.Transient(err) {
-		return st.gate.spaceError(err)
-	}
-	if err != nil {
-		return st.gate.fail(fmt.Errorf("record objects of %s: %w", segment.Name(g.ID), err))
+	if err := st.recorder.list(g, objs); err != nil {
+		return err
 	}
 	failpoint.Here(failpoint.SettleRecorded)
-	st.enter(g, objs)
+	st.recorder.enter(g, objs)
 	failpoint.Here(failpoint.SettleIndexed)
 	return nil
-}
-
-// enter enters recorded objects into the index.
-func (st *settling) enter(g *segment.File, objs []segment.Object) {
-	entries := make([]index.Entry, len(objs))
-	for i, o := range objs {
-		st.count(o)
-		entries[i] = index.Entry{Hash: o.Hash, Location: indexed(segment.At(g.ID, o.Block))}
-	}
-	if err := st.index.put(entries); err != nil {
-		st.log.Warn("new objects were not entered into the index; the indexer tries again", "error", err)
-		st.index.lacks(g.ID)
-	}
-	st.objects.Stored(objs)
 }
 
 // objectLogLengths returns the lengths of all object logs that have objects, by segment: a settling

@@ -4,18 +4,7 @@ import (
 	"cmp"
 
 	"varve/objstore/internal/disk"
-	"varve/objstore/internal/merkle"
-	"varve/objstore/internal/segment"
 )
-
-// countObject keeps the figures of what is stored.
-func (s *Store) countObject(o segment.Object) {
-	if o.Kind == merkle.KindChunk {
-		s.chunkBytes.Add(int64(o.Length))
-	} else {
-		s.nodeBytes.Add(int64(o.Length))
-	}
-}
 
 // Stat returns the store in figures. What the space is for is as of the last counting, and without
 // History; CountedStat counts first.
@@ -25,7 +14,7 @@ func (s *Store) Stat() (Stat, error) { return s.stat(s.accounting.live.Load()) }
 func (s *Store) stat(live *liveBytes) (Stat, error) {
 	st := Stat{
 		UUID: s.sb.known(), Path: s.dir, ChunkSize: s.sb.ChunkSize,
-		Stored: s.chunkBytes.Load(), OpenTime: s.took.Seconds(),
+		Stored: s.stored.chunks.Load(), OpenTime: s.took.Seconds(),
 		PerVolume: s.Volumes(), Segments: len(s.segments.All()),
 	}
 	if !s.opts.LookOnly {
@@ -59,7 +48,7 @@ func (s *Store) stat(live *liveBytes) (Stat, error) {
 	} else if err != nil {
 		st.DiskError = err.Error()
 	}
-	st.Metadata = s.nodeBytes.Load() + p.other()
+	st.Metadata = s.stored.nodes.Load() + p.other()
 	st.Used = p.segments + p.other()
 	return st, nil
 }

@@ -63,6 +63,9 @@ type Store struct {
 	readers    *readers
 	leaves     *leafCache
 	maker      *segmentMaker
+	sealer     *sealer
+	recorder   *recorder
+	stored     storedBytes
 	appendPool segmentPool
 
 	space        *spaceAccount
@@ -71,6 +74,7 @@ type Store struct {
 	settler      *settler
 	layerSettler *layerSettler
 	reclaimer    *reclaimer
+	remover      *layerRemover
 	evacuator    *evacuator
 	collector    *collector
 	extender     *extender
@@ -78,10 +82,7 @@ type Store struct {
 
 	damageBook
 
-	failed      atomic.Pointer[error] // why the store is read-only
-	chunkBytes  atomic.Int64          // of chunk objects
-	nodeBytes   atomic.Int64          // of other objects
-	punchFailed sync.Once
+	failed atomic.Pointer[error] // why the store is read-only
 }
 
 // uptime is how long the store has been open. Durations are differences of it and never of wall
