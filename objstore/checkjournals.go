@@ -60,7 +60,7 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	}
 	a := Affected{Volume: v.Name(), Ranges: []Range{{0, v.Size()}}}
 	if rp != nil {
-		if ranges, unknown := c.s.readBehind(v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
+		if ranges, unknown := readBehind(c.s.fs, c.s.sb.ID, v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
 			a.Ranges = mergeRanges(ranges, v.Size())
 		}
 	}

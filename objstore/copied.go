@@ -39,7 +39,7 @@ const (
 func newClosing() uint64 { return rand.Uint64() | 1 }
 
 // validateCopy returns why a journal can't count although its records may be whole.
-func (s *Store) validateCopy(rp *journal.Replay) error {
+func (p *replayer) validateCopy(rp *journal.Replay) error {
 	refuse := func(why string) error {
 		return &CorruptError{File: rp.Name(), Object: "journal", Err: fmt.Errorf("%w: %s", ErrCopied, why)}
 	}
@@ -57,7 +57,7 @@ func (s *Store) validateCopy(rp *journal.Replay) error {
 	}
 	for i := range rp.Records {
 		r := &rp.Records[i]
-		if g := s.segments.Get(r.Segment); r.Type == journal.Data && g != nil && g.Closing != rp.Closing {
+		if g := p.segments.Get(r.Segment); r.Type == journal.Data && g != nil && g.Closing != rp.Closing {
 			return refuse(fmt.Sprintf("%s was copied at another time, while the store was in use", segment.Name(g.ID)))
 		}
 	}
@@ -67,27 +67,27 @@ func (s *Store) validateCopy(rp *journal.Replay) error {
 // stampClosing writes one number into the journals that a clean end leaves and into the segments
 // that they refer to: they belong together, and are all there is. Best effort: without the number a
 // copy of them is refused.
-func (s *Store) stampClosing(journals []string) {
-	if len(journals) == 0 || s.writeError() != nil {
+func (p *replayer) stampClosing(journals []string) {
+	if len(journals) == 0 {
 		return
 	}
 	closing := newClosing()
 	for _, name := range journals {
-		if err := journal.Stamp(s.fs, name, closing); err != nil {
-			s.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
+		if err := journal.Stamp(p.fs, name, closing); err != nil {
+			p.log.Warn("a copy of the store will not count this journal", "file", name, "error", err)
 		}
 	}
-	for _, g := range s.segments.All() {
+	for _, g := range p.segments.All() {
 		if g.Unsettled.Load() > 0 {
-			s.stampSegment(g, closing)
+			p.stampSegment(g, closing)
 		}
 	}
 }
 
 // stampSegment writes the number of a clean end into a segment; 0 removes it.
-func (s *Store) stampSegment(g *segment.File, closing uint64) {
-	if err := g.Stamp(s.sb.ID, closing); err != nil {
-		s.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.ID, "error", err)
+func (p *replayer) stampSegment(g *segment.File, closing uint64) {
+	if err := g.Stamp(p.store, closing); err != nil {
+		p.log.Warn("a copy of the store will not count the journals of this segment", "segment", g.ID, "error", err)
 	}
 }
 
@@ -127,7 +127,7 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 	if err := s.writeError(); err != nil {
 		return false, err
 	}
-	h, err := s.readHistoryAs(ctx, v, d.gens, func(bool, bool) journal.Trust {
+	h, err := s.replayer.readHistoryAs(ctx, v, d.gens, func(bool, bool) journal.Trust {
 		return journal.Trust{Cache: from == CopiedStopped, Moved: true}
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Store) acceptCopy(ctx context.Context, v *volume, from CopiedFrom) (boo
 		v.damage.Store(h.damage)
 		return false, h.damage.err
 	}
-	if err := s.takeHistory(ctx, v, h); err != nil {
+	if err := s.replayer.takeHistory(ctx, v, h); err != nil {
 		return false, err
 	}
 	s.reinstate(v)

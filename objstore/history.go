@@ -12,6 +12,8 @@ import (
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/journal"
+	"varve/objstore/internal/refs"
+	"varve/objstore/vfs"
 )
 
 // A volume's history is what its journals hold beyond the settled state. Opening reads and
@@ -28,20 +30,20 @@ type history struct {
 }
 
 // readHistory reads the journals of a volume, in order, and validates every record.
-func (s *Store) readHistory(ctx context.Context, v *volume, gens []uint64) (*history, error) {
-	return s.readHistoryAs(ctx, v, gens, func(boot, mount bool) journal.Trust {
+func (p *replayer) readHistory(ctx context.Context, v *volume, gens []uint64) (*history, error) {
+	return p.readHistoryAs(ctx, v, gens, func(boot, mount bool) journal.Trust {
 		t := journal.Trust{Cache: boot && mount}
 		if boot && !mount {
-			o, name := &s.opts, v.ref.MarkName()
-			t.Cache = o.TrustCache != nil && o.TrustCache(name)
-			t.Contested = !t.Cache && o.Contested != nil && o.Contested(v.ref.ID, v.Name(), name)
+			name := v.ref.MarkName()
+			t.Cache = p.trustCache != nil && p.trustCache(name)
+			t.Contested = !t.Cache && p.contested != nil && p.contested(v.ref.ID, v.Name(), name)
 		}
 		return t
 	})
 }
 
 // readHistoryAs is readHistory with the caller's decision about which records to trust.
-func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
+func (p *replayer) readHistoryAs(ctx context.Context, v *volume, gens []uint64, trust func(sameBoot, sameMount bool) journal.Trust) (*history, error) {
 	h := &history{files: v.journalNames(gens)}
 	empty := -1
 	var torn *journal.Replay // the first incomplete generation, or nil
@@ -49,23 +51,23 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		id := journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gen}
-		rp, err := journal.Read(s.fs, id, s.origin, trust)
+		id := journal.ID{Store: p.store, Volume: v.ref.ID, Gen: gen}
+		rp, err := journal.Read(p.fs, id, p.origin, trust)
 		if err != nil && !disk.Damaged(err) {
 			return nil, err
 		}
 		if rp == nil {
 			rp = &journal.Replay{ID: id, Blind: true}
 		}
-		if cerr := s.validateCopy(rp); cerr != nil {
+		if cerr := p.validateCopy(rp); cerr != nil {
 			rp.Truncate(0)
 			err = cerr
 		}
 		if err == nil {
-			err = s.validateReplay(v, rp)
+			err = p.validateReplay(v, rp)
 		}
 		if err == nil && rp.BadHeader != nil {
-			s.repaired(rp.BadHeader)
+			p.book.repaired(rp.BadHeader)
 		}
 		// The header of torn can't tell whether a power cut ended it, but that of the next
 		// generation can: it was none.
@@ -75,7 +77,7 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		// Nothing behind an incomplete generation can have been committed; if it was, a commit of
 		// torn is lost.
 		if err == nil && torn != nil && rp.Covered > 0 {
-			s.assessTorn(v, h, torn, gen)
+			p.assessTorn(v, h, torn, gen)
 			return h, nil
 		}
 		if err == nil && (torn != nil || len(rp.Records) == 0) {
@@ -90,13 +92,13 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		}
 		// A generation without records is never frozen.
 		if empty >= 0 && err == nil {
-			rp = &journal.Replay{ID: journal.ID{Store: s.sb.ID, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
+			rp = &journal.Replay{ID: journal.ID{Store: p.store, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
 			err = &CorruptError{
 				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
 				Err: fmt.Errorf("there is none, but generation %d has some", gen),
 			}
 			h.drop = nil // all of them come behind the empty one
-			h.damage = s.assess(v, h, empty, rp, err)
+			h.damage = p.assess(v, h, empty, rp, err)
 			return h, nil
 		}
 		if want := v.baseGen + uint64(i) + 1; gen != want {
@@ -108,7 +110,7 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 			rp.Blind = true
 		}
 		if err != nil {
-			h.damage = s.assess(v, h, i, rp, err)
+			h.damage = p.assess(v, h, i, rp, err)
 			return h, nil
 		}
 		if !rp.Trusted && !rp.Final {
@@ -116,7 +118,7 @@ func (s *Store) readHistoryAs(ctx context.Context, v *volume, gens []uint64, tru
 		}
 		h.replays = append(h.replays, rp)
 	}
-	return h, s.validateSnapshots(v, h)
+	return h, p.validateSnapshots(v, h)
 }
 
 // journalNames returns the names of a volume's journals, relative to the store.
@@ -130,12 +132,12 @@ func (v *volume) journalNames(gens []uint64) []string {
 
 // assessTorn is assess for a generation without its final commit, while a later generation has
 // commits.
-func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later uint64) {
+func (p *replayer) assessTorn(v *volume, h *history, torn *journal.Replay, later uint64) {
 	i := slices.Index(h.files, torn.Name())
 	h.replays = slices.DeleteFunc(h.replays, func(rp *journal.Replay) bool { return rp == torn })
 	h.drop = slices.DeleteFunc(h.drop, func(name string) bool { return slices.Contains(h.files[i:], name) })
 	torn.Blind = true
-	h.damage = s.assess(v, h, i, torn, &CorruptError{
+	h.damage = p.assess(v, h, i, torn, &CorruptError{
 		File: torn.Name(), Offset: journal.Offset(torn.Whole), Object: "journal record",
 		Err: fmt.Errorf("the commit that ends the generation is not there, but generation %d has one", later),
 	})
@@ -143,9 +145,9 @@ func (s *Store) assessTorn(v *volume, h *history, torn *journal.Replay, later ui
 
 // validateReplay returns what is wrong with a journal whose records are all whole, and truncates
 // the replay there.
-func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
+func (p *replayer) validateReplay(v *volume, rp *journal.Replay) error {
 	for i := range rp.Records {
-		if err := s.validateRecord(v, &rp.Records[i]); err != nil {
+		if err := p.validateRecord(v, &rp.Records[i]); err != nil {
 			at := rp.At[i]
 			rp.Truncate(at)
 			return &CorruptError{File: rp.Name(), Offset: journal.Offset(at), Object: "journal record", Err: err}
@@ -165,8 +167,8 @@ func (s *Store) validateReplay(v *volume, rp *journal.Replay) error {
 
 // validateSnapshots looks for snapshots that have not settled and whose generation is lost: they
 // would show whatever is written next.
-func (s *Store) validateSnapshots(v *volume, h *history) error {
-	for _, sn := range s.catalog.snapshotsOf(v) {
+func (p *replayer) validateSnapshots(v *volume, h *history) error {
+	for _, sn := range p.snapshotsOf(v) {
 		there := slices.ContainsFunc(h.replays, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen })
 		if sn.Settled || there {
 			continue
@@ -176,7 +178,7 @@ func (s *Store) validateSnapshots(v *volume, h *history) error {
 			Err: fmt.Errorf("it is missing or empty, but snapshot %s@%s needs it", v.Name(), sn.Name),
 		}
 		d := &volumeDamage{err: err, journals: h.files, keep: h.replays, drop: h.drop, unknown: 1}
-		d.loseSnapshots(v)
+		d.loseSnapshots(p.snapshotsOf(v))
 		h.damage = d
 		return nil
 	}
@@ -185,7 +187,7 @@ func (s *Store) validateSnapshots(v *volume, h *history) error {
 
 // assess returns what a repair of the volume would keep, and what it would lose. rp, journal number
 // i, was truncated where the damage is.
-func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause error) *volumeDamage {
+func (p *replayer) assess(v *volume, h *history, i int, rp *journal.Replay, cause error) *volumeDamage {
 	rp.Cut = true
 	d := &volumeDamage{err: cause, journals: h.files, keep: slices.Clone(h.replays), drop: slices.Clone(h.drop)}
 	if len(rp.Records) > 0 {
@@ -201,7 +203,7 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 	var lost []journal.Span
 	upto := rp.Promised
 	for _, name := range h.files[i:] {
-		ranges, unknown := s.readBehind(v.ref.ID, name, from, upto)
+		ranges, unknown := readBehind(p.fs, p.store, v.ref.ID, name, from, upto)
 		lost = append(lost, ranges...)
 		d.unknown += unknown
 		from, upto = 0, 0
@@ -210,14 +212,14 @@ func (s *Store) assess(v *volume, h *history, i int, rp *journal.Replay, cause e
 		d.unknown++
 	}
 	d.ranges = mergeRanges(lost, v.Size())
-	d.loseSnapshots(v)
+	d.loseSnapshots(p.snapshotsOf(v))
 	return d
 }
 
-// loseSnapshots notes the snapshots that have not settled and whose generation a repair does not
-// keep whole.
-func (d *volumeDamage) loseSnapshots(v *volume) {
-	for _, sn := range v.s.catalog.snapshotsOf(v) {
+// loseSnapshots notes those of a volume's snapshots that have not settled and whose generation a
+// repair does not keep whole.
+func (d *volumeDamage) loseSnapshots(snapshots []*refs.Snapshot) {
+	for _, sn := range snapshots {
 		whole := slices.ContainsFunc(d.keep, func(rp *journal.Replay) bool { return rp.ID.Gen == sn.Gen && (rp.Final || rp.Trusted) && !rp.Cut })
 		if !sn.Settled && !whole {
 			d.snaps = append(d.snaps, sn.Name)
@@ -227,9 +229,9 @@ func (d *volumeDamage) loseSnapshots(v *volume) {
 
 // readBehind returns what the records of a journal have written that a repair would drop, and how
 // many records can't be read.
-func (s *Store) readBehind(volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
+func readBehind(fs vfs.FS, store, volume uuid.UUID, name string, from, upto int) ([]journal.Span, int) {
 	_, gen, _, _ := journal.ParseName(path.Base(name))
-	return journal.Behind(s.fs, journal.ID{Store: s.sb.ID, Volume: volume, Gen: gen}, from, upto)
+	return journal.Behind(fs, journal.ID{Store: store, Volume: volume, Gen: gen}, from, upto)
 }
 
 // mergeRanges returns sectors as ranges of bytes in order, each byte once, within size.

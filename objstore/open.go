@@ -27,7 +27,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, fs: o.FS, opts: o, log: o.Logger, began: start, catalog: newCatalog(),
-		footers: segment.NewFooterCache(o.FooterCache), extender: newExtender(),
+		footers: segment.NewFooterCache(o.FooterCache), extender: newExtender(), damageBook: damageBook{log: o.Logger},
 	}
 	s.readers = newReaders(s.catalog)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -105,6 +105,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.remover = &layerRemover{fs: s.fs, segments: &s.segments, leaves: s.leaves, sealer: s.sealer, closed: s.ctx.Done()}
 	s.evacuator = s.newEvacuator()
+	s.replayer = s.newReplayer()
 	s.indexer = &indexer{
 		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
 	}
@@ -130,6 +131,13 @@ func (s *Store) newEvacuator() *evacuator {
 		sealer: s.sealer, recorder: s.recorder, stored: &s.stored, usage: s.usage, space: s.space, gate: s, log: s.log,
 		appenders: newAppenders(s.maker.take), buf: disk.AlignedBuffer(disk.MaxChunkSize),
 		pace: func(ctx context.Context, _ int64) error { return ctx.Err() },
+	}
+}
+
+func (s *Store) newReplayer() *replayer {
+	return &replayer{
+		fs: s.fs, store: s.sb.ID, chunkSize: s.sb.ChunkSize, origin: s.origin, trustCache: s.opts.TrustCache, contested: s.opts.Contested,
+		segments: &s.segments, snapshotsOf: s.catalog.snapshotsOf, space: s.space, book: &s.damageBook, log: s.log,
 	}
 }
 

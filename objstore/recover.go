@@ -50,7 +50,7 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 		s.catalog.volumes[ref.ID] = v
 	}
-	if err := s.replayJournals(ctx); err != nil {
+	if err := s.replayer.replayJournals(ctx, s.catalog.volumes); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverJournals)

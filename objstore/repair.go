@@ -63,14 +63,6 @@ func (v *volume) damageError() error {
 	return nil
 }
 
-// refuse notes that a volume is damaged. From now on the store keeps every slot that its journals
-// may refer to.
-func (s *Store) refuse(v *volume, d *volumeDamage) {
-	v.damage.Store(d)
-	s.hold.Store(true)
-	s.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.Name(), "error", d.err)
-}
-
 // RepairVolume takes a damaged volume back to the last state that is known, if accept is set; else
 // it only returns what that state would be and what would be lost.
 func (s *Store) RepairVolume(ctx context.Context, name string, accept bool) (Repair, error) {
@@ -183,7 +175,7 @@ func (s *Store) repair(ctx context.Context, v *volume, d *volumeDamage, root *me
 		return err
 	}
 	if root == nil {
-		err := s.replayLayers(ctx, v, d.keep)
+		err := s.replayer.replayLayers(ctx, v, d.keep)
 		if errors.Is(err, errNotSynced) { // less is kept than was promised: the next opening assesses it again
 			return s.fail(err)
 		}
@@ -222,7 +214,7 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 		}
 		root = *r
 	}
-	h, err := s.readHistory(ctx, v, d.gens)
+	h, err := s.replayer.readHistory(ctx, v, d.gens)
 	if err != nil {
 		return d, err
 	}
@@ -234,7 +226,7 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 		v.damage.Store(h.damage)
 		return h.damage, nil
 	}
-	if err := s.takeHistory(ctx, v, h); err != nil {
+	if err := s.replayer.takeHistory(ctx, v, h); err != nil {
 		return d, err
 	}
 	v.mu.Lock()
@@ -243,26 +235,6 @@ func (s *Store) lookAgain(ctx context.Context, v *volume) (*volumeDamage, error)
 	s.reinstate(v)
 	s.log.Info("a volume that could not be read can be read again", "volume", v.Name())
 	return nil, nil
-}
-
-// takeHistory makes layers of the journals of a volume that was refused, and removes journals that
-// hold nothing. Once it has begun it goes on, whatever becomes of ctx.
-func (s *Store) takeHistory(ctx context.Context, v *volume, h *history) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ctx = context.WithoutCancel(ctx)
-	for _, name := range slices.Backward(h.drop) {
-		if err := removeJournal(s.fs, name); err != nil {
-			return err
-		}
-	}
-	if err := s.replayLayers(ctx, v, h.replays); err != nil || len(h.drop) == 0 {
-		return err
-	}
-	// Before the volume takes writes: a removed journal that a power cut brings back would be
-	// assessed again, without the decision that was made about it.
-	return s.fs.SyncDir(journal.Dir)
 }
 
 // reinstate takes a refused volume back into service.

@@ -75,6 +75,7 @@ type Store struct {
 	layerSettler *layerSettler
 	reclaimer    *reclaimer
 	remover      *layerRemover
+	replayer     *replayer
 	evacuator    *evacuator
 	collector    *collector
 	extender     *extender
@@ -132,8 +133,8 @@ func (s *Store) Close() error {
 			left = append(left, journals...)
 		}
 	}
-	if !s.opts.LookOnly {
-		s.stampClosing(left)
+	if s.writeError() == nil {
+		s.replayer.stampClosing(left)
 	}
 	s.reclaimer.abandon() // settled, and not given back: the next opening does it
 	keep(s.closeFiles())
