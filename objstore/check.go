@@ -9,10 +9,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/maintenance"
 	"varve/objstore/internal/merkle"
+	"varve/objstore/internal/object"
 	"varve/objstore/internal/refs"
+	"varve/objstore/internal/segment"
+	"varve/objstore/vfs"
 )
 
 // Check reads everything that a store has checksums and hashes for, beside the I/O that goes on,
@@ -88,8 +93,8 @@ type CheckProgress struct {
 
 // checker is a check under way.
 type checker struct {
+	deps    checkDeps
 	ctx     context.Context //nolint:containedctx // a check is one call, spread over methods
-	s       *Store
 	options CheckOptions
 	scope   scope
 	run     *checkRun
@@ -105,16 +110,30 @@ type checker struct {
 	clean   map[merkle.Hash]bool // by node: all below it is good
 }
 
+// checkDeps is what a check needs of the store.
+type checkDeps struct {
+	fs       vfs.FS
+	store    uuid.UUID
+	catalog  *catalog
+	book     *damageBook // what opening has found
+	segments *segment.Table
+	objects  *object.Reader
+	places   *segment.Pins // held while a segment is read that may be retired
+	upkeep   *upkeep
+	hold     func(all []rootOf) (release func()) // keeps roots from being collected; called with the catalog's mu held
+}
+
 type objectID struct {
 	hash merkle.Hash
 	kind merkle.Kind
 }
 
-func newChecker(ctx context.Context, s *Store, o CheckOptions, sc scope) *checker {
+// newChecker returns a check of a store with total bytes of objects.
+func newChecker(ctx context.Context, deps checkDeps, o CheckOptions, sc scope, total int64) *checker {
 	c := &checker{
-		ctx: ctx, s: s, options: o, scope: sc, rate: throttle{rate: o.Rate}, lost: -1,
-		run:   &checkRun{begun: s.opts.Now().UTC().Truncate(time.Second), scheduled: o.Scheduled},
-		total: s.stored.total(),
+		ctx: ctx, deps: deps, options: o, scope: sc, rate: throttle{rate: o.Rate}, lost: -1,
+		run:   &checkRun{begun: deps.upkeep.now().UTC().Truncate(time.Second), scheduled: o.Scheduled},
+		total: total,
 
 		objects: map[objectID]int{}, missing: map[merkle.Hash]bool{}, clean: map[merkle.Hash]bool{},
 	}
@@ -170,18 +189,18 @@ func (c *checker) found(err error, affects ...Affected) int {
 
 // known adds to the report what opening has found.
 func (c *checker) known() {
-	s := c.s
-	s.reportMu.Lock()
-	repairs, losses := slices.Clone(s.repairs), slices.Clone(s.losses)
-	c.report.Strays = slices.Clone(s.strays)
-	s.reportMu.Unlock()
+	b := c.deps.book
+	b.reportMu.Lock()
+	repairs, losses := slices.Clone(b.repairs), slices.Clone(b.losses)
+	c.report.Strays = slices.Clone(b.strays)
+	b.reportMu.Unlock()
 	for _, d := range repairs {
 		c.report.Damage[c.found(d)].Repaired = true
 	}
 	for _, d := range losses {
 		c.found(d)
 	}
-	for _, v := range s.catalog.sorted() {
+	for _, v := range c.deps.catalog.sorted() {
 		d := v.damage.Load()
 		if d == nil {
 			continue
@@ -200,7 +219,7 @@ func (c *checker) known() {
 
 func (c *checker) superblocks() {
 	for _, name := range []string{refs.SuperblockFile, refs.SuperblockCopy} {
-		if _, err := refs.ReadSuperblockFile(c.s.fs, name); err != nil {
+		if _, err := refs.ReadSuperblockFile(c.deps.fs, name); err != nil {
 			c.found(disk.AsCorrupt(err, name, 0, "superblock"))
 		}
 	}
@@ -208,7 +227,7 @@ func (c *checker) superblocks() {
 
 // maintenance reads the record of what was verified, and its copy.
 func (c *checker) maintenance() {
-	u := c.s.upkeep
+	u := c.deps.upkeep
 	u.writeMu.Lock()
 	defer u.writeMu.Unlock()
 	for _, d := range maintenance.Verify(u.fs, u.store) {
@@ -218,7 +237,7 @@ func (c *checker) maintenance() {
 
 // refs reads both copies of the refs log, up to where the store has written them.
 func (c *checker) refs() error {
-	err := c.s.catalog.readLog(c.ctx, func(l *refs.Log) {
+	err := c.deps.catalog.readLog(c.ctx, func(l *refs.Log) {
 		for i := range l.Copies() {
 			c.there(l.CopyName(i), "log", always)
 			err := l.VerifyCopy(c.ctx, i)
@@ -241,12 +260,12 @@ func always() bool { return true }
 // there reports a file that the store has open and that has lost its name: closing the store would
 // lose the file. held is asked whether the store still has it.
 func (c *checker) there(name, object string, held func() bool) {
-	if _, err := c.s.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
+	if _, err := c.deps.fs.Used(name); errors.Is(err, os.ErrNotExist) && held() {
 		c.found(&CorruptError{File: name, Object: object, Err: errors.New("the file is missing; the store has it open, and reads it until it is closed")})
 	}
 }
 
 // volumes returns the volumes in order of name, without those that are refused.
 func (c *checker) volumes() []*volume {
-	return slices.DeleteFunc(c.s.catalog.sorted(), func(v *volume) bool { return v.damage.Load() != nil })
+	return slices.DeleteFunc(c.deps.catalog.sorted(), func(v *volume) bool { return v.damage.Load() != nil })
 }

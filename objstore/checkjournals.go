@@ -39,7 +39,7 @@ func (c *checker) journals() error {
 
 // journal reads a journal that may be written meanwhile, up to its first count records.
 func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
-	rp, err := j.Reread(c.s.fs)
+	rp, err := j.Reread(c.deps.fs)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !v.has(gen):
 		return // the generation has settled meanwhile
@@ -60,7 +60,7 @@ func (c *checker) journal(v *volume, j *journal.File, gen uint64, count int) {
 	}
 	a := Affected{Volume: v.Name(), Ranges: []Range{{0, v.Size()}}}
 	if rp != nil {
-		if ranges, unknown := readBehind(c.s.fs, c.s.sb.ID, v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
+		if ranges, unknown := readBehind(c.deps.fs, c.deps.store, v.ref.ID, j.Name(), rp.Whole, count); unknown == 0 {
 			a.Ranges = mergeRanges(ranges, v.Size())
 		}
 	}

@@ -65,13 +65,12 @@ type scope struct {
 }
 
 // scope decides which segments a check reads.
-func (s *Store) scope(o *CheckOptions) scope {
-	all := s.segments.All()
-	u := s.upkeep
+func (u *upkeep) scope(o *CheckOptions, usage *usage) scope {
+	all := u.segments.All()
 	sizes := make(map[uint32]int64, len(all))
 	total := int64(1)
 	for _, g := range all {
-		n, err := s.usage.ofSegment(g)
+		n, err := usage.ofSegment(g)
 		if err != nil {
 			n = g.Capacity // the disk does not say; reading the segment tells more
 		}
@@ -130,7 +129,7 @@ func (c *checker) verifying(g *segment.File, read func() error) error {
 		return err
 	}
 	if sealed { // else there will be more in it
-		c.s.upkeep.note(g.ID, c.scope.round, len(c.report.Damage) > damage, c.report.Bytes-bytes)
+		c.deps.upkeep.note(g.ID, c.scope.round, len(c.report.Damage) > damage, c.report.Bytes-bytes)
 	}
 	return nil
 }
@@ -144,7 +143,7 @@ func (c *checker) pace(n int) error {
 	if !c.options.Scheduled {
 		return nil
 	}
-	return c.pacer.pace(c.ctx, n, c.s.catalog.requests, func() bool { return false })
+	return c.pacer.pace(c.ctx, n, c.deps.catalog.requests, func() bool { return false })
 }
 
 // tellEvery is how often a slow check reports its progress.
@@ -165,6 +164,13 @@ func (c *checker) tell() {
 	}
 }
 
+func (s *Store) checkDeps() checkDeps {
+	return checkDeps{
+		fs: s.fs, store: s.sb.ID, catalog: s.catalog, book: &s.damageBook, segments: &s.segments, objects: s.objects,
+		places: &s.readers.places, upkeep: s.upkeep, hold: s.collector.hold,
+	}
+}
+
 // CheckStore looks for damage, as Check does, in a part of the store, at a rate, or going on where
 // an earlier check was interrupted. One check runs at a time: others wait. An error means that the
 // check could not be completed; the report has what it found before. Close ends a check.
@@ -182,7 +188,7 @@ func (s *Store) CheckStore(ctx context.Context, o CheckOptions) (*CheckReport, e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	c := newChecker(ctx, s, o, s.scope(&o))
+	c := newChecker(ctx, s.checkDeps(), o, s.upkeep.scope(&o, s.usage), s.stored.total())
 	s.upkeep.running.Store(c.run)
 	defer s.upkeep.running.Store(nil)
 	began := time.Now()

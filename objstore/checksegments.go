@@ -14,7 +14,7 @@ import (
 
 // segments validates the records of the segments that are to be read, and hashes every object.
 func (c *checker) segments() error {
-	all := c.s.segments.All()
+	all := c.deps.segments.All()
 	c.report.Segments = len(all)
 	bad := map[objectID]int{}
 	for _, g := range c.scope.todo {
@@ -40,7 +40,7 @@ func (c *checker) segments() error {
 			continue
 		}
 		for _, o := range objs {
-			if _, ok := bad[objectID{o.Hash, o.Kind}]; ok && !c.s.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
+			if _, ok := bad[objectID{o.Hash, o.Kind}]; ok && !c.deps.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
 				delete(bad, objectID{o.Hash, o.Kind})
 			}
 		}
@@ -52,8 +52,8 @@ func (c *checker) segments() error {
 // list validates the records of a segment, and returns its objects: none if the segment was retired
 // since the check began.
 func (c *checker) list(g *segment.File) ([]segment.Object, error) {
-	defer c.s.readers.places.Hold().Release()
-	if c.s.segments.Get(g.ID) != g {
+	defer c.deps.places.Hold().Release()
+	if c.deps.segments.Get(g.ID) != g {
 		return nil, nil
 	}
 	c.record(g)
@@ -62,8 +62,8 @@ func (c *checker) list(g *segment.File) ([]segment.Object, error) {
 
 // objectsOf returns the objects of a segment, none if it was retired since the check began.
 func (c *checker) objectsOf(g *segment.File) ([]segment.Object, error) {
-	defer c.s.readers.places.Hold().Release()
-	if c.s.segments.Get(g.ID) != g {
+	defer c.deps.places.Hold().Release()
+	if c.deps.segments.Get(g.ID) != g {
 		return nil, nil
 	}
 	return g.Objects()
@@ -74,12 +74,12 @@ func (c *checker) record(g *segment.File) {
 	known := c.named(segment.Name(g.ID)) // opening has reported it
 	there := func(file string) {
 		if file == segment.Name(g.ID) {
-			c.there(file, "segment", func() bool { return c.s.segments.Get(g.ID) == g }) // else the segment was retired meanwhile
+			c.there(file, "segment", func() bool { return c.deps.segments.Get(g.ID) == g }) // else the segment was retired meanwhile
 		} else {
 			c.there(file, "log", always)
 		}
 	}
-	_ = g.Check(c.ctx, c.s.sb.ID, there, func(err error) { // an error: the segment was retired meanwhile, or ctx has ended
+	_ = g.Check(c.ctx, c.deps.store, there, func(err error) { // an error: the segment was retired meanwhile, or ctx has ended
 		if bad := (*CorruptError)(nil); known && errors.As(err, &bad) && bad.Object == "segment footer" {
 			return
 		}
@@ -110,12 +110,12 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 			c.tell()
 		}
 		if err == nil {
-			c.s.objects.Verify(loc)
+			c.deps.objects.Verify(loc)
 			continue
 		}
 		err = &CorruptError{File: segment.Name(g.ID), Offset: loc.Offset(), Object: fmt.Sprintf("%v %v", o.Kind, o.Hash), Err: err}
 		bad[objectID{o.Hash, o.Kind}] = c.found(err)
-		c.s.objects.Damaged(loc, err)
+		c.deps.objects.Damaged(loc, err)
 	}
 	return nil
 }
@@ -123,8 +123,8 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 // read reads an object past the page cache, and compares it with its hash. there is false if its
 // place was given up since the segment's list was read.
 func (c *checker) read(g *segment.File, o *segment.Object, b []byte) (there bool, err error) {
-	defer c.s.readers.places.Hold().Release()
-	if c.s.segments.Get(g.ID) != g {
+	defer c.deps.places.Hold().Release()
+	if c.deps.segments.Get(g.ID) != g {
 		return false, nil
 	}
 	loc := segment.At(g.ID, o.Block)
@@ -132,7 +132,7 @@ func (c *checker) read(g *segment.File, o *segment.Object, b []byte) (there bool
 	if err == nil && merkle.Sum(o.Kind, b) != o.Hash {
 		err = errOtherBytes
 	}
-	if err != nil && !c.s.objects.Lists(g, o) {
+	if err != nil && !c.deps.objects.Lists(g, o) {
 		return false, nil
 	}
 	return true, err

@@ -58,12 +58,12 @@ func rootsOf(images []image) []rootOf {
 // that the damage affects.
 func (c *checker) trees() error {
 	var release func()
-	images := c.s.catalog.imageRoots(func(all []image) { release = c.s.collector.hold(rootsOf(all)) })
+	images := c.deps.catalog.imageRoots(func(all []image) { release = c.deps.hold(rootsOf(all)) })
 	defer release()
 	c.report.Images = len(images)
 	roots := make([]*merkle.Root, len(images))
 	for i, im := range images {
-		r, err := c.s.objects.Root(c.ctx, im.root, im.size)
+		r, err := c.deps.objects.Root(c.ctx, im.root, im.size)
 		if err != nil && !disk.Damaged(err) {
 			return err
 		}
@@ -98,7 +98,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 	if err := c.pace(merkle.FanOut * merkle.HashSize); err != nil {
 		return err
 	}
-	n, err := c.s.objects.FreshNode(c.ctx, h, level)
+	n, err := c.deps.objects.FreshNode(c.ctx, h, level)
 	if err != nil && !disk.Damaged(err) {
 		return err
 	}
@@ -122,7 +122,7 @@ func (c *checker) walk(h merkle.Hash, level int) error {
 		default:
 			if _, bad := c.objects[objectID{child, merkle.KindChunk}]; bad {
 				clean = false
-			} else if _, ok := c.s.objects.Lookup(&child, merkle.KindChunk); !ok {
+			} else if _, ok := c.deps.objects.Lookup(&child, merkle.KindChunk); !ok {
 				c.missing[child] = true
 				clean = false
 			}
@@ -138,7 +138,7 @@ func (c *checker) seek() error {
 	if len(c.missing) == 0 {
 		return nil
 	}
-	for _, g := range c.s.segments.All() {
+	for _, g := range c.deps.segments.All() {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
@@ -147,14 +147,14 @@ func (c *checker) seek() error {
 			continue
 		}
 		for _, o := range objs {
-			if o.Kind == merkle.KindChunk && !c.s.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
+			if o.Kind == merkle.KindChunk && !c.deps.objects.Quarantine.Suspect(segment.At(g.ID, o.Block)) {
 				delete(c.missing, o.Hash)
 			}
 		}
 	}
-	for _, g := range c.s.segments.Damaged() {
+	for _, g := range c.deps.segments.Damaged() {
 		for h := range c.missing {
-			_, ok, err := c.s.objects.Salvage(c.ctx, g, &h, merkle.KindChunk)
+			_, ok, err := c.deps.objects.Salvage(c.ctx, g, &h, merkle.KindChunk)
 			if err != nil {
 				return err
 			}
@@ -182,7 +182,7 @@ func (c *checker) locate(im image, root *merkle.Root, h merkle.Hash, level int, 
 		c.affect(at, im, i*span, span)
 		return nil
 	}
-	n, err := c.s.objects.Node(c.ctx, h, level)
+	n, err := c.deps.objects.Node(c.ctx, h, level)
 	if err != nil {
 		return err
 	}

@@ -299,7 +299,7 @@ func TestCheckOfPlaceThatWasGivenUp(t *testing.T) {
 	g := r.s.segments.All()[0]
 	objs, err := g.Objects()
 	must(t, err)
-	c := &checker{ctx: t.Context(), s: r.s}
+	c := &checker{ctx: t.Context(), deps: r.s.checkDeps()}
 	buf := disk.AlignedBuffer(disk.MaxChunkSize)
 	read := func(o segment.Object, what string, want bool) {
 		t.Helper()

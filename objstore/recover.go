@@ -15,7 +15,10 @@ import (
 // before. What the index lacks is left to the indexer.
 func (s *Store) recover(ctx context.Context) error {
 	failpoint.Here(failpoint.RecoverRefs)
-	if err := s.openSegments(ctx); err != nil {
+	opener := &segmentOpener{
+		fs: s.fs, store: s.sb.ID, names: s.catalog, segments: &s.segments, stored: &s.stored, sealer: s.sealer, book: &s.damageBook, log: s.log,
+	}
+	if err := opener.open(ctx); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSegments)
@@ -54,7 +57,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverJournals)
-	return s.sweepSegments(ctx)
+	return opener.sweep(ctx)
 }
 
 // findRoots looks up the roots of all volumes at once: if the index lacks them, that costs one pass

@@ -4,17 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+
+	"github.com/google/uuid"
 
 	"varve/objstore/failpoint"
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/segment"
+	"varve/objstore/vfs"
 )
 
-// openSegments opens every segment file.
-func (s *Store) openSegments(ctx context.Context) error {
-	names, err := s.fs.List(segment.Dir)
+// segmentOpener opens the segments of an earlier process, compares them with what refs know, and
+// ends those that nothing is appended to any more. It is used by the opening of the store alone.
+//
+// Damage concerns what lies in one segment: the store opens with the others. A file that is not the
+// store's by its name is left alone.
+type segmentOpener struct {
+	fs       vfs.FS
+	store    uuid.UUID
+	names    *catalog
+	segments *segment.Table
+	stored   *storedBytes
+	sealer   *sealer
+	book     *damageBook
+	log      *slog.Logger
+}
+
+// open opens every segment file.
+func (o *segmentOpener) open(ctx context.Context) error {
+	names, err := o.fs.List(segment.Dir)
 	if err != nil {
 		return err
 	}
@@ -23,13 +43,13 @@ func (s *Store) openSegments(ctx context.Context) error {
 	for _, n := range names {
 		switch id, isLog, ok := segment.ParseName(n); {
 		case segment.IsDraft(n):
-			if err := disk.RemoveLeftover(s.fs, s.log, segment.Dir+"/"+n); err != nil {
+			if err := disk.RemoveLeftover(o.fs, o.log, segment.Dir+"/"+n); err != nil {
 				return err
 			}
 		case !ok:
-			s.stray(segment.Dir + "/" + n)
-		case s.catalog.refs.Retired[id]:
-			if err := disk.RemoveLeftover(s.fs, s.log, segment.Dir+"/"+n); err != nil {
+			o.book.stray(segment.Dir + "/" + n)
+		case o.names.refs.Retired[id]:
+			if err := disk.RemoveLeftover(o.fs, o.log, segment.Dir+"/"+n); err != nil {
 				return err
 			}
 		case isLog:
@@ -39,9 +59,9 @@ func (s *Store) openSegments(ctx context.Context) error {
 		}
 	}
 	err = disk.ParallelContext(ctx, files, func(f *segmentFile) error { // each has its own error
-		f.seg, f.err = segment.Open(ctx, s.fs, f.id, s.sb.ID, logs[f.id])
+		f.seg, f.err = segment.Open(ctx, o.fs, f.id, o.store, logs[f.id])
 		if disk.Unreadable(f.err) { // a second read may succeed
-			f.seg, f.err = segment.Open(ctx, s.fs, f.id, s.sb.ID, logs[f.id])
+			f.seg, f.err = segment.Open(ctx, o.fs, f.id, o.store, logs[f.id])
 		}
 		return nil
 	})
@@ -49,14 +69,14 @@ func (s *Store) openSegments(ctx context.Context) error {
 		closeSegments(files)
 		return err
 	}
-	if err := s.takeSegments(files, logs); err != nil {
+	if err := o.take(files, logs); err != nil {
 		return err
 	}
 	// The process that created an object log may have been killed before it could sync its name.
-	if err := s.fs.SyncDir(segment.Dir); err != nil {
+	if err := o.fs.SyncDir(segment.Dir); err != nil {
 		return err
 	}
-	s.catalog.refs.Unlinked(slices.Collect(maps.Keys(s.catalog.refs.Retired)))
+	o.names.refs.Unlinked(slices.Collect(maps.Keys(o.names.refs.Retired)))
 	return nil
 }
 
@@ -76,23 +96,23 @@ func closeSegments(files []*segmentFile) {
 	}
 }
 
-// takeSegments adds the segments that were opened to the store's table. logs are the IDs of
+// take adds the segments that were opened to the table. logs are the IDs of
 // segments that have an object log.
-func (s *Store) takeSegments(files []*segmentFile, logs map[uint32]bool) error {
+func (o *segmentOpener) take(files []*segmentFile, logs map[uint32]bool) error {
 	unreadable := map[uint32]bool{}
 	var first error
 	for _, f := range files {
 		id, g, err := f.id, f.seg, f.err
 		if disk.Unreadable(err) {
-			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: err})
+			o.book.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: err})
 			unreadable[id] = true
 			delete(logs, id)
 			continue
 		}
 		if errors.Is(err, segment.ErrUnfinished) {
 			// Power was cut before the segment's header was durable: nothing refers to it.
-			s.log.Info("an unfinished segment is removed", "segment", id)
-			err = s.fs.Remove(segment.Name(id))
+			o.log.Info("an unfinished segment is removed", "segment", id)
+			err = o.fs.Remove(segment.Name(id))
 			if first == nil {
 				first = err
 			}
@@ -104,42 +124,42 @@ func (s *Store) takeSegments(files []*segmentFile, logs map[uint32]bool) error {
 			}
 			continue // the other segments are closed with the store
 		}
-		s.validateObjectLog(g)
+		o.validateObjectLog(g)
 		if d := g.Repaired(); d != nil {
-			s.repaired(d)
+			o.book.repaired(d)
 		}
 		if err := g.Damage(); err != nil {
-			s.lost(err)
+			o.book.lost(err)
 		}
 		delete(logs, id)
-		s.segments.Add(g)
+		o.segments.Add(g)
 		chunks, others := g.Stored()
-		s.stored.add(chunks, others)
-		s.catalog.usedSegment(id)
+		o.stored.add(chunks, others)
+		o.names.usedSegment(id)
 	}
 	if first != nil {
 		return first
 	}
-	for id := range s.catalog.refs.ObjectLogs {
-		if s.segments.Get(id) == nil && !logs[id] && !unreadable[id] {
-			s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is missing, and refs know of objects in it")})
+	for id := range o.names.refs.ObjectLogs {
+		if o.segments.Get(id) == nil && !logs[id] && !unreadable[id] {
+			o.book.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("it is missing, and refs know of objects in it")})
 		}
 	}
 	for id := range logs {
-		s.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its object log is there, the segment is not")})
+		o.book.lost(&CorruptError{File: segment.Name(id), Object: "segment", Err: errors.New("its object log is there, the segment is not")})
 	}
 	return nil
 }
 
 // validateObjectLog compares the length of an object log with what refs know of it.
-func (s *Store) validateObjectLog(g *segment.File) {
-	want := s.catalog.refs.ObjectLogs[g.ID]
+func (o *segmentOpener) validateObjectLog(g *segment.File) {
+	want := o.names.refs.ObjectLogs[g.ID]
 	if want == 0 || g.Damaged() {
 		return
 	}
 	g.SetLogged(want) // the file of refs says so until it is compacted
 	if g.Sealed() {
-		delete(s.catalog.refs.ObjectLogs, g.ID)
+		delete(o.names.refs.ObjectLogs, g.ID)
 		return
 	}
 	bad := &CorruptError{File: segment.ObjectLogName(g.ID), Object: "log"}
@@ -154,23 +174,23 @@ func (s *Store) validateObjectLog(g *segment.File) {
 	g.SetDamage(bad)
 }
 
-// sweepSegments ends the segments that an earlier process left open: nothing is appended to them
+// sweep ends the segments that an earlier process left open: nothing is appended to them
 // any more.
-func (s *Store) sweepSegments(ctx context.Context) error {
-	for _, g := range s.segments.All() {
+func (o *segmentOpener) sweep(ctx context.Context) error {
+	for _, g := range o.segments.All() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if g.Outlived() {
-			if err := s.dropOutlived(g); err != nil {
+			if err := o.dropOutlived(g); err != nil {
 				return err
 			}
 		}
 	}
-	left := slices.DeleteFunc(s.segments.All(), func(g *segment.File) bool {
-		return g.Sealed() || g.Unsettled.Load() > 0 || s.sealer.holds(g)
+	left := slices.DeleteFunc(o.segments.All(), func(g *segment.File) bool {
+		return g.Sealed() || g.Unsettled.Load() > 0 || o.sealer.holds(g)
 	})
-	if err := disk.ParallelContext(ctx, left, s.sweepSegment); err != nil {
+	if err := disk.ParallelContext(ctx, left, o.sweepSegment); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverSwept)
@@ -178,27 +198,27 @@ func (s *Store) sweepSegments(ctx context.Context) error {
 }
 
 // dropOutlived removes the object log of a segment whose footer names all that is in it.
-func (s *Store) dropOutlived(g *segment.File) error {
+func (o *segmentOpener) dropOutlived(g *segment.File) error {
 	// A process that was killed may have written the footer, and not synced it; or its sync has failed.
-	if err := g.Reseal(s.sb.ID); err != nil {
-		s.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
+	if err := g.Reseal(o.store); err != nil {
+		o.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil
 	}
-	if err := disk.RemoveLeftover(s.fs, s.log, segment.ObjectLogName(g.ID)); err != nil {
+	if err := disk.RemoveLeftover(o.fs, o.log, segment.ObjectLogName(g.ID)); err != nil {
 		return err
 	}
-	return s.fs.SyncDir(segment.Dir)
+	return o.fs.SyncDir(segment.Dir)
 }
 
 // sweepSegment seals a segment, or removes it if it holds nothing.
-func (s *Store) sweepSegment(g *segment.File) error {
+func (o *segmentOpener) sweepSegment(g *segment.File) error {
 	if len(g.OpenObjects()) > 0 {
-		return s.sealer.seal(g)
+		return o.sealer.seal(g)
 	}
 	// Before the segment is removed: an object log without a segment is damage.
-	if err := g.RemoveObjectLog(s.fs); err != nil {
+	if err := g.RemoveObjectLog(o.fs); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.RecoverEmptied)
-	return s.sealer.remove(g)
+	return o.sealer.remove(g)
 }

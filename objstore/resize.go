@@ -46,7 +46,9 @@ func (s *Store) ResizeVolume(ctx context.Context, name string, size int64, o Res
 	if shrinks {
 		defer s.catalog.unreserve(v)
 	}
-	r := &resizing{s: s, v: v, size: size, shrinks: shrinks}
+	r := &resizing{
+		catalog: s.catalog, settler: s.settler, layers: s.layerSettler, sealer: s.sealer, v: v, size: size, shrinks: shrinks,
+	}
 	if err := settleAndTry(ctx, r.try); err != nil {
 		return VolumeInfo{}, err
 	}
@@ -55,7 +57,10 @@ func (s *Store) ResizeVolume(ctx context.Context, name string, size int64, o Res
 
 // resizing is one call of ResizeVolume.
 type resizing struct {
-	s       *Store
+	catalog *catalog
+	settler *settler
+	layers  *layerSettler
+	sealer  *sealer
 	v       *volume
 	size    int64 // bytes
 	shrinks bool
@@ -110,7 +115,7 @@ func (v *volume) mayShrink(size int64) error {
 
 // try settles what has to settle first, and then resizes, unless something has to settle again.
 func (r *resizing) try(ctx context.Context) error {
-	s, v := r.s, r.v
+	v := r.v
 	var gen uint64
 	if r.shrinks {
 		var err error
@@ -118,22 +123,22 @@ func (r *resizing) try(ctx context.Context) error {
 			return err
 		}
 	}
-	if gen = max(gen, s.catalog.needed(v)); gen > 0 {
-		if err := s.settler.waitSettled(ctx, v, gen); err != nil {
+	if gen = max(gen, r.catalog.needed(v)); gen > 0 {
+		if err := r.settler.waitSettled(ctx, v, gen); err != nil {
 			return fmt.Errorf("volume %s does not settle: %w", v.Name(), err)
 		}
 	}
 	if err := v.pinnedError(); err != nil && r.shrinks {
 		return err
 	}
-	return s.settler.do(ctx, r.resize)
+	return r.settler.do(ctx, r.resize)
 }
 
 // resize makes the tree of the new size, and records it. It runs on the settler's goroutine, as
 // whatever writes objects does.
 func (r *resizing) resize(ctx context.Context) error {
-	s, v := r.s, r.v
-	if err := s.writeError(); err != nil {
+	v := r.v
+	if err := r.layers.gate.writeError(); err != nil {
 		return err
 	}
 	if err := v.settleMu.LockContext(ctx); err != nil {
@@ -149,9 +154,9 @@ func (r *resizing) resize(ctx context.Context) error {
 	case now > r.size && !r.shrinks:
 		return fmt.Errorf("volume %s: %w: it was resized to %d bytes meanwhile", v.Name(), ErrInUse, now)
 	}
-	defer s.collector.settle()()
+	defer r.layers.barrier.settle()()
 	v.mu.Lock()
-	st := s.layerSettler.begin(ctx, v, newLayer(v.baseGen, nil))
+	st := r.layers.begin(ctx, v, newLayer(v.baseGen, nil))
 	v.mu.Unlock()
 	if err := r.discard(st); err != nil {
 		return err
@@ -165,7 +170,7 @@ func (r *resizing) resize(ctx context.Context) error {
 		return err
 	}
 	// Before the record: an error is one of a volume that is as it was.
-	if err := s.sealer.sealFilled(&s.layerSettler.appenders); err != nil {
+	if err := r.sealer.sealFilled(&r.layers.appenders); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.ResizeStored)
@@ -173,7 +178,7 @@ func (r *resizing) resize(ctx context.Context) error {
 		return err
 	}
 	v.counted = nil
-	s.log.Info("a volume was resized", "volume", v.Name(), "from", st.old.Size, "to", r.size)
+	r.layers.log.Info("a volume was resized", "volume", v.Name(), "from", st.old.Size, "to", r.size)
 	return nil
 }
 
@@ -234,10 +239,10 @@ func (r *resizing) tree(st *settling) (*merkle.Root, error) {
 
 // record makes the new size durable, and lets it take effect.
 func (r *resizing) record(st *settling, root *merkle.Root) error {
-	c, v := r.s.catalog, r.v
-	b := newBase(r.s.leaves, *root)
+	c, v := r.catalog, r.v
+	b := newBase(r.layers.cache, *root)
 	rec := refs.Record{
-		Op: refs.OpResize, ID: v.ref.ID, Size: r.size, ObjectLogs: objectLogLengths(&r.s.segments), Time: time.Now().UTC().Truncate(time.Second),
+		Op: refs.OpResize, ID: v.ref.ID, Size: r.size, ObjectLogs: objectLogLengths(r.layers.segments), Time: time.Now().UTC().Truncate(time.Second),
 	}
 	return c.update(st.ctx, func() ([]refs.Record, error) {
 		switch {
@@ -252,11 +257,11 @@ func (r *resizing) record(st *settling, root *merkle.Root) error {
 		if rec.Gen, rec.Logical = v.ref.Gen, st.account(); !v.ref.Root.IsZero() {
 			rec.Root = b.id.String()
 		}
-		c.trimObjectLogs(rec.ObjectLogs, &r.s.segments)
+		c.trimObjectLogs(rec.ObjectLogs, r.layers.segments)
 		return []refs.Record{rec}, nil
 	}, func() {
 		failpoint.Here(failpoint.ResizeRecorded)
-		r.s.objects.Deepen(root.Depth)
+		r.layers.objects.Deepen(root.Depth)
 		v.setBase(b, rec.Logical)
 	})
 }
