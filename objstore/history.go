@@ -51,23 +51,9 @@ func (p *replayer) readHistoryAs(ctx context.Context, v *volume, gens []uint64, 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		id := journal.ID{Store: p.store, Volume: v.ref.ID, Gen: gen}
-		rp, err := journal.Read(p.fs, id, p.origin, trust)
-		if err != nil && !disk.Damaged(err) {
+		rp, damage, err := p.readGeneration(v, gen, trust)
+		if err != nil {
 			return nil, err
-		}
-		if rp == nil {
-			rp = &journal.Replay{ID: id, Blind: true}
-		}
-		if cerr := p.validateCopy(rp); cerr != nil {
-			rp.Truncate(0)
-			err = cerr
-		}
-		if err == nil {
-			err = p.validateReplay(v, rp)
-		}
-		if err == nil && rp.BadHeader != nil {
-			p.book.repaired(rp.BadHeader)
 		}
 		// The header of torn can't tell whether a power cut ended it, but that of the next
 		// generation can: it was none.
@@ -76,11 +62,11 @@ func (p *replayer) readHistoryAs(ctx context.Context, v *volume, gens []uint64, 
 		}
 		// Nothing behind an incomplete generation can have been committed; if it was, a commit of
 		// torn is lost.
-		if err == nil && torn != nil && rp.Covered > 0 {
+		if damage == nil && torn != nil && rp.Covered > 0 {
 			p.assessTorn(v, h, torn, gen)
 			return h, nil
 		}
-		if err == nil && (torn != nil || len(rp.Records) == 0) {
+		if damage == nil && (torn != nil || len(rp.Records) == 0) {
 			if torn == nil && !rp.Trusted && !rp.Final && rp.Whole > 0 {
 				torn = rp
 			}
@@ -91,26 +77,26 @@ func (p *replayer) readHistoryAs(ctx context.Context, v *volume, gens []uint64, 
 			continue
 		}
 		// A generation without records is never frozen.
-		if empty >= 0 && err == nil {
+		if empty >= 0 && damage == nil {
 			rp = &journal.Replay{ID: journal.ID{Store: p.store, Volume: v.ref.ID, Gen: gens[empty]}, Blind: true}
-			err = &CorruptError{
+			damage = &CorruptError{
 				File: rp.Name(), Offset: journal.Offset(0), Object: "journal record",
 				Err: fmt.Errorf("there is none, but generation %d has some", gen),
 			}
 			h.drop = nil // all of them come behind the empty one
-			h.damage = p.assess(v, h, empty, rp, err)
+			h.damage = p.assess(v, h, empty, rp, damage)
 			return h, nil
 		}
 		if want := v.baseGen + uint64(i) + 1; gen != want {
-			err = &CorruptError{
+			damage = &CorruptError{
 				File: journal.Name(v.ref.ID, want), Object: "journal",
 				Err: fmt.Errorf("it is missing, but generation %d exists; refs know the volume up to generation %d", gen, v.baseGen),
 			}
 			rp.Truncate(0)
 			rp.Blind = true
 		}
-		if err != nil {
-			h.damage = p.assess(v, h, i, rp, err)
+		if damage != nil {
+			h.damage = p.assess(v, h, i, rp, damage)
 			return h, nil
 		}
 		if !rp.Trusted && !rp.Final {
@@ -119,6 +105,32 @@ func (p *replayer) readHistoryAs(ctx context.Context, v *volume, gens []uint64, 
 		h.replays = append(h.replays, rp)
 	}
 	return h, p.validateSnapshots(v, h)
+}
+
+// readGeneration reads one journal and validates its records. damage is what is wrong with them: the
+// replay ends before it.
+func (p *replayer) readGeneration(
+	v *volume, gen uint64, trust func(sameBoot, sameMount bool) journal.Trust,
+) (rp *journal.Replay, damage, err error) {
+	id := journal.ID{Store: p.store, Volume: v.ref.ID, Gen: gen}
+	rp, damage = journal.Read(p.fs, id, p.origin, trust)
+	if damage != nil && !disk.Damaged(damage) {
+		return nil, nil, damage
+	}
+	if rp == nil {
+		rp = &journal.Replay{ID: id, Blind: true}
+	}
+	if cerr := p.validateCopy(rp); cerr != nil {
+		rp.Truncate(0)
+		damage = cerr
+	}
+	if damage == nil {
+		damage = p.validateReplay(v, rp)
+	}
+	if damage == nil && rp.BadHeader != nil {
+		p.book.repaired(rp.BadHeader)
+	}
+	return rp, damage, nil
 }
 
 // journalNames returns the names of a volume's journals, relative to the store.
