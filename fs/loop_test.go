@@ -195,7 +195,7 @@ func TestLoopOverDeadMount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "ForceUnmount and a read of the device", func() {
+	within(t, time.Minute, "ForceUnmount and a read of the device", func() {
 		if err := s.ForceUnmount(); err != nil {
 			t.Error(err)
 		}

@@ -116,10 +116,10 @@ func TestServerKilled(t *testing.T) {
 	select {
 	case err := <-failed:
 		wantErrno(t, "a read in flight", err, unix.ECONNABORTED)
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("a read in flight hangs")
 	}
-	within(t, 5*time.Second, "stat on the dead mount", func() {
+	within(t, time.Minute, "stat on the dead mount", func() {
 		_, err := os.Stat(filepath.Join(dir, "volumes"))
 		wantErrno(t, "stat on the dead mount", err, unix.ENOTCONN)
 	})

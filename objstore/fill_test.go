@@ -69,7 +69,7 @@ func TestOpeningComesBeforeIndex(t *testing.T) {
 	go func() { r.open(c.hook); close(opened) }()
 	select {
 	case <-opened:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		close(ix.gate)
 		<-opened
 		t.Fatal("the store is not open after 20 s while the index takes no entries")

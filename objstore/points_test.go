@@ -351,7 +351,7 @@ func (w *pointWorld) with(f func(s *Store)) {
 // openFree opens a store whose lock may still be seen held: by processes that the test has forked
 // for its other stores and that have not become their own program yet.
 func openFree(dir string, o Options) (s *Store, err error) {
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if s, err = Open(context.Background(), dir, o); !errors.Is(err, ErrStoreLocked) {
 			break
 		}

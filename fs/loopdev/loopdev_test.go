@@ -122,7 +122,7 @@ func TestForcedDetachWaitsForTheLastUser(t *testing.T) {
 	if err := unix.Close(fd); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(5 * time.Second); attached(filepath.Base(d.Path)); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); attached(filepath.Base(d.Path)); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not detached after its last user")
 		}

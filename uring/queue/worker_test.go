@@ -47,7 +47,7 @@ func TestHandoffsPassAwaits(t *testing.T) {
 		}
 	}
 	served := map[uint16]bool{}
-	for deadline := time.Now().Add(10 * time.Second); len(served) < 2; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(served) < 2; time.Sleep(time.Millisecond) {
 		q.back.Lock()
 		for _, r := range q.back.done {
 			served[r.tag] = true

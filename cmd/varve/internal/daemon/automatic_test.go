@@ -46,7 +46,7 @@ func TestPoliciesRestForHandover(t *testing.T) {
 	w.store.policyDue, w.store.automaticTakes = []string{"a"}, time.Minute
 	end := w.d.automatic.watch(time.Millisecond)
 	defer end()
-	await(t, "a snapshot begins", func() bool { return w.store.made() == 1 })
+	eventually(t, "a snapshot begins", func() bool { return w.store.made() == 1 })
 	w.d.automatic.hold()
 	time.Sleep(20 * time.Millisecond)
 	if n := w.store.made(); n != 1 {
@@ -56,5 +56,5 @@ func TestPoliciesRestForHandover(t *testing.T) {
 		t.Error("a pass begins during a handover")
 	}
 	w.d.automatic.release()
-	await(t, "snapshots go on", func() bool { return w.store.made() == 2 })
+	eventually(t, "snapshots go on", func() bool { return w.store.made() == 2 })
 }

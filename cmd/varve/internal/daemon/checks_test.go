@@ -10,16 +10,6 @@ import (
 	"varve/objstore"
 )
 
-// await fails the test unless the condition comes true.
-func await(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // A scheduled check is interrupted by that of a client, and by a handover, and continues
 // afterwards.
 func TestScheduledCheckMakesWay(t *testing.T) {
@@ -36,7 +26,7 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 		return n
 	}
 	defer w.d.checks.watch(time.Millisecond)()
-	await(t, "a check that is due begins", func() bool { return count() == 1 })
+	eventually(t, "a check that is due begins", func() bool { return count() == 1 })
 
 	done := make(chan error, 1)
 	w.store.mu.Lock()
@@ -52,7 +42,7 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 	if !slices.ContainsFunc(w.store.begun(), func(o objstore.CheckOptions) bool { return o.Percent == 7 }) {
 		t.Errorf("checks: %+v", w.store.begun())
 	}
-	await(t, "the scheduled check goes on", func() bool { return count() >= 2 })
+	eventually(t, "the scheduled check goes on", func() bool { return count() >= 2 })
 	w.d.checks.scheduled.hold()
 	if w.d.checks.scheduled.stop != nil {
 		t.Error("the scheduled check goes on")
@@ -63,7 +53,7 @@ func TestScheduledCheckMakesWay(t *testing.T) {
 		t.Errorf("%d scheduled checks began during a handover", n-held)
 	}
 	w.d.checks.scheduled.release()
-	await(t, "the next one begins", func() bool { return count() > held })
+	eventually(t, "the next one begins", func() bool { return count() > held })
 }
 
 // Two clients do not check at once, and what makes no sense is refused.

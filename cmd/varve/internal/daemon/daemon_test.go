@@ -120,9 +120,12 @@ func wantNodes(t *testing.T, got []string, want ...string) {
 	}
 }
 
+// patience is for what takes milliseconds on an idle machine.
+const patience = time.Minute
+
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}

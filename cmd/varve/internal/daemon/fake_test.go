@@ -29,11 +29,12 @@ type fakeStore struct {
 	panics    bool
 	scratches int // made
 
-	collected   []objstore.CollectOptions // that were begun
-	checkTakes  time.Duration
-	checks      []objstore.CheckOptions // that were begun
-	due         bool                    // a scheduled check is
-	maintenance objstore.Maintenance
+	collected     []objstore.CollectOptions // that were begun
+	checkTakes    time.Duration
+	collectGoesOn chan struct{}           // a receive from it ends a collection; may be nil
+	checks        []objstore.CheckOptions // that were begun
+	due           bool                    // a scheduled check is
+	maintenance   objstore.Maintenance
 
 	policyDue      []string // volumes of which a snapshot is due, however many were made
 	automatic      int      // snapshots made by policies
@@ -230,10 +231,11 @@ func (s *fakeStore) WaitReindex(_ context.Context, progress func(objstore.Reinde
 func (s *fakeStore) Collect(ctx context.Context, o objstore.CollectOptions) (objstore.CollectReport, error) {
 	s.mu.Lock()
 	s.collected = append(s.collected, o)
-	takes := s.checkTakes
+	takes, goesOn := s.checkTakes, s.collectGoesOn
 	s.mu.Unlock()
 	select {
 	case <-time.After(takes):
+	case <-goesOn:
 	case <-ctx.Done():
 	}
 	return objstore.CollectReport{DryRun: o.DryRun, Dead: 1, Freed: 4096}, ctx.Err()

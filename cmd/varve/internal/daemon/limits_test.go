@@ -117,9 +117,10 @@ func TestTooManyWaits(t *testing.T) {
 // takes.
 func TestLongCheck(t *testing.T) {
 	w := newWorld(t, "a")
-	w.store.checkTakes = time.Second
-	w.d.answerTimeout = 200 * time.Millisecond
-	w.listen(t, func(s *http.Server) { s.ReadTimeout = 200 * time.Millisecond })
+	const limit = 500 * time.Millisecond
+	w.store.checkTakes = 3 * limit
+	w.d.answerTimeout = limit
+	w.listen(t, func(s *http.Server) { s.ReadTimeout = limit })
 	c, err := client.Dial(t.Context(), w.dir)
 	if err != nil {
 		t.Fatal(err)

@@ -83,7 +83,7 @@ func TestHungPathHoldsUpNobody(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Error("an attach waits for somebody else's path")
 	}
 }

@@ -59,7 +59,7 @@ func TestRenameAttached(t *testing.T) {
 
 	w.ublk.set(nil, true, protocol.Attachment{Volume: "b", Device: a.Device, Transport: "ublk"})
 	dev.end("failed") // whoever watches for that knows the device from before
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		if recovered, _ := w.ublk.seen(); len(recovered) == 1 && w.d.table.Find("b", "") != nil {
 			break
 		}
@@ -145,7 +145,7 @@ func TestRollbackUnderDevice(t *testing.T) {
 	}
 	w.ublk.set(errors.New("broken"), true, a.Attachment)
 	w.ublk.device("a").end("failed")
-	for end := time.Now().Add(10 * time.Second); w.d.table.FindWaiting("a", "") == nil; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); w.d.table.FindWaiting("a", "") == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the device does not wait")
 		}

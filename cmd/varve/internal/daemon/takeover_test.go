@@ -201,7 +201,7 @@ func TestDevicesAreTakenOverSideBySide(t *testing.T) {
 		}
 		select {
 		case <-full: // nobody goes on until so many are under way
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			once.Do(func() { close(full) })
 		}
 		time.Sleep(time.Millisecond)

@@ -122,7 +122,7 @@ func TestWaitingDeviceIsTriedAgain(t *testing.T) {
 // A device that fails soon after its start is not started again at once, but later.
 func TestDeviceThatFailsSoon(t *testing.T) {
 	w := newWorld(t, "a")
-	w.d.retryFirst = 300 * time.Millisecond
+	w.d.retryFirst = time.Second // until then the test looks at what waits
 	a := w.attach(t, "a")
 	w.ublk.set(nil, true, a.Attachment)
 	w.ublk.device("a").end("something broke")
