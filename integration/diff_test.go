@@ -23,9 +23,9 @@ func TestDiffMakesTheNextImage(t *testing.T) {
 	ctx := limit(t, 5*time.Minute)
 	n := newNode(ctx, t)
 	n.serve(ctx)
-	dev := n.volume(ctx, "disk", "256M", "--queues", "2")
+	dev := n.volume(ctx, "disk", "128M", "--queues", "2")
 	dir := n.fuse(ctx)
-	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=4k-256k", "--size=256M", "--iodepth=16", "--loops=10",
+	job := start(t, "fio", fioVerify(dev, "--rw=randwrite", "--bsrange=4k-256k", "--size=128M", "--iodepth=16", "--loops=10",
 		"--rate=60m")...)
 	var names []string
 	for i := range 4 {

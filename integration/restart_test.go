@@ -19,13 +19,13 @@ func TestStopAndStart(t *testing.T) {
 	n := newNode(ctx, t)
 	n.serve(ctx)
 	ext4 := fsNamed("ext4")
-	dev := n.volume(ctx, "disk", "2G")
+	dev := n.volume(ctx, "disk", "1G")
 	ext4.make(ctx, t, dev)
 	m := mount(ctx, t, dev, "")
 	must(ctx, t, "cp", "-a", sourceTree(t), m.dir)
 	m.unmount(ctx)
 	root := n.snapshot(ctx, "disk@before")
-	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=64k", "count=16", "seek=20000", "oflag=direct", "conv=notrunc,fsync",
+	must(ctx, t, "dd", "if=/dev/urandom", "of="+dev, "bs=64k", "count=16", "seek=14000", "oflag=direct", "conv=notrunc,fsync",
 		"status=none")
 	whole := sum(t, dev)
 	n.varve(ctx, "detach", "disk")
