@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -31,9 +32,9 @@ type DeviceInfo struct {
 	Flags       uint64   `json:"flags"` // UBLK_F_*
 	Queues      int      `json:"queues"`
 	Depth       int      `json:"depth"`
-	MaxIO       int      `json:"max_io"` // bytes
-	Size        int64    `json:"size"`   // bytes
-	BlockSize   int      `json:"block_size"`
+	MaxIO       int      `json:"max_io"`     // bytes
+	Size        int64    `json:"size"`       // bytes; 0: unknown, like the next two
+	BlockSize   int      `json:"block_size"` // bytes
 	ReadOnly    bool     `json:"read_only"`
 	CopyMode    CopyMode `json:"copy_mode"` // the best that its flags allow
 	ServerPID   int      `json:"server_pid"`
@@ -51,8 +52,8 @@ func (i *DeviceInfo) Orphan() bool {
 // that, may delete it.
 func (i *DeviceInfo) Unstarted() bool { return i.State == StateDead }
 
-// List describes all ublk devices of this machine, in order of their numbers. If some of them can't
-// be described, List returns the others with an error.
+// List describes all ublk devices of this machine, in order of their numbers, as Peek does. If some
+// of them can't be described, List returns the others with an error.
 func List(ctx context.Context) ([]DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {
@@ -63,7 +64,7 @@ func List(ctx context.Context) ([]DeviceInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return describeAll(ids, func(id int) (DeviceInfo, error) { return describeDevice(ctx, c, id) })
+	return describeAll(ids, func(id int) (DeviceInfo, error) { return peek(ctx, c, id) })
 }
 
 // answersSoon is how long a device is waited for before the next one is asked too.
@@ -101,17 +102,46 @@ func describeAll(ids []int, describe func(id int) (DeviceInfo, error)) ([]Device
 	return list, errors.Join(failed...)
 }
 
-// Info describes the device with the given number.
+// Info describes the device with the given number, with the parameters that it was made with. It
+// waits for the device's lock in the driver, and so does the end of the calling process: call it
+// only for a device that is this program's to serve, and Peek for any other.
 func Info(ctx context.Context, id int) (DeviceInfo, error) {
 	c, err := openControl()
 	if err != nil {
 		return DeviceInfo{}, err
 	}
 	defer c.close()
-	return describeDevice(ctx, c, id)
+	d, err := peek(ctx, c, id)
+	if err != nil {
+		return d, err
+	}
+	p, err := c.getParams(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	if p.types&_UBLK_PARAM_TYPE_BASIC != 0 { // else its parameters were never set
+		d.Size, d.BlockSize = int64(p.basic.dev_sectors)<<sectorShift, 1<<p.basic.logical_bs_shift
+		d.ReadOnly = p.basic.attrs&_UBLK_ATTR_READ_ONLY != 0
+	}
+	return d, nil
 }
 
-func describeDevice(ctx context.Context, c *control, id int) (DeviceInfo, error) {
+// Peek describes the device with the given number without waiting for it. The driver holds a
+// device's lock while the device is stopped, which may take as long as its server does not answer,
+// and a command that waits for that lock cannot be interrupted: not even the process that sent it
+// can end (ublk_ctrl_get_params and ublk_stop_dev in drivers/block/ublk_drv.c, 7.3). GET_DEV_INFO
+// takes no lock, and sysfs has the rest: size, block size and whether the device is read-only, once
+// it has been started.
+func Peek(ctx context.Context, id int) (DeviceInfo, error) {
+	c, err := openControl()
+	if err != nil {
+		return DeviceInfo{}, err
+	}
+	defer c.close()
+	return peek(ctx, c, id)
+}
+
+func peek(ctx context.Context, c *control, id int) (DeviceInfo, error) {
 	info, err := c.devInfo(ctx, id)
 	if err != nil {
 		return DeviceInfo{}, err
@@ -125,15 +155,21 @@ func describeDevice(ctx context.Context, c *control, id int) (DeviceInfo, error)
 	if mode, err := chooseMode(CopyAuto, info.flags); err == nil {
 		d.CopyMode = modeNames[mode]
 	}
-	p, err := c.getParams(ctx, id)
-	if err != nil {
-		return d, err
-	}
-	if p.types&_UBLK_PARAM_TYPE_BASIC != 0 { // else its parameters were never set
-		d.Size, d.BlockSize = int64(p.basic.dev_sectors)<<sectorShift, 1<<p.basic.logical_bs_shift
-		d.ReadOnly = p.basic.attrs&_UBLK_ATTR_READ_ONLY != 0
-	}
+	disk := filepath.Join("/sys/class/block", filepath.Base(d.Path))
+	d.Size = number(filepath.Join(disk, "size")) << sectorShift
+	d.BlockSize = int(number(filepath.Join(disk, "queue/logical_block_size")))
+	d.ReadOnly = number(filepath.Join(disk, "ro")) != 0
 	return d, nil
+}
+
+// number returns the number in a file of sysfs, or 0 if there is none.
+func number(file string) int64 {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64) // 0 then, too
+	return n
 }
 
 func stateOf(s uint16) State {

@@ -18,13 +18,13 @@ const recoveryLimit = 30 * time.Second
 const dyingLimit = 2 * time.Second
 
 // Recover takes over a device whose server has died or has called Quiesce: the target serves the
-// requests that were under way and those that waited. Number, queues, depth and largest request are
-// the device's own, and those of the options are ignored; CopyMode must fit what the device was
-// made with. ErrServed: another living process serves the device. ErrMismatch: the device is not of
+// requests that were under way and those that waited. Number, queues, depth, largest request and
+// whether it is read-only are the device's own, and those of the options are ignored; CopyMode must
+// fit what the device was made with. ErrServed: another living process serves the device. ErrMismatch: the device is not of
 // the target's size (but see Options.MayGrow), or not of Options.Owner, if that is set. After any
 // error the device still waits for a successor.
 func Recover(ctx context.Context, id int, t target.Target, o Options) (*Device, error) {
-	o.ID = id
+	o.ID, o.ReadOnly = id, false // the device is what it is
 	o.EnsureDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 // OpenStore opens a store as every command must: devices that a dead daemon left waiting decide how
 // much of an unflushed journal counts, as their users rely on acknowledged writes.
 func OpenStore(ctx context.Context, dir string, log *slog.Logger, o objstore.Options) (*objstore.Store, error) {
-	if err := mayOpen(ctx, dir, blockstack.Below, blockdev.Info); err != nil {
+	if err := mayOpen(ctx, dir, blockstack.Below, blockdev.Peek); err != nil {
 		return nil, err
 	}
 	files := dir

@@ -113,7 +113,7 @@ func (d *Daemon) findWaiting(ctx context.Context, s *devices.List) []protocol.At
 	for i := range all {
 		for _, k := range s.Attached {
 			if k.Volume == all[i].Volume && k.Device == all[i].Device {
-				all[i].Since, all[i].MountedAt, all[i].VolumeID = k.Since, k.MountedAt, k.VolumeID
+				all[i].Since, all[i].MountedAt, all[i].VolumeID, all[i].ReadOnly = k.Since, k.MountedAt, k.VolumeID, k.ReadOnly
 				noted[k.Device] = true
 			}
 		}

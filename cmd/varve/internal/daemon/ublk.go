@@ -177,7 +177,7 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 		return nil, errors.Join(protocol.As(devices.ErrUnfit, fmt.Errorf("volume %q is not the one that was attached", a.Volume)), vol.Close())
 	}
 	dev, err := blockdev.Recover(ctx, a.ID, volume.New(vol), blockdev.Options{
-		CopyMode: blockdev.CopyMode(a.CopyMode), ReadOnly: a.ReadOnly, Owner: t.mark(&a), Logger: t.log, MayGrow: a.VolumeID == id,
+		CopyMode: blockdev.CopyMode(a.CopyMode), Owner: t.mark(&a), Logger: t.log, MayGrow: a.VolumeID == id,
 	})
 	if err != nil {
 		switch {
@@ -192,7 +192,7 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 }
 
 func (t *ublkTransport) Discard(ctx context.Context, a protocol.Attachment, force bool) error {
-	i, err := blockdev.Info(ctx, a.ID)
+	i, err := blockdev.Peek(ctx, a.ID)
 	if errors.Is(err, blockdev.ErrNoUblk) && t.seen.hidden(ctx) {
 		return errHidden
 	}
