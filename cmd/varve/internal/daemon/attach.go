@@ -27,20 +27,20 @@ func (d *Daemon) serveAttach(ctx context.Context, _ *http.Request, r protocol.At
 	if len(d.transports) == 0 {
 		return protocol.Attached{}, protocol.ErrNeedsDaemon
 	}
-	if r.Snapshot != "" { // settle it before change is held
-		if _, err := d.store.WaitSnapshot(ctx, r.Volume, r.Snapshot); err != nil {
-			return protocol.Attached{}, err
-		}
-	}
-	d.change.Lock()
-	defer d.change.Unlock()
 	if r.Snapshot != "" {
 		return d.attachSnapshot(ctx, r)
 	}
+	ctx, give, err := d.turns.take(ctx, turnOf(r.Volume))
+	if err != nil {
+		return protocol.Attached{}, err
+	}
+	defer give()
 	return d.attach(ctx, r)
 }
 
-// attach attaches a volume to a device node; change is held.
+// attach attaches a volume to a device node.
+//
+// REQUIRES: the caller has the volume's turn.
 func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
 	if err := d.mayAttach(r.Volume); err != nil {
 		return protocol.Attached{}, err
@@ -58,6 +58,10 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	}
 	a.Volume, a.Since = r.Volume, time.Now().UTC().Truncate(time.Second)
 	notes = slices.Concat(notes, d.scanPartitions(ctx, a, dev), d.swapNotes(a.Volume))
+	if err := ctx.Err(); err != nil { // nobody waits for the device any more, and a daemon that ends releases it no more
+		d.undo(ctx, a, dev)
+		return protocol.Attached{}, fmt.Errorf("attach volume %q: %w", r.Volume, err)
+	}
 	a = d.keep(a, dev)
 	failpoint.Here(failpoint.AttachListed)
 	d.refreshLive(a.Volume)
@@ -66,8 +70,19 @@ func (d *Daemon) attach(ctx context.Context, r protocol.Attach) (protocol.Attach
 	return protocol.Attached{Attachment: a.Shown(), Notes: append(notes, d.foreignNotes(a.Volume)...)}, nil
 }
 
+// undo removes a device that has just been made.
+func (d *Daemon) undo(ctx context.Context, a protocol.Attachment, dev devices.Device) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	if err := dev.Stop(ctx, true); err != nil {
+		d.log.Error("device is left over", "volume", a.Volume, "device", a.Device, "error", err)
+		d.table.NoteLeft(a.Volume)
+	}
+	d.table.Drop(a.Volume)
+}
+
 func (d *Daemon) mayAttach(volume string) error {
-	if d.stopping.Load() {
+	if d.turns.over() {
 		return protocol.ErrStopping
 	}
 	if a, taken := d.table.Taken(volume); taken {
@@ -76,7 +91,7 @@ func (d *Daemon) mayAttach(volume string) error {
 	if _, err := d.store.VolumeInfo(volume); err != nil {
 		return err
 	}
-	return d.open.mayTake(deviceDescriptors+laterDescriptors*len(d.table.Served()), 0)
+	return d.open.mayTake(deviceDescriptors*(1+d.table.Making())+laterDescriptors*len(d.table.Served()), 0)
 }
 
 // errAttached is the error of a request that needs the volume to have no device.
@@ -151,11 +166,13 @@ func (d *Daemon) ofSnapshot(a protocol.Attachment) protocol.Attachment {
 
 // keep enters a served device into the table, and watches for its end.
 func (d *Daemon) keep(a protocol.Attachment, dev devices.Device) protocol.Attachment {
+	d.naming.Lock() // its snapshot may be renamed, without the turn of the scratch volume
 	a = d.ofSnapshot(a)
 	if v, err := d.store.VolumeInfo(a.Volume); err == nil {
 		a.VolumeID = v.ID
 	}
 	k := d.table.Serve(a, dev)
+	d.naming.Unlock()
 	if a.MountedAt != "" {
 		d.watchMount(k)
 	}
@@ -172,9 +189,7 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 	if len(d.transports) == 0 {
 		return protocol.Attachment{}, protocol.ErrNeedsDaemon
 	}
-	node := resolveNode(r.Target) // before change is held: it may take long
-	d.change.Lock()
-	defer d.change.Unlock()
+	node := resolveNode(r.Target) // it may take long
 	target, err := d.detachTarget(r.Target)
 	if err != nil {
 		return protocol.Attachment{}, err
@@ -183,6 +198,11 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 		node = target
 	}
 	defer d.sweepScratch(ctx)
+	ctx, give, err := d.turnOfTarget(ctx, target, node)
+	if err != nil {
+		return protocol.Attachment{}, err
+	}
+	defer give()
 	k, w := d.table.Find(target, node), d.table.FindWaiting(target, node)
 	var a protocol.Attachment
 	if known := cmp.Or(k, w); known != nil {
@@ -207,6 +227,27 @@ func (d *Daemon) serveDetach(ctx context.Context, _ *http.Request, r protocol.De
 			k.Device, k.Volume, protocol.ErrBusy, holders.OfDevice(k.Device))
 	}
 	return a.Shown(), err
+}
+
+// turnOfTarget takes the turn of the volume to whose device the target of a detach leads. A target
+// that is no device may be a volume whose device is being made.
+func (d *Daemon) turnOfTarget(ctx context.Context, target, node string) (context.Context, func(), error) {
+	for {
+		volume := d.volumeOf(target, node)
+		turn, give, err := d.turns.take(ctx, turnOf(volume))
+		if err != nil || d.volumeOf(target, node) == volume {
+			return turn, give, err
+		}
+		give() // it was renamed, or the node is another volume's by now
+	}
+}
+
+// volumeOf returns the volume of the device at a node, or otherwise the target.
+func (d *Daemon) volumeOf(target, node string) string {
+	if k := cmp.Or(d.table.Find(target, node), d.table.FindWaiting(target, node)); k != nil {
+		return d.table.Describe(k).Volume
+	}
+	return target
 }
 
 // checkTarget refuses a path that has a device's name but is another file. A path that does not
@@ -236,7 +277,9 @@ func resolveNode(target string) string {
 	return target
 }
 
-// detach removes a device; change is held.
+// detach removes a device.
+//
+// REQUIRES: the caller has the volume's turn.
 func (d *Daemon) detach(ctx context.Context, k *devices.Entry, force bool) error {
 	if !d.table.BeginDetach(k) {
 		return fmt.Errorf("detach %s (volume %q): %w: its service has just ended; try again", k.Device, k.Volume, protocol.ErrBusy)

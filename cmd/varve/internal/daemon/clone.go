@@ -52,12 +52,15 @@ func (d *Daemon) serveRollbackVolume(ctx context.Context, r *http.Request, c pro
 // mayRollBack returns an error if the volume has a device, in any state: the kernel's cached pages
 // of the device, and file systems on it, would differ from the volume.
 func (d *Daemon) mayRollBack(ctx context.Context, volume string) error {
-	d.change.Lock()
-	defer d.change.Unlock()
+	ctx, give, err := d.turns.take(ctx, turnOf(volume))
+	if err != nil {
+		return err
+	}
+	defer give()
 	if a, taken := d.table.Taken(volume); taken {
 		return fmt.Errorf("volume %q: %w: attached as %s: %s; detach it first", volume, objstore.ErrInUse, a.Device, holders.OfDevice(a.Device))
 	}
-	if d.unlisted {
+	if d.unlisted.Load() {
 		return protocol.As(protocol.ErrBusy, errors.New("not all devices of the machine are known, and one of them may be this volume's; "+
 			"start the daemon again where it can ask the driver"))
 	}

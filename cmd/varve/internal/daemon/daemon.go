@@ -10,10 +10,11 @@
 // A Daemon composes its parts, each with its own lock: the table of devices (package devices) and
 // the transports that make them (ublk.go, loop.go), the mounts (mountTable, fuse.go), the identity
 // of the store, checks, automatic snapshots, the watch for swap, the server and the handover. The
-// methods that answer requests are named serve…; routes.go lists them. Devices and mounts change
-// one at a time, under Daemon.change, which is held for as long as the change takes. The locks of
-// the tables are never held over I/O. Every goroutine that watches a device or a mount belongs to
-// Daemon.watchers, and Run waits for all of them.
+// methods that answer requests are named serve…; routes.go lists them. A device or mount has one
+// change at a time, which has its turn (type turns) for as long as the change takes; a change that
+// is stuck in the kernel delays no other. The locks of the tables are never held over I/O. Every
+// goroutine that watches a device or a mount belongs to Daemon.watchers, and Run waits for all of
+// them.
 //
 // The handler also works without a daemon: a command that finds none opens the store and asks a
 // handler in its own process (Local: New without transports), so that both ways answer alike.
@@ -76,12 +77,11 @@ type Daemon struct {
 
 	mounts *mountTable
 
-	// change is held through every change of devices and mounts, which may block. It is taken
-	// before every other lock.
-	change   sync.Mutex
-	unlisted bool // the kernel did not list all devices that may wait for us; guarded by change
+	turns    *turns      // of changes of devices and mounts
+	unlisted atomic.Bool // it is not known which devices wait for us
 
-	stopping atomic.Bool // the daemon ends, or hands over: no device or mount begins any more. Set with change held
+	scratch sync.Mutex // held while a scratch volume is made, and while those without a device are deleted
+	naming  sync.Mutex // held while a volume or snapshot is renamed, and while a device of one enters the table
 
 	handing    atomic.Bool              // a handover is under way
 	successors chan *handover.Successor // ready to take over; at most one
@@ -94,6 +94,7 @@ type Daemon struct {
 
 	reviveAfter   time.Duration
 	retryFirst    time.Duration
+	patience      time.Duration
 	answerTimeout time.Duration
 	waits         chan struct{} // full: no more requests may wait for settling
 
@@ -119,8 +120,11 @@ func New(dir string, store Store, o Options) *Daemon {
 		stop:       make(chan struct{}),
 		successors: make(chan *handover.Successor, 1),
 
+		turns: newTurns(),
+
 		reviveAfter:   reviveAfter,
 		retryFirst:    retryFirst,
+		patience:      patience,
 		answerTimeout: server.AnswerTimeout,
 		waits:         make(chan struct{}, maxWaits),
 	}

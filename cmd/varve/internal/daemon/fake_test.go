@@ -417,15 +417,23 @@ type fakeTransport struct {
 	tries     int                    // of Recover
 	scanned   error                  // what ScanPartitions of its devices says
 	recover   func(volume string)    // called by Recover, if it is set, without the lock
+	attaching func(volume string)    // called by Attach, with the lock
+	slow      map[string]*hang       // of volumes, for Attach and Recover
 }
 
 func newFakeTransport(kind string, canLeave bool) *fakeTransport {
 	return &fakeTransport{kind: kind, canLeave: canLeave, devices: map[string]*fakeDevice{}}
 }
 
-func (t *fakeTransport) Attach(_ context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
+func (t *fakeTransport) Attach(ctx context.Context, r protocol.Attach) (devices.Device, protocol.Attachment, error) {
+	if err := t.wait(ctx, r.Volume); err != nil {
+		return nil, protocol.Attachment{}, err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.attaching != nil {
+		t.attaching(r.Volume)
+	}
 	if t.dying {
 		panic("killed")
 	}
@@ -455,7 +463,10 @@ func (t *fakeTransport) Foreign(_ context.Context, noted []protocol.Attachment, 
 	return found
 }
 
-func (t *fakeTransport) Recover(_ context.Context, a protocol.Attachment) (devices.Device, error) {
+func (t *fakeTransport) Recover(ctx context.Context, a protocol.Attachment) (devices.Device, error) {
+	if err := t.wait(ctx, a.Volume); err != nil {
+		return nil, err
+	}
 	t.mu.Lock()
 	if recovering := t.recover; recovering != nil {
 		t.mu.Unlock()
@@ -490,6 +501,17 @@ func (t *fakeTransport) Discard(_ context.Context, a protocol.Attachment, force 
 
 func (t *fakeTransport) Close() error { return nil }
 
+// wait waits while the volume's device hangs.
+func (t *fakeTransport) wait(ctx context.Context, volume string) error {
+	t.mu.Lock()
+	h := t.slow[volume]
+	t.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	return h.wait(ctx)
+}
+
 func (t *fakeTransport) device(volume string) *fakeDevice {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -519,6 +541,7 @@ type fakeDevice struct {
 	how   string // it ended
 	error error  // what Stop says
 	half  bool   // Stop fails when the device has ended already
+	slow  *hang  // of Stop
 
 	scans   int   // how often its partition table was read
 	scanned error // what that says
@@ -570,10 +593,22 @@ func (d *fakeDevice) ended() string {
 	return d.how
 }
 
-func (d *fakeDevice) Stop(_ context.Context, force bool) error {
+// hang makes Stop hang.
+func (d *fakeDevice) hang(h *hang) {
 	d.mu.Lock()
-	open, err, half := d.open, d.error, d.half
+	defer d.mu.Unlock()
+	d.slow = h
+}
+
+func (d *fakeDevice) Stop(ctx context.Context, force bool) error {
+	d.mu.Lock()
+	open, err, half, slow := d.open, d.error, d.half, d.slow
 	d.mu.Unlock()
+	if slow != nil {
+		if err := slow.wait(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case err != nil && half:
 		d.end("half")
@@ -611,11 +646,17 @@ func (d *fakeDevice) Err() error { return errors.New(d.ended()) }
 
 // fakeMounter makes fakeMounts.
 type fakeMounter struct {
+	slow   map[string]*hang // by directory
 	mu     sync.Mutex
 	mounts map[string]*fakeMount
 }
 
 func (m *fakeMounter) Mount(r protocol.Mount, _ volumeDevices) (mounted, error) {
+	if h := m.slow[r.Dir]; h != nil {
+		if err := h.wait(context.Background()); err != nil { // mount(2) has no context
+			return nil, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mounts == nil {
@@ -630,6 +671,7 @@ type fakeMount struct {
 	busy   bool
 	sudden bool // busy, and nobody knew
 	forced bool
+	slow   *hang
 	done   chan struct{}
 
 	mu        sync.Mutex
@@ -652,6 +694,11 @@ func (m *fakeMount) refreshes() []string {
 }
 
 func (m *fakeMount) Unmount(force bool) error {
+	if m.slow != nil {
+		if err := m.slow.wait(context.Background()); err != nil {
+			return err
+		}
+	}
 	if (m.busy || m.sudden) && !force {
 		return protocol.ErrBusy
 	}

@@ -53,10 +53,12 @@ func (d *Daemon) foreignTo(target, node string) error {
 // serveIdentity records what the user says about the store: that it is a copy, or was moved.
 func (d *Daemon) serveIdentity(ctx context.Context, _ *http.Request, r protocol.Identity) (protocol.Identified, error) {
 	none := protocol.Identified{}
-	d.change.Lock()
-	defer d.change.Unlock()
+	ctx, give, err := d.turns.take(ctx, turnOfIdentity)
+	if err != nil {
+		return none, err
+	}
+	defer give()
 	var ans protocol.Identified
-	var err error
 	from := objstore.CopiedFrom(r.CopiedFrom)
 	if r.Moved {
 		if d.isDaemon() {

@@ -199,7 +199,7 @@ func FuzzRequest(f *testing.F) {
 		if ctx.Err() != nil {
 			t.Fatal("not answered in time")
 		}
-		s.d.stopping.Store(false) // and on it goes
+		s.d.turns.resume() // and on it goes
 		s.check(t)
 	})
 }

@@ -70,7 +70,7 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 		return fmt.Errorf("the store accepts no writes (%s): opened again, it has what was flushed last, and not what its "+
 			"devices' users believe; unmount them, then varve stop", st.ReadOnly)
 	}
-	if d.stopping.Load() {
+	if d.turns.over() {
 		return protocol.ErrStopping
 	}
 	for _, k := range d.table.Served() {
@@ -136,14 +136,15 @@ func (d *Daemon) prepare(ctx context.Context, next *handover.Successor) error {
 func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
 	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
-	d.stopping.Store(true)
+	if err := d.turns.end(ctx, d.patience); err != nil {
+		d.stay(ctx, nil)
+		return err
+	}
 	d.table.Freeze(true)
 	mounts := d.mounts.all()
 	for i, k := range mounts { // first: it can be taken back
-		if err := d.letGoMount(k, next); err != nil {
-			d.stay(mounts[:i])
+		if err := d.letGoMount(ctx, k, next); err != nil {
+			d.stay(ctx, mounts[:i])
 			return err
 		}
 	}
@@ -157,14 +158,22 @@ func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	return nil
 }
 
-func (d *Daemon) letGoMount(k *mount, next *handover.Successor) error {
-	err := d.mounts.unmount(k, false)
+func (d *Daemon) letGoMount(ctx context.Context, k *mount, next *handover.Successor) error {
+	unmount := func(force bool) error {
+		return d.within(ctx, func() error { return d.mounts.unmount(k, force) }, func(err error) {
+			if err == nil { // behind the end of the upgrade, which was called off
+				err = d.mount(context.WithoutCancel(ctx), k.Mount)
+			}
+			d.log.Warn("a mount was unmounted too late for an upgrade, and is mounted again", "dir", k.Dir, "error", err)
+		})
+	}
+	err := unmount(false)
 	if errors.Is(err, protocol.ErrBusy) {
 		if !next.Hello.Remount {
 			return mountBusy(k.Dir) // since it was looked at
 		}
 		next.Given.Notes = append(next.Given.Notes, fmt.Sprintf("%s was in use (%s): what was open below it fails", k.Dir, holders.OfMount(k.Dir)))
-		err = d.mounts.unmount(k, true)
+		err = unmount(true)
 	}
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", k.Dir, err)
@@ -172,15 +181,18 @@ func (d *Daemon) letGoMount(k *mount, next *handover.Successor) error {
 	return nil
 }
 
-// stay undoes letGo, and mounts again what was unmounted; change is held.
-func (d *Daemon) stay(gone []*mount) {
-	d.stopping.Store(false)
+// stay undoes letGo, and mounts again what was unmounted.
+func (d *Daemon) stay(ctx context.Context, gone []*mount) {
+	d.turns.resume()
 	for _, k := range gone {
-		if err := d.mounts.mount(k.Mount); err != nil {
+		if err := d.mount(context.WithoutCancel(ctx), k.Mount); err != nil {
 			d.log.Error("store was not mounted again", "dir", k.Dir, "error", err)
 		}
 	}
 	d.table.Freeze(false)
+	for _, w := range d.table.Unplanned() { // what the upgrade has interrupted
+		d.postpone(d.table.Describe(w), devices.ErrUnanswered)
+	}
 	d.store.Resume()
 }
 

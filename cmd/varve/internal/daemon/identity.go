@@ -14,8 +14,8 @@ import (
 )
 
 // identity is which store this is: its UUID and its instance, and the list of devices on disk that
-// is bound to the instance. It is safe for concurrent use, but for adopt and newUUID, whose caller
-// holds Daemon.change.
+// is bound to the instance. It is safe for concurrent use, but for adopt and renew, whose caller has
+// turnOfIdentity.
 type identity struct {
 	inst  instance.Instance
 	files string // a path to the store's files
@@ -64,7 +64,7 @@ func (i *identity) moved(ctx context.Context) ([]protocol.Attachment, error) {
 
 // adopt makes the foreign devices of the list the store's own. No daemon serves the store.
 //
-// REQUIRES: Daemon.change is held.
+// REQUIRES: the caller has turnOfIdentity.
 func (i *identity) adopt() error {
 	s, err := i.readList()
 	if err != nil {
@@ -86,7 +86,7 @@ func (i *identity) adopt() error {
 // renew assigns a new UUID to the store, and drops the foreign devices. A daemon's table writes the
 // list itself; without a daemon renew does.
 //
-// REQUIRES: Daemon.change is held.
+// REQUIRES: the caller has turnOfIdentity.
 func (i *identity) renew(daemon bool) error {
 	uuid, err := i.store.NewUUID()
 	if err != nil {

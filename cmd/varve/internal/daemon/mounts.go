@@ -15,28 +15,49 @@ import (
 	"varve/objstore"
 )
 
-func (d *Daemon) serveMount(_ context.Context, _ *http.Request, r protocol.Mount) (protocol.Mount, error) {
+func (d *Daemon) serveMount(ctx context.Context, _ *http.Request, r protocol.Mount) (protocol.Mount, error) {
 	if d.mounts.mounter == nil {
 		return r, protocol.ErrNeedsDaemon
 	}
 	if err := d.mayMount(r.Dir); err != nil {
 		return r, err
 	}
-	// Without d.change: if the directory is on one of our own devices, looking at it may wait until
-	// a change has ended.
-	if err := checkMountPoint(d.location(), r.Dir); err != nil {
-		return r, err
+	// Without the turn: if the directory is on one of our own devices, looking at it may wait until
+	// a change has ended, or for a device that hangs.
+	check := func() error { return checkMountPoint(d.location(), r.Dir) }
+	if err := d.within(ctx, check, nil); err != nil {
+		return r, fmt.Errorf("mount at %s: %w", r.Dir, err)
 	}
-	d.change.Lock()
-	defer d.change.Unlock()
+	return r, d.within(ctx, func() error { return d.mount(ctx, r) }, func(err error) {
+		if err == nil { // nobody knows of it
+			err = d.unmount(context.WithoutCancel(ctx), r.Dir)
+		}
+		d.log.Warn("a mount was given up by its client", "dir", r.Dir, "error", err)
+	})
+}
+
+// mount mounts the store at a directory. If ctx ends meanwhile, it unmounts again.
+func (d *Daemon) mount(ctx context.Context, r protocol.Mount) error {
+	ctx, give, err := d.turns.take(ctx, turnAt(r.Dir))
+	if err != nil {
+		return err
+	}
+	defer give()
 	if err := d.mayMount(r.Dir); err != nil {
-		return r, err
+		return err
 	}
-	return r, d.mounts.mount(r)
+	if err := d.mounts.mount(r); err != nil || ctx.Err() == nil {
+		return err
+	}
+	err = ctx.Err()
+	if k := d.mounts.at(r.Dir); k != nil {
+		err = errors.Join(err, d.mounts.unmount(k, true))
+	}
+	return fmt.Errorf("mount at %s: %w", r.Dir, err)
 }
 
 func (d *Daemon) mayMount(dir string) error {
-	if d.stopping.Load() {
+	if d.turns.over() {
 		return protocol.ErrStopping
 	}
 	if d.mounts.at(dir) != nil {
@@ -45,23 +66,29 @@ func (d *Daemon) mayMount(dir string) error {
 	return d.open.mayTake(deviceDescriptors, 0)
 }
 
-func (d *Daemon) serveUnmount(_ context.Context, _ *http.Request, r protocol.Unmount) (server.None, error) {
+func (d *Daemon) serveUnmount(ctx context.Context, _ *http.Request, r protocol.Unmount) (server.None, error) {
 	if d.mounts.mounter == nil {
 		return server.None{}, protocol.ErrNeedsDaemon
 	}
-	d.change.Lock()
-	defer d.change.Unlock()
-	k := d.mounts.at(r.Dir)
+	return server.None{}, d.within(ctx, func() error { return d.unmount(ctx, r.Dir) }, nil)
+}
+
+// unmount removes the mount at a directory, unless it is in use.
+func (d *Daemon) unmount(ctx context.Context, dir string) error {
+	_, give, err := d.turns.take(ctx, turnAt(dir))
+	if err != nil {
+		return err
+	}
+	defer give()
+	k := d.mounts.at(dir)
 	if k == nil {
-		return server.None{}, protocol.As(objstore.ErrNotFound, fmt.Errorf("%s: the store is not mounted there", r.Dir))
+		return protocol.As(objstore.ErrNotFound, fmt.Errorf("%s: the store is not mounted there", dir))
 	}
-	if err := d.mounts.unmount(k, false); err != nil {
-		if errors.Is(err, protocol.ErrBusy) {
-			return server.None{}, fmt.Errorf("%s: %w: %s; close what is open below it first", r.Dir, err, holders.OfMount(r.Dir))
-		}
-		return server.None{}, err
+	err = d.mounts.unmount(k, false)
+	if errors.Is(err, protocol.ErrBusy) {
+		return fmt.Errorf("%s: %w: %s; close what is open below it first", dir, err, holders.OfMount(dir))
 	}
-	return server.None{}, nil
+	return err
 }
 
 // checkMountPoint refuses a path that is not a directory, is inside the store, or contains it: a

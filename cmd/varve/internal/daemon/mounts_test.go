@@ -37,7 +37,7 @@ func TestMounts(t *testing.T) {
 	if !m.forced || len(s.Unmounted) != 1 || len(s.Notes) != 1 {
 		t.Errorf("released: %+v, by force: %v", s, m.forced)
 	}
-	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), objstore.ErrNotFound, dir)
+	wantError(t, w.c.Unmount(t.Context(), protocol.Unmount{Dir: dir}), protocol.ErrStopping)
 }
 
 // hungDir is a directory at which every look waits, until the test ends.

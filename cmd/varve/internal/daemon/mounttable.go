@@ -12,7 +12,8 @@ import (
 )
 
 // mountTable has the mounts that a daemon serves, and keeps the list on disk up to date with them.
-// It is safe for concurrent use, but for mount and unmount, whose caller holds Daemon.change.
+// It is safe for concurrent use, but for mount and unmount, whose caller has the turn of the
+// directory.
 type mountTable struct {
 	mounter  mounter // nil: this process mounts nothing
 	devices  volumeDevices
@@ -65,7 +66,7 @@ func (t *mountTable) saveList() {
 
 // mount mounts the store at a directory that has no mount yet.
 //
-// REQUIRES: Daemon.change is held.
+// REQUIRES: the caller has the turn of the directory.
 func (t *mountTable) mount(r protocol.Mount) error {
 	m, err := t.mounter.Mount(r, t.devices)
 	if err != nil {
@@ -89,7 +90,7 @@ func (t *mountTable) mount(r protocol.Mount) error {
 // unmount removes a mount. With force it removes a mount that is in use too, and operations on its
 // open files fail from then on.
 //
-// REQUIRES: Daemon.change is held.
+// REQUIRES: the caller has the turn of the directory.
 func (t *mountTable) unmount(k *mount, force bool) error {
 	t.setLeaving(k, true)
 	if err := k.m.Unmount(force); err != nil {

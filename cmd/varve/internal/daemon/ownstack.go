@@ -17,8 +17,8 @@ import (
 // the store, and that for the device. It happens by accident: when a varve device is added to a
 // volume group or to a btrfs, or when a store is copied to a volume of the original.
 
-// mayLieOn returns an error if the store lies on a device, or in a mount, of this daemon; change is
-// held. If that cannot be found out, it logs so and returns nil.
+// mayLieOn returns an error if the store lies on a device, or in a mount, of this daemon. If that
+// cannot be found out, it logs so and returns nil.
 func (d *Daemon) mayLieOn(volume string) error {
 	layers, err := d.below(d.location())
 	if err != nil {

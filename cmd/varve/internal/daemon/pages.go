@@ -142,7 +142,7 @@ func (d *Daemon) mayWriteLive(volume string) error {
 // refreshLive makes the kernel drop its cached pages of a volume's live file in all mounts, when
 // the volume gets or loses a device.
 func (d *Daemon) refreshLive(volume string) {
-	if !d.stopping.Load() {
+	if !d.turns.over() {
 		d.mounts.refresh(volume)
 	}
 }

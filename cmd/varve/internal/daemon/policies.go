@@ -62,10 +62,12 @@ func (d *Daemon) wouldPrune(ctx context.Context, states, snaps []objstore.Snapsh
 
 // deleteSnapshot deletes a snapshot that is not on a device.
 func (d *Daemon) deleteSnapshot(ctx context.Context, volume, name string) error {
-	// No attach may begin meanwhile.
-	d.change.Lock()
-	defer d.change.Unlock()
 	of := volume + "@" + name
+	ctx, give, err := d.turns.take(ctx, turnOf(of)) // no attach begins meanwhile
+	if err != nil {
+		return err
+	}
+	defer give()
 	if list := d.onDevice(of); len(list) > 0 {
 		return errSnapshotAttached(of, list[0])
 	}

@@ -21,8 +21,13 @@ func (d *Daemon) serveRenameVolume(ctx context.Context, r *http.Request, c proto
 	if err != nil {
 		return protocol.Volume{}, err
 	}
-	d.change.Lock() // no device is made meanwhile
-	defer d.change.Unlock()
+	ctx, give, err := d.turns.take(ctx, turnOf(name), turnOf(c.To)) // no device is made meanwhile
+	if err != nil {
+		return protocol.Volume{}, err
+	}
+	defer give()
+	d.naming.Lock()
+	defer d.naming.Unlock()
 	if a, taken := d.table.Taken(name); taken && a.Transport == "loop" {
 		return protocol.Volume{}, protocol.As(objstore.ErrInUse, fmt.Errorf("volume %q: its device %s is a loop device, which knows "+
 			"the volume's file by its name; detach it first", name, a.Device))
@@ -49,8 +54,8 @@ func (d *Daemon) serveRenameSnapshot(ctx context.Context, r *http.Request, c pro
 	if err := of.Check(); err != nil {
 		return objstore.SnapshotInfo{}, fmt.Errorf("%w: %w", objstore.ErrInvalid, err)
 	}
-	d.change.Lock()
-	defer d.change.Unlock()
+	d.naming.Lock()
+	defer d.naming.Unlock()
 	s, err := d.store.RenameSnapshot(ctx, of.Volume, of.Name, c.To)
 	if err != nil {
 		return s, err

@@ -39,8 +39,11 @@ func (d *Daemon) serveResizeVolume(ctx context.Context, r *http.Request, c proto
 // resizeDevice resizes the device of a volume to the volume's size. If that fails, it returns notes
 // for the user.
 func (d *Daemon) resizeDevice(ctx context.Context, volume string) (notes []string) {
-	d.change.Lock() // the device of a running attach has either size
-	defer d.change.Unlock()
+	ctx, give, err := d.turns.take(ctx, turnOf(volume)) // the device of a running attach has either size
+	if err != nil {
+		return []string{fmt.Sprintf("a device of the volume keeps its size until it is attached again: %v", err)}
+	}
+	defer give()
 	v, err := d.store.VolumeInfo(volume)
 	if err != nil {
 		return nil // deleted meanwhile

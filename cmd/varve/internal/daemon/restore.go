@@ -6,21 +6,24 @@ import (
 	"varve/cmd/varve/internal/protocol"
 )
 
-// attachRestored attaches again what an earlier daemon detached when it stopped; change is held.
-func (d *Daemon) attachRestored(ctx context.Context, list []protocol.Attachment) {
-	for _, a := range list {
+// attachRestored attaches again what an earlier daemon detached when it stopped.
+func (d *Daemon) attachRestored(ctx context.Context, a protocol.Attachment) {
+	log := d.log.With("volume", a.Volume, "device", a.Device)
+	ctx, give, err := d.turns.take(ctx, turnOf(a.Volume))
+	if err == nil {
+		defer give()
 		if _, taken := d.table.Taken(a.Volume); taken {
-			continue // it waited, and was taken over
+			return // it waited, and was taken over
 		}
-		at, err := d.attach(ctx, protocol.Attach{
+		var at protocol.Attached
+		at, err = d.attach(ctx, protocol.Attach{
 			Volume: a.Volume, Transport: a.Transport, CopyMode: a.CopyMode, Queues: a.Queues, Depth: a.Depth, ReadOnly: a.ReadOnly,
 			Number: &a.ID,
 		})
-		log := d.log.With("volume", a.Volume, "device", a.Device)
-		if err != nil {
-			log.Error("volume was attached when the daemon was stopped, and is not attached again", "error", err)
-			continue
+		if err == nil {
+			log.Info("volume was attached when the daemon was stopped, and is attached again", "now", at.Device)
+			return
 		}
-		log.Info("volume was attached when the daemon was stopped, and is attached again", "now", at.Device)
 	}
+	log.Error("volume was attached when the daemon was stopped, and is not attached again", "error", err)
 }

@@ -99,12 +99,23 @@ func TestRestartThatDies(t *testing.T) {
 	w.d.Release(t.Context(), false)
 	w.d.watchers.Wait()
 	w.start(t)
-	w.ublk.dying = true
-	func() {
-		defer func() { _ = recover() }()
-		w.d.Takeover(t.Context())
-	}()
-	w.ublk.dying = false
+	// It dies while it attaches: the next one has the list of that moment.
+	list := filepath.Join(w.dir, "attached.json")
+	var atDeath []byte
+	w.ublk.attaching = func(string) {
+		if atDeath != nil {
+			return
+		}
+		var err error
+		if atDeath, err = os.ReadFile(list); err != nil {
+			t.Error(err)
+		}
+	}
+	w.d.Takeover(t.Context())
+	w.ublk.attaching = nil
+	if err := os.WriteFile(list, atDeath, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	delete(w.mounter.mounts, dir)
 	w.start(t)
 	w.d.Takeover(t.Context())

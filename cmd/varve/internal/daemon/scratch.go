@@ -24,29 +24,54 @@ func errSnapshotAttached(of string, a protocol.Attachment) error {
 	return fmt.Errorf("snapshot %q: %w: attached as %s; detach it first", of, objstore.ErrInUse, a.Device)
 }
 
-// attachSnapshot attaches a snapshot to a device node; change is held.
-func (d *Daemon) attachSnapshot(ctx context.Context, r protocol.Attach) (protocol.Attached, error) {
-	v, err := d.store.CreateScratch(ctx, r.Volume, r.Snapshot)
+// attachSnapshot attaches a snapshot to a device node.
+func (d *Daemon) attachSnapshot(ctx context.Context, r protocol.Attach) (_ protocol.Attached, err error) {
+	if _, err := d.store.WaitSnapshot(ctx, r.Volume, r.Snapshot); err != nil {
+		return protocol.Attached{}, err
+	}
+	defer func(ctx context.Context) { // behind the turns
+		if err != nil {
+			d.sweepScratch(ctx)
+		}
+	}(ctx)
+	ctx, give, err := d.turns.take(ctx, turnOf(r.Volume+"@"+r.Snapshot)) // it is not deleted meanwhile
 	if err != nil {
 		return protocol.Attached{}, err
 	}
+	defer give()
+	v, give, err := d.createScratch(ctx, r.Volume, r.Snapshot)
+	if err != nil {
+		return protocol.Attached{}, err
+	}
+	defer give()
 	// The transport knows volumes only.
 	r.Volume, r.Snapshot, r.ReadOnly, r.Writable = v.Name, "", !r.Writable, false
-	at, err := d.attach(ctx, r)
+	return d.attach(ctx, r)
+}
+
+// createScratch creates a scratch volume over a snapshot, and takes its turn.
+func (d *Daemon) createScratch(ctx context.Context, volume, snap string) (objstore.VolumeInfo, func(), error) {
+	d.scratch.Lock() // it is not deleted meanwhile
+	defer d.scratch.Unlock()
+	v, err := d.store.CreateScratch(ctx, volume, snap)
 	if err != nil {
-		d.sweepScratch(ctx)
+		return v, nil, err
 	}
-	return at, err
+	_, give, err := d.turns.take(ctx, turnOf(v.Name)) // the name is new: it is free
+	return v, give, err
 }
 
 // sweepScratch deletes the scratch volumes without a device, whether served, waiting, foreign and
-// undecided, or left over; change is held.
+// undecided, or left over. It leaves alone those whose turn is taken: when it is given back, they
+// are swept.
 func (d *Daemon) sweepScratch(ctx context.Context) {
-	if d.unlisted {
+	if d.unlisted.Load() {
 		return // one may have a device that was not listed
 	}
+	d.scratch.Lock()
+	defer d.scratch.Unlock()
 	for _, v := range d.store.ScratchVolumes() {
-		if d.table.MayHave(v.Name) {
+		if d.table.MayHave(v.Name) || d.turns.isTaken(turnOf(v.Name)) {
 			continue
 		}
 		log := d.log.With("snapshot", v.Of, "scratch_volume", v.Name)
@@ -136,9 +161,16 @@ func (d *Daemon) watchMount(k *devices.Entry) {
 func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
-	if d.stopping.Load() || !d.table.StillServed(k) {
+	defer d.sweepScratch(ctx)
+	ctx, give, err := d.turnOfEntry(ctx, k)
+	if errors.Is(err, protocol.ErrStopping) {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	defer give()
+	if !d.table.StillServed(k) {
 		return true
 	}
 	k = d.table.Current(k)
@@ -148,6 +180,5 @@ func (d *Daemon) detachUnmounted(k *devices.Entry) bool {
 		}
 		return false
 	}
-	d.sweepScratch(ctx)
 	return true
 }

@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/holders"
@@ -55,29 +58,36 @@ func (d *Daemon) mayStop() error {
 // open are detached; open ones are left to the next daemon if their kind can wait, and are
 // otherwise detached by force. Unless detach is set, the next daemon attaches and mounts again what
 // was. Release may be called again.
+//
+// Devices are released side by side, and one that is stuck delays no other.
 func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
-	d.change.Lock()
-	defer d.change.Unlock()
-	d.stopping.Store(true)
+	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
+	until, cancel := context.WithTimeout(ctx, endsTimeout)
+	defer cancel()
+	if err := d.turns.end(until, d.patience); err != nil {
+		s.note(err.Error())
+	}
 	served, mounts := d.table.Served(), d.mounts.all()
 	d.table.StopRetries()
 
 	d.table.RestoreLater(served, d.mounts.list(), detach)
-	s := parting{log: d.log, Stopped: protocol.Stopped{PID: os.Getpid()}}
-	for _, k := range served {
-		d.releaseDevice(ctx, k, detach, &s)
+	parts := make([]parting, len(served))
+	var looks atomic.Int32
+	var all errgroup.Group
+	all.SetLimit(maxRecoveries)
+	for i, k := range served {
+		parts[i] = parting{log: d.log, looks: &looks}
+		all.Go(func() error {
+			d.releaseDevice(ctx, k, detach, &parts[i])
+			return nil
+		})
+	}
+	_ = all.Wait() // the errors are among the notes
+	for i := range parts {
+		s.add(&parts[i])
 	}
 	for _, k := range mounts {
-		err := d.mounts.unmount(k, false)
-		if errors.Is(err, protocol.ErrBusy) {
-			s.note(fmt.Sprintf("%s was in use (%s): what is open below it fails from now on", k.Dir, holders.OfMount(k.Dir)))
-			err = d.mounts.unmount(k, true)
-		}
-		if err != nil {
-			s.note(fmt.Sprintf("unmount %s: %v", k.Dir, err))
-			continue
-		}
-		s.Unmounted = append(s.Unmounted, k.Dir)
+		d.releaseMount(ctx, k, &s)
 	}
 	d.sweepScratch(ctx)
 	for name, t := range d.transports {
@@ -88,16 +98,42 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	return s.Stopped
 }
 
-// parting collects what the answer to a stop reports.
+// releaseMount unmounts, whether or not the mount is in use.
+func (d *Daemon) releaseMount(ctx context.Context, k *mount, s *parting) {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	unmount := func(force bool) error {
+		return d.within(ctx, func() error { return d.mounts.unmount(k, force) }, nil)
+	}
+	err := unmount(false)
+	if errors.Is(err, protocol.ErrBusy) {
+		s.note(fmt.Sprintf("%s was in use (%s): what is open below it fails from now on", k.Dir, holders.OfMount(k.Dir)))
+		err = unmount(true)
+	}
+	if err != nil {
+		s.note(fmt.Sprintf("unmount %s: %v", k.Dir, err))
+		return
+	}
+	s.Unmounted = append(s.Unmounted, k.Dir)
+}
+
+// parting collects what the answer to a stop reports, or the part of a device.
 type parting struct {
 	protocol.Stopped
 	log   *slog.Logger
-	looks int // for holders of devices
+	looks *atomic.Int32 // for holders of devices, so far
 }
 
 // maxLooks is the number of devices whose holders a stop looks for: it must end soon, with any
 // number of devices.
 const maxLooks = 8
+
+// add adds the part of a device.
+func (p *parting) add(part *parting) {
+	p.Notes = append(p.Notes, part.Notes...)
+	p.Left = append(p.Left, part.Left...)
+	p.Detached = append(p.Detached, part.Detached...)
+}
 
 func (p *parting) note(text string) {
 	p.log.Warn("stopping: " + text)
@@ -111,7 +147,7 @@ func (d *Daemon) releaseDevice(ctx context.Context, k *devices.Entry, detach boo
 	why := "is open"
 	switch {
 	case errors.Is(err, protocol.ErrBusy):
-		if s.looks++; s.looks <= maxLooks {
+		if s.looks.Add(1) <= maxLooks {
 			why = fmt.Sprintf("is open (%s)", holders.OfDevice(k.Device))
 		}
 	case err != nil:

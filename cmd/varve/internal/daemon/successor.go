@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/handover"
@@ -23,8 +26,6 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	s.Adopt(d.inst)
 	s.Bind(d.inst, boot(d.log))
 	s.Rename(d.renamed)
-	d.change.Lock()
-	defer d.change.Unlock()
 	d.table.Freeze(true)
 	report := &protocol.Upgraded{
 		From:    protocol.Process{PID: p.PID(), Version: p.Version()},
@@ -34,7 +35,15 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	}
 	d.expectHanded(p.Given.Devices)
 	errs := make([]error, len(p.Given.Devices))
-	takeSideBySide(len(errs), func(i int) { report.Devices[i], errs[i] = d.takeHanded(ctx, p.Given.Devices[i]) })
+	var all errgroup.Group
+	all.SetLimit(maxRecoveries)
+	for i, h := range p.Given.Devices {
+		all.Go(func() error {
+			report.Devices[i], errs[i] = d.takeHanded(ctx, h)
+			return nil
+		})
+	}
+	_ = all.Wait() // the errors are in errs, each with its device
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -46,17 +55,41 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	d.leaveForeign(ctx, &s)
 	there := d.takeWaiting(ctx, &s) // devices that the predecessor could not serve either
 	maps.Copy(there, handed)
-	d.discardGone(ctx, s.Attached, there)
-	for _, m := range s.Mounts {
-		if err := d.takeMount(m); err != nil {
-			report.Notes = append(report.Notes, fmt.Sprintf("%s was not mounted again: %v", m.Dir, err))
-			continue
+	for _, a := range s.Attached {
+		if !there[a.Device] {
+			d.discardGone(ctx, a)
 		}
-		report.Mounts = append(report.Mounts, m.Dir)
 	}
+	d.remount(ctx, s.Mounts, report)
 	d.sweepScratch(ctx)
 	d.table.Freeze(false)
 	return report, nil
+}
+
+// remount mounts again what the predecessor had mounted, and reports it.
+func (d *Daemon) remount(ctx context.Context, mounts []protocol.Mount, report *protocol.Upgraded) {
+	var mu sync.Mutex // guards what follows, while a mount that takes too long goes on
+	errs, ended := make([]error, len(mounts)), make([]bool, len(mounts))
+	d.sideBySide(len(mounts), func(i int) {
+		err := d.takeMount(ctx, mounts[i])
+		mu.Lock()
+		defer mu.Unlock()
+		errs[i], ended[i] = err, true
+	}, func(i int) {
+		d.log.Error("store is not mounted again yet", "dir", mounts[i].Dir)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	for i, m := range mounts {
+		switch {
+		case !ended[i]:
+			report.Notes = append(report.Notes, m.Dir+" is not mounted again yet")
+		case errs[i] != nil:
+			report.Notes = append(report.Notes, fmt.Sprintf("%s was not mounted again: %v", m.Dir, errs[i]))
+		default:
+			report.Mounts = append(report.Mounts, m.Dir)
+		}
+	}
 }
 
 // expectHanded enters the devices that are handed over into the table.
@@ -92,10 +125,10 @@ func (d *Daemon) takeHanded(ctx context.Context, h protocol.Handed) (protocol.Up
 func (d *Daemon) abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
 	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
 	d.table.Freeze(true)
-	d.stopping.Store(true)
+	if err := d.turns.end(ctx, 0); err != nil {
+		d.log.Error("devices are left to the predecessor all the same", "error", err)
+	}
 	d.table.StopRetries()
 	for _, k := range d.table.Served() {
 		if err := d.leave(ctx, k); err != nil && !errors.Is(err, devices.ErrUnquiet) {

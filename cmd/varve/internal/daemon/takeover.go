@@ -3,9 +3,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
+	"time"
 
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
@@ -14,6 +14,9 @@ import (
 
 // Takeover restores what the previous daemon served: waiting devices are served again, leftovers of
 // devices that are gone are reported and removed, and dead mounts are mounted again.
+//
+// What the kernel does not answer for delays neither the rest nor the return of Takeover: it is
+// logged, goes on in the background, and belongs to the watchers.
 func (d *Daemon) Takeover(ctx context.Context) {
 	s, err := devices.ReadList(d.files)
 	if err != nil {
@@ -28,46 +31,73 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	s.Rename(d.renamed)
 	d.table.Inherit(&s) // this daemon may die before all of it is served
 	failpoint.Here(failpoint.TakeoverRead)
-	d.change.Lock()
-	defer d.change.Unlock()
 	d.leaveForeign(ctx, &s)
 	waits := d.takeWaiting(ctx, &s)
-	d.discardGone(ctx, s.Attached, waits)
-	for _, v := range s.Starting {
+	gone := slices.DeleteFunc(slices.Clone(s.Attached), func(a protocol.Attachment) bool { return waits[a.Device] })
+	d.sideBySide(len(gone), func(i int) { d.discardGone(ctx, gone[i]) }, nameless)
+	d.sideBySide(len(s.Starting), func(i int) {
 		// Its ublk device was found, if there was one; a loop device is known by the volume.
-		left := protocol.Attachment{Volume: v, Transport: "loop"}
+		left := protocol.Attachment{Volume: s.Starting[i], Transport: "loop"}
 		if s.Old() {
-			left.Mark = d.inst.OldMark(v)
+			left.Mark = d.inst.OldMark(left.Volume)
 		}
 		d.discard(ctx, left)
-	}
+	}, nameless)
 	d.table.Settled()
 	d.sweepScratch(ctx)
-	d.attachRestored(ctx, s.Restore)
-	for _, m := range s.Mounts {
-		_ = d.takeMount(m) // logged
-	}
+	d.sideBySide(len(s.Restore), func(i int) { d.attachRestored(ctx, s.Restore[i]) }, func(i int) {
+		d.log.Error("volume is not attached again yet", "volume", s.Restore[i].Volume, "device", s.Restore[i].Device)
+	})
+	d.sideBySide(len(s.Mounts), func(i int) { _ = d.takeMount(ctx, s.Mounts[i]) }, func(i int) { // errors are logged
+		d.log.Error("mount of an earlier daemon is not mounted again yet", "dir", s.Mounts[i].Dir)
+	})
 	d.table.Restored() // what could not be brought back is in the log
 }
 
-// maxRecoveries is the number of devices that are taken over concurrently. A recovery mostly waits
-// for the kernel, and takes some threads meanwhile.
-const maxRecoveries = 32
+const (
+	// maxRecoveries is the number of devices that are taken over concurrently. A recovery mostly
+	// waits for the kernel, and takes some threads meanwhile.
+	maxRecoveries = 32
+	// patience is how long the daemon waits for the next device or mount of several before it goes
+	// on without those that are left.
+	patience = 2 * time.Second
+)
 
-// takeSideBySide calls take(0) to take(n-1), at most maxRecoveries at a time, and returns when all
-// have returned.
-func takeSideBySide(n int, take func(i int)) {
-	var g errgroup.Group
-	g.SetLimit(maxRecoveries)
+// sideBySide calls take(0) to take(n-1), at most maxRecoveries at a time. It returns when all have
+// returned, or when none has returned for d.patience: it then calls late for those that go on.
+func (d *Daemon) sideBySide(n int, take, late func(i int)) {
+	free := make(chan struct{}, maxRecoveries)
+	ended := make(chan int, n)
 	for i := range n {
-		g.Go(func() error { take(i); return nil })
+		d.watchers.Go(func() {
+			free <- struct{}{}
+			defer func() { <-free; ended <- i }()
+			take(i)
+		})
 	}
-	_ = g.Wait() // take has no error
+	left := make(map[int]bool, n)
+	for i := range n {
+		left[i] = true
+	}
+	for len(left) > 0 {
+		select {
+		case i := <-ended:
+			delete(left, i)
+		case <-time.After(d.patience):
+			for _, i := range slices.Sorted(maps.Keys(left)) {
+				late(i)
+			}
+			return
+		}
+	}
 }
 
+// nameless says nothing of what goes on.
+func nameless(int) {}
+
 // takeWaiting takes over the waiting devices that the kernel reports, whether or not they are in
-// the list: a daemon may have died before it wrote the list. It returns the devices that it found;
-// change is held.
+// the list: a daemon may have died before it wrote the list. It returns the devices that it found.
+// Those for which the kernel does not answer are taken over in the background.
 //
 // The list has all of them before the first is recovered, in case this daemon dies.
 func (d *Daemon) takeWaiting(ctx context.Context, s *devices.List) map[string]bool {
@@ -88,10 +118,20 @@ func (d *Daemon) takeWaiting(ctx context.Context, s *devices.List) map[string]bo
 		all, list[i] = append(all, a), append(list[i], a)
 	}
 	d.table.Expect(all)
-	takeSideBySide(len(list), func(i int) {
+	d.sideBySide(len(list), func(i int) {
+		ctx, give, err := d.turns.take(ctx, turnOf(list[i][0].Volume))
+		if err != nil {
+			return // the daemon ends, and leaves them to the next one
+		}
+		defer give()
 		for _, a := range list[i] {
 			d.takeDevice(ctx, a, slices.Contains(s.Starting, a.Volume))
 		}
+	}, func(i int) {
+		a := list[i][0]
+		d.log.Error("the kernel does not answer for the device: its I/O waits, and the daemon goes on without it",
+			"volume", a.Volume, "device", a.Device)
+		d.table.Explain(a, devices.ErrUnanswered)
 	})
 	return found
 }
@@ -105,7 +145,7 @@ func (d *Daemon) findWaiting(ctx context.Context, s *devices.List) []protocol.At
 		if err != nil {
 			d.log.Error("not all devices are known; those that an earlier daemon has noted are tried", "transport", name, "error", err)
 			list = andNoted(list, s.Attached, name)
-			d.unlisted = true
+			d.unlisted.Store(true)
 		}
 		all = append(all, list...)
 	}
@@ -140,6 +180,10 @@ func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan boo
 		d.decide(ctx, a, fmt.Errorf("take over from an earlier daemon: %w", err))
 		return
 	}
+	if ctx.Err() != nil { // the daemon ends
+		d.leaveAgain(ctx, a, dev)
+		return
+	}
 	if other, taken := d.table.Taken(a.Volume); taken && other.Device != a.Device {
 		d.log.Error("the volume has another device already: this one waits", "volume", a.Volume, "device", a.Device, "other", other.Device,
 			"error", dev.Leave(ctx))
@@ -151,6 +195,15 @@ func (d *Daemon) takeDevice(ctx context.Context, a protocol.Attachment, scan boo
 	}
 	d.keep(a, dev)
 	d.log.Info("device of an earlier daemon taken over", "volume", a.Volume, "device", a.Device)
+}
+
+// leaveAgain leaves a device that was just taken over to the next daemon.
+func (d *Daemon) leaveAgain(ctx context.Context, a protocol.Attachment, dev devices.Device) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quiesceLimit)
+	defer cancel()
+	if err := dev.Leave(ctx); err != nil {
+		d.log.Error("device was not left to the next daemon", "volume", a.Volume, "device", a.Device, "error", err)
+	}
 }
 
 // andNoted adds the devices of a list of noted ones: a device that the driver could not be asked
@@ -165,17 +218,13 @@ func andNoted(list, noted []protocol.Attachment, transport string) []protocol.At
 	return list
 }
 
-// discardGone removes the leftovers of an earlier daemon's devices that do not exist any more.
-func (d *Daemon) discardGone(ctx context.Context, list []protocol.Attachment, there map[string]bool) {
-	for _, a := range list {
-		if !there[a.Device] {
-			d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
-			d.discard(ctx, a)
-		}
-	}
+// discardGone removes the leftovers of an earlier daemon's device that does not exist any more.
+func (d *Daemon) discardGone(ctx context.Context, a protocol.Attachment) {
+	d.log.Warn("device of an earlier daemon is gone; attach the volume again", "volume", a.Volume, "device", a.Device)
+	d.discard(ctx, a)
 }
 
-// discard removes a device that cannot be served any more, or its leftovers; change is held.
+// discard removes a device that cannot be served any more, or its leftovers.
 func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	t := d.transports[a.Transport]
@@ -189,8 +238,14 @@ func (d *Daemon) discard(ctx context.Context, a protocol.Attachment) {
 	}
 }
 
-func (d *Daemon) takeMount(m protocol.Mount) error {
+// takeMount mounts again what an earlier daemon had mounted.
+func (d *Daemon) takeMount(ctx context.Context, m protocol.Mount) error {
 	log := d.log.With("dir", m.Dir)
+	_, give, err := d.turns.take(ctx, turnAt(m.Dir))
+	if err != nil {
+		return err
+	}
+	defer give()
 	stale, err := dropStaleMount(m.Dir)
 	if err != nil {
 		log.Error("mount of an earlier daemon is left over", "error", err)

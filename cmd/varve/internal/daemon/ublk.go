@@ -185,6 +185,8 @@ func (t *ublkTransport) Recover(ctx context.Context, a protocol.Attachment) (dev
 			err = protocol.As(devices.ErrForeign, err)
 		case errors.Is(err, blockdev.ErrMismatch), errors.Is(err, blockdev.ErrNoDevice):
 			err = protocol.As(devices.ErrUnfit, err)
+		case errors.Is(err, blockdev.ErrTimeout):
+			err = protocol.As(devices.ErrUnanswered, err)
 		}
 		return nil, errors.Join(err, vol.Close())
 	}

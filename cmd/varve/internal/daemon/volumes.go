@@ -153,9 +153,11 @@ func (d *Daemon) serveDeleteVolume(ctx context.Context, r *http.Request, _ serve
 	if err != nil {
 		return server.None{}, err
 	}
-	// No attach may begin meanwhile.
-	d.change.Lock()
-	defer d.change.Unlock()
+	ctx, give, err := d.turns.take(ctx, turnOf(name)) // no attach begins meanwhile
+	if err != nil {
+		return server.None{}, err
+	}
+	defer give()
 	if a, taken := d.table.Taken(name); taken {
 		return server.None{}, fmt.Errorf("delete volume %q: %w: attached as %s; detach it first", name, objstore.ErrInUse, a.Device)
 	}

@@ -16,11 +16,12 @@ import (
 
 // The I/O of a device that no process serves waits. What becomes of such a device:
 //
-//	another daemon serves it (devices.ErrForeign)   left to that daemon
-//	it can never be served (devices.ErrUnfit)       removed: its I/O fails instead of waiting forever
-//	it failed, and is not open                      removed; attaching the volume again tells the user why
-//	it failed, and is open                          kept, and retried after retryFirst, then after twice as long each time
-//	this daemon ends                                left to the next one, which does the same
+//	another daemon serves it (devices.ErrForeign)       left to that daemon
+//	it can never be served (devices.ErrUnfit)           removed: its I/O fails instead of waiting forever
+//	the kernel does not answer (devices.ErrUnanswered)  kept, and retried; the kernel is asked nothing else about it
+//	it failed, and is not open                          removed; attaching the volume again tells the user why
+//	it failed, and is open                              kept, and retried after retryFirst, then after twice as long each time
+//	this daemon ends                                    left to the next one, which does the same
 //
 // Each of these is logged, and varve stat shows what waits.
 const (
@@ -28,7 +29,9 @@ const (
 	retryLongest = 5 * time.Minute
 )
 
-// decide applies this to a device that cannot be served; change is held.
+// decide applies this to a device that cannot be served.
+//
+// REQUIRES: the caller has the volume's turn.
 func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error) {
 	log := d.log.With("volume", a.Volume, "device", a.Device)
 	if errors.Is(reason, devices.ErrForeign) {
@@ -42,28 +45,31 @@ func (d *Daemon) decide(ctx context.Context, a protocol.Attachment, reason error
 		d.table.Forget(a)
 		return
 	}
-	err := d.transports[a.Transport].Discard(ctx, a, false)
-	if err == nil {
-		log.Error("device failed and is not open: it is removed; attach the volume again", "error", reason)
-		d.table.Forget(a)
-		return
-	}
-	if !errors.Is(err, protocol.ErrBusy) {
-		log.Error("failed device was not removed", "error", err)
+	why := "the kernel does not answer for the device: its I/O waits, and serving it is retried"
+	if ctx.Err() == nil && !errors.Is(reason, devices.ErrUnanswered) {
+		err := d.transports[a.Transport].Discard(ctx, a, false)
+		if err == nil {
+			log.Error("device failed and is not open: it is removed; attach the volume again", "error", reason)
+			d.table.Forget(a)
+			return
+		}
+		if !errors.Is(err, protocol.ErrBusy) {
+			log.Error("failed device was not removed", "error", err)
+		}
+		why = "device failed and is in use: its I/O waits, and serving it is retried; varve detach --force removes it"
 	}
 	if other, taken := d.table.Taken(a.Volume); taken && other.Device != a.Device {
 		d.table.NoteLeft(a.Volume)
 		return // it was half removed, and the volume has another one
 	}
 	pause := d.postpone(a, reason)
-	log.Error("device failed and is in use: its I/O waits, and serving it is retried; varve detach --force removes it",
-		"error", reason, "in", pause)
+	log.Error(why, "error", reason, "in", pause)
 }
 
 // postpone schedules the next try to serve a device, after a longer pause each time.
 func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 	w, pause, quit := d.table.Postpone(a, reason, d.retryFirst, retryLongest)
-	if d.stopping.Load() {
+	if d.turns.over() {
 		return pause // for the next daemon
 	}
 	d.watchers.Go(func() {
@@ -80,20 +86,28 @@ func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 func (d *Daemon) retry(w *devices.Entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
 	defer d.sweepScratch(ctx)
-	if d.stopping.Load() || !d.table.StillWaits(w) {
-		return
+	ctx, give, err := d.turnOfEntry(ctx, w)
+	if err != nil {
+		return // the daemon ends
 	}
-	d.serveAgain(ctx, d.table.Describe(w))
+	defer give()
+	if d.table.StillWaits(w) {
+		d.serveAgain(ctx, d.table.Describe(w))
+	}
 }
 
-// serveAgain recovers a device whose service has failed; change is held.
+// serveAgain recovers a device whose service has failed.
+//
+// REQUIRES: the caller has the volume's turn.
 func (d *Daemon) serveAgain(ctx context.Context, a protocol.Attachment) {
 	dev, err := d.transports[a.Transport].Recover(ctx, a)
 	if err != nil {
 		d.decide(ctx, a, err)
+		return
+	}
+	if ctx.Err() != nil { // the daemon ends
+		d.leaveAgain(ctx, a, dev)
 		return
 	}
 	d.keep(a, dev)
@@ -118,23 +132,26 @@ func (d *Daemon) lose(k *devices.Entry) *devices.Entry {
 func (d *Daemon) revive(k *devices.Entry, w *devices.Entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), server.RequestTimeout)
 	defer cancel()
-	d.change.Lock()
-	defer d.change.Unlock()
 	defer d.sweepScratch(ctx)
+	ctx, give, err := d.turnOfEntry(ctx, w)
+	if errors.Is(err, protocol.ErrStopping) {
+		d.log.Error("device failed while the daemon ends: its I/O waits for the next one", "volume", w.Volume, "device", w.Device)
+		return
+	}
+	if err != nil {
+		d.log.Error("device failed", "volume", w.Volume, "device", w.Device, "error", err, "in", d.postpone(d.table.Describe(w), err))
+		return
+	}
+	defer give()
 	if !d.table.StillWaits(w) {
 		return // detached meanwhile
 	}
 	a := d.table.Describe(w) // its volume may have been renamed
 	log := d.log.With("volume", a.Volume, "device", a.Device)
-	stopping := d.stopping.Load()
 	list, err := d.transports[a.Transport].Find(ctx, instance.Claims{Noted: []protocol.Attachment{a}})
 	there := slices.ContainsFunc(list, func(f protocol.Attachment) bool { return f.Device == a.Device })
 	if !there && err == nil {
 		d.table.Forget(a) // gone for good
-		return
-	}
-	if stopping {
-		log.Error("device failed while the daemon ends: its I/O waits for the next one")
 		return
 	}
 	if !there {

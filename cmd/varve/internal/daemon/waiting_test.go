@@ -106,9 +106,12 @@ func TestWaitingDeviceIsTriedAgain(t *testing.T) {
 		err  error
 		open bool
 	}{{errors.New("for ever"), false}, {devices.ErrUnfit, true}} {
-		w.d.change.Lock()
+		_, give, err := w.d.turns.take(t.Context(), turnOf("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
 		w.d.reviveAfter = 0
-		w.d.change.Unlock()
+		give()
 		w.ublk.set(errors.New("for a while"), true, a.Attachment)
 		w.ublk.device("a").end("failed")
 		eventually(t, "the device waits", func() bool { return len(w.attachedNodes(t)) == 1 })
@@ -148,7 +151,9 @@ func TestDeviceThatFailsSoon(t *testing.T) {
 func TestRetryPauses(t *testing.T) {
 	w := newWorld(t, "a")
 	a := protocol.Attachment{Volume: "a", Device: "/dev/ublkb0", Transport: "ublk"}
-	w.d.stopping.Store(true) // nothing is tried by itself
+	if err := w.d.turns.end(t.Context(), 0); err != nil { // nothing is tried by itself
+		t.Fatal(err)
+	}
 	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 		if got := w.d.postpone(a, devices.ErrUnfit); got != want*time.Second {
 			t.Errorf("pause %d is %v, want %v", i, got, want*time.Second)
@@ -178,7 +183,10 @@ func TestFailedDeviceKeepsItsVolume(t *testing.T) {
 	w.d.reviveAfter = 0
 	a := w.attach(t, "a")
 	w.ublk.set(nil, true, a.Attachment)
-	w.d.change.Lock() // somebody else's change goes on
+	_, give, err := w.d.turns.take(t.Context(), turnOf("a")) // somebody else's change goes on
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.ublk.device("a").end("failed")
 	eventually(t, "the device is shown as one that waits", func() bool {
 		s, err := w.c.Stat(t.Context())
@@ -186,7 +194,7 @@ func TestFailedDeviceKeepsItsVolume(t *testing.T) {
 	})
 	wantError(t, w.d.mayAttach("a"), objstore.ErrInUse, a.Device)
 	wantNodes(t, w.savedNodes(t), a.Device)
-	w.d.change.Unlock()
+	give()
 	w.servedAgain(t)
 }
 

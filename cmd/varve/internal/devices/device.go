@@ -22,7 +22,8 @@ type Transport interface {
 	// they are left alone.
 	Foreign(ctx context.Context, noted []protocol.Attachment, c instance.Claims) []protocol.Attachment
 	// Recover takes over a device that Find has found. ErrUnfit: it can never be served;
-	// ErrForeign: another daemon serves it; after any other error it goes on waiting.
+	// ErrForeign: another daemon serves it; ErrUnanswered: the kernel does not say; after any other
+	// error, too, it goes on waiting.
 	Recover(ctx context.Context, a protocol.Attachment) (Device, error)
 	// Discard removes a device that is not served, if it still exists. protocol.ErrBusy if it is
 	// open, unless force is set.

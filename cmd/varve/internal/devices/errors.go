@@ -10,6 +10,8 @@ var (
 	ErrUnquiet = errors.New("it did not quiesce, and waits as after a crash")
 	// ErrUnfit: the device can never be served.
 	ErrUnfit = errors.New("the device cannot be served")
+	// ErrUnanswered: the kernel does not answer for the device.
+	ErrUnanswered = errors.New("the kernel does not answer")
 	// ErrForeign: a living process serves the device.
 	ErrForeign = errors.New("another daemon's")
 )

@@ -46,6 +46,33 @@ func (t *Table) Served() []*Entry {
 	return list
 }
 
+// Unplanned returns the devices that wait although the daemon could not serve them, and for which
+// no other try is planned, in no order.
+func (t *Table) Unplanned() []*Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var list []*Entry
+	for _, e := range t.own {
+		if e.state == Waiting && e.reason != nil && e.quit == nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// Making returns how many devices are being made.
+func (t *Table) Making() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, e := range t.own {
+		if e.state == Attaching {
+			n++
+		}
+	}
+	return n
+}
+
 // Attachments describes the devices that this daemon serves, in order of volume.
 func (t *Table) Attachments() []protocol.Attachment {
 	list := []protocol.Attachment{}

@@ -271,6 +271,15 @@ func (t *Table) Postpone(a protocol.Attachment, reason error, first, longest tim
 	return w, w.pause, quit
 }
 
+// Explain records why a device waits, if it does and that is not known yet.
+func (t *Table) Explain(a protocol.Attachment, reason error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.own[a.Volume]; e != nil && e.state == Waiting && e.Device == a.Device && e.reason == nil {
+		e.reason = reason
+	}
+}
+
 // StopRetries cancels all planned tries: waiting devices are left to the next daemon.
 func (t *Table) StopRetries() {
 	t.mu.Lock()
