@@ -189,9 +189,9 @@ func TestStuckChangeDelaysNoOther(t *testing.T) {
 
 // A stop ends a change that is stuck, and releases all other devices meanwhile.
 func TestStopBesideStuckChange(t *testing.T) {
-	w := newWorld(t, "stuck", "other", "making")
+	w := newWorld(t, "stuck", "unstuck", "making")
 	w.d.patience = 10 * time.Millisecond
-	w.attach(t, "other")
+	w.attach(t, "unstuck")
 	w.attach(t, "stuck")
 	h := newHang(t)
 	w.ublk.device("stuck").hang(h)
@@ -209,14 +209,14 @@ func TestStopBesideStuckChange(t *testing.T) {
 		}
 	}
 	<-h.begun // the stop detaches it
-	eventually(t, "the other device is released", func() bool { return w.ublk.device("other").ended() == "stopped" })
+	eventually(t, "the other device is released", func() bool { return w.ublk.device("unstuck").ended() == "stopped" })
 	h.free()
 	s := <-released
 	var nodes []string
 	for _, a := range s.Detached {
 		nodes = append(nodes, a.Volume)
 	}
-	if !slices.Equal(nodes, []string{"other", "stuck"}) {
+	if !slices.Equal(nodes, []string{"stuck", "unstuck"}) {
 		t.Errorf("released %+v", s)
 	}
 	if k, taken := w.d.table.Taken("making"); taken {
