@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"varve/objstore"
@@ -251,6 +252,8 @@ type fakeVolume struct {
 	failWith error    // of writes and flushes, guarded by mu
 	changes  uint64   // guarded by mu
 	claims   [2]int   // by objstore.Side, guarded by mu
+
+	noRoom atomic.Bool // writes wait
 }
 
 func (v *fakeVolume) Name() string {
@@ -329,6 +332,29 @@ func (v *fakeVolume) Zero(off, length int64) error {
 	return nil
 }
 
+func (v *fakeVolume) WriteContext(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := v.wait(ctx); err != nil {
+		return 0, err
+	}
+	return v.WriteAt(p, off)
+}
+
+func (v *fakeVolume) ZeroContext(ctx context.Context, off, length int64) error {
+	if err := v.wait(ctx); err != nil {
+		return err
+	}
+	return v.Zero(off, length)
+}
+
+// wait waits for ctx while the volume has no room.
+func (v *fakeVolume) wait(ctx context.Context) error {
+	if !v.noRoom.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (v *fakeVolume) Flush() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -348,6 +374,7 @@ type fakeDisk struct {
 	size    int64
 	mu      sync.Mutex
 	sectors map[int64][]byte // guarded by mu
+	lost    atomic.Bool      // reads wait
 }
 
 func newFakeDisk(size int64) *fakeDisk {
@@ -384,6 +411,14 @@ func (d *fakeDisk) root() string {
 func (d *fakeDisk) Size() int64 { return d.size }
 
 func (d *fakeDisk) Close() error { return nil }
+
+func (d *fakeDisk) ReadContext(ctx context.Context, p []byte, off int64) (int, error) {
+	if d.lost.Load() {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return d.ReadAt(p, off)
+}
 
 func (d *fakeDisk) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()

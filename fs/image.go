@@ -152,8 +152,10 @@ type imageHandle struct {
 }
 
 // Read serves read(2).
-func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := readAt(h.im, dest, off)
+func (h *imageHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	patient := newPatient(ctx)
+	defer patient.end()
+	n, err := readAt(patient, h.im, dest, off)
 	if err != nil {
 		return nil, h.t.fail("read", h.path, err)
 	}
@@ -171,12 +173,12 @@ func (h *imageHandle) Fsync(context.Context, uint32) syscall.Errno { return 0 }
 
 // readAt fills p up to the end of the image. A shorter read is an error: the kernel would take it
 // for the end of the file, and a loop device would read zeroes.
-func readAt(im Image, p []byte, off int64) (int, error) {
+func readAt(ctx context.Context, im Image, p []byte, off int64) (int, error) {
 	if off >= im.Size() {
 		return 0, nil
 	}
 	p = p[:min(int64(len(p)), im.Size()-off)]
-	n, err := im.ReadAt(p, off)
+	n, err := im.ReadContext(ctx, p, off)
 	if n == len(p) && (err == nil || errors.Is(err, io.EOF)) {
 		return n, nil
 	}

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"io"
 	"os"
@@ -192,17 +193,19 @@ func TestImageConcurrentReaders(t *testing.T) {
 // truncated is an image that ends before its size, as a bug in a lower layer could cause.
 type truncated struct{ *fakeDisk }
 
-func (truncated) ReadAt(p []byte, _ int64) (int, error) { return len(p) / 2, io.EOF }
+func (truncated) ReadContext(_ context.Context, p []byte, _ int64) (int, error) {
+	return len(p) / 2, io.EOF
+}
 
 func TestShortReadIsAnError(t *testing.T) {
 	im := truncated{newFakeDisk(mib)}
-	if n, err := readAt(im, make([]byte, 4096), 0); n != 0 || err == nil {
+	if n, err := readAt(t.Context(), im, make([]byte, 4096), 0); n != 0 || err == nil {
 		t.Errorf("a short read in the middle returned %d, %v", n, err)
 	}
-	if n, err := readAt(newFakeDisk(mib), make([]byte, 4096), mib-10); n != 10 || err != nil {
+	if n, err := readAt(t.Context(), newFakeDisk(mib), make([]byte, 4096), mib-10); n != 10 || err != nil {
 		t.Errorf("a read across the end returned %d, %v", n, err)
 	}
-	if n, err := readAt(newFakeDisk(mib), make([]byte, 4096), 2*mib); n != 0 || err != nil {
+	if n, err := readAt(t.Context(), newFakeDisk(mib), make([]byte, 4096), 2*mib); n != 0 || err != nil {
 		t.Errorf("a read beyond the end returned %d, %v", n, err)
 	}
 }

@@ -144,8 +144,10 @@ type liveHandle struct {
 }
 
 // Read serves read(2).
-func (h *liveHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := readAt(h.vol, dest, off)
+func (h *liveHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	patient := newPatient(ctx)
+	defer patient.end()
+	n, err := readAt(patient, h.vol, dest, off)
 	if err != nil {
 		return nil, h.t.fail("read", h.path, err)
 	}
@@ -154,12 +156,14 @@ func (h *liveHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 
 // Write serves write(2). As on a block device, a write that crosses the end is cut short and a
 // write that begins at or after the end is ENOSPC.
-func (h *liveHandle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+func (h *liveHandle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	room := h.vol.Size() - off
 	if room <= 0 && len(data) > 0 {
 		return 0, unix.ENOSPC
 	}
-	n, err := h.vol.WriteAt(data[:min(int64(len(data)), room)], off)
+	patient := newPatient(ctx)
+	defer patient.end()
+	n, err := h.vol.WriteContext(patient, data[:min(int64(len(data)), room)], off)
 	h.file.written.Store(true)
 	if err != nil {
 		err = fmt.Errorf("write %d bytes at %d: %w", len(data), off, err)
@@ -202,7 +206,9 @@ func (h *liveHandle) Allocate(ctx context.Context, off, length uint64, mode uint
 		return 0
 	}
 	defer h.file.written.Store(true)
-	return h.t.fail("fallocate", h.path, zero(ctx, h.vol, int64(off), int64(end)))
+	patient := newPatient(ctx)
+	defer patient.end()
+	return h.t.fail("fallocate", h.path, zero(patient, h.vol, int64(off), int64(end)))
 }
 
 // zero makes [off, end) read as zeroes: a hole over the whole sectors, written zeroes over a
@@ -215,7 +221,7 @@ func zero(ctx context.Context, v Volume, off, end int64) error {
 		return err
 	}
 	if last > first {
-		if err := v.Zero(first, last-first); err != nil {
+		if err := v.ZeroContext(ctx, first, last-first); err != nil {
 			return err
 		}
 	}
@@ -232,6 +238,6 @@ func writeZeroes(ctx context.Context, v Volume, off, end int64) error {
 		return err
 	}
 	var zeroes [objstore.SectorSize]byte
-	_, err = v.WriteAt(zeroes[:end-off], off)
+	_, err = v.WriteContext(ctx, zeroes[:end-off], off)
 	return err
 }

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"io"
 
 	"varve/objstore"
 )
@@ -11,8 +10,9 @@ import (
 type Image interface {
 	// Size in bytes.
 	Size() int64
-	// ReadAt is io.ReaderAt's, at any offset and length.
-	ReadAt(p []byte, off int64) (int, error)
+	// ReadContext is io.ReaderAt's ReadAt, at any offset and length. When ctx ends, so do waits, and
+	// it returns early with the error of ctx.
+	ReadContext(ctx context.Context, p []byte, off int64) (int, error)
 	// Extent reports whether there is a hole at off, and for how many bytes, at least 1, that
 	// holds.
 	Extent(ctx context.Context, off int64) (hole bool, length int64, err error)
@@ -25,10 +25,12 @@ type Volume interface {
 	Image
 	// Name of the volume, which changes when the volume is renamed.
 	Name() string
-	// WriteAt is io.WriterAt's, at any offset and length inside the volume.
-	WriteAt(p []byte, off int64) (int, error)
-	// Zero punches a hole; off and length are multiples of objstore.SectorSize.
-	Zero(off, length int64) error
+	// WriteContext is io.WriterAt's WriteAt, at any offset and length inside the volume. When ctx
+	// ends, so do waits, and it returns early with the error of ctx.
+	WriteContext(ctx context.Context, p []byte, off int64) (int, error)
+	// ZeroContext punches a hole; off and length are multiples of objstore.SectorSize. When ctx
+	// ends, so do waits.
+	ZeroContext(ctx context.Context, off, length int64) error
 	// Flush makes everything written before the call durable.
 	Flush() error
 	// Claim excludes the volume's other side until release is called. It returns objstore.ErrInUse
@@ -81,8 +83,3 @@ type RootSource interface {
 	RootInfo(root string) (objstore.RootInfo, error)
 	OpenRoot(root string) (Image, error)
 }
-
-var (
-	_ io.ReaderAt = Image(nil)
-	_ io.WriterAt = Volume(nil)
-)

@@ -77,5 +77,7 @@ func TestHungDeviceDelaysNothing(t *testing.T) {
 	soon("stat", func() { n.varve(ctx, "stat") })
 	soon("a detach", func() { n.varve(ctx, "detach", "v") })
 	soon("an upgrade", func() { n.varve(ctx, "upgrade") })
+	n.cmd, n.background = nil, true
 	soon("a stop", func() { n.varve(ctx, "stop") })
+	n.background = false
 }

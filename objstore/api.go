@@ -157,6 +157,8 @@ type Image interface {
 	Size() int64
 	// ReadAt as io.ReaderAt, at any offset and length; blocks.
 	ReadAt(p []byte, off int64) (int, error)
+	// ReadContext is ReadAt, and returns early with the error of ctx when ctx ends.
+	ReadContext(ctx context.Context, p []byte, off int64) (int, error)
 	// Extent returns what lies at off: whether it is a hole, and how many bytes, at least 1, are
 	// alike.
 	Extent(ctx context.Context, off int64) (hole bool, length int64, err error)

@@ -41,8 +41,9 @@ func readError(c *Piece, err error) error {
 	return fmt.Errorf("read %s at byte %d: %w", segment.Name(c.seg.ID), c.FileOff, err)
 }
 
-// readAt serves any range of an image, sector-aligned or not.
-func readAt(im Image, p []byte, off int64) (int, error) {
+// readAt serves any range of an image, sector-aligned or not. The context ends waits, and is looked
+// at between the parts of a large range.
+func readAt(ctx context.Context, im Image, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at %d: %w: negative offset", off, ErrInvalid)
 	}
@@ -55,7 +56,10 @@ func readAt(im Image, p []byte, off int64) (int, error) {
 		}
 		from := at / SectorSize * SectorSize
 		to := min(disk.RoundUp(off+int64(len(p)), SectorSize), im.Size(), from+MaxRequest/4)
-		if err := planLoaded(context.Background(), im, from, int(to-from), &plan); err != nil {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		if err := planLoaded(ctx, im, from, int(to-from), &plan); err != nil {
 			return done, err
 		}
 		n, err := readPart(&plan, p[done:], at, from, to)
@@ -192,7 +196,14 @@ func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int6
 }
 
 // ReadAt implements [Image].
-func (v *volume) ReadAt(p []byte, off int64) (int, error) { return readAt(v, p, off) }
+func (v *volume) ReadAt(p []byte, off int64) (int, error) {
+	return readAt(context.Background(), v, p, off)
+}
+
+// ReadContext implements [Image].
+func (v *volume) ReadContext(ctx context.Context, p []byte, off int64) (int, error) {
+	return readAt(ctx, v, p, off)
+}
 
 // Extent implements [Image].
 func (v *volume) Extent(ctx context.Context, off int64) (hole bool, length int64, err error) {
@@ -201,12 +212,21 @@ func (v *volume) Extent(ctx context.Context, off int64) (hole bool, length int64
 
 // WriteAt as io.WriterAt, at any offset and length inside the volume; blocks.
 func (v *volume) WriteAt(p []byte, off int64) (int, error) {
+	return v.WriteContext(context.Background(), p, off)
+}
+
+// WriteContext is WriteAt, and returns early with the error of ctx when ctx ends: what it counts is
+// written then, and nothing else.
+func (v *volume) WriteContext(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 || off > v.Size()-int64(len(p)) {
 		return 0, fmt.Errorf("write of %d bytes at %d: %w: volume %s has %d bytes", len(p), off, ErrInvalid, v.Name(), v.Size())
 	}
 	done := 0
 	for done < len(p) {
-		n, err := v.writePart(p[done:], off+int64(done))
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		n, err := v.writePart(ctx, p[done:], off+int64(done))
 		if err != nil {
 			return done, err // of what failed nothing counts as written
 		}
@@ -217,25 +237,25 @@ func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 
 // writePart writes a beginning of p: up to a sector's end if off is inside a sector, else whole
 // sectors, or the part of a last sector.
-func (v *volume) writePart(p []byte, off int64) (int, error) {
+func (v *volume) writePart(ctx context.Context, p []byte, off int64) (int, error) {
 	within := int(off % SectorSize)
 	if within == 0 && len(p) >= SectorSize {
 		n := min(len(p), MaxRequest/4) / SectorSize * SectorSize
-		return n, v.writeSectors(p[:n], off)
+		return n, v.writeSectors(ctx, p[:n], off)
 	}
 	n := min(len(p), SectorSize-within)
-	return n, v.writePartial(p[:n], off-int64(within), within)
+	return n, v.writePartial(ctx, p[:n], off-int64(within), within)
 }
 
 // retry waits and tries again as long as op, which is Reserve or TryZero (hole) for the range, is
-// told to.
-func (v *volume) retry(off, length int64, hole bool, op func() error) error {
+// told to, and ctx lasts.
+func (v *volume) retry(ctx context.Context, off, length int64, hole bool, op func() error) error {
 	for {
 		err := op()
 		if !errors.Is(err, ErrBusy) {
 			return err
 		}
-		if err := v.Wait(context.Background(), off, length, hole); err != nil {
+		if err := v.Wait(ctx, off, length, hole); err != nil {
 			return err
 		}
 	}
@@ -243,12 +263,17 @@ func (v *volume) retry(off, length int64, hole bool, op func() error) error {
 
 // Zero makes a hole (discard, write zeroes), and waits where TryZero would not.
 func (v *volume) Zero(off, length int64) error {
-	return v.retry(off, length, true, func() error { return v.TryZero(off, length) })
+	return v.ZeroContext(context.Background(), off, length)
 }
 
-func (v *volume) writeSectors(p []byte, off int64) error {
+// ZeroContext is Zero, and ends its wait with the error of ctx when ctx ends.
+func (v *volume) ZeroContext(ctx context.Context, off, length int64) error {
+	return v.retry(ctx, off, length, true, func() error { return v.TryZero(off, length) })
+}
+
+func (v *volume) writeSectors(ctx context.Context, p []byte, off int64) error {
 	var w Write
-	if err := v.retry(off, int64(len(p)), false, func() error { return v.Reserve(off, len(p), &w) }); err != nil {
+	if err := v.retry(ctx, off, int64(len(p)), false, func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
 	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {

@@ -62,7 +62,7 @@ func (d deviceDisk) ReadAt(p []byte, off int64) (int, error) {
 
 func (d deviceDisk) WriteAt(p []byte, off int64) (int, error) {
 	var w Write
-	if err := d.v.retry(off, int64(len(p)), false, func() error { return queueVolume{d.v}.Reserve(off, len(p), &w) }); err != nil {
+	if err := d.v.retry(context.Background(), off, int64(len(p)), false, func() error { return queueVolume{d.v}.Reserve(off, len(p), &w) }); err != nil {
 		return 0, err
 	}
 	d.r.pause()

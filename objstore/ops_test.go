@@ -150,7 +150,7 @@ func (w *world) opReserve() {
 	for range 1 + w.pick(4, "reservations") {
 		off, n := w.extent(v, true)
 		r := &reservation{p: w.data(off, n), off: off}
-		err := vol.retry(off, int64(n), false, func() error { return queueVolume{vol}.Reserve(off, n, &r.w) })
+		err := vol.retry(context.Background(), off, int64(n), false, func() error { return queueVolume{vol}.Reserve(off, n, &r.w) })
 		if !w.answered(err, "reserve") {
 			w.note("reserve %s %d+%d: %v", v.name, off, n, err)
 			break

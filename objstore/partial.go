@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"context"
 	"fmt"
 
 	"varve/objstore/internal/disk"
@@ -30,13 +31,15 @@ func (p *partial) written(from, to uint64) {
 }
 
 // writePartial writes p into the sector at off, beginning at byte within of the sector.
-func (v *volume) writePartial(p []byte, off int64, within int) error {
-	v.rmw.Lock()
+func (v *volume) writePartial(ctx context.Context, p []byte, off int64, within int) error {
+	if err := v.rmw.LockContext(ctx); err != nil {
+		return err
+	}
 	defer v.rmw.Unlock()
 	// The slot is reserved once, and written as often as it takes: nothing reads it before the
 	// commit.
 	var w Write
-	if err := v.retry(off, SectorSize, false, func() error { return v.Reserve(off, SectorSize, &w) }); err != nil {
+	if err := v.retry(ctx, off, SectorSize, false, func() error { return v.Reserve(off, SectorSize, &w) }); err != nil {
 		return err
 	}
 	defer v.partialDone()
@@ -45,7 +48,7 @@ func (v *volume) writePartial(p []byte, off int64, within int) error {
 		v.mu.Lock()
 		v.partial = partial{busy: true, sector: uint64(off) / SectorSize, exclusive: try >= overtakings}
 		v.mu.Unlock()
-		if _, err := v.ReadAt(sector[:], off); err != nil {
+		if _, err := v.ReadContext(ctx, sector[:], off); err != nil {
 			v.Abort(&w)
 			return err
 		}

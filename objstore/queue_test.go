@@ -67,7 +67,7 @@ func (q queueVolume) read(p []byte, off int64) error {
 
 func (q queueVolume) write(p []byte, off int64) error {
 	var w Write
-	if err := q.retry(off, int64(len(p)), false, func() error { return q.Reserve(off, len(p), &w) }); err != nil {
+	if err := q.retry(context.Background(), off, int64(len(p)), false, func() error { return q.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
 	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {
@@ -85,7 +85,7 @@ func (q queueVolume) flush() error {
 }
 
 func (q queueVolume) zero(off, length int64) error {
-	return q.retry(off, length, true, func() error { return q.TryZero(off, length) })
+	return q.retry(context.Background(), off, length, true, func() error { return q.TryZero(off, length) })
 }
 
 // A queue's thread does no I/O and waits for none: while the journal outgrows its windows, segments

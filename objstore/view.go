@@ -170,7 +170,14 @@ func (w *View) Load(ctx context.Context, off int64, length int) error {
 func (w *View) Release(p *Plan) { p.release() }
 
 // ReadAt implements [Image].
-func (w *View) ReadAt(p []byte, off int64) (int, error) { return readAt(w, p, off) }
+func (w *View) ReadAt(p []byte, off int64) (int, error) {
+	return readAt(context.Background(), w, p, off)
+}
+
+// ReadContext implements [Image].
+func (w *View) ReadContext(ctx context.Context, p []byte, off int64) (int, error) {
+	return readAt(ctx, w, p, off)
+}
 
 func (w *View) emptyUntil(ctx context.Context, off int64) (int64, error) {
 	defer w.s.readers.places.Hold().Release() // before the root is looked at

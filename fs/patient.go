@@ -1,0 +1,78 @@
+package fs
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// interruptGrace is how long a request that was interrupted may go on waiting.
+const interruptGrace = time.Second
+
+// patient is the context of a request that reads or writes. It ends interruptGrace after the
+// request was interrupted.
+//
+// The kernel interrupts a request when its process gets a signal, whatever the signal does, and
+// cannot free a process that was killed before the request is answered (request_wait_answer in
+// fs/fuse/dev.c, 7.3). So a wait for room or for the disk has to end. But a read or a write of a
+// file on a disk fails with EINTR for no signal, and few programs would know what to do; so one that
+// is done within the grace is not given up. A request that does not wait pays for this with the
+// memory of this struct: the timer is made by Done.
+type patient struct {
+	context.Context //nolint:containedctx // of the request
+
+	mu   sync.Mutex
+	own  context.Context    //nolint:containedctx // guarded by mu, like what follows; nil: nobody waits
+	stop context.CancelFunc // ends own
+	off  func() bool        // ends the look-out for an interrupt
+}
+
+func newPatient(ctx context.Context) *patient { return &patient{Context: ctx} }
+
+// begin makes the context that ends after the grace.
+func (p *patient) begin() context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.own == nil {
+		own, cancel := context.WithCancel(context.WithoutCancel(p.Context))
+		p.own, p.stop = own, cancel
+		p.off = context.AfterFunc(p.Context, func() {
+			select {
+			case <-time.After(interruptGrace):
+				cancel()
+			case <-own.Done():
+			}
+		})
+	}
+	return p.own
+}
+
+// Done implements context.Context.
+func (p *patient) Done() <-chan struct{} { return p.begin().Done() }
+
+// Err implements context.Context.
+func (p *patient) Err() error {
+	p.mu.Lock()
+	own := p.own
+	p.mu.Unlock()
+	switch {
+	case own != nil:
+		return own.Err()
+	case p.Context.Err() != nil: // the grace begins
+		return p.begin().Err()
+	}
+	return nil
+}
+
+// Deadline implements context.Context: an interrupt comes unannounced.
+func (p *patient) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+
+// end ends the look-out for an interrupt: the request is answered.
+func (p *patient) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.own != nil {
+		p.off()
+		p.stop()
+	}
+}
