@@ -28,6 +28,7 @@ package daemon
 //	server.listener.mu *          the number of connections
 //	fs.liveFile.mu *              what a live file has shown last
 //	fs.tree.mu *                  which handles are open
+//	fs.patient.mu *               how long a request may wait that was interrupted
 //	blockdev.control.mu *         the idle submitter of commands
 //	blockdev.Device.mu *          whether a device is being stopped, and how it ended
 //	blockdev.abandoned *          buffers of commands that were given up
