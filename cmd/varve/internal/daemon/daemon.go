@@ -124,7 +124,7 @@ func New(dir string, store Store, o Options) *Daemon {
 
 		reviveAfter:   reviveAfter,
 		retryFirst:    retryFirst,
-		patience:      patience,
+		patience:      answersWithin,
 		answerTimeout: server.AnswerTimeout,
 		waits:         make(chan struct{}, maxWaits),
 	}

@@ -58,9 +58,9 @@ const (
 	// maxRecoveries is the number of devices that are taken over concurrently. A recovery mostly
 	// waits for the kernel, and takes some threads meanwhile.
 	maxRecoveries = 32
-	// patience is how long the daemon waits for the next device or mount of several before it goes
+	// answersWithin is how long the daemon waits for the next device or mount of several before it goes
 	// on without those that are left.
-	patience = 2 * time.Second
+	answersWithin = 2 * time.Second
 )
 
 // sideBySide calls take(0) to take(n-1), at most maxRecoveries at a time. It returns when all have
