@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"varve/objstore"
+	"varve/objstore/vfs"
 )
 
 // runClone measures how long it takes to clone a snapshot of a large volume, a clone of a clone and
@@ -17,10 +18,16 @@ import (
 func runClone(ctx context.Context, args []string) error {
 	var m memoryRun
 	var depth int
+	var filled bool
 	flags := m.flags("clone", 40<<30, 4<<10)
 	flags.IntVar(&depth, "depth", 1000, "clones of clones")
+	flags.BoolVar(&filled, "filled", false, "use the store in the directory, which collect -only fill has left")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if filled {
+		m.options.FS = vfs.OS(m.store())
+		return m.clone(ctx, m.store(), depth)
 	}
 	return m.changed(ctx, 1, func(store string) error { return m.clone(ctx, store, depth) })
 }
@@ -30,6 +37,9 @@ func (m memoryRun) clone(ctx context.Context, store string, depth int) error {
 	s, err := objstore.Open(ctx, store, m.options)
 	if err != nil {
 		return err
+	}
+	if _, err := s.CreateSnapshot(ctx, "big", "before"); err != nil && !errors.Is(err, objstore.ErrExists) {
+		return errors.Join(err, s.Close())
 	}
 	fmt.Printf("\n| operation | times | p50 ms | p99 ms | longest ms |\n|---|---:|---:|---:|---:|\n")
 	err = repeated("clone of a snapshot", 100, func(i int) error {

@@ -16,7 +16,7 @@ import (
 )
 
 // runCollect measures a collection of a large store: a volume of which a part, spread over all of
-// it, was written anew, so that everything that was there before, with the tree above it, is dead.
+// it, was discarded, so that what was there, with the tree above it, is dead.
 // It prints the time, the processor time, the memory and the I/O of a dry run, which marks and reads
 // all lists, of the collection, and of one that finds nothing to do.
 func runCollect(ctx context.Context, args []string) error {
@@ -24,15 +24,15 @@ func runCollect(ctx context.Context, args []string) error {
 	var dead int64
 	var profile, only string
 	flags := m.flags("collect", 16<<30, 16<<10)
-	flags.StringVar(&only, "only", "", "fill: make the store and leave it; collect: measure the store that such a run has left, and leave it; default: both, and remove it")
+	flags.StringVar(&only, "only", "", "fill: make the store and leave it; discard: have a part die in a store that such a run has left, if it was killed; collect: measure such a store; default: fill, collect, and remove it")
 	flags.StringVar(&profile, "profile", "", "file for a profile of the processor's time in collections")
-	flags.Int64Var(&dead, "dead", 8, "each how manieth MiB is written anew; the default is where a store begins to collect by itself")
+	flags.Int64Var(&dead, "dead", 8, "each how manieth MiB is discarded; the default is where a store begins to collect by itself")
 	flags.Int64Var(&m.options.CollectMemory, "collect-memory", 0, "bytes for the marks; 0: the default")
 	flags.Int64Var(&m.options.CollectRate, "rate", -1, "bytes a second that are read, written and given back; 0: the default, negative: no limit")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	fill := func(store string, gen *generator) error { return m.kill(ctx, store, gen, dead) }
+	fill := func(store string, gen *generator) error { return m.fillAndDiscard(ctx, store, gen, dead) }
 	measure := func(store string) error {
 		return profiled(profile, func() error { return m.collect(ctx, store) })
 	}
@@ -46,10 +46,12 @@ func runCollect(ctx context.Context, args []string) error {
 		})
 	case "fill":
 		return profiled(profile, func() error { return m.makeStore(fill) })
+	case "discard":
+		return m.discardAgain(ctx, dead)
 	case "collect":
 		return measure(m.store())
 	}
-	return fmt.Errorf("-only %s: want fill or collect", only)
+	return fmt.Errorf("-only %s: want fill, discard or collect", only)
 }
 
 // profiled writes a profile of the processor's time to a file while do runs. Without a name it only
@@ -69,29 +71,49 @@ func profiled(name string, do func() error) error {
 	return errors.Join(err, f.Close())
 }
 
-// kill fills the volume, and writes a part of it anew. Nothing is collected yet: the snapshot holds
-// everything against collections that the store begins itself, and goes last.
-func (m memoryRun) kill(ctx context.Context, store string, gen *generator, part int64) error {
+// fillAndDiscard fills the volume, and discards a part of it.
+func (m memoryRun) fillAndDiscard(ctx context.Context, store string, gen *generator, part int64) error {
 	ix, err := openKnownIndex(store)
 	if err != nil {
 		return err
 	}
 	m.options.Index = ix
 	printMemoryHeader()
-	err = m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
-		buf := make([]byte, writeUnit)
-		for i := int64(0); i < m.written/writeUnit; i += part {
-			gen.fill(buf, 1<<62+uint64(i)*uint64(writeUnit/m.chunk))
-			if _, err := v.WriteAt(buf, m.place(i)); err != nil {
-				return err
-			}
-		}
-		if err := s.Settle(ctx); err != nil {
+	err = m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error { return m.discard(ctx, s, v, part) })
+	return errors.Join(err, ix.Close())
+}
+
+// discardAgain discards a part of a volume in a store that was filled before, if not as far as it was to be.
+func (m memoryRun) discardAgain(ctx context.Context, part int64) error {
+	m.options.FS = vfs.OS(m.store())
+	s, err := objstore.Open(ctx, m.store(), m.options)
+	if err != nil {
+		return err
+	}
+	v, err := s.OpenVolume("big", "bench")
+	if err == nil {
+		err = errors.Join(m.discard(ctx, s, v, part), v.Close())
+	}
+	return errors.Join(err, s.Close())
+}
+
+// discard discards each part-th MiB of those that were written, so that their chunks are dead, and the
+// tree above them. Nothing is collected before: the snapshot, if there is one, holds everything
+// against collections that the store begins itself, and goes last.
+func (m memoryRun) discard(ctx context.Context, s *objstore.Store, v *objstore.Volume, part int64) error {
+	for i := int64(0); i < m.written/writeUnit; i += part {
+		if err := v.Zero(m.place(i), writeUnit); err != nil {
 			return err
 		}
-		return s.DeleteSnapshot(ctx, "big", "before")
-	})
-	return errors.Join(err, ix.Close())
+	}
+	if err := s.Settle(ctx); err != nil {
+		return err
+	}
+	err := s.DeleteSnapshot(ctx, "big", "before")
+	if errors.Is(err, objstore.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // collect opens the store, of which tree nodes and lists alone are read from here on, and prints a
