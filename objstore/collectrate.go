@@ -12,8 +12,7 @@ const defaultCollectRate = 64 << 20
 
 // collectRate keeps the cycle under way to a rate, which may change meanwhile, and to half of the
 // time: on a slow machine little is done for many bytes, and a processor that a cycle takes for
-// itself is missing for I/O. set may be called from any goroutine, the others
-// from one at a time.
+// itself is missing for I/O. set may be called from any goroutine, the others from one at a time.
 type collectRate struct {
 	rate atomic.Int64 // bytes a second; below 0: no bound
 
@@ -41,8 +40,11 @@ func (t *collectRate) limit() int64 {
 }
 
 const (
-	// collectBurst is how long a cycle goes on before it pauses: pauses are not shorter.
-	collectBurst = 20 * time.Millisecond
+	// collectBurst is how long a cycle goes on before it pauses: pauses are not shorter. A cycle has one of
+	// Go's processors meanwhile, which requests may wait for, as Go does not know of priorities; and what
+	// it punches in a burst is part of one transaction of the file system, which the next flush commits. With
+	// bursts of 20 ms fsynced writes took a quarter longer at the 99th percentile.
+	collectBurst = time.Millisecond
 	// collectNap bounds a pause, since the rate may change meanwhile.
 	collectNap = time.Second
 )
