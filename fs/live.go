@@ -103,7 +103,7 @@ func (f *liveFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 		return nil, 0, t.fail("open", f.path(), errors.Join(err, f.vol.release()))
 	}
 	f.shown.Store(vol.Changes()) // the kernel drops its pages at an open
-	h := &liveHandle{file: f, vol: vol}
+	h := &liveHandle{imageHandle: imageHandle{im: vol}, file: f, vol: vol}
 	h.handle = t.newHandle(f.path(), func() error {
 		err := f.vol.release()
 		unclaim() // only now: release has flushed its writes
@@ -136,22 +136,11 @@ func (f *liveFile) openVolume() (Volume, error) {
 	return vol, nil
 }
 
-// liveHandle is an open live file.
+// liveHandle is an open live file. It is read like any image.
 type liveHandle struct {
-	*handle
+	imageHandle
 	file *liveFile
 	vol  Volume
-}
-
-// Read serves read(2).
-func (h *liveHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	patient := newPatient(ctx)
-	defer patient.end()
-	n, err := readAt(patient, h.vol, dest, off)
-	if err != nil {
-		return nil, h.t.fail("read", h.path, err)
-	}
-	return fuse.ReadResultData(dest[:n]), 0
 }
 
 // Write serves write(2). As on a block device, a write that crosses the end is cut short and a
@@ -179,12 +168,6 @@ func (h *liveHandle) Fsync(context.Context, uint32) syscall.Errno {
 	err := h.vol.Flush()
 	h.file.notifyWritten(h.vol)
 	return h.t.fail("fsync", h.path, err)
-}
-
-// Lseek serves SEEK_HOLE and SEEK_DATA.
-func (h *liveHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
-	n, err := seek(ctx, h.vol, int64(off), whence)
-	return uint64(n), h.t.fail("lseek", h.path, err)
 }
 
 // Allocate serves fallocate(2). A log-structured store preallocates nothing, so mode 0 only checks

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore/vfs/fstype"
 )
 
 // fsNoCOW is FS_NOCOW_FL of Linux's uapi/linux/fs.h, what chattr +C sets.
@@ -178,16 +180,13 @@ func (d *Dir) Used(name string) (int64, error) {
 	return st.Blocks * 512, err // stat(2): st_blocks is in 512-byte units on every file system
 }
 
-// InMemory implements [FS]: true on tmpfs and ramfs, whose syncs do nothing (noop_fsync of Linux's
-// fs/libfs.c). Where the file system cannot be asked, the files count as on a disk.
+// InMemory implements [FS], as fstype.InMemory.
 func (d *Dir) InMemory() bool {
 	fd, err := d.open()
 	if err != nil {
 		return false
 	}
-	var st unix.Statfs_t
-	err = retry(func() error { return unix.Fstatfs(fd, &st) })
-	return err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)
+	return fstype.InMemory(fd)
 }
 
 // ReadFile returns a whole file of at most limit bytes.

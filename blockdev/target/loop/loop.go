@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"varve/blockdev/target"
+	"varve/objstore/vfs/fstype"
 	"varve/uring/queue"
 )
 
@@ -62,15 +63,11 @@ func Open(path string, o Options) (*Loop, error) {
 	return l, nil
 }
 
-// inMemory reports whether a file is on tmpfs or ramfs, whose syncs do nothing (noop_fsync of
-// Linux's fs/libfs.c). A device is not, wherever its node is; nor is what cannot be asked.
+// inMemory reports whether a sync of the file waits for nothing. A device's does, wherever its node
+// is.
 func inMemory(fd int) bool {
 	var st unix.Stat_t
-	var fs unix.Statfs_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Fstatfs(fd, &fs) != nil {
-		return false
-	}
-	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && fstype.InMemory(fd)
 }
 
 // Close closes the file.
