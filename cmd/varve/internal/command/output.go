@@ -91,7 +91,7 @@ func formatTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 // shortRoot returns enough of a root to tell roots apart by eye.
 func shortRoot(root string) string {
-	const enough = 16
+	const enough = 8
 	if len(root) > enough {
 		return root[:enough]
 	}

@@ -64,7 +64,7 @@ func (a *app) snapshotListCmd() *cobra.Command {
 		Use:               "list [VOLUME]",
 		Aliases:           []string{"ls"},
 		Short:             "List snapshots, oldest first",
-		Long:              listLong,
+		Long:              listLong + "\n\nROOT is the beginning of the snapshot's root; --json has the whole of it, and the size of the snapshot.",
 		Example:           "  varve snapshot list data",
 		Args:              upTo(1),
 		ValidArgsFunction: a.completeVolume,
@@ -91,11 +91,11 @@ func (a *app) snapshotListCmd() *cobra.Command {
 						root, logical = shortRoot(s.Root), formatSize(s.Logical)
 					}
 					rows = append(rows, []string{
-						s.Volume + "@" + s.Name, formatSize(s.Size), logical, uniqueText(s.Share), sharedText(s.Share), root, formatMinute(s.Created),
+						s.Volume + "@" + s.Name, logical, uniqueText(s.Share), sharedText(s.Share), root, formatMinute(s.Created),
 					})
 				}
 				writeTable(cmd.OutOrStdout(), []column{
-					{name: "snapshot"}, {"size", true}, {"logical", true}, {"unique", true}, {"shared", true}, {name: "root"}, {name: "created"},
+					{name: "snapshot"}, {"logical", true}, {"unique", true}, {"shared", true}, {name: "root"}, {name: "created"},
 				}, rows)
 				return nil
 			})
