@@ -4,13 +4,17 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"varve/objstore"
 )
 
 // TestSpaceComesBackOnEveryDisk deletes snapshots, a clone and a volume on each filesystem that a
@@ -25,7 +29,7 @@ func TestSpaceComesBackOnEveryDisk(t *testing.T) {
 func spaceComesBackOn(t *testing.T, below string) {
 	const mib = 24
 	ctx := limit(t, 3*time.Minute)
-	dir := diskFor(ctx, t, below, 500)
+	dir := diskFor(ctx, t, below, 500).m.dir
 	n := newNodeAt(ctx, t, filepath.Join(dir, "store"))
 	n.serve(ctx)
 	n.varve(ctx, "set", "--gc-rate", "none")
@@ -77,18 +81,106 @@ func spaceComesBackOn(t *testing.T, below string) {
 	n.stop(ctx, "--detach")
 }
 
-// diskFor returns a directory on a new filesystem of some MiB.
-func diskFor(ctx context.Context, t *testing.T, below string, mib int) string {
+// diskFor returns a new filesystem of some MiB.
+func diskFor(ctx context.Context, t *testing.T, below string, mib int) *smallDisk {
 	t.Helper()
 	if below != "tmpfs" {
-		return newSmallDisk(ctx, t, fsNamed(below), mib).m.dir
+		return newSmallDisk(ctx, t, fsNamed(below), mib)
 	}
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=500M"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dM", mib)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
+	return &smallDisk{t: t, m: &mounted{dir: dir}, ballast: filepath.Join(dir, "ballast")}
+}
+
+// TestCollectionOnFullDisk: on a disk of which others have taken the last byte, snapshots are deleted,
+// the daemon starts again, and a collection gives back what is dead. Where little more is free than
+// the reserve, a write waits until the store has collected by itself.
+func TestCollectionOnFullDisk(t *testing.T) {
+	for _, below := range []string{"ext4", "btrfs", "xfs", "tmpfs"} {
+		if (below == "xfs" || below == "tmpfs") && !long() {
+			continue
+		}
+		t.Run(below, func(t *testing.T) { collectionOnFullDisk(t, below) })
+	}
+}
+
+func collectionOnFullDisk(t *testing.T, below string) {
+	const mib, keptMiB = 96, 16
+	ctx := limit(t, 3*time.Minute)
+	disk := diskFor(ctx, t, below, 450)
+	n := newNodeAt(ctx, t, filepath.Join(disk.m.dir, "store"))
+	n.serve(ctx)
+	n.varve(ctx, "set", "--gc-rate", "none")
+	dev := n.volume(ctx, "data", "1G")
+	// die writes and overwrites: what it wrote first is dead once the snapshot is deleted.
+	die := func(snapshot string) {
+		t.Helper()
+		for _, at := range []int{0, mib / 2} {
+			if r := random(ctx, dev, at, mib/2, "oflag=direct"); r.code != 0 {
+				t.Fatal(r.stderr)
+			}
+			if r := random(ctx, dev, 512+at, keptMiB/2, "oflag=direct"); r.code != 0 {
+				t.Fatal(r.stderr)
+			}
+		}
+		n.snapshot(ctx, "data@"+snapshot)
+		must(ctx, t, "blkdiscard", "-l", fmt.Sprint(mib<<20), dev)
+		n.snapshot(ctx, "data@empty")
+		n.varve(ctx, "snapshot", "delete", "data@empty")
+	}
+	die("dead")
+	kept := func() string {
+		return must(ctx, t, "sh", "-c", "dd if="+dev+" bs=1M skip=512 count=64 iflag=direct status=none | sha256sum")
+	}
+	want := kept()
+	disk.fill()
+	n.varve(ctx, "snapshot", "delete", "data@dead")
+	n.kill(ctx)
+	n.serve(ctx)
+	full := usedOn(t, disk.m.dir)
+	r := n.collect(ctx)
+	if freed := full - usedOn(t, disk.m.dir); freed < mib<<20*9/10 {
+		t.Errorf("%d MiB are free after a collection on the full disk, want about %d: %+v", freed>>20, mib, r)
+	}
+	if kept() != want {
+		t.Error("the volume has other bytes than before the collection")
+	}
+	disk.release()
+	eventually(t, roomBack, "there is room", func() bool { return query[spaceStat](ctx, n, "stat").State == "ok" })
+
+	die("dead-too")
+	disk.leave(query[spaceStat](ctx, n, "stat").Reserve + 8<<20)
+	if r := random(ctx, dev, 700, 100, "oflag=direct"); !strings.Contains(r.stderr, "No space left") {
+		t.Errorf("a write where there is no room, and nothing is dead: status %d, %s", r.code, r.stderr)
+	}
+	n.varve(ctx, "snapshot", "delete", "data@dead-too")
+	began := time.Now()
+	if r := random(ctx, dev, 900, 16, "oflag=direct"); r.code != 0 {
+		t.Errorf("a write does not wait for a collection: %s; %+v", r.stderr, query[objstore.Stat](ctx, n, "stat").Collect)
+	}
+	t.Logf("the write took %v", time.Since(began))
+	n.check(ctx, 0)
+	n.stop(ctx, "--detach")
+}
+
+// leave allocates free space but for some bytes.
+func (d *smallDisk) leave(bytes int64) {
+	d.t.Helper()
+	f, err := os.OpenFile(d.ballast, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.m.dir, &st); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-bytes); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // writeBeside writes the same block at an offset of a device over and over, reads it back, and

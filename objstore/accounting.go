@@ -57,6 +57,8 @@ type accounting struct {
 	looking atomic.Int64              // nanoseconds that the last look at all names took
 	waiting atomic.Int64              // callers that wait for the counts: work without pauses
 	live    atomic.Pointer[liveBytes] // as of the last sync; nil: not counted yet
+	changes atomic.Int64              // calls of ask
+	seen    atomic.Int64              // how many of them the last sync has seen
 
 	mu         lockorder.IOMutex[lockorder.Accounting]
 	graph      *edges.Graph // nil: to be made
@@ -102,11 +104,15 @@ func (c *catalog) eachRoot(f func(root merkle.Hash, size int64)) {
 
 // ask has the counts brought up to date soon. It never blocks.
 func (a *accounting) ask() {
+	a.changes.Add(1)
 	select {
 	case a.asked <- struct{}{}:
 	default:
 	}
 }
+
+// behind reports whether names may have changed since the last sync. It never blocks.
+func (a *accounting) behind() bool { return a.seen.Load() != a.changes.Load() }
 
 // run keeps the counts up to date until ctx ends.
 func (a *accounting) run(ctx context.Context) {
@@ -195,6 +201,7 @@ func (a *accounting) sync(ctx context.Context) error {
 	if a.graph == nil || a.graph.Lost() > 0 && a.generation != generation { // what was lost may be there again
 		a.graph, a.counted, a.generation = edges.New(a.chunkSize, a.limit), map[merkle.Hash]*merkle.Root{}, generation
 	}
+	changes := a.changes.Load()
 	named := a.hold()
 	changed, err := a.follow(ctx, named)
 	if err != nil {
@@ -211,6 +218,7 @@ func (a *accounting) sync(ctx context.Context) error {
 		a.unique, a.history = map[merkle.Hash]freedBytes{}, map[uuid.UUID]pastUse{}
 	}
 	a.live.Store(&liveBytes{Bytes: a.graph.Live(), treeLength: a.graph.Length(), exact: a.graph.Exact()})
+	a.seen.Store(changes)
 	return nil
 }
 

@@ -36,6 +36,10 @@ type catalog struct {
 	sb      *superblock
 	changed func() // called with mu held when records have taken effect; must not block; may be nil
 
+	// makeRoom is called with logMu held when the disk has no room for records that free some, and
+	// reports whether trying again is worthwhile. It may be nil.
+	makeRoom func() bool
+
 	logMu lockorder.IOMutex[lockorder.RefsLog]
 	log   *refs.Log
 	doubt atomic.Bool // the log may have a record whose append returned an error; changes under logMu
@@ -98,10 +102,11 @@ func (c *catalog) update(ctx context.Context, decide func() ([]refs.Record, erro
 	if len(recs) == 0 { // if the log has failed, it may have a record to the contrary
 		return c.gate.writeError()
 	}
-	if err := c.need(ctx, refs.Needed(recs)); err != nil {
-		return err
+	err = c.record(ctx, recs)
+	if errors.Is(err, ErrNoSpace) && refs.Freeing(recs) && c.makeRoom != nil && c.makeRoom() {
+		err = c.record(ctx, recs)
 	}
-	if err := c.write(recs); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := c.apply(recs, took); err != nil {
@@ -123,6 +128,15 @@ func (c *catalog) need(ctx context.Context, features refs.Features) error {
 // append is update for records that depend on nothing.
 func (c *catalog) append(ctx context.Context, recs ...refs.Record) error {
 	return c.update(ctx, func() ([]refs.Record, error) { return recs, nil }, nil)
+}
+
+// record makes records durable, and before them that the store uses the features that they need.
+// REQUIRES: logMu is held.
+func (c *catalog) record(ctx context.Context, recs []refs.Record) error {
+	if err := c.need(ctx, refs.Needed(recs)); err != nil {
+		return err
+	}
+	return c.write(recs)
 }
 
 // write appends records to the log, durably.

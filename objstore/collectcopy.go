@@ -42,7 +42,7 @@ func (y *cycle) unlinkEvacuated(ctx context.Context, segs []*segment.File) error
 	y.report.Retired += done.segments
 	y.addFreed(done.freed - done.copied)
 	if errors.Is(err, ErrNoSpace) {
-		y.s.log.Warn("segments with little alive are not copied together, for want of room", "error", err)
+		y.unfreed = err
 		return nil
 	}
 	return err
@@ -86,15 +86,18 @@ func (y *cycle) foretell(g *segment.File, found *segment.Shrinking) error {
 	if g.FooterSize() == 0 {
 		used += with // when it is sealed
 	}
-	y.report.count(found)
-	if found.AllDead() {
+	freed := int64(0)
+	switch {
+	case found.AllDead():
+		y.report.count(found)
 		y.report.Freed += used
 		y.report.Retired++
 		return nil
-	}
-	freed := int64(0)
-	if len(found.Dead) > 0 {
+	case y.worthFreeing(g, with, found.Bytes()):
+		y.report.count(found)
 		freed = found.Bytes() + with - without
+	default:
+		y.report.Kept += found.Kept + found.Bytes()
 	}
 	y.report.Freed += freed
 	y.keepWeight(weighed{g: g, used: used - freed, alive: found.Alive, objects: len(found.Live), footer: without, known: true})

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"fmt"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/segment"
@@ -32,6 +33,9 @@ func (y *cycle) endOpen(ctx context.Context) error {
 		if err := y.s.endSegment(ctx, g); err != nil {
 			return err
 		}
+		if err := g.Unsealed.Load(); err != nil {
+			y.unfreed = fmt.Errorf("seal %s: %w", segment.Name(g.ID), *err)
+		}
 	}
 	return nil
 }
@@ -52,6 +56,12 @@ func (y *cycle) worthEnding(g *segment.File) (dead int64, worth bool) {
 // endSegment has whoever appends to a segment go on in another one, and seals it, unless something
 // in it has not settled: then that settling does so.
 func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
+	if g.Unsealed.Load() != nil {
+		if s.sealer.holds(g) {
+			return nil
+		}
+		return s.sealer.seal(g) // there may be room by now
+	}
 	if s.appendPool.remove(g) {
 		g.Full = true // nobody else has it
 		return s.sealer.seal(g)

@@ -1,6 +1,7 @@
 package objstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,10 @@ type collector struct {
 	marks   atomic.Pointer[mark.Filter] // where settlings note what they refer to; nil: no cycle runs
 	sources []rootSource
 
+	waiting atomic.Int64 // requests that wait for a cycle to make room, since settling makes none
 	suspect atomic.Int64 // bytes that may have died since the last cycle
+	left    atomic.Int64 // bytes of dead objects that the last cycle has left, since they are scattered
+	futile  atomic.Int64 // bytes that may have been dead when a cycle ended that could free little or nothing of them
 
 	mu        lockorder.Mutex[lockorder.Memory]
 	life      context.Context //nolint:containedctx // of housework; nil or ended: nothing is collected
@@ -119,6 +123,7 @@ type cycle struct {
 	limits   segment.HoleLimits
 	lastPass bool
 	noRoom   error                     // ErrNoSpace of a list that was to be written: until some room is made, no other is tried
+	unfreed  error                     // why something else was not freed in this round: a segment not sealed, or not unlinked
 	allDead  []*segment.File           // sealed ones of this pass in which nothing is alive
 	weighed  map[*segment.File]weighed // the segments as the sweep has left them, or would in a dry run
 	report   CollectReport
@@ -157,6 +162,9 @@ func (c *collector) collect(ctx context.Context, o cycleOptions) (CollectReport,
 	}
 	if err != nil && life.Err() != nil {
 		err = ErrClosed
+	}
+	if !o.dryRun {
+		c.noteLeft(&y.report, err)
 	}
 	c.finish(&y.report, err)
 	if err != nil {
@@ -214,7 +222,13 @@ func (y *cycle) pass(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.CollectMarked)
-	for {
+	return y.free(ctx)
+}
+
+// free sweeps and evacuates, and does so again as long as that makes room, on a disk that has too
+// little to go on. When it makes none, the ballast is given up, once.
+func (y *cycle) free(ctx context.Context) error {
+	for dropped := false; ; {
 		before := y.report.Freed
 		if err := y.sweep(ctx); err != nil {
 			return err
@@ -222,13 +236,20 @@ func (y *cycle) pass(ctx context.Context) error {
 		if y.dryRun {
 			return y.foretellEvacuation()
 		}
-		if err := y.evacuate(ctx); err != nil || y.noRoom == nil {
+		if err := y.evacuate(ctx); err != nil {
 			return err
 		}
-		if y.report.Freed <= before {
-			return y.noRoom
+		err := cmp.Or(y.noRoom, y.unfreed)
+		if err == nil {
+			return nil
 		}
-		y.noRoom, y.report.Kept = nil, 0 // unlinking has made some
+		if y.report.Freed <= before {
+			if dropped || !errors.Is(err, ErrNoSpace) || !y.s.ballast.drop() {
+				return fmt.Errorf("not all that is dead could be freed; %d bytes were: %w", y.report.Freed, err)
+			}
+			dropped = true
+		}
+		y.noRoom, y.unfreed, y.report.Kept = nil, nil, 0
 	}
 }
 

@@ -30,6 +30,12 @@ const (
 	// objects, for a cycle that the store has begun itself to write its list anew.
 	leastDead  = 1 << 20
 	leastShare = 16
+	// smallList is up to how many bytes of a list a cycle that somebody has asked for writes the list
+	// anew for any dead object. For a longer list something has to come of it: it is written twice, as
+	// the object log and as the footer, and so at most 2*listShare bytes are written for each that is
+	// freed. What has passed the last filter by mistake is often less than that.
+	smallList = 64 << 10
+	listShare = 2
 )
 
 // sweep does step 6 for all segments that are sealed.
@@ -79,13 +85,13 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 		return y.foretell(g, found)
 	case found.AllDead():
 		y.allDead = append(y.allDead, g) // counted when it is gone
-	case y.noRoom != nil || !y.worthFreeing(g, found.Bytes()):
+	case y.noRoom != nil || !y.worthFreeing(g, footer, found.Bytes()):
 		y.report.Kept += found.Kept + found.Bytes()
 	default:
 		if err := y.pace(ctx, 2*footer); err != nil {
 			return err
 		}
-		if err := y.unlessFull(y.free(ctx, g, found)); err != nil {
+		if err := y.unlessFull(y.freeObjects(ctx, g, found)); err != nil {
 			return err
 		}
 		found.Dead = nil // or it is not sealed, and not looked at again
@@ -93,10 +99,14 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 	return y.weigh(g, found)
 }
 
-// worthFreeing reports whether so many dead bytes are worth the writing of a segment's list.
-func (y *cycle) worthFreeing(g *segment.File, dead int64) bool {
+// worthFreeing reports whether so many dead bytes are worth the writing of a segment's list, of which
+// the length is given in bytes too.
+func (y *cycle) worthFreeing(g *segment.File, list, dead int64) bool {
+	if y.full {
+		return dead > 0 && (list <= smallList || dead >= list/listShare)
+	}
 	chunks, others := g.Stored()
-	return dead > 0 && (y.full || dead >= leastDead || dead >= (chunks+others)/leastShare)
+	return dead > 0 && (dead >= leastDead || dead >= (chunks+others)/leastShare)
 }
 
 // unlessFull returns an error that ends the cycle. After ErrNoSpace the segment is in order, and room
@@ -118,9 +128,9 @@ func (r *CollectReport) count(found *segment.Shrinking) {
 	}
 }
 
-// free takes objects out of a segment. From the moment at which they are out of the list it goes on
+// freeObjects takes objects out of a segment. From the moment at which they are out of the list it goes on
 // whatever becomes of ctx.
-func (y *cycle) free(ctx context.Context, g *segment.File, found *segment.Shrinking) error {
+func (y *cycle) freeObjects(ctx context.Context, g *segment.File, found *segment.Shrinking) error {
 	s := y.s
 	before, err := s.usage.file(segment.Name(g.ID))
 	if err != nil {

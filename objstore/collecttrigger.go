@@ -21,6 +21,7 @@ type collectNeed struct {
 	// is short.
 	pause, shortPause   time.Duration
 	factor, shortFactor time.Duration
+	waitedPause         time.Duration // shortPause where a request waits for the cycle
 
 	// least and leastShort are how many bytes have died at least.
 	least, leastShort int64
@@ -30,7 +31,7 @@ type collectNeed struct {
 var defaultNeed = collectNeed{
 	tick:  time.Second,
 	pause: time.Minute, factor: 8, least: 64 << 20,
-	shortPause: 10 * time.Second, shortFactor: 2, leastShort: 4 << 20,
+	shortPause: 10 * time.Second, shortFactor: 2, leastShort: 4 << 20, waitedPause: time.Second,
 }
 
 const (
@@ -48,12 +49,15 @@ type trigger struct {
 	ended time.Duration // the uptime at the end of the last cycle, or at the opening
 	took  time.Duration // the last cycle
 	doubt int64         // by what the need is multiplied
-	left  int64         // bytes of dead objects that the last cycle has left, since they are scattered
 }
 
-// due reports whether a cycle is to begin. suspect and stored are in bytes.
-func (t *trigger) due(uptime time.Duration, suspect, stored int64, short bool) bool {
+// due reports whether a cycle is to begin. suspect and stored are in bytes; waited says that requests
+// wait for room, and that a cycle may make some.
+func (t *trigger) due(uptime time.Duration, suspect, stored int64, short, waited bool) bool {
 	since := uptime - t.ended
+	if waited && since >= max(t.waitedPause, t.shortFactor*t.took) {
+		return true
+	}
 	if short && suspect >= t.leastShort && since >= max(t.shortPause, t.shortFactor*t.took)*time.Duration(t.doubt) {
 		return true
 	}
@@ -93,15 +97,15 @@ func (c *collector) runIfDue(ctx context.Context, t *trigger) {
 	if c.s.hold.Load() || c.s.writeError() != nil {
 		return
 	}
-	suspect := c.mayBeDead(t)
-	if !t.due(c.s.uptime(), suspect, c.stored(), c.s.space.short()) {
+	suspect := c.mayBeDead()
+	waited := c.waiting.Load() > 0 && c.worthwhile()
+	if !t.due(c.s.uptime(), suspect, c.stored(), c.s.space.short(), waited) {
 		return
 	}
 	began := c.s.uptime()
 	r, err := c.collect(ctx, cycleOptions{})
 	now := c.s.uptime()
 	t.note(now, now-began, suspect, r.Freed)
-	t.left = r.Kept
 	if err != nil && ctx.Err() == nil {
 		t.took = max(t.took, t.pause) // it is not to be in the log each minute
 	}
@@ -109,11 +113,39 @@ func (c *collector) runIfDue(ctx context.Context, t *trigger) {
 
 // mayBeDead returns how many bytes have died since the last cycle, or may have as long as that is not
 // counted. What settles at the moment counts as dead until it is published.
-func (c *collector) mayBeDead(t *trigger) int64 {
+func (c *collector) mayBeDead() int64 {
 	if dead, known := c.s.dead(); known {
-		return max(dead-t.left, 0)
+		return max(dead-c.left.Load(), 0)
 	}
 	return c.suspect.Load()
+}
+
+// noteLeft takes note of what a cycle has left.
+func (c *collector) noteLeft(r *CollectReport, err error) {
+	c.left.Store(r.Kept)
+	futile := int64(0)
+	if err != nil || r.Freed < c.s.opts.collectNeed.leastShort {
+		futile = c.mayBeDead()
+	}
+	c.futile.Store(futile)
+}
+
+// worthwhile reports whether a cycle may free enough for the requests that wait for room.
+func (c *collector) worthwhile() bool {
+	return c.mayBeDead()-c.futile.Load() >= c.s.opts.collectNeed.leastShort
+}
+
+// promising reports whether a request that finds no room is worth waiting: a cycle runs, or one will
+// that may free something, or it will be known in a moment whether one does. It never blocks.
+func (c *collector) promising() bool {
+	need := &c.s.opts.collectNeed
+	if need.never || c.s.hold.Load() || c.s.writeError() != nil {
+		return false
+	}
+	c.mu.Lock()
+	runs := c.state.Phase != CollectIdle && !c.state.DryRun
+	c.mu.Unlock()
+	return runs || c.worthwhile() || c.suspect.Load() >= need.leastShort && c.s.accounting.behind()
 }
 
 // stored returns how many bytes of objects there are.

@@ -49,22 +49,25 @@ func TestCollectTrigger(t *testing.T) {
 		took, since     time.Duration
 		doubt           int64
 		suspect, stored int64
-		short, want     bool
+		short, waited   bool
+		want            bool
 	}{
-		{"enough has died", time.Second, time.Hour, 1, 200 * mib, 1000 * mib, false, true},
-		{"an eighth of a large store has not", time.Second, time.Hour, 1, 200 * mib, 10_000 * mib, false, false},
-		{"little has died in a small store", time.Second, time.Hour, 1, 20 * mib, 40 * mib, false, false},
-		{"a cycle has just ended", time.Second, 59 * time.Second, 1, 200 * mib, 1000 * mib, false, false},
-		{"cycles take long", time.Minute, 7 * time.Minute, 1, 200 * mib, 1000 * mib, false, false},
-		{"and this one began long ago", time.Minute, 9 * time.Minute, 1, 200 * mib, 1000 * mib, false, true},
-		{"the last one has freed little", time.Second, time.Hour, 4, 200 * mib, 1000 * mib, false, false},
-		{"room is short", time.Second, 11 * time.Second, 1, 5 * mib, 1000 * mib, true, true},
-		{"and nothing has died", time.Second, time.Hour, 1, 3 * mib, 1000 * mib, true, false},
-		{"and a cycle has just ended", time.Second, 9 * time.Second, 1, 5 * mib, 1000 * mib, true, false},
-		{"and the last one has freed little", time.Second, 30 * time.Second, 4, 5 * mib, 1000 * mib, true, false},
+		{"enough has died", time.Second, time.Hour, 1, 200 * mib, 1000 * mib, false, false, true},
+		{"an eighth of a large store has not", time.Second, time.Hour, 1, 200 * mib, 10_000 * mib, false, false, false},
+		{"little has died in a small store", time.Second, time.Hour, 1, 20 * mib, 40 * mib, false, false, false},
+		{"a cycle has just ended", time.Second, 59 * time.Second, 1, 200 * mib, 1000 * mib, false, false, false},
+		{"cycles take long", time.Minute, 7 * time.Minute, 1, 200 * mib, 1000 * mib, false, false, false},
+		{"and this one began long ago", time.Minute, 9 * time.Minute, 1, 200 * mib, 1000 * mib, false, false, true},
+		{"the last one has freed little", time.Second, time.Hour, 4, 200 * mib, 1000 * mib, false, false, false},
+		{"room is short", time.Second, 11 * time.Second, 1, 5 * mib, 1000 * mib, true, false, true},
+		{"and nothing has died", time.Second, time.Hour, 1, 3 * mib, 1000 * mib, true, false, false},
+		{"and a cycle has just ended", time.Second, 9 * time.Second, 1, 5 * mib, 1000 * mib, true, false, false},
+		{"and the last one has freed little", time.Second, 30 * time.Second, 4, 5 * mib, 1000 * mib, true, false, false},
+		{"and a request waits for it", time.Second, 3 * time.Second, 4, 5 * mib, 1000 * mib, true, true, true},
+		{"and cycles take long", time.Second, time.Second, 4, 5 * mib, 1000 * mib, true, true, false},
 	} {
 		tr := trigger{collectNeed: need, took: c.took, doubt: c.doubt}
-		if got := tr.due(c.since, c.suspect, c.stored, c.short); got != c.want {
+		if got := tr.due(c.since, c.suspect, c.stored, c.short, c.waited); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}

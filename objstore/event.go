@@ -22,6 +22,16 @@ func (e *event) next() <-chan struct{} {
 	}
 }
 
+// fired reports whether the event was fired since next has returned the channel.
+func fired(next <-chan struct{}) bool {
+	select {
+	case <-next:
+		return true
+	default:
+		return false
+	}
+}
+
 // fire wakes all who wait. Without waiters it costs a load.
 func (e *event) fire() {
 	if e.waiting.Load() == nil {

@@ -42,6 +42,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		s.failed.Store(&errLookOnly)
 		return s, nil
 	}
+	s.ballast.keep() // not earlier: what opening writes comes first
 	s.workers.Go(func() { s.space.run(s.ctx) })
 	s.workers.Go(func() { s.extender.run(s.ctx) })
 	s.space.askForLook() // the first write finds a budget
@@ -164,16 +165,21 @@ func (s *Store) openSpace() error {
 	s.usage = &usage{fs: s.fs, segments: &s.segments, indexBytes: func() int64 { return s.index.bytes() }}
 	s.space = newSpaceAccount(total, spaceDeps{
 		free: func() (int64, error) {
+			kept := s.ballast.held.Load()
 			_, free, err := s.fs.Space()
-			return free, err
+			return free + kept, err
 		},
-		used:         s.usage.total,
+		used: func() (int64, error) {
+			used, err := s.usage.total()
+			return used - s.ballast.held.Load(), err
+		},
 		returning:    func() bool { return s.reclaimer.returning() },
 		wantSettling: func() { s.settler.ask() },
 		stopped:      func() bool { return s.failed.Load() != nil },
 		log:          s.log,
 	})
 	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
+	s.ballast = newBallast(s.fs, s.opts.SegmentSize, s.space.reserve.Load(), s.log)
 	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
 	s.settler = newSettler(s.settlerDeps())
 	s.collector = newCollector(s)
@@ -190,6 +196,7 @@ func (s *Store) settlerDeps() settlerDeps {
 		seal:    func() error { return s.sealer.sealFilled(&s.layerSettler.appenders) },
 		housekeep: func() {
 			_ = s.catalog.takeBack() // an error is tried again at the next tick
+			s.ballast.keep()
 			if s.catalog.past.saveDue() {
 				s.saveHistory()
 			}
@@ -207,7 +214,7 @@ func (s *Store) openAccounting() {
 		},
 		ctx: s.ctx, background: s.background, asked: make(chan struct{}, 1), held: map[merkle.Hash]int64{},
 	}
-	s.catalog.changed = s.accounting.ask
+	s.catalog.changed, s.catalog.makeRoom = s.accounting.ask, s.ballast.drop
 	s.accounting.ask()
 }
 

@@ -114,6 +114,9 @@ func (v *volume) hasPromise(n int64) bool {
 	return v.limits.promise >= n
 }
 
+// errQuota is ErrNoSpace of a volume that may not have more, whatever room there is.
+var errQuota = fmt.Errorf("%w for the volume", ErrNoSpace)
+
 // admitByQuota decides about a write that admitGrowth has refused. nil: the write may come again. It
 // blocks: it looks at the map, and settles the volume where only that tells what the volume has. The
 // error is ErrNoSpace, or why that could not be done.
@@ -145,7 +148,7 @@ func (v *volume) admitByQuota(ctx context.Context, off, length int64) error {
 			return nil
 		case settled || !inexact:
 			return fmt.Errorf("volume %s: %w: it has %d of its quota of %d bytes, and %d more are wanted",
-				v.Name(), ErrNoSpace, used, quota, growth)
+				v.Name(), errQuota, used, quota, growth)
 		}
 		gen, err := v.freeze()
 		if err == nil {

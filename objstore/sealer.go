@@ -28,7 +28,8 @@ import (
 //     volume's journal may refer to a segment of an earlier process, neither is that one (holds).
 //   - Only bytes that the segment's list does not name are punched.
 //   - A segment that can't be sealed for want of space, memory or descriptors stays as it is: its
-//     object log still lists what is in it, and the next opening tries again.
+//     object log still lists what is in it, and the next collection, which owns it from then on, tries
+//     again, or the next opening.
 //   - After any other error of sealing or of a sync, nobody knows what a crash would leave: the store
 //     becomes read-only.
 //
@@ -125,7 +126,7 @@ func (v *volume) endSettled(g *segment.File) bool {
 func (e *sealer) seal(g *segment.File) error {
 	err := g.Uncover(e.fs, e.store) // a collection was cut off: what it has given up is punched below
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
-		e.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
+		e.leaveUnsealed(g, err)
 		return nil
 	}
 	if err != nil {
@@ -139,16 +140,24 @@ func (e *sealer) seal(g *segment.File) error {
 	return e.sealPunched(g)
 }
 
+// leaveUnsealed notes why a segment could not be sealed.
+func (e *sealer) leaveUnsealed(g *segment.File, err error) {
+	e.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
+	err = disk.SpaceError(err)
+	g.Unsealed.Store(&err)
+}
+
 // sealPunched seals a segment of which nothing is left to be punched.
 func (e *sealer) sealPunched(g *segment.File) error {
 	err := g.Seal(e.fs, e.store)
 	if errors.Is(disk.SpaceError(err), ErrNoSpace) || disk.Transient(err) {
-		e.log.Warn("a segment can't be sealed", "segment", g.ID, "error", err)
+		e.leaveUnsealed(g, err)
 		return nil
 	}
 	if err != nil {
 		return e.gate.fail(fmt.Errorf("seal %s: %w", segment.Name(g.ID), err))
 	}
+	g.Unsealed.Store(nil)
 	failpoint.Here(failpoint.SealDone)
 	if !e.index.has(g.ID) {
 		return nil // the indexer marks it when it has entered what is missing

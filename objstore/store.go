@@ -69,6 +69,7 @@ type Store struct {
 	appendPool segmentPool
 
 	space        *spaceAccount
+	ballast      *ballast
 	usage        *usage
 	accounting   *accounting
 	settler      *settler

@@ -21,7 +21,7 @@ type Uses struct {
 	Journals int64  `json:"journals"` // what the tail is recorded in
 	Refs     int64  `json:"refs"`     // the log of names
 	Index    int64  `json:"index"`
-	Other    int64  `json:"other"` // superblocks, and the daemon's files
+	Other    int64  `json:"other"` // superblocks, the daemon's files, and the ballast
 	// Estimated is true where Data or History, and so Dead, comes from a sample of the chunks.
 	Estimated bool `json:"estimated,omitempty"`
 }

@@ -133,9 +133,46 @@ func (v *volume) leaveSegment() {
 
 // Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the
 // tail has become shorter, there is room for the request and its settling, and a segment to write
-// to. hole says that the request was for TryZero. The error is ErrNoSpace if there is no room and
-// settling frees none. The request fails with any error that Wait returns.
+// to. hole says that the request was for TryZero. The error is ErrNoSpace if there is no room, and
+// neither settling nor a collection makes some; the second is waited for collectPatience at most. The
+// request fails with any error that Wait returns.
 func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
+	for began := time.Now(); ; {
+		freed := v.s.space.freed.next()
+		err := v.waitSettling(ctx, off, length, hole)
+		if !errors.Is(err, ErrNoSpace) || errors.Is(err, errQuota) {
+			return err
+		}
+		left := collectPatience - time.Since(began)
+		if left <= 0 || !v.s.collector.promising() && !fired(freed) { // if fired, the last cycle may have ended since the look
+			return err
+		}
+		if err := v.s.waitCollecting(ctx, freed, left); err != nil {
+			return err
+		}
+	}
+}
+
+// collectPatience bounds how long a request waits for a collection to make room.
+const collectPatience = 20 * time.Second
+
+// waitCollecting blocks until something has given room back, or may have, but no longer than a while.
+// The error is that of ctx, or ErrClosed.
+func (s *Store) waitCollecting(ctx context.Context, freed <-chan struct{}, atMost time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	s.collector.waiting.Add(1)
+	defer s.collector.waiting.Add(-1)
+	_ = s.space.wait(limited, freed) // the caller looks again, and for how long it may go on
+	if s.ctx.Err() != nil {
+		return fmt.Errorf("store: %w", ErrClosed)
+	}
+	return ctx.Err()
+}
+
+// waitSettling is Wait without collections: the error is ErrNoSpace if settling makes no room.
+func (v *volume) waitSettling(ctx context.Context, off, length int64, hole bool) error {
 	need := holeReservation(int64(v.s.sb.ChunkSize))
 	if !hole {
 		need = largestWrite(off, int(length), v.s.sb.ChunkSize)

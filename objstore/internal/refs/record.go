@@ -26,6 +26,7 @@
 package refs
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,6 +53,13 @@ const (
 	OpMaxSize        Op = "max-size"        // Size: the most that the store may take on disk; 0: no maximum
 	OpRetired        Op = "retired"         // Retired: these segments have no live objects any more, and their files are unlinked
 )
+
+// Freeing reports whether the records do nothing but give up what the store keeps.
+func Freeing(recs []Record) bool {
+	return !slices.ContainsFunc(recs, func(r Record) bool {
+		return r.Op != OpVolumeDelete && r.Op != OpSnapshotDelete && r.Op != OpRetired
+	})
+}
 
 // Record is one entry of the log.
 type Record struct {

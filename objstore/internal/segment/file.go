@@ -28,12 +28,13 @@ type File struct {
 	Next int64 // offset in bytes of the next slot
 	Full bool  // nothing more is handed out
 
-	Unsettled atomic.Int64 // bytes handed out whose layers have not settled
-	Used      atomic.Int64 // bytes that the sealed segment occupies on disk; 0: not known
-	Dirty     bool         // in its volume's list of segments to sync; under the volume's lock
-	Ended     bool         // being sealed or retired; under the volume's lock
-	Inherited bool         // a former process created it; does not change
-	Closing   uint64       // see Stamp; changes under listMu, while the store opens and closes only
+	Unsettled atomic.Int64          // bytes handed out whose layers have not settled
+	Unsealed  atomic.Pointer[error] // why the segment, to which nobody appends any more, could not be sealed
+	Used      atomic.Int64          // bytes that the sealed segment occupies on disk; 0: not known
+	Dirty     bool                  // in its volume's list of segments to sync; under the volume's lock
+	Ended     bool                  // being sealed or retired; under the volume's lock
+	Inherited bool                  // a former process created it; does not change
+	Closing   uint64                // see Stamp; changes under listMu, while the store opens and closes only
 
 	listMu lockorder.IOMutex[lockorder.SegmentRecord]
 	mu     lockorder.Mutex[lockorder.SegmentState]
