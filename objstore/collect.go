@@ -21,7 +21,7 @@ type CollectReport struct {
 	Roots    int       `json:"roots"`  // of volumes, snapshots, open views and running checks
 	Nodes    int64     `json:"nodes"`  // tree nodes that are alive; those visited more than once, for want of memory, as often
 	Objects  int64     `json:"objects"`
-	Segments int       `json:"segments"` // sealed ones that were looked at
+	Segments int       `json:"segments"` // that were looked at: sealed ones, and in a dry run those that would be
 	Swept    int       `json:"swept"`    // of Segments, those that dead objects were taken out of
 	Dead     int64     `json:"dead"`     // objects that were taken out, or would be
 	Freed    int64     `json:"freed"`    // bytes that were given back to the file system, or would be

@@ -25,6 +25,7 @@ func (y *cycle) endOpen(ctx context.Context) error {
 			y.report.Kept += dead
 			continue
 		case y.dryRun:
+			y.report.Segments++
 			if err := y.foretell(g, g.SurveyOpen(y.filter.Has, y.limits)); err != nil {
 				return err
 			}

@@ -471,3 +471,18 @@ func TestFooterGoesBeforeHoles(t *testing.T) {
 		must(t, f.Close())
 	}
 }
+
+// A dry run looks at open segments, too, and says of how many it would free something.
+func TestDryRunCountsOpenSegments(t *testing.T) {
+	r := newRig(t, collectAll(Options{}))
+	v := r.volume("a", 64<<20)
+	for round := range uint64(2) {
+		r.write(v, randomBytes(round+1, 1<<20), 0)
+		must(t, r.s.Settle(t.Context()))
+	}
+	dry, err := r.s.Collect(t.Context(), CollectOptions{DryRun: true})
+	must(t, err)
+	if dry.Swept == 0 || dry.Swept > dry.Segments {
+		t.Errorf("objects would be taken out of %d of %d segments", dry.Swept, dry.Segments)
+	}
+}

@@ -45,7 +45,7 @@ func (y *cycle) sweep(ctx context.Context) error {
 	}
 	all := slices.DeleteFunc(y.s.segments.All(), func(g *segment.File) bool { return !g.Sealed() && !g.Shortened() })
 	y.enter(CollectSweeping, int64(len(all)))
-	y.report.Segments = len(all)
+	y.report.Segments += len(all)
 	for _, g := range all {
 		if err := y.mayFree(); err != nil {
 			return err
