@@ -45,18 +45,20 @@ func (l *Log) repair(copies []*copyReader, last []byte) error {
 
 // repairCopy makes the bytes of a copy those of the log, and durable.
 func (l *Log) repairCopy(c *copyReader, copies []*copyReader, last []byte) error {
-	cut := c.Size() > l.end && !c.endsWithMark(l.seed, l.end)
-	if cut {
-		if err := c.file.Truncate(l.end); err != nil {
-			return err
-		}
-	}
-	if c.differs >= 0 && c.differs < l.last {
+	damaged := c.differs >= 0 && c.differs < l.last
+	if damaged { // noted before anything is tried, which may fail on a bad disk
 		at := c.differs
 		if c.Err != nil {
 			at = c.Bad[0]
 		}
 		l.damage = append(l.damage, &disk.CorruptError{File: c.name, Offset: at, Object: "log", Err: c.Cause("bytes that are not those of the log")})
+	}
+	if c.Size() > l.end && !c.endsWithMark(l.seed, l.end) {
+		if err := c.file.Truncate(l.end); err != nil {
+			return err
+		}
+	}
+	if damaged {
 		return l.rewrite(c, copies)
 	}
 	err := c.write(last, l.last)

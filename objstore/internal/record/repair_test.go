@@ -161,3 +161,29 @@ func TestOpenEndsWithATransientError(t *testing.T) {
 		}
 	}
 }
+
+// A damaged copy that can't be repaired is given up, and is damage all the same.
+func TestDamageThatCantBeRepairedIsNoted(t *testing.T) {
+	for _, kind := range []vfs.Kind{vfs.OpTruncate, vfs.OpWrite} {
+		mem := vfs.NewMem(0)
+		l, err := Create(mem, "log", goldenID)
+		must(t, err)
+		must(t, l.Append([]byte("one")))
+		must(t, l.Append([]byte("two")))
+		must(t, l.AddCopy(mem, "copy"))
+		must(t, l.Close())
+		fs := vfs.Inject(mem, func(op vfs.Op) error {
+			if op.Name == "log" && (op.Kind == vfs.OpRead || op.Kind == kind) {
+				return unix.EIO
+			}
+			return nil
+		})
+		got := 0
+		l, err = Open(t.Context(), fs, []string{"log", "copy"}, goldenID, false, func([]byte) error { got++; return nil })
+		must(t, err)
+		must(t, l.Close())
+		if d := l.Damage(); got != 2 || l.Copies() != 1 || len(d) != 1 || d[0].File != "log" || d[0].Offset != 0 {
+			t.Errorf("%v fails: %d frames in %d copies, damage %v", kind, got, l.Copies(), d)
+		}
+	}
+}

@@ -20,8 +20,8 @@ func (a *app) gcCmd() *cobra.Command {
 deleted with its volume or snapshot. It runs while the store is in use, and first settles what was written.
 
 The store also collects by itself, when enough data may be dead or when space is short; gc frees the space now. Where
-live and dead data alternate, a little dead data stays, as file systems handle many small holes badly. It works on a full
-disk, too; what it has no room to free is an error.
+live and dead data alternate, a little dead data stays, as file systems handle many small holes badly. On a full disk gc
+works, too; what it has no room to free is an error.
 
 The daemon collects in the background, as varve stat shows; --wait waits for the end and then shows what was freed. An
 interrupted --wait ends the collection. Without a daemon the command collects itself.
