@@ -55,6 +55,9 @@ func TestCollectOnFullDisk(t *testing.T) {
 	r.ballastComes("before others have filled the disk")
 	r.fill(0)
 	report := r.collect()
+	if n := len(sealedSegments(r.s)); report.Segments > n {
+		t.Errorf("%d segments were looked at, and %d are sealed", report.Segments, n)
+	}
 	if free := r.freeOn(); report.Freed < 4<<20 || free < 4<<20-disk.BlockSize {
 		t.Errorf("%d bytes are free; %+v", free, report)
 	}

@@ -13,8 +13,8 @@ import (
 // dead, whoever appends to it goes on in another one, and it is sealed, and swept like the others.
 
 // endOpen ends open segments with a good part of dead objects. A dry run counts what that would free,
-// once all of it has settled.
-func (y *cycle) endOpen(ctx context.Context) error {
+// once all of it has settled, and looked is how many segments that are.
+func (y *cycle) endOpen(ctx context.Context) (looked int, err error) {
 	for _, g := range y.s.segments.All() {
 		if g.Sealed() || g.Shortened() || g.Damaged() {
 			continue
@@ -25,20 +25,20 @@ func (y *cycle) endOpen(ctx context.Context) error {
 			y.report.Kept += dead
 			continue
 		case y.dryRun:
-			y.report.Segments++
+			looked++
 			if err := y.foretell(g, g.SurveyOpen(y.filter.Has, y.limits)); err != nil {
-				return err
+				return looked, err
 			}
 			continue
 		}
 		if err := y.s.endSegment(ctx, g); err != nil {
-			return err
+			return looked, err
 		}
 		if err := g.Unsealed.Load(); err != nil {
 			y.unfreed = fmt.Errorf("seal %s: %w", segment.Name(g.ID), *err)
 		}
 	}
-	return nil
+	return looked, nil
 }
 
 // worthEnding returns how many bytes of an open segment are dead, and whether that is enough: as much as makes a cycle that the

@@ -40,12 +40,13 @@ const (
 
 // sweep does step 6 for all segments that are sealed.
 func (y *cycle) sweep(ctx context.Context) error {
-	if err := y.endOpen(ctx); err != nil {
+	open, err := y.endOpen(ctx)
+	if err != nil {
 		return err
 	}
 	all := slices.DeleteFunc(y.s.segments.All(), func(g *segment.File) bool { return !g.Sealed() && !g.Shortened() })
 	y.enter(CollectSweeping, int64(len(all)))
-	y.report.Segments += len(all)
+	y.report.Segments = len(all) + open // of this round: those before have looked at the same
 	for _, g := range all {
 		if err := y.mayFree(); err != nil {
 			return err
