@@ -64,6 +64,12 @@ func (w *world) collectHistory(n int) {
 			w.checkObjects()
 		}
 	}
+	w.endCollecting()
+}
+
+// endCollecting ends a history in which collections were cut off: a last one frees what is dead, and
+// the room adds up.
+func (w *world) endCollecting() {
 	if w.mem.CutAt(-1); w.mem.WasCut() {
 		w.crash(kill, true)
 	}

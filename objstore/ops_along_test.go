@@ -157,14 +157,7 @@ func TestCollectAlong(t *testing.T) {
 			}
 		}
 		w.endAlong()
-		if w.mem.CutAt(-1); w.mem.WasCut() {
-			w.crash(kill, true)
-		}
-		w.opSettle()
-		w.opCollect()
-		w.reopen()
-		w.checkSpace()
-		w.must(w.stop())
+		w.endCollecting()
 	})
 	if total["collected along"] == 0 {
 		t.Error("no collection came to its end beside others")

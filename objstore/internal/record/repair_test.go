@@ -22,6 +22,27 @@ func overwrite(t *testing.T, fs vfs.FS, name string, off int64, b string) {
 	must(t, f.Close())
 }
 
+// twoCopies makes a closed log with these frames, and a copy of it.
+func twoCopies(t *testing.T, fs vfs.FS, frames ...[]byte) {
+	t.Helper()
+	l, err := Create(fs, "log", goldenID)
+	must(t, err)
+	for _, p := range frames {
+		must(t, l.Append(p))
+	}
+	must(t, l.AddCopy(fs, "copy"))
+	must(t, l.Close())
+}
+
+// largeFrames returns n frames of 900 KiB, each with other bytes.
+func largeFrames(n int) [][]byte {
+	frames := make([][]byte, n)
+	for i := range frames {
+		frames[i] = bytes.Repeat([]byte{byte(i + 1)}, 900<<10)
+	}
+	return frames
+}
+
 // A long log of which each copy is damaged somewhere, and torn, is repaired with little of it in
 // memory.
 func TestLongLogTakesLittleMemory(t *testing.T) {
@@ -99,13 +120,7 @@ func TestCopyLeftBehindRepairsTheOther(t *testing.T) {
 // Blocks that the disk does not return come from the other copy, and are written again.
 func TestUnreadableBlocksComeFromTheOtherCopy(t *testing.T) {
 	mem := vfs.NewMem(0)
-	l, err := Create(mem, "log", goldenID)
-	must(t, err)
-	for i := range 5 {
-		must(t, l.Append(bytes.Repeat([]byte{byte(i + 1)}, 900<<10)))
-	}
-	must(t, l.AddCopy(mem, "copy"))
-	must(t, l.Close())
+	twoCopies(t, mem, largeFrames(5)...)
 	blocks := map[string]int64{"log": 300, "copy": 900}
 	written := map[string]bool{}
 	fs := vfs.Inject(mem, func(op vfs.Op) error {
@@ -120,7 +135,7 @@ func TestUnreadableBlocksComeFromTheOtherCopy(t *testing.T) {
 		return nil
 	})
 	got := 0
-	l, err = Open(t.Context(), fs, []string{"log", "copy"}, goldenID, false, func([]byte) error { got++; return nil })
+	l, err := Open(t.Context(), fs, []string{"log", "copy"}, goldenID, false, func([]byte) error { got++; return nil })
 	must(t, err)
 	must(t, l.Close())
 	if got != 5 || len(l.Damage()) != 2 || len(written) != 2 {
@@ -137,13 +152,7 @@ func TestUnreadableBlocksComeFromTheOtherCopy(t *testing.T) {
 // left unread.
 func TestOpenEndsWithATransientError(t *testing.T) {
 	mem := vfs.NewMem(0)
-	l, err := Create(mem, "log", goldenID)
-	must(t, err)
-	for i := range 4 {
-		must(t, l.Append(bytes.Repeat([]byte{byte(i + 1)}, 900<<10)))
-	}
-	must(t, l.AddCopy(mem, "copy"))
-	must(t, l.Close())
+	twoCopies(t, mem, largeFrames(4)...)
 	for _, name := range []string{"log", "copy"} {
 		for at := range int64(4) {
 			fs := vfs.Inject(mem, func(op vfs.Op) error {
@@ -166,12 +175,7 @@ func TestOpenEndsWithATransientError(t *testing.T) {
 func TestDamageThatCantBeRepairedIsNoted(t *testing.T) {
 	for _, kind := range []vfs.Kind{vfs.OpTruncate, vfs.OpWrite} {
 		mem := vfs.NewMem(0)
-		l, err := Create(mem, "log", goldenID)
-		must(t, err)
-		must(t, l.Append([]byte("one")))
-		must(t, l.Append([]byte("two")))
-		must(t, l.AddCopy(mem, "copy"))
-		must(t, l.Close())
+		twoCopies(t, mem, []byte("one"), []byte("two"))
 		fs := vfs.Inject(mem, func(op vfs.Op) error {
 			if op.Name == "log" && (op.Kind == vfs.OpRead || op.Kind == kind) {
 				return unix.EIO
@@ -179,7 +183,7 @@ func TestDamageThatCantBeRepairedIsNoted(t *testing.T) {
 			return nil
 		})
 		got := 0
-		l, err = Open(t.Context(), fs, []string{"log", "copy"}, goldenID, false, func([]byte) error { got++; return nil })
+		l, err := Open(t.Context(), fs, []string{"log", "copy"}, goldenID, false, func([]byte) error { got++; return nil })
 		must(t, err)
 		must(t, l.Close())
 		if d := l.Damage(); got != 2 || l.Copies() != 1 || len(d) != 1 || d[0].File != "log" || d[0].Offset != 0 {

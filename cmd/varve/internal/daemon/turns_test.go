@@ -280,11 +280,7 @@ func TestUnansweredDeviceIsTriedAgain(t *testing.T) {
 	w.start(t)
 	w.d.retryFirst = time.Millisecond
 	w.d.Takeover(t.Context())
-	eventually(t, "some tries", func() bool {
-		w.ublk.mu.Lock()
-		defer w.ublk.mu.Unlock()
-		return w.ublk.tries > 3
-	})
+	w.triedOften(t)
 	if got := w.waits(t, "a"); !strings.Contains(got.Error, "timed out") {
 		t.Errorf("it is shown as %+v", got)
 	}

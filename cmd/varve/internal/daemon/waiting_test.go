@@ -84,6 +84,16 @@ func TestTakeoverThatFailsUnused(t *testing.T) {
 	w.removedAtTakeover(t, a.Device)
 }
 
+// triedOften waits until devices that wait were tried some times.
+func (w *world) triedOften(t *testing.T) {
+	t.Helper()
+	eventually(t, "some tries", func() bool {
+		w.ublk.mu.Lock()
+		defer w.ublk.mu.Unlock()
+		return w.ublk.tries > 3
+	})
+}
+
 func TestWaitingDeviceIsTriedAgain(t *testing.T) {
 	w := newWorld(t, "a")
 	a := w.attach(t, "a")
@@ -91,11 +101,7 @@ func TestWaitingDeviceIsTriedAgain(t *testing.T) {
 	w.start(t)
 	w.d.retryFirst = time.Millisecond
 	w.d.Takeover(t.Context())
-	eventually(t, "some tries", func() bool {
-		w.ublk.mu.Lock()
-		defer w.ublk.mu.Unlock()
-		return w.ublk.tries > 3
-	})
+	w.triedOften(t)
 	w.waits(t, "a")
 	w.ublk.set(nil, true, a.Attachment)
 	w.servedAgain(t)
