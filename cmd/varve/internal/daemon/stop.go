@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/holders"
 	"varve/cmd/varve/internal/protocol"
@@ -73,16 +71,10 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	d.table.RestoreLater(served, d.mounts.list(), detach)
 	parts := make([]parting, len(served))
 	var looks atomic.Int32
-	var all errgroup.Group
-	all.SetLimit(maxRecoveries)
-	for i, k := range served {
+	allSideBySide(len(served), func(i int) {
 		parts[i] = parting{log: d.log, looks: &looks}
-		all.Go(func() error {
-			d.releaseDevice(ctx, k, detach, &parts[i])
-			return nil
-		})
-	}
-	_ = all.Wait() // the errors are among the notes
+		d.releaseDevice(ctx, served[i], detach, &parts[i])
+	})
 	for i := range parts {
 		s.add(&parts[i])
 	}

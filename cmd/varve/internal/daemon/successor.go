@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/protocol"
@@ -35,15 +33,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	}
 	d.expectHanded(p.Given.Devices)
 	errs := make([]error, len(p.Given.Devices))
-	var all errgroup.Group
-	all.SetLimit(maxRecoveries)
-	for i, h := range p.Given.Devices {
-		all.Go(func() error {
-			report.Devices[i], errs[i] = d.takeHanded(ctx, h)
-			return nil
-		})
-	}
-	_ = all.Wait() // the errors are in errs, each with its device
+	allSideBySide(len(errs), func(i int) { report.Devices[i], errs[i] = d.takeHanded(ctx, p.Given.Devices[i]) })
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

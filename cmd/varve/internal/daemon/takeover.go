@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
 	"varve/objstore/failpoint"
@@ -62,6 +64,17 @@ const (
 	// on without those that are left.
 	answersWithin = 2 * time.Second
 )
+
+// allSideBySide calls f(0) to f(n-1), at most maxRecoveries at a time, and returns when all have
+// returned.
+func allSideBySide(n int, f func(i int)) {
+	var g errgroup.Group
+	g.SetLimit(maxRecoveries)
+	for i := range n {
+		g.Go(func() error { f(i); return nil })
+	}
+	_ = g.Wait() // f has no error
+}
 
 // sideBySide calls take(0) to take(n-1), at most maxRecoveries at a time. It returns when all have
 // returned, or when none has returned for d.patience: it then calls late for those that go on.
