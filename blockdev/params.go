@@ -32,13 +32,14 @@ func params(l *target.Limits, maxIO int) ublk_params {
 	if l.Cache {
 		p.basic.attrs |= _UBLK_ATTR_VOLATILE_CACHE | _UBLK_ATTR_FUA
 	}
-	if l.Discard && !l.ReadOnly {
+	if (l.Discard || l.Zeroes) && !l.ReadOnly {
 		p.types |= _UBLK_PARAM_TYPE_DISCARD
-		p.discard = ublk_param_discard{
-			discard_granularity:      pageSize,
-			max_discard_sectors:      maxDiscard >> sectorShift,
-			max_write_zeroes_sectors: maxDiscard >> sectorShift,
-			max_discard_segments:     1,
+		p.discard = ublk_param_discard{discard_granularity: pageSize, max_discard_segments: 1}
+		if l.Discard {
+			p.discard.max_discard_sectors = maxDiscard >> sectorShift
+		}
+		if l.Zeroes {
+			p.discard.max_write_zeroes_sectors = maxDiscard >> sectorShift
 		}
 	}
 	p.dma.alignment = uint32(l.DMAAlign - 1)

@@ -25,6 +25,7 @@ const (
 
 // Control commands, sent to /dev/ublk-control.
 const (
+	_UBLK_U_CMD_GET_QUEUE_AFFINITY  = ublkIOR | sizeofCtrlCmd<<16 | 0x01
 	_UBLK_U_CMD_GET_DEV_INFO        = ublkIOR | sizeofCtrlCmd<<16 | 0x02
 	_UBLK_U_CMD_ADD_DEV             = ublkIOWR | sizeofCtrlCmd<<16 | 0x04
 	_UBLK_U_CMD_DEL_DEV             = ublkIOWR | sizeofCtrlCmd<<16 | 0x05

@@ -19,6 +19,7 @@ func TestCommandNumbers(t *testing.T) {
 		name      string
 		got, want uint32
 	}{
+		{"UBLK_U_CMD_GET_QUEUE_AFFINITY", _UBLK_U_CMD_GET_QUEUE_AFFINITY, 0x80207501},
 		{"UBLK_U_CMD_GET_DEV_INFO", _UBLK_U_CMD_GET_DEV_INFO, 0x80207502},
 		{"UBLK_U_CMD_ADD_DEV", _UBLK_U_CMD_ADD_DEV, 0xc0207504},
 		{"UBLK_U_CMD_DEL_DEV", _UBLK_U_CMD_DEL_DEV, 0xc0207505},
@@ -124,7 +125,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%+v: %v, want ErrInvalid", l, err)
 		}
 	}
-	l := target.Limits{Size: 1 << 30, BlockSize: 4096, Discard: true, Cache: true, DMAAlign: 512}
+	l := target.Limits{Size: 1 << 30, BlockSize: 4096, Discard: true, Zeroes: true, Cache: true, DMAAlign: 512}
 	p := params(&l, 1<<20)
 	if p.basic.logical_bs_shift != 12 || p.basic.max_sectors != 2048 || p.basic.dev_sectors != 1<<21 ||
 		p.basic.attrs != _UBLK_ATTR_VOLATILE_CACHE|_UBLK_ATTR_FUA || p.dma.alignment != 511 ||

@@ -18,7 +18,8 @@ type Limits struct {
 	Size      int64 // bytes, a multiple of BlockSize
 	BlockSize int   // logical block in bytes: 512 (also when 0) or 4096
 	ReadOnly  bool
-	Discard   bool // takes OpDiscard and OpWriteZeroes
+	Discard   bool // takes OpDiscard
+	Zeroes    bool // takes OpWriteZeroes
 	Cache     bool // has a volatile cache: takes OpFlush and FUA
 	DMAAlign  int  // alignment in bytes that the files want of a request's memory, a power of two up to 4096; 0: any
 }

@@ -2,6 +2,7 @@
 //
 //	null    answers at once and moves nothing: the yardstick
 //	loop    a file or block device, byte for byte
+//	stripe  several files or block devices, in turns
 //	volume  a volume of the object store
 //
 // A Target makes its part of each queue of the device, and the part makes the handlers of the
@@ -21,4 +22,13 @@ type Target interface {
 	Limits() Limits
 	// NewPart makes the target's part of a queue, on the queue's thread. The queue closes it.
 	NewPart(q *queue.Queue) (queue.Part, error)
+}
+
+// Resizer is a Target that may get another size while it is attached, by a command that its server
+// did not give: ublk's UPDATE_SIZE.
+type Resizer interface {
+	Target
+	// Fits returns an error unless the target can be a disk of size bytes. It is called on the
+	// thread of a queue, and does not block.
+	Fits(size int64) error
 }

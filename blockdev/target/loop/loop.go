@@ -1,80 +1,88 @@
 // Package loop is a file or block device as a disk, byte for byte, as the kernel's loop driver
-// serves it.
+// serves it: reads and writes are one secondary each, FUA is RWF_DSYNC, and syncs, discards and
+// zeroes are calls that a worker makes (package backing).
+//
+// A file that grows is a disk that can grow (Measure, Fits). A file that shrinks leaves the disk as it
+// is: what is read beyond the file's end is an error.
 package loop
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"varve/blockdev/target"
-	"varve/objstore/vfs/fstype"
+	"varve/blockdev/target/backing"
 	"varve/uring/queue"
 )
 
 // Loop is a disk whose bytes are those of a file.
 type Loop struct {
-	file     *os.File
-	fd       int
-	lim      target.Limits
-	inMemory bool // a sync of the file waits for nothing
+	file *backing.File
+	fd   int
+	lim  target.Limits
+	size atomic.Int64 // of the file, in bytes, as Measure saw it last
 }
 
 // Options for Open.
 type Options struct {
-	BlockSize int  // 512 (also when 0) or 4096
+	BlockSize int  // 512 or 4096; 0: what the file wants, 512 if it does not matter
 	ReadOnly  bool // open the file for reading only
 	Buffered  bool // go through the page cache instead of O_DIRECT
 }
 
-// Open opens a file or block device as a disk of its size, less what is left over from the last
-// block. The caller closes it after the device has stopped.
+// Open opens a file or block device as a disk of its size. Where the file system has no O_DIRECT, the
+// disk goes through the page cache. The caller closes it after the device has stopped.
 func Open(path string, o Options) (*Loop, error) {
-	if o.BlockSize == 0 {
-		o.BlockSize = target.SectorSize
-	}
-	flags := os.O_RDWR
-	if o.ReadOnly {
-		flags = os.O_RDONLY
-	}
-	if !o.Buffered {
-		flags |= unix.O_DIRECT
-	}
-	f, err := os.OpenFile(path, flags, 0)
+	f, err := backing.Open(path, backing.Options{ReadOnly: o.ReadOnly, Buffered: o.Buffered})
 	if err != nil {
-		return nil, fmt.Errorf("open loop file: %w", err)
+		return nil, err
 	}
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("size of loop file: %w", err), f.Close())
-	}
-	l := &Loop{file: f, fd: int(f.Fd()), lim: target.Limits{
-		Size: size &^ int64(o.BlockSize-1), BlockSize: o.BlockSize, ReadOnly: o.ReadOnly,
-		Discard: !o.ReadOnly, Cache: true, DMAAlign: target.SectorSize,
+	block, err := backing.BlockSize(o.BlockSize, f)
+	l := &Loop{file: f, fd: f.FD(), lim: target.Limits{
+		Size: f.Size(), BlockSize: block, ReadOnly: o.ReadOnly,
+		Discard: f.Discards(), Zeroes: !o.ReadOnly, Cache: true, DMAAlign: f.MemAlign(),
 	}}
-	if err := l.lim.Validate(); err != nil {
-		return nil, errors.Join(fmt.Errorf("loop file %s: %w", path, err), f.Close())
+	l.lim.EnsureDefaults()
+	if err == nil {
+		err = l.lim.Validate()
 	}
-	l.inMemory = inMemory(l.fd)
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	l.size.Store(f.Size())
 	return l, nil
-}
-
-// inMemory reports whether a sync of the file waits for nothing. A device's does, wherever its node
-// is.
-func inMemory(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && fstype.InMemory(fd)
 }
 
 // Close closes the file.
 func (l *Loop) Close() error { return l.file.Close() }
 
+// Direct reports whether the disk goes past the page cache.
+func (l *Loop) Direct() bool { return l.file.Direct() }
+
 // Limits implements target.Target.
 func (l *Loop) Limits() target.Limits { return l.lim }
+
+// Measure asks for the size of the disk that the file now has room for, in bytes.
+func (l *Loop) Measure() (int64, error) {
+	size, err := l.file.Measure()
+	if err != nil {
+		return 0, err
+	}
+	l.size.Store(size)
+	return size - size%int64(l.lim.BlockSize), nil
+}
+
+// Fits implements target.Resizer: the file has as many bytes.
+func (l *Loop) Fits(size int64) error {
+	if have := l.size.Load(); size > have {
+		return fmt.Errorf("%w: %d bytes; %s has %d", queue.ErrInvalid, size, l.file.Path(), have)
+	}
+	return nil
+}
 
 // NewPart implements target.Target.
 func (l *Loop) NewPart(*queue.Queue) (queue.Part, error) {
@@ -92,8 +100,8 @@ func (h handler) Start(r *queue.Request) (queue.Action, error) {
 		}
 		return queue.Submit, nil
 	case queue.OpFlush:
-		if h.inMemory {
-			return queue.Answer, unix.Fdatasync(h.fd)
+		if h.file.InMemory() {
+			return queue.Answer, h.file.Sync()
 		}
 		return queue.Handoff, nil
 	case queue.OpDiscard, queue.OpWriteZeroes:
@@ -108,36 +116,18 @@ func (h handler) Finish(_ *queue.Request, err error) (queue.Action, error) { ret
 func (h handler) Work(_ context.Context, r *queue.Request) (queue.Action, error) {
 	switch r.Op {
 	case queue.OpFlush:
-		return queue.Answer, unix.Fdatasync(h.fd)
+		return queue.Answer, h.file.Sync()
 	case queue.OpDiscard:
-		return queue.Answer, unix.Fallocate(h.fd, punch, r.Off, int64(r.Len))
+		return queue.Answer, h.file.Discard(r.Off, int64(r.Len))
 	case queue.OpWriteZeroes:
-		return queue.Answer, h.zero(r)
+		err := h.file.Zero(r.Off, int64(r.Len), r.NoUnmap)
+		if err == nil && r.FUA {
+			err = h.file.Sync()
+		}
+		return queue.Answer, err
 	default:
 		return queue.Answer, unix.EOPNOTSUPP
 	}
-}
-
-// punch is the mode of fallocate(2) that makes a hole.
-const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-
-// zero makes a range read as zeroes. A file system that can't zero a range in place makes a hole,
-// and then allocates the space again where the request wants it kept.
-func (h handler) zero(r *queue.Request) error {
-	mode := uint32(punch)
-	if r.NoUnmap {
-		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
-	}
-	err := unix.Fallocate(h.fd, mode, r.Off, int64(r.Len))
-	if errors.Is(err, unix.EOPNOTSUPP) && r.NoUnmap {
-		if err = unix.Fallocate(h.fd, punch, r.Off, int64(r.Len)); err == nil {
-			err = unix.Fallocate(h.fd, unix.FALLOC_FL_KEEP_SIZE, r.Off, int64(r.Len))
-		}
-	}
-	if err == nil && r.FUA {
-		err = unix.Fdatasync(h.fd)
-	}
-	return err
 }
 
 func (h handler) Drop(*queue.Request) {}

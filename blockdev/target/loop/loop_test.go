@@ -16,14 +16,14 @@ import (
 
 const size = 4 << 20
 
-// newFile makes a file, with some bytes that make no block.
+// newFile makes a sparse file.
 func newFile(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, size+100); err != nil {
+	if err := os.Truncate(path, size); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -78,17 +78,57 @@ func blockDevice(t *testing.T) string {
 }
 
 func TestOpenErrors(t *testing.T) {
-	dir := t.TempDir()
-	tiny := filepath.Join(dir, "tiny")
-	if err := os.WriteFile(tiny, make([]byte, 100), 0o600); err != nil {
+	odd := newFile(t)
+	if err := os.Truncate(odd, size+100); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]error{filepath.Join(dir, "none"): os.ErrNotExist, tiny: queue.ErrInvalid} {
-		if _, err := loop.Open(path, loop.Options{}); !errors.Is(err, want) {
-			t.Errorf("%s: %v, want %v", path, err, want)
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path string
+		o    loop.Options
+		want error
+		says string
+	}{
+		{empty + "-not", loop.Options{}, os.ErrNotExist, "empty-not"},
+		{empty, loop.Options{}, queue.ErrInvalid, "is empty"},
+		{odd, loop.Options{}, queue.ErrInvalid, "has 4194404 bytes, no multiple of the block size 512"},
+		{newFile(t), loop.Options{BlockSize: 1024}, queue.ErrInvalid, "block size 1024"},
+	} {
+		l, err := loop.Open(c.path, c.o)
+		if err == nil {
+			l.Close()
+		}
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %v that says %q", c.path, err, c.want, c.says)
 		}
 	}
 	if l := open(t, newFile(t), loop.Options{BlockSize: 4096}).Limits(); l.Size != size || l.BlockSize != 4096 {
 		t.Errorf("limits %+v, want %d bytes", l, size)
+	}
+}
+
+// A file that grows makes room for a larger disk, in whole blocks; one that shrinks does not.
+func TestMeasure(t *testing.T) {
+	path := newFile(t)
+	l := open(t, path, loop.Options{BlockSize: 4096})
+	if err := l.Fits(size + 4096); !errors.Is(err, queue.ErrInvalid) {
+		t.Errorf("a larger disk fits before the file has grown: %v", err)
+	}
+	for _, c := range []struct{ file, disk int64 }{{2*size + 5000, 2*size + 4096}, {size - 1, size - 4096}} {
+		if err := os.Truncate(path, c.file); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := l.Measure(); got != c.disk || err != nil {
+			t.Errorf("a file of %d bytes is a disk of %d, %v, want %d", c.file, got, err, c.disk)
+		}
+		if err := errors.Join(l.Fits(c.disk)); err != nil {
+			t.Error(err)
+		}
+		if err := l.Fits(c.disk + 4096); !errors.Is(err, queue.ErrInvalid) {
+			t.Errorf("%d bytes fit into %d: %v", c.disk+4096, c.file, err)
+		}
 	}
 }

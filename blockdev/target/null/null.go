@@ -21,8 +21,11 @@ func New(size int64, blockSize int) *Null { return &Null{size: size, blockSize: 
 
 // Limits implements target.Target.
 func (n *Null) Limits() target.Limits {
-	return target.Limits{Size: n.size, BlockSize: n.blockSize, Discard: true, Cache: true}
+	return target.Limits{Size: n.size, BlockSize: n.blockSize, Discard: true, Zeroes: true, Cache: true}
 }
+
+// Fits implements target.Resizer: a disk that moves nothing has any size.
+func (n *Null) Fits(int64) error { return nil }
 
 // NewPart implements target.Target.
 func (n *Null) NewPart(*queue.Queue) (queue.Part, error) {

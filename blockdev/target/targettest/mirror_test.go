@@ -26,7 +26,7 @@ type mirror struct {
 }
 
 func (m *mirror) Limits() target.Limits {
-	return target.Limits{Size: size, Discard: true, Cache: true, DMAAlign: 512}
+	return target.Limits{Size: size, Discard: true, Zeroes: true, Cache: true, DMAAlign: 512}
 }
 
 func (m *mirror) NewPart(*queue.Queue) (queue.Part, error) {

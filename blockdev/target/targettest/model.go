@@ -113,7 +113,7 @@ func (c *client) step() bool {
 		off, n = c.place(discardUnit)
 		clear(c.model[off : off+n])
 		return c.do(queuetest.IO{Op: queue.OpDiscard, Off: int64(off), Len: n})
-	case op == 5 && lim.Discard:
+	case op == 5 && lim.Zeroes:
 		clear(c.model[off : off+n])
 		return c.do(queuetest.IO{
 			Op: queue.OpWriteZeroes, Off: int64(off), Len: n,

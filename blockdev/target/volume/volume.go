@@ -46,7 +46,7 @@ var _ Volume = (*objstore.Volume)(nil)
 // stopped.
 func New(v Volume) target.Target {
 	return &disk{volume: v, lim: target.Limits{
-		Size: v.Size(), BlockSize: v.BlockSize(), Discard: true, Cache: true, DMAAlign: target.SectorSize,
+		Size: v.Size(), BlockSize: v.BlockSize(), Discard: true, Zeroes: true, Cache: true, DMAAlign: target.SectorSize,
 	}}
 }
 
