@@ -138,6 +138,15 @@ func (c *control) devInfo(ctx context.Context, id int) (ublksrv_ctrl_dev_info, e
 	return info, err
 }
 
+// affinity returns the CPUs whose requests go to a queue, as a mask.
+func (c *control) affinity(ctx context.Context, id, queue int) ([]byte, error) {
+	mask := make([]byte, maxCPUs/8)
+	err := c.do(ctx, command{
+		name: "GET_QUEUE_AFFINITY", op: _UBLK_U_CMD_GET_QUEUE_AFFINITY, id: id, data: uint64(queue), buf: mask,
+	})
+	return mask, err
+}
+
 func (c *control) startDev(ctx context.Context, id int) error {
 	return c.do(ctx, command{
 		name: "START_DEV", op: _UBLK_U_CMD_START_DEV, id: id,

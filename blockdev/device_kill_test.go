@@ -27,6 +27,9 @@ const childEnv = "VARVE_TEST_SERVE"
 // childQueuesEnv is how many queues a new device of the child has; nothing: the default.
 const childQueuesEnv = "VARVE_TEST_QUEUES"
 
+// childRecoveryEnv is the Recovery of a new device of the child; nothing: the default.
+const childRecoveryEnv = "VARVE_TEST_RECOVERY"
+
 // childScanEnv makes the child answer no read, and scan for partitions.
 const childScanEnv = "VARVE_TEST_SCAN"
 
@@ -60,7 +63,7 @@ func serveChild(spec string) error {
 	if err != nil {
 		return err
 	}
-	o := Options{ID: -1, CopyMode: mode, Queues: queues}
+	o := Options{ID: -1, CopyMode: mode, Queues: queues, Recovery: Recovery(os.Getenv(childRecoveryEnv))}
 	var d *Device
 	var target target.Target = l
 	if os.Getenv(childScanEnv) != "" {

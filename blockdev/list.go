@@ -47,6 +47,17 @@ func (i *DeviceInfo) Orphan() bool {
 	return i.State == StateQuiesced || i.State == StateFailIO || i.State == StateLive && !i.ServerAlive
 }
 
+// Recovery is what becomes of the device when its server dies.
+func (i *DeviceInfo) Recovery() Recovery {
+	switch {
+	case i.Flags&_UBLK_F_USER_RECOVERY == 0:
+		return RecoveryNone
+	case i.Flags&_UBLK_F_USER_RECOVERY_FAIL_IO != 0:
+		return RecoveryFailIO
+	}
+	return RecoveryReissue
+}
+
 // Unstarted reports whether the device can serve nothing: it was made and never started, or is half
 // removed. Its server may be about to start or to remove it, so only its creator, or a successor of
 // that, may delete it.

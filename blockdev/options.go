@@ -35,6 +35,8 @@ type Options struct {
 	MaxIO int
 	// ReadOnly refuses writes, whatever the target takes.
 	ReadOnly bool
+	// Recovery is what becomes of the device when its server dies.
+	Recovery Recovery
 	// Owner says whom the device belongs to. The driver keeps it with the device, and List returns
 	// it.
 	Owner uint64
@@ -66,6 +68,9 @@ func (o *Options) EnsureDefaults() {
 	if o.CopyMode == "" {
 		o.CopyMode = CopyAuto
 	}
+	if o.Recovery == "" {
+		o.Recovery = RecoveryReissue
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -83,6 +88,9 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("%w: largest request %d: not a multiple of %d", ErrInvalid, o.MaxIO, pageSize)
 	}
 	if _, err := ParseCopyMode(string(o.CopyMode)); err != nil {
+		return err
+	}
+	if _, err := ParseRecovery(string(o.Recovery)); err != nil {
 		return err
 	}
 	for _, err := range []error{

@@ -61,8 +61,12 @@ func wantFlags(have uint64, o *Options) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	const always = _UBLK_F_USER_RECOVERY | _UBLK_F_USER_RECOVERY_REISSUE | _UBLK_F_CMD_IOCTL_ENCODE
-	optional := uint64(_UBLK_F_QUIESCE | _UBLK_F_UPDATE_SIZE | _UBLK_F_NO_AUTO_PART_SCAN)
+	recovery, err := o.Recovery.flags(have)
+	if err != nil {
+		return 0, err
+	}
+	always := _UBLK_F_CMD_IOCTL_ENCODE | recovery
+	optional := uint64(_UBLK_F_UPDATE_SIZE | _UBLK_F_NO_AUTO_PART_SCAN)
 	switch mode {
 	case zeroCopy:
 		optional |= _UBLK_F_AUTO_BUF_REG | _UBLK_F_USER_COPY

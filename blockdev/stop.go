@@ -64,7 +64,7 @@ func (d *Device) Quiesce(ctx context.Context) error {
 			if err := failpoint.Err(failpoint.QuiesceFails); err != nil {
 				return false, err
 			}
-			err := d.ctl.quiesceDev(ctx, d.id, 5*time.Second)
+			err := d.ctl.quiesceDev(ctx, d.id, quiesceLimit)
 			return errors.Is(err, ErrBusy), err
 		})
 	}
@@ -99,28 +99,6 @@ func (d *Device) endStop() {
 	d.mu.Lock()
 	d.stopping = false
 	d.mu.Unlock()
-}
-
-// Resize tells the kernel the target's new size in bytes. The caller has made sure that the target
-// has that size, and, if it is smaller, that nothing uses the end that is cut off.
-func (d *Device) Resize(ctx context.Context, size int64) error {
-	if !d.has(_UBLK_F_UPDATE_SIZE) {
-		return unsupported(_UBLK_F_UPDATE_SIZE, "resizing an attached device")
-	}
-	lim := d.target.Limits()
-	lim.EnsureDefaults()
-	lim.Size = size
-	if err := lim.Validate(); err != nil {
-		return err
-	}
-	old := d.size.Load()
-	d.size.Store(max(old, size)) // requests past the old end may come before the command returns
-	if err := d.ctl.updateSize(ctx, d.id, size); err != nil {
-		d.size.Store(old)
-		return err
-	}
-	d.size.Store(size)
-	return nil
 }
 
 // Delete removes a device that this process does not serve; ErrBusy while the device is open,
