@@ -10,6 +10,7 @@ import (
 	"varve/blockdev/target"
 	"varve/blockdev/target/loop"
 	"varve/blockdev/target/null"
+	"varve/blockdev/target/stripe"
 	"varve/blockdev/target/targettest"
 	"varve/blockdev/target/volume"
 	"varve/uring/queue"
@@ -51,6 +52,25 @@ func (d realDisk) Do(io *queuetest.IO) error {
 	}
 }
 
+// newStripe is a stripe of size bytes or a little more over n files, in the smallest chunks.
+func newStripe(t *testing.T, n int, size int64) *stripe.Stripe {
+	t.Helper()
+	var legs []string
+	for range n {
+		legs = append(legs, loopFile(t, stripe.DataOffset+int64(roundUp(int(size)/n, stripe.MinChunkSize))))
+	}
+	s, err := stripe.Open(legs, stripe.Options{Format: true, ChunkSize: stripe.MinChunkSize, BlockSize: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 // Every target passes the conformance suite's model on the real device too, in every copy mode,
 // with transfers that are cut short and secondaries that fail.
 func TestDeviceConformance(t *testing.T) {
@@ -61,6 +81,7 @@ func TestDeviceConformance(t *testing.T) {
 	}{
 		{"null", func(*testing.T) target.Target { return null.New(size, 512) }},
 		{"loop", func(t *testing.T) target.Target { return openLoop(t, loopFile(t, size), loop.Options{}) }},
+		{"stripe", func(t *testing.T) target.Target { return newStripe(t, 3, size) }},
 		{"volume", func(t *testing.T) target.Target { return volume.New(openVolume(t, size, 512)) }},
 	}
 	eachMode(t, func(t *testing.T, o Options) {
