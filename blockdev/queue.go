@@ -135,24 +135,22 @@ func (q *ublkQueue) Describe(tag uint16, res int32, r *queue.Request) error {
 	default:
 		return unix.EOPNOTSUPP
 	}
-	if r.HasData() && r.Len > q.dev.maxIO || !q.within(d) {
+	if r.HasData() && r.Len > q.dev.maxIO || !q.within(d) && !q.withinNow(d) {
 		return fmt.Errorf("%w: %v of %d sectors at %d of %d", ErrInvalid, r.Op, d.nr_sectors, d.start_sector, q.dev.size.Load()>>sectorShift)
 	}
 	return nil
 }
 
-// within reports whether a request has sectors, all of them on the device. Another process may have
-// resized the device.
+// within reports whether a request has sectors, all of them on the device.
 func (q *ublkQueue) within(d *ublksrv_io_desc) bool {
-	inside := func() bool {
-		n, end := uint64(d.nr_sectors), uint64(q.dev.size.Load())>>sectorShift
-		return n != 0 && n <= end && d.start_sector <= end-n
-	}
-	if inside() {
-		return true
-	}
+	n, end := uint64(d.nr_sectors), uint64(q.dev.size.Load())>>sectorShift
+	return n != 0 && n <= end && d.start_sector <= end-n
+}
+
+// withinNow is within for a device that another process may have resized.
+func (q *ublkQueue) withinNow(d *ublksrv_io_desc) bool {
 	q.dev.learnSize()
-	return inside()
+	return q.within(d)
 }
 
 // CopyIn implements queue.Copier by user copy.

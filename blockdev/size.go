@@ -46,7 +46,7 @@ func Resize(ctx context.Context, id int, size int64) error {
 		return err
 	}
 	defer c.close()
-	info, err := describeDevice(ctx, c, id)
+	info, err := peek(ctx, c, id)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev"
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/command"
 	"varve/cmd/varve/internal/protocol"
@@ -64,10 +66,55 @@ func TestUblkScripts(t *testing.T) {
 	runScripts(t, "ublk")
 }
 
+// Scripts of devices without a volume, one at a time: they know the numbers of their devices, and
+// delete all that there are.
+func TestTargetScripts(t *testing.T) {
+	need(t, "ublk")
+	files, err := filepath.Glob(filepath.Join("testdata", "targets", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scripts %v, %v", files, err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txtar"), func(t *testing.T) {
+			before, err := blockdev.List(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { deleteNew(t, before) })
+			run(t, testscript.Params{Files: []string{f}})
+		})
+	}
+}
+
+// deleteNew deletes the devices that a script has left.
+func deleteNew(t *testing.T, before []blockdev.DeviceInfo) {
+	t.Helper()
+	ctx := context.Background()
+	list, err := blockdev.List(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, d := range list {
+		if slices.ContainsFunc(before, func(b blockdev.DeviceInfo) bool { return b.ID == d.ID }) {
+			continue
+		}
+		t.Errorf("the script has left %s", d.Path)
+		if err := blockdev.Delete(ctx, d.ID, true); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func runScripts(t *testing.T, dir string) {
 	t.Helper()
+	run(t, testscript.Params{Dir: filepath.Join("testdata", dir)})
+}
+
+func run(t *testing.T, p testscript.Params) {
+	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", dir),
+		Dir:                 p.Dir,
+		Files:               p.Files,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			store := filepath.Join(env.WorkDir, "store")
@@ -79,6 +126,9 @@ func runScripts(t *testing.T, dir string) {
 			"field":   fieldCmd,
 			"setout":  setoutCmd,
 			"killpid": killCmd,
+
+			"waitstate": waitStateCmd,
+			"waitsize":  waitSizeCmd,
 		},
 	})
 }
@@ -190,4 +240,38 @@ func killCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// waitFor waits until what is asked for, or fails the script.
+func waitFor(ts *testscript.TestScript, what string, is func() bool) {
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			ts.Fatalf("%s: not within 20 s", what)
+		}
+	}
+}
+
+// waitStateCmd waits for a state of a ublk device: waitstate ID STATE.
+func waitStateCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitstate ID STATE")
+	}
+	id, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	waitFor(ts, "state "+args[1], func() bool {
+		i, err := blockdev.Info(context.Background(), id)
+		return err == nil && string(i.State) == args[1]
+	})
+}
+
+// waitSizeCmd waits for the size of a block device in bytes: waitsize DEVICE BYTES.
+func waitSizeCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitsize DEVICE BYTES")
+	}
+	waitFor(ts, args[1]+" bytes", func() bool {
+		b, err := os.ReadFile("/sys/block/" + filepath.Base(args[0]) + "/size")
+		sectors, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		return err == nil && strconv.FormatInt(sectors*512, 10) == args[1]
+	})
 }

@@ -53,7 +53,7 @@ func startVarveLoop(mode string) func(context.Context, *env) (device, error) {
 // serveDevice runs varve ublk add in the foreground: the first line is the device node.
 func serveDevice(ctx context.Context, e *env, args ...string) (device, error) {
 	node := make(chan string, 1)
-	pid, err := e.serve(append([]string{"ublk", "add"}, args...), func(line string) {
+	pid, err := e.serve(append([]string{"ublk", "add", "--foreground"}, args...), func(line string) {
 		select {
 		case node <- line:
 		default:

@@ -187,6 +187,16 @@ func (c *Client) Detach(ctx context.Context, r protocol.Detach) (protocol.Attach
 	return call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/detach", r)
 }
 
+// AddTarget has the daemon serve a new device over a target.
+func (c *Client) AddTarget(ctx context.Context, r protocol.TargetDevice) (protocol.TargetAdded, error) {
+	return call[protocol.TargetAdded](ctx, c, http.MethodPost, "/v1/targets", r)
+}
+
+// RecoverTarget has the daemon serve a device over a target whose server has ended.
+func (c *Client) RecoverTarget(ctx context.Context, r protocol.TargetDevice) (protocol.TargetAdded, error) {
+	return call[protocol.TargetAdded](ctx, c, http.MethodPost, "/v1/targets/recover", r)
+}
+
 // AutoDetach makes the daemon detach a device when the file system on it is unmounted.
 func (c *Client) AutoDetach(ctx context.Context, r protocol.AutoDetach) error {
 	_, err := call[protocol.Attachment](ctx, c, http.MethodPost, "/v1/auto-detach", r)

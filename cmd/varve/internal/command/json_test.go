@@ -15,6 +15,7 @@ import (
 
 	"varve/blockdev"
 	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/targets"
 	"varve/objstore"
 )
 
@@ -54,6 +55,8 @@ var jsonOf = map[string]any{
 	"varve features":        featureReport{},
 	"varve ublk features":   featureReport{},
 	"varve ublk list":       []ublkDevice{},
+	"varve ublk add":        ublkDevice{},
+	"varve ublk recover":    ublkDevice{},
 }
 
 // jsonNames are the sections of the page, and what each is in the program.
@@ -78,6 +81,7 @@ var jsonNames = map[string]reflect.Type{
 	"Process": reflect.TypeFor[protocol.Process](), "UpgradedDevice": reflect.TypeFor[protocol.UpgradedDevice](),
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
 	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
+	"UblkTarget": reflect.TypeFor[targets.Record](),
 }
 
 // jsonField is a field as it is written.

@@ -75,6 +75,8 @@ type Daemon struct {
 
 	table *devices.Table
 
+	targets targetDevices
+
 	mounts *mountTable
 
 	turns    *turns      // of changes of devices and mounts
@@ -92,6 +94,7 @@ type Daemon struct {
 
 	collections collections // in the background
 
+	openLimit     time.Duration // of a target's files
 	reviveAfter   time.Duration
 	retryFirst    time.Duration
 	patience      time.Duration
@@ -122,6 +125,7 @@ func New(dir string, store Store, o Options) *Daemon {
 
 		turns: newTurns(),
 
+		openLimit:     openLimit,
 		reviveAfter:   reviveAfter,
 		retryFirst:    retryFirst,
 		patience:      answersWithin,

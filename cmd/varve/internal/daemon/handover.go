@@ -83,6 +83,9 @@ func (d *Daemon) mayHandOver(h protocol.Hello) error {
 				k.Device, k.Volume, k.Transport, devices.ErrCannotLeave))
 		}
 	}
+	if err := d.mayHandOverTargets(h); err != nil {
+		return err
+	}
 	for _, m := range d.mounts.all() {
 		if !h.Remount && m.m.Busy() {
 			return mountBusy(m.Dir)
@@ -150,6 +153,9 @@ func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	}
 	d.table.StopRetries()
 	d.quiesce(ctx, next, d.table.Served()) // even if it is for ourselves: the store is closed in any case
+	if err := d.quiesceTargets(ctx); err != nil {
+		next.Fail(fmt.Errorf("quiesce: %w", err))
+	}
 	for name, t := range d.transports {
 		if err := t.Close(); err != nil {
 			d.log.Warn("close transport", "transport", name, "error", err)

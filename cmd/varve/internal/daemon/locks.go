@@ -21,6 +21,7 @@ package daemon
 //
 //	daemon.turns.mu *             which turns are taken
 //	daemon.mountTable.mu *        which mounts there are
+//	daemon.targetDevices.mu *     which devices without a volume there are
 //	daemon.identity.mu *          the store's UUID
 //	daemon.background.mu *        whether a pass runs, or may
 //	daemon.collections.mu *       which collections run, or are asked for

@@ -32,8 +32,11 @@ func (d *Daemon) mayLieOn(volume string) error {
 			continue
 		}
 		what := "a mount of its own"
-		if own != "" {
+		switch {
+		case own != "":
 			what = fmt.Sprintf("its own volume %q", own)
+		case nodes.targets[l.Path]:
+			what = "a device that its daemon serves"
 		}
 		return protocol.As(objstore.ErrInvalid, fmt.Errorf(
 			"volume %q: the store %s lies on %s: that is %s, and its I/O would wait for itself; move the store to another disk",
@@ -44,23 +47,27 @@ func (d *Daemon) mayLieOn(volume string) error {
 
 // ownNodes are the device nodes and mount points of a daemon.
 type ownNodes struct {
-	volumes map[string]string // by node, "" for a mount point
+	volumes map[string]string // by node, "" for a mount point and a device without a volume
+	targets map[string]bool   // the devices without a volume
 	private string            // the directory of the private mounts, by volume
 }
 
 func (d *Daemon) ownNodes() ownNodes {
-	own := ownNodes{map[string]string{}, privateDir(d.inst) + "/"}
+	own := ownNodes{map[string]string{}, map[string]bool{}, privateDir(d.inst) + "/"}
 	for _, a := range d.table.All() {
 		own.volumes[a.Device] = a.Volume
 	}
 	for _, m := range d.mounts.list() {
 		own.volumes[m.Dir] = ""
 	}
+	for _, k := range d.targets.all() {
+		own.volumes[k.dev.Path()], own.targets[k.dev.Path()] = "", true
+	}
 	return own
 }
 
 // holds reports whether a layer is one of the nodes, and returns the volume behind it, or "" for a
-// mount.
+// mount or a device without a volume.
 func (o ownNodes) holds(l blockstack.Layer) (volume string, ours bool) {
 	if volume, ours = strings.CutPrefix(l.Path, o.private); ours {
 		return volume, true

@@ -45,6 +45,8 @@ func (d *Daemon) Handler() http.Handler {
 	mux.Handle("POST /v1/attach", server.Handle(d.serveAttach))
 	mux.Handle("POST /v1/detach", server.Handle(d.serveDetach))
 	mux.Handle("POST /v1/auto-detach", server.Handle(d.serveAutoDetach))
+	mux.Handle("POST /v1/targets", server.Handle(d.serveAddTarget))
+	mux.Handle("POST /v1/targets/recover", server.Handle(d.serveRecoverTarget))
 	mux.Handle("POST /v1/mount", server.Handle(d.serveMount))
 	mux.Handle("POST /v1/umount", server.Handle(d.serveUnmount))
 	mux.HandleFunc("POST /v1/stop", d.serveStop)

@@ -78,6 +78,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	for i := range parts {
 		s.add(&parts[i])
 	}
+	d.releaseTargets(ctx, detach, &s)
 	for _, k := range mounts {
 		d.releaseMount(ctx, k, &s)
 	}

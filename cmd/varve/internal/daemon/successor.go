@@ -37,6 +37,9 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	if err := d.takeTargets(ctx); err != nil {
+		return nil, err
+	}
 	report.Pause = protocol.PausesOf(report.Devices)
 	handed := map[string]bool{}
 	for _, h := range p.Given.Devices {
@@ -124,5 +127,8 @@ func (d *Daemon) abandon(ctx context.Context) {
 		if err := d.leave(ctx, k); err != nil && !errors.Is(err, devices.ErrUnquiet) {
 			d.log.Error("device was not left to the predecessor", "device", k.Device, "error", err)
 		}
+	}
+	if err := d.quiesceTargets(ctx); err != nil {
+		d.log.Error("devices were not left to the predecessor", "error", err)
 	}
 }

@@ -53,6 +53,10 @@ func (d *Daemon) Takeover(ctx context.Context) {
 	d.sideBySide(len(s.Mounts), func(i int) { _ = d.takeMount(ctx, s.Mounts[i]) }, func(i int) { // errors are logged
 		d.log.Error("mount of an earlier daemon is not mounted again yet", "dir", s.Mounts[i].Dir)
 	})
+	kept := d.keptTargets()
+	d.sideBySide(len(kept), func(i int) { _ = d.takeTarget(ctx, kept[i]) }, func(i int) { // errors are logged
+		d.log.Error("device of an earlier daemon is not taken over yet", "id", kept[i].ID, "target", kept[i].String())
+	})
 	d.table.Restored() // what could not be brought back is in the log
 }
 

@@ -45,7 +45,7 @@ func Approach(ctx context.Context, dir, version string, remount bool) (*Predeces
 	p := &Predecessor{conn: &connection{socket: uc}}
 	err = p.upgradeConn()
 	if err == nil {
-		err = p.conn.send(helloLimit, protocol.Hello{Version: version, PID: os.Getpid(), Remount: remount, Marks: true})
+		err = p.conn.send(helloLimit, protocol.Hello{Version: version, PID: os.Getpid(), Remount: remount, Marks: true, Targets: true})
 	}
 	if err == nil {
 		err = p.conn.receive(helloLimit, &p.offer)

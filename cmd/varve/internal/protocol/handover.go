@@ -37,6 +37,8 @@ type Hello struct {
 	// Marks: the successor recognizes devices by their Mark. Otherwise it knows only the marks of
 	// older versions.
 	Marks bool `json:"marks"`
+	// Targets: the successor takes over devices without a volume, by the records of them.
+	Targets bool `json:"targets"`
 }
 
 // Offer lists what the predecessor would hand over, or says why it does not.

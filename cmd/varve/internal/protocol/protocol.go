@@ -31,6 +31,8 @@
 //	POST   /v1/attach                     Attach         -> Attached
 //	POST   /v1/detach                     Detach         -> Attachment
 //	POST   /v1/auto-detach                AutoDetach     -> Attachment
+//	POST   /v1/targets                    TargetDevice   -> TargetAdded
+//	POST   /v1/targets/recover            TargetDevice   -> TargetAdded
 //	POST   /v1/mount                      Mount          -> Mount
 //	POST   /v1/umount                     Unmount
 //	POST   /v1/stop                       Stop           -> Stopped

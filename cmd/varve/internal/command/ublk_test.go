@@ -1,0 +1,89 @@
+package command
+
+import (
+	"bytes"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"varve/blockdev"
+	"varve/cmd/varve/internal/protocol"
+	"varve/cmd/varve/internal/targets"
+)
+
+// Scripts find a device's state and process by their places in a line: the fields after "state" and
+// "pid".
+func TestUblkText(t *testing.T) {
+	d := ublkDevice{
+		DeviceInfo: blockdev.DeviceInfo{
+			ID: 3, State: blockdev.StateFailIO, Queues: 2, Depth: 128, MaxIO: 1 << 20, Size: 1 << 30, BlockSize: 4096, ServerPID: 77,
+		},
+		Flags:  "0x42",
+		Target: &targets.Record{TargetDevice: protocol.TargetDevice{Target: protocol.Target{Type: "loop", Files: []string{"/disk"}}}},
+	}
+	var b bytes.Buffer
+	writeUblkText(&b, &d, [][]int{{0, 2}, {1}})
+	const want = `dev id 3: nr_hw_queues 2 queue_depth 128 block size 4096 dev_capacity 2097152
+	max rq size 1048576 daemon pid 77 flags 0x42 state FAIL_IO
+	queue 0: affinity(0 2 )
+	queue 1: affinity(1 )
+	target loop /disk
+`
+	if b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+	fields := strings.Fields(strings.Split(b.String(), "\n")[1])
+	if fields[6] != "77" || fields[10] != "FAIL_IO" {
+		t.Errorf("the process and the state are not fields 7 and 11 of %q", fields)
+	}
+}
+
+// parseTarget is the device of a command line of ublk add.
+func parseTarget(args []string) (protocol.TargetDevice, error) {
+	var o targetFlags
+	cmd := &cobra.Command{Use: "add", SilenceErrors: true, SilenceUsage: true, RunE: func(cmd *cobra.Command, args []string) error { return o.take(cmd, args) }}
+	o.addNew(cmd)
+	numberFlag(cmd, &o.device.ID, theNumber)
+	cmd.Flags().String("store", "", "")
+	cmd.SetArgs(args)
+	err := cmd.Execute()
+	return o.device, err
+}
+
+// The flags are those of other ublk programs, and say the same as the long ones.
+func TestTargetFlags(t *testing.T) {
+	for line, want := range map[string]protocol.TargetDevice{
+		"-t null": {ID: -1, CopyMode: "auto", Target: protocol.Target{Type: "null", Size: 1 << 30}},
+		"-t null -n 4 -q 2 -d 64 -z -s 2G -r 0": {
+			ID: 4, CopyMode: "zero", Queues: 2, Depth: 64, Recovery: "none", Target: protocol.Target{Type: "null", Size: 2 << 30},
+		},
+		"-t null -u -r":               {ID: -1, CopyMode: "user", Recovery: "reissue", Target: protocol.Target{Type: "null", Size: 1 << 30}},
+		"-t loop -r 1 /disk":          {ID: -1, CopyMode: "auto", Recovery: "reissue", Target: protocol.Target{Type: "loop", Files: []string{"/disk"}}},
+		"-t loop -f /disk -r=fail-io": {ID: -1, CopyMode: "auto", Recovery: "fail-io", Target: protocol.Target{Type: "loop", Files: []string{"/disk"}}},
+		"-t stripe -f /c /a /b,1 --format --chunk-size 8K --block-size 4096 --buffered --read-only": {ID: -1, CopyMode: "auto", Target: protocol.Target{
+			Type: "stripe", Files: []string{"/c", "/a", "/b,1"}, Format: true, ChunkSize: 8192, BlockSize: 4096, Buffered: true, ReadOnly: true,
+		}},
+	} {
+		got, err := parseTarget(strings.Fields(line))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v, want %+v", line, got, err, want)
+		}
+	}
+}
+
+// The process in the background gets a command line that says the same.
+func TestTargetLine(t *testing.T) {
+	for _, d := range []protocol.TargetDevice{
+		{ID: -1, CopyMode: "auto", Target: protocol.Target{Type: "null", Size: 1000 << 9}},
+		{ID: 7, CopyMode: "plain", Queues: 3, Depth: 9, Recovery: "fail-io", Target: protocol.Target{
+			Type: "stripe", Files: []string{"/a b", "/-c", "/d,e"}, Format: true, ChunkSize: 4096, BlockSize: 512, Buffered: true, ReadOnly: true,
+		}},
+	} {
+		args := line("add", "/store", &d)
+		if got, err := parseTarget(args[2:]); err != nil || !reflect.DeepEqual(got, d) {
+			t.Errorf("%q: %+v, %v, want %+v", args, got, err, d)
+		}
+	}
+}

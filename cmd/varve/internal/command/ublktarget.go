@@ -1,0 +1,170 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"varve/cmd/varve/internal/protocol"
+)
+
+// targetFlags are the flags of a command that serves a target.
+type targetFlags struct {
+	device     protocol.TargetDevice
+	files      []string
+	size       size
+	blockSize  size
+	chunkSize  size
+	zeroCopy   bool
+	userCopy   bool
+	recovery   recovery
+	foreground bool
+	background bool
+	logFile    string
+}
+
+// recovery is a flag's value: one of protocol.Recoveries, or 0 or 1, as other programs have it.
+type recovery string
+
+// Set implements pflag.Value.
+func (r *recovery) Set(v string) error {
+	switch v {
+	case "0", "none":
+		*r = "none"
+	case "1", "reissue":
+		*r = "reissue"
+	case "fail-io":
+		*r = "fail-io"
+	default:
+		return fmt.Errorf("%q; use one of %s, or 1 or 0", v, strings.Join(protocol.Recoveries, ", "))
+	}
+	return nil
+}
+
+func (r *recovery) String() string { return string(*r) }
+
+// Type implements pflag.Value.
+func (r *recovery) Type() string { return "recovery" }
+
+// add adds the flags that add and recover have in common.
+func (o *targetFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&o.device.Type, "target", "t", "", "the target: "+strings.Join(protocol.TargetTypes, ", "))
+	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop or stripe; may be repeated, and be given as an argument")
+	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096; what the files want by default")
+	f.BoolVar(&o.device.Buffered, "buffered", false, "read and write files through the page cache")
+	f.StringVar(&o.device.CopyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
+	f.BoolVarP(&o.zeroCopy, "zero-copy", "z", false, "--copy-mode zero")
+	f.BoolVarP(&o.userCopy, "user-copy", "u", false, "--copy-mode user")
+	f.BoolVar(&o.foreground, "foreground", false, "serve the device in this process, until Ctrl-C")
+	f.BoolVar(&o.background, backgroundFlag, false, "serve the device in a process of its own, although the store has a daemon")
+	f.StringVar(&o.logFile, "log-file", "/dev/null", "the `file` for the log of a process in the background")
+	complete(cmd, "target", protocol.TargetTypes)
+	complete(cmd, "copy-mode", protocol.CopyModes)
+}
+
+// addNew adds the flags of a new device.
+func (o *targetFlags) addNew(cmd *cobra.Command) {
+	o.add(cmd)
+	f := cmd.Flags()
+	f.VarP(&o.size, "size", "s", "size of a null device (default 1GiB)")
+	f.Var(&o.chunkSize, "chunk-size", "bytes in a row on one file of a stripe, from 4KiB to 4MiB (default 64KiB)")
+	f.BoolVar(&o.device.Format, "format", false, "make a new stripe of the files, whose content is lost")
+	f.IntVarP(&o.device.Queues, "queues", "q", 0, "`number` of queues, each with its own thread (0: the default)")
+	f.IntVarP(&o.device.Depth, "depth", "d", 0, "largest `number` of requests in flight in a queue (0: the default)")
+	f.BoolVar(&o.device.ReadOnly, "read-only", false, "refuse writes")
+	f.VarP(&o.recovery, "recovery", "r",
+		"`what` becomes of I/O when the device's server dies: reissue, fail-io or none; 1 and 0 are reissue and none (default reissue)")
+	f.Lookup("recovery").NoOptDefVal = "reissue"
+	complete(cmd, "recovery", protocol.Recoveries)
+}
+
+// take completes the device from the flags and arguments.
+func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
+	d := &o.device
+	files := append(o.files, o.takeRecovery(cmd, args)...)
+	for _, f := range files {
+		abs, err := filepath.Abs(f) // a process in the background has another working directory
+		if err != nil {
+			return fmt.Errorf("file %q: %w", f, err)
+		}
+		d.Files = append(d.Files, abs)
+	}
+	d.Size, d.BlockSize, d.ChunkSize, d.Recovery = int64(o.size), int(min(o.blockSize, 1<<30)), int64(o.chunkSize), string(o.recovery)
+	if err := o.takeCopyMode(cmd); err != nil {
+		return err
+	}
+	if o.foreground && o.background {
+		return usagef("both --foreground and --background")
+	}
+	if d.Type == "" {
+		return usagef("--target is missing; use one of %s", strings.Join(protocol.TargetTypes, ", "))
+	}
+	if d.Type == "loop" && len(d.Files) == 0 {
+		return usagef("--file is missing: a loop device needs a file")
+	}
+	if d.Type == "null" && d.Size == 0 && !cmd.Flags().Changed("size") {
+		d.Size = 1 << 30
+	}
+	if err := d.Check(); err != nil {
+		return &usageError{err}
+	}
+	return nil
+}
+
+// takeRecovery takes the value of -r from the arguments, where the kernel's program has it: -r 1.
+func (o *targetFlags) takeRecovery(cmd *cobra.Command, args []string) []string {
+	if !cmd.Flags().Changed("recovery") || len(args) == 0 || args[0] != "0" && args[0] != "1" {
+		return args
+	}
+	_ = o.recovery.Set(args[0]) // it is one of the values
+	return args[1:]
+}
+
+func (o *targetFlags) takeCopyMode(cmd *cobra.Command) error {
+	given := 0
+	for flag, mode := range map[string]string{"zero-copy": "zero", "user-copy": "user", "copy-mode": o.device.CopyMode} {
+		if !cmd.Flags().Changed(flag) {
+			continue
+		}
+		if on := flag == "copy-mode" || flag == "zero-copy" && o.zeroCopy || flag == "user-copy" && o.userCopy; on {
+			given++
+			o.device.CopyMode = mode
+		}
+	}
+	if given > 1 {
+		return usagef("-z, -u and --copy-mode exclude each other")
+	}
+	return nil
+}
+
+// line is the command line that serves a device in the foreground.
+func line(verb string, store string, d *protocol.TargetDevice) []string {
+	args := []string{"ublk", verb, "--foreground", "--store=" + store, "--target=" + d.Type}
+	add := func(flag string, given bool, value any) {
+		if given {
+			args = append(args, fmt.Sprintf("--%s=%v", flag, value))
+		}
+	}
+	add("number", d.ID != noNumber, d.ID)
+	add("size", d.Size != 0 && verb == "add", d.Size)
+	add("block-size", d.BlockSize != 0, d.BlockSize)
+	add("chunk-size", d.ChunkSize != 0, d.ChunkSize)
+	add("format", d.Format, true)
+	add("read-only", d.ReadOnly && verb == "add", true)
+	add("buffered", d.Buffered, true)
+	add("copy-mode", d.CopyMode != "", d.CopyMode)
+	add("queues", d.Queues != 0 && verb == "add", d.Queues)
+	add("depth", d.Depth != 0 && verb == "add", d.Depth)
+	add("recovery", d.Recovery != "" && verb == "add", d.Recovery)
+	for _, f := range d.Files {
+		add("file", true, f)
+	}
+	return args
+}
+
+// errNoFiles is for a command that was given no files and does not know them.
+var errNoFiles = errors.New("what it is made of is not known; give --target and --file as when it was added")

@@ -1,0 +1,109 @@
+package protocol
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// TargetTypes that a Target accepts.
+var TargetTypes = []string{"null", "loop", "stripe"}
+
+// Recoveries that a TargetDevice accepts, as of blockdev.Recovery.
+var Recoveries = []string{"reissue", "fail-io", "none"}
+
+// Target is what is behind a device without a volume. Zero values are the defaults.
+type Target struct {
+	Type      string   `json:"type"`                 // one of TargetTypes
+	Files     []string `json:"files,omitempty"`      // files or block devices, absolute paths
+	Size      int64    `json:"size,omitempty"`       // bytes; of a null device
+	BlockSize int      `json:"block_size,omitempty"` // bytes: 512 or 4096
+	ChunkSize int64    `json:"chunk_size,omitempty"` // bytes; of a stripe
+	ReadOnly  bool     `json:"read_only,omitempty"`
+	Buffered  bool     `json:"buffered,omitempty"` // files are read and written through the page cache
+	Format    bool     `json:"format,omitempty"`   // make a new stripe of the files, whose content is lost
+}
+
+// String is the target in one word and its files.
+func (t *Target) String() string { return strings.Join(append([]string{t.Type}, t.Files...), " ") }
+
+// Check returns an error if no target could be so.
+func (t *Target) Check() error {
+	if t.Type == "" {
+		return fmt.Errorf("the target is missing; use one of %s", strings.Join(TargetTypes, ", "))
+	}
+	if !slices.Contains(TargetTypes, t.Type) {
+		return fmt.Errorf("target %q; use one of %s", t.Type, strings.Join(TargetTypes, ", "))
+	}
+	if b := t.BlockSize; b != 0 && b != 512 && b != 4096 {
+		return fmt.Errorf("block size %d; use 512 or 4096", b)
+	}
+	for _, f := range t.Files {
+		if !filepath.IsAbs(f) || len(f) > maxPath || strings.ContainsRune(f, 0) {
+			return fmt.Errorf("file %q is not an absolute path", f)
+		}
+	}
+	if t.Type != "stripe" && (t.ChunkSize != 0 || t.Format) {
+		return errors.New("a chunk size and a format are for the target stripe")
+	}
+	if t.Type != "null" && t.Size != 0 {
+		return fmt.Errorf("a size is for the target null: a %s device has the size of its files", t.Type)
+	}
+	return t.checkType()
+}
+
+func (t *Target) checkType() error {
+	switch n := len(t.Files); t.Type {
+	case "null":
+		if block := int64(max(t.BlockSize, 512)); n > 0 {
+			return errors.New("files are for the targets loop and stripe")
+		} else if t.Size <= 0 || t.Size%block != 0 {
+			return fmt.Errorf("size %d is not a positive multiple of the block size %d", t.Size, block)
+		}
+	case "loop":
+		if n != 1 {
+			return fmt.Errorf("%d files; a loop device needs one file or block device", n)
+		}
+	case "stripe":
+		if n < 2 {
+			return fmt.Errorf("%d files; a stripe needs two or more files or block devices", n)
+		}
+	}
+	return nil
+}
+
+// TargetDevice asks for a device over a target. Zero values are the defaults, but for ID.
+type TargetDevice struct {
+	Target
+	ID       int    `json:"id"`                  // the N of /dev/ublkbN; -1: any that is free
+	CopyMode string `json:"copy_mode,omitempty"` // one of CopyModes
+	Queues   int    `json:"queues,omitempty"`
+	Depth    int    `json:"depth,omitempty"`
+	Recovery string `json:"recovery,omitempty"` // one of Recoveries
+}
+
+// Check returns an error if no device could be so.
+func (d *TargetDevice) Check() error {
+	if d.ID < -1 || d.ID >= 1<<20 {
+		return fmt.Errorf("device number %d; use 0 to %d", d.ID, 1<<20-1)
+	}
+	if d.Recovery != "" && !slices.Contains(Recoveries, d.Recovery) {
+		return fmt.Errorf("recovery %q; use one of %s", d.Recovery, strings.Join(Recoveries, ", "))
+	}
+	if err := CheckDevice(d.CopyMode, d.Queues, d.Depth); err != nil {
+		return err
+	}
+	return d.Target.Check()
+}
+
+// TargetAdded is a device that a daemon serves over a target, with notes for the user.
+type TargetAdded struct {
+	Device   string   `json:"device"` // "/dev/ublkb0"
+	ID       int      `json:"id"`
+	CopyMode string   `json:"copy_mode"`
+	Queues   int      `json:"queues"`
+	Depth    int      `json:"depth"`
+	Notes    []string `json:"notes,omitempty"`
+}
