@@ -21,7 +21,7 @@ func hungDevice(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dev := freeNode(t)
-	server := start(t, varve, "ublk", "add", "--target", "loop", "--file", file)
+	server := start(t, varve, "ublk", "add", "--foreground", "--target", "loop", "--file", file)
 	eventually(t, 10*time.Second, dev+" is served", func() bool {
 		return strings.Contains(server.out.String(), dev)
 	})

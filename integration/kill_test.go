@@ -22,6 +22,7 @@ type way int
 
 const (
 	byChurn   way = iota // under load, while commands run
+	byCollect            // the same, with collections instead of checks and rebuilds of the index
 	byOpen               // when started after a kill
 	byStop               // when stopped
 	fromOld              // as the predecessor of a handover
@@ -88,15 +89,12 @@ var killPoints = []killPoint{
 	{point: failpoint.CloneSettled, most: 1},
 	{point: failpoint.RollbackRecorded, most: 1},
 	{point: failpoint.CheckVerified, most: 3},
-	{
-		point: failpoint.EvacuateCopied, way: unreached,
-		reason: "the daemon evacuates no segment yet; TestKilledAtEveryPoint of objstore has it",
-	},
-	{point: failpoint.EvacuateRecorded, way: unreached, reason: "as evacuate.copied"},
-	{point: failpoint.EvacuateIndexed, way: unreached, reason: "as evacuate.copied"},
-	{point: failpoint.EvacuateVacated, way: unreached, reason: "as evacuate.copied"},
-	{point: failpoint.RetireRecorded, way: unreached, reason: "as evacuate.copied"},
-	{point: failpoint.EvacuateUnlinked, way: unreached, reason: "as evacuate.copied"},
+	{point: failpoint.EvacuateCopied, way: byCollect, most: 1},
+	{point: failpoint.EvacuateRecorded, way: byCollect, most: 1},
+	{point: failpoint.EvacuateIndexed, way: byCollect, most: 1},
+	{point: failpoint.EvacuateVacated, way: byCollect, most: 1},
+	{point: failpoint.RetireRecorded, way: byCollect, most: 1},
+	{point: failpoint.EvacuateUnlinked, way: byCollect, most: 1},
 	{point: failpoint.ResizeStored, most: 1},
 	{point: failpoint.ResizeRecorded, most: 1},
 	{point: failpoint.VolumeRenamed, most: 1},
@@ -358,7 +356,7 @@ func (k *killing) try(p killPoint, passing int) bool {
 	default:
 		k.launch(p.point, passing)
 		if k.n.await(k.ctx) {
-			k.churnUntilDeath(40 * time.Second)
+			k.churnUntilDeath(p.way, 40*time.Second)
 		}
 	}
 	return k.died(p.point)
@@ -407,10 +405,10 @@ func (k *killing) handOver(point failpoint.Point, successor string) {
 }
 
 // churnUntilDeath runs commands until the daemon is dead, or for a limited time.
-func (k *killing) churnUntilDeath(d time.Duration) {
+func (k *killing) churnUntilDeath(w way, d time.Duration) {
 	k.t.Helper()
 	for end := time.Now().Add(d); !k.dead() && time.Now().Before(end); {
-		k.churn()
+		k.churn(w)
 	}
 }
 
@@ -462,7 +460,7 @@ func (k *killing) wantDead(r result, args ...string) {
 }
 
 // churn creates and deletes snapshots, volumes and devices.
-func (k *killing) churn() {
+func (k *killing) churn(w way) {
 	k.t.Helper()
 	k.tidy()
 	k.count++
@@ -475,9 +473,12 @@ func (k *killing) churn() {
 	if _, ok := k.command("snapshot", "create", "fio@"+snap); ok {
 		k.snaps["fio@"+snap] = ""
 	}
-	if k.count%2 == 0 {
+	switch {
+	case w == byCollect:
+		k.command("gc", "--wait")
+	case k.count%2 == 0:
 		k.command("set", "--new-uuid")
-	} else {
+	default:
 		k.command("check", "--percent", "30")
 		k.command("reindex", "--wait")
 		k.command("gc")
