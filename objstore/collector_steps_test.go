@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -18,11 +19,20 @@ import (
 // Roots are not captured while a record of a name is under way.
 func TestCollectWaitsForRecord(t *testing.T) {
 	r := newRig(t, collectAll(Options{}))
-	r.s.catalog.logMu.Lock()
+	recording, recorded := make(chan struct{}), make(chan struct{})
+	var record sync.WaitGroup
+	record.Go(func() { // the lock is another goroutine's, as it would be while a record is appended
+		r.s.catalog.logMu.Lock()
+		defer r.s.catalog.logMu.Unlock()
+		close(recording)
+		<-recorded
+	})
+	<-recording
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err := r.s.collector.roots(ctx)
-	r.s.catalog.logMu.Unlock()
+	close(recorded)
+	record.Wait()
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("roots were captured while a record was under way: %v", err)
 	}
