@@ -72,7 +72,7 @@ func (c *control) rest() {
 	}
 }
 
-// take returns a submitter for the caller alone, who returns it with put.
+// take returns a submitter for the caller's exclusive use, until put.
 func (c *control) take() *submitter {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -36,7 +36,7 @@ var features = [...]Feature{
 	{Name: "UBLK_F_BUF_REG_OFF_DAEMON", Bit: 14, Without: notUsed},
 	{Name: "UBLK_F_BATCH_IO", Bit: 15, Without: notUsed},
 	{Name: "UBLK_F_INTEGRITY", Bit: 16, Without: notUsed},
-	{Name: "UBLK_F_SAFE_STOP_DEV", Bit: 17, Used: true, Without: "whether a device is open is asked by an exclusive open, which does not see every opener"},
+	{Name: "UBLK_F_SAFE_STOP_DEV", Bit: 17, Used: true, Without: "open devices are detected by an exclusive open, which misses some openers"},
 	{Name: "UBLK_F_NO_AUTO_PART_SCAN", Bit: 18, Used: true, Without: "the kernel reads the partition table of a device by itself, after its start"},
 	{Name: "UBLK_F_SHMEM_ZC", Bit: 19, Without: notUsed},
 	{Name: "UBLK_F_IO_DESC_SIZE", Bit: 20, Without: notUsed},

@@ -66,8 +66,8 @@ func (l volumesListing) list(context.Context) ([]fuse.DirEntry, error) {
 
 func (l volumesListing) check() (time.Time, error) { return l.t.started, nil }
 
-// volumeListing is MOUNT/volumes/NAME of one volume. The volume is known by its ID: who has the
-// directory or a file of it open goes on when the volume is renamed, and a later volume of the same
+// volumeListing is MOUNT/volumes/NAME of one volume. The volume is known by its ID: an open
+// directory or file of it keeps working when the volume is renamed, and a later volume of the same
 // name is another one.
 type volumeListing struct {
 	t    *tree

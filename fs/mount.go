@@ -80,7 +80,7 @@ func fusermount() string {
 	return ""
 }
 
-// unmount is umount2(2), or fusermount3 for a user who may not call that. fusermount3 knows
+// unmount is umount2(2), or fusermount3 for a user without the privilege for it. fusermount3 knows
 // MNT_DETACH but not MNT_FORCE.
 func unmount(dir string, flags int) error {
 	err := unix.Unmount(dir, flags)

@@ -14,15 +14,15 @@ const interruptGrace = time.Second
 //
 // The kernel interrupts a request when its process gets a signal, whatever the signal does, and
 // cannot free a process that was killed before the request is answered (request_wait_answer in
-// fs/fuse/dev.c, 7.3). So a wait for room or for the disk has to end. But a read or a write of a
-// file on a disk fails with EINTR for no signal, and few programs would know what to do; so one that
-// is done within the grace is not given up. A request that does not wait pays for this with the
-// memory of this struct: the timer is made by Done.
+// fs/fuse/dev.c, 7.3). So a wait for room or for the disk has to end. But reads and writes of a
+// file on a disk never fail with EINTR, and few programs expect it; so a request that completes
+// within the grace is not ended. A request that does not wait pays only the memory of this struct:
+// Done makes the timer.
 type patient struct {
 	context.Context //nolint:containedctx // of the request
 
 	mu   sync.Mutex
-	own  context.Context    //nolint:containedctx // guarded by mu, like what follows; nil: nobody waits
+	own  context.Context    //nolint:containedctx // guarded by mu, like the fields below; nil: nothing waits
 	stop context.CancelFunc // ends own
 	off  func() bool        // ends the look-out for an interrupt
 }

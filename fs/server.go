@@ -16,8 +16,8 @@ import (
 
 // Options of a mount. The zero value is the default.
 type Options struct {
-	// AllowOther lets other users than the one who mounts read the images. Live files stay
-	// accessible to their owner only.
+	// AllowOther lets users other than the mounting one read the images. Live files stay accessible
+	// to their owner only.
 	AllowOther bool
 	// SharedLive lets live files be opened for writing while their volumes are attached to devices:
 	// see sharedlive.go.

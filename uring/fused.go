@@ -78,11 +78,11 @@ func (f *Fused) InFlight() int { return f.inFlight }
 func (f *Fused) Stale() uint64 { return f.stale }
 
 // Start checks the secondaries and queues all that no link holds back; the entries reach the kernel
-// with the owner's next submit, or now where the queue is too small. secs is the caller's, who
-// leaves it alone until the request is done and then finds the results in it. An error means that
-// nothing is in flight and nothing will be reported: the checks' errors are ErrBusy,
-// ErrNoSecondary, ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries
-// after some were queued, Start returns nil and the error comes with the completion of those.
+// with the owner's next submit, or now if the queue is too small. The caller must not touch secs
+// until the request is done, and then finds the results in it. An error means that nothing is in
+// flight and nothing will be reported: the checks' errors are ErrBusy, ErrNoSecondary,
+// ErrTooManySecondaries, ErrDirection and ErrRange. If the ring refuses entries after some were
+// queued, Start returns nil and the error comes with the completion of those.
 func (f *Fused) Start(q Queue, p Primary, secs []Secondary) error {
 	if err := f.check(&p, secs); err != nil {
 		if f.inFlight == 0 {

@@ -97,7 +97,7 @@ type Secondary struct {
 	err   error
 }
 
-// secondaryState says who owns a secondary's bytes.
+// secondaryState tells the owner of a secondary's bytes.
 type secondaryState uint8
 
 const (

@@ -1,10 +1,9 @@
-// Package devnode sees to it that the path of a device is that device.
+// Package devnode ensures that the path of a device leads to that device.
 //
-// A path like /dev/ublkb0 is only a name: the node may not be there yet (udev), nobody may make one
-// (a container whose /dev is no devtmpfs), and something else may lie there: a file that somebody
-// made by mistake, which takes what is written to it and keeps it in memory, or a node that was
-// left over and has the number of another device. So whoever gives a path out, or opens one,
-// compares the kind and the number with those that the kernel knows.
+// A path like /dev/ublkb0 is only a name: the node may not exist yet (udev), may never be made (a
+// container whose /dev is no devtmpfs), and something else may be there: a regular file made by
+// mistake, which keeps in memory what is written to it, or a stale node with the number of another
+// device. So before a path is returned or opened, kind and number are compared with the kernel's.
 package devnode
 
 import (
@@ -80,13 +79,13 @@ func describe(st *unix.Stat_t) string {
 	return "file of another kind"
 }
 
-// patience is how long whoever makes nodes on this machine gets for one: devtmpfs has it at once,
-// udev may take its time.
+// patience is how long to wait for this machine to make a node: devtmpfs makes it at once, udev may
+// take longer.
 const patience = 2 * time.Second
 
-// Await returns when the node is there. One that nobody makes it makes itself, for root alone; then
-// made is true, and whoever takes the device away removes the node. It does so in the place of a
-// node that was left over from a device that is gone. ErrNotDevice, ErrNoNode, or ctx's error.
+// Await returns when the node exists. If the machine does not make it, Await does, accessible to
+// root only; then made is true, and the node must be removed with the device. It replaces a stale
+// node, left over from a device that is gone. Errors are ErrNotDevice, ErrNoNode and that of ctx.
 func (n *Node) Await(ctx context.Context) (made bool, err error) {
 	return n.await(ctx, patience)
 }

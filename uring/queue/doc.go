@@ -41,6 +41,6 @@
 // # Threads
 //
 // Start and Finish of a handler, and all methods of a Driver, run on the queue's thread, where
-// nothing may block: a queue that waits for a lock or a disk serves nobody. Work runs on a worker
-// goroutine. The request belongs to whoever runs: slotState draws the owners.
+// nothing may block: while a queue waits for a lock or a disk, all its requests wait. Work runs on
+// a worker goroutine. The request belongs to the method that runs: slotState draws the owners.
 package queue

@@ -11,8 +11,8 @@ import "context"
 //	            |    or Await
 //	            `--> Hold ------> Queue.Resume, Request.Post -> any action
 //
-// Start and Finish run on the queue's thread and must not block: a queue that waits serves nobody.
-// An error beside any action is the answer. Only one of the methods runs at a time.
+// Start and Finish run on the queue's thread and must not block: all requests of the queue would
+// wait. An error beside any action is the answer. Only one of the methods runs at a time.
 type Handler interface {
 	// Start plans the request: it adds the secondaries and zeroes that cover all of r, and returns
 	// Submit; or it answers; or it asks for Work.

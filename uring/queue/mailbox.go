@@ -14,7 +14,7 @@ import (
 type mailbox struct {
 	sync.Mutex
 	done  []result       // requests that come back
-	asks  []chan<- Stats // who wants to know the counters
+	asks  []chan<- Stats // callers that want the counters
 	quit  bool           // end without waiting for the driver
 	ended bool           // the queue is gone
 	final Stats          // its last counters
@@ -70,7 +70,7 @@ func (m *mailbox) isQuit() bool {
 	return m.quit
 }
 
-// end answers who still asks. wake is not rung any more.
+// end answers the calls that still wait for counters. The wakeup is not used any more.
 func (m *mailbox) end(last Stats) {
 	m.Lock()
 	defer m.Unlock()
@@ -110,7 +110,7 @@ func (q *Queue) woken(res int32) error {
 	return nil
 }
 
-// leaveHeld leaves the requests that are held to a successor: nobody may be left to resume them.
+// leaveHeld leaves held requests to a successor: there may be nothing left that resumes them.
 func (q *Queue) leaveHeld() {
 	for i := range q.slots {
 		if s := &q.slots[i]; s.state == slotHeld {

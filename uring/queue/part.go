@@ -47,8 +47,8 @@ func (h Handlers) Files() []int { return h.FDs }
 func (h Handlers) Close() error { return nil }
 
 // Enter queues an entry of the part, which is a Completer and gets the completion with the token.
-// prepare fills the entry in, but for its user data. Memory that the entry names is the part's, who
-// keeps it until the completion. Only on the queue's thread.
+// prepare fills in the entry, except its user data. The part must keep the memory that the entry
+// names until the completion. Enter must be called on the queue's thread.
 func (q *Queue) Enter(token uint16, prepare func(*uring.SQE)) error {
 	sqe, err := uring.NextSQE(q.ring)
 	if err != nil {

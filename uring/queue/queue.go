@@ -213,7 +213,8 @@ func (q *Queue) goOnResumed() error {
 	return nil
 }
 
-// goOn takes a request back from a worker, or from whoever held it, and does what is wanted next.
+// goOn takes a request back from a worker, or from the target that held it, and performs its next
+// action.
 func (q *Queue) goOn(r result) error {
 	s := &q.slots[r.tag]
 	switch {

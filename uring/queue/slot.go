@@ -6,8 +6,8 @@ import (
 	"varve/uring"
 )
 
-// slot is one tag of one queue. It belongs to the queue's thread, but for the request of a slot in
-// slotWorker or slotHeld, which belongs to the worker, or to whoever resumes it.
+// slot is one tag of one queue. It belongs to the queue's thread, except the request of a slot in
+// slotWorker or slotHeld, which belongs to the worker or to the goroutine that resumes it.
 type slot struct {
 	tag     uint16
 	state   slotState
@@ -27,7 +27,7 @@ func (s *slot) fail(err error) {
 	}
 }
 
-// slotState says who owns a slot.
+// slotState tells the owner of a slot.
 //
 //	            fetched            Submit
 //	slotKernel --------> slotOurs --------> slotIO
@@ -44,7 +44,7 @@ const (
 	slotOurs                    // a request is with us, and nothing of it is under way
 	slotIO                      // secondaries are in flight
 	slotWorker                  // a worker goroutine has it
-	slotHeld                    // whoever resumes it has it
+	slotHeld                    // its target has it, until it resumes the request
 	slotDead                    // the driver took the fetch back for good, or the request is left to a successor
 	slotStates
 )
@@ -62,7 +62,7 @@ var slotMoves = [slotStates][slotStates]bool{
 }
 
 // move is the only place that changes a slot's owner. A move that does not exist is a bug in the
-// queue's loop, after which nobody knows who may touch the request's memory.
+// queue's loop, after which the owner of the request's memory is unknown.
 func (s *slot) move(to slotState) {
 	if !slotMoves[s.state][to] {
 		panic(fmt.Sprintf("tag %d: %s -> %s", s.tag, slotNames[s.state], slotNames[to]))

@@ -13,8 +13,8 @@ type job struct {
 	s *slot
 }
 
-// waiters is how many workers wait for what may take long. All who wait for room get it at once, so
-// that few do.
+// waiters is how many workers make calls that may wait for long. All waiters for room get it at the
+// same time, so few are enough.
 const waiters = 4
 
 // worker does jobs until the channel is closed.
