@@ -28,12 +28,12 @@ const (
 // what an image takes, what it has for itself, and what deleting some would free.
 //
 // It follows the names, wherever they come from: a sync compares the roots that have a name with
-// those whose edges are counted, adds the new ones and takes away the old ones. Only what differs is
-// visited. So no settling, deletion or clone waits for it, and none needs to tell it more than that
-// something has changed (ask). The counts are in memory alone: they are made after each opening, by
-// a walk of all tree nodes that leaves half of the time to others.
+// those whose edges are counted, adds the new ones and takes away the old ones. Only what differs
+// is visited. So no settling, deletion or clone waits for the counts; each only tells the
+// accounting that something has changed (ask). The counts are in memory alone: they are made after
+// each opening, by a walk of all tree nodes that leaves half of the time to others.
 //
-// Nothing is freed because of a count. Taking a root away reads its nodes, which nobody else may
+// Nothing is freed because of a count. Removing a root reads its nodes, which nothing else may
 // refer to any more: they must stay until then, and roots says whose.
 //
 // Invariants:
@@ -140,7 +140,8 @@ func (a *accounting) run(ctx context.Context) {
 	}
 }
 
-// count brings the counts up to date with the names. If ctx ends meanwhile, they have to be made anew.
+// count brings the counts up to date with the names. If ctx ends meanwhile, they have to be made
+// anew.
 func (a *accounting) count(ctx context.Context) error {
 	if err := a.mu.LockContext(ctx); err != nil {
 		return err
@@ -150,7 +151,8 @@ func (a *accounting) count(ctx context.Context) error {
 }
 
 // upToDate brings the counts up to date with the names as they are now. When ctx ends it returns,
-// and the counting that it has begun goes on: a caller that gives up must not cost what was counted.
+// and the counting that it has begun goes on: a caller that gives up must not cost what was
+// counted.
 func (a *accounting) upToDate(ctx context.Context) error {
 	done := make(chan error, 1)
 	open := a.background(func() {
@@ -177,8 +179,8 @@ func (a *accounting) upToDate(ctx context.Context) error {
 
 var errCountingClosed = fmt.Errorf("count references: %w", ErrClosed)
 
-// lock brings the counts up to date with the names as they are now, or later, and locks mu. After an
-// error mu is not locked.
+// lock brings the counts up to date with the names as they are now, or later, and locks mu. After
+// an error mu is not locked.
 func (a *accounting) lock(ctx context.Context) error {
 	for {
 		if err := a.upToDate(ctx); err != nil {
@@ -277,8 +279,8 @@ func (a *accounting) roots(f func(root merkle.Hash, size int64)) {
 	}
 }
 
-// follow adds the edges of new roots, and takes those of old ones away. New ones come first, so that
-// what both have in common is not visited.
+// follow adds the edges of new roots, and takes those of old ones away. New ones come first, so
+// that what both have in common is not visited.
 // REQUIRES: mu is held.
 func (a *accounting) follow(ctx context.Context, named map[merkle.Hash]namedRoot) (changed bool, err error) {
 	nodes := &pacedNodes{a: a, since: time.Now()}
@@ -288,7 +290,7 @@ func (a *accounting) follow(ctx context.Context, named map[merkle.Hash]namedRoot
 		}
 		root, err := a.objects.Root(ctx, h, n.size)
 		if disk.Damaged(err) {
-			empty := merkle.EmptyRoot(n.size, a.chunkSize) // nobody knows what it refers to
+			empty := merkle.EmptyRoot(n.size, a.chunkSize) // what it refers to is unknown
 			root, err = &empty, nil
 		}
 		if err == nil {
@@ -325,7 +327,7 @@ func (s *Store) dead() (bytes int64, ok bool) {
 	return max(data, 0) + max(tree, 0), true
 }
 
-// pacedNodes reads nodes, and leaves half of the time to others unless somebody waits.
+// pacedNodes reads nodes, and leaves half of the time to others unless a caller waits.
 type pacedNodes struct {
 	a     *accounting
 	read  int

@@ -74,7 +74,7 @@ type SnapshotInfo struct {
 	Size    int64     `json:"size"`           // bytes
 	Root    string    `json:"root,omitempty"` // hex; empty until it has settled
 	Logical int64     `json:"logical"`        // bytes that are not holes; 0 until it has settled
-	// Automatic: the volume's policy has it made, and deletes it. Else somebody asked for it, and no
+	// Automatic: the volume's policy made it, and deletes it. Else a user asked for it, and no
 	// policy touches it.
 	Automatic bool `json:"automatic,omitempty"`
 	// Share is nil where it was not asked for, or is not known yet.

@@ -13,7 +13,7 @@ type settleable interface {
 	settleAttempts() *settleAttempts
 	// backlog returns what waits to settle. It never blocks on I/O.
 	backlog() backlog
-	// reached reports whether the volume's base holds a generation, or nobody needs it any more as
+	// reached reports whether the volume's base holds a generation, or is not needed any more, as
 	// the volume was deleted. The error is why it never will, until the volume is repaired.
 	reached(gen uint64) (bool, error)
 	// gone reports whether the volume was deleted.
@@ -31,8 +31,8 @@ type settleable interface {
 	// rest is called when nothing waits to settle. It blocks.
 	rest() error
 
-	// setStuck says whether the settling fails again and again: then no write waits for it. true has
-	// no effect on a volume that has settled meanwhile.
+	// setStuck says whether the settling fails again and again: then no write waits for it. true
+	// has no effect on a volume that has settled meanwhile.
 	setStuck(stuck bool)
 	// wakeWriters wakes the writes that wait for the tail to become shorter. It never blocks.
 	wakeWriters()

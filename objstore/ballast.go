@@ -16,16 +16,16 @@ const ballastFile = "ballast"
 
 // ballast keeps some room of the disk in a file, for the time when others have taken the last byte:
 // what gives room back needs some room itself. A collection writes the shortened list of a segment
-// before it punches the segment, and the first time a new superblock; a deletion appends to the log of
-// names. When one of these finds no room, the ballast is dropped, and made again when there is room
-// once more.
+// before it punches the segment, and the first time a new superblock; a deletion appends to the log
+// of names. When one of these finds no room, the ballast is dropped, and made again when there is
+// room once more.
 //
-// The file belongs to the room that writes leave free: it counts as free in the space account. Nothing
-// relies on it. A store without one, because it was opened on a full disk or others were quicker to
-// take what the ballast gave up, answers ErrNoSpace.
+// The file belongs to the room that writes leave free: it counts as free in the space account.
+// Nothing relies on it. A store without one, because it was opened on a full disk or others were
+// quicker to take what the ballast gave up, answers ErrNoSpace.
 //
-// Only drop and keep change the file, one at a time. They block, and have no lock: who finds the other
-// one at work leaves it alone.
+// Only drop and keep change the file, one at a time. They block and take no lock: a call that finds
+// another one under way returns.
 type ballast struct {
 	fs   vfs.FS
 	size int64 // bytes
@@ -35,8 +35,8 @@ type ballast struct {
 	held atomic.Int64 // bytes that the file takes: size, or 0
 }
 
-// ballastSlack is what a ballast has beside the longest list of a segment, in bytes: for superblocks,
-// frames of the log of names, and what the file system itself writes.
+// ballastSlack is what a ballast has beside the longest list of a segment, in bytes: for
+// superblocks, frames of the log of names, and what the file system itself writes.
 const ballastSlack = 128 << 10
 
 // newBallast returns the ballast of a store with segments of that many bytes, and a reserve. It has
@@ -95,7 +95,7 @@ func (b *ballast) drop() bool {
 	}
 	defer b.busy.Store(false)
 	if b.held.Swap(0) == 0 {
-		return false // somebody else has done it meanwhile
+		return false // another goroutine has done it meanwhile
 	}
 	f, err := b.fs.Open(ballastFile)
 	if err == nil {

@@ -29,14 +29,14 @@ import (
 //	tails     what has not settled has no hash; it is read, to see whether it can be
 //
 // Check changes nothing on disk but the record of what was verified (type upkeep). A location whose
-// bytes are wrong is quarantined, see package object: settling does not refer to it, and reads avoid
-// it, until a Check finds it right.
+// bytes are wrong is quarantined, see package object: settling does not refer to it, and reads
+// avoid it, until a Check finds it right.
 //
 // CheckStore does the same for a part of the segments. It always reads the records that are small:
 // superblocks, refs, journals. Trees are walked by a check of everything, and by one that has found
 // damage, to say which images that affects.
 
-// Damage is a file, a record or an object that is not what it should be.
+// Damage is a file, a record or an object that is damaged.
 type Damage struct {
 	File   string `json:"file"`   // relative to the store
 	Offset int64  `json:"offset"` // bytes
@@ -54,7 +54,7 @@ type Affected struct {
 	Ranges   []Range `json:"ranges"`             // in order; the whole image if the ranges are not known
 }
 
-// CheckReport is what Check has read, and what it has found.
+// CheckReport says what a check read, and what it found.
 type CheckReport struct {
 	Segments int      `json:"segments"`
 	Skipped  int      `json:"skipped_segments"` // of Segments, those that were not to be read
@@ -68,7 +68,7 @@ type CheckReport struct {
 	Strays   []string `json:"strays,omitempty"` // foreign files among the store's, left alone
 }
 
-// Resumed is the interrupted check that a check has gone on with.
+// Resumed describes the interrupted check that a check continues.
 type Resumed struct {
 	Begun time.Time `json:"begun"`
 	Bytes int64     `json:"bytes"` // of objects that were read and hashed before
@@ -115,10 +115,10 @@ type checkDeps struct {
 	fs       vfs.FS
 	store    uuid.UUID
 	catalog  *catalog
-	book     *damageBook // what opening has found
+	book     *damageBook // damage that opening has found
 	segments *segment.Table
 	objects  *object.Reader
-	places   *segment.Pins // held while a segment is read that may be retired
+	lookups  *segment.Pins // held while a segment is read that may be retired
 	upkeep   *upkeep
 	hold     func(all []rootOf) (release func()) // keeps roots from being collected; called with the catalog's mu held
 }

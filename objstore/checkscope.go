@@ -167,7 +167,7 @@ func (c *checker) tell() {
 func (s *Store) checkDeps() checkDeps {
 	return checkDeps{
 		fs: s.fs, store: s.sb.ID, catalog: s.catalog, book: &s.damageBook, segments: &s.segments, objects: s.objects,
-		places: &s.readers.places, upkeep: s.upkeep, hold: s.collector.hold,
+		lookups: &s.readers.lookups, upkeep: s.upkeep, hold: s.collector.hold,
 	}
 }
 

@@ -52,7 +52,7 @@ func (c *checker) segments() error {
 // list validates the records of a segment, and returns its objects: none if the segment was retired
 // since the check began.
 func (c *checker) list(g *segment.File) ([]segment.Object, error) {
-	defer c.deps.places.Hold().Release()
+	defer c.deps.lookups.Hold().Release()
 	if c.deps.segments.Get(g.ID) != g {
 		return nil, nil
 	}
@@ -62,7 +62,7 @@ func (c *checker) list(g *segment.File) ([]segment.Object, error) {
 
 // objectsOf returns the objects of a segment, none if it was retired since the check began.
 func (c *checker) objectsOf(g *segment.File) ([]segment.Object, error) {
-	defer c.deps.places.Hold().Release()
+	defer c.deps.lookups.Hold().Release()
 	if c.deps.segments.Get(g.ID) != g {
 		return nil, nil
 	}
@@ -121,9 +121,9 @@ func (c *checker) hash(g *segment.File, objs []segment.Object, bad map[objectID]
 }
 
 // read reads an object past the page cache, and compares it with its hash. there is false if its
-// place was given up since the segment's list was read.
+// location was freed since the segment's list was read.
 func (c *checker) read(g *segment.File, o *segment.Object, b []byte) (there bool, err error) {
-	defer c.deps.places.Hold().Release()
+	defer c.deps.lookups.Hold().Release()
 	if c.deps.segments.Get(g.ID) != g {
 		return false, nil
 	}

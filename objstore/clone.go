@@ -142,7 +142,7 @@ func (s *Store) settledSnapshot(ctx context.Context, volume, snap string) (*volu
 	if err := s.settler.waitSettled(ctx, v, sn.Gen); err != nil {
 		return nil, nil, settledState{}, fmt.Errorf("snapshot %s does not settle: %w", of, err)
 	}
-	defer s.readers.places.Hold().Release() // before the root is looked at: the snapshot may be deleted while it is read
+	defer s.readers.lookups.Hold().Release() // before the root is looked at: the snapshot may be deleted while it is read
 	s.catalog.mu.Lock()
 	root, logical, settled := sn.Root, sn.Logical, sn.Settled && s.catalog.stillNamed(v, sn) == nil
 	s.catalog.mu.Unlock()

@@ -62,7 +62,7 @@ type CollectState struct {
 // Settle goes first if that is wanted.
 //
 // An error means that the cycle was not completed; what it had freed until then is freed, and is in
-// the report. A tree node that cannot be read is such an error: nobody knows what lies below it, so
+// the report. A tree node that cannot be read is such an error: what lies below it is unknown, so
 // nothing is freed. While a volume is refused for damage, nothing is freed either.
 func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectReport, error) {
 	return s.collector.collect(ctx, cycleOptions{dryRun: o.DryRun, full: true})

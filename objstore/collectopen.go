@@ -9,11 +9,12 @@ import (
 )
 
 // Objects die in segments that are not sealed, too: in the append segment of a volume that is
-// written over and over, and in the one that settling copies to. If a good part of such a segment is
-// dead, whoever appends to it goes on in another one, and it is sealed, and swept like the others.
+// written over and over, and in the one that settling copies to. If a good part of such a segment
+// is dead, its owner appends to another one from then on, and it is sealed and swept like the
+// others.
 
-// endOpen ends open segments with a good part of dead objects. A dry run counts what that would free,
-// once all of it has settled, and looked is how many segments that are.
+// endOpen ends open segments with a good part of dead objects. A dry run counts what that would
+// free, once all of it has settled, and looked is how many segments that are.
 func (y *cycle) endOpen(ctx context.Context) (looked int, err error) {
 	for _, g := range y.s.segments.All() {
 		if g.Sealed() || g.Shortened() || g.Damaged() {
@@ -41,8 +42,8 @@ func (y *cycle) endOpen(ctx context.Context) (looked int, err error) {
 	return looked, nil
 }
 
-// worthEnding returns how many bytes of an open segment are dead, and whether that is enough: as much as makes a cycle that the
-// store has begun itself write a sealed segment's list anew.
+// worthEnding returns how many bytes of an open segment are dead, and whether that is enough: as
+// much as makes a cycle that the store has begun itself write a sealed segment's list anew.
 func (y *cycle) worthEnding(g *segment.File) (dead int64, worth bool) {
 	all := int64(0)
 	for _, o := range g.OpenObjects() {
@@ -54,8 +55,8 @@ func (y *cycle) worthEnding(g *segment.File) (dead int64, worth bool) {
 	return dead, dead >= leastDead || dead > all/leastShare
 }
 
-// endSegment has whoever appends to a segment go on in another one, and seals it, unless something
-// in it has not settled: then that settling does so.
+// endSegment makes the owner of an append segment continue in another one, and seals it, unless
+// something in it has not settled: then that settling does so.
 func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
 	if g.Unsealed.Load() != nil {
 		if s.sealer.holds(g) {
@@ -64,7 +65,7 @@ func (s *Store) endSegment(ctx context.Context, g *segment.File) error {
 		return s.sealer.seal(g) // there may be room by now
 	}
 	if s.appendPool.remove(g) {
-		g.Full = true // nobody else has it
+		g.Full = true // no other goroutine uses it
 		return s.sealer.seal(g)
 	}
 	if in := &s.evacuator.appenders; in.has(g) {

@@ -42,8 +42,8 @@ import (
 //   - A settling does not come to refer to an object that is taken out of a list: keep precedes its
 //     look-up, and Shrink asks the filter under the same lock that the look-up takes. Either the
 //     filter has the hash, or the look-up misses, and the settling stores the object anew.
-//   - A hash is alive or dead as a whole: whoever holds one of several places of a live object, as
-//     leaves in memory do, keeps a place that stays.
+//   - A hash is alive or dead as a whole: a location of a live object stays, even if the object has
+//     several and something holds only one of them, as leaves in memory do.
 //   - Nothing is freed if anything is unclear: an unreadable node, a refused volume, a record in the
 //     log of names that can't be taken back, a store that is read-only. Damaged segments are left
 //     alone.
@@ -347,8 +347,8 @@ func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 	return nil
 }
 
-// walkMemory is the part of Options.CollectMemory for the nodes that were visited, in bytes; the rest
-// is for the filter.
+// walkMemory is the part of Options.CollectMemory for the nodes that were visited, in bytes; the
+// rest is for the filter.
 func (y *cycle) walkMemory() int64 { return y.s.opts.CollectMemory / 4 }
 
 // pace keeps to the rate, unless room is short.

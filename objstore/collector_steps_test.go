@@ -98,7 +98,7 @@ func TestCollectPunchesAfterLookups(t *testing.T) {
 	r.open(func(op vfs.Op) error {
 		switch {
 		case op.Kind == vfs.OpCreate && strings.HasSuffix(op.Name, ".dir.new") && armed.CompareAndSwap(true, false):
-			pin := r.s.readers.places.Hold()
+			pin := r.s.readers.lookups.Hold()
 			looking.Store(true)
 			time.AfterFunc(100*time.Millisecond, func() { looking.Store(false); pin.Release() })
 		case op.Kind == vfs.OpPunch && strings.HasPrefix(op.Name, segment.Dir):

@@ -10,8 +10,8 @@ import (
 )
 
 // rootSource yields roots that something refers to. It is called with both locks of the catalog
-// held, so that the roots of all sources are those of one moment, and must not block. Whatever names
-// objects and is no record of refs has a source of its own.
+// held, so that the roots of all sources are those of one moment, and must not block. Whatever
+// names objects and is no record of refs has a source of its own.
 type rootSource func(yield func(id merkle.Hash, size int64))
 
 // rootOf is the root of an image.
@@ -109,11 +109,11 @@ func (r *readers) roots(yield func(merkle.Hash, int64)) {
 	}
 }
 
-// heldRoots are roots that somebody walks who has no view of them.
+// heldRoots are roots that are walked without a view of them.
 type heldRoots struct{ all []rootOf }
 
 // hold keeps roots from being collected until release is called.
-// REQUIRES: catalog.mu is held, since the moment at which the roots were found to be named.
+// REQUIRES: catalog.mu is held, and has been since the roots were found to be named.
 func (c *collector) hold(all []rootOf) (release func()) {
 	h := &heldRoots{all}
 	c.mu.Lock()

@@ -17,11 +17,12 @@ const (
 	shortestHole = 64 << 10
 	// mostHoles bounds the holes that are punched into a segment at once.
 	mostHoles = 1024
-	// wholeExtents is the shortest hole where the file system frees extents as a whole (btrfs): a hole
-	// of that length has some in it, of whatever writes, or is at the end of one at least.
+	// wholeExtents is the shortest hole where the file system frees extents as a whole (btrfs): a
+	// hole of that length has some in it, of whatever writes, or is at the end of one at least.
 	wholeExtents = 4 * MaxRequest
-	// roomyFilter is up to how many bytes a filter takes two bytes for each object: one in a thousand of
-	// the dead passes for alive then, instead of three in a hundred, each of which splits a hole.
+	// roomyFilter is up to how many bytes a filter takes two bytes for each object: one in a
+	// thousand of the dead passes for alive then, instead of three in a hundred, each of which
+	// splits a hole.
 	roomyFilter = 64 << 20
 	// punchCost is what punching a hole counts for the rate, in bytes: it takes about as long as
 	// reading them.
@@ -30,10 +31,10 @@ const (
 	// objects, for a cycle that the store has begun itself to write its list anew.
 	leastDead  = 1 << 20
 	leastShare = 16
-	// smallList is up to how many bytes of a list a cycle that somebody has asked for writes the list
-	// anew for any dead object. For a longer list something has to come of it: it is written twice, as
-	// the object log and as the footer, and so at most 2*listShare bytes are written for each that is
-	// freed. What has passed the last filter by mistake is often less than that.
+	// smallList is up to how many bytes of a list a cycle that somebody has asked for writes the
+	// list anew for any dead object. For a longer list something has to come of it: it is written
+	// twice, as the object log and as the footer, and so at most 2*listShare bytes are written for
+	// each that is freed. What has passed the last filter by mistake is often less than that.
 	smallList = 64 << 10
 	listShare = 2
 )
@@ -100,8 +101,8 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 	return y.weigh(g, found)
 }
 
-// worthFreeing reports whether so many dead bytes are worth the writing of a segment's list, of which
-// the length is given in bytes too.
+// worthFreeing reports whether so many dead bytes are worth the writing of a segment's list, of
+// which the length is given in bytes too.
 func (y *cycle) worthFreeing(g *segment.File, list, dead int64) bool {
 	if y.full {
 		return dead > 0 && (list <= smallList || dead >= list/listShare)
@@ -110,8 +111,8 @@ func (y *cycle) worthFreeing(g *segment.File, list, dead int64) bool {
 	return dead > 0 && (dead >= leastDead || dead >= (chunks+others)/leastShare)
 }
 
-// unlessFull returns an error that ends the cycle. After ErrNoSpace the segment is in order, and room
-// may come from unlinking others.
+// unlessFull returns an error that ends the cycle. After ErrNoSpace the segment is in order, and
+// room may come from unlinking others.
 func (y *cycle) unlessFull(err error) error {
 	if errors.Is(err, ErrNoSpace) {
 		y.noRoom = err
@@ -129,8 +130,8 @@ func (r *CollectReport) count(found *segment.Shrinking) {
 	}
 }
 
-// freeObjects takes objects out of a segment. From the moment at which they are out of the list it goes on
-// whatever becomes of ctx.
+// freeObjects takes objects out of a segment. From the moment at which they are out of the list it
+// goes on whatever becomes of ctx.
 func (y *cycle) freeObjects(ctx context.Context, g *segment.File, found *segment.Shrinking) error {
 	s := y.s
 	before, err := s.usage.file(segment.Name(g.ID))
@@ -162,7 +163,7 @@ func (y *cycle) freeObjects(ctx context.Context, g *segment.File, found *segment
 
 // trouble returns what becomes of the cycle, and of the store, after an error of a segment's list:
 // if there was no room, or nothing happened, the segment is in order, and the cycle ends. After any
-// other error nobody knows what a crash would leave.
+// other error what a crash would leave is unknown.
 func (y *cycle) trouble(g *segment.File, err error) error {
 	switch {
 	case err == nil:
@@ -195,11 +196,11 @@ func (y *cycle) punchAndSeal(ctx context.Context, g *segment.File, holes []segme
 	return s.sealer.sealPunched(g)
 }
 
-// waitLookups waits for those who have looked objects up by their hash, and may be about to read
-// them.
+// waitLookups waits for goroutines that have looked objects up by their hash, and may be about to
+// read them.
 func (y *cycle) waitLookups(ctx context.Context) error {
 	select {
-	case <-y.s.readers.places.Replace().Done():
+	case <-y.s.readers.lookups.Replace().Done():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -111,13 +111,13 @@ func (st *settling) confirm(k merkle.Kind, h *merkle.Hash, loc segment.Location,
 	return false, nil
 }
 
-// there reports whether a place that a leaf in memory has can be read: its segment was not retired
+// there reports whether a location in a leaf in memory can be read: its segment was not retired
 // since the leaf was loaded.
 func (st *settling) there(loc segment.Location) bool {
 	return loc == 0 || loc != segment.Lost && st.segments.Get(loc.Segment()) != nil
 }
 
-// errRetired is for a place in a segment that was retired since the place was looked up.
+// errRetired is for a location in a segment that was retired since the look-up.
 var errRetired = errors.New("its segment was retired")
 
 // errOtherBytes is the damage of an object whose bytes are not its own.

@@ -9,10 +9,10 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// damageBook is what a store knows about its damage, and logs as it learns of it.
+// damageBook records and logs the damage that a store has found.
 type damageBook struct {
 	log  *slog.Logger
-	hold atomic.Bool // a volume is damaged: no segment of an earlier process is given back
+	hold atomic.Bool // a volume is damaged: no segment of an earlier process is removed
 
 	reportMu lockorder.Mutex[lockorder.Memory]
 	repairs  []*CorruptError // damage that opening has repaired
@@ -39,7 +39,7 @@ func (b *damageBook) lost(err error) {
 	}
 }
 
-// refuse notes that a volume is damaged. From now on the store keeps every slot that its journals
+// refuse notes that a volume is damaged. From then on the store keeps every slot that its journals
 // may refer to.
 func (b *damageBook) refuse(v *volume, d *volumeDamage) {
 	v.damage.Store(d)
@@ -47,9 +47,9 @@ func (b *damageBook) refuse(v *volume, d *volumeDamage) {
 	b.log.Error("a volume is damaged; it is refused until it is repaired", "volume", v.Name(), "error", d.err)
 }
 
-// stray notes a file that is none of the store's. A file is the store's by its name, in the one form
-// that the store itself writes. Any other spelling of the same number is a stray: it is named in the
-// log and by a check, and neither opened nor deleted, since the store has not made it.
+// stray notes a foreign file. A file belongs to the store if its name has exactly the form that the
+// store writes. Another spelling of the same number is foreign: the log and a check name it, and it
+// is neither opened nor deleted.
 func (b *damageBook) stray(name string) {
 	b.log.Warn("a file does not belong to the store; it is left alone", "file", name)
 	b.reportMu.Lock()

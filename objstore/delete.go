@@ -10,9 +10,9 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// DeleteVolume removes a volume that nobody has open and that has no snapshots: its name durably, and then what it has not
-// settled. The second waits for readers of the volume and goes on when ctx has ended, which is an error; if the store is
-// closed first, the next opening does it.
+// DeleteVolume removes a volume that nobody has open and that has no snapshots: its name durably,
+// and then what it has not settled. The second waits for readers of the volume and goes on when ctx
+// has ended, which is an error; if the store is closed first, the next opening does it.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	v, err := s.catalog.delete(ctx, name, func(v *volume) {
 		s.readers.leave(v)
@@ -46,7 +46,7 @@ func (c *catalog) delete(ctx context.Context, name string, took func(*volume)) (
 			return nil, err
 		}
 		v = found
-		v.reserved = "deleted" // from here on nobody opens it
+		v.reserved = "deleted" // no call opens it from here on
 		return []refs.Record{{Op: refs.OpVolumeDelete, ID: v.ref.ID}}, nil
 	}, func() {
 		failpoint.Here(failpoint.VolumeDeleted)
@@ -85,10 +85,11 @@ func (c *catalog) mayDelete(v *volume) error {
 	return nil
 }
 
-// end takes a deleted volume out of service. It returns the layers that will not settle, and the pin that is done when
-// nobody reads them any more.
+// end takes a deleted volume out of service. It returns the layers that will not settle, and the
+// pin that is done when no plan reads them any more.
 func (v *volume) end() ([]*layer, *segment.Pin) {
-	// A settling that is under way reads what is dropped here, and would record it as objects: it must end first.
+	// A settling that is under way reads what is dropped here, and would record it as objects: it
+	// must end first.
 	v.dropped.Store(true)
 	v.settleMu.Lock()
 	defer v.settleMu.Unlock()

@@ -117,7 +117,7 @@ func (st *settling) countChunks(t subtree) (int64, error) {
 	st.erased.reads++
 	n, err := st.objects.PeekNode(st.ctx, t.hash, t.level)
 	if disk.Damaged(err) {
-		return 0, nil // nobody knows what is discarded here: it stays in the account
+		return 0, nil // what is discarded here is unknown: it stays in the account
 	}
 	if err != nil {
 		return 0, err

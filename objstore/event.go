@@ -32,7 +32,7 @@ func fired(next <-chan struct{}) bool {
 	}
 }
 
-// fire wakes all who wait. Without waiters it costs a load.
+// fire wakes all waiters. Without waiters it costs a load.
 func (e *event) fire() {
 	if e.waiting.Load() == nil {
 		return

@@ -14,7 +14,7 @@ import (
 
 // What past states take is what would be free if all of them were dropped: objects that no volume
 // and no snapshot refers to. It is a trial removal, so its cost is that of reading the tree nodes
-// that only past states have: 8 KiB for 256 chunks. Nobody but those who ask pay for it, and each
+// that only past states have: 8 KiB for 256 chunks. Only a caller that asks pays for it, and each
 // result is remembered until the graph or the states change.
 
 // pastUse is what some past states have for themselves.

@@ -52,8 +52,8 @@ type renewable interface {
 }
 
 // indexer enters into the index what it lacks: once when the store opens, and then on a goroutine
-// of its own, which Quiesce ends and Resume starts again. It has no lock: only one of the two runs at
-// a time, but for enterFound, which readers call too.
+// of its own, which Quiesce ends and Resume starts again. It has no lock: only one of the two runs
+// at a time, but for enterFound, which readers call too.
 type indexer struct {
 	index    *storeIndex
 	segments *segment.Table
@@ -66,7 +66,7 @@ type indexer struct {
 	filling atomic.Bool // the index is being filled, and settling waits for it
 
 	rebuild *reindexer
-	filled  func(segments int) // called when some more are entered; nil: nobody asks
+	filled  func(segments int) // called when more segments are entered; nil: not needed
 }
 
 // open finds out which segments the index has all the objects of, when the store opens: the sealed

@@ -144,7 +144,7 @@ func untouched(layers []*layer, off, size int64) int64 {
 }
 
 func (v *volume) emptyUntil(ctx context.Context, off int64) (int64, error) {
-	defer v.s.readers.places.Hold().Release() // before the root is looked at
+	defer v.s.readers.lookups.Hold().Release() // before the root is looked at
 	v.mu.Lock()
 	root := v.base.root
 	end := untouched(v.layers, off, root.Size)

@@ -12,9 +12,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// layerRemover removes layers that nothing needs any more, with their journals, and gives back what
-// their writes occupy: layers that have settled (deadLayer), and those of a volume that was deleted
-// or rolled back, which will not settle (drop).
+// layerRemover removes layers that are not needed any more, with their journals, and frees the
+// space of their writes: layers that have settled (deadLayer), and layers of a volume that was
+// deleted or rolled back, which will not settle (drop).
 //
 // Invariants:
 //
@@ -42,9 +42,8 @@ type deadLayer struct {
 	pinned  *segment.Pin // what reclaim waits for; nil: not yet known
 }
 
-// reclaim does step F of a settling: it removes the journal, and gives what the layer occupied back
-// to the file system, but for the objects that were adopted. A reclaim that ctx has ended begins
-// again after Resume.
+// reclaim does step F of a settling: it removes the journal, and returns the layer's space to the
+// file system, except adopted objects. A reclaim that ctx has ended begins again after Resume.
 func (d *deadLayer) reclaim(ctx context.Context) error {
 	r, v := d.remover, d.v
 	if j := d.l.journal; j != nil {
@@ -104,8 +103,8 @@ func (r *layerRemover) dropVolume(v *volume) error {
 	return r.drop(v, layers)
 }
 
-// waitReaders returns when a pin is done. False: the store is being closed, and the next opening
-// frees what the readers keep.
+// waitReaders returns when a pin is done. It returns false if the store is being closed; the next
+// opening then frees what the readers keep.
 func (r *layerRemover) waitReaders(p *segment.Pin) bool {
 	select {
 	case <-p.Done():
@@ -117,7 +116,7 @@ func (r *layerRemover) waitReaders(p *segment.Pin) bool {
 
 // drop removes the journals of layers that will not settle, and frees what their writes occupy. The
 // journals are closed.
-// REQUIRES: v.settleMu is held, and nobody reads the layers.
+// REQUIRES: v.settleMu is held, and no plan reads the layers.
 func (r *layerRemover) drop(v *volume, layers []*layer) error {
 	touched := map[*segment.File]bool{}
 	v.mu.Lock()
@@ -135,11 +134,11 @@ func (r *layerRemover) drop(v *volume, layers []*layer) error {
 	return r.endAll(v, touched)
 }
 
-// punchSlots gives back what the writes of a layer occupy, but for objects, and adds their segments
-// to touched. What a segment's records name stays: this settling has adopted it, or an earlier one
-// did that a crash or an error ended before its root was published, and this one has found it
-// through the index.
-// REQUIRES: volume.settleMu is held, and nobody reads the layer.
+// punchSlots frees the space of a layer's writes, except objects, and adds their segments to
+// touched. What a segment's list names stays: this settling has adopted it, or an earlier one had,
+// which a crash or an error ended before its root was published, and this one found it through the
+// index.
+// REQUIRES: volume.settleMu is held, and no plan reads the layer.
 func (r *layerRemover) punchSlots(l *layer, touched map[*segment.File]bool) {
 	kept := map[*segment.File][]segment.Object{}
 	for _, h := range mergeSlots(l.handed) {

@@ -21,7 +21,7 @@ type layerSettler struct {
 	index    *storeIndex
 	objects  *object.Reader
 	cache    *leafCache
-	places   *segment.Pins // held while a location is read that was looked up
+	lookups  *segment.Pins // held while a location is read that was looked up
 	heads    heads
 	barrier  barrier
 	gate     gate

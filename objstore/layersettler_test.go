@@ -58,11 +58,11 @@ func newLayerRig(t *testing.T) *layerRig {
 	must(t, r.mem.SyncDir("."))
 	fs := vfs.Inject(r.mem, func(op vfs.Op) error { return r.step(op.Kind.String() + " " + op.Name) })
 	log := slog.New(slog.DiscardHandler)
-	segments, places, id := new(segment.Table), new(segment.Pins), uuid.New()
+	segments, lookups, id := new(segment.Table), new(segment.Pins), uuid.New()
 	ix := newStoreIndex(&steppedIndex{index.NewMem(), r})
 	objects := object.NewReader(object.Options{
 		Segments: segments, Footers: segment.NewFooterCache(1 << 20), Sketches: new(segment.Sketches),
-		Index: objectIndex{ix, func([]object.Found) {}}, Pins: places, Logger: log, ChunkSize: rigChunk,
+		Index: objectIndex{ix, func([]object.Found) {}}, Pins: lookups, Logger: log, ChunkSize: rigChunk,
 	})
 	next := uint32(0)
 	maker := &segmentMaker{
@@ -71,8 +71,8 @@ func newLayerRig(t *testing.T) *layerRig {
 	}
 	var disk fakeDisk
 	r.layerSettler = &layerSettler{
-		segments: segments, index: ix, objects: objects, places: places,
-		cache: &leafCache{objects: objects, segments: segments, places: places, images: func() []sweeper { return nil }, limit: 100, log: log, life: t.Context()},
+		segments: segments, index: ix, objects: objects, lookups: lookups,
+		cache: &leafCache{objects: objects, segments: segments, lookups: lookups, images: func() []sweeper { return nil }, limit: 100, log: log, life: t.Context()},
 		heads: (*fakeHeads)(r), barrier: &r.barrier, gate: &r.gate, space: disk.account(1<<30, 1<<20, 0), appenders: newAppenders(maker.create),
 		recorder: &recorder{
 			fs: fs, store: id, index: ix, objects: objects, gate: &r.gate, log: log,

@@ -10,17 +10,17 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// leafCache loads leaves into the bases of volumes and views, and bounds how many leaves all of them
-// have in memory. Each leaf is kept by its base, under the lock of the base's owner; the cache has no
-// lock of its own, and holds no owner's lock over I/O.
+// leafCache loads leaves into the bases of volumes and views, and bounds how many leaves all of
+// them have in memory. Each leaf is kept by its base, under the lock of the base's owner; the cache
+// has no lock of its own, and holds no owner's lock over I/O.
 type leafCache struct {
 	objects  *object.Reader
 	segments *segment.Table
-	places   *segment.Pins    // held while a tree is walked
-	images   func() []sweeper // all whose leaves are in memory
+	lookups  *segment.Pins    // held while a tree is walked
+	images   func() []sweeper // all images whose leaves are in memory
 	limit    int64            // leaves
 	log      *slog.Logger
-	life     context.Context //nolint:containedctx // of the store, for reads that nobody can end; ended by Close
+	life     context.Context //nolint:containedctx // of the store, for reads without a context of their own; ended by Close
 
 	loaded atomic.Int64 // leaves in memory, of all images
 }
@@ -54,7 +54,7 @@ func (c *leafCache) loadNext(ctx context.Context, mu locker, current func() *bas
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	defer c.places.Hold().Release() // before the root is looked at: its nodes are not collected until they are read
+	defer c.lookups.Hold().Release() // before the root is looked at: its nodes are not collected until they are read
 	mu.Lock()
 	b := current()
 	i, missing := b.missing(off, length)

@@ -50,7 +50,7 @@ func (st *settling) stillThere() error {
 		return nil
 	}
 	size := int64(st.old.ChunkSize)
-	defer st.places.Hold().Release()
+	defer st.lookups.Hold().Release()
 	err := st.read(disk.AlignedBuffer(int(disk.RoundUp(int64(o.to-o.from)*SectorSize, size))), o.from, o.to)
 	var old *oldError
 	if !errors.As(err, &old) {

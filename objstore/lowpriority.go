@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// atLowPriority calls f on a thread of its own, whose nice value is higher by that much than that of
-// the process, and waits for it; 0: it calls f. The thread ends with f, as only a privileged process
-// can raise a priority again; Go starts no other thread from one that a goroutine has locked, so that
-// none inherits it.
+// atLowPriority calls f on a thread of its own whose nice value is nice above that of the process,
+// and waits for it. With 0 it only calls f. The thread ends with f, as only a privileged process
+// can raise a priority again; Go starts no thread from one that a goroutine has locked, so no other
+// thread inherits the value.
 func atLowPriority(nice int, f func()) {
 	if nice == 0 {
 		f()
@@ -19,7 +19,7 @@ func atLowPriority(nice int, f func()) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() { // the main thread does not end; nobody else gets it now
+		if unix.Gettid() == unix.Getpid() { // the main thread does not end; no other goroutine gets it now
 			defer runtime.UnlockOSThread()
 			atLowPriority(nice, f)
 			return

@@ -91,7 +91,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	}
 	s.objects = s.newObjects()
 	s.leaves = &leafCache{
-		objects: s.objects, segments: &s.segments, places: &s.readers.places, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes,
+		objects: s.objects, segments: &s.segments, lookups: &s.readers.lookups, images: s.catalog.images, limit: s.opts.LeafCache / leafBytes,
 		log: s.log, life: s.ctx,
 	}
 	s.maker = &segmentMaker{
@@ -108,7 +108,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	s.evacuator = s.newEvacuator()
 	s.replayer = s.newReplayer()
 	s.indexer = &indexer{
-		index: s.index, segments: &s.segments, pins: &s.readers.places, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
+		index: s.index, segments: &s.segments, pins: &s.readers.lookups, sketches: &s.sketches, objects: s.objects, requests: s.catalog.requests, log: s.log,
 	}
 	s.openAccounting()
 	s.layerSettler = s.newLayerSettler()
@@ -118,7 +118,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 
 func (s *Store) newLayerSettler() *layerSettler {
 	return &layerSettler{
-		segments: &s.segments, index: s.index, objects: s.objects, cache: s.leaves, places: &s.readers.places,
+		segments: &s.segments, index: s.index, objects: s.objects, cache: s.leaves, lookups: &s.readers.lookups,
 		heads: s.catalog, barrier: s.collector, gate: s, space: s.space, recorder: s.recorder, appenders: newAppenders(s.maker.take),
 		giveWay: func(ctx context.Context, v *volume, n int) error { return s.settler.pace(ctx, v, n) },
 		punch:   func(g *segment.File, from, to int64) { _ = s.sealer.punch(g, from, to, nil) },
@@ -272,7 +272,7 @@ func (s *Store) openIndex() (err error) {
 // newObjects makes what finds and reads the store's objects; it knows of no damage.
 func (s *Store) newObjects() *object.Reader {
 	return object.NewReader(object.Options{
-		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s.index, s.found}, Pins: &s.readers.places, Logger: s.log, ChunkSize: s.sb.ChunkSize,
+		Segments: &s.segments, Footers: s.footers, Sketches: &s.sketches, Index: objectIndex{s.index, s.found}, Pins: &s.readers.lookups, Logger: s.log, ChunkSize: s.sb.ChunkSize,
 	})
 }
 

@@ -36,28 +36,28 @@ type Options struct {
 	LeafCache int64
 	// FooterCache bounds the memory for footers of sealed segments in bytes. Default 32 MiB.
 	FooterCache int64
-	// CountMemory bounds the memory for counting the references to chunks in bytes: about 12 a chunk.
-	// Above it what images take is estimated. Default 128 MiB, which counts the chunks of 170 GiB of
-	// unique data at 16 KiB a chunk.
+	// CountMemory bounds the memory for counting the references to chunks in bytes: about 12 a
+	// chunk. Above it what images take is estimated. Default 128 MiB, which counts the chunks of
+	// 170 GiB of unique data at 16 KiB a chunk.
 	CountMemory int64
 	// Reserve is the room in bytes that writes leave free in the store's file system, for settling,
 	// deleting and opening. Default: a twentieth of the file system, at least 32 MiB, at most 1
 	// GiB.
 	Reserve int64
 
-	// CollectRate is how many bytes a second a collection reads, writes and gives back at most, while
-	// there is room. Default 64 MiB; negative: no bound. Store.SetCollectRate changes it.
+	// CollectRate is how many bytes a second a collection reads, writes and gives back at most,
+	// while there is room. Default 64 MiB; negative: no bound. Store.SetCollectRate changes it.
 	CollectRate int64
 	// CollectNice is by how much the nice value of the thread that collects is above that of the
-	// process. With 10 it gets a tenth of what another thread gets where processors are short, and
-	// makes none wait that wakes up; much more would leave it standing with a lock that others need.
-	// Default 0.
+	// process. With 10 it gets a tenth of another thread's share when processors are short, and
+	// never delays a thread that wakes up. A much higher value could starve it while it holds a
+	// lock that others need. Default 0.
 	CollectNice int
 	// CollectMemory bounds the memory in bytes in which a collection marks what is alive. Three
 	// quarters are for a filter of a byte for each object that segments list, so that 96 MiB are
 	// enough for 1 TiB of 16 KiB chunks; where that is not enough, each collection makes several
-	// passes, and reads all tree nodes in each: two with 64 MiB. The rest is for the nodes that were
-	// visited; where that is not enough, some are read again. Default 256 MiB.
+	// passes, and reads all tree nodes in each: two with 64 MiB. The rest is for the nodes that
+	// were visited; where that is not enough, some are read again. Default 256 MiB.
 	CollectMemory int64
 
 	// TrustCache is asked for a volume whose daemon died in this boot, and whose store was mounted
@@ -65,10 +65,10 @@ type Options struct {
 	// server)? The volume is named by VolumeInfo.MarkName, which its devices are known by. nil
 	// means no.
 	TrustCache func(markName string) bool
-	// Contested is asked for the same volume when TrustCache says no: may there be somebody who
-	// relies on its unflushed writes all the same? Then a volume that has any is refused until
-	// AcceptCopies decides it. The devices in question are known by another store's marks, so the
-	// volume is named by its ID, and by the names that it has and that its devices had. nil means no.
+	// Contested is asked for the same volume when TrustCache says no: may something rely on its
+	// unflushed writes all the same? Then a volume that has any is refused until AcceptCopies
+	// decides it. The devices in question are known by another store's marks, so the volume is
+	// named by its ID, and by the names that it has and that its devices had. nil means no.
 	Contested func(id uuid.UUID, names ...string) bool
 	// Boot and Mount identify the kernel's page cache that the files are written through. Default:
 	// the boot ID, and the ID of the mount under the store.
@@ -78,8 +78,8 @@ type Options struct {
 	// it and Close releases it.
 	Lock *Lock
 
-	// Now is the wall clock, for the times that are shown of volumes and snapshots, for the names of
-	// automatic snapshots, and for where the policy clock begins. Default: time.Now.
+	// Now is the wall clock, for the times that are shown of volumes and snapshots, for the names
+	// of automatic snapshots, and for where the policy clock begins. Default: time.Now.
 	Now func() time.Time
 
 	// LookOnly opens the store without a change to any of its files: what opening has to do is done
@@ -93,8 +93,8 @@ type Options struct {
 
 	// elapsed is how long the machine runs, for the policy clock. Default: vfs.SinceBoot.
 	elapsed func() time.Duration
-	// shortestHole is how many bytes of dead objects in a row are worth a hole in a segment. Default
-	// 64 KiB.
+	// shortestHole is how many bytes of dead objects in a row are worth a hole in a segment.
+	// Default 64 KiB.
 	shortestHole int64
 	// collectNeed is when the store begins a collection itself. Default: defaultNeed.
 	collectNeed collectNeed

@@ -9,22 +9,22 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// readers are all who may hold a place of a segment and read the bytes there later. What moves
-// objects, punches or unlinks segments first sees to it that nobody finds the places any more, and
-// then waits for those who have found them (wait):
+// readers are all goroutines that may hold a location in a segment and read the bytes there later.
+// Before objects are moved, or segments punched or unlinked, their locations are made impossible to
+// find; then wait waits for the goroutines that have found them:
 //
 //	reader                                     holds the pin of
 //	a plan of a volume                         the volume, under volume.mu
 //	a plan of a view                           the view, under View.mu; of a snapshot that has not settled, the volume
-//	a look-up by hash, a tree node, a root     places
-//	a walk from a base's root to a leaf        places, from before the root is looked at
-//	settling: the chunks of a run, an object   places
-//	check: an object; the indexer: a segment   places
+//	a look-up by hash, a tree node, a root     lookups
+//	a walk from a base's root to a leaf        lookups, from before the root is looked at
+//	settling: the chunks of a run, an object   lookups
+//	check: an object; the indexer: a segment   lookups
 //
-// A place is kept for longer only by the leaves in memory.
+// Only leaves in memory keep locations for longer.
 type readers struct {
 	catalog *catalog
-	places  segment.Pins
+	lookups segment.Pins
 
 	mu      lockorder.Mutex[lockorder.Memory]
 	leaving map[*volume]struct{} // deleted volumes that can still make plans
@@ -61,8 +61,8 @@ func isDone(p *segment.Pin) bool {
 	}
 }
 
-// wait replaces every pin of the store, and returns when all who may hold a place since before the
-// call have ended. It blocks for as long as a plan is held.
+// wait replaces every pin of the store, and returns when all goroutines that may hold a location
+// from before the call have ended. It blocks for as long as a plan is held.
 // REQUIRES: no lock is held, since a reader may wait for it.
 func (r *readers) wait(ctx context.Context) error {
 	for _, p := range r.replace() {
@@ -93,7 +93,7 @@ func (r *readers) replace() []*segment.Pin {
 		old = append(old, w.replacePin())
 		w.mu.Unlock()
 	}
-	return append(old, r.places.Replace())
+	return append(old, r.lookups.Replace())
 }
 
 // planners returns all that make plans: volumes and open views.

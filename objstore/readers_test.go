@@ -84,7 +84,7 @@ func TestReadersWaitsForPlans(t *testing.T) {
 	}
 	heldUp(t, r.s, "a plan of a volume that is being deleted", func() { b.Release(p) })
 	must(t, <-deleted)
-	heldUp(t, r.s, "a look-up by hash", r.s.readers.places.Hold().Release)
+	heldUp(t, r.s, "a look-up by hash", r.s.readers.lookups.Hold().Release)
 }
 
 // Between the moment at which a volume leaves the catalog and the moment at which it makes no plans
@@ -211,7 +211,7 @@ func TestReadsHoldAPin(t *testing.T) {
 
 // held reports whether anybody reads places.
 func held(s *Store) bool {
-	p := s.readers.places.Replace()
+	p := s.readers.lookups.Replace()
 	return !isDone(p)
 }
 

@@ -88,7 +88,7 @@ func TestWalksHoldPlaces(t *testing.T) {
 						early++
 					}
 				}
-				pins = append(pins, r.s.readers.places.Replace())
+				pins = append(pins, r.s.readers.lookups.Replace())
 				return nil
 			})
 			v = r.volume("a", 1<<30)

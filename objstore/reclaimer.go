@@ -27,7 +27,7 @@ import (
 //   - An item leaves the queue when it was given back, or can't be given back before the store
 //     opens again. An interrupted item stays, and start begins it again.
 //   - pending counts the queued items of each volume, and those that a settling has announced
-//     (expect) and is about to queue: whoever sees that a layer has settled finds it pending. left is
+//     (expect) and is about to queue: a layer that is seen to have settled is found pending. left is
 //     the sum.
 //
 // mu is never held over I/O.
@@ -102,7 +102,8 @@ func (r *reclaimer) start(ctx context.Context) {
 	}
 }
 
-// stop waits for the goroutines, whose context the caller has ended. Nobody may call add meanwhile.
+// stop waits for the goroutines, whose context the caller has ended. add must not be called
+// meanwhile.
 func (r *reclaimer) stop() { r.workers.Wait() }
 
 // abandon leaves what is queued to the next opening. It is called after stop.

@@ -18,10 +18,10 @@ import (
 	"varve/objstore/vfs"
 )
 
-// recorder makes objects known that were written to segments, and forgets those that are gone. An
-// object goes through three states:
+// recorder lists and indexes objects that were written to segments, and forgets those that are
+// gone. An object goes through three states:
 //
-//	written    its bytes are durable; nobody knows of it, and a crash leaves nothing to be found
+//	written    its bytes are durable; nothing refers to it, and an opening does not find it
 //	listed     it is in the object log of its segment, durably (list)
 //	known      it counts in the figures, and is found through the index (enter)
 //
@@ -66,7 +66,7 @@ func (r *recorder) enter(g *segment.File, objs []segment.Object) {
 	r.objects.Stored(objs)
 }
 
-// forget removes objects from the index that are not in a segment any more.
+// forget removes from the index objects that a segment no longer holds.
 func (r *recorder) forget(g *segment.File, gone []segment.Object) {
 	entries := make([]index.Entry, 0, indexBatch)
 	for batch := range slices.Chunk(gone, indexBatch) {

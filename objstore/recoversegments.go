@@ -16,11 +16,10 @@ import (
 	"varve/objstore/vfs"
 )
 
-// segmentOpener opens the segments of an earlier process, compares them with what refs know, and
-// ends those that nothing is appended to any more. It is used by the opening of the store alone.
+// segmentOpener opens the segments of earlier processes, compares them with refs, and ends those
+// that are not appended to any more. Only the opening of a store uses it.
 //
-// Damage concerns what lies in one segment: the store opens with the others. A file that is not the
-// store's by its name is left alone.
+// Damage concerns one segment: the store opens with the others. Foreign files are left alone.
 type segmentOpener struct {
 	fs       vfs.FS
 	store    uuid.UUID
@@ -174,8 +173,7 @@ func (o *segmentOpener) validateObjectLog(g *segment.File) {
 	g.SetDamage(bad)
 }
 
-// sweep ends the segments that an earlier process left open: nothing is appended to them
-// any more.
+// sweep ends the segments that an earlier process left open: they are not appended to any more.
 func (o *segmentOpener) sweep(ctx context.Context) error {
 	for _, g := range o.segments.All() {
 		if err := ctx.Err(); err != nil {
@@ -199,7 +197,8 @@ func (o *segmentOpener) sweep(ctx context.Context) error {
 
 // dropOutlived removes the object log of a segment whose footer names all that is in it.
 func (o *segmentOpener) dropOutlived(g *segment.File) error {
-	// A process that was killed may have written the footer, and not synced it; or its sync has failed.
+	// A process that was killed may have written the footer, and not synced it; or its sync has
+	// failed.
 	if err := g.Reseal(o.store); err != nil {
 		o.log.Warn("an object log that is not needed was not removed", "file", segment.ObjectLogName(g.ID), "error", err)
 		return nil

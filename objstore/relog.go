@@ -12,10 +12,10 @@ import (
 )
 
 // A chunk that a layer has written in part, and whose old bytes are damaged or lost, can't settle:
-// a new hash would vouch for bytes that nobody knows. All else must settle nevertheless. So the
-// chunk stays as it was in the tree, and what the layer has of it is relogged: written once more,
-// to the newest layer, under everything newer. There it is pinned by the damage until the chunk is
-// written whole or discarded.
+// a new hash would vouch for unknown bytes. All else must settle nevertheless. So the chunk stays
+// as it was in the tree, and what the layer has of it is relogged: written once more, to the newest
+// layer, under everything newer. There it is pinned by the damage until the chunk is written whole
+// or discarded.
 //
 // A snapshot has no newer layer to relog to: as long as one waits to settle, so does the layer, and
 // no new one is made.

@@ -10,8 +10,8 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// RenameVolume gives a volume another name, while it is in use too. Who has the volume or its
-// snapshots open goes on: only what asks for the volume by name from here on needs the new one.
+// RenameVolume changes the name of a volume, also while it is in use. Whatever has the volume or
+// its snapshots open goes on: only what asks for the volume by name from here on needs the new one.
 // ErrExists if the name is taken. The name is durable when RenameVolume returns; after a crash the
 // volume has one of the two.
 func (s *Store) RenameVolume(ctx context.Context, name, to string) (VolumeInfo, error) {
@@ -46,8 +46,8 @@ func (c *catalog) renameVolume(ctx context.Context, name, to string) (*volume, e
 }
 
 // RenameSnapshot gives a snapshot another name, while it is open too. ErrExists if the volume has a
-// snapshot of that name. The name is durable when RenameSnapshot returns; after a crash the snapshot
-// has one of the two.
+// snapshot of that name. The name is durable when RenameSnapshot returns; after a crash the
+// snapshot has one of the two.
 func (s *Store) RenameSnapshot(ctx context.Context, volume, snap, to string) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", to); err != nil {
 		return SnapshotInfo{}, err

@@ -19,8 +19,8 @@ import (
 	"varve/objstore/vfs"
 )
 
-// replayer reads the journals of volumes, decides what of them counts (history.go, copied.go), and
-// makes layers of that. An opening replays all volumes, a repair or a second look one.
+// replayer reads the journals of volumes, decides which records count (history.go, copied.go), and
+// makes layers of them. An opening replays all volumes, a repair or a second look only one.
 //
 // Invariants:
 //
@@ -28,7 +28,7 @@ import (
 //     generations that count come into being, or none.
 //   - What this opening counts is durable before its journal is finished: it counts after the next
 //     power cut too.
-//   - A journal that is damaged, or behind damage, stays as it is. The volume is refused, and other
+//   - A journal that is damaged, or behind damage, is not changed. The volume is refused, and other
 //     volumes are not affected.
 //   - Journals that hold nothing are removed newest first: a crash in between must not leave a
 //     generation without its predecessors.
@@ -120,8 +120,9 @@ func (p *replayer) replayVolume(ctx context.Context, v *volume, gens []uint64) e
 	return p.replayLayers(ctx, v, h.replays)
 }
 
-// replayLayers makes frozen layers of the generations of a volume: of all of them or, after an error,
-// of none. One that ctx has ended can be tried again: what it has made durable counts either way.
+// replayLayers makes frozen layers of the generations of a volume: of all of them or, after an
+// error, of none. One that ctx has ended can be tried again: what it has made durable counts either
+// way.
 func (p *replayer) replayLayers(ctx context.Context, v *volume, replays []*journal.Replay) error {
 	var layers []*layer
 	for i, rp := range replays {
@@ -149,7 +150,7 @@ func (p *replayer) replayLayers(ctx context.Context, v *volume, replays []*journ
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, l := range layers { // all or none, so that the caller may try again
+	for _, l := range layers { // all or none, so the caller may try again
 		for _, h := range l.handed {
 			p.segments.Get(h.seg).Unsettled.Add(h.to - h.from)
 		}
@@ -162,7 +163,7 @@ func (p *replayer) replayLayers(ctx context.Context, v *volume, replays []*journ
 }
 
 // takeHistory makes layers of the journals of a volume that was refused, and removes journals that
-// hold nothing. Once it has begun it goes on, whatever becomes of ctx.
+// hold nothing. Once begun, it does not stop when ctx ends.
 func (p *replayer) takeHistory(ctx context.Context, v *volume, h *history) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -14,17 +14,17 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// A resize gives a volume another size. The size is in the root, and decides how deep the tree is:
-// so a resize makes the tree and the root of the new size, durably, and then writes one record,
+// A resize changes the size of a volume. The size is in the root, and decides how deep the tree is:
+// a resize makes the tree and the root of the new size durable, and then writes one record,
 //
 //	resize {gen, size, root, logical}
 //
-// which decides. Before it the volume is as it was; nothing of the layers changes.
+// which decides. Until it is durable the volume is unchanged; layers do not change at all.
 //
 // A volume grows while it is in use: new nodes above the top are all that is written, and layers
-// that have not settled lie within the new size too. It shrinks only while nobody has it open, and
-// once all of it has settled: the tree is settled with a hole from the new end to the old one, which
-// no journal knows of, and cut. What lay there is gone: growing again shows zeroes.
+// that have not settled lie within the new size too. It shrinks only while it is not open, and once
+// all of it has settled: the tree is settled with a hole from the new end to the old one, which no
+// journal knows of, and cut. What lay there is gone: growing again shows zeroes.
 //
 // A snapshot that has not settled has the size of its volume, and settles first.
 
@@ -34,10 +34,11 @@ type ResizeOptions struct {
 	Shrink bool
 }
 
-// ResizeVolume gives a volume another size in bytes, a multiple of its block size. A smaller one
-// needs o.Shrink, or is ErrInvalid, and is ErrInUse while the volume is open; nobody can open the
-// volume meanwhile. Devices and files of a volume that has grown take the new size when their owners
-// give it to them. Snapshots keep theirs. The volume has the new size durably, or is as it was.
+// ResizeVolume changes the size of a volume, in bytes, to a multiple of its block size. A smaller
+// size needs o.Shrink, or the error is ErrInvalid; it is ErrInUse while the volume is open, which
+// it cannot become meanwhile. Devices and files of a volume that has grown get the new size from
+// their owners. Snapshots keep theirs. After an error the volume is unchanged, otherwise its new
+// size is durable.
 func (s *Store) ResizeVolume(ctx context.Context, name string, size int64, o ResizeOptions) (VolumeInfo, error) {
 	v, shrinks, err := s.catalog.beginResize(name, size, o)
 	if err != nil {
@@ -66,8 +67,8 @@ type resizing struct {
 	shrinks bool
 }
 
-// beginResize returns a volume that can have the size, and whether it gets smaller: then nobody can
-// open the volume until unreserve.
+// beginResize returns a volume that can have the size, and whether it gets smaller: then the volume
+// cannot be opened until unreserve.
 func (c *catalog) beginResize(name string, size int64, o ResizeOptions) (v *volume, shrinks bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +104,7 @@ func (c *catalog) beginResize(name string, size int64, o ResizeOptions) (v *volu
 	return v, true, nil
 }
 
-// mayShrink returns what is wrong with a smaller size: a reservation is for no more than the size.
+// mayShrink returns an error if the volume's reservation exceeds the smaller size.
 // REQUIRES: catalog.mu is held.
 func (v *volume) mayShrink(size int64) error {
 	if v.ref.Reserve <= size {
@@ -182,9 +183,8 @@ func (r *resizing) resize(ctx context.Context) error {
 	return nil
 }
 
-// discard makes a hole in st's layer of what lies beyond the new end, and looks whether that can
-// settle: of the chunk that the end lies in, a part is kept, and gets a new hash with what is left
-// of it.
+// discard makes a hole in st's layer beyond the new end, and finds out whether that can settle: the
+// chunk that the new end lies in keeps its first part, and gets a new hash.
 func (r *resizing) discard(st *settling) error {
 	if r.size < st.old.Size {
 		end := uint64(st.old.Size) / SectorSize
@@ -279,8 +279,8 @@ func (v *volume) settledWhole() bool {
 	return true
 }
 
-// setBase gives the volume a base of another size. Leaves that are in memory stay, if the base has
-// grown: what they cover is as it was.
+// setBase sets a base of another size. If the base has grown, leaves in memory stay: what they
+// cover has not changed.
 // REQUIRES: settleMu and catalog.mu are held.
 func (v *volume) setBase(b *base, logical int64) {
 	v.obstacle = obstacle{}

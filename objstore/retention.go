@@ -11,10 +11,10 @@ import (
 )
 
 // Retention says what is kept of a volume's past, and how often a snapshot is taken of it. The four
-// numbers have the meaning that they have in restic: the newest state of each of so many hours, days
-// and weeks of UTC that have any, and so many of the last. They are applied to the history of the
-// volume, which is the states to which it settles, and by itself to its automatic snapshots. A
-// snapshot that somebody asked for is never deleted by it. The zero value keeps no history, takes no
+// numbers have the meaning that they have in restic: the newest state of each of so many hours,
+// days and weeks of UTC that have any, and so many of the last. They are applied to the history of
+// the volume, which is the states to which it settles, and by itself to its automatic snapshots. A
+// snapshot that was asked for is never deleted by it. The zero value keeps no history, takes no
 // snapshots, and deletes none.
 type Retention struct {
 	KeepLast      int   `json:"keep_last"`      // 0 to 1,000 each
@@ -124,8 +124,8 @@ func (s *Store) PruneHistory(ctx context.Context, volume string) (states []Snaps
 	return states, err
 }
 
-// SnapshotsDue returns the names of the volumes of which a snapshot is due. One of which nothing was
-// written since its last automatic snapshot gets none, until its next turn.
+// SnapshotsDue returns the names of the volumes of which a snapshot is due. One of which nothing
+// was written since its last automatic snapshot gets none, until its next turn.
 func (s *Store) SnapshotsDue() []string {
 	c := s.catalog
 	now := c.past.clock.now()

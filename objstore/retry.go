@@ -32,8 +32,8 @@ type retry struct {
 	need int64 // bytes of further room that let it be tried again
 }
 
-// settleAttempts is how the settling of a volume goes. The settler counts, those who write to the
-// volume and those who wait for it look. The zero value is ready.
+// settleAttempts records how the settling of a volume goes. The settler counts; writers and waiters
+// of the volume read. The zero value is ready.
 type settleAttempts struct {
 	begun   atomic.Uint64                 // settlings that have begun
 	failed  atomic.Int64                  // those in a row that have failed
@@ -70,8 +70,7 @@ func (t *settler) retryDue(v settleable) bool {
 		r.try != t.stateFor(v) || r.full && t.deps.space.roomSeen.Load()-r.room >= r.need
 }
 
-// settleFailed records that a try has failed, wakes those who wait for it, and sets the time of the
-// next one.
+// settleFailed records that a try has failed, wakes its waiters, and sets the time of the next one.
 func (t *settler) settleFailed(v settleable, try settleTry, err error) {
 	a, space := v.settleAttempts(), t.deps.space
 	fails := a.failed.Add(1)

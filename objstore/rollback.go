@@ -40,7 +40,7 @@ type Rollback struct {
 
 // RollbackVolume makes a snapshot the content of its volume again. The present state is kept as a
 // snapshot whose name is made of the time, unless o.NoSnapshot is set or the volume holds what the
-// snapshot holds. ErrInUse while the volume is open; nobody can open it meanwhile. The volume is
+// snapshot holds. ErrInUse while the volume is open; it cannot be opened meanwhile. The volume is
 // rolled back durably, or as it was. ctx also bounds the wait for the dropped space, but not the
 // freeing: the next opening does what is left of it.
 func (s *Store) RollbackVolume(ctx context.Context, volume, snap string, o RollbackOptions) (Rollback, error) {
@@ -78,7 +78,8 @@ type rollback struct {
 // errStillNeeded: a snapshot that has not settled came into being meanwhile.
 var errStillNeeded = errors.New("a snapshot has not settled yet")
 
-// settleAndTry calls try, which settles what has to settle first, until nothing has to settle again.
+// settleAndTry calls try, which settles what has to settle first, until nothing has to settle
+// again.
 func settleAndTry(ctx context.Context, try func(context.Context) error) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -188,7 +189,8 @@ func (r *rollback) record(ctx context.Context, sn *refs.Snapshot, target settled
 			r.kept = keptName(v.ref, r.now)
 			recs = append(recs, r.present.record(v.ref, r.kept, r.now))
 		}
-		// A freeze that is under way may add one more journal, which stays empty: nobody writes.
+		// A freeze that is under way may add one more journal, which stays empty: there are no
+		// writers.
 		gen = newest + 1
 		head := refs.Record{Op: refs.OpHead, ID: v.ref.ID, Gen: gen, Root: id.String(), Logical: target.logical, Time: r.now.Truncate(time.Second)}
 		if sn.Size != v.ref.Size { // the volume gets the size of the snapshot too
@@ -224,8 +226,8 @@ func (v *volume) newest(root *merkle.Root) (gen uint64, unchanged bool) {
 }
 
 // reset drops all layers, and makes base the volume's content up to gen. It returns the layers, and
-// the pin that is done when nobody reads them any more.
-// REQUIRES: settleMu and catalog.mu are held, and nobody has the volume open.
+// the pin that is done when no plan reads them any more.
+// REQUIRES: settleMu and catalog.mu are held, and the volume is not open.
 func (v *volume) reset(base *base, gen uint64, logical int64) ([]*layer, *segment.Pin) {
 	v.counted, v.obstacle = nil, obstacle{}
 	v.mu.Lock()

@@ -54,8 +54,8 @@ func (s *Store) OpenRoot(id string) (*View, error) {
 	return w.open()
 }
 
-// viewRoot registers a view of a root, so that the root counts as in use from the moment at which it
-// was looked up.
+// viewRoot registers a view of a root, so that the root counts as in use from the moment at which
+// it was looked up.
 func (c *catalog) viewRoot(w *View) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *catalog) viewRoot(w *View) error {
 // foundRoot is what is known of a root without the lock.
 type foundRoot struct {
 	size, logical int64
-	verified      *volume // one that wants its chunks checked; nil: none does
+	verified      *volume // one with verified reads that has the root; nil: none
 }
 
 // root finds a root that something refers to.

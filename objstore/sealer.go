@@ -19,8 +19,8 @@ import (
 )
 
 // sealer ends segments: it punches what nothing refers to, seals those that have objects, and
-// removes those that have none. Who appends to a segment, and when it ends, is decided by its owner:
-// a volume, an appender, the pool, or the collector for one that is sealed.
+// removes those that have none. Its owner decides when a segment ends: the volume, appender or pool
+// that appends to it, or the collector for one that is sealed.
 //
 // Invariants:
 //
@@ -30,7 +30,7 @@ import (
 //   - A segment that can't be sealed for want of space, memory or descriptors stays as it is: its
 //     object log still lists what is in it, and the next collection, which owns it from then on, tries
 //     again, or the next opening.
-//   - After any other error of sealing or of a sync, nobody knows what a crash would leave: the store
+//   - After any other error of sealing or of a sync, what a crash would leave is unknown: the store
 //     becomes read-only.
 //
 // It has no lock: a segment is ended by its owner alone.
@@ -47,15 +47,15 @@ type sealer struct {
 	punchFailed sync.Once // an error of punching is logged once
 }
 
-// holds reports whether a segment must stay, since it may hold data that is not known of: its
-// records are damaged, or a damaged volume's journal may refer to it. The next opening decides
+// holds reports whether a segment must stay because it may hold data that the store does not know
+// of: its list is damaged, or a damaged volume's journal may refer to it. The next opening decides
 // again.
 func (e *sealer) holds(g *segment.File) bool {
 	return g.Damaged() || g.Inherited && e.refused.Load()
 }
 
-// punch punches the bytes [from, to), but for the objects, which are in order of block. It goes on
-// after an error, and returns the first one.
+// punch punches the bytes [from, to) except the objects, which are in order of block. After an
+// error it continues with the next hole; it returns the first error.
 func (e *sealer) punch(g *segment.File, from, to int64, objs []segment.Object) (first error) {
 	if g.Damaged() {
 		return nil // objs may be incomplete
@@ -101,8 +101,8 @@ func (e *sealer) endOf(v *volume, g *segment.File) error {
 	return e.seal(g)
 }
 
-// endSettled takes a segment from the volume that is full and whose writes have all settled. False:
-// it is not, or was taken before.
+// endSettled takes a full segment, whose writes have all settled, from the volume. It returns false
+// if the segment is not in that state, or was taken before.
 // REQUIRES: settleMu is held.
 func (v *volume) endSettled(g *segment.File) bool {
 	v.commitMu.Lock() // no commit may be syncing the file when it is closed

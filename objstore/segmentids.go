@@ -18,7 +18,7 @@ func (c *catalog) newSegmentID(ctx context.Context) (uint32, error) {
 		}
 		err := c.update(ctx, func() ([]refs.Record, error) {
 			if c.nextSegment < c.refs.Segments {
-				return nil, nil // somebody else has done it
+				return nil, nil // another goroutine has done it
 			}
 			return []refs.Record{{Op: refs.OpSegments, Gen: c.nextSegment + segmentIDs}}, nil
 		}, nil)

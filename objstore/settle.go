@@ -15,8 +15,8 @@ import (
 // settling turns the oldest frozen layer of a volume into objects: chunks, tree nodes, a root. One
 // settling at a time runs in a store. Its steps:
 //
-//	A  read and hash each touched chunk. The store has it: refer to that copy. It lies whole in an append segment: adopt it in
-//	   place. Else copy it. Then make the touched nodes, from the leaves to the root.
+//	A  read and hash each touched chunk. If the store has it, refer to that copy; if it lies whole in an append
+//	   segment, adopt it there; otherwise copy it. Then make the touched nodes, from the leaves to the root
 //	B  make the data durable: copies, nodes, adopted append segments
 //	C  record the objects in their segments' object logs, durably; from here on other settlings may refer to them
 //	D  append the new root to refs, durably; from here on the layer's journal is not needed

@@ -51,7 +51,7 @@ func (st *settling) runs(from, to uint64, n *merkle.Node, out *leaf) error {
 
 // run settles the chunks of the sectors [from, to), all of which are touched.
 func (st *settling) run(from, to uint64, n *merkle.Node, out *leaf) error {
-	defer st.places.Hold().Release() // what is found is read: to be taken apart, or to be compared
+	defer st.lookups.Hold().Release() // what is found is read: to be taken apart, or to be compared
 	size := uint64(st.old.ChunkSize)
 	chunk := size / SectorSize
 	length := int(to-from) * SectorSize

@@ -21,8 +21,8 @@ func (st *settling) record(g *segment.File, o segment.Object) segment.Location {
 
 // store stores an object unless the store has it.
 func (st *settling) store(k merkle.Kind, h merkle.Hash, data []byte) (segment.Location, error) {
-	defer st.places.Hold().Release() // what is found is read, to be compared
-	st.barrier.keep(&h)              // before it is looked for
+	defer st.lookups.Hold().Release() // what is found is read, to be compared
+	st.barrier.keep(&h)               // before it is looked for
 	if loc, ok := st.find(&h, k); ok {
 		if ok = st.trusts(loc); !ok {
 			var err error

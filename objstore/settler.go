@@ -26,7 +26,7 @@ const (
 //   - A volume that can't settle does not delay the others: it has a retry of its own.
 //   - Settling gives way to requests (pacer) unless a caller waits for it, or space or the tail's
 //     limit presses.
-//   - Those who wait for settling are woken when it has succeeded, failed, or given space back.
+//   - Waiters for settling are woken when it has succeeded, failed, or freed space.
 //   - The error that a waiter gets is that of a settling that began after the waiter came.
 //
 // What only run and its callees use needs no lock. ask, do and waitSettled may be called from any

@@ -9,15 +9,15 @@ import (
 // settlerJob is work for the settler's goroutine that writes objects, and is not the settling of a
 // layer.
 type settlerJob struct {
-	ctx  context.Context //nolint:containedctx // of the caller, who waits
+	ctx  context.Context //nolint:containedctx // of the caller, which waits
 	work func(context.Context) error
 	done chan error // has room for the result
 }
 
 // do runs work on the settler's goroutine, between two settlings, and returns its error. work's
 // context ends with ctx; it also ends when the settler stops, and work begins again when another
-// settler has started. While a caller waits, settling does not give way to requests. ErrReadOnly in a
-// store that takes no writes, which may have no settler.
+// settler has started. While a caller waits, settling does not give way to requests. ErrReadOnly in
+// a store that takes no writes, which may have no settler.
 func (t *settler) do(ctx context.Context, work func(context.Context) error) error {
 	if err := t.deps.gate.writeError(); err != nil {
 		return err

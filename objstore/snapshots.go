@@ -11,9 +11,9 @@ import (
 	"varve/objstore/internal/refs"
 )
 
-// naming is a snapshot that is frozen and has no name yet, or gets none: a clone, or what a rollback
-// keeps. What settles meanwhile leaves it its root, which nothing else may refer to by then: whoever
-// frees objects has to keep it too. Guarded by volume.mu.
+// naming is a frozen snapshot that has no name yet, or never gets one: a clone, or the state that a
+// rollback keeps. If its layers settle meanwhile, the root is noted here. Nothing else may refer to
+// that root by then, so a collection must keep it too. Guarded by volume.mu.
 type naming struct {
 	gen     uint64
 	settled bool
@@ -30,8 +30,8 @@ func (s *Store) CreateSnapshot(ctx context.Context, volume, snap string) (Snapsh
 	return s.createSnapshot(ctx, volume, snap, time.Time{})
 }
 
-// createSnapshot is CreateSnapshot; automatic is the time of the policy clock if the volume's policy
-// has it made, else zero.
+// createSnapshot is CreateSnapshot; automatic is the time of the policy clock if the volume's
+// policy has it made, else zero.
 func (s *Store) createSnapshot(ctx context.Context, volume, snap string, automatic time.Time) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", snap); err != nil {
 		return SnapshotInfo{}, err
@@ -101,8 +101,8 @@ func (c *catalog) mayName(volume, snap string) (*volume, error) {
 	return v, nil
 }
 
-// name records the name of a snapshot that is frozen and durable, with the time created, and that it
-// is automatic if that is not zero.
+// name records the name of a snapshot that is frozen and durable, with the time created, and that
+// it is automatic if that is not zero.
 func (c *catalog) name(ctx context.Context, v *volume, snap string, n *naming, created, automatic time.Time) (info SnapshotInfo, err error) {
 	err = c.update(ctx, func() ([]refs.Record, error) {
 		if c.refs.ByID[v.ref.ID] == nil {

@@ -46,7 +46,7 @@ const SmallestMaxSize = 128 << 20
 //
 //   - budget + reserved + promised + reserve is at most what was free at the last look; what the file system
 //     does not know yet of writes under way (inflight) was taken off that. A request that has taken
-//     and is not in inflight yet as somebody looks is missed: the reserve has room for that.
+//     and is not in inflight yet at the time of a look is missed: the reserve has room for that.
 //   - reserved and tails are the sums over all layers that have not settled, stuckReserved and
 //     stuckTails those over the layers of volumes whose settling fails again and again. No write
 //     waits for the latter.
@@ -63,7 +63,7 @@ type spaceAccount struct {
 	stuckTails    atomic.Int64 // the part of tails in volumes whose settling fails again and again
 	stuckReserved atomic.Int64 // the same of reserved
 
-	promised atomic.Int64 // bytes that volumes with a reservation may still take, and nobody else
+	promised atomic.Int64 // bytes that only volumes with a reservation may still take
 
 	waiting  atomic.Int64 // how many requests wait for room that settling may make
 	lowSpace atomic.Bool  // the tails and their reservation take more than the room that is left
@@ -148,7 +148,7 @@ func (a *spaceAccount) mustTake(n int64, hole bool) error {
 	return nil
 }
 
-// wait blocks until one of the events, while the settler knows that somebody waits for room.
+// wait blocks until one of the events; meanwhile the settler knows of a waiter for room.
 func (a *spaceAccount) wait(ctx context.Context, events ...<-chan struct{}) error {
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
@@ -163,7 +163,7 @@ func (a *spaceAccount) look(n int64, hole bool) error {
 	a.lookMu.Lock()
 	defer a.lookMu.Unlock()
 	if a.has(n, hole) {
-		return nil // somebody else has looked meanwhile
+		return nil // another goroutine has looked meanwhile
 	}
 	reserved := a.reserved.Load()
 	free, room, err := a.setBudget()
@@ -223,7 +223,7 @@ func (a *spaceAccount) askForLook() {
 	}
 }
 
-// run looks at the disk ahead of those who need the budget, until ctx ends.
+// run renews the budget before requests need it, until ctx ends.
 func (a *spaceAccount) run(ctx context.Context) {
 	for {
 		select {
@@ -232,7 +232,7 @@ func (a *spaceAccount) run(ctx context.Context) {
 		case <-a.refill:
 		}
 		a.lookMu.Lock()
-		_, _, _ = a.setBudget() // who finds no budget looks for itself, and gets the error
+		_, _, _ = a.setBudget() // a request that finds no budget looks itself, and gets the error
 		a.lookMu.Unlock()
 	}
 }
@@ -308,7 +308,7 @@ func (a *spaceAccount) limit(maxSize int64) int64 {
 }
 
 // tick looks for room and warns of too little. Requests that wait for room look again: it may come
-// from somebody else than settling, or not come at all. The settler calls it; it blocks.
+// from something other than settling, or not at all. The settler calls it; it blocks.
 func (a *spaceAccount) tick() {
 	room, err := a.room()
 	a.lowSpace.Store(err == nil && room < a.tails.Load()+a.reserved.Load())

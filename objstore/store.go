@@ -88,7 +88,7 @@ type Store struct {
 }
 
 // uptime is how long the store has been open. Durations are differences of it and never of wall
-// clocks, which somebody may set at any time.
+// clocks, which may be set at any time.
 func (s *Store) uptime() time.Duration { return time.Since(s.began) }
 
 // errLookOnly is why a store takes no writes that was opened so.

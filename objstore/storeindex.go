@@ -55,7 +55,7 @@ func (x *storeIndex) now() index.Index {
 	return x.current.Load().Index
 }
 
-// acquire is now for everybody else, until release.
+// acquire is now for all other callers; the index stays open until release.
 func (x *storeIndex) acquire() *openIndex {
 	queuethread.Blocks("a look-up in the index")
 	for {
@@ -191,8 +191,8 @@ func (x *storeIndex) use(ix index.Index) {
 	clear(x.complete)
 }
 
-// adopt replaces the index by the next one, which is complete, and returns the one before once
-// nobody uses it any more.
+// adopt replaces the index by the next one, which is complete, and returns the one before once no
+// call uses it any more.
 func (x *storeIndex) adopt(n *storeIndex) (old index.Index) {
 	x.putMu.Lock()
 	x.next.Store(nil)
@@ -217,8 +217,8 @@ func (x *storeIndex) completed() map[uint32]bool {
 	return maps.Clone(x.complete)
 }
 
-// abandon ends the filling of the next index, if there is one, and returns once nobody enters anything
-// into it any more.
+// abandon ends the filling of the next index, if there is one, and returns once no call enters
+// anything into it any more.
 func (x *storeIndex) abandon() {
 	x.putMu.Lock()
 	defer x.putMu.Unlock()
@@ -297,7 +297,7 @@ func (x *storeIndex) bytes() int64 {
 }
 
 // close closes all that are open.
-// REQUIRES: nobody uses the index any more.
+// REQUIRES: no call uses the index any more.
 func (x *storeIndex) close() error {
 	err := x.now().Close()
 	for _, ix := range x.broke {

@@ -21,17 +21,17 @@ import (
 	"varve/objstore/vfs"
 )
 
-// A past state of a volume is a root to which the volume had settled, and which its retention policy
-// keeps. It is named by its generation, in braces: VOLUME@{17}. No snapshot can have such a name, and
-// a number is never used twice, so that a name means the same as long as the state is kept. A past
-// state is like a snapshot that has settled: whatever takes the name of a snapshot to read it takes
-// that of a past state.
+// A past state of a volume is a root to which the volume had settled, and which its retention
+// policy keeps. It is named by its generation, in braces: VOLUME@{17}. No snapshot can have such a
+// name, and a number is never used twice, so that a name means the same as long as the state is
+// kept. A past state is like a snapshot that has settled: whatever takes the name of a snapshot to
+// read it takes that of a past state.
 //
 // Every record that sets the head of a volume to another generation adds a state, and with it the
 // policy is applied: a busy volume settles 43,000 times a day. A resize keeps the generation. The
-// states are in memory, and in one file, which is replaced when they have changed (package past). It
-// is written behind: a crash may lose the states of the last seconds, and brings back none that was
-// dropped for longer than that. No volume and no snapshot depends on the file.
+// states are in memory, and in one file, which is replaced when they have changed (package past).
+// It is written behind: a crash may lose the states of the last seconds, and brings back none that
+// was dropped for longer than that. No volume and no snapshot depends on the file.
 
 // timeline holds the past states of all volumes.
 type timeline struct {
@@ -81,7 +81,7 @@ func IsStateName(name string) bool {
 
 // openTimeline reads the file of past states. States of volumes that do not exist, or keep no
 // history any more, are left out. What is damaged is lost, and returned.
-// REQUIRES: nobody else knows the catalog yet.
+// REQUIRES: the catalog is not shared yet.
 func openTimeline(fs vfs.FS, c *catalog, boot string, o *Options) (*timeline, []*disk.CorruptError, error) {
 	t := &timeline{
 		fs: fs, store: c.sb.ID, wall: o.Now, boot: uuid.NewSHA1(c.sb.ID, []byte(boot)),
@@ -268,7 +268,8 @@ func (t *timeline) saveDue() bool {
 }
 
 // saveHistory saves the past states if they have changed and the store takes writes. The first of
-// several errors is logged, and their end: states are tried again, and volumes do not depend on them.
+// several errors is logged, and their end: states are tried again, and volumes do not depend on
+// them.
 func (s *Store) saveHistory() {
 	if s.writeError() != nil {
 		return

@@ -21,8 +21,8 @@ const (
 	upkeepSave = 10 * time.Second
 	// upkeepUptime is how often the uptime is saved while there is a schedule.
 	upkeepUptime = time.Hour
-	// upkeepSpread is how far apart in seconds the times of a run of segments may lie. It bounds the
-	// number of runs; the earliest of the times counts for all.
+	// upkeepSpread is how far apart in seconds the times of a run of segments may lie. It bounds
+	// the number of runs; the earliest of the times counts for all.
 	upkeepSpread = 3600
 )
 
@@ -64,7 +64,7 @@ type verification struct {
 
 // open reads the file. It returns the damage that the copy has repaired, and the damage that lost
 // settings and times.
-// REQUIRES: the segments are open, and nobody else knows u yet.
+// REQUIRES: the segments are open, and u is not shared yet.
 func (u *upkeep) open() (repaired, lost []*CorruptError) {
 	u.verified = map[uint32]verification{}
 	u.counted = u.uptime()
@@ -223,7 +223,8 @@ func (u *upkeep) note(id, round uint32, damaged bool, bytes int64) {
 	}
 }
 
-// end remembers the result of a check of everything, which from then on is the last one and runs no more.
+// end remembers the result of a check of everything, which from then on is the last one and runs no
+// more.
 func (u *upkeep) end(r *CheckReport) {
 	u.mu.Lock()
 	u.running.Store(nil)

@@ -180,7 +180,7 @@ func (w *View) ReadContext(ctx context.Context, p []byte, off int64) (int, error
 }
 
 func (w *View) emptyUntil(ctx context.Context, off int64) (int64, error) {
-	defer w.s.readers.places.Hold().Release() // before the root is looked at
+	defer w.s.readers.lookups.Hold().Release() // before the root is looked at
 	root, end := w.untouched(off)
 	return w.s.emptyBelow(ctx, &root, off, end)
 }

@@ -41,7 +41,7 @@ type volume struct {
 	size atomic.Int64           // ref.Size, for requests; changes under settleMu, catalog.mu and mu
 
 	users    []string   // guarded by catalog.mu
-	reserved string     // "deleted", "rolled back": nobody may open it meanwhile; guarded by catalog.mu
+	reserved string     // "deleted", "rolled back": it must not be opened meanwhile; guarded by catalog.mu
 	claims   [sides]int // guarded by catalog.mu
 	idleSlot time.Time  // when a snapshot was due last, and nothing had changed, by the policy clock; guarded by catalog.mu
 

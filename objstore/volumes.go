@@ -63,7 +63,7 @@ func (c *catalog) create(ctx context.Context, id uuid.UUID, decide func() ([]ref
 	return v, err
 }
 
-// OpenVolume opens a volume for reading and writing. user says who has it ("ublk /dev/ublkb0",
+// OpenVolume opens a volume for reading and writing. user names the user ("ublk /dev/ublkb0",
 // "fuse"), for the lists. Close it when done.
 func (s *Store) OpenVolume(name, user string) (*Volume, error) {
 	v, err := s.catalog.find(name)
@@ -218,14 +218,14 @@ func (c *catalog) gone(v *volume) bool {
 	return c.refs.ByID[v.ref.ID] == nil
 }
 
-// unused reports whether nobody has the volume open.
+// unused reports whether the volume is not open.
 func (c *catalog) unused(v *volume) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(v.users) == 0
 }
 
-// ifUnused runs f with mu held if nobody has the volume open.
+// ifUnused runs f with mu held if the volume is not open.
 func (c *catalog) ifUnused(v *volume, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

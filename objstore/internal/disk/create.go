@@ -56,7 +56,7 @@ func ReplaceFile(fs vfs.FS, name string, data []byte) error {
 }
 
 // RemoveLeftover removes a file that no longer counts, if it is there. One that its disk does not
-// let go is in nobody's way: it stays, and the log says so.
+// let go is harmless: it stays, and is logged.
 func RemoveLeftover(fs vfs.FS, logger *slog.Logger, name string) error {
 	err := fs.Remove(name)
 	if errors.Is(err, os.ErrNotExist) {

@@ -11,7 +11,7 @@
 //	no space     ErrNoSpace: the write was refused; what was there before is still there
 //	Damaged      the bytes are wrong (ErrCorrupt) or cannot be read (EIO and the like): a matter of these bytes,
 //	             not of the whole store
-//	any other    nobody knows what the file holds now
+//	any other    what the file holds now is unknown
 //
 // An error of a sync belongs to the last class whatever its errno: the kernel may have dropped the
 // dirty pages, so that the next sync succeeds without them. [SyncError] marks it.

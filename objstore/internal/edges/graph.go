@@ -37,7 +37,7 @@ func Slot(n int64) int64 { return disk.RoundUp(n, disk.BlockSize) }
 //
 // After an error of Add or Remove the counts are wrong, and the graph is of no use any more.
 type Graph struct {
-	seed   maphash.Seed // keys: nobody can make two chunks with one key
+	seed   maphash.Seed // of keys: two chunks with one key cannot be made on purpose
 	nodes  map[uint64]node
 	chunks table
 	tree   int64 // bytes of live nodes and roots, as they lie on disk
@@ -277,7 +277,7 @@ func (t *trial) chunk(key uint64, n uint32) int64 {
 	if !samples(key, t.sample) {
 		return 0
 	}
-	if has := t.g.chunks.get(key); has != n { // otherwise nobody else refers to it: there is nothing to note
+	if has := t.g.chunks.get(key); has != n { // otherwise nothing else refers to it: there is nothing to note
 		t.chunks[key] += n
 		if has != t.chunks[key] {
 			t.thin()

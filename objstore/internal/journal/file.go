@@ -217,8 +217,8 @@ func (j *File) Committed(n int, final bool) {
 const markEvery = time.Second
 
 // Mark notes in the header that n records are durable: if they can't be read some day, they were
-// not simply never written. Nobody waits for the note, and recovery can do without. Last: it is not
-// put off to the next call.
+// not simply never written. Nothing waits for the note, and recovery can do without it. Last: it is
+// not put off to the next call.
 func (j *File) Mark(n int, last bool) {
 	if !j.headerMu.TryLock() { // a reader has it
 		return

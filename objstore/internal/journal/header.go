@@ -110,7 +110,7 @@ func (h header) setClosing(closing uint64) {
 func (h header) distrusted() bool { return string(h[offBoot:offDurable]) == distrustMark }
 
 // finished reports a journal whose last commit says what a recovery has decided that counts: what
-// was served since is built on that, so nobody may decide it anew.
+// was served since is built on that, so it must not be decided again.
 func (h header) finished() bool {
 	return le.Uint32(h[offBoot:]) == disk.Checksum([]byte(finished.Boot)) &&
 		le.Uint32(h[offMount:]) == disk.Checksum([]byte(finished.Mount))

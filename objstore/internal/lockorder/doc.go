@@ -1,9 +1,9 @@
 // Package lockorder lists the locks of the store, says what each protects, and in which order they
 // are taken; in a build with the tag lockorder, it panics when that order is broken.
 //
-// A goroutine that holds a lock may take those below it in the list, and no other. Nobody holds two
-// locks of one line, such as those of two volumes. TryLock, which does not wait, may be used
-// against the order.
+// A goroutine that holds a lock may take those below it in the list, and no other. No goroutine
+// holds two locks of one line, such as those of two volumes. TryLock, which does not wait, may be
+// used against the order.
 //
 //	lock                        protects
 //
@@ -28,7 +28,7 @@
 //	timeline.saveMu             the file of past states, while it is replaced
 //	segment.File.mu *           the state of a segment, and its objects in memory
 //
-// and last those that protect some memory, under which nobody takes another:
+// and last those that protect some memory, under which no other lock is taken:
 //
 //	segment.Table.mu *          which segments there are
 //	segment.FooterCache.mu *    footers in memory
@@ -59,6 +59,6 @@
 // Volume.Plan, Reserve, Commit and TryZero, takes locks with a star alone; Volume.TryFlush tries
 // another, and does not wait for it.
 //
-// Packages below that have locks of their own (index, vfs, busfault) call nobody while they hold
-// them.
+// Packages below that have locks of their own (index, vfs, busfault) call no other package of the
+// store while they hold them.
 package lockorder

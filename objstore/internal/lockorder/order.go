@@ -48,7 +48,7 @@ type (
 	History struct{}
 	// SegmentState is segment.File.mu.
 	SegmentState struct{}
-	// Memory is any lock under which nobody takes another.
+	// Memory is any lock under which no other is taken.
 	Memory struct{}
 )
 

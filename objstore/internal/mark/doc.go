@@ -7,7 +7,7 @@
 // A [Filter] is a Bloom filter. It takes a byte for each object, where a set of hashes would take
 // more than 32, and needs no look-up of where an object lies. Its errors are on the safe side: of
 // the dead objects some 3 % pass for alive. Each cycle of collection draws another seed, so that
-// these are others each time, and so that nobody can write chunks that always pass.
+// these are others each time, and so that chunks which always pass cannot be made on purpose.
 //
 // Where a filter for all objects would take more memory than is allowed, several passes are made,
 // each with a filter for one part of all hashes. To a filter of one part, the hashes of the other

@@ -12,8 +12,8 @@ import (
 const maxAbsent = 64 << 10
 
 // absentees are objects that no segment has, so that they are not searched for again and again.
-// They are forgotten when the repair generation grows: it may be what they were searched for in.
-// One that is stored is taken out.
+// They are forgotten when the repair generation grows, as a search may succeed then. An object that
+// is stored is removed.
 type absentees struct {
 	mu         lockorder.Mutex[lockorder.Memory]
 	generation int64                              // of repairs, when the first of them was searched for
@@ -21,7 +21,7 @@ type absentees struct {
 	hashes     *simplelru.LRU[merkle.Hash, error] // and the damage of a segment that may have it, or nil
 }
 
-// begin returns what add has to be told, for objects may be stored while they are searched for.
+// begin returns a count to pass to add, as objects may be stored while they are searched for.
 func (a *absentees) begin(generation int64) (stored int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -39,20 +39,20 @@ func (a *absentees) has(h merkle.Hash) (damage error, absent bool) { //nolint:re
 	return a.hashes.Get(h)
 }
 
-// add notes what was searched for in vain since begin returned stored.
+// add records objects that were searched for in vain since begin returned stored.
 func (a *absentees) add(hashes map[merkle.Hash]bool, damage error, stored int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stored != stored {
-		return // one of them may have come meanwhile
+		return // one of them may have been stored meanwhile
 	}
 	for h := range hashes {
 		a.hashes.Add(h, damage)
 	}
 }
 
-// remove takes out what has been stored. It reports whether any of it was searched for: whoever
-// could not find it may try again.
+// remove removes objects that were stored. It reports whether any of them was searched for: a
+// search that missed it may be repeated.
 func (a *absentees) remove(objs []segment.Object) (missed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

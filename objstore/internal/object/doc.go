@@ -5,27 +5,27 @@
 //	  └── not in the index ── search of the object lists ───────────────────────────┤
 //	                      └── damaged segments, by content (Salvage) ───────────────┘
 //
-// The index is never relied on. What it answers is validated against the object list of the
-// segment, and what it does not know may be in any segment: [Reader.LocateAll] looks through their
-// lists, for all wanted objects at once, and remembers what is nowhere. What is read is hashed
+// The index is never relied on. Its answers are validated against the object list of the segment.
+// An object that it does not know may be in any segment: [Reader.LocateAll] searches their lists,
+// for all wanted objects at once, and remembers objects that are in none. What is read is hashed
 // before it is used.
 //
 // # Damage
 //
-// A disk may return other bytes than were written, or none. What is known of it is kept by
-// location, in memory:
+// A disk may return other bytes than were written, or none. The state of a location is kept in
+// memory:
 //
-//	suspect       the bytes are damaged, or cannot be read: nothing new is pointed there, and what is written again is stored
-//	              anew; readers still get what the disk returns
-//	quarantined   a suspect whose bytes are wrong for certain: it is not read any more, and the object is looked for elsewhere
+//	suspect       the bytes are damaged, or cannot be read: no new reference is made to them, and
+//	              equal data is stored anew; readers still get what the disk returns
+//	quarantined   a suspect with certainly wrong bytes: not read; the object is sought elsewhere
 //	cleared       read again, and right
-//	verified      read not long ago, and right: a duplicate may be pointed there without reading it once more
+//	verified      read recently, and right: a duplicate may refer to it without another read
 //
-// The repair generation ([Quarantine.Generation]) grows whenever something that was lost may have
-// come back: an object that was stored anew, or a location that was cleared. What was concluded
-// from a loss is concluded again when it has grown.
+// The repair generation ([Quarantine.Generation]) grows whenever something lost may have come back:
+// an object was stored anew, or a location was cleared. Conclusions from a loss are drawn again
+// after that.
 //
 // Readers and settling share a Reader; its methods are safe for concurrent use, and hold no lock
-// over I/O. Each of them pins the segments that it looks at. A caller that reads at a location later
-// holds a pin of its own, from before the look-up on.
+// over I/O. Each of them pins the segments that it looks at. A caller that reads at a location
+// later holds a pin of its own, from before the look-up on.
 package object

@@ -12,13 +12,12 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// The index is a hint: what it does not know may be in any segment. Searching costs a read of every
-// object list, 48 bytes an object. So it is done once for all objects that are wanted together (a
-// leaf has 256 chunks); it begins with the segments that the index lacks, the newest first, goes on
-// in the others, outwards from where an object was found last, and ends when all are found.
-// Segments that have no object of the kind are left out, as the trailer tells, and of those that
-// the index lacks the ones whose sketch says that they have none of the objects. What is nowhere is
-// remembered (absentees).
+// The index is a hint: an object that it does not know may be in any segment. A search reads every
+// object list, 48 bytes an object. So there is one search for all objects that are wanted together
+// (a leaf has 256 chunks). It begins with the segments that the index lacks, the newest first,
+// continues with the others, outwards from where an object was found last, and ends when all are
+// found. Segments without an object of the kind, by their trailer, are left out, as are those whose
+// sketch excludes all wanted objects. Objects that are in no segment are remembered (absentees).
 
 // Located is where an object was found, and its length.
 type Located struct {
@@ -38,10 +37,9 @@ func (w *search) take(h merkle.Hash, l Located) {
 	w.found[h] = l
 }
 
-// LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Those
-// that are missing in the result are in no segment; damage is then the error of a damaged segment
-// that may have them, or nil. err says that a segment could not be read for a reason that says
-// nothing about it, or that ctx has ended.
+// LocateAll finds objects of one kind that the store refers to; zero hashes are left out. Objects
+// that the result lacks are in no segment; damage is then the error of a damaged segment that may
+// have them, or nil. err is a transient error of reading a segment, or that of ctx.
 func (r *Reader) LocateAll(ctx context.Context, hashes []merkle.Hash, k merkle.Kind) (found map[merkle.Hash]Located, damage, err error) {
 	defer r.pins.Hold().Release()
 	for {
@@ -63,8 +61,8 @@ func lacks(found map[merkle.Hash]Located, hashes []merkle.Hash) bool {
 	return false
 }
 
-// Move takes note that objects are about to be moved: their copies are found by now, and they will
-// not be any more where they were. A search that began before may miss both, and begins again.
+// Move announces that objects are about to move: their copies are found already, and the originals
+// soon will not be. A search that began before may miss both, and begins again.
 func (r *Reader) Move() { r.moves.Add(1) }
 
 // locateAll is LocateAll, if no objects move meanwhile.
@@ -129,9 +127,9 @@ func Missing(h *merkle.Hash, k merkle.Kind, damage error) error {
 	return &disk.CorruptError{File: segment.Dir, Object: fmt.Sprintf("%v %v", k, h), Err: err}
 }
 
-// search goes through the object lists of segments: first of those that the index lacks, then of
-// all others, for the index may have lost any entry. Damaged ones come last, by their content. The
-// results are as those of LocateAll.
+// search searches the object lists of segments: first of those that the index lacks, then of all
+// others, as the index may have lost any entry. Damaged segments come last, by their content. The
+// results are those of LocateAll.
 func (r *Reader) search(ctx context.Context, w *search) (damage, err error) {
 	var lacking, complete []*segment.File
 	for _, g := range r.segments.All() {
@@ -176,10 +174,10 @@ func (r *Reader) search(ctx context.Context, w *search) (damage, err error) {
 	return damage, err
 }
 
-// SearchFrom has the next search for nodes or roots begin at a segment.
+// SearchFrom makes the next search for nodes or roots begin at a segment.
 func (r *Reader) SearchFrom(segment uint32) { r.lastNode.Store(segment) }
 
-// lastFound is where an object like those of the kind was found last: chunks and nodes lie apart.
+// lastFound returns where an object of a similar kind was found last: chunks and nodes lie apart.
 func (r *Reader) lastFound(k merkle.Kind) *atomic.Uint32 {
 	if k == merkle.KindChunk {
 		return &r.lastChunk
@@ -197,7 +195,8 @@ func splitAt(all []*segment.File, id uint32) (low, high []*segment.File) {
 	return low, all[len(low):]
 }
 
-// outwards takes turns between the two sides: what was written together is found together.
+// outwards alternates between the two sides, as objects that were written together lie close
+// together.
 func outwards(low, high []*segment.File) []*segment.File {
 	out := make([]*segment.File, 0, len(low)+len(high))
 	for len(low) > 0 || len(high) > 0 {
@@ -220,8 +219,8 @@ func mayHold(g *segment.File, k merkle.Kind) bool {
 	return others > 0
 }
 
-// searchSegment looks for what is wanted in one segment's object list. Footers come from the cache,
-// as far as they are there.
+// searchSegment searches one segment's object list for the wanted objects. Footers come from the
+// cache if it has them.
 func (r *Reader) searchSegment(g *segment.File, w *search) error {
 	before := len(w.left)
 	look := func(o segment.Object) {

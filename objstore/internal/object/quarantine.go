@@ -7,12 +7,11 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// maxSuspects bounds how many suspect locations are remembered. Past it a disk is lost anyway;
-// damage is still found, by each reader for itself.
+// maxSuspects bounds how many suspect locations are remembered. Beyond that the disk is lost
+// anyway; each reader still finds damage for itself.
 const maxSuspects = 1 << 20
 
-// Quarantine is what is known of damaged locations; see the package comment. The zero value is
-// ready.
+// Quarantine records damaged locations; see the package comment. The zero value is ready.
 type Quarantine struct {
 	any        atomic.Bool  // there has been a suspect: without one a look-up takes no lock
 	generation atomic.Int64 // of repairs
@@ -27,7 +26,7 @@ func (q *Quarantine) Generation() int64 { return q.generation.Load() }
 // Repaired begins a new repair generation: something that was lost may have come back.
 func (q *Quarantine) Repaired() { q.generation.Add(1) }
 
-// Quarantined reports whether a location has the wrong bytes for certain.
+// Quarantined reports whether a location certainly has the wrong bytes.
 func (q *Quarantine) Quarantined(l segment.Location) bool { return q.any.Load() && q.isQuarantined(l) }
 
 func (q *Quarantine) isQuarantined(l segment.Location) bool {
@@ -62,7 +61,7 @@ func (q *Quarantine) add(l segment.Location, quarantine bool) (news bool) {
 	return !known
 }
 
-// clear takes a location out. If it was quarantined, what lies there has come back.
+// clear removes a location. If it was quarantined, its object has come back.
 func (q *Quarantine) clear(l segment.Location) {
 	if !q.any.Load() {
 		return
@@ -75,7 +74,7 @@ func (q *Quarantine) clear(l segment.Location) {
 	delete(q.suspects, l)
 }
 
-// forget drops what is known of a location at which there is no object any more.
+// forget drops the record of a location that has no object any more.
 func (q *Quarantine) forget(l segment.Location) {
 	if !q.any.Load() {
 		return

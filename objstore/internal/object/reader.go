@@ -82,8 +82,8 @@ func NewReader(o Options) *Reader {
 	return r
 }
 
-// Deepen notes that nodes of a level may have to be found: of damaged segments, that many levels
-// are tried. Not for concurrent use with itself.
+// Deepen notes that nodes up to a level may be looked for: in damaged segments that many levels are
+// tried. It must not be called concurrently with itself.
 func (r *Reader) Deepen(level int) { r.depth.Store(max(r.depth.Load(), int64(level))) }
 
 var (
@@ -93,8 +93,8 @@ var (
 )
 
 // Lookup asks the index where an object lies, and validates the answer. It does not search: an
-// object that the index does not know is not found. ok is false for a suspect too; the location
-// then says where it is.
+// object that the index does not know is not found. For a suspect, ok is false and the location is
+// returned.
 func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok bool) {
 	defer r.pins.Hold().Release()
 	l, ok = r.index.Get(h)
@@ -105,9 +105,9 @@ func (r *Reader) Lookup(h *merkle.Hash, k merkle.Kind) (l segment.Location, ok b
 	return l, err == nil && !r.Quarantine.Suspect(l)
 }
 
-// Validate returns how many bytes an object has, if it lies at a location: by the segment's object
-// list, or where that is damaged by its content. Otherwise, and if the location is quarantined, it
-// returns an error.
+// Validate returns the length in bytes of an object at a location, by the segment's object list or,
+// where that is damaged, by its content. If the object is not there, or the location is
+// quarantined, it returns an error.
 func (r *Reader) Validate(l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
 	defer r.pins.Hold().Release()
 	g := r.segments.Get(l.Segment())
@@ -163,8 +163,8 @@ func (r *Reader) NoteDamage(g *segment.File, err error) {
 	}
 }
 
-// Read reads a small object and checks it against its hash. Where its bytes are wrong, they are
-// quarantined, and the object is looked for elsewhere.
+// Read reads a small object and checks it against its hash. A location with wrong bytes is
+// quarantined, and the object is sought elsewhere.
 func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
 	defer r.pins.Hold().Release()
 	var first error
@@ -235,9 +235,9 @@ func (r *Reader) Intact(l segment.Location, h *merkle.Hash, k merkle.Kind) bool 
 	return true
 }
 
-// Suspect makes a location suspect, whose bytes are not those of the object that the segment's list
-// names, or cannot be read. Quarantine says that they are wrong for certain. It reports whether
-// that is news.
+// Suspect makes a location suspect whose bytes cannot be read, or are not those of the object that
+// the segment's list names. quarantine says that they are certainly wrong. It reports whether this
+// was not known before.
 func (r *Reader) Suspect(l segment.Location, quarantine bool) (news bool) {
 	news = r.Quarantine.add(l, quarantine)
 	r.Verified.Forget(l)
@@ -245,7 +245,7 @@ func (r *Reader) Suspect(l segment.Location, quarantine bool) (news bool) {
 }
 
 // Damaged makes a location suspect that returned an error of damage, quarantines it if the bytes
-// are wrong, and logs it. A transient error says nothing of the location, and is ignored.
+// are wrong, and logs it. A transient error says nothing about the location, and is ignored.
 func (r *Reader) Damaged(l segment.Location, err error) {
 	if disk.Transient(err) {
 		return
@@ -261,15 +261,15 @@ func (r *Reader) Verify(l segment.Location) {
 	r.Verified.Add(l)
 }
 
-// Stored takes note of objects that were stored just now. If any was searched for in vain, a new
-// repair generation begins.
+// Stored notes objects that have just been stored. If any was searched for in vain, a new repair
+// generation begins.
 func (r *Reader) Stored(objs []segment.Object) {
 	if r.absent.remove(objs) {
 		r.Quarantine.Repaired()
 	}
 }
 
-// Gone takes note that there is no object at a location any more.
+// Gone notes that a location has no object any more.
 func (r *Reader) Gone(l segment.Location) {
 	r.Quarantine.forget(l)
 	r.Verified.Forget(l)

@@ -9,17 +9,17 @@ import (
 	"varve/objstore/internal/segment"
 )
 
-// Where a segment's object list is damaged, its objects are still there, each at the beginning of a
-// block, and a hash tells each of them. What is searched for and in no other segment is searched
-// for in these: everything that could be an object is hashed, once, and remembered by the first 8
-// bytes of its hash.
+// The objects of a segment whose list is damaged are still there, each at the beginning of a block,
+// and can be identified by their hashes. An object that no other segment has is sought in damaged
+// ones: everything that could be an object is hashed, once, and remembered by the first 8 bytes of
+// its hash.
 
-// scan is what the content of a damaged segment was found to be. The caller that made it fills it in,
-// and closes done; the others wait.
+// scan is the result of scanning a damaged segment. The caller that made it fills it in, and closes
+// done; the others wait.
 type scan struct {
 	done   chan struct{}
 	blocks map[uint64]uint32 // the beginning of a hash, and the block that may have it
-	err    error             // that caller has given up
+	err    error             // why that caller gave up
 }
 
 // Salvage finds an object in a damaged segment. The first call for a segment reads all of it. The
@@ -39,7 +39,7 @@ func (r *Reader) Salvage(ctx context.Context, g *segment.File, h *merkle.Hash, k
 	return Located{l, n}, err == nil, nil
 }
 
-// content returns what scanContent has found in a segment, which is scanned once.
+// content returns the scan of a segment, which is made once.
 func (r *Reader) content(ctx context.Context, g *segment.File) (map[uint64]uint32, error) {
 	for {
 		r.scansMu.Lock()
@@ -75,7 +75,7 @@ func (r *Reader) fill(ctx context.Context, g *segment.File, s *scan) {
 	}
 }
 
-// scanContent hashes what every block could be the beginning of.
+// scanContent hashes every object that could begin at a block.
 func (r *Reader) scanContent(ctx context.Context, g *segment.File) (map[uint64]uint32, error) {
 	r.log.Warn("a segment's record is damaged; its objects are looked for by their content", "segment", segment.Name(g.ID))
 	blocks := map[uint64]uint32{}
@@ -95,8 +95,8 @@ func (r *Reader) scanContent(ctx context.Context, g *segment.File) (map[uint64]u
 	return blocks, err
 }
 
-// validateContent returns how many bytes an object has, if it lies at a location, by the bytes
-// themselves.
+// validateContent returns the length in bytes of an object at a location, judging by the bytes
+// there.
 func (r *Reader) validateContent(g *segment.File, l segment.Location, h *merkle.Hash, k merkle.Kind) (int, error) {
 	step, largest := merkle.HashSize, merkle.NodeSize
 	switch k {
@@ -116,8 +116,9 @@ func (r *Reader) validateContent(g *segment.File, l segment.Location, h *merkle.
 	return 0, errNotListed
 }
 
-// eachBlock calls f with what begins at each block, unless all that an object could have there are
-// zeroes, until f returns false, which it reports, or ctx ends. What cannot be read is left out.
+// eachBlock calls f with the bytes from each block on, as many as an object can have, until f
+// returns false, which it reports, or ctx ends. It leaves out blocks from which on all these bytes
+// are zeroes, or unreadable.
 func (r *Reader) eachBlock(ctx context.Context, g *segment.File, f func(block uint32, b []byte) bool) (more bool, err error) {
 	const step = 1 << 20
 	largest := max(r.chunkSize, merkle.NodeSize)
@@ -150,8 +151,8 @@ func (r *Reader) eachNode(ctx context.Context, g *segment.File, level int, f fun
 	return r.eachBlock(ctx, g, func(_ uint32, b []byte) bool { return asNodes(b, level, f) })
 }
 
-// asNodes takes the beginning of b for a tree node. A node does not end in a zero hash, and nothing
-// follows it in its last block: its length is that of its one or two blocks, less the zeroes at the
+// asNodes interprets the beginning of b as a tree node. A node does not end in a zero hash, and
+// nothing follows it in its last block: its length is one or two blocks, less the zeroes at the
 // end.
 func asNodes(b []byte, level int, f func(merkle.Hash) bool) bool {
 	last := 0

@@ -18,8 +18,8 @@ const (
 	VerifiedFor = time.Hour
 )
 
-// Verified remembers locations whose bytes were read and were right within the last hour, of the
-// segments that were asked for last. It is safe for concurrent use; the zero value is ready.
+// Verified remembers locations whose bytes were read and found right within the last hour, for the
+// most recently used segments. It is safe for concurrent use; the zero value is ready.
 type Verified struct {
 	mu    lockorder.Mutex[lockorder.Memory]
 	since time.Time
@@ -27,7 +27,8 @@ type Verified struct {
 	bytes int64
 }
 
-// expire begins anew where the last beginning is longer ago than VerifiedFor. It needs mu.
+// expire forgets everything if the oldest entry may be older than VerifiedFor.
+// REQUIRES: mu is held.
 func (v *Verified) expire() {
 	if v.bits == nil || time.Since(v.since) > VerifiedFor {
 		v.bits, _ = simplelru.NewLRU(1<<20, func(_ uint32, b []uint64) { v.bytes -= int64(len(b)) * 8 }) // fails for size 0 only
@@ -63,7 +64,7 @@ func (v *Verified) Add(l segment.Location) {
 	}
 }
 
-// Forget takes a location out.
+// Forget removes a location.
 func (v *Verified) Forget(l segment.Location) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -71,7 +71,7 @@ func (s *State) renameSnapshot(v *Volume, from, to string) error {
 	}
 	delete(v.Snapshots, from)
 	sn.Name = to
-	sn.Automatic = time.Time{} // somebody wants to keep it: no policy deletes it any more
+	sn.Automatic = time.Time{} // a user wants to keep it: no policy deletes it any more
 	v.Snapshots[to] = sn
 	return nil
 }

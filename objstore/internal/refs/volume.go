@@ -46,7 +46,7 @@ type Snapshot struct {
 	Root    merkle.Hash // once settled
 	Logical int64       // bytes of the root that are not holes
 
-	Automatic time.Time // when the policy made it, by the policy clock; zero: somebody asked for it
+	Automatic time.Time // when the policy made it, by the policy clock; zero: a user asked for it
 }
 
 // Scratch reports whether the volume is a scratch volume.

@@ -15,21 +15,22 @@ import (
 
 // File is a segment whose file is open.
 //
-// Its methods are safe for concurrent use. There are two locks. listMu serialises changes of what the segment says of its
-// objects: header, object log and footer; it is held over I/O. mu guards the same state in memory; it is taken after listMu,
-// is held over nothing else, and is enough to read. Methods say which of them they hold over I/O. The exported fields belong
-// to the engine, and have the owners that are given.
+// Its methods are safe for concurrent use. There are two locks. listMu serialises changes of the
+// header, the object log and the footer; it is held over I/O. mu guards the same state in memory;
+// it is taken after listMu, never held over I/O, and suffices to read. Methods say if they hold
+// listMu over I/O. The exported fields belong to the engine, and have the stated owners.
 type File struct {
 	ID       uint32
 	Data     vfs.File // bytes; readers need no lock. Sync makes them durable, not Data.Datasync
 	Capacity int64    // bytes; where the footer goes
 
-	// Of whoever appends: the volume whose append segment this is, under its lock, or the settler.
+	// Owned by the appender: the volume whose append segment this is, under its lock, or the
+	// settler.
 	Next int64 // offset in bytes of the next slot
 	Full bool  // nothing more is handed out
 
 	Unsettled atomic.Int64          // bytes handed out whose layers have not settled
-	Unsealed  atomic.Pointer[error] // why the segment, to which nobody appends any more, could not be sealed
+	Unsealed  atomic.Pointer[error] // why the segment, which has no appender any more, could not be sealed
 	Used      atomic.Int64          // bytes that the sealed segment occupies on disk; 0: not known
 	Dirty     bool                  // in its volume's list of segments to sync; under the volume's lock
 	Ended     bool                  // being sealed or retired; under the volume's lock
@@ -47,21 +48,21 @@ type File struct {
 	others    int64             // bytes of other objects
 	vacated   bool              // see Vacate
 	version   uint64            // of the object list: grows when objects are taken out of it
-	shortened bool              // the object log counts alone, and the footer may still be there; see Shrink
+	shortened bool              // only the object log counts, even if the footer is still there; see Shrink
 	uncovered bool              // the footer is gone; under listMu
-	logged    int64             // the length in bytes that the object log had, as far as known; see SetLogged
+	logged    int64             // the known length in bytes that the object log had; see SetLogged
 
 	unsynced error         // the first sync that has failed; under mu
-	syncing  int           // calls of Sync that overlap; under mu
-	synced   chan struct{} // closed when these have ended; nil: none waits for the others; under mu
+	syncing  int           // overlapping calls of Sync; under mu
+	synced   chan struct{} // closed when these have ended; nil: none waits; under mu
 
-	damaged  error              // why the object list cannot be relied on; under mu
+	damaged  error              // why the object list cannot be relied on, or nil; under mu
 	repaired *disk.CorruptError // what Open found and repaired; does not change afterwards
-	outlived bool               // the object log is still there, although the footer names all; does not change afterwards
+	outlived bool               // the object log is still there, although the footer names all its objects; does not change afterwards
 }
 
-// Create creates an empty segment. It is durable when Create returns, but for its name: SyncDir of Dir makes that durable.
-// After an error there is no file.
+// Create creates an empty segment. When Create returns, the file is durable except for its name,
+// which SyncDir of Dir makes durable. After an error there is no file.
 func Create(fs vfs.FS, id uint32, capacity int64, store uuid.UUID) (*File, error) {
 	f, err := fs.Create(Name(id))
 	if err != nil {
@@ -92,16 +93,18 @@ func (g *File) Close() error {
 	return errors.Join(err, g.Data.Close())
 }
 
-// writeHeader writes the header of a segment with a footer of that many bytes. It needs listMu, unless nobody else has g.
+// writeHeader writes the header of a segment with a footer of that many bytes.
+// REQUIRES: listMu is held, or g is not shared yet.
 func (g *File) writeHeader(store uuid.UUID, footer int64) error {
 	h := Header{g.ID, store, g.Capacity, footer, g.Closing}
 	_, err := g.Data.WriteAt(h.Encode(), 0)
 	return err
 }
 
-// Stamp notes in the header of an open segment that the store was closed; 0: that it is open. A number other than 0 stands in
-// the journals too that speak of the segment: files with the same number were copied while nobody had the store open. A
-// segment that was sealed, or is or was damaged, keeps the header that it has. Held over I/O: listMu.
+// Stamp notes in the header of an open segment that the store was closed, or with 0 that it is
+// open. The journals that refer to the segment get the same number: files whose numbers are equal
+// were copied while the store was closed. A segment that was sealed, or is or was damaged, keeps
+// its header. Held over I/O: listMu.
 func (g *File) Stamp(store uuid.UUID, closing uint64) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -115,9 +118,9 @@ func (g *File) Stamp(store uuid.UUID, closing uint64) error {
 	return g.writeHeader(store, g.footer)
 }
 
-// Seal writes the footer, durably, and makes the segment immutable. The object log is removed last: as long as it is there, it
-// counts, and half a footer does not. After an error that says that there was no room, or nothing happened (disk.ErrNoSpace,
-// disk.Transient), the segment is open as before. Held over I/O: listMu.
+// Seal writes the footer, durably, and makes the segment immutable. The object log is removed last:
+// while it exists it counts, and half a footer does not. After disk.ErrNoSpace and disk.Transient
+// errors the segment is open as before. Held over I/O: listMu.
 func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -163,8 +166,9 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	return fs.SyncDir(Dir)
 }
 
-// Reseal writes the footer and the header of a sealed segment once more, durably. What Open has read may be in the page cache
-// alone, and no longer known there as something to be written: the process that wrote it was killed after its sync had failed.
+// Reseal writes the footer and the header of a sealed segment once more, durably. What Open has
+// read may be only in the page cache, as clean pages: the process that wrote it may have been
+// killed after its sync failed.
 func (g *File) Reseal(store uuid.UUID) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -181,11 +185,12 @@ func (g *File) Reseal(store uuid.UUID) error {
 	return g.Sync()
 }
 
-// ErrListChanged is returned by ReadFooter when objects were taken out of the segment's list meanwhile, or the segment is
-// not sealed. The caller asks for the list again.
+// ErrListChanged is returned by ReadFooter if objects were removed from the segment's list
+// meanwhile, or the segment is not sealed. The caller asks for the list again.
 var ErrListChanged = errors.New("the segment's object list has changed")
 
-// ReadFooter reads and checks the footer of a sealed segment. The error is ErrListChanged, or a disk.CorruptError.
+// ReadFooter reads and checks the footer of a sealed segment. The error is ErrListChanged, or a
+// disk.CorruptError.
 func (g *File) ReadFooter() (Entries, error) {
 	footer, version := g.list()
 	if footer == 0 {
@@ -198,7 +203,8 @@ func (g *File) ReadFooter() (Entries, error) {
 	return all, err
 }
 
-// list returns the length of the footer in bytes, 0 of a segment that is not sealed, and the version of the object list.
+// list returns the length of the footer in bytes, 0 if the segment is not sealed, and the version
+// of the object list.
 func (g *File) list() (footer int64, version uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

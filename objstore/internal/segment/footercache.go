@@ -6,8 +6,8 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// FooterCache keeps the footers of sealed segments in memory, those that were asked for last. It is safe for concurrent use,
-// and holds no lock over I/O.
+// FooterCache keeps the most recently used footers of sealed segments in memory. It is safe for
+// concurrent use, and holds no lock over I/O.
 type FooterCache struct {
 	mu    lockorder.Mutex[lockorder.Memory]
 	lru   *simplelru.LRU[uint32, footerVersion]
@@ -28,8 +28,8 @@ func NewFooterCache(limit int64) *FooterCache {
 	return c
 }
 
-// Get returns the objects of a sealed segment, from memory or by ReadFooter: those that its list names at a moment
-// between the call and the return. The errors are those of ReadFooter.
+// Get returns the objects of a sealed segment, from memory or by ReadFooter, as its list names them
+// at some moment during the call. The errors are those of ReadFooter.
 func (c *FooterCache) Get(g *File) (Entries, error) {
 	footer, version := g.list()
 	if footer == 0 {

@@ -24,7 +24,8 @@ func DraftName(id uint32) string { return ObjectLogName(id) + draftSuffix }
 
 const draftSuffix = ".new"
 
-// IsDraft reports whether a file in Dir is named as DraftName names it. Nothing counts on one after a crash.
+// IsDraft reports whether the name of a file in Dir is one of DraftName's. After a crash such a
+// file counts for nothing.
 func IsDraft(name string) bool {
 	log, ok := strings.CutSuffix(name, draftSuffix)
 	if !ok {
@@ -39,8 +40,8 @@ func ObjectLogID(store uuid.UUID, id uint32) record.ID {
 	return record.ID{Kind: record.ObjectLog, Store: store, Number: uint64(id)}
 }
 
-// ParseName returns the segment that a file in Dir belongs to, and whether the file is the object log. It accepts the one
-// spelling that Name and ObjectLogName write.
+// ParseName returns the segment that a file in Dir belongs to, and whether the file is the object
+// log. It accepts only the spelling that Name and ObjectLogName write.
 func ParseName(name string) (id uint32, objectLog, ok bool) {
 	if _, err := fmt.Sscanf(name, "%08x.", &id); err != nil || id == 0 {
 		return 0, false, false

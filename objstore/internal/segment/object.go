@@ -9,7 +9,7 @@ import (
 	"varve/objstore/internal/merkle"
 )
 
-// shortenedFlag is the flag of entries in an object log that counts alone, whatever a footer beside it names.
+// shortenedFlag marks the entries of a shortened object log, beside which a footer does not count.
 const (
 	flagsOffset   = 41
 	shortenedFlag = 1

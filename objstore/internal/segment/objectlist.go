@@ -15,9 +15,9 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Add appends objects to the object log of an open segment. Their bytes are durable already; their entries are when Add
-// returns. After disk.ErrNoSpace and disk.Transient errors, those that Listed returns are in the log, and no others. Held over
-// I/O: listMu.
+// Add appends objects to the object log of an open segment. Their bytes must be durable already;
+// their entries are durable when Add returns. After disk.ErrNoSpace and disk.Transient errors the
+// log has exactly the objects that Listed returns. Held over I/O: listMu.
 func (g *File) Add(fs vfs.FS, store uuid.UUID, objs []Object) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -35,10 +35,11 @@ func (g *File) Add(fs vfs.FS, store uuid.UUID, objs []Object) error {
 	return nil
 }
 
-// createObjectLog creates an empty object log, with a durable name. It needs listMu.
+// createObjectLog creates an empty object log, with a durable name.
+// REQUIRES: listMu is held.
 func (g *File) createObjectLog(fs vfs.FS, store uuid.UUID) error {
 	name := ObjectLogName(g.ID)
-	// One that failed before, and could not be removed, is empty.
+	// A log that an earlier call could neither complete nor remove is empty.
 	if err := fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -56,7 +57,8 @@ func (g *File) createObjectLog(fs vfs.FS, store uuid.UUID) error {
 	return nil
 }
 
-// openObjectLog reads the object log. Nobody else has g.
+// openObjectLog reads the object log.
+// REQUIRES: g is not shared yet.
 func (g *File) openObjectLog(ctx context.Context, fs vfs.FS, store uuid.UUID) error {
 	g.objects = map[uint32]Object{}
 	var err error
@@ -71,7 +73,8 @@ func (g *File) openObjectLog(ctx context.Context, fs vfs.FS, store uuid.UUID) er
 	return err
 }
 
-// RemoveObjectLog removes the object log of a segment without objects, durably. Held over I/O: listMu.
+// RemoveObjectLog removes the object log of a segment without objects, durably. Held over I/O:
+// listMu.
 func (g *File) RemoveObjectLog(fs vfs.FS) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -90,7 +93,8 @@ func (g *File) RemoveObjectLog(fs vfs.FS) error {
 	return fs.SyncDir(Dir)
 }
 
-// listAll enters objects into the list of an open segment. It needs listMu.
+// listAll enters objects into the list of an open segment.
+// REQUIRES: listMu is held.
 func (g *File) listAll(objs []Object) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -102,7 +106,8 @@ func (g *File) listAll(objs []Object) {
 	}
 }
 
-// enter enters one object. It needs listMu and mu, unless nobody else has g.
+// enter enters one object.
+// REQUIRES: listMu and mu are held, or g is not shared yet.
 func (g *File) enter(o Object) {
 	if _, again := g.objects[o.Block]; again {
 		return
@@ -136,8 +141,8 @@ func (g *File) HasObjectLog() bool {
 	return g.objectLog != nil
 }
 
-// ObjectLogSize returns the length of the object log in bytes, 0 if there is none. It waits for listMu, which is held over
-// I/O.
+// ObjectLogSize returns the length of the object log in bytes, 0 if there is none. It waits for
+// listMu, which is held over I/O.
 func (g *File) ObjectLogSize() int64 {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -147,8 +152,8 @@ func (g *File) ObjectLogSize() int64 {
 	return g.objectLog.Size()
 }
 
-// Outlived reports whether the object log was still there when the segment was opened, although the footer names all that is
-// in it. The caller removes the log, once the footer is durable.
+// Outlived reports whether the segment was opened with an object log whose objects the footer names
+// all. The caller removes the log once the footer is durable.
 func (g *File) Outlived() bool { return g.outlived }
 
 // Blank reports whether the segment has no object and no object log.
@@ -165,8 +170,9 @@ func (g *File) Stored() (chunks, others int64) {
 	return g.chunks, g.others
 }
 
-// Listed returns what the object list in memory says of a block: the object there, if the segment is open; whether it is
-// sealed, so that the footer says; and why the list cannot be relied on, or nil.
+// Listed looks a block up in the object list in memory. It returns the object there, if the segment
+// is open; whether the segment is sealed, so that the footer has to be read; and why the list
+// cannot be relied on, or nil.
 func (g *File) Listed(block uint32) (o Object, ok, sealed bool, damage error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -174,8 +180,8 @@ func (g *File) Listed(block uint32) (o Object, ok, sealed bool, damage error) {
 	return o, ok, g.footer > 0, g.damaged
 }
 
-// EachOpen calls f for each object of an open segment, in no order, under mu: f must not call methods of g. The results are
-// as those of Listed.
+// EachOpen calls f for each object of an open segment, in no order, under mu: f must not call
+// methods of g. The results are those of Listed.
 func (g *File) EachOpen(f func(Object)) (sealed bool, damage error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -185,21 +191,23 @@ func (g *File) EachOpen(f func(Object)) (sealed bool, damage error) {
 	return g.footer > 0, g.damaged
 }
 
-// OpenObjects returns the objects of an open segment in order of block, none of a sealed one.
+// OpenObjects returns the objects of an open segment in order of block. For a sealed one it returns
+// none.
 func (g *File) OpenObjects() []Object {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return inOrder(g.objects)
 }
 
-// OpenCount returns how many objects an open segment has, 0 of a sealed one.
+// OpenCount returns the number of objects of an open segment, 0 for a sealed one.
 func (g *File) OpenCount() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return int64(len(g.objects))
 }
 
-// Objects returns the objects in order of block. It reads the footer of a sealed segment; an error is a disk.CorruptError.
+// Objects returns the objects in order of block. It reads the footer of a sealed segment; an error
+// is a disk.CorruptError.
 func (g *File) Objects() ([]Object, error) {
 	for {
 		if objs, open := g.objectsIfOpen(); open {
@@ -226,7 +234,8 @@ func (g *File) objectsIfOpen() ([]Object, bool) {
 	return inOrder(g.objects), true
 }
 
-// Damaged reports whether the object list cannot be relied on. Such a segment is neither sealed, retired nor punched.
+// Damaged reports whether the object list cannot be relied on. Such a segment is neither sealed,
+// retired nor punched.
 func (g *File) Damaged() bool { return g.Damage() != nil }
 
 // Damage returns why the object list cannot be relied on, or nil.
@@ -236,7 +245,8 @@ func (g *File) Damage() error {
 	return g.damaged
 }
 
-// SetDamage notes why the object list cannot be relied on, and reports whether the segment was not damaged before.
+// SetDamage records why the object list cannot be relied on, and reports whether the segment was
+// undamaged before.
 func (g *File) SetDamage(err error) (first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -248,9 +258,10 @@ func (g *File) SetDamage(err error) (first bool) {
 // Repaired returns the damage that Open found and repaired, or nil.
 func (g *File) Repaired() *disk.CorruptError { return g.repaired }
 
-// Check reads header, footer and object log again, and calls found for each that is damaged. Before that it calls expect for
-// each file that must be there; none of them is removed by Seal meanwhile. Check returns os.ErrClosed if the segment was
-// closed, and ctx's error if that has ended. Held over I/O: listMu.
+// Check reads header, footer and object log again, and calls found for each that is damaged. Before
+// that it calls expect for each file that must be there; none of them is removed by Seal meanwhile.
+// Check returns os.ErrClosed if the segment was closed, and ctx's error if that has ended. Held
+// over I/O: listMu.
 func (g *File) Check(ctx context.Context, store uuid.UUID, expect func(file string), found func(error)) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()

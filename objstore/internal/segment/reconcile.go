@@ -13,15 +13,17 @@ import (
 	"varve/objstore/vfs"
 )
 
-// The object list of a segment that was not sealed, or whose sealing was cut off. Its object log names objects; a footer that
-// lies whole at the segment's capacity names all that there were when it was written, whatever the header says: nothing but
-// sealing writes there. So nothing counts as unused that either of the two names.
+// This file finds the object list of a segment that was not sealed, or whose sealing was
+// interrupted. The object log names objects. A whole footer at the segment's capacity names all
+// objects that existed when it was written, whatever the header says, because only sealing writes
+// there. So what either of the two names counts as used.
 //
-// One kind of object log says less than the footer, and is right: a shortened one (File.Shrink), which names what is left
-// after dead objects were taken out of the list. Where it is whole, it counts alone. Where it is damaged and the footer is
-// there, nothing was punched yet: the footer goes before anything is punched.
+// Only a shortened object log (File.Shrink) correctly names less than the footer: what is left
+// after dead objects were removed from the list. If it is whole, it alone counts. If it is damaged
+// and the footer is there, nothing was punched yet, as the footer goes before anything is punched.
 
-// reconcile opens the object log, if there is one, and holds it against the footer, if there is one:
+// reconcile opens the object log, if there is one, and compares it with the footer, if there is
+// one:
 //
 //	object log           footer                          result
 //	good, shortened      any                             the log counts; the footer goes, and sealing goes on
@@ -31,10 +33,11 @@ import (
 //	good                 each names some of its own      the log gets what it lacks, and counts
 //	none, or damaged     none, or names too little       damaged
 //
-// Without log and footer the segment is merely without objects; the engine, which knows whether there were any, sets damage.
-// Where the header is damaged too, and the footer names more, the segment is damaged.
+// A segment without log and footer has no objects; the engine knows whether there were any, and
+// then sets damage. If the header is damaged too, and the footer names more, the segment is
+// damaged.
 func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog bool) error {
-	sure := g.repaired == nil // else the capacity is a guess, and a footer there may be what a user has written to a volume
+	sure := g.repaired == nil // else the capacity is a guess, and a footer there may be data of a volume
 	said := g.footer
 	length, named := g.footerAtEnd(sure)
 	g.footer = 0
@@ -50,7 +53,7 @@ func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog
 	switch {
 	case bad == nil && g.shortened:
 		return nil
-	case len(lacks) == 0 || !sure: // the log names all of the footer that can be believed
+	case len(lacks) == 0 || !sure: // the log names everything credible in the footer
 		if bad != nil {
 			g.damaged = bad
 		} else if len(lacks) > 0 {
@@ -63,13 +66,14 @@ func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog
 	return g.complete(lacks, bad)
 }
 
-// complete adds to the object list what the log lacks, as the footer names it. bad is what is wrong with the log, or nil.
+// complete adds to the object list what only the footer names. bad is the damage of the log, or
+// nil.
 func (g *File) complete(lacks map[uint32]Object, bad *disk.CorruptError) error {
 	wrong := func(format string, args ...any) *disk.CorruptError {
 		return &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf(format, args...)}
 	}
 	for b, o := range lacks {
-		if _, other := g.objects[b]; other { // nobody knows which of them is right: the content tells
+		if _, other := g.objects[b]; other { // which of them is right is unknown: the content decides
 			delete(g.objects, b)
 			bad = wrong("the log and the footer name different objects at block %d", b)
 			continue
@@ -92,8 +96,9 @@ func (g *File) complete(lacks map[uint32]Object, bad *disk.CorruptError) error {
 	return nil
 }
 
-// openSealed takes the segment for sealed: its footer, of length bytes, names all that the object log does, which lacks some,
-// is damaged (bad) or is not there. said is the length of the footer by the header.
+// openSealed treats the segment as sealed: its footer, of length bytes, names everything in the
+// object log, which lacks some objects, is damaged (bad) or is missing. said is the length of the
+// footer according to the header.
 func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad *disk.CorruptError, lacks int) error {
 	if g.objectLog != nil {
 		if err := g.objectLog.Close(); err != nil {
@@ -119,9 +124,9 @@ func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad 
 	return nil
 }
 
-// footerAtEnd returns the length in bytes of a footer that lies whole behind the segment's data, and the objects that it
-// names, by block; 0 if there is none. Where the header does not tell the capacity (sure), the file's end tells where the
-// footer begins.
+// footerAtEnd returns the length in bytes of a whole footer behind the segment's data, and the
+// objects that it names, by block; 0 if there is none. Unless the capacity is sure, the end of the
+// file tells where the footer begins.
 func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
 	size, err := g.Data.Size()
 	if err != nil {
@@ -157,7 +162,7 @@ func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
 	return at.footer, named
 }
 
-// missingFrom returns the objects of want that have does not name.
+// missingFrom returns the objects of want that are not in have.
 func missingFrom(have, want map[uint32]Object) map[uint32]Object {
 	out := map[uint32]Object{}
 	for b, o := range want {

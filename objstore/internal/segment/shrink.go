@@ -16,24 +16,27 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Objects that nothing refers to any more are taken out of a sealed segment in four steps:
+// Shrinking removes objects that nothing refers to from the list of a sealed segment, in four
+// steps:
 //
-//	1  in memory: the list becomes that of an open segment, without the dead objects. From here on nobody finds them
+//	1  in memory: the list becomes that of an open segment, without the dead objects; look-ups miss them
 //	2  the object log, shortened: a draft (ID.dir.new), durable; its name (ID.dir), durable
 //	3  the footer goes, durably
 //	4  what the list does not name is punched, and the segment is sealed again (Seal)
 //
-// A crash leaves a sealed segment as it was (before the log has its name), or one that opening seals again: the shortened
-// log counts, whether the footer is there or not. A list never names what may have been punched, which it would if 4 came
-// before 2 or 3; an index made anew from it would lead to zeroes.
+// A crash before the log has its name leaves the sealed segment as it was. A later one leaves a
+// segment that the next opening seals again: the shortened log counts, with or without the footer.
+// So no list ever names what may have been punched. If 4 came before 2 or 3, one would, and an
+// index rebuilt from it would lead to zeroes.
 //
-// Refs know how long the object log of a segment was at least (refs.State.ObjectLogs), and take a shorter one for damage. So
-// the shortened log is as long as the one that it replaces: its entries are repeated. Readers ignore entries that come again.
+// Refs have the least length of a segment's object log (refs.State.ObjectLogs), and a shorter log
+// counts as damaged. So the shortened log repeats its entries until it is as long as the one that
+// it replaces. Readers ignore repeated entries.
 
 // Span is a run of bytes in a segment's file.
 type Span struct{ From, To int64 }
 
-// Shrinking is what a shrinking of a segment would take out, or has taken out, of its object list.
+// Shrinking describes what Shrink would remove, or has removed, from a segment's object list.
 type Shrinking struct {
 	Live, Dead []Object // in order of block
 	Kept       int64    // bytes of objects in Live that are dead: in holes too short to be punched
@@ -58,18 +61,18 @@ func (s *Shrinking) Footers() (with, without int64) {
 	return footerLength(len(s.Live) + len(s.Dead)), footerLength(len(s.Live))
 }
 
-// slot is what an object occupies in the file, in bytes.
+// slot returns the bytes that an object occupies in the file.
 func (o *Object) slot() int64 { return disk.RoundUp(int64(o.Length), disk.BlockSize) }
 
-// HoleLimits say which holes are worth their extents: each costs the file system some memory and time for as long as the
-// segment is there.
+// HoleLimits say which holes are worth making: each is an extent more, which costs the file system
+// memory and time for the life of the segment.
 type HoleLimits struct {
 	Shortest int64 // bytes; shorter holes are only made where they lengthen one
 	Most     int   // holes in a segment; 0: any number
 }
 
-// Survey finds out what a sealed segment has of dead objects, and changes nothing. It reads the footer. The error is
-// ErrListChanged, or a disk.CorruptError.
+// Survey finds the dead objects of a sealed segment, and changes nothing. It reads the footer. The
+// error is ErrListChanged, or a disk.CorruptError.
 func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinking, error) {
 	footer, version := g.list()
 	all, err := g.ReadFooter()
@@ -85,15 +88,15 @@ func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinki
 	return s, nil
 }
 
-// SurveyOpen is Survey of a segment that is not sealed, as if it were sealed now. What it returns is
-// not for Shrink.
+// SurveyOpen is Survey for a segment that is not sealed, as if it were sealed now. Its result must
+// not be passed to Shrink.
 func (g *File) SurveyOpen(live func(*merkle.Hash) bool, limits HoleLimits) *Shrinking {
 	s := &Shrinking{}
 	s.weigh(g.OpenObjects(), live, g.Capacity, limits)
 	return s
 }
 
-// weigh tells the dead objects of a list from the others.
+// weigh separates the dead objects of a list from the others.
 func (s *Shrinking) weigh(objs []Object, live func(*merkle.Hash) bool, capacity int64, limits HoleLimits) {
 	for i := range objs {
 		if live(&objs[i].Hash) {
@@ -108,8 +111,8 @@ func (s *Shrinking) weigh(objs []Object, live func(*merkle.Hash) bool, capacity 
 	}
 }
 
-// AllDead reports whether nothing in the segment is alive. Such a segment is not shrunk, since a list
-// of no objects could not be told from one that is lost: the whole segment goes.
+// AllDead reports whether nothing in the segment is alive. Such a segment is not shrunk, because an
+// empty list could not be told from a lost one: the whole segment is removed.
 func (s *Shrinking) AllDead() bool { return len(s.Live) == 0 && len(s.Dead) > 0 }
 
 // holes sets s.Holes, and moves dead objects that lie in none of them to s.Live.
@@ -131,7 +134,7 @@ func (s *Shrinking) holes(capacity int64, limits HoleLimits) {
 			h.dead += s.Dead[d].slot()
 		}
 		h.to = d
-		// Where some of it is a hole already, the whole of it is no more extents than before.
+		// If a part is a hole already, one hole for all of it needs no more extents.
 		if h.dead > 0 && (end-at >= limits.Shortest || h.dead < end-at) {
 			all = append(all, h)
 		}
@@ -143,7 +146,7 @@ func (s *Shrinking) holes(capacity int64, limits HoleLimits) {
 		slices.SortFunc(all, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
 	}
 	var dead, kept []Object
-	done := int64(0) // of s.Dead, up to which they are dealt with
+	done := int64(0) // end of the part of s.Dead that is done
 	s.Holes = nil
 	for _, h := range all {
 		kept = append(kept, s.Dead[done:h.from]...)
@@ -174,18 +177,20 @@ func merge(a, b []Object) []Object {
 	return append(append(all, a...), b...)
 }
 
-// Shrink takes the objects that Survey has found dead out of the list, durably (steps 1 to 3), but for those that live says
-// of by now that they are alive. Once it has returned, nobody finds them, the caller may punch s.Holes when nobody reads
-// there any more, and then seals the segment. It blocks; held over I/O: listMu.
+// Shrink removes the objects that Survey found dead from the list, durably (steps 1 to 3), except
+// those that live now reports alive. When it has returned, look-ups miss them. The caller waits for
+// the readers of s.Holes, punches, and then seals the segment. Shrink blocks; held over I/O:
+// listMu.
 //
-// live is called with g's lock held, and must not block. The order is what a settling relies on that wants to refer to an
-// object: it makes the object alive first and looks at the list then. So either live says so here, or the object is not
-// found there.
+// live is called with g's lock held, and must not block. A settling that wants to refer to an
+// object relies on that order: it first makes the object alive, and then looks at the list. So
+// either live reports it here, or the look-up misses.
 //
 // REQUIRES: not s.AllDead().
 //
-// After disk.ErrNoSpace and disk.Transient errors the segment is as it was before, if s.Dead is empty; else its list is the
-// shorter one, nothing may be punched, and Uncover goes on. After any other error nobody knows what a crash would leave.
+// After disk.ErrNoSpace and disk.Transient errors the segment is unchanged if s.Dead is empty.
+// Otherwise its list is the shorter one, nothing may be punched, and Uncover continues the work.
+// After any other error it is unknown what a crash would leave.
 func (g *File) Shrink(fs vfs.FS, store uuid.UUID, s *Shrinking, live func(*merkle.Hash) bool, limits HoleLimits) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -203,7 +208,7 @@ func (g *File) Shrink(fs vfs.FS, store uuid.UUID, s *Shrinking, live func(*merkl
 // condemn does step 1. It returns false, and does nothing, if nothing is dead any more.
 // REQUIRES: listMu is held.
 func (g *File) condemn(s *Shrinking, live func(*merkle.Hash) bool, limits HoleLimits) bool {
-	next, chunks, others := listOf(s.Live) // before mu, for which look-ups wait
+	next, chunks, others := listOf(s.Live) // before mu is taken, as look-ups wait for it
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.damaged != nil || g.footer != s.footer || g.version != s.version {
@@ -241,7 +246,7 @@ func listOf(objs []Object) (list map[uint32]Object, chunks, others int64) {
 	return l.objects, l.chunks, l.others
 }
 
-// acquit takes step 1 back.
+// acquit undoes step 1.
 // REQUIRES: listMu is held.
 func (g *File) acquit(s *Shrinking) {
 	g.mu.Lock()
@@ -252,7 +257,8 @@ func (g *File) acquit(s *Shrinking) {
 	s.Dead, s.Holes = nil, nil
 }
 
-// shorten does step 2, but for the name's durability. After an error the footer is the list, and there is no object log.
+// shorten does step 2, except for making the name durable. After an error the footer is the list,
+// and there is no object log.
 // REQUIRES: listMu is held.
 func (g *File) shorten(fs vfs.FS, store uuid.UUID, s *Shrinking) error {
 	draft := DraftName(g.ID)
@@ -278,7 +284,8 @@ func (g *File) shorten(fs vfs.FS, store uuid.UUID, s *Shrinking) error {
 	return nil
 }
 
-// draft writes objects to an empty object log, durably, and again until it is as long as the log that it replaces.
+// draft writes objects to an empty object log, durably, and repeats them until it is as long as the
+// log that it replaces.
 func (g *File) draft(l *record.Log, objs []Object) error {
 	if len(objs) == 0 {
 		return fmt.Errorf("segment %08x: %w: a list of no objects", g.ID, disk.ErrInvalid)
@@ -305,7 +312,7 @@ func (g *File) draft(l *record.Log, objs []Object) error {
 	}
 }
 
-// encodeShortened is EncodeObjects for a log that counts alone.
+// encodeShortened is EncodeObjects for a log that replaces the footer.
 func encodeShortened(objs []Object) []byte {
 	b := EncodeObjects(objs)
 	for at := flagsOffset; at < len(b); at += ObjectSize {
@@ -314,9 +321,9 @@ func encodeShortened(objs []Object) []byte {
 	return b
 }
 
-// Uncover goes on with a shortening that was cut off behind step 2: it makes the log's name durable, and drops the footer. A
-// segment that was not shortened, or is sealed again, is left alone. It blocks; held over I/O: listMu. Its errors are those
-// of Shrink.
+// Uncover continues a shortening that was interrupted after step 2: it makes the log's name
+// durable, and drops the footer. A segment that was not shortened, or is sealed again, is left
+// alone. Uncover blocks; held over I/O: listMu. Its errors are those of Shrink.
 func (g *File) Uncover(fs vfs.FS, store uuid.UUID) error {
 	g.listMu.Lock()
 	defer g.listMu.Unlock()
@@ -341,8 +348,8 @@ func (g *File) uncover(fs vfs.FS, store uuid.UUID) error {
 	return nil
 }
 
-// dropFooter does step 3, for those that believe a footer more than an object log that names less: earlier versions of varve,
-// and an opening that cannot read the log.
+// dropFooter does step 3, for readers that trust a footer more than an object log that names less:
+// earlier versions of varve, and an opening that cannot read the log.
 // REQUIRES: listMu is held.
 func (g *File) dropFooter(store uuid.UUID) error {
 	if err := g.writeHeader(store, 0); err != nil {
@@ -354,14 +361,15 @@ func (g *File) dropFooter(store uuid.UUID) error {
 	return g.Sync()
 }
 
-// Shortened reports whether dead objects were taken out of the list and the segment is not sealed again yet.
+// Shortened reports whether dead objects were taken out of the list and the segment is not sealed
+// again yet.
 func (g *File) Shortened() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.shortened
 }
 
-// SetLogged notes how long the object log was, in bytes, according to refs.
+// SetLogged sets the length in bytes that the object log had according to refs.
 func (g *File) SetLogged(n int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

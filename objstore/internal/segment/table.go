@@ -8,8 +8,8 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// Table holds the open segments of a store by ID. Get takes no lock, for it is on the path of every read; the other methods
-// exclude one another. The zero Table is empty.
+// Table holds the open segments of a store by ID. Get takes no lock, as it is on the path of every
+// read; the other methods exclude one another. The zero Table is empty.
 type Table struct {
 	mu    lockorder.Mutex[lockorder.Memory]
 	slots atomic.Pointer[[]atomic.Pointer[File]] // by ID; replaced by a longer one under mu
