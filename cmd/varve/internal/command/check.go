@@ -135,9 +135,9 @@ func writeCheck(w io.Writer, r *objstore.CheckReport) {
 	case 0:
 		fmt.Fprintln(w)
 	case 1:
-		fmt.Fprintf(w, ", 1 volume complete or listed; %s not settled\n", formatSize(r.Tail))
+		fmt.Fprintf(w, ", 1 volume walked; %s not settled\n", formatSize(r.Tail))
 	default:
-		fmt.Fprintf(w, ", %d volumes and snapshots complete or listed; %s not settled\n", r.Images, formatSize(r.Tail))
+		fmt.Fprintf(w, ", %d volumes and snapshots walked; %s not settled\n", r.Images, formatSize(r.Tail))
 	}
 	if p := r.Resumed; p != nil {
 		fmt.Fprintf(w, "resumed: %s were read and hashed before, since %s\n", formatSize(p.Bytes), formatTime(p.Begun))

@@ -95,9 +95,12 @@ func writeCollected(w io.Writer, r *objstore.CollectReport) {
 	if r.DryRun {
 		freed = "would free"
 	}
-	if r.Dead == 0 {
+	switch {
+	case r.Dead == 0 && r.Segments == 0: // all of them are open
+		fmt.Fprintln(w, "nothing to free")
+	case r.Dead == 0:
 		fmt.Fprintf(w, "nothing to free in %s\n", counted(r.Segments, "segment"))
-	} else {
+	default:
 		fmt.Fprintf(w, "%s %s: %s in %d of %s\n", freed, formatSize(r.Freed), counted(int(r.Dead), "object"), r.Swept,
 			counted(r.Segments, "segment"))
 	}

@@ -133,9 +133,13 @@ common counts too.`,
 				return usagef("delete snapshots: --json needs --dry-run: a deletion has no output")
 			}
 			return a.do(cmd.Context(), a.open, func(c *client.Client) error {
-				for _, name := range args {
+				for i, name := range args {
 					volume, snap, _ := protocol.SplitSnapshot(name)
-					if err := c.DeleteSnapshot(cmd.Context(), volume, snap); err != nil {
+					err := c.DeleteSnapshot(cmd.Context(), volume, snap)
+					if err != nil && i > 0 {
+						err = fmt.Errorf("%w; the snapshots named before it (%d) were deleted", err, i)
+					}
+					if err != nil {
 						return doing(fmt.Sprintf("delete snapshot %q", name), err)
 					}
 				}

@@ -227,7 +227,7 @@ func writeUses(w io.Writer, s *objstore.Stat) {
 		{"journals", "", u.Journals, "what the tail is recorded in"},
 		{"refs", "", u.Refs, "names of volumes and snapshots"},
 		{"index", "", u.Index, "can be made again"},
-		{"other", "", u.Other, "superblocks, and the daemon's files"},
+		{"other", "", u.Other, "superblocks, ballast, the daemon's files"},
 	} {
 		size, part := "-", "-"
 		if use.bytes >= 0 {
