@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"net/http"
 	"time"
 
@@ -15,7 +14,7 @@ const progressEvery = 200 * time.Millisecond
 
 // serveCheck answers with events, one per line, while the check runs. The check ends when the
 // client disconnects. A running scheduled check is interrupted, and continues afterwards.
-func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
+func (q *storeRequests) serveCheck(w http.ResponseWriter, r *http.Request) {
 	var req protocol.CheckStore
 	if r.ContentLength != 0 { // a client of an earlier version sends no body
 		if err := server.Decode(w, r, &req); err != nil {
@@ -23,14 +22,14 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	end, err := d.checks.begin()
+	end, err := q.checks.begin()
 	if err != nil {
 		server.Refuse(w, err)
 		return
 	}
 	defer end()
 	o := req.Options()
-	events := d.events(w)
+	events := q.events(w)
 	var last time.Time
 	o.Progress = func(p objstore.CheckProgress) {
 		if now := time.Now(); now.Sub(last) >= progressEvery {
@@ -38,21 +37,13 @@ func (d *Daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
 			events.send(protocol.CheckEvent{Progress: &p})
 		}
 	}
-	report, err := d.store.CheckStore(r.Context(), o)
+	report, err := q.store.CheckStore(r.Context(), o)
 	if err != nil {
-		d.log.Warn("check ended early", "error", err)
+		q.log.Warn("check ended early", "error", err)
 		e, _ := protocol.NewError(err)
 		events.send(protocol.CheckEvent{Error: e})
 		return
 	}
-	d.checks.logReport(report)
+	q.checks.logReport(report)
 	events.send(protocol.CheckEvent{Report: report})
-}
-
-func (d *Daemon) serveRepairVolume(ctx context.Context, r *http.Request, q protocol.Repair) (objstore.Repair, error) {
-	name, err := volumeName(r)
-	if err != nil {
-		return objstore.Repair{}, err
-	}
-	return d.store.RepairVolume(ctx, name, q.AcceptLoss)
 }

@@ -13,23 +13,23 @@ import (
 // serveCollect collects, and answers with events. With Wait the collection ends when the client goes
 // away: what it has freed until then is freed. Without a daemon, and in a dry run, the client always
 // waits.
-func (d *Daemon) serveCollect(w http.ResponseWriter, r *http.Request) {
+func (q *storeRequests) serveCollect(w http.ResponseWriter, r *http.Request) {
 	var req protocol.Collect
 	if err := server.Decode(w, r, &req); err != nil {
 		server.Refuse(w, err)
 		return
 	}
-	if !req.Wait && !req.DryRun && d.isDaemon() {
-		d.collections.begin(func(ctx context.Context) {
+	if !req.Wait && !req.DryRun && q.stays {
+		q.collections.begin(func(ctx context.Context) {
 			// A collection that fails is in the engine's log, and in stat.
-			_, _ = d.collect(ctx, objstore.CollectOptions{})
+			_, _ = q.collect(ctx, objstore.CollectOptions{})
 		})
-		d.events(w).send(protocol.CollectEvent{Done: &protocol.Collected{}})
+		q.events(w).send(protocol.CollectEvent{Done: &protocol.Collected{}})
 		return
 	}
-	events := d.events(w)
-	ended := d.collectProgress(events)
-	report, err := d.collect(r.Context(), objstore.CollectOptions{DryRun: req.DryRun})
+	events := q.events(w)
+	ended := q.collectProgress(events)
+	report, err := q.collect(r.Context(), objstore.CollectOptions{DryRun: req.DryRun})
 	ended()
 	if err != nil {
 		e, _ := protocol.NewError(err)
@@ -41,22 +41,22 @@ func (d *Daemon) serveCollect(w http.ResponseWriter, r *http.Request) {
 
 // collect settles what was written, and collects. What does not settle, because a chunk is damaged
 // or there is no room, keeps nothing else from being collected.
-func (d *Daemon) collect(ctx context.Context, o objstore.CollectOptions) (objstore.CollectReport, error) {
+func (q *storeRequests) collect(ctx context.Context, o objstore.CollectOptions) (objstore.CollectReport, error) {
 	if !o.DryRun {
-		if err := d.store.Settle(ctx); err != nil {
+		if err := q.store.Settle(ctx); err != nil {
 			if ctx.Err() != nil {
 				return objstore.CollectReport{}, err
 			}
-			d.log.Warn("not everything has settled before the collection", "error", err)
+			q.log.Warn("not everything has settled before the collection", "error", err)
 		}
 	}
-	return d.store.Collect(ctx, o)
+	return q.store.Collect(ctx, o)
 }
 
 // collectProgress sends how far the collection is, until the function that it returns is called.
-func (d *Daemon) collectProgress(events events) (end func()) {
+func (q *storeRequests) collectProgress(events events) (end func()) {
 	return repeat(progressEvery, func(context.Context) {
-		if st := d.store.CollectState(); st.Phase != objstore.CollectIdle {
+		if st := q.store.CollectState(); st.Phase != objstore.CollectIdle {
 			events.send(protocol.CollectEvent{Progress: &st})
 		}
 	})

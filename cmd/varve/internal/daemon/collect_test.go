@@ -55,7 +55,7 @@ func TestCollectInBackground(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "a long collection", func() bool { return count() == 3 })
-	w.d.collections.end()
+	w.d.requests.collections.end()
 	if _, err := w.c.Collect(t.Context(), protocol.Collect{}, nil); err != nil || count() != 3 {
 		t.Errorf("after the end: %v, %d collections", err, count())
 	}

@@ -10,7 +10,8 @@
 // A Daemon composes its parts, each with its own lock: the table of devices (package devices) and
 // the transports that make them (ublk.go, loop.go), the mounts (mountTable, fuse.go), the identity
 // of the store, checks, automatic snapshots, the watch for swap, the server and the handover. The
-// methods that answer requests are named serve…; routes.go lists them. A device or mount has one
+// methods that answer requests are named serve…; routes.go lists them. Those that concern the store
+// alone belong to storeRequests. A device or mount has one
 // change at a time, which has its turn (type turns) for as long as the change takes; a change that
 // is stuck in the kernel delays no other. The locks of the tables are never held over I/O. Every
 // goroutine that watches a device or a mount belongs to Daemon.watchers, and Run waits for all of
@@ -92,14 +93,12 @@ type Daemon struct {
 	automatic *automatic
 	swaps     *swaps
 
-	collections collections // in the background
+	requests *storeRequests // those that concern no device or mount
 
-	openLimit     time.Duration // of a target's files
-	reviveAfter   time.Duration
-	retryFirst    time.Duration
-	patience      time.Duration
-	answerTimeout time.Duration
-	waits         chan struct{} // full: no more requests may wait for settling
+	openLimit   time.Duration // of a target's files
+	reviveAfter time.Duration
+	retryFirst  time.Duration
+	patience    time.Duration
 
 	stop     chan struct{} // closed when a client asked for the end
 	stopOnce sync.Once
@@ -125,12 +124,10 @@ func New(dir string, store Store, o Options) *Daemon {
 
 		turns: newTurns(),
 
-		openLimit:     openLimit,
-		reviveAfter:   reviveAfter,
-		retryFirst:    retryFirst,
-		patience:      answersWithin,
-		answerTimeout: server.AnswerTimeout,
-		waits:         make(chan struct{}, maxWaits),
+		openLimit:   openLimit,
+		reviveAfter: reviveAfter,
+		retryFirst:  retryFirst,
+		patience:    answersWithin,
 	}
 	if d.open = o.open; d.open == nil {
 		d.open = &descriptors{}
@@ -157,6 +154,9 @@ func New(dir string, store Store, o Options) *Daemon {
 	}
 	if o.loop != nil {
 		d.transports["loop"] = o.loop
+	}
+	d.requests = &storeRequests{
+		store: store, checks: d.checks, stays: d.isDaemon(), waits: make(waitLimit, maxWaits), answerTimeout: server.AnswerTimeout, log: d.log,
 	}
 	return d
 }

@@ -15,22 +15,22 @@ const diffBuffer = 32 << 10
 
 // serveDiff answers with events, one per line, as it walks the trees; it buffers no part of the
 // answer. It ends when the client goes away, or does not read for too long.
-func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
-	var q protocol.Diff
-	if err := server.Decode(w, r, &q); err != nil {
+func (q *storeRequests) serveDiff(w http.ResponseWriter, r *http.Request) {
+	var images protocol.Diff
+	if err := server.Decode(w, r, &images); err != nil {
 		server.Refuse(w, err)
 		return
 	}
-	leave, err := d.wait() // the images settle first, and the client reads as long as it likes
+	leave, err := q.waits.enter() // the images settle first, and the client reads as long as it likes
 	if err != nil {
 		server.Refuse(w, err)
 		return
 	}
 	defer leave()
-	out := bufio.NewWriterSize(d.stream(w), diffBuffer)
+	out := bufio.NewWriterSize(newStream(w, q.answerTimeout), diffBuffer)
 	enc := json.NewEncoder(out)
 	begun := false
-	total, err := d.store.Diff(r.Context(), q.From, q.To, func(i objstore.DiffImages) error {
+	total, err := q.store.Diff(r.Context(), images.From, images.To, func(i objstore.DiffImages) error {
 		begun = true
 		beginEvents(w)
 		return enc.Encode(protocol.DiffEvent{Images: &i})
@@ -42,7 +42,7 @@ func (d *Daemon) serveDiff(w http.ResponseWriter, r *http.Request) {
 		server.Refuse(w, err)
 		return
 	case err != nil:
-		d.log.Warn("diff ended early", "from", q.From.String(), "to", q.To.String(), "error", err)
+		q.log.Warn("diff ended early", "from", images.From.String(), "to", images.To.String(), "error", err)
 		e, _ := protocol.NewError(err)
 		_ = enc.Encode(protocol.DiffEvent{Error: e}) // fails if the client is gone
 	default:

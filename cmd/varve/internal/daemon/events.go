@@ -9,10 +9,11 @@ import (
 // events is the answer to a long request: one JSON value per line.
 type events struct{ enc *json.Encoder }
 
-// events begins an answer of events, each of which is sent at once.
-func (d *Daemon) events(w http.ResponseWriter) events {
+// newEvents begins an answer of events, each of which is sent at once. The client has timeout to
+// read one.
+func newEvents(w http.ResponseWriter, timeout time.Duration) events {
 	beginEvents(w)
-	return events{json.NewEncoder(d.stream(w))}
+	return events{json.NewEncoder(newStream(w, timeout))}
 }
 
 func beginEvents(w http.ResponseWriter) {
@@ -30,8 +31,8 @@ type streamWriter struct {
 	timeout time.Duration // for the client to read what is written
 }
 
-func (d *Daemon) stream(w http.ResponseWriter) *streamWriter {
-	return &streamWriter{w: w, conn: http.NewResponseController(w), timeout: d.answerTimeout}
+func newStream(w http.ResponseWriter, timeout time.Duration) *streamWriter {
+	return &streamWriter{w: w, conn: http.NewResponseController(w), timeout: timeout}
 }
 
 func (s *streamWriter) Write(p []byte) (int, error) {

@@ -91,7 +91,7 @@ func TestTooManyWaits(t *testing.T) {
 	ctx := t.Context()
 	stop := make(chan struct{})
 	for range maxWaits {
-		leave, err := w.d.wait()
+		leave, err := w.d.requests.waits.enter()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestLongCheck(t *testing.T) {
 	w := newWorld(t, "a")
 	const limit = 500 * time.Millisecond
 	w.store.checkTakes = 3 * limit
-	w.d.answerTimeout = limit
+	w.d.requests.answerTimeout = limit
 	w.listen(t, func(s *http.Server) { s.ReadTimeout = limit })
 	c, err := client.Dial(t.Context(), w.dir)
 	if err != nil {
@@ -150,7 +150,7 @@ func TestLongRequestsTakePlaces(t *testing.T) {
 		t.Errorf("of a prune: %v, %+v", err, p)
 	}
 	for range maxWaits {
-		leave, err := w.d.wait()
+		leave, err := w.d.requests.waits.enter()
 		if err != nil {
 			t.Fatal(err)
 		}

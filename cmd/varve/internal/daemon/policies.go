@@ -6,17 +6,8 @@ import (
 	"net/http"
 
 	"varve/cmd/varve/internal/protocol"
-	"varve/cmd/varve/internal/server"
 	"varve/objstore"
 )
-
-func (d *Daemon) serveHistory(_ context.Context, r *http.Request, _ server.None) ([]objstore.SnapshotInfo, error) {
-	name, err := volumeName(r)
-	if err != nil {
-		return nil, err
-	}
-	return d.store.History(name)
-}
 
 // servePrune deletes what the policies of volumes do not keep, or with DryRun returns what that is.
 func (d *Daemon) servePrune(ctx context.Context, _ *http.Request, p protocol.Prune) (protocol.Pruned, error) {
@@ -27,7 +18,7 @@ func (d *Daemon) servePrune(ctx context.Context, _ *http.Request, p protocol.Pru
 	}
 	if p.DryRun {
 		out.States, out.Snapshots = append(out.States, states...), append(out.Snapshots, snaps...)
-		freed, err := d.wouldPrune(ctx, states, snaps)
+		freed, err := d.requests.wouldPrune(ctx, states, snaps)
 		out.Freed = &freed
 		return out, err
 	}
@@ -44,20 +35,6 @@ func (d *Daemon) servePrune(ctx context.Context, _ *http.Request, p protocol.Pru
 	}
 	d.log.Info("pruned", "volume", p.Volume, "states", len(out.States), "snapshots", len(out.Snapshots))
 	return out, nil
-}
-
-// wouldPrune returns what dropping states and snapshots would free.
-func (d *Daemon) wouldPrune(ctx context.Context, states, snaps []objstore.SnapshotInfo) (objstore.Freed, error) {
-	var names []objstore.SnapshotName
-	for _, list := range [][]objstore.SnapshotInfo{states, snaps} {
-		for _, i := range list {
-			names = append(names, objstore.SnapshotName{Volume: i.Volume, Name: i.Name})
-		}
-	}
-	if len(names) == 0 {
-		return objstore.Freed{}, nil
-	}
-	return d.store.WouldFree(ctx, nil, names)
 }
 
 // deleteSnapshot deletes a snapshot that is not on a device.

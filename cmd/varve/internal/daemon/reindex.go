@@ -13,34 +13,34 @@ import (
 // serveReindex starts to rebuild the index, and with Wait answers with events until that is done.
 // The rebuild continues if the client disconnects. Without a daemon it would end with the process,
 // so the command always waits; the next opening continues an interrupted rebuild.
-func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
+func (q *storeRequests) serveReindex(w http.ResponseWriter, r *http.Request) {
 	var req protocol.Reindex
 	if err := server.Decode(w, r, &req); err != nil {
 		server.Refuse(w, err)
 		return
 	}
-	wait := req.Wait || !d.isDaemon()
+	wait := req.Wait || !q.stays
 	if wait {
-		leave, err := d.wait()
+		leave, err := q.waits.enter()
 		if err != nil {
 			server.Refuse(w, err)
 			return
 		}
 		defer leave()
 	}
-	st, err := d.store.Stat()
+	st, err := q.store.Stat()
 	if err == nil {
-		err = d.store.Reindex()
+		err = q.store.Reindex()
 	}
 	if err != nil {
 		server.Refuse(w, err)
 		return
 	}
-	d.log.Info("rebuilding the index", "segments", st.Segments)
-	began, events := time.Now(), d.events(w)
+	q.log.Info("rebuilding the index", "segments", st.Segments)
+	began, events := time.Now(), q.events(w)
 	done := protocol.Reindexed{Segments: st.Segments}
 	if wait {
-		if err := d.awaitReindex(r.Context(), events); err != nil {
+		if err := q.awaitReindex(r.Context(), events); err != nil {
 			e, _ := protocol.NewError(err)
 			events.send(protocol.ReindexEvent{Error: e})
 			return
@@ -50,6 +50,6 @@ func (d *Daemon) serveReindex(w http.ResponseWriter, r *http.Request) {
 	events.send(protocol.ReindexEvent{Done: &done})
 }
 
-func (d *Daemon) awaitReindex(ctx context.Context, events events) error {
-	return d.store.WaitReindex(ctx, func(i objstore.ReindexInfo) { events.send(protocol.ReindexEvent{Progress: &i}) })
+func (q *storeRequests) awaitReindex(ctx context.Context, events events) error {
+	return q.store.WaitReindex(ctx, func(i objstore.ReindexInfo) { events.send(protocol.ReindexEvent{Progress: &i}) })
 }

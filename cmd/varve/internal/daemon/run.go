@@ -190,7 +190,7 @@ func (d *Daemon) run(ctx context.Context, own *server.Ownership, o *RunOptions) 
 	defer d.swaps.watch(swapInterval)()
 	defer d.checks.watch(failpoint.Limit(scrubInterval))()
 	defer d.automatic.watch(automaticInterval)()
-	defer d.collections.end()
+	defer d.requests.collections.end()
 	if err := own.Listen(); err != nil {
 		return nil, err
 	}
