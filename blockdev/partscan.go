@@ -50,7 +50,7 @@ func init() {
 // returns, the partitions are there. A driver without UBLK_F_NO_AUTO_PART_SCAN scans by itself when
 // the device starts: then ScanPartitions waits for that scan.
 //
-// ctx and a limit of 10 seconds bound the wait. After ErrTimeout the scan goes on, and partitions
+// ctx and a limit of 10 seconds bound the wait. After ErrTimeout the scan continues, and partitions
 // appear when it has ended.
 func (d *Device) ScanPartitions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, scanLimit)

@@ -23,12 +23,12 @@ import (
 // maxDiffName is the length of the longest name of a diff, in bytes.
 const maxDiffName = 2*(2*objstore.MaxName+len("@")) + len("..")
 
-// diffsListing is MOUNT/diff. It lists nothing: every two images have a diff, which is there when it
-// is looked up.
+// diffsListing is MOUNT/diff. It lists nothing: every two images have a diff, which is there when
+// it is looked up.
 type diffsListing struct{ t *tree }
 
-// find returns the diff FROM..TO. Names of images may have dots; the first of the splits counts that
-// is of two images.
+// find returns the diff FROM..TO. Names of images may have dots; the first of the splits counts
+// that is of two images.
 func (l diffsListing) find(_ context.Context, name string) (node, error) {
 	for at := 0; ; at++ {
 		next := strings.Index(name[at:], "..")
@@ -109,8 +109,8 @@ func (f *diffFile) Open(_ context.Context, flags uint32) (fusefs.FileHandle, uin
 	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 }
 
-// diffHandle is an open diff. A goroutine of it compares the images, and writes the text into a pipe
-// as fast as it is read; end waits for it.
+// diffHandle is an open diff. A goroutine of it compares the images, and writes the text into a
+// pipe as fast as it is read; end waits for it.
 type diffHandle struct {
 	*handle
 	f *diffFile
@@ -213,7 +213,7 @@ func (h *diffHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.Rea
 }
 
 // interruptible lets the end of ctx end reads of the text, which may wait for the images to settle,
-// until the function that it returns is called. The text goes on where they were.
+// until the function that it returns is called. The text continues where they were.
 // REQUIRES: h.mu is held.
 func (h *diffHandle) interruptible(ctx context.Context) (end func()) {
 	ended := make(chan struct{})

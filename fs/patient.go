@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// interruptGrace is how long a request that was interrupted may go on waiting.
+// interruptGrace is how long a request that was interrupted may continue waiting.
 const interruptGrace = time.Second
 
 // patient is the context of a request that reads or writes. It ends interruptGrace after the

@@ -39,7 +39,7 @@ const (
 // Invariants:
 //
 //   - Between two syncs, graph has exactly the edges of the roots in counted. After an error there
-//     is no graph, and the next sync begins anew.
+//     is no graph, and the next sync starts again.
 //   - held has every root in counted, and before the walk of a root begins it has that too.
 //   - unique, history and names belong to the graph as it is now.
 type accounting struct {
@@ -151,7 +151,7 @@ func (a *accounting) count(ctx context.Context) error {
 }
 
 // upToDate brings the counts up to date with the names as they are now. When ctx ends it returns,
-// and the counting that it has begun goes on: a caller that gives up must not cost what was
+// and the counting that it has begun continues: a caller that gives up must not cost what was
 // counted.
 func (a *accounting) upToDate(ctx context.Context) error {
 	done := make(chan error, 1)

@@ -12,7 +12,7 @@ import (
 // as many descriptors as there are volumes.
 //
 // A segment in the pool belongs to no volume: everything that was handed out of it has settled, its
-// room has been given back, and it is in no volume's list of segments to sync. It holds objects,
+// room has been freed, and it is in no volume's list of segments to sync. It holds objects,
 // which stay where they are whichever volume appends next. So a segment taken from the pool has
 // unsettled writes of one volume at a time, as every append segment has.
 type segmentPool struct {

@@ -28,7 +28,7 @@ type base struct {
 	root    merkle.Root
 	version uint64 // changes with the root, so that a leaf loaded for an older one is not installed
 	runs    []*[leavesPerRun]*leaf
-	hand    int // where the sweep of the cache goes on
+	hand    int // where the sweep of the cache continues
 }
 
 var emptyLeaf = &leaf{used: true}

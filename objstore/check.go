@@ -20,7 +20,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// Check reads everything that a store has checksums and hashes for, beside the I/O that goes on,
+// Check reads everything that a store has checksums and hashes for, beside the I/O that continues,
 // and reports for each damage which parts of which images it affects:
 //
 //	records   both superblocks, both refs logs, the journals, each segment's header and footer or object log

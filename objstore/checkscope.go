@@ -22,7 +22,7 @@ type CheckOptions struct {
 	Percent int
 	// Since checks those segments alone that were not verified since then. Zero: all.
 	Since time.Time
-	// Resume goes on with a check of everything that has not come to its end, if there is one:
+	// Resume continues with a check of everything that has not come to its end, if there is one:
 	// segments that it has verified are not read again, unless it has found damage in them.
 	Resume bool
 	// Scheduled checks give way to requests, and are shown as such.

@@ -11,8 +11,8 @@ import (
 )
 
 // DeleteVolume removes a volume that nobody has open and that has no snapshots: its name durably,
-// and then what it has not settled. The second waits for readers of the volume and goes on when ctx
-// has ended, which is an error; if the store is closed first, the next opening does it.
+// and then what it has not settled. The second waits for readers of the volume and continues when
+// ctx has ended, which is an error; if the store is closed first, the next opening does it.
 func (s *Store) DeleteVolume(ctx context.Context, name string) error {
 	v, err := s.catalog.delete(ctx, name, func(v *volume) {
 		s.readers.leave(v)

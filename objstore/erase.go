@@ -10,7 +10,7 @@ import (
 // A subtree that a layer discards whole becomes a hole in the tree above it, and is not read. Only
 // the account of bytes that are not holes has to know what was in it. If the layer leaves nothing
 // of the image but what it writes itself (a discard of the whole device, with or without a new file
-// system on it), the account begins anew and nothing is read. Else the leaves are counted before
+// system on it), the account starts again and nothing is read. Else the leaves are counted before
 // the settling begins: paced, and a bounded number at a time, so that the settler serves the other
 // volumes in between.
 
@@ -18,7 +18,7 @@ import (
 // other volumes.
 const countAtOnce = 512
 
-// errCounting is the result of a settling that has not counted all yet, and goes on in the
+// errCounting is the result of a settling that has not counted all yet, and continues in the
 // settler's next round.
 var errCounting = errors.New("what was discarded is being counted")
 

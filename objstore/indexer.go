@@ -116,7 +116,7 @@ func (x *indexer) run(ctx context.Context) {
 			}
 		}
 		if ctx.Err() != nil {
-			return // Resume goes on
+			return // Resume continues
 		}
 		x.filling.Store(false) // a full disk must not keep anything from settling
 		x.rebuild.step(ctx)

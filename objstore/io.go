@@ -152,8 +152,8 @@ func (v *volume) emptyUntil(ctx context.Context, off int64) (int64, error) {
 	return v.s.emptyBelow(ctx, &root, off, end)
 }
 
-// extentAt finds how far what lies at off goes on: in leaps over large holes, else in steps, and by
-// these at most extentReach bytes.
+// extentAt finds how far what lies at off continues: in leaps over large holes, else in steps, and
+// by these at most extentReach bytes.
 func extentAt(ctx context.Context, im sparse, off int64) (hole bool, length int64, err error) {
 	const step, extentReach = MaxRequest, 1 << 30
 	if off < 0 || off >= im.Size() {

@@ -18,7 +18,7 @@ import (
 //
 // Invariants:
 //
-//   - Refs know before that the volume goes on without the layer: a journal is removed without
+//   - Refs know before that the volume continues without the layer: a journal is removed without
 //     making that durable, since an opening that finds the journal removes it again.
 //   - Readers of the layer are waited for, without the volume's settleMu: a settling must not wait
 //     for readers.

@@ -31,15 +31,15 @@ type layerSettler struct {
 	appenders appenders // of objects that settlings write
 
 	giveWay func(ctx context.Context, v *volume, bytes int) error // called before some bytes more are settled; waits for requests
-	punch   func(g *segment.File, from, to int64)                 // gives bytes back that nothing refers to; an error is logged
+	punch   func(g *segment.File, from, to int64)                 // frees bytes that nothing refers to; an error is logged
 
 	dead      func(*volume, *layer) reclaimable // what is to be reclaimed of a layer that has settled
 	reclaimer *reclaimer
 	log       *slog.Logger
 }
 
-// barrier keeps what a settling refers to from a collection that runs beside it: the collector, as a
-// settling sees it. Its methods never block.
+// barrier keeps what a settling refers to from a collection that runs beside it: the collector, as
+// a settling sees it. Its methods never block.
 type barrier interface {
 	// settle notes that a settling begins. It returns a function that is to be called when the
 	// settling has ended, whether its head was published or not.
@@ -52,13 +52,14 @@ type barrier interface {
 
 // heads is where the roots of volumes are recorded: the catalog, as a settling sees it.
 type heads interface {
-	// publish makes the head of a volume durable, and gives its root to the snapshots of that
-	// generation. may completes the record, or refuses it; took runs when the record has taken effect.
-	// Both run with the catalog's mu held, and must not block. If ctx ends before may has run, nothing
-	// has happened. After any other error the head is as it was, or the store takes no writes any more.
+	// publish makes the head of a volume durable, and assigns its root to the snapshots of that
+	// generation. may completes the record, or refuses it; took runs when the record has taken
+	// effect. Both run with the catalog's mu held, and must not block. If ctx ends before may has
+	// run, nothing has happened. After any other error the head is as it was, or the store takes no
+	// writes any more.
 	publish(ctx context.Context, v *volume, head *refs.Record, may func() error, took func()) error
-	// settleViews gives the views of a generation that has settled a base of their own. The catalog's
-	// mu is held.
+	// settleViews sets a base of their own for the views of a generation that has settled. The
+	// catalog's mu is held.
 	settleViews(v *volume, gen uint64, cache *leafCache, root merkle.Root)
 	// trimObjectLogs leaves out of lengths what is recorded already. The catalog's mu is held.
 	trimObjectLogs(lengths map[uint32]int64, segments *segment.Table)

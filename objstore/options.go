@@ -45,7 +45,7 @@ type Options struct {
 	// GiB.
 	Reserve int64
 
-	// CollectRate is how many bytes a second a collection reads, writes and gives back at most,
+	// CollectRate is how many bytes a second a collection reads, writes and frees at most,
 	// while there is room. Default 64 MiB; negative: no bound. Store.SetCollectRate changes it.
 	CollectRate int64
 	// CollectNice is by how much the nice value of the thread that collects is above that of the

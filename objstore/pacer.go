@@ -8,7 +8,7 @@ import (
 const (
 	paceBytes   = 2 << 20                // settling looks for requests this often
 	pacePause   = 10 * time.Millisecond  // and gives way to them for this long,
-	paceLongest = 200 * time.Millisecond // but goes on after this
+	paceLongest = 200 * time.Millisecond // but continues after this
 )
 
 // pacer makes settling give way to requests. Only the settler's goroutine uses it.

@@ -20,9 +20,9 @@ func (s *Store) startHousework() {
 }
 
 // Quiesce leaves Close little to do: it stops settling, reclaiming and collecting, and makes
-// everything written so far durable. Requests go on, but a write that has to wait for settling waits
-// for Resume. The caller ensures that Quiesce, Resume and Close do not run at once, and that no call waits for a
-// snapshot meanwhile.
+// everything written so far durable. Requests continue, but a write that has to wait for settling
+// waits for Resume. The caller ensures that Quiesce, Resume and Close do not run at once, and that
+// no call waits for a snapshot meanwhile.
 func (s *Store) Quiesce() error {
 	s.endHousework()
 	s.waitHousework()

@@ -10,21 +10,21 @@ import (
 	"varve/objstore/internal/lockorder"
 )
 
-// reclaimer gives back what is not needed any more: today the room of settled layers, in the order
+// reclaimer frees what is not needed any more: today the room of settled layers, in the order
 // in which those of a volume have settled. It waits for readers, and readers may wait for settling:
 // a queue's thread that waits for room in the tail can't end its reads meanwhile. So each volume
-// that has something to give back has a goroutine for it. Only plans of a volume read what that
-// volume gives back, and a plan that is held on one volume does not delay the others.
+// that has something to free has a goroutine for it. Only plans of a volume read what that
+// volume frees, and a plan that is held on one volume does not delay the others.
 //
 // The caller of add knows what is dead (a settling knows its layer's slots). The reclaimer calls
-// returned when room was given back, for the space account. A collector of dead objects queues its
+// returned when room was freed, for the space account. A collector of dead objects queues its
 // work here as well, as a reclaimable.
 //
 // Invariants:
 //
 //   - A volume with something queued has exactly one goroutine, between start and stop, which works
 //     on the first item.
-//   - An item leaves the queue when it was given back, or can't be given back before the store
+//   - An item leaves the queue when it was freed, or can't be freed before the store
 //     opens again. An interrupted item stays, and start begins it again.
 //   - pending counts the queued items of each volume, and those that a settling has announced
 //     (expect) and is about to queue: a layer that is seen to have settled is found pending. left is
@@ -32,7 +32,7 @@ import (
 //
 // mu is never held over I/O.
 type reclaimer struct {
-	returned func()               // called when room was given back, or won't be
+	returned func()               // called when room was freed, or won't be
 	uptime   func() time.Duration // of the store
 	log      *slog.Logger
 
@@ -46,9 +46,9 @@ type reclaimer struct {
 	since   atomic.Int64 // the uptime, in nanoseconds, at which left changed last
 }
 
-// reclaimable is something whose room can be given back.
+// reclaimable is something whose room can be freed.
 type reclaimable interface {
-	// reclaim gives the room back. It blocks, and may be called again if ctx has ended it.
+	// reclaim frees the room. It blocks, and may be called again if ctx has ended it.
 	reclaim(ctx context.Context) error
 	// abandon leaves the room to the next opening.
 	abandon()
@@ -76,7 +76,7 @@ func (r *reclaimer) count(v *volume, n int) {
 	}
 }
 
-// returning reports whether room is about to be given back. Readers may delay that, and a write
+// returning reports whether room is about to be freed. Readers may delay that, and a write
 // does not wait for them for long. It never blocks.
 func (r *reclaimer) returning() bool {
 	return r.left.Load() > 0 && r.uptime()-time.Duration(r.since.Load()) < reclaimPatience
@@ -93,7 +93,7 @@ func (r *reclaimer) add(ctx context.Context, v *volume, item reclaimable) {
 	}
 }
 
-// start goes on with what is queued, after the end of an earlier context.
+// start continues with what is queued, after the end of an earlier context.
 func (r *reclaimer) start(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,7 +115,7 @@ func (r *reclaimer) abandon() {
 	}
 }
 
-// run gives back what is queued for a volume, until the queue is empty.
+// run frees what is queued for a volume, until the queue is empty.
 func (r *reclaimer) run(ctx context.Context, v *volume) {
 	for item := r.first(v); item != nil; item = r.next(v) {
 		err := item.reclaim(ctx)

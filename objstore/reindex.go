@@ -22,8 +22,8 @@ import (
 //	install   the next index is made durable and renamed to the place of the other
 //	adopt     look-ups go to it; the other is closed and removed
 //
-// Quiesce interrupts it and Resume goes on. So does the next opening after a kill: the directory of
-// the next index is what tells that one was wanted, and its marks tell which segments it has. An
+// Quiesce interrupts it and Resume continues. So does the next opening after a kill: the directory
+// of the next index is what tells that one was wanted, and its marks tell which segments it has. An
 // error, such as a full disk, ends it, and removes the next index.
 type reindexer struct {
 	indexer *indexer
@@ -122,7 +122,7 @@ func (r *reindexer) step(ctx context.Context) {
 	begun := time.Now()
 	err := r.rebuild(ctx)
 	if ctx.Err() != nil {
-		return // Resume, or the next opening, goes on
+		return // Resume, or the next opening, continues
 	}
 	if err != nil {
 		r.indexer.index.abandon() // before it is closed
@@ -207,7 +207,7 @@ func (r *reindexer) install(n *storeIndex) error {
 	return nil
 }
 
-// close closes a next index that is not complete; the next opening goes on with it.
+// close closes a next index that is not complete; the next opening continues with it.
 // REQUIRES: the indexer has ended.
 func (r *reindexer) close() error {
 	if r.next == nil {
@@ -216,7 +216,7 @@ func (r *reindexer) close() error {
 	return r.next.Close()
 }
 
-// openReindexer makes the reindexer, and has it go on where an earlier process was.
+// openReindexer makes the reindexer, and has it continue where an earlier process was.
 func (s *Store) openReindexer() {
 	r := &reindexer{indexer: s.indexer, log: s.log, wanted: make(chan struct{}, 1), open: s.opts.nextIndex, old: func() error { return nil }}
 	s.indexer.rebuild = r

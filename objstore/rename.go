@@ -11,9 +11,9 @@ import (
 )
 
 // RenameVolume changes the name of a volume, also while it is in use. Whatever has the volume or
-// its snapshots open goes on: only what asks for the volume by name from here on needs the new one.
-// ErrExists if the name is taken. The name is durable when RenameVolume returns; after a crash the
-// volume has one of the two.
+// its snapshots open continues: only what asks for the volume by name from here on needs the new
+// one. ErrExists if the name is taken. The name is durable when RenameVolume returns; after a crash
+// the volume has one of the two.
 func (s *Store) RenameVolume(ctx context.Context, name, to string) (VolumeInfo, error) {
 	if err := CheckName("volume", to); err != nil {
 		return VolumeInfo{}, err
@@ -45,8 +45,8 @@ func (c *catalog) renameVolume(ctx context.Context, name, to string) (*volume, e
 	return v, err
 }
 
-// RenameSnapshot gives a snapshot another name, while it is open too. ErrExists if the volume has a
-// snapshot of that name. The name is durable when RenameSnapshot returns; after a crash the
+// RenameSnapshot changes the name of a snapshot, also while it is open. ErrExists if the volume has
+// a snapshot of that name. The name is durable when RenameSnapshot returns; after a crash the
 // snapshot has one of the two.
 func (s *Store) RenameSnapshot(ctx context.Context, volume, snap, to string) (SnapshotInfo, error) {
 	if err := CheckName("snapshot", to); err != nil {

@@ -96,7 +96,7 @@ func (s *Store) ScrubDue() bool {
 	return due
 }
 
-// ScrubOptions are those of a scheduled check, which goes on with an interrupted one.
+// ScrubOptions are those of a scheduled check, which continues with an interrupted one.
 func (s *Store) ScrubOptions() CheckOptions {
 	u := s.upkeep
 	u.mu.Lock()

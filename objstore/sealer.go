@@ -134,7 +134,7 @@ func (e *sealer) seal(g *segment.File) error {
 	}
 	if g.Inherited && !e.refused.Load() {
 		// What a power cut or a kill left in it belongs to no journal, and so to no layer that
-		// would give it back.
+		// would free it.
 		_ = e.punch(g, disk.BlockSize, g.Capacity, g.OpenObjects()) // the log has it
 	}
 	return e.sealPunched(g)

@@ -227,7 +227,7 @@ func (st *settling) leaf(i int64, n *merkle.Node, at, end uint64) error {
 	return nil
 }
 
-// undo gives back what a failed settling has copied and not recorded: tried again and again, it
+// undo frees what a failed settling has copied and not recorded: tried again and again, it
 // would use up the room that it needs.
 func (st *settling) undo() {
 	if st.gate.writeError() != nil {

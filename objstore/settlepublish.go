@@ -35,7 +35,7 @@ func (st *settling) publish(root *merkle.Root) error {
 	})
 }
 
-// publish records the head of a volume that has settled, and gives its root to the snapshots of
+// publish records the head of a volume that has settled, and assigns its root to the snapshots of
 // that generation. may, with mu held, completes the record or refuses it; took is as for update.
 func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may func() error, took func()) error {
 	return c.update(ctx, func() ([]refs.Record, error) {
@@ -55,7 +55,7 @@ func (c *catalog) publish(ctx context.Context, v *volume, head *refs.Record, may
 	}, took)
 }
 
-// settleViews gives the views of a generation that has settled a base of their own.
+// settleViews sets a base of their own for the views of a generation that has settled.
 // REQUIRES: mu is held.
 func (c *catalog) settleViews(v *volume, gen uint64, cache *leafCache, root merkle.Root) {
 	for w := range c.views {

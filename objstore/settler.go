@@ -136,7 +136,7 @@ func (t *settler) settleVolume(ctx context.Context, v settleable) error {
 		if serr := t.deps.seal(); err == nil {
 			err = serr
 		}
-		if errors.Is(err, errCounting) { // goes on after the other volumes
+		if errors.Is(err, errCounting) { // continues after the other volumes
 			t.ask()
 			return nil
 		}

@@ -166,7 +166,7 @@ func (v *volume) unlist(n *naming) {
 	v.namings = slices.DeleteFunc(v.namings, func(o *naming) bool { return o == n })
 }
 
-// reclaimPatience is how long a snapshot waits for room to be given back.
+// reclaimPatience is how long a snapshot waits for room to be freed.
 const reclaimPatience = time.Second
 
 // WaitSnapshot returns when the snapshot has settled and its root is durable.

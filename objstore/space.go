@@ -40,7 +40,7 @@ const SmallestMaxSize = 128 << 20
 // Room is taken by requests (take, takeHole) and by what settling writes once more (mustTake). It
 // comes back from settling (settled) and from the reclaimer (returned). What is dead in the
 // segments, and could be collected, is not counted here: the account sees it as used until it is
-// given back to the file system.
+// returned to the file system.
 //
 // Invariants:
 //
@@ -50,7 +50,7 @@ const SmallestMaxSize = 128 << 20
 //   - reserved and tails are the sums over all layers that have not settled, stuckReserved and
 //     stuckTails those over the layers of volumes whose settling fails again and again. No write
 //     waits for the latter.
-//   - Whatever may let a waiter go on fires freed, after it has changed the account.
+//   - Whatever may let a waiter continue fires freed, after it has changed the account.
 //
 // lookMu serialises looks and is held over I/O. Nothing else is locked but the watermark's state.
 type spaceAccount struct {
@@ -85,7 +85,7 @@ type spaceAccount struct {
 type spaceDeps struct {
 	free         func() (int64, error) // bytes that the file system has free; blocks
 	used         func() (int64, error) // bytes that the store's files occupy; blocks
-	returning    func() bool           // settled layers are about to give their room back
+	returning    func() bool           // settled layers are about to free their room
 	wantSettling func()                // called when a request waits for room
 	stopped      func() bool           // nothing settles any more: the store is read-only
 	log          *slog.Logger
@@ -260,7 +260,7 @@ func (a *spaceAccount) settled(l *layer) {
 	a.freed.fire()
 }
 
-// returned says that room was given back to the file system.
+// returned says that room was returned to the file system.
 func (a *spaceAccount) returned() { a.freed.fire() }
 
 // room returns how many bytes writes may still take. It may be negative. It blocks.

@@ -16,7 +16,7 @@ import (
 	"varve/objstore/vfs"
 )
 
-// IndexDir is where the index is, relative to the store: files that can be made anew, mapped in
+// IndexDir is where the index is, relative to the store: files that can be rebuilt, mapped in
 // part.
 const IndexDir = "index"
 
@@ -137,7 +137,7 @@ func (s *Store) Close() error {
 	if s.writeError() == nil {
 		s.replayer.stampClosing(left)
 	}
-	s.reclaimer.abandon() // settled, and not given back: the next opening does it
+	s.reclaimer.abandon() // settled, and not freed: the next opening does it
 	keep(s.closeFiles())
 	return first
 }

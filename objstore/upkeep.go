@@ -30,8 +30,8 @@ const (
 // internal/maintenance: settings, which segments were verified when, and how far a check has come.
 //
 // Verification is remembered by segment and by round, the number of a check. An unfinished check
-// goes on with the segments that its round has not verified, so that its order, kills and the wall
-// clock do not matter. Times are kept besides, for CheckOptions.Since alone. What is lost is
+// continues with the segments that its round has not verified, so that its order, kills and the
+// wall clock do not matter. Times are kept besides, for CheckOptions.Since alone. What is lost is
 // verified again: an error of the file is logged, and fails nothing but a change of the settings.
 type upkeep struct {
 	fs       vfs.FS
@@ -174,7 +174,7 @@ func (u *upkeep) save() {
 	}
 }
 
-// begin begins a check, or goes on with an unfinished one, and returns its round. A check of
+// begin begins a check, or continues with an unfinished one, and returns its round. A check of
 // everything is remembered until it has come to its end.
 func (u *upkeep) begin(o *CheckOptions) (round uint32, resumed *maintenance.Pass) {
 	u.mu.Lock()

@@ -16,7 +16,7 @@ type Uses struct {
 	// it is in Data and Tree then.
 	History  *int64 `json:"history,omitempty"`
 	Tail     int64  `json:"tail"`     // writes that have not settled, overwritten ones too
-	Dead     int64  `json:"dead"`     // what nothing refers to, and collection gives back
+	Dead     int64  `json:"dead"`     // what nothing refers to, and collection frees
 	Lists    int64  `json:"lists"`    // headers, footers and object logs of segments
 	Journals int64  `json:"journals"` // what the tail is recorded in
 	Refs     int64  `json:"refs"`     // the log of names
@@ -35,8 +35,8 @@ func (u *Uses) Total() int64 {
 	return sum
 }
 
-// CountedStat is Stat with what the space is for as of now, History too, as far as counting takes no
-// longer than two seconds. It blocks.
+// CountedStat is Stat with what the space is for as of now, History too, as far as counting takes
+// no longer than two seconds. It blocks.
 func (s *Store) CountedStat(ctx context.Context) (Stat, error) {
 	var live *liveBytes
 	err := s.accounting.briefly(ctx, func(ctx context.Context) error {
@@ -55,7 +55,7 @@ func (s *Store) CountedStat(ctx context.Context) (Stat, error) {
 
 // uses returns what the files are for, of which p says what they occupy; nil if live is, because it
 // is not counted yet. What the segments occupy beyond what is known is dead: objects that nothing
-// refers to, and what the file system has not given back. It blocks.
+// refers to, and what the file system has not freed. It blocks.
 func (s *Store) uses(p parts, live *liveBytes) (*Uses, error) {
 	if live == nil {
 		return nil, nil

@@ -50,7 +50,7 @@ func (c *catalog) view(w *View, volume, snap string) error {
 	} else if err := v.damageError(); err != nil {
 		return err
 	} else {
-		w.v, w.gen = v, sn.Gen // settling gives it a base of its own
+		w.v, w.gen = v, sn.Gen // settling sets a base of its own
 	}
 	c.views[w] = struct{}{}
 	return nil

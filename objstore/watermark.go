@@ -14,7 +14,7 @@ type SpaceState string
 // The states of Stat.State.
 const (
 	SpaceOK   SpaceState = "ok"
-	SpaceLow  SpaceState = "low"  // writes go on; see Stat.LowAt
+	SpaceLow  SpaceState = "low"  // writes continue; see Stat.LowAt
 	SpaceFull SpaceState = "full" // writes wait or are refused; see Stat.FullAt
 )
 
@@ -121,7 +121,7 @@ func (a *spaceAccount) watch(room int64, now time.Time) {
 	left := room - a.reserved.Load()
 	m.state = stateOf(m.state, left, low)
 	if m.refused.Swap(false) && m.state == SpaceLow {
-		m.state = SpaceFull // a large request was refused: smaller ones may go on
+		m.state = SpaceFull // a large request was refused: smaller ones may continue
 	}
 	attrs := []any{
 		slog.Int64("free", max(left, 0)), slog.Int64("reserve", a.reserve.Load()), slog.Int64("low_at", low),

@@ -134,8 +134,8 @@ func (v *volume) leaveSegment() {
 // Wait blocks until a request for length bytes at off that got ErrBusy is worth another try: the
 // tail has become shorter, there is room for the request and its settling, and a segment to write
 // to. hole says that the request was for TryZero. The error is ErrNoSpace if there is no room, and
-// neither settling nor a collection makes some; the second is waited for collectPatience at most. The
-// request fails with any error that Wait returns.
+// neither settling nor a collection makes some; the second is waited for collectPatience at most.
+// The request fails with any error that Wait returns.
 func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
 	for began := time.Now(); ; {
 		freed := v.s.space.freed.next()
@@ -156,15 +156,15 @@ func (v *volume) Wait(ctx context.Context, off, length int64, hole bool) error {
 // collectPatience bounds how long a request waits for a collection to make room.
 const collectPatience = 20 * time.Second
 
-// waitCollecting blocks until something has given room back, or may have, but no longer than a while.
-// The error is that of ctx, or ErrClosed.
+// waitCollecting blocks until something has given room back, or may have, but no longer than a
+// while. The error is that of ctx, or ErrClosed.
 func (s *Store) waitCollecting(ctx context.Context, freed <-chan struct{}, atMost time.Duration) error {
 	limited, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 	s.collector.waiting.Add(1)
 	defer s.collector.waiting.Add(-1)
-	_ = s.space.wait(limited, freed) // the caller looks again, and for how long it may go on
+	_ = s.space.wait(limited, freed) // the caller looks again, and for how long it may continue
 	if s.ctx.Err() != nil {
 		return fmt.Errorf("store: %w", ErrClosed)
 	}

@@ -81,7 +81,7 @@
 //	+------------------------+----------+----------+--------+
 //	48                                                       64
 //	+-------------------------------------------------------+
-//	| command area: Cmd, 16 bytes; BigCmd goes on to 128     |
+//	| command area: Cmd, 16 bytes; BigCmd continues to 128     |
 //	+-------------------------------------------------------+
 //
 // UserData documents the 64 bits of user data.

@@ -206,7 +206,7 @@ func (f *Fused) take(s *Secondary, res int32) (again bool, err error) {
 	return s.moved < s.Len, nil
 }
 
-// queue gives a secondary, or what is left of it, to the kernel.
+// queue submits a secondary, or the rest of it.
 func (f *Fused) queue(q Queue, i int) error {
 	e, err := NextSQE(q)
 	if err != nil {

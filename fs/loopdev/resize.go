@@ -12,7 +12,7 @@ import (
 // cached.
 const resizeLimit = 5 * time.Second
 
-// Resize gives a loop device the size in bytes that its backing file has now.
+// Resize sets the size of a loop device to that of its backing file, in bytes.
 func Resize(ctx context.Context, device, file string, size int64) error {
 	if err := resize(ctx, device, file, size); err != nil {
 		return fmt.Errorf("resize %s to %d bytes: %w", device, size, err)

@@ -81,7 +81,7 @@ type arena struct {
 	mu   sync.Mutex
 	base unsafe.Pointer
 	used uintptr                  // what was handed out once, from base on, in bytes
-	free map[int][]unsafe.Pointer // given back, by length in bytes
+	free map[int][]unsafe.Pointer // freed, by length in bytes
 }
 
 var maps = arena{free: map[int][]unsafe.Pointer{}}

@@ -30,7 +30,7 @@ const (
 
 	// Segments that come and go.
 	SegmentMade   Point = "segment.made"   // its directory entry is not durable
-	SegmentRolled Point = "segment.rolled" // a volume goes on in the next one
+	SegmentRolled Point = "segment.rolled" // a volume continues in the next one
 	ObjectLogMade Point = "objectlog.made" // the object log of a segment, its name not durable
 	SealFooter    Point = "seal.footer"    // footer written, the header does not know of it
 	SealHeader    Point = "seal.header"    // both durable, the directory is there still
@@ -52,7 +52,7 @@ const (
 	SettleRefs     Point = "settle.refs"     // D
 	SettleBase     Point = "settle.base"     // E
 	ReclaimJournal Point = "reclaim.journal" // F: the journal is gone, the layer's room is not
-	ReclaimPunched Point = "reclaim.punched" // F: room given back, full segments not sealed
+	ReclaimPunched Point = "reclaim.punched" // F: room freed, full segments not sealed
 
 	// Collection; the steps are those of objstore's collector.
 	CollectBarrier  Point = "collect.barrier"  // settling notes what it refers to, nothing is marked
@@ -65,8 +65,8 @@ const (
 
 	// Names.
 	VolumeCreated    Point = "volume.created"
-	VolumeDeleted    Point = "volume.deleted"   // its room is not given back
-	VolumeDropped    Point = "volume.dropped"   // a journal removed, its room not given back
+	VolumeDeleted    Point = "volume.deleted"   // its room is not freed
+	VolumeDropped    Point = "volume.dropped"   // a journal removed, its room not freed
 	SnapshotFrozen   Point = "snapshot.frozen"  // not flushed
 	SnapshotFlushed  Point = "snapshot.flushed" // the frozen layers are durable, the name is not
 	SnapshotNamed    Point = "snapshot.named"

@@ -50,8 +50,8 @@ type Options struct {
 	// Rebuilt is called, before Open returns, if an unreadable index was replaced by an empty one,
 	// with the error of the old one.
 	Rebuilt func(cause error)
-	// Made is called when badger may have made files in the directory, to give them to whom they
-	// should belong. Default: nothing.
+	// Made is called when badger may have made files in the directory, to set their
+	// owner. Default: nothing.
 	Made func() error
 	// Logger takes badger's warnings and errors. Default: none.
 	Logger *slog.Logger

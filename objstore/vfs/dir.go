@@ -94,8 +94,8 @@ func (d *Dir) OnReadOnly() (bool, error) {
 	return st.Flags&unix.ST_RDONLY != 0, nil
 }
 
-// PunchFrees reports whether the directory's file system gives back what is punched. btrfs does not,
-// as long as anything is left of the extent that was written: of a write of 512 KiB, all stays while
+// PunchFrees reports whether the directory's file system frees what is punched. btrfs does not, as
+// long as anything is left of the extent that was written: of a write of 512 KiB, all stays while
 // one block of it is there (btrfs_punch_hole in fs/btrfs/file.c drops references to extents, and an
 // extent is freed with its last reference, Linux 7.3).
 func (d *Dir) PunchFrees() (bool, error) {

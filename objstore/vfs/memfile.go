@@ -59,7 +59,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 		return 0, fail("write", f.name, iofs.ErrInvalid)
 	}
 	if !f.closed && !f.m.cut && f.m.cutAt >= 0 && f.m.ops >= f.m.cutAt && f.m.rng != nil && len(p) > 0 {
-		// The write that the cut meets has come as far as some page. Nobody is told.
+		// The write during which the cut comes has reached some page. No error is returned.
 		cutoff := (off + f.m.rng.Int64N(int64(len(p)))) / pageSize * pageSize
 		if cutoff > off {
 			f.write(p[:cutoff-off], off)

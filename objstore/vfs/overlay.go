@@ -217,7 +217,7 @@ func (f *overlayFile) Close() error {
 		}
 		f.close()
 		if f.fs.nodes[f.name] == f.overlayNode {
-			delete(f.fs.nodes, f.name) // as it was; the next one opens it anew
+			delete(f.fs.nodes, f.name) // as it was; the next one opens it again
 		}
 	})
 	return nil

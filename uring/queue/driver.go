@@ -20,7 +20,7 @@ var (
 	// ErrGone: the driver took the fetch back in order, because the device is being stopped. There
 	// is no request, and the tag is not offered again.
 	ErrGone = errors.New("fetch was taken back")
-	// ErrBroken: the queue can't go on. It ends with the error that wraps this one.
+	// ErrBroken: the queue can't continue. It ends with the error that wraps this one.
 	ErrBroken = errors.New("queue is broken")
 )
 

@@ -60,10 +60,10 @@ func (q *Queue) Enter(token uint16, prepare func(*uring.SQE)) error {
 	return nil
 }
 
-// Resume ends the hold of a request: the request goes on with a, or is answered with err. Once for
-// each Hold, which may come after it: a reply may be here before the kernel has released the bytes
-// that were sent. Only on the queue's thread, within a method of a handler or of the part; Post is
-// for elsewhere.
+// Resume ends the hold of a request: the request continues with a, or is answered with err. Once
+// for each Hold, which may come after it: a reply may be here before the kernel has released the
+// bytes that were sent. Only on the queue's thread, within a method of a handler or of the part;
+// Post is for elsewhere.
 func (q *Queue) Resume(r *Request, a Action, err error) {
 	q.resumed = append(q.resumed, result{r.tag, a, err, true})
 }

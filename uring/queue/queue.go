@@ -202,7 +202,7 @@ func (q *Queue) act(s *slot, a Action, err error) error {
 	}
 }
 
-// goOnResumed goes on with what was resumed on the thread, which may resume more.
+// goOnResumed continues with what was resumed on the thread, which may resume more.
 func (q *Queue) goOnResumed() error {
 	for i := 0; i < len(q.resumed); i++ {
 		if err := q.goOn(q.resumed[i]); err != nil {

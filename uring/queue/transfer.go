@@ -10,7 +10,7 @@ import (
 const maxSecondaries = 64
 
 // transfer moves what was added to the request since the last transfer. pending: secondaries are in
-// flight, and transferred goes on. Else the transfer has ended, and err is the first error of it.
+// flight, and transferred continues. Else the transfer has ended, and err is the first error of it.
 func (q *Queue) transfer(s *slot) (pending bool, err error) {
 	s.err = nil
 	if err := q.readyMemory(&s.req); err != nil {

@@ -14,8 +14,8 @@ import (
 	"varve/uring"
 )
 
-// Modes of fallocate(2), for secondaries. Where a file has no such call, it fails with EOPNOTSUPP, and
-// Discard or Zero does it otherwise.
+// Modes of fallocate(2), for secondaries. Where a file has no such call, it fails with EOPNOTSUPP,
+// and Discard or Zero does it otherwise.
 const (
 	// Punch makes a hole. On a block device it zeroes by commands of the device alone, and unmaps
 	// where it can (blkdev_fallocate, Linux's block/fops.c, 7.3).
@@ -27,8 +27,8 @@ const (
 // Sync makes everything that was written durable. It may block, unless InMemory.
 func (f *File) Sync() error { return unix.Fdatasync(f.fd) }
 
-// Discard gives the space of a range in bytes back. The range reads as zeroes afterwards, but for
-// block devices that can't promise it. It may block.
+// Discard frees the space of a range, in bytes. The range reads as zeroes afterwards, but for block
+// devices that can't promise it. It may block.
 func (f *File) Discard(off, length int64) error {
 	err := unix.Fallocate(f.fd, Punch, off, length)
 	if f.device && errors.Is(err, unix.EOPNOTSUPP) {

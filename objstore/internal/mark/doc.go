@@ -16,6 +16,6 @@
 // A [Walker] remembers the tree nodes that it has visited in memory that is bounded too, exactly as
 // far as that goes: a node that was taken for visited by mistake would cost what is below it.
 //
-// Settling goes on while trees are walked. It adds what it refers to, to the same filter, before it
-// looks whether the store has it (package objstore, collector).
+// Settling continues while trees are walked. It adds what it refers to, to the same filter, before
+// it looks whether the store has it (package objstore, collector).
 package mark

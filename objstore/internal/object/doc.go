@@ -16,13 +16,13 @@
 // memory:
 //
 //	suspect       the bytes are damaged, or cannot be read: no new reference is made to them, and
-//	              equal data is stored anew; readers still get what the disk returns
+//	              equal data is stored again; readers still get what the disk returns
 //	quarantined   a suspect with certainly wrong bytes: not read; the object is sought elsewhere
 //	cleared       read again, and right
 //	verified      read recently, and right: a duplicate may refer to it without another read
 //
 // The repair generation ([Quarantine.Generation]) grows whenever something lost may have come back:
-// an object was stored anew, or a location was cleared. Conclusions from a loss are drawn again
+// an object was stored again, or a location was cleared. Conclusions from a loss are drawn again
 // after that.
 //
 // Readers and settling share a Reader; its methods are safe for concurrent use, and hold no lock

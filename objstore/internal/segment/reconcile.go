@@ -26,8 +26,8 @@ import (
 // one:
 //
 //	object log           footer                          result
-//	good, shortened      any                             the log counts; the footer goes, and sealing goes on
-//	good                 none, or names no more          the log counts; sealing, if it was cut off, goes on
+//	good, shortened      any                             the log counts; the footer goes, and sealing continues
+//	good                 none, or names no more          the log counts; sealing, if it was cut off, continues
 //	good                 names more, and all of these    sealed; the log has been outlived
 //	none, or damaged     names all that can be read      sealed; the log has been outlived
 //	good                 each names some of its own      the log gets what it lacks, and counts

@@ -20,7 +20,8 @@ import (
 	"varve/objstore"
 )
 
-// maxAnswer bounds the body of a response, or an event of one that is answered with events, in bytes.
+// maxAnswer bounds the body of a response, or an event of one that is answered with events, in
+// bytes.
 const maxAnswer = 256 << 20
 
 var errGone = errors.New("the daemon went away before it answered; its log says why")
@@ -95,7 +96,7 @@ func (c *Client) CloneVolume(ctx context.Context, volume string, r protocol.Clon
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/clone", r)
 }
 
-// ResizeVolume gives a volume, and its device, another size.
+// ResizeVolume changes the size of a volume and of its device.
 func (c *Client) ResizeVolume(ctx context.Context, volume string, r protocol.ResizeVolume) (protocol.Resized, error) {
 	return call[protocol.Resized](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/resize", r)
 }
@@ -105,12 +106,12 @@ func (c *Client) RollbackVolume(ctx context.Context, volume string, r protocol.R
 	return call[protocol.RolledBack](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rollback", r)
 }
 
-// RenameVolume gives a volume another name.
+// RenameVolume changes the name of a volume.
 func (c *Client) RenameVolume(ctx context.Context, volume, to string) (protocol.Volume, error) {
 	return call[protocol.Volume](ctx, c, http.MethodPost, "/v1/volumes/"+url.PathEscape(volume)+"/rename", protocol.Rename{To: to})
 }
 
-// RenameSnapshot gives a snapshot another name.
+// RenameSnapshot changes the name of a snapshot.
 func (c *Client) RenameSnapshot(ctx context.Context, volume, snap, to string) (objstore.SnapshotInfo, error) {
 	path := "/v1/snapshots/" + url.PathEscape(volume) + "/" + url.PathEscape(snap) + "/rename"
 	return call[objstore.SnapshotInfo](ctx, c, http.MethodPost, path, protocol.Rename{To: to})

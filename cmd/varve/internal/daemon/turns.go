@@ -112,9 +112,9 @@ func (t *turns) over() bool {
 	return t.ended
 }
 
-// end gives no more turns, and returns when those that are taken were given back. After patience it
-// ends the contexts of changes that are still under way. If they are under way when ctx ends, it
-// returns an error with their names.
+// end refuses further turns, and returns when those that are taken have been given back. After
+// patience it ends the contexts of changes that are still under way. If they are under way when ctx
+// ends, it returns an error with their names.
 func (t *turns) end(ctx context.Context, patience time.Duration) error {
 	t.mu.Lock()
 	t.ended = true

@@ -1,5 +1,5 @@
-// Package targets opens what is behind a ublk device without a volume, and serves it, for the daemon
-// and for processes that serve one device alone.
+// Package targets opens what is behind a ublk device without a volume, and serves it, for the
+// daemon and for processes that serve one device alone.
 package targets
 
 import (
@@ -30,9 +30,9 @@ type Disk struct {
 	measure func() (int64, error) // nil: its size never changes
 }
 
-// Open opens a target. store is the directory of a store whose files, and disks, are refused: a store
-// that lies on a device over itself would wait for itself, and anything else would destroy it.
-// Problems of the files are queue.ErrInvalid, backing.ErrUsed, or those of open(2).
+// Open opens a target. store is the directory of a store whose files, and disks, are refused: a
+// store that lies on a device over itself would wait for itself, and anything else would destroy
+// it. Problems of the files are queue.ErrInvalid, backing.ErrUsed, or those of open(2).
 func Open(t protocol.Target, store string) (*Disk, error) {
 	for _, f := range t.Files {
 		if err := apart(f, store); err != nil {
@@ -146,9 +146,9 @@ func isStore(dir string) bool {
 // measureEvery is how often a file is asked for its size.
 const measureEvery = time.Second
 
-// Follow gives a device the size of its file, whenever that has grown, until ctx or the device ends.
-// A file that has shrunk is reported once: its device keeps its size, since what uses it would lose
-// the end without being asked.
+// Follow resizes a device whenever its file has grown, until ctx or the device ends. A file that
+// has shrunk is reported once: its device keeps its size, since what uses it would lose the end
+// without being asked.
 func (d *Disk) Follow(ctx context.Context, dev *blockdev.Device, log *slog.Logger) {
 	if d.measure == nil {
 		return
