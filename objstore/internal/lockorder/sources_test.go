@@ -29,7 +29,7 @@ func listed(t *testing.T) (ranked []string, all map[string]bool) {
 	all = map[string]bool{}
 	memory := false
 	for l := range strings.Lines(string(doc)) {
-		memory = memory || strings.Contains(l, "under which nobody takes another")
+		memory = memory || strings.Contains(l, "under which no other lock is taken")
 		m := line.FindStringSubmatch(l)
 		if m == nil {
 			continue
