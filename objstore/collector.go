@@ -121,6 +121,7 @@ type cycle struct {
 	seed     mark.Seed
 	filter   *mark.Filter
 	limits   segment.HoleLimits
+	surveyor segment.Surveyor
 	lastPass bool
 	noRoom   error                     // ErrNoSpace of a list that was to be written: until some room is made, no other is tried
 	unfreed  error                     // why something else was not freed in this round: a segment not sealed, or not unlinked
@@ -323,12 +324,12 @@ func (y *cycle) waitSettlings(ctx context.Context) error {
 func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 	y.enter(CollectMarking, int64(len(roots)))
 	y.report.Roots = len(roots)
-	read := func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error) {
+	read := func(ctx context.Context, h merkle.Hash, level int, room *merkle.Node) (*merkle.Node, error) {
 		if err := y.pace(ctx, merkle.NodeSize); err != nil {
 			return nil, err
 		}
 		y.report.Read += merkle.NodeSize
-		return y.s.objects.PeekNode(ctx, h, level)
+		return y.s.objects.PeekNodeInto(ctx, h, level, room)
 	}
 	w := mark.NewWalker(read, y.filter.Add, y.s.stored.nodes.Load()/disk.BlockSize, y.walkMemory())
 	y.report.Memory = y.filter.Bytes() + w.Bytes()

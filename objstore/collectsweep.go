@@ -71,7 +71,7 @@ func (y *cycle) sweepSegment(ctx context.Context, g *segment.File) error {
 	if err := y.pace(ctx, footer); err != nil {
 		return err
 	}
-	found, err := g.Survey(y.filter.Has, y.limits)
+	found, err := y.surveyor.Survey(g, y.filter.Has, y.limits)
 	if disk.Damaged(err) {
 		y.s.objects.NoteDamage(g, err)
 	}

@@ -12,19 +12,31 @@ import (
 // have much in common, like the snapshots of a volume, are best walked one after the other. Not safe
 // for concurrent use.
 type Walker struct {
-	node    func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error)
+	node    NodeReader
 	alive   func(h *merkle.Hash)
 	visited visited
+	levels  []besides   // what is read of each level; a walk is in one node of a level at a time
 	before  merkle.Root // of the tree that was walked last, without an error
 	nodes   int64
 }
 
-// NewWalker returns a walker that reads a tree node of a level by node, which may block, and calls
+// NodeReader reads a tree node of a level. It may block. It returns room, or a node that stays as it is and that the
+// caller does not change.
+type NodeReader func(ctx context.Context, h merkle.Hash, level int, room *merkle.Node) (*merkle.Node, error)
+
+// besides is room for a node, and for the one in its place in the tree before. Walks allocate nothing for each node: a
+// large store has some hundred thousand, and what Go's collector does for their sake delays requests.
+type besides struct{ node, before merkle.Node }
+
+// noNode is the node in the place of one where the tree before is not looked at. Nobody changes it.
+var noNode merkle.Node
+
+// NewWalker returns a walker that reads tree nodes by node, and calls
 // alive with the hash of each node, and with that of each chunk once for each leaf that has it; where
 // its memory is too small, more often. nodes is about how many tree nodes there are; limit bounds the
 // memory, in bytes.
 func NewWalker(
-	node func(ctx context.Context, h merkle.Hash, level int) (*merkle.Node, error), alive func(h *merkle.Hash), nodes, limit int64,
+	node NodeReader, alive func(h *merkle.Hash), nodes, limit int64,
 ) *Walker {
 	return &Walker{node: node, alive: alive, visited: newVisited(nodes, limit)}
 }
@@ -37,7 +49,10 @@ func (w *Walker) Tree(ctx context.Context, r *merkle.Root) error {
 		before = w.before.Top
 	}
 	w.before = merkle.Root{}
-	if err := w.walk(ctx, r.Top, before, r.Depth); err != nil {
+	for len(w.levels) <= r.Depth {
+		w.levels = append(w.levels, besides{})
+	}
+	if err := w.walk(ctx, &r.Top, &before, r.Depth); err != nil {
 		return err
 	}
 	w.before = *r
@@ -52,20 +67,20 @@ func (w *Walker) Bytes() int64 { return w.visited.bytes() }
 
 // walk visits a node and what is below it. before is the node in its place in the tree before, of
 // which everything was visited, or zero.
-func (w *Walker) walk(ctx context.Context, h, before merkle.Hash, level int) error {
-	if h.IsZero() || h == before || w.visited.has(&h) {
+func (w *Walker) walk(ctx context.Context, h, before *merkle.Hash, level int) error {
+	if h.IsZero() || *h == *before || w.visited.has(h) {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	n, err := w.node(ctx, h, level)
+	n, err := w.node(ctx, *h, level, &w.levels[level].node)
 	if err != nil {
 		return err
 	}
-	w.visited.add(&h)
+	w.visited.add(h)
 	w.nodes++
-	w.alive(&h)
+	w.alive(h)
 	if level == 1 {
 		for i := range n {
 			if !n[i].IsZero() {
@@ -74,14 +89,14 @@ func (w *Walker) walk(ctx context.Context, h, before merkle.Hash, level int) err
 		}
 		return nil
 	}
-	beside := new(merkle.Node)
+	beside := &noNode
 	if w.visited.forgotten && !before.IsZero() {
-		if beside, err = w.node(ctx, before, level); err != nil {
+		if beside, err = w.node(ctx, *before, level, &w.levels[level].before); err != nil {
 			return err
 		}
 	}
 	for i := range n {
-		if err := w.walk(ctx, n[i], beside[i], level-1); err != nil {
+		if err := w.walk(ctx, &n[i], &beside[i], level-1); err != nil {
 			return err
 		}
 	}

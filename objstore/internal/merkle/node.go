@@ -39,17 +39,27 @@ func (n *Node) Encode() []byte {
 
 // DecodeNode decodes what Encode returned; it accepts no other encoding of the same hashes.
 func DecodeNode(b []byte) (*Node, error) {
-	if len(b) == 0 || len(b)%HashSize != 0 || len(b) > NodeSize {
-		return nil, fmt.Errorf("tree node of %d bytes", len(b))
-	}
 	n := new(Node)
-	for i := range len(b) / HashSize {
-		n[i] = Hash(b[i*HashSize:])
-	}
-	if n[len(b)/HashSize-1].IsZero() {
-		return nil, errors.New("tree node that ends in a zero hash")
+	if err := n.Decode(b); err != nil {
+		return nil, err
 	}
 	return n, nil
+}
+
+// Decode is DecodeNode into n. After an error n is undefined.
+func (n *Node) Decode(b []byte) error {
+	if len(b) == 0 || len(b)%HashSize != 0 || len(b) > NodeSize {
+		return fmt.Errorf("tree node of %d bytes", len(b))
+	}
+	used := len(b) / HashSize
+	for i := range used {
+		n[i] = Hash(b[i*HashSize:])
+	}
+	clear(n[used:])
+	if n[used-1].IsZero() {
+		return errors.New("tree node that ends in a zero hash")
+	}
+	return nil
 }
 
 // Count returns how many of the node's hashes are not zero.

@@ -166,6 +166,11 @@ func (r *Reader) NoteDamage(g *segment.File, err error) {
 // Read reads a small object and checks it against its hash. A location with wrong bytes is
 // quarantined, and the object is sought elsewhere.
 func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	return r.read(ctx, h, k, nil)
+}
+
+// read is Read into room, if that is long enough, or a buffer of its own.
+func (r *Reader) read(ctx context.Context, h *merkle.Hash, k merkle.Kind, room []byte) ([]byte, error) {
 	defer r.pins.Hold().Release()
 	var first error
 	var last segment.Location
@@ -175,7 +180,7 @@ func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byt
 			return nil, cmp.Or(first, err)
 		}
 		last = l
-		b, err := r.ReadAt(l, n, h, k)
+		b, err := r.readAt(l, n, h, k, room)
 		if err == nil {
 			return b, nil
 		}
@@ -193,6 +198,11 @@ func (r *Reader) Read(ctx context.Context, h *merkle.Hash, k merkle.Kind) ([]byt
 
 // ReadAt reads the n bytes of an object at a location, and checks them against its hash.
 func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind) ([]byte, error) {
+	return r.readAt(l, n, h, k, nil)
+}
+
+// readAt is ReadAt into room, if that is long enough, or a buffer of its own.
+func (r *Reader) readAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind, room []byte) ([]byte, error) {
 	defer r.pins.Hold().Release()
 	name := segment.Name(l.Segment())
 	bad := func(err error) error {
@@ -202,7 +212,10 @@ func (r *Reader) ReadAt(l segment.Location, n int, h *merkle.Hash, k merkle.Kind
 	if g == nil {
 		return nil, bad(errRetired)
 	}
-	b := make([]byte, n)
+	if n > len(room) {
+		room = make([]byte, n)
+	}
+	b := room[:n]
 	got, err := g.Data.ReadAt(b, l.Offset())
 	switch {
 	case got == n:

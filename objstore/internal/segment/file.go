@@ -191,12 +191,18 @@ var ErrListChanged = errors.New("the segment's object list has changed")
 
 // ReadFooter reads and checks the footer of a sealed segment. The error is ErrListChanged, or a
 // disk.CorruptError.
-func (g *File) ReadFooter() (Entries, error) {
+func (g *File) ReadFooter() (Entries, error) { return g.readFooterInto(nil) }
+
+// readFooterInto is ReadFooter into room, if that is long enough, or a buffer of its own.
+func (g *File) readFooterInto(room []byte) (Entries, error) {
 	footer, version := g.list()
 	if footer == 0 {
 		return nil, ErrListChanged
 	}
-	all, err := g.readFooter(footer)
+	if footer > int64(len(room)) {
+		room = make([]byte, footer)
+	}
+	all, err := g.readFooter(room[:footer])
 	if _, now := g.list(); now != version {
 		return nil, ErrListChanged // what was read may be of two footers
 	}
@@ -217,12 +223,11 @@ func (g *File) Version() uint64 {
 	return version
 }
 
-// readFooter reads and checks a footer of that many bytes.
-func (g *File) readFooter(footer int64) (Entries, error) {
+// readFooter reads and checks a footer that is as long as b, into b.
+func (g *File) readFooter(b []byte) (Entries, error) {
 	bad := func(err error) error {
 		return &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
 	}
-	b := make([]byte, footer)
 	if n, err := g.Data.ReadAt(b, g.Capacity); n < len(b) {
 		return nil, bad(err)
 	}

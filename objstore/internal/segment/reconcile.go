@@ -147,7 +147,7 @@ func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
 	if at.footer < TrailerSize || at.footer > maxFooter || at.Capacity < disk.BlockSize {
 		return 0, nil
 	}
-	all, err := at.readFooter(at.footer)
+	all, err := at.readFooter(make([]byte, at.footer))
 	if err != nil {
 		return 0, nil
 	}

@@ -20,7 +20,7 @@ func shortened(t testing.TB) (vfs.FS, *File) {
 	must(t, g.Add(fs, disktest.Store, goldenObjects()))
 	must(t, g.Seal(fs, disktest.Store))
 	live := func(h *merkle.Hash) bool { return *h != goldenObjects()[1].Hash }
-	s, err := g.Survey(live, HoleLimits{Shortest: 4096})
+	s, err := new(Surveyor).Survey(g, live, HoleLimits{Shortest: 4096})
 	must(t, err)
 	if len(s.Dead) != 1 || len(s.Live) != 2 || s.AllDead() || !slices.Equal(s.Holes, []Span{{5 * 4096, 6 * 4096}}) {
 		t.Fatalf("found %+v", s)

@@ -71,20 +71,37 @@ type HoleLimits struct {
 	Most     int   // holes in a segment; 0: any number
 }
 
+// Surveyor surveys one segment after another in the same memory: lists are some MiB long, and
+// garbage of that size keeps Go's collector busy, which delays requests. The zero Surveyor is ready
+// to use. It is not safe for concurrent use.
+type Surveyor struct {
+	footer     []byte
+	live, dead []Object
+}
+
 // Survey finds the dead objects of a sealed segment, and changes nothing. It reads the footer. The
-// error is ErrListChanged, or a disk.CorruptError.
-func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinking, error) {
+// error is ErrListChanged, or a disk.CorruptError. The result is valid until the next call.
+func (v *Surveyor) Survey(g *File, live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinking, error) {
 	footer, version := g.list()
-	all, err := g.ReadFooter()
+	if footer > int64(cap(v.footer)) {
+		v.footer = make([]byte, footer)
+	}
+	all, err := g.readFooterInto(v.footer[:cap(v.footer)])
 	if err != nil {
 		return nil, err
 	}
-	objs, err := DecodeObjects(all)
-	if err != nil {
-		return nil, &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
+	s := &Shrinking{footer: footer, version: version, Live: v.live[:0], Dead: v.dead[:0]}
+	for i := range all.Len() {
+		o, err := all.At(i)
+		if err != nil {
+			return nil, &disk.CorruptError{File: Name(g.ID), Offset: g.Capacity, Object: "segment footer", Err: err}
+		}
+		s.sort(o, live)
 	}
-	s := &Shrinking{footer: footer, version: version}
-	s.weigh(objs, live, g.Capacity, limits)
+	v.live, v.dead = s.Live, s.Dead
+	if !s.AllDead() {
+		s.holes(g.Capacity, limits)
+	}
 	return s, nil
 }
 
@@ -92,23 +109,25 @@ func (g *File) Survey(live func(*merkle.Hash) bool, limits HoleLimits) (*Shrinki
 // not be passed to Shrink.
 func (g *File) SurveyOpen(live func(*merkle.Hash) bool, limits HoleLimits) *Shrinking {
 	s := &Shrinking{}
-	s.weigh(g.OpenObjects(), live, g.Capacity, limits)
+	objs := g.OpenObjects()
+	for i := range objs {
+		s.sort(objs[i], live)
+	}
+	if !s.AllDead() {
+		s.holes(g.Capacity, limits)
+	}
 	return s
 }
 
-// weigh separates the dead objects of a list from the others.
-func (s *Shrinking) weigh(objs []Object, live func(*merkle.Hash) bool, capacity int64, limits HoleLimits) {
-	for i := range objs {
-		if live(&objs[i].Hash) {
-			s.Live = append(s.Live, objs[i])
-			s.Alive += objs[i].slot()
-		} else {
-			s.Dead = append(s.Dead, objs[i])
-		}
+// sort adds an object to the live or to the dead ones.
+func (s *Shrinking) sort(o Object, live func(*merkle.Hash) bool) {
+	s.Live = append(s.Live, o)
+	last := len(s.Live) - 1
+	if live(&s.Live[last].Hash) {
+		s.Alive += o.slot()
+		return
 	}
-	if !s.AllDead() {
-		s.holes(capacity, limits)
-	}
+	s.Live, s.Dead = s.Live[:last], append(s.Dead, o)
 }
 
 // AllDead reports whether nothing in the segment is alive. Such a segment is not shrunk, because an

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -50,7 +51,7 @@ func TestFooterCacheOfShrunkSegment(t *testing.T) {
 	if all, err := c.Get(g); err != nil || all.Len() != 10 {
 		t.Fatalf("%d objects, %v", all.Len(), err)
 	}
-	s, err := g.Survey(but(3, 4), anyHole)
+	s, err := new(Surveyor).Survey(g, but(3, 4), anyHole)
 	must(t, err)
 	must(t, g.Shrink(fs, disktest.Store, s, but(3, 4), anyHole))
 	if _, err := c.Get(g); !errors.Is(err, ErrListChanged) {
@@ -67,9 +68,9 @@ func TestFooterCacheOfShrunkSegment(t *testing.T) {
 // A survey of a list that has changed since takes nothing out, and brings nothing back.
 func TestShrinkOfChangedList(t *testing.T) {
 	fs, g := sealedWith(t, chunksFrom(1, 10))
-	first, err := g.Survey(but(3, 4), anyHole)
+	first, err := new(Surveyor).Survey(g, but(3, 4), anyHole)
 	must(t, err)
-	second, err := g.Survey(but(7), anyHole)
+	second, err := new(Surveyor).Survey(g, but(7), anyHole)
 	must(t, err)
 	must(t, g.Shrink(fs, disktest.Store, first, but(3, 4), anyHole))
 	must(t, g.Seal(fs, disktest.Store))
@@ -101,7 +102,7 @@ func TestShrinkAnything(t *testing.T) {
 		live := func(h *merkle.Hash) bool { return !dead[*h] }
 		limits := HoleLimits{Shortest: int64(r.IntN(8)) * disk.BlockSize, Most: r.IntN(3) * r.IntN(10)}
 		fs, g := sealedWith(t, objs)
-		s, err := g.Survey(live, limits)
+		s, err := new(Surveyor).Survey(g, live, limits)
 		must(t, err)
 		for range r.IntN(4) { // comes to life after the survey
 			dead[objs[r.IntN(len(objs))].Hash] = false
@@ -146,5 +147,38 @@ func checkShrunk(t *testing.T, seed uint64, objs []Object, s *Shrinking, live fu
 		if whole, part := within(o); out != whole || part != whole || out && live(&o.Hash) {
 			t.Errorf("seed %d: block %d is taken out: %v; alive: %v; lies in a hole: %v, or in part: %v", seed, o.Block, out, live(&o.Hash), whole, part)
 		}
+	}
+}
+
+// Surveys of one segment after another take no memory for each list. What the second one finds is
+// not what the first one did.
+func TestSurveyorReusesMemory(t *testing.T) {
+	const objects = 900
+	many := chunksFrom(1, objects)
+	for i := range many {
+		many[i].Hash[1] = 1 // or some are zero
+	}
+	_, g := sealedWith(t, many)
+	_, few := sealedWith(t, chunksFrom(1, 10))
+	var v Surveyor
+	s, err := v.Survey(g, but(3), anyHole)
+	must(t, err)
+	if len(s.Dead) != objects/256+1 || len(s.Live)+len(s.Dead) != objects {
+		t.Fatalf("%d dead and %d live objects", len(s.Dead), len(s.Live))
+	}
+	s, err = v.Survey(few, but(4, 5), anyHole)
+	must(t, err)
+	if len(s.Dead) != 2 || len(s.Live) != 8 {
+		t.Fatalf("%d dead and %d live objects in the second segment", len(s.Dead), len(s.Live))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 10 {
+		_, err := v.Survey(g, but(), anyHole)
+		must(t, err)
+	}
+	runtime.ReadMemStats(&after)
+	if n, list := after.TotalAlloc-before.TotalAlloc, uint64(objects*ObjectSize); n > list {
+		t.Errorf("ten surveys of a list of %d bytes take %d bytes of new memory", list, n)
 	}
 }
