@@ -51,6 +51,7 @@ func runBeside(ctx context.Context, args []string) error {
 	flags.DurationVar(&r.runtime, "time", 1500*time.Millisecond, "length of one fio run")
 	flags.Int64Var(&r.dead, "dead", 256<<20, "bytes that die before each sample")
 	flags.Int64Var(&r.cold, "cold", 768<<20, "bytes of other data in the store")
+	engine := flags.Bool("engine", false, "measure an engine in this process, in -dir, which may be on any file system; no device and no varve are needed")
 	fs := flags.String("fs", "ext4", "file system that the store lies on")
 	rates := flags.String("rates", "off,64M,none", "the rates of collections to compare; off: without one")
 	steps := flags.String("steps", "randread4k-qd1,randwrite4k-qd1,randread4k-qd32,randwrite4k-qd32,fsync4k", "kinds of I/O")
@@ -61,11 +62,15 @@ func runBeside(ctx context.Context, args []string) error {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return err
 	}
+	names := strings.Split(*steps, ",")
+	if *engine {
+		return r.inEngine(ctx, names)
+	}
 	var err error
 	if r.ground, err = makeGround(ctx, r.tools, r.dir, *fs); err != nil {
 		return err
 	}
-	err = r.measure(ctx, strings.Split(*steps, ","))
+	err = r.measure(ctx, names)
 	return errors.Join(err, r.ground.end(context.WithoutCancel(ctx)))
 }
 
@@ -92,7 +97,7 @@ func (r *besideRun) measure(ctx context.Context, names []string) error {
 			}
 		}
 	}
-	r.report(names)
+	r.report(names, "store on "+r.ground.fs)
 	return nil
 }
 
@@ -163,17 +168,22 @@ func (r *besideRun) take(ctx context.Context, s step, rate string) error {
 			break // else the store has collected by itself meanwhile
 		}
 	}
+	r.keep(s, rate, smp)
+	if rate == "off" { // and what has died is gone before the next sample
+		_, err := collectIn(ctx, r.varve, r.ground.store())
+		return err
+	}
+	return nil
+}
+
+// keep keeps and prints a sample.
+func (r *besideRun) keep(s step, rate string, smp besideSample) {
 	if r.samples[s.Name] == nil {
 		r.samples[s.Name] = map[string][]besideSample{}
 	}
 	r.samples[s.Name][rate] = append(r.samples[s.Name][rate], smp)
 	fmt.Fprintf(os.Stderr, "bench: %-18s rate %-5s mean %8.1f us, p99 %8.1f us, %7.0f IOPS, collection of %.2f s covers %.2f, frees %d MiB, %d objects\n",
 		s.Name, rate, smp.Mean, smp.P99, smp.IOPS, smp.seconds, smp.covered, smp.freed>>20, smp.objects)
-	if rate == "off" { // and what has died is gone before the next sample
-		_, err := collectIn(ctx, r.varve, r.ground.store())
-		return err
-	}
-	return nil
 }
 
 // lastCollection returns when the store has begun its last collection, or the one under way.
@@ -243,9 +253,9 @@ func (r *besideRun) sampleAt(ctx context.Context, s step, rate string, seed int)
 }
 
 // report prints the medians, and their ratios to those without a collection.
-func (r *besideRun) report(names []string) {
-	fmt.Printf("\n| store on %s | collection | p99 us | to without | mean us | to without | IOPS | to without | covered | collection s |\n|---|---|%s\n",
-		r.ground.fs, strings.Repeat("---:|", 8))
+func (r *besideRun) report(names []string, what string) {
+	fmt.Printf("\n| %s | collection | p99 us | to without | mean us | to without | IOPS | to without | covered | collection s |\n|---|---|%s\n",
+		what, strings.Repeat("---:|", 8))
 	for _, name := range names {
 		of := func(rate string, f func(besideSample) float64) float64 {
 			var all []float64

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/metrics"
 	"runtime/pprof"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ func runCollect(ctx context.Context, args []string) error {
 	flags := m.flags("collect", 16<<30, 16<<10)
 	flags.StringVar(&only, "only", "", "fill: make the store and leave it; discard: have a part die in a store that such a run has left, if it was killed; collect: measure such a store; default: fill, collect, and remove it")
 	flags.StringVar(&profile, "profile", "", "file for a profile of the processor's time in collections")
+	flags.StringVar(&m.heap, "heap", "", "file for a profile of the heap while segments are swept; the last collection's stays")
+	flags.Int64Var(&m.options.CountMemory, "count-memory", 0, "bytes for counts of references; 0: the default")
 	flags.Int64Var(&dead, "dead", 8, "each how manieth MiB is discarded; the default is where a store begins to collect by itself")
 	flags.Int64Var(&m.options.CollectMemory, "collect-memory", 0, "bytes for the marks; 0: the default")
 	flags.Int64Var(&m.options.CollectRate, "rate", -1, "bytes a second that are read, written and given back; 0: the default, negative: no limit")
@@ -121,7 +124,7 @@ func (m memoryRun) discard(ctx context.Context, s *objstore.Store, v *objstore.V
 func (m memoryRun) collect(ctx context.Context, store string) error {
 	m.options.FS = vfs.OS(store)
 	fmt.Printf("\n| | seconds | of which marking | processor s | nodes | objects | taken out | marks MiB | passes | "+
-		"heap MiB, before | most | mapped MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 15))
+		"heap MiB, before | most | of it live | mapped MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 16))
 	small := m
 	small.options.CollectMemory = leastMarks
 	err := small.collections(ctx, store, collectLine{"dry run, marks of 64 MiB at most", true})
@@ -155,21 +158,21 @@ func (m memoryRun) collections(ctx context.Context, store string, lines ...colle
 }
 
 // collectOnce collects, and prints a line.
-func (memoryRun) collectOnce(ctx context.Context, s *objstore.Store, what string, dry bool) error {
+func (m memoryRun) collectOnce(ctx context.Context, s *objstore.Store, what string, dry bool) error {
 	before, err := memoryStatus()
 	if err != nil {
 		return err
 	}
 	cpu := processorTime()
-	watched := watch(s)
+	watched := watch(s, m.heap)
 	r, err := s.Collect(ctx, objstore.CollectOptions{DryRun: dry})
 	w := watched()
-	if err != nil {
+	if err = errors.Join(err, w.err); err != nil {
 		return err
 	}
-	fmt.Printf("| %s | %.1f | %.1f | %.1f | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d | %d | %d |\n", what, r.Seconds,
+	fmt.Printf("| %s | %.1f | %.1f | %.1f | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d | %d | %d | %d |\n", what, r.Seconds,
 		w.in[objstore.CollectMarking].Seconds(), (processorTime() - cpu).Seconds(), r.Nodes, r.Objects, r.Dead, float64(r.Memory)/(1<<20), r.Passes,
-		before["RssAnon"]>>10, w.heap>>10, before["RssFile"]>>10, w.mapped>>10, r.Read>>20, r.Written>>20, r.Swept)
+		before["RssAnon"]>>10, w.heap>>10, w.live>>20, before["RssFile"]>>10, w.mapped>>10, r.Read>>20, r.Written>>20, r.Swept)
 	return nil
 }
 
@@ -177,32 +180,35 @@ func (memoryRun) collectOnce(ctx context.Context, s *objstore.Store, what string
 type watched struct {
 	in           map[objstore.CollectPhase]time.Duration // how long it was in each phase
 	heap, mapped int64                                   // the most that was resident of the heap, and of mapped files, in KiB
+	live         uint64                                  // the most bytes of the heap that Go's collector has found to be in use
+	profiled     bool
+	err          error // of the profile
 }
 
-// watch looks at a collection and at this process's memory until the function returned is called.
-func watch(s *objstore.Store) (stop func() watched) {
+// watch looks at a collection and at this process's memory until the function returned is called. It
+// writes a profile of the heap to a file, if it has a name, when segments begin to be swept.
+func watch(s *objstore.Store, profile string) (stop func() watched) {
 	const tick, memoryTicks = 5 * time.Millisecond, 10
 	end, result := make(chan struct{}), make(chan watched)
 	go func() {
-		w, last := watched{in: map[objstore.CollectPhase]time.Duration{}}, time.Now()
-		look := func() {
-			if kib, err := memoryStatus(); err == nil {
-				w.heap, w.mapped = max(w.heap, kib["RssAnon"]), max(w.mapped, kib["RssFile"])
-			}
-		}
+		w, last := watched{in: map[objstore.CollectPhase]time.Duration{}, profiled: profile == ""}, time.Now()
 		t := time.NewTicker(tick)
 		defer t.Stop()
 		for n := 1; ; n++ {
 			select {
 			case <-end:
-				look()
+				w.look()
 				result <- w
 				return
 			case now := <-t.C:
-				w.in[s.CollectState().Phase] += now.Sub(last)
+				phase := s.CollectState().Phase
+				w.in[phase] += now.Sub(last)
 				last = now
 				if n%memoryTicks == 0 {
-					look()
+					w.look()
+				}
+				if phase == objstore.CollectSweeping && !w.profiled {
+					w.profiled, w.err = true, writeHeap(profile)
 				}
 			}
 		}
@@ -210,6 +216,17 @@ func watch(s *objstore.Store) (stop func() watched) {
 	return func() watched {
 		close(end)
 		return <-result
+	}
+}
+
+// look notes what this process's memory is now, if it is more than before.
+func (w *watched) look() {
+	if kib, err := memoryStatus(); err == nil {
+		w.heap, w.mapped = max(w.heap, kib["RssAnon"]), max(w.mapped, kib["RssFile"])
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	if metrics.Read(live); live[0].Value.Kind() == metrics.KindUint64 {
+		w.live = max(w.live, live[0].Value.Uint64())
 	}
 }
 

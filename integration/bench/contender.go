@@ -33,6 +33,7 @@ type device struct {
 // tools are the programs that contenders need.
 type tools struct {
 	varve, kublk, vdoformat string
+	before                  string // an earlier varve to compare with; empty: none
 }
 
 // env is what a contender may use in one round. It is not safe for concurrent use.
@@ -93,8 +94,8 @@ func quietly(ctx context.Context, name string, args ...string) error {
 }
 
 // allContenders is the order of the table's columns.
-func allContenders() []contender {
-	cs := varveContenders()
+func allContenders(t tools) []contender {
+	cs := varveContenders(t)
 	cs = append(cs, kublkContenders()...)
 	return append(cs, kernelContenders()...)
 }

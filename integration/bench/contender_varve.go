@@ -16,12 +16,15 @@ import (
 )
 
 // varveContenders come first in the table.
-func varveContenders() []contender {
+func varveContenders(t tools) []contender {
 	cs := []contender{
 		{name: "varve volume", note: "a volume of a store made for the round, settling on", start: startVolume()},
 		{name: "varve verified", note: "a volume whose settled chunks are hashed as they are read; only reads say something", start: startVolume("--verify")},
 		{name: "varve null", note: "ublk device that moves no data", null: true, start: startVarveNull},
 		{name: "varve loop", note: "ublk device over a file, zero copy", start: startVarveLoop("auto")},
+	}
+	if t.before != "" {
+		cs = append(cs, earlierContenders(cs)...)
 	}
 	for _, mode := range []string{"zero", "user", "plain"} {
 		start := startVarveLoop(mode)
@@ -34,6 +37,24 @@ func varveContenders() []contender {
 		})
 	}
 	return cs
+}
+
+// beforeSuffix ends the name of a contender that an earlier varve serves.
+const beforeSuffix = " before"
+
+// earlierContenders returns the same contenders, served by the earlier varve.
+func earlierContenders(cs []contender) []contender {
+	var earlier []contender
+	for _, c := range cs {
+		start := c.start
+		c.name, c.note = c.name+beforeSuffix, "the same, by the earlier varve"
+		c.start = func(ctx context.Context, e *env) (device, error) {
+			e.varve = e.before
+			return start(ctx, e)
+		}
+		earlier = append(earlier, c)
+	}
+	return earlier
 }
 
 func startVarveNull(ctx context.Context, e *env) (device, error) {

@@ -11,6 +11,7 @@
 //	collect    marks and sweeps a large store, of which an eighth is dead
 //	reclaim    measures how much space comes back on each file system, and what is written for it
 //	beside     compares I/O beside a collection with I/O without one
+//	attach     clones a snapshot and attaches the clones, a hundred at once
 //	diff       changes chunks all over a large volume and compares it with a snapshot from before
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's
@@ -20,5 +21,5 @@
 // sample is taken again if the machine was busy with something else meanwhile, which shows in a
 // fixed piece of arithmetic that takes longer than usual.
 //
-// integration/bench/run starts it; integration/bench/collect starts reclaim and beside.
+// integration/bench/run starts it; integration/bench/collect starts reclaim, beside and attach.
 package main

@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|collect|reclaim|beside|rings [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|collect|reclaim|beside|attach|rings [flags]")
 	}
 	switch args[0] {
 	case "measure":
@@ -44,6 +44,8 @@ func run(ctx context.Context, args []string) error {
 		return runCounts(ctx, args[1:])
 	case "beside":
 		return runBeside(ctx, args[1:])
+	case "attach":
+		return runAttach(ctx, args[1:])
 	case "reclaim":
 		return runReclaim(ctx, args[1:])
 	case "collect":
@@ -57,6 +59,7 @@ func runMeasure(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("measure", flag.ExitOnError)
 	flags.StringVar(&p.dir, "dir", "/tmp/bench", "directory on a tmpfs that everything lies on")
 	flags.StringVar(&p.varve, "varve", "", "the varve program")
+	flags.StringVar(&p.before, "before", "", "an earlier varve, whose volumes and targets are measured beside those of -varve; empty: none")
 	flags.StringVar(&p.kublk, "kublk", "", "the kublk program")
 	flags.StringVar(&p.vdoformat, "vdoformat", "", "the vdoformat program")
 	flags.IntVar(&p.rounds, "rounds", 5, "samples of each contender in each step")

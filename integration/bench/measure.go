@@ -109,7 +109,7 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 			err = errors.Join(err, entrants[i].env.end(context.WithoutCancel(ctx)))
 		}
 	}()
-	for i, c := range allContenders() {
+	for i, c := range allContenders(b.tools) {
 		if !b.contenders.MatchString(c.name) {
 			continue
 		}
