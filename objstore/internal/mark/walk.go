@@ -20,24 +20,22 @@ type Walker struct {
 	nodes   int64
 }
 
-// NodeReader reads a tree node of a level. It may block. It returns room, or a node that stays as it is and that the
-// caller does not change.
+// NodeReader reads a tree node of a level. It may block. It returns room, or a node that stays as it
+// is and that the caller must not change.
 type NodeReader func(ctx context.Context, h merkle.Hash, level int, room *merkle.Node) (*merkle.Node, error)
 
-// besides is room for a node, and for the one in its place in the tree before. Walks allocate nothing for each node: a
-// large store has some hundred thousand, and what Go's collector does for their sake delays requests.
+// besides is room for a node, and for the one in its place in the tree before. A walk allocates
+// nothing for a node: a large store has some hundred thousand of 8 KiB, and garbage of that size keeps
+// Go's collector busy, which delays requests.
 type besides struct{ node, before merkle.Node }
 
-// noNode is the node in the place of one where the tree before is not looked at. Nobody changes it.
+// noNode is in the place of a node where the tree before is not looked at. Nobody changes it.
 var noNode merkle.Node
 
-// NewWalker returns a walker that reads tree nodes by node, and calls
-// alive with the hash of each node, and with that of each chunk once for each leaf that has it; where
-// its memory is too small, more often. nodes is about how many tree nodes there are; limit bounds the
-// memory, in bytes.
-func NewWalker(
-	node NodeReader, alive func(h *merkle.Hash), nodes, limit int64,
-) *Walker {
+// NewWalker returns a walker that reads tree nodes by node, and calls alive with the hash of each
+// node, and with that of each chunk once for each leaf that has it; where its memory is too small,
+// more often. nodes is about how many tree nodes there are; limit bounds the memory, in bytes.
+func NewWalker(node NodeReader, alive func(h *merkle.Hash), nodes, limit int64) *Walker {
 	return &Walker{node: node, alive: alive, visited: newVisited(nodes, limit)}
 }
 

@@ -32,8 +32,8 @@ func (r *Reader) PeekNode(ctx context.Context, h merkle.Hash, level int) (*merkl
 	return r.PeekNodeInto(ctx, h, level, new(merkle.Node))
 }
 
-// PeekNodeInto is PeekNode without an allocation: it returns room, or a node of the cache, which the caller
-// must not change. After an error room is undefined.
+// PeekNodeInto is PeekNode without an allocation: it returns room, or a node of the cache, which the
+// caller must not change. After an error room is undefined.
 func (r *Reader) PeekNodeInto(ctx context.Context, h merkle.Hash, level int, room *merkle.Node) (*merkle.Node, error) {
 	r.nodesMu.Lock()
 	n, ok := r.nodes.Peek(h)
