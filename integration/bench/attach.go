@@ -27,6 +27,9 @@ type attachRun struct {
 	client  http.Client
 }
 
+// daemonConnections is how many connections the daemon serves at once.
+const daemonConnections = 64
+
 // daemonProtocol is the version of the daemon's protocol that post speaks.
 const daemonProtocol = "1"
 
@@ -65,7 +68,7 @@ func (r *attachRun) measure(ctx context.Context, e *env) error {
 	socket := filepath.Join(r.store, "varve.sock")
 	r.client = http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
+	}, MaxConnsPerHost: daemonConnections}}
 	if _, err := runFio(ctx, fioArgs(step{RW: "write", Block: 64 << 10, Depth: 1, Refill: true, Limit: 4 << 20}, dev.path, e.size, time.Minute, 1)); err != nil {
 		return err
 	}
@@ -134,25 +137,36 @@ func (r *attachRun) detach(ctx context.Context, name string) error {
 	return r.post(ctx, "/v1/detach", map[string]any{"target": name})
 }
 
-// post sends a request to the daemon, without a process for it.
+// post sends a request to the daemon, without a process for it. Where the daemon has too many others, post
+// tries again, as commands do.
 func (r *attachRun) post(ctx context.Context, path string, body any) error {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://varve"+path, bytes.NewReader(b))
+	for pause := 5 * time.Millisecond; ; pause += pause / 4 {
+		code, said, err := r.postOnce(ctx, path, b)
+		if err != nil || code < http.StatusBadRequest {
+			return err
+		}
+		if code != http.StatusServiceUnavailable || pause > time.Second {
+			return fmt.Errorf("%s: status %d: %s", path, code, bytes.TrimSpace(said))
+		}
+		time.Sleep(pause)
+	}
+}
+
+func (r *attachRun) postOnce(ctx context.Context, path string, body []byte) (code int, said []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://varve"+path, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	req.Header.Set("Varve-Protocol", daemonProtocol)
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	said, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode >= http.StatusBadRequest {
-		err = fmt.Errorf("%s: %s: %s", path, resp.Status, bytes.TrimSpace(said))
-	}
-	return err
+	said, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, said, err
 }
