@@ -142,10 +142,14 @@ func (c *collector) promising() bool {
 	if need.never || c.s.hold.Load() || c.s.writeError() != nil {
 		return false
 	}
+	return c.frees() || c.worthwhile() || c.suspect.Load() >= need.leastShort && c.s.accounting.behind()
+}
+
+// frees reports whether a cycle runs that is no dry run. It never blocks.
+func (c *collector) frees() bool {
 	c.mu.Lock()
-	runs := c.state.Phase != CollectIdle && !c.state.DryRun
-	c.mu.Unlock()
-	return runs || c.worthwhile() || c.suspect.Load() >= need.leastShort && c.s.accounting.behind()
+	defer c.mu.Unlock()
+	return c.state.Phase != CollectIdle && !c.state.DryRun
 }
 
 // stored returns how many bytes of objects there are.

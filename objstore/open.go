@@ -179,7 +179,7 @@ func (s *Store) openSpace() error {
 		log:          s.log,
 	})
 	s.space.setLimits(s.opts.Reserve, 0) // a maximum is known when the refs are read
-	s.ballast = newBallast(s.fs, s.opts.SegmentSize, s.space.reserve.Load(), s.log)
+	s.ballast = newBallast(s.fs, s.opts.SegmentSize, s.space.reserve.Load(), func() bool { return s.collector.frees() }, s.log)
 	s.reclaimer = newReclaimer(s.log, s.uptime, s.space.returned)
 	s.settler = newSettler(s.settlerDeps())
 	s.collector = newCollector(s)

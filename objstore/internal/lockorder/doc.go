@@ -13,6 +13,7 @@
 //	volume.settleMu             layers: that two do not settle, drop or replay them at once
 //	volume.rmw                  a sector that is read, changed and written back
 //	catalog.logMu               the refs log, and decisions about names
+//	ballast.mu                  the file of the ballast
 //	superblock.mu               the files of the superblock, while they are replaced
 //	volume.freezeMu             the change of the layer that takes writes
 //	volume.commitMu             the commit records of journals

@@ -20,6 +20,8 @@ type (
 	PartialWrite struct{}
 	// RefsLog is catalog.logMu.
 	RefsLog struct{}
+	// Ballast is ballast.mu.
+	Ballast struct{}
 	// Superblock is superblock.mu.
 	Superblock struct{}
 	// Freeze is volume.freezeMu.
@@ -58,18 +60,19 @@ func (Accounting) line() (int, string)    { return 2, "accounting.mu" }
 func (Settling) line() (int, string)      { return 3, "volume.settleMu" }
 func (PartialWrite) line() (int, string)  { return 4, "volume.rmw" }
 func (RefsLog) line() (int, string)       { return 5, "catalog.logMu" }
-func (Superblock) line() (int, string)    { return 6, "superblock.mu" }
-func (Freeze) line() (int, string)        { return 7, "volume.freezeMu" }
-func (Commit) line() (int, string)        { return 8, "volume.commitMu" }
-func (JournalWindow) line() (int, string) { return 9, "journal.File.growMu" }
-func (Catalog) line() (int, string)       { return 10, "catalog.mu" }
-func (View) line() (int, string)          { return 11, "View.mu" }
-func (Volume) line() (int, string)        { return 12, "volume.mu" }
-func (FreeSpace) line() (int, string)     { return 13, "spaceAccount.lookMu" }
-func (SegmentRecord) line() (int, string) { return 14, "segment.File.listMu" }
-func (JournalHeader) line() (int, string) { return 15, "journal.File.headerMu" }
-func (IndexPut) line() (int, string)      { return 16, "storeIndex.putMu" }
-func (Maintenance) line() (int, string)   { return 17, "upkeep.writeMu" }
-func (History) line() (int, string)       { return 18, "timeline.saveMu" }
-func (SegmentState) line() (int, string)  { return 19, "segment.File.mu" }
-func (Memory) line() (int, string)        { return 20, "a lock of memory alone" }
+func (Ballast) line() (int, string)       { return 6, "ballast.mu" }
+func (Superblock) line() (int, string)    { return 7, "superblock.mu" }
+func (Freeze) line() (int, string)        { return 8, "volume.freezeMu" }
+func (Commit) line() (int, string)        { return 9, "volume.commitMu" }
+func (JournalWindow) line() (int, string) { return 10, "journal.File.growMu" }
+func (Catalog) line() (int, string)       { return 11, "catalog.mu" }
+func (View) line() (int, string)          { return 12, "View.mu" }
+func (Volume) line() (int, string)        { return 13, "volume.mu" }
+func (FreeSpace) line() (int, string)     { return 14, "spaceAccount.lookMu" }
+func (SegmentRecord) line() (int, string) { return 15, "segment.File.listMu" }
+func (JournalHeader) line() (int, string) { return 16, "journal.File.headerMu" }
+func (IndexPut) line() (int, string)      { return 17, "storeIndex.putMu" }
+func (Maintenance) line() (int, string)   { return 18, "upkeep.writeMu" }
+func (History) line() (int, string)       { return 19, "timeline.saveMu" }
+func (SegmentState) line() (int, string)  { return 20, "segment.File.mu" }
+func (Memory) line() (int, string)        { return 21, "a lock of memory alone" }

@@ -170,6 +170,7 @@ func TestListIsComplete(t *testing.T) {
 		Settling{},
 		PartialWrite{},
 		RefsLog{},
+		Ballast{},
 		Superblock{},
 		Freeze{},
 		Commit{},
