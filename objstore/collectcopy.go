@@ -76,36 +76,45 @@ func (y *cycle) keepWeight(w weighed) {
 }
 
 // foretell counts what freeing a segment's dead objects would do, for a dry run, and keeps what
-// decides whether it would be evacuated then.
+// decides whether it would be evacuated then. What earlier passes have found dead is gone for it.
 func (y *cycle) foretell(g *segment.File, found *segment.Shrinking) error {
-	used, err := y.s.usage.file(segment.Name(g.ID))
-	if err != nil {
-		return err
-	}
+	w, again := y.weighed[g]
 	with, without := found.Footers()
-	if g.FooterSize() == 0 {
-		used += with // when it is sealed
+	if !again {
+		used, err := y.s.usage.file(segment.Name(g.ID))
+		if err != nil {
+			return err
+		}
+		if g.FooterSize() == 0 {
+			used += with // when it is sealed
+		}
+		w = weighed{g: g, used: used, alive: found.All(), objects: len(found.Live) + len(found.Dead), footer: with, known: true}
 	}
-	freed := int64(0)
+	w.alive -= found.All() - found.Alive
 	switch {
-	case found.AllDead():
-		y.report.count(found)
-		y.report.Freed += used
+	case w.objects == 0: // an earlier pass has found the last of it dead
+	case w.alive == 0:
+		y.report.Dead += int64(len(found.Dead))
+		y.report.Freed += w.used
 		y.report.Retired++
-		return nil
+		w.used, w.objects, w.known = 0, 0, false
 	case y.worthFreeing(g, with, found.Bytes()):
-		y.report.count(found)
-		freed = found.Bytes() + with - without
+		y.count(g, found)
+		freed := found.Bytes() + with - without
+		y.report.Freed += freed
+		w.used, w.objects, w.footer = w.used-freed, w.objects-len(found.Dead), w.footer-(with-without)
 	default:
 		y.report.Kept += found.Kept + found.Bytes()
 	}
-	y.report.Freed += freed
-	y.keepWeight(weighed{g: g, used: used - freed, alive: found.Alive, objects: len(found.Live), footer: without, known: true})
+	y.keepWeight(w)
 	return nil
 }
 
-// foretellEvacuation counts what the evacuation behind a sweep would free, for a dry run.
+// foretellEvacuation counts what the evacuation behind the last sweep would free, for a dry run.
 func (y *cycle) foretellEvacuation() error {
+	if !y.lastPass {
+		return nil
+	}
 	chosen, err := y.s.evacuator.choose(slices.Collect(maps.Values(y.weighed)))
 	y.weighed = nil
 	if err != nil {

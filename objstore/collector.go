@@ -127,6 +127,7 @@ type cycle struct {
 	unfreed  error                     // why something else was not freed in this round: a segment not sealed, or not unlinked
 	allDead  []*segment.File           // sealed ones of this pass in which nothing is alive
 	weighed  map[*segment.File]weighed // the segments as the sweep has left them, or would in a dry run
+	swept    map[uint32]bool           // the segments that dead objects were taken out of, in any pass
 	report   CollectReport
 }
 
@@ -149,7 +150,7 @@ func (c *collector) collect(ctx context.Context, o cycleOptions) (CollectReport,
 	c.mu.Lock()
 	c.state.DryRun = o.dryRun
 	c.mu.Unlock()
-	y := &cycle{collector: c, cycleOptions: o, seed: mark.NewSeed()}
+	y := &cycle{collector: c, cycleOptions: o, seed: mark.NewSeed(), swept: map[uint32]bool{}}
 	y.report.DryRun, y.report.Started = o.dryRun, c.s.opts.Now().UTC()
 	start := time.Now()
 	before := c.suspect.Load()

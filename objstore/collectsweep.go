@@ -47,7 +47,7 @@ func (y *cycle) sweep(ctx context.Context) error {
 	}
 	all := slices.DeleteFunc(y.s.segments.All(), func(g *segment.File) bool { return !g.Sealed() && !g.Shortened() })
 	y.enter(CollectSweeping, int64(len(all)))
-	y.report.Segments = len(all) + open // of this round: those before have looked at the same
+	y.report.Segments = max(y.report.Segments, len(all)+open) // those before this round have looked at the same
 	for _, g := range all {
 		if err := y.mayFree(); err != nil {
 			return err
@@ -121,12 +121,13 @@ func (y *cycle) unlessFull(err error) error {
 	return err
 }
 
-// count adds what was found in a segment to the report.
-func (r *CollectReport) count(found *segment.Shrinking) {
-	r.Dead += int64(len(found.Dead))
-	r.Kept += found.Kept
+// count adds what was found in a segment, and is taken out of it, to the report.
+func (y *cycle) count(g *segment.File, found *segment.Shrinking) {
+	y.report.Dead += int64(len(found.Dead))
+	y.report.Kept += found.Kept
 	if len(found.Dead) > 0 {
-		r.Swept++
+		y.swept[g.ID] = true
+		y.report.Swept = len(y.swept)
 	}
 }
 
@@ -145,7 +146,7 @@ func (y *cycle) freeObjects(ctx context.Context, g *segment.File, found *segment
 	if err := y.trouble(g, err); err != nil {
 		return err
 	}
-	y.report.count(found)
+	y.count(g, found)
 	if len(found.Dead) == 0 {
 		return nil
 	}

@@ -56,6 +56,15 @@ func (s *Shrinking) Bytes() (n int64) {
 	return n
 }
 
+// All returns what the objects occupy in the file, the dead ones too.
+func (s *Shrinking) All() int64 {
+	n := s.Bytes()
+	for i := range s.Live {
+		n += s.Live[i].slot()
+	}
+	return n
+}
+
 // Footers returns how long the footer is with the dead objects and without them, in bytes.
 func (s *Shrinking) Footers() (with, without int64) {
 	return footerLength(len(s.Live) + len(s.Dead)), footerLength(len(s.Live))
