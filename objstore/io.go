@@ -271,14 +271,34 @@ func (v *volume) ZeroContext(ctx context.Context, off, length int64) error {
 	return v.retry(ctx, off, length, true, func() error { return v.TryZero(off, length) })
 }
 
+// writeSectors writes whole sectors, of MaxRequest bytes at most. If others have taken the room that
+// there was when it was reserved, it waits as for room that can't be reserved, and tries once more.
 func (v *volume) writeSectors(ctx context.Context, p []byte, off int64) error {
+	err := v.tryWriteSectors(ctx, p, off)
+	if !errors.Is(err, errDiskFull) {
+		return err
+	}
+	if err := v.Wait(ctx, off, int64(len(p)), false); err != nil {
+		return err
+	}
+	return v.tryWriteSectors(ctx, p, off)
+}
+
+// errDiskFull is an ErrNoSpace: the file system has refused a write for which there was room when it
+// was reserved.
+var errDiskFull = fmt.Errorf("the disk is full: %w", ErrNoSpace)
+
+func (v *volume) tryWriteSectors(ctx context.Context, p []byte, off int64) error {
 	var w Write
 	if err := v.retry(ctx, off, int64(len(p)), false, func() error { return v.Reserve(off, len(p), &w) }); err != nil {
 		return err
 	}
 	if err := disk.WriteAligned(w.seg.Data, p, w.FileOff); err != nil {
 		v.Abort(&w)
-		return v.s.spaceError(fmt.Errorf("write %s: %w", segment.Name(w.seg.ID), err))
+		if err = v.s.spaceError(err); errors.Is(err, ErrNoSpace) {
+			err = fmt.Errorf("%w: %w", errDiskFull, err)
+		}
+		return fmt.Errorf("write %s: %w", segment.Name(w.seg.ID), err)
 	}
 	return v.Commit(&w)
 }

@@ -6,6 +6,9 @@
 //	read   Plan ----> secondaries, zeroes --> Release
 //	write  Reserve -> secondary ------------> Commit, or Abort after an error
 //
+// A write that finds the disk full, since others have taken the room meanwhile, waits like one that
+// finds none to reserve, and is tried once more.
+//
 // Plan, Reserve, TryZero and TryFlush do not block: where they would have to, they return an error
 // that says so (ErrNotLoaded, ErrBusy), and a worker waits instead of the queue. So a flush goes to
 // a worker, unless nothing is to be made durable or the store is in memory.
@@ -69,6 +72,7 @@ type handler struct {
 	write    objstore.Write
 	planned  bool
 	reserved bool
+	again    bool // the write has met a full disk, and is tried once more
 	need     need
 }
 
@@ -129,6 +133,7 @@ func (h *handler) startRead(r *queue.Request) (queue.Action, error) {
 // waitFor hands the request to a worker when err says no more than that waiting will help.
 func (h *handler) waitFor(n need, err error) (queue.Action, error) {
 	if !errors.Is(err, objstore.ErrNotLoaded) && !errors.Is(err, objstore.ErrBusy) {
+		h.again = false
 		return queue.Answer, status(err)
 	}
 	h.need = n
@@ -160,9 +165,15 @@ func (h *handler) Finish(r *queue.Request, err error) (queue.Action, error) {
 		h.volume.Release(&h.plan)
 		return queue.Answer, err
 	}
-	h.reserved = false
+	again := h.again
+	h.reserved, h.again = false, false
 	if err != nil {
 		h.volume.Abort(&h.write)
+		if !again && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+			// Others have taken the room that was there when it was reserved.
+			h.again, h.need = true, needRoom
+			return queue.Await, nil
+		}
 		return queue.Answer, err
 	}
 	if err := h.volume.Commit(&h.write); err != nil {
@@ -176,7 +187,9 @@ func (h *handler) Work(ctx context.Context, r *queue.Request) (queue.Action, err
 	case needNodes:
 		return queue.Again, status(h.volume.Load(ctx, r.Off, r.Len))
 	case needRoom:
-		return queue.Again, status(h.volume.Wait(ctx, r.Off, int64(r.Len), r.Op != queue.OpWrite))
+		err := h.volume.Wait(ctx, r.Off, int64(r.Len), r.Op != queue.OpWrite)
+		h.again = h.again && err == nil
+		return queue.Again, status(err)
 	case needFlush:
 		return queue.Answer, status(h.volume.Flush())
 	case needCheck:
@@ -211,7 +224,7 @@ func (h *handler) readChecked(r *queue.Request) error {
 
 func (h *handler) Drop(*queue.Request) {
 	planned, reserved := h.planned, h.reserved
-	h.planned, h.reserved = false, false
+	h.planned, h.reserved, h.again = false, false, false
 	if planned {
 		h.volume.Release(&h.plan)
 	}

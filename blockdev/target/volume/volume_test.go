@@ -28,6 +28,7 @@ type memVolume struct {
 	mu     sync.Mutex // guards what follows
 	events bytes.Buffer
 	busy   error
+	roomy  int // the file from the first wait on; 0: the same
 }
 
 func newMemVolume(t *testing.T) *memVolume {
@@ -89,6 +90,9 @@ func (v *memVolume) say(s string) {
 	if s == "load " || s == "wait " {
 		v.busy = nil
 	}
+	if s == "wait " && v.roomy != 0 {
+		v.fd = v.roomy
+	}
 }
 
 // Which calls a request makes of the volume, and in which order.
@@ -132,6 +136,44 @@ func TestVolumeCalls(t *testing.T) {
 			}
 			if got := v.events.String(); got != c.want {
 				t.Errorf("calls %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// A write that meets a full disk waits for room and is tried again, once; the next one does so too.
+func TestWriteMeetsFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, c := range []struct {
+		name  string
+		comes bool // room
+		want  string
+		err   error
+	}{
+		{"room comes", true, "abort wait commit flush ", nil},
+		{"no room comes", false, "abort wait abort ", unix.ENOSPC},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := newMemVolume(t)
+			if c.comes {
+				v.roomy = v.fd
+			}
+			d := queuetest.Start(t, queuetest.Options{NewPart: New(v).NewPart, Depth: 1})
+			for range 2 {
+				v.mu.Lock()
+				v.fd = int(full.Fd())
+				v.mu.Unlock()
+				v.events.Reset()
+				if err := d.Do(&queuetest.IO{Op: queue.OpWrite, Off: 4096, Data: make([]byte, 4096), FUA: true}); !errors.Is(err, c.err) {
+					t.Errorf("answered with %v, want %v", err, c.err)
+				}
+				if got := v.events.String(); got != c.want {
+					t.Errorf("calls %q, want %q", got, c.want)
+				}
 			}
 		})
 	}
