@@ -334,18 +334,28 @@ func (y *cycle) mark(ctx context.Context, roots []rootOf) error {
 	}
 	w := mark.NewWalker(read, y.filter.Add, y.s.stored.nodes.Load()/disk.BlockSize, y.walkMemory())
 	y.report.Memory = y.filter.Bytes() + w.Bytes()
+	lost := map[merkle.Hash]bool{} // roots
+	var why error                  // the first
 	for _, r := range roots {
 		root, err := y.s.objects.Root(ctx, r.id, r.size)
 		if err == nil {
 			y.filter.Add(&r.id)
 			err = w.Tree(ctx, root)
 		}
-		if err != nil {
+		if err != nil && !disk.Damaged(err) {
 			return fmt.Errorf("nothing is freed, since the tree of root %v can't be read: %w", r.id, err)
+		}
+		if err != nil { // the others, too, are to be named
+			lost[r.id], why = true, cmp.Or(why, err)
 		}
 		y.progress(1)
 	}
 	y.report.Nodes = w.Nodes()
+	if why != nil {
+		return fmt.Errorf("nothing is freed, since nobody knows what is alive below a part that is lost of %s: %w; "+
+			"once that is deleted, or written over or discarded there, collections go on; varve check says where it is",
+			y.s.catalog.holders(lost), why)
+	}
 	return nil
 }
 

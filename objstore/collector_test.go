@@ -486,3 +486,40 @@ func TestDryRunCountsOpenSegments(t *testing.T) {
 		t.Errorf("objects would be taken out of %d of %d segments", dry.Swept, dry.Segments)
 	}
 }
+
+// What holds collections back is named, all of it, and once that is gone they go on.
+func TestCollectNamesWhatIsLost(t *testing.T) {
+	r := newRig(t, collectAll(Options{}))
+	v, whole := r.volume("a", 64<<20), r.volume("whole", 1<<20)
+	r.write(v, randomBytes(1, 4<<20), 0)
+	r.write(whole, randomBytes(2, 1<<20), 0)
+	r.snapshot("a", "s")
+	r.write(v, randomBytes(3, 1<<20), 32<<20) // other roots, the same leaf
+	must(t, r.s.Settle(t.Context()))
+	r.snapshot("a", "later")
+	root := v.base.root
+	top, err := r.s.objects.Node(t.Context(), root.Top, root.Depth)
+	must(t, err)
+	loc, _, err := r.s.objects.Locate(t.Context(), &top[0], merkle.NodeKind(root.Depth-1))
+	must(t, err)
+	flip(t, r.mem, segment.Name(loc.Segment()), loc.Offset()+10)
+	must(t, v.Close())
+	must(t, whole.Close())
+	must(t, r.reopened(r.mem.Kill(), "boot"))
+	_, err = r.s.Collect(t.Context(), CollectOptions{})
+	if err == nil || !strings.Contains(err.Error(), "lost of a, a@s, a@later: ") || !strings.Contains(r.s.CollectState().Error, "a@s, a@later") {
+		t.Fatalf("of a and its snapshots a node is lost: %v", err)
+	}
+	must(t, r.s.DeleteSnapshot(t.Context(), "a", "s"))
+	must(t, r.s.DeleteSnapshot(t.Context(), "a", "later"))
+	if _, err = r.s.Collect(t.Context(), CollectOptions{}); err == nil || !strings.Contains(err.Error(), "lost of a: ") {
+		t.Fatalf("of a a node is lost: %v", err)
+	}
+	v = r.volume("a", 0)
+	must(t, v.Zero(0, 4<<20))
+	must(t, r.s.Settle(t.Context()))
+	if report := r.collect(); report.Freed < 3<<20 {
+		t.Errorf("what was lost is discarded: %+v", report)
+	}
+	must(t, v.Close())
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"varve/objstore/internal/merkle"
 )
@@ -39,6 +40,31 @@ func (c *collector) allRoots() (all []rootOf) {
 		})
 	}
 	return all
+}
+
+// holders says in words which volumes, snapshots and past states have one of these roots.
+func (c *catalog) holders(roots map[merkle.Hash]bool) string {
+	var names []string
+	for _, im := range c.imageRoots(func([]image) {}) {
+		if !roots[im.root] {
+			continue
+		}
+		name := im.volume
+		if im.snap != "" {
+			name += "@" + im.snap
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	const most = 8
+	switch n := len(names); {
+	case n == 0:
+		return "what is deleted and still open"
+	case n > most:
+		return fmt.Sprintf("%s and %d others", strings.Join(names[:most], ", "), n-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 // frozen calls f with both locks held: no record has been decided that has not taken effect. Nor is

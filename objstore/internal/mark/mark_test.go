@@ -390,3 +390,22 @@ func TestWalkAllocations(t *testing.T) {
 		t.Errorf("%d nodes were visited: the walk does not say much", w.Nodes())
 	}
 }
+
+// What can't be read below a node is an error of every tree that has the node.
+func TestWalkMeetsErrorInEachTree(t *testing.T) {
+	lost := errors.New("lost")
+	hash := func(b byte) merkle.Hash { return merkle.Hash{b, 15: b} }
+	nodes := map[merkle.Hash]*merkle.Node{hash(1): {hash(3)}, hash(2): {hash(3), hash(5)}, hash(3): {hash(4)}, hash(5): {hash(6)}, hash(6): {hash(7)}}
+	read := func(_ context.Context, h merkle.Hash, _ int, _ *merkle.Node) (*merkle.Node, error) {
+		if n := nodes[h]; n != nil {
+			return n, nil
+		}
+		return nil, lost
+	}
+	w := NewWalker(read, func(*merkle.Hash) {}, 100, 1<<20)
+	for _, top := range []byte{1, 2} {
+		if err := w.Tree(t.Context(), &merkle.Root{Top: hash(top), Depth: 3}); !errors.Is(err, lost) {
+			t.Errorf("tree %d: %v", top, err)
+		}
+	}
+}

@@ -76,7 +76,6 @@ func (w *Walker) walk(ctx context.Context, h, before *merkle.Hash, level int) er
 	if err != nil {
 		return err
 	}
-	w.visited.add(h)
 	w.nodes++
 	w.alive(h)
 	if level == 1 {
@@ -85,6 +84,7 @@ func (w *Walker) walk(ctx context.Context, h, before *merkle.Hash, level int) er
 				w.alive(&n[i])
 			}
 		}
+		w.visited.add(h)
 		return nil
 	}
 	beside := &noNode
@@ -98,5 +98,6 @@ func (w *Walker) walk(ctx context.Context, h, before *merkle.Hash, level int) er
 			return err
 		}
 	}
+	w.visited.add(h) // not earlier: another tree that has it meets the same error below it
 	return nil
 }
