@@ -21,6 +21,7 @@ import (
 type goldenStore struct {
 	commit                                   string
 	noVerify, noMaximum, noScratch, noResize bool
+	killedCollection                         bool // see killCollection
 }
 
 // goldenStores are stores as earlier versions have left them; testdata/stores/make has made them.
@@ -30,6 +31,7 @@ var goldenStores = map[string]goldenStore{
 	"03-identities":      {commit: "5779918", noResize: true},
 	"04-before-features": {commit: "cfc6367", noResize: true},
 	"05-resize":          {commit: "a3c91bb"},
+	"06-collected":       {commit: "9b7ed4f", killedCollection: true},
 }
 
 // unpack returns the directory of a golden store, which is a copy to write to.
@@ -134,11 +136,15 @@ func TestGoldenStores(t *testing.T) {
 			useGolden(t, unpack(t, name), g)
 		})
 	}
-	t.Run("today", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "store")
-		makeStore(t, dir)
-		useGolden(t, dir, goldenStore{})
-	})
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("today, collection killed %v", killed), func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "store")
+			if makeStore(t, dir); killed {
+				killCollection(t, dir)
+			}
+			useGolden(t, dir, goldenStore{killedCollection: killed})
+		})
+	}
 }
 
 // useGolden does everything to a store that its users do.
@@ -146,6 +152,10 @@ func useGolden(t *testing.T, dir string, g goldenStore) {
 	t.Helper()
 	ctx := t.Context()
 	want := goldenImages(g.noResize)
+	if g.killedCollection {
+		want["half"] = madeBytes(8, 0, 512<<10)
+		clear(want["half"][:256<<10])
+	}
 	opts := Options{SettleDelay: -1}
 	open := func(o Options) *Store {
 		t.Helper()
@@ -165,6 +175,11 @@ func useGolden(t *testing.T, dir string, g goldenStore) {
 
 	s = open(opts)
 	lookAtImages(t, s, "opened", want)
+	for _, g := range s.segments.All() {
+		if g.Shortened() {
+			t.Errorf("segment %08x was not sealed again", g.ID)
+		}
+	}
 	b, err := s.VolumeInfo("b")
 	must(t, err)
 	st, err := s.Stat()
