@@ -47,6 +47,7 @@ type backlog struct {
 	journalLong bool          // the active layer's journal is more than half full
 	tail        int64         // bytes in layers
 	reserved    int64         // bytes that settling them may write
+	erased      int64         // bytes that they discard, at most
 }
 
 func (v *volume) settleAttempts() *settleAttempts { return &v.attempts }
@@ -62,6 +63,7 @@ func (v *volume) backlog() backlog {
 	}
 	for _, l := range v.layers {
 		b.reserved += l.reservation.bytes
+		b.erased += l.erased
 	}
 	return b
 }

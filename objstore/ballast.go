@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"varve/objstore/internal/disk"
+	"varve/objstore/internal/journal"
 	"varve/objstore/internal/lockorder"
 	"varve/objstore/internal/segment"
 	"varve/objstore/vfs"
@@ -107,6 +108,12 @@ func (b *ballast) remove() error {
 		return err
 	}
 	return nil
+}
+
+// dropFor is drop for a settling that may write so many bytes, and a journal: false if there is not
+// twice as much.
+func (b *ballast) dropFor(bytes int64) bool {
+	return 2*bytes+journal.WindowSize <= b.held.Load() && b.drop()
 }
 
 // drop gives up the room, and reports whether there was any. Two that find no room at the same time

@@ -212,3 +212,72 @@ func TestWriteWaitsForCollection(t *testing.T) {
 	}
 	refused("all is freed")
 }
+
+// On a disk of which others have taken the last byte, what is discarded settles, and is freed. A
+// discard of little leaves the ballast to others.
+func TestDiscardOnFullDisk(t *testing.T) {
+	for _, size := range []int64{1 << 20, 16 << 20} {
+		o := collectAll(Options{SegmentSize: 128 << 20, Reserve: 32 << 20, SettleDelay: time.Millisecond})
+		r := newRig(t, o)
+		v := r.volume("a", 64<<20)
+		for i := range int64(17) {
+			r.write(v, randomBytes(uint64(i+1), 1<<20), i<<20)
+		}
+		must(t, r.s.Settle(t.Context()))
+		r.ballastComes("before others have filled the disk")
+		r.fill(0)
+		must(t, v.Zero(0, size))
+		gen := v.activeGen()
+		long := size >= leastErased
+		for end := time.Now().Add(30 * time.Second); long && !v.hasSettled(gen); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("a discard of %d bytes does not settle: %+v", size, v.attempts.last.Load())
+			}
+		}
+		if !long {
+			for end := time.Now().Add(30 * time.Second); v.attempts.failed.Load() == 0 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			if v.hasSettled(gen) || r.s.ballast.held.Load() == 0 {
+				t.Errorf("a discard of %d bytes has taken the ballast", size)
+			}
+			continue
+		}
+		if report := r.collect(); report.Freed < size {
+			t.Errorf("%d bytes were discarded: %+v", size, report)
+		}
+		r.ballastComes("after a collection")
+		r.holds(v, randomBytes(17, 1<<20), 16<<20)
+		r.end("killed")
+		r.open(nil)
+		r.undamaged("after a kill")
+	}
+}
+
+// A write that finds the disk full, of which others have taken the room after it was reserved, waits
+// as for room, and is tried again, once.
+func TestWriteIsTriedAgain(t *testing.T) {
+	r := newRig(t, Options{})
+	must(t, r.s.Close())
+	var refuse, refused atomic.Int64
+	r.open(func(op vfs.Op) error {
+		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".seg") && op.Off > 0 && refuse.Load() > 0 {
+			refuse.Add(-1)
+			refused.Add(1)
+			return syscall.EDQUOT
+		}
+		return nil
+	})
+	v := r.volume("a", 1<<20)
+	for times, want := range []error{nil, nil, ErrNoSpace} {
+		refuse.Store(int64(times))
+		refused.Store(0)
+		if _, err := v.WriteAt(randomBytes(1, 8192), 0); !errors.Is(err, want) {
+			t.Errorf("refused %d times: %v, want %v", times, err, want)
+		}
+		if n := refused.Load(); n != int64(times) {
+			t.Errorf("refused %d times of %d", n, times)
+		}
+	}
+	must(t, v.Close())
+}

@@ -268,7 +268,11 @@ func TestFullLong(t *testing.T) {
 					w.moveMaxSize()
 				}
 				before := w.used()
-				w.step()
+				if w.pick(3, "others fill the disk") == 0 {
+					w.oneOf(fullOperations)
+				} else {
+					w.step()
+				}
 				if w.mem.WasCut() {
 					w.crash(w.pick(crashKinds, "kind of crash"), true)
 					total["crashes"]++
@@ -295,7 +299,9 @@ func TestFullLong(t *testing.T) {
 	}
 	t.Logf("%v", total)
 	t.Logf("crash: %d crashes on small disks", total["crashes"])
-	for _, k := range []string{"steps on a full disk", "steps above the maximum", "writes after space was freed"} {
+	for _, k := range []string{
+		"steps on a full disk", "steps above the maximum", "writes after space was freed", "collections on a full disk", "bytes freed on a full disk",
+	} {
 		if total[k] == 0 {
 			t.Errorf("no %s", k)
 		}

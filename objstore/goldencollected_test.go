@@ -58,7 +58,7 @@ func killCollection(t *testing.T, dir string) {
 	var retired, shortened *segment.File
 	limits := segment.HoleLimits{Shortest: disk.BlockSize}
 	for _, g := range sealedSegments(s) {
-		found, err := g.Survey(alive, limits)
+		found, err := new(segment.Surveyor).Survey(g, alive, limits)
 		must(t, err)
 		switch {
 		case found.AllDead():
@@ -71,7 +71,7 @@ func killCollection(t *testing.T, dir string) {
 		t.Fatalf("no segment is dead (%v), or in none is a half", retired)
 	}
 	must(t, s.catalog.retire(ctx, []uint32{retired.ID}, &s.segments))
-	found, err := shortened.Survey(alive, limits)
+	found, err := new(segment.Surveyor).Survey(shortened, alive, limits)
 	must(t, err)
 	must(t, shortened.Shrink(s.fs, s.sb.ID, found, alive, limits))
 	must(t, s.Close()) // leaves what is not sealed to the next opening

@@ -21,6 +21,7 @@ type layer struct {
 	growth      int64             // bytes of chunks that its writes may have made of holes, at most
 	fresh       bool              // has a write that was not relogged, and so settles by itself
 	holes       bool              // a hole was inserted
+	erased      int64             // bytes of holes that were inserted, those that were holes before too
 	reservation settleReservation // what settling it may write
 	handed      []slots           // slots of its writes; dead once the layer has settled, but for adopted objects
 
@@ -33,7 +34,10 @@ func newLayer(gen uint64, j *journal.File) *layer {
 
 // insert puts e on top of the extents that the layer has.
 func (l *layer) insert(e extent.Extent) {
-	l.holes = l.holes || e.Hole()
+	if e.Hole() {
+		l.holes = true
+		l.erased += int64(e.Sectors) * SectorSize
+	}
 	l.extents.Insert(e)
 }
 

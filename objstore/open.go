@@ -173,6 +173,7 @@ func (s *Store) openSpace() error {
 			used, err := s.usage.total()
 			return used - s.ballast.held.Load(), err
 		},
+		kept:         func() int64 { return s.ballast.held.Load() },
 		returning:    func() bool { return s.reclaimer.returning() },
 		wantSettling: func() { s.settler.ask() },
 		stopped:      func() bool { return s.failed.Load() != nil },
@@ -201,7 +202,8 @@ func (s *Store) settlerDeps() settlerDeps {
 				s.saveHistory()
 			}
 		},
-		uptime: s.uptime, closed: s.ctx.Done(), delay: s.opts.SettleDelay, tailSoft: s.opts.TailSoft, log: s.log,
+		makeRoom: s.ballast.dropFor,
+		uptime:   s.uptime, closed: s.ctx.Done(), delay: s.opts.SettleDelay, tailSoft: s.opts.TailSoft, log: s.log,
 	}
 }
 

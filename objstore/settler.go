@@ -42,16 +42,17 @@ type settler struct {
 	pacer pacer
 }
 
-// settlerDeps are what the settler needs of the store. Only seal and housekeep may block.
+// settlerDeps are what the settler needs of the store. Only seal, housekeep and makeRoom may block.
 type settlerDeps struct {
 	volumes   func() []settleable // all that there are
 	gate      gate
 	space     *spaceAccount
-	requests  func() uint64 // counts the requests of all volumes
-	filling   func() bool   // the index is being filled: duplicates are not found yet
-	repairs   func() int64  // the repair generation, which changes when an object was found good again
-	seal      func() error  // ends the segments that settling has filled
-	housekeep func()        // called at each tick
+	requests  func() uint64          // counts the requests of all volumes
+	filling   func() bool            // the index is being filled: duplicates are not found yet
+	repairs   func() int64           // the repair generation, which changes when an object was found good again
+	seal      func() error           // ends the segments that settling has filled
+	housekeep func()                 // called at each tick
+	makeRoom  func(bytes int64) bool // gives up what is kept for a full disk, if that is enough for so many bytes
 	uptime    func() time.Duration
 	closed    <-chan struct{} // closed when the store closes
 	delay     time.Duration   // Options.SettleDelay
@@ -108,6 +109,9 @@ func (t *settler) settleDue(ctx context.Context) {
 		v.settleAttempts().begun.Add(1)
 		try := t.stateFor(v)
 		err := t.settleVolume(ctx, v)
+		if errors.Is(err, ErrNoSpace) && t.makesRoom(v) {
+			err = t.settleVolume(ctx, v)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -145,6 +149,17 @@ func (t *settler) settleVolume(ctx context.Context, v settleable) error {
 		}
 	}
 	return v.rest()
+}
+
+// leastErased is how many bytes a volume's layers discard at least, and more than they write, for the
+// room that is kept for a full disk to be used for their settling.
+const leastErased = 4 << 20
+
+// makesRoom reports whether a settling that found no room may be tried again at once: what it discards
+// is more than it writes, and some room was kept for that.
+func (t *settler) makesRoom(v settleable) bool {
+	b := v.backlog()
+	return b.erased >= leastErased && b.erased > b.tail && t.deps.makeRoom(b.reserved)
 }
 
 // due reports whether the volume's active layer should settle.

@@ -49,6 +49,7 @@ func newSettlerRig() *settlerRig {
 			return r.sealErr
 		},
 		housekeep: func() { r.ticks.Add(1) },
+		makeRoom:  func(int64) bool { return false },
 		uptime:    func() time.Duration { return time.Since(began) },
 		closed:    r.closed, delay: time.Second, tailSoft: 100 * mib, log: slog.New(slog.DiscardHandler),
 	})

@@ -85,6 +85,7 @@ type spaceAccount struct {
 type spaceDeps struct {
 	free         func() (int64, error) // bytes that the file system has free; blocks
 	used         func() (int64, error) // bytes that the store's files occupy; blocks
+	kept         func() int64          // bytes that the file system does not have free, and that can be given up; nil: none
 	returning    func() bool           // settled layers are about to free their room
 	wantSettling func()                // called when a request waits for room
 	stopped      func() bool           // nothing settles any more: the store is read-only
@@ -172,7 +173,7 @@ func (a *spaceAccount) look(n int64, hole bool) error {
 	}
 	left := room
 	if hole {
-		left = free - a.reserve.Load()/2
+		left = a.roomForHoles(free)
 	}
 	switch {
 	case left-reserved >= n:
@@ -211,8 +212,18 @@ func (a *spaceAccount) setBudget() (free, room int64, err error) {
 	}
 	grant := func(n, step int64) int64 { return min(max(n-reserved, 0), step) }
 	a.budget.Add(grant(room, spaceStep) - budget)
-	a.holes.Add(grant(free-a.reserve.Load()/2, holeStep) - holes)
+	a.holes.Add(grant(a.roomForHoles(free), holeStep) - holes)
 	return free, room, nil
+}
+
+// roomForHoles returns how much of what is free holes may take: all but half of the reserve, or half of
+// what is kept for a full disk, with which they settle there.
+func (a *spaceAccount) roomForHoles(free int64) int64 {
+	n := free - a.reserve.Load()/2
+	if a.deps.kept != nil {
+		n = max(n, a.deps.kept()/2)
+	}
+	return n
 }
 
 // askForLook has run look at the disk. It never blocks.
