@@ -31,6 +31,14 @@ func (f *File) WriteAt(p []byte, off int64) error {
 	return f.all(p, off, unix.Pwrite, io.ErrShortWrite)
 }
 
+// Truncate makes a regular file end at size bytes. What it gets is zeroes.
+func (f *File) Truncate(size int64) error {
+	if err := unix.Ftruncate(f.fd, size); err != nil {
+		return fmt.Errorf("backing file %s: %w", f.path, err)
+	}
+	return nil
+}
+
 func (f *File) all(p []byte, off int64, move func(int, []byte, int64) (int, error), nothing error) error {
 	for len(p) > 0 {
 		n, err := move(f.fd, p, off)

@@ -163,6 +163,21 @@ func (m *Image) Lookup(off, n int64, load bool) (Extent, error) {
 	return Extent{Kind: Zeroes, Len: n}, nil
 }
 
+// InPlace returns where up to n bytes from off on may be written without a Change, or false if they
+// can't, or the table that says so is not in memory. It does no I/O.
+func (m *Image) InPlace(off, n int64) (Extent, bool) {
+	h := &m.head
+	cluster := off >> h.ClusterBits
+	e, err := m.entry(cluster, false)
+	in := off - cluster<<h.ClusterBits
+	grain := in / h.GrainSize()
+	state, run := h.At(e, int(grain))
+	if err != nil || state != format.Stored || !e.InPlace() || m.broken.Load() != nil {
+		return Extent{}, false
+	}
+	return Extent{Kind: Stored, Len: min(n, (grain+int64(run))*h.GrainSize()-in), File: m.file, Off: e.Host() + in}, true
+}
+
 // entry returns the L2 entry of a guest cluster.
 func (m *Image) entry(cluster int64, load bool) (format.Entry, error) {
 	i, j := cluster/m.head.L2Entries(), cluster%m.head.L2Entries()
