@@ -3,6 +3,7 @@
 //	null    answers at once and moves nothing: the yardstick
 //	loop    a file or block device, byte for byte
 //	stripe  several files or block devices, in turns
+//	qcow2   the disk in a qcow2 image, over its backing files
 //	volume  a volume of the object store
 //
 // A Target makes its part of each queue of the device, and the part makes the handlers of the

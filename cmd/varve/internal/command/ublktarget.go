@@ -53,7 +53,7 @@ func (r *recovery) Type() string { return "recovery" }
 func (o *targetFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.device.Type, "target", "t", "", "the target: "+strings.Join(protocol.TargetTypes, ", "))
-	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop or stripe; may be repeated, and be given as an argument")
+	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop or stripe, or an image; may be repeated, and be given as an argument")
 	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096; what the files want by default")
 	f.BoolVar(&o.device.Buffered, "buffered", false, "read and write files through the page cache")
 	f.StringVar(&o.device.CopyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
@@ -103,8 +103,8 @@ func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 	if d.Type == "" {
 		return usagef("--target is missing; use one of %s", strings.Join(protocol.TargetTypes, ", "))
 	}
-	if d.Type == "loop" && len(d.Files) == 0 {
-		return usagef("--file is missing: a loop device needs a file")
+	if (d.Type == "loop" || d.Type == "qcow2") && len(d.Files) == 0 {
+		return usagef("--file is missing: a %s device needs a file", d.Type)
 	}
 	if d.Type == "null" && d.Size == 0 && !cmd.Flags().Changed("size") {
 		d.Size = 1 << 30

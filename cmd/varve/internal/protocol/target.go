@@ -9,7 +9,7 @@ import (
 )
 
 // TargetTypes that a Target accepts.
-var TargetTypes = []string{"null", "loop", "stripe"}
+var TargetTypes = []string{"null", "loop", "stripe", "qcow2"}
 
 // Recoveries that a TargetDevice accepts, as of blockdev.Recovery.
 var Recoveries = []string{"reissue", "fail-io", "none"}
@@ -49,7 +49,7 @@ func (t *Target) Check() error {
 		return errors.New("a chunk size and a format are for the target stripe")
 	}
 	if t.Type != "null" && t.Size != 0 {
-		return fmt.Errorf("a size is for the target null: a %s device has the size of its files", t.Type)
+		return fmt.Errorf("a size is for the target null: a %s device has the size of what is behind it", t.Type)
 	}
 	return t.checkType()
 }
@@ -58,13 +58,17 @@ func (t *Target) checkType() error {
 	switch n := len(t.Files); t.Type {
 	case "null":
 		if block := int64(max(t.BlockSize, 512)); n > 0 {
-			return errors.New("files are for the targets loop and stripe")
+			return errors.New("files are for the targets loop, stripe and qcow2")
 		} else if t.Size <= 0 || t.Size%block != 0 {
 			return fmt.Errorf("size %d is not a positive multiple of the block size %d", t.Size, block)
 		}
 	case "loop":
 		if n != 1 {
 			return fmt.Errorf("%d files; a loop device needs one file or block device", n)
+		}
+	case "qcow2":
+		if n != 1 {
+			return fmt.Errorf("%d files; a qcow2 device needs one image, which names its backing files itself", n)
 		}
 	case "stripe":
 		if n < 2 {

@@ -15,6 +15,7 @@ import (
 	"varve/blockdev/target/backing"
 	"varve/blockdev/target/loop"
 	"varve/blockdev/target/null"
+	"varve/blockdev/target/qcow2"
 	"varve/blockdev/target/stripe"
 	"varve/cmd/varve/internal/blockstack"
 	"varve/cmd/varve/internal/protocol"
@@ -58,6 +59,15 @@ func Open(t protocol.Target, store string) (*Disk, error) {
 			return nil, err
 		}
 		d.Target, d.close, direct = s, s.Close, s.Direct()
+	case "qcow2":
+		q, err := qcow2.Open(t.Files[0], qcow2.Options{
+			BlockSize: t.BlockSize, ReadOnly: t.ReadOnly, Buffered: t.Buffered,
+			Allow: func(path string) error { return apart(path, store) },
+		})
+		if err != nil {
+			return nil, err
+		}
+		d.Target, d.close, direct = q, q.Close, q.Direct()
 	default:
 		return nil, fmt.Errorf("unknown target %q", t.Type)
 	}
@@ -83,6 +93,8 @@ func MayResize(t protocol.Target, size int64) error {
 	switch t.Type {
 	case "stripe":
 		return fmt.Errorf("%w: a stripe keeps its size", blockdev.ErrInvalid)
+	case "qcow2":
+		return fmt.Errorf("%w: a qcow2 device keeps the size that its image has; qemu-img resize changes that while it is not served", blockdev.ErrInvalid)
 	case "loop":
 		f, err := backing.Open(t.Files[0], backing.Options{ReadOnly: true, Shared: true})
 		if err != nil {
