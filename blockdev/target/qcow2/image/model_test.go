@@ -198,6 +198,10 @@ func TestHistories(t *testing.T) {
 		{version: 3, bits: 21, order: 4},
 	} {
 		for _, over := range []bool{false, true} {
+			crashes := 8
+			if g.bits > 16 {
+				crashes = 2
+			}
 			t.Run(fmt.Sprintf("%+v over %v", g, over), func(t *testing.T) {
 				t.Parallel()
 				h := &history{t: t, d: newDisk(create(g, guest)), rnd: rand.New(rand.NewPCG(1, uint64(g.bits))), now: make([]byte, guest)}
@@ -206,7 +210,7 @@ func TestHistories(t *testing.T) {
 					h.backing = r
 					copy(h.now, b)
 				}
-				h.run(8)
+				h.run(crashes)
 			})
 		}
 	}
