@@ -108,7 +108,7 @@ func (h *handler) findInPlace(r *queue.Request) bool {
 	return true
 }
 
-// submit adds the extents to the request.
+// submit adds the extents to the request, those excepted that are filled in.
 func (h *handler) submit(r *queue.Request) (queue.Action, error) {
 	at := 0
 	for i := range h.extents {
@@ -118,6 +118,7 @@ func (h *handler) submit(r *queue.Request) (queue.Action, error) {
 			r.Secondary(e.File.FD(), e.Off, at, int(e.Len))
 		case image.Zeroes:
 			r.Zeroes(at, int(e.Len))
+		case image.Packed: // filled in by read
 		}
 		at += int(e.Len)
 	}

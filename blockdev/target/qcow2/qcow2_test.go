@@ -1,6 +1,8 @@
 package qcow2_test
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -32,6 +34,24 @@ func open(t *testing.T, path string, o qcow2.Options) *qcow2.Disk {
 	return d
 }
 
+// Backing files that the caller does not allow are not read.
+func TestAllow(t *testing.T) {
+	dir := t.TempDir()
+	base, path := filepath.Join(dir, "base"), filepath.Join(dir, "image")
+	qemu(t, "qemu-img", "create", "-q", "-f", "raw", base, "1M")
+	qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", path)
+	not := errors.New("not this one")
+	_, err := qcow2.Open(path, qcow2.Options{Allow: func(p string) error {
+		if p != base {
+			t.Errorf("asked about %s", p)
+		}
+		return not
+	}})
+	if !errors.Is(err, not) {
+		t.Errorf("%v, want the caller's error", err)
+	}
+}
+
 func TestConformance(t *testing.T) {
 	for name, c := range map[string]struct {
 		create string
@@ -44,12 +64,16 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			made := t.TempDir()
+			qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", filepath.Join(made, "base"), "3M")
+			qemu(t, "qemu-io", "-f", "qcow2", "-c", "write -P 7 1000k 1M", filepath.Join(made, "base"))
+			qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", c.create, filepath.Join(made, "image"), "4M")
 			targettest.Test(t, targettest.Options{Open: func(t *testing.T) target.Target {
 				dir := t.TempDir()
-				path, base := filepath.Join(dir, "image"), filepath.Join(dir, "base")
-				qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", base, "3M")
-				qemu(t, "qemu-io", "-f", "qcow2", "-c", "write -P 7 1000k 1M", base)
-				qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", c.create, path, "4M")
+				path := filepath.Join(dir, "image")
+				if err := os.CopyFS(dir, os.DirFS(made)); err != nil {
+					t.Fatal(err)
+				}
 				d := open(t, path, c.o)
 				t.Cleanup(func() {
 					if err := d.Close(); err != nil {

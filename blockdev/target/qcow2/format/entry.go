@@ -105,8 +105,8 @@ type State uint8
 const (
 	Unallocated State = iota // what the backing file has
 	Zero
-	Stored // in the host cluster, at the same place
-	Packaged
+	Stored   // in the host cluster, at the same place
+	Packaged // in a compressed cluster
 )
 
 // At returns the state of a cluster's grain, and of how many grains that follow it, itself included.
@@ -152,10 +152,9 @@ func (g *Geometry) Grained(e Entry, from, to int, s State, host int64) Entry {
 	}
 	mask := uint64(1)<<to - uint64(1)<<from
 	n.Bitmap &^= mask | mask<<32
-	switch s {
-	case Stored:
+	if s == Stored {
 		n.Bitmap |= mask
-	case Zero:
+	} else if s == Zero {
 		n.Bitmap |= mask << 32
 	}
 	return n

@@ -36,6 +36,7 @@ type ready struct {
 const (
 	reserveBytes = 8 << 20 // how much is reserved at once
 	reserveMost  = 1024    // clusters
+	punchSize    = 4096    // bytes; the space of smaller clusters is not given back to the file system
 	maxBlocks    = 64      // in memory, beside those that are to be written
 )
 
@@ -248,6 +249,8 @@ func (a *allocator) release(list []span) error {
 			b.dirty = true
 			if v == 1 {
 				a.hint = min(a.hint, c)
+			}
+			if v == 1 && h.ClusterSize() >= punchSize {
 				_ = m.file.Discard(c<<h.ClusterBits, h.ClusterSize()) // its space; it may be used again without
 			}
 		}

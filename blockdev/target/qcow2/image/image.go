@@ -154,6 +154,7 @@ func (m *Image) Lookup(off, n int64, load bool) (Extent, error) {
 		return stored(m.file, m.size.Load(), e.Host()+in, n), nil
 	case format.Packaged:
 		return Extent{Kind: Packed, Len: n, in: m, word: e.Word, skip: in}, nil
+	case format.Zero:
 	case format.Unallocated:
 		if m.backing == nil || off >= m.backing.Size() {
 			break

@@ -29,7 +29,7 @@ type Layer interface {
 	Lookup(off, n int64, load bool) (Extent, error)
 }
 
-// ErrNotLoaded: the table that says where the bytes are is not in memory.
+// ErrNotLoaded means that the table that says where the bytes are is not in memory.
 var ErrNotLoaded = errors.New("table is not loaded")
 
 // Kind is where the bytes of an extent are.

@@ -193,12 +193,17 @@ func (h *history) run(crashes int) {
 // Random histories with crashes between any two sectors that are written, over images of all kinds.
 func TestHistories(t *testing.T) {
 	for _, g := range []geometry{
-		{version: 2, bits: 9}, {version: 2, bits: 16}, {version: 3, bits: 9, order: 6}, {version: 3, bits: 12, order: 0},
-		{version: 3, bits: 16, order: 4}, {version: 3, bits: 14, order: 3, extended: true}, {version: 3, bits: 16, order: 5, extended: true},
+		{version: 2, bits: 9},
+		{version: 2, bits: 16},
+		{version: 3, bits: 9, order: 6},
+		{version: 3, bits: 12, order: 0},
+		{version: 3, bits: 16, order: 4},
+		{version: 3, bits: 14, order: 3, extended: true},
+		{version: 3, bits: 16, order: 5, extended: true},
 		{version: 3, bits: 21, order: 4},
 	} {
 		for _, over := range []bool{false, true} {
-			crashes := 8
+			crashes := 6
 			if g.bits > 16 {
 				crashes = 2
 			}
@@ -236,7 +241,7 @@ func TestHistoriesOfSnapshots(t *testing.T) {
 			}
 			b = append(b, make([]byte, -len(b)&(sector-1))...)
 			h := &history{t: t, d: newDisk(b), rnd: rand.New(rand.NewPCG(2, 3)), now: now}
-			h.run(8)
+			h.run(5)
 			if err := os.WriteFile(path, h.d.b, 0o600); err != nil {
 				t.Fatal(err)
 			}
