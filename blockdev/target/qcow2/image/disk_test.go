@@ -90,6 +90,7 @@ func (d *disk) Truncate(size int64) error {
 		d.b = append(d.b, make([]byte, size-int64(len(d.b)))...)
 	}
 	d.b = d.b[:size:size]
+	d.durable = d.durable[:min(size, int64(len(d.durable)))] // what is cut off never comes back
 	return nil
 }
 
@@ -100,7 +101,13 @@ func (d *disk) Sync() error {
 		return errCut
 	}
 	d.left--
-	d.durable = append(d.durable[:0], d.b...)
+	if n := len(d.b) - len(d.durable); n > 0 {
+		d.durable = append(d.durable, make([]byte, n)...)
+	}
+	d.durable = d.durable[:len(d.b)]
+	for k := range d.written {
+		copy(d.durable[k*sector:], d.b[k*sector:(k+1)*sector])
+	}
 	clear(d.written)
 	return nil
 }

@@ -203,7 +203,7 @@ func TestHistories(t *testing.T) {
 		{version: 3, bits: 21, order: 4},
 	} {
 		for _, over := range []bool{false, true} {
-			crashes := 6
+			crashes := 4
 			if g.bits > 16 {
 				crashes = 2
 			}
@@ -241,7 +241,7 @@ func TestHistoriesOfSnapshots(t *testing.T) {
 			}
 			b = append(b, make([]byte, -len(b)&(sector-1))...)
 			h := &history{t: t, d: newDisk(b), rnd: rand.New(rand.NewPCG(2, 3)), now: now}
-			h.run(5)
+			h.run(3)
 			if err := os.WriteFile(path, h.d.b, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +283,7 @@ func TestConcurrent(t *testing.T) {
 		for i := range clients {
 			all.Go(func() {
 				rnd := rand.New(rand.NewPCG(5, uint64(i)))
-				for range 300 {
+				for range 150 {
 					k := int64(rnd.IntN(guest/sector/clients)*clients + i)
 					p := bytes.Repeat([]byte{byte(rnd.IntN(256))}, sector)
 					var err error
