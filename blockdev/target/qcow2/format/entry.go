@@ -152,10 +152,12 @@ func (g *Geometry) Grained(e Entry, from, to int, s State, host int64) Entry {
 	}
 	mask := uint64(1)<<to - uint64(1)<<from
 	n.Bitmap &^= mask | mask<<32
-	if s == Stored {
+	switch s {
+	case Stored:
 		n.Bitmap |= mask
-	} else if s == Zero {
+	case Zero:
 		n.Bitmap |= mask << 32
+	case Unallocated, Packaged: // neither bit
 	}
 	return n
 }

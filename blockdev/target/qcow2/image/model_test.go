@@ -203,7 +203,7 @@ func TestHistories(t *testing.T) {
 		{version: 3, bits: 21, order: 4},
 	} {
 		for _, over := range []bool{false, true} {
-			crashes := 4
+			crashes := 6
 			if g.bits > 16 {
 				crashes = 2
 			}
@@ -241,7 +241,7 @@ func TestHistoriesOfSnapshots(t *testing.T) {
 			}
 			b = append(b, make([]byte, -len(b)&(sector-1))...)
 			h := &history{t: t, d: newDisk(b), rnd: rand.New(rand.NewPCG(2, 3)), now: now}
-			h.run(3)
+			h.run(10)
 			if err := os.WriteFile(path, h.d.b, 0o600); err != nil {
 				t.Fatal(err)
 			}
