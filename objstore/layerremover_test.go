@@ -82,6 +82,11 @@ func TestDeadLayerWaitsForReaders(t *testing.T) {
 	for r.first("remove "+r.l.journal.Name()) < 0 { // it goes on to wait
 		must(t, t.Context().Err())
 	}
+	select {
+	case err := <-ended:
+		t.Fatalf("freed under its reader: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
 	must(t, r.v.settleMu.LockContext(t.Context()))
 	r.v.settleMu.Unlock()
 	cancel()
