@@ -50,6 +50,43 @@ func TestFreedInFlight(t *testing.T) {
 	}
 }
 
+// An L2 table in a cluster that was used before is durable before the L1 entry that names it is
+// written: else a power cut leaves an entry that names whatever was there.
+func TestTableBeforeItsEntry(t *testing.T) {
+	const cluster = 64 << 10
+	d := newDisk(create(geometry{version: 3, bits: 16, order: 4}, guest))
+	m, err := Open(d, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _, err := m.alloc.take()
+	if err == nil {
+		err = d.WriteAt(bytes.Repeat([]byte{0xff}, cluster), host)
+	}
+	if err := errors.Join(err, m.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	m.alloc.giveBack(host)
+	last := len(m.alloc.ready) - 1
+	m.alloc.ready[0], m.alloc.ready[last] = m.alloc.ready[last], m.alloc.ready[0] // the next to be taken
+	entries := 0
+	d.onWrite = func(off int64) {
+		if off != m.head.L1Offset {
+			return
+		}
+		entries++
+		if !bytes.Equal(d.durable[host:host+cluster], make([]byte, cluster)) {
+			t.Error("the L1 entry is written before its table is durable")
+		}
+	}
+	if err := write(m, d, make([]byte, sector), 0); err != nil {
+		t.Fatal(err)
+	}
+	if off := int64(m.l1[0] &^ format.Copied); entries != 1 || off != host {
+		t.Errorf("%d writes of the L1 entry, table at %d, want one, at %d", entries, off, host)
+	}
+}
+
 // An image that outgrows its refcount table gets a larger one.
 func TestRefcountTableGrows(t *testing.T) {
 	const size = 8 << 20

@@ -26,6 +26,7 @@ type disk struct {
 	written map[int64][][]byte // by sector: what was written since the last sync
 	left    int                // writes until the power is cut; negative: never
 	cut     bool
+	onWrite func(off int64) // with mu held, before the bytes are written
 }
 
 func newDisk(b []byte) *disk {
@@ -59,6 +60,9 @@ func (d *disk) ReadAt(p []byte, off int64) error {
 func (d *disk) WriteAt(p []byte, off int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.onWrite != nil {
+		d.onWrite(off)
+	}
 	for i := int64(0); i < int64(len(p)); i += sector { // a cut comes between any two sectors
 		if d.cut = d.cut || d.left == 0; d.cut {
 			return errCut
