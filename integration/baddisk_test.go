@@ -171,20 +171,25 @@ func (w *blockWriter) count(what string, err error) {
 // check reads every block: each sector must hold what was durable, or a later write.
 func (w *blockWriter) check(when string, f *os.File) {
 	w.t.Helper()
-	want := make([]byte, writerBlock)
 	for b := range writerBlocks {
-		if _, err := f.ReadAt(w.buf, int64(b)*writerBlock); err != nil {
-			w.t.Fatalf("%s: read block %d: %v", when, b, err)
+		w.checkBlock(when, f, b)
+	}
+}
+
+func (w *blockWriter) checkBlock(when string, f *os.File, b int) {
+	w.t.Helper()
+	if _, err := f.ReadAt(w.buf, int64(b)*writerBlock); err != nil {
+		w.t.Fatalf("%s: read block %d: %v", when, b, err)
+	}
+	want := make([]byte, writerBlock)
+	for s := 0; s < writerBlock; s += 512 {
+		ok := false
+		for _, seq := range slices.Concat([]uint64{w.durable[b]}, w.later[b], w.failed[b]) {
+			w.content(want, seq)
+			ok = ok || bytes.Equal(want[s:s+512], w.buf[s:s+512])
 		}
-		for s := 0; s < writerBlock; s += 512 {
-			ok := false
-			for _, seq := range slices.Concat([]uint64{w.durable[b]}, w.later[b], w.failed[b]) {
-				w.content(want, seq)
-				ok = ok || bytes.Equal(want[s:s+512], w.buf[s:s+512])
-			}
-			if !ok {
-				w.t.Fatalf("%s: block %d, byte %d: neither write %d, which was durable, nor any of %v", when, b, s, w.durable[b], w.later[b])
-			}
+		if !ok {
+			w.t.Fatalf("%s: block %d, byte %d: neither write %d, which was durable, nor any of %v", when, b, s, w.durable[b], w.later[b])
 		}
 	}
 }

@@ -3,6 +3,7 @@
 //	null    answers at once and moves nothing: the yardstick
 //	loop    a file or block device, byte for byte
 //	stripe  several files or block devices, in turns
+//	mirror  several files or block devices, in full on each
 //	qcow2   the disk in a qcow2 image, over its backing files
 //	volume  a volume of the object store
 //

@@ -23,6 +23,7 @@ var tests = []test{
 	{"engine: race detector", false, "./objstore", "^(TestKilledProcess|TestEvery.*|TestFuzzlike|TestFullLong|TestFaultLong|TestRelogLong|TestRotLong|TestCollectLong|TestRefsCopyCut|TestFailedOpeningClosesFiles|TestContextEndsOpening|TestDeepTree|TestLongJournal)$", []string{"GOFLAGS=-race", "CGO_ENABLED=1"}, 2 * time.Hour},
 	{"filesystems: cuts of the log", true, "./integration", "^TestPowerCut$", []string{"VARVE_CRASH_FS_CUTS={fscuts}", "VARVE_CRASH_SEED={seed}"}, 2 * time.Hour},
 	{"bad disks", true, "./integration", "^(TestDisk.*|TestBadSectors)$", []string{"VARVE_CRASH_BAD_DISKS=10"}, time.Hour},
+	{"mirrors", true, "./integration", "^TestMirror", []string{"VARVE_CRASH_MIRROR_KILLS=20", "VARVE_CRASH_MIRROR_CUTS=20"}, time.Hour},
 	{"full disks", true, "./integration", "^(TestFullDisk|TestMaxSize)$", []string{"VARVE_CRASH_CUTS=1"}, time.Hour},
 	{"memory pressure", true, "./integration", "^TestPressure", []string{"VARVE_PRESSURE_MIB=640"}, time.Hour},
 	{"devices: killed at named points", true, "./integration", "^TestKillAtPoints$", []string{"VARVE_CRASH_KILLS=6", "VARVE_CRASH_SEED={seed}"}, 3 * time.Hour},

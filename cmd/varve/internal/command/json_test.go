@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
+	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/targets"
 	"varve/objstore"
@@ -82,6 +83,7 @@ var jsonNames = map[string]reflect.Type{
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
 	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
 	"UblkTarget": reflect.TypeFor[targets.Record](),
+	"UblkLeg":    reflect.TypeFor[mirror.LegStatus](),
 }
 
 // jsonField is a field as it is written.

@@ -16,13 +16,13 @@ import (
 func (a *app) ublkCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:   "ublk",
-		Short: "Manage ublk devices: null, loop, stripe and qcow2 targets, and all devices of this machine",
-		Long: `ublk manages devices without a volume: the targets null, loop, stripe and qcow2. list shows all ublk devices
+		Short: "Manage ublk devices: null, loop, stripe, mirror and qcow2 targets, and all devices of this machine",
+		Long: `ublk manages devices without a volume: the targets null, loop, stripe, mirror and qcow2. list shows all ublk devices
 of this machine, whichever program serves them; del deletes one.
 
 The flags -t, -n, -q, -d, -z, -u, -r, -f and -s are those of the ublk programs of ublksrv and of the kernel's selftests.`,
 		Example: "  varve ublk add -t null --size 10G\n  varve ublk list\n  varve ublk del -n 0",
-	}, a.ublkAddCmd(), a.ublkListCmd(), a.ublkDelCmd(), a.ublkRecoverCmd(), a.ublkQuiesceCmd(), a.ublkResizeCmd(), a.featuresCmd())
+	}, a.ublkAddCmd(), a.ublkListCmd(), a.ublkDelCmd(), a.ublkRecoverCmd(), a.ublkQuiesceCmd(), a.ublkResizeCmd(), a.ublkAddLegCmd(), a.featuresCmd())
 }
 
 // noNumber is the value of a flag --number that was not given.

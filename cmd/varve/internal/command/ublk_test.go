@@ -65,6 +65,9 @@ func TestTargetFlags(t *testing.T) {
 		"-t stripe -f /c /a /b,1 --format --chunk-size 8K --block-size 4096 --buffered --read-only": {ID: -1, CopyMode: "auto", Target: protocol.Target{
 			Type: "stripe", Files: []string{"/c", "/a", "/b,1"}, Format: true, ChunkSize: 8192, BlockSize: 4096, Buffered: true, ReadOnly: true,
 		}},
+		"-t mirror -f /a -f /b --degraded --resync-from /b": {ID: -1, CopyMode: "auto", Target: protocol.Target{
+			Type: "mirror", Files: []string{"/a", "/b"}, Degraded: true, ResyncFrom: "/b",
+		}},
 	} {
 		got, err := parseTarget(strings.Fields(line))
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -80,6 +83,8 @@ func TestTargetLine(t *testing.T) {
 		{ID: 7, CopyMode: "plain", Queues: 3, Depth: 9, Recovery: "fail-io", Target: protocol.Target{
 			Type: "stripe", Files: []string{"/a b", "/-c", "/d,e"}, Format: true, ChunkSize: 4096, BlockSize: 512, Buffered: true, ReadOnly: true,
 		}},
+		{ID: 2, CopyMode: "auto", Target: protocol.Target{Type: "mirror", Files: []string{"/a", "/b"}, Format: true, RegionSize: 128 << 10}},
+		{ID: 3, CopyMode: "auto", Target: protocol.Target{Type: "mirror", Files: []string{"/a"}, Degraded: true, ResyncFrom: "/a"}},
 	} {
 		args := line("add", "/store", &d)
 		if got, err := parseTarget(args[2:]); err != nil || !reflect.DeepEqual(got, d) {

@@ -15,8 +15,8 @@ import (
 func (a *app) ublkAddCmd() *cobra.Command {
 	var o targetFlags
 	cmd := &cobra.Command{
-		Use:   "add -t null|loop|stripe|qcow2 [FILE...]",
-		Short: "Serve a null, loop, stripe or qcow2 device",
+		Use:   "add -t null|loop|stripe|mirror|qcow2 [FILE...]",
+		Short: "Serve a null, loop, stripe, mirror or qcow2 device",
 		Long: `add makes a device, prints its node, and has the store's daemon serve it, or if none runs a process in the background.
 With --foreground add serves it until Ctrl-C or SIGTERM. varve ublk del removes the device. The daemon's devices outlive
 a restart and varve upgrade like those of volumes.
@@ -33,6 +33,7 @@ recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails un
   dev=$(varve ublk add -t loop -f disk.img -q 2)
   varve ublk add -t stripe --format --chunk-size 128K a.img b.img c.img
   varve ublk add -t qcow2 -f disk.qcow2
+  varve ublk add -t mirror --format -f a.img -f b.img
   varve ublk add -t loop -z -n 5 /dev/sdb --foreground`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +64,7 @@ func (a *app) ublkRecoverCmd() *cobra.Command {
 	var o targetFlags
 	number := noNumber
 	cmd := &cobra.Command{
-		Use:   "recover ID|-n ID [-t null|loop|stripe|qcow2 [-f FILE]...]",
+		Use:   "recover ID|-n ID [-t null|loop|stripe|mirror|qcow2 [-f FILE]...]",
 		Short: "Serve a device of ublk add whose server has died",
 		Long: `recover takes over a device of varve ublk add whose process was killed or quiesced: waiting I/O continues. What the
 device is made of was noted when it was added; -t and -f say so where the note is lost. varve serve takes over the
@@ -128,5 +129,9 @@ func (o *targetFlags) takeNoted(cmd *cobra.Command, d *protocol.TargetDevice) {
 	}
 	if cmd.Flags().Changed("buffered") {
 		o.device.Buffered = given.Buffered
+	}
+	o.device.Degraded = given.Degraded
+	if o.resyncFrom != "" {
+		o.device.ResyncFrom = absolute(o.resyncFrom)
 	}
 }

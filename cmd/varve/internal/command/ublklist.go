@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
+	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/instance"
@@ -69,7 +70,7 @@ func rowsOf(report []ublkDevice) [][]string {
 			server = "-"
 		}
 		if d.Target != nil {
-			target = d.Target.String()
+			target = d.Target.String() + legsNote(d.Target.Legs)
 		}
 		rows = append(rows, []string{
 			strconv.Itoa(d.ID), d.Path, string(d.State), formatSize(d.Size), strconv.Itoa(d.Queues),
@@ -77,6 +78,20 @@ func rowsOf(report []ublkDevice) [][]string {
 		})
 	}
 	return rows
+}
+
+// legsNote says which legs of a mirror are not in sync.
+func legsNote(legs []mirror.LegStatus) string {
+	var list []string
+	for _, l := range legs {
+		if l.State != "in-sync" {
+			list = append(list, fmt.Sprintf("leg %d %s", l.Leg, l.State))
+		}
+	}
+	if list == nil {
+		return ""
+	}
+	return " (" + strings.Join(list, ", ") + ")"
 }
 
 // describeDevice is list -n. Scripts that know other ublk programs read the words and their places.
@@ -115,6 +130,16 @@ func writeUblkText(w io.Writer, d *ublkDevice, queues [][]int) {
 	}
 	if d.Target != nil {
 		fmt.Fprintf(w, "\ttarget %s\n", d.Target)
+		for _, l := range d.Target.Legs {
+			fmt.Fprintf(w, "\tleg %d %s %s", l.Leg, l.State, orNone(l.File))
+			if l.Behind > 0 {
+				fmt.Fprintf(w, ", %s behind", formatSize(l.Behind))
+			}
+			if l.Error != "" {
+				fmt.Fprintf(w, ": %s", l.Error)
+			}
+			fmt.Fprintln(w)
+		}
 	}
 }
 

@@ -17,8 +17,8 @@ func (a *app) ublkResizeCmd() *cobra.Command {
 		Aliases: []string{"update-size", "resize"},
 		Short:   "Change the size of a device of ublk add",
 		Long: `update_size changes the size of a device that is served, also while it is in use. A loop device can be as large as its
-file, a null device as large as you like; a stripe keeps its size. The end of a device that becomes smaller is cut off.
-For a volume use varve volume resize.`,
+file, a null device as large as you like; a stripe and a mirror keep theirs. The end of a device that becomes smaller is
+cut off. For a volume use varve volume resize.`,
 		Example:           "  varve ublk update_size -n 0 -s 20G\n  truncate -s 20G disk.img && varve ublk update_size /dev/ublkb0 --size 20G",
 		ValidArgsFunction: completeDevice,
 		Args:              oneDevice(&number),

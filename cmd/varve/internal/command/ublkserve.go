@@ -93,15 +93,15 @@ func (a *app) serveHere(cmd *cobra.Command, o *targetFlags, begin begin) (err er
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	what := "serve " + o.device.Type + " device"
-	disk, err := targets.Open(o.device.Target, a.store)
-	if err != nil {
-		return doing(what, err)
-	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
 	log, err := newLogger(cmd.ErrOrStderr(), "info", "text")
 	if err != nil {
 		return err
 	}
+	disk, err := targets.Open(o.device.Target, a.store, log)
+	if err != nil {
+		return doing(what, err)
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
 	defer daemon.PrepareProcess(log, daemon.ProcessOptions{})()
 	d := &o.device
 	dev, err := begin(ctx, disk, blockdev.Options{

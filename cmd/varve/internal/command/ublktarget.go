@@ -18,6 +18,8 @@ type targetFlags struct {
 	size       size
 	blockSize  size
 	chunkSize  size
+	regionSize size
+	resyncFrom string
 	zeroCopy   bool
 	userCopy   bool
 	recovery   recovery
@@ -53,12 +55,14 @@ func (r *recovery) Type() string { return "recovery" }
 func (o *targetFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.device.Type, "target", "t", "", "the target: "+strings.Join(protocol.TargetTypes, ", "))
-	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop or stripe, or an image; may be repeated, and be given as an argument")
+	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop, stripe or mirror, or an image; may be repeated, and be given as an argument")
 	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096; what the files want by default")
 	f.BoolVar(&o.device.Buffered, "buffered", false, "read and write files through the page cache")
 	f.StringVar(&o.device.CopyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
 	f.BoolVarP(&o.zeroCopy, "zero-copy", "z", false, "--copy-mode zero")
 	f.BoolVarP(&o.userCopy, "user-copy", "u", false, "--copy-mode user")
+	f.BoolVar(&o.device.Degraded, "degraded", false, "use a mirror although files are missing; they have to be resynced when they are back")
+	f.StringVar(&o.resyncFrom, "resync-from", "", "the `file` of a mirror whose content counts; the others get it, and lose theirs")
 	f.BoolVar(&o.foreground, "foreground", false, "serve the device in this process, until Ctrl-C")
 	f.BoolVar(&o.background, backgroundFlag, false, "serve the device in a process of its own, although the store has a daemon")
 	f.StringVar(&o.logFile, "log-file", "/dev/null", "the `file` for the log of a process in the background")
@@ -72,7 +76,8 @@ func (o *targetFlags) addNew(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.VarP(&o.size, "size", "s", "size of a null device (default 1GiB)")
 	f.Var(&o.chunkSize, "chunk-size", "bytes in a row on one file of a stripe, from 4KiB to 4MiB (default 64KiB)")
-	f.BoolVar(&o.device.Format, "format", false, "make a new stripe of the files, whose content is lost")
+	f.BoolVar(&o.device.Format, "format", false, "make a new stripe or mirror of the files, whose content is lost")
+	f.Var(&o.regionSize, "region-size", "bytes of a new mirror that are resynced at least, from 64KiB to 1GiB (default 1MiB or more)")
 	f.IntVarP(&o.device.Queues, "queues", "q", 0, "`number` of queues, each with its own thread (0: the default)")
 	f.IntVarP(&o.device.Depth, "depth", "d", 0, "largest `number` of requests in flight in a queue (0: the default)")
 	f.BoolVar(&o.device.ReadOnly, "read-only", false, "refuse writes")
@@ -93,6 +98,10 @@ func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 		}
 		d.Files = append(d.Files, abs)
 	}
+	if o.resyncFrom != "" {
+		d.ResyncFrom = absolute(o.resyncFrom)
+	}
+	d.RegionSize = int64(o.regionSize)
 	d.Size, d.BlockSize, d.ChunkSize, d.Recovery = int64(o.size), int(min(o.blockSize, 1<<30)), int64(o.chunkSize), string(o.recovery)
 	if err := o.takeCopyMode(cmd); err != nil {
 		return err
@@ -113,6 +122,15 @@ func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 		return &usageError{err}
 	}
 	return nil
+}
+
+// absolute returns the absolute path of a file, or the path as it is, where there is no working
+// directory any more: opening it says so.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // takeRecovery takes the value of -r from the arguments, where the kernel's program has it: -r 1.
@@ -153,7 +171,10 @@ func line(verb string, store string, d *protocol.TargetDevice) []string {
 	add("size", d.Size != 0 && verb == "add", d.Size)
 	add("block-size", d.BlockSize != 0, d.BlockSize)
 	add("chunk-size", d.ChunkSize != 0, d.ChunkSize)
+	add("region-size", d.RegionSize != 0 && verb == "add", d.RegionSize)
 	add("format", d.Format, true)
+	add("degraded", d.Degraded, true)
+	add("resync-from", d.ResyncFrom != "", d.ResyncFrom)
 	add("read-only", d.ReadOnly && verb == "add", true)
 	add("buffered", d.Buffered, true)
 	add("copy-mode", d.CopyMode != "", d.CopyMode)

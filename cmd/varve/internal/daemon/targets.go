@@ -139,7 +139,18 @@ func (d *Daemon) openNow(t protocol.Target) (*targets.Disk, error) {
 	if err := d.mayBack(t.Files); err != nil {
 		return nil, err
 	}
-	return targets.Open(t, d.dir)
+	disk, err := targets.Open(t, d.dir, d.log)
+	if err != nil {
+		return nil, err
+	}
+	apart := disk.MayAdd
+	disk.MayAdd = func(path string) error {
+		if err := d.mayBack([]string{path}); err != nil {
+			return err
+		}
+		return apart(path)
+	}
+	return disk, nil
 }
 
 // serveTarget serves the device of a record, and enters it.

@@ -9,7 +9,7 @@ import (
 )
 
 // TargetTypes that a Target accepts.
-var TargetTypes = []string{"null", "loop", "stripe", "qcow2"}
+var TargetTypes = []string{"null", "loop", "stripe", "mirror", "qcow2"}
 
 // Recoveries that a TargetDevice accepts, as of blockdev.Recovery.
 var Recoveries = []string{"reissue", "fail-io", "none"}
@@ -23,7 +23,11 @@ type Target struct {
 	ChunkSize int64    `json:"chunk_size,omitempty"` // bytes; of a stripe
 	ReadOnly  bool     `json:"read_only,omitempty"`
 	Buffered  bool     `json:"buffered,omitempty"` // files are read and written through the page cache
-	Format    bool     `json:"format,omitempty"`   // make a new stripe of the files, whose content is lost
+	Format    bool     `json:"format,omitempty"`   // make a new stripe or mirror of the files, whose content is lost
+	// Of a mirror.
+	RegionSize int64  `json:"region_size,omitempty"` // bytes
+	Degraded   bool   `json:"degraded,omitempty"`    // use it although files are missing
+	ResyncFrom string `json:"resync_from,omitempty"` // the one of Files whose content counts
 }
 
 // String is the target in one word and its files.
@@ -45,8 +49,14 @@ func (t *Target) Check() error {
 			return fmt.Errorf("file %q is not an absolute path", f)
 		}
 	}
-	if t.Type != "stripe" && (t.ChunkSize != 0 || t.Format) {
-		return errors.New("a chunk size and a format are for the target stripe")
+	if t.Type != "stripe" && t.ChunkSize != 0 {
+		return errors.New("a chunk size is for the target stripe")
+	}
+	if t.Type != "stripe" && t.Type != "mirror" && t.Format {
+		return errors.New("a format is for the targets stripe and mirror")
+	}
+	if t.Type != "mirror" && (t.RegionSize != 0 || t.Degraded || t.ResyncFrom != "") {
+		return errors.New("a region size, --degraded and --resync-from are for the target mirror")
 	}
 	if t.Type != "null" && t.Size != 0 {
 		return fmt.Errorf("a size is for the target null: a %s device has the size of what is behind it", t.Type)
@@ -58,7 +68,7 @@ func (t *Target) checkType() error {
 	switch n := len(t.Files); t.Type {
 	case "null":
 		if block := int64(max(t.BlockSize, 512)); n > 0 {
-			return errors.New("files are for the targets loop, stripe and qcow2")
+			return errors.New("files are for the targets loop, stripe, mirror and qcow2")
 		} else if t.Size <= 0 || t.Size%block != 0 {
 			return fmt.Errorf("size %d is not a positive multiple of the block size %d", t.Size, block)
 		}
@@ -73,6 +83,10 @@ func (t *Target) checkType() error {
 	case "stripe":
 		if n < 2 {
 			return fmt.Errorf("%d files; a stripe needs two or more files or block devices", n)
+		}
+	case "mirror":
+		if n < 1 || t.Format && n < 2 {
+			return fmt.Errorf("%d files; a mirror needs two or more files or block devices", n)
 		}
 	}
 	return nil

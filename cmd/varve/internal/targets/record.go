@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -20,6 +21,8 @@ type Record struct {
 	protocol.TargetDevice
 	Store    string `json:"store,omitempty"`    // the directory of the store whose daemon serves it; empty: a process of its own
 	Instance string `json:"instance,omitempty"` // of that store
+	// Legs are how those of a mirror were when that last changed.
+	Legs []mirror.LegStatus `json:"legs,omitempty"`
 }
 
 // Runtime is where records are. Losing them loses no data. They do not outlive the boot, as the
@@ -32,7 +35,7 @@ func recordPath(id int) string { return filepath.Join(Runtime, fmt.Sprintf("%d.j
 
 // Note replaces the record of a device.
 func Note(r Record) error {
-	r.Format = false // a successor finds the set that was made
+	r.Format, r.Degraded, r.ResyncFrom = false, false, "" // a successor finds the set that was made
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode target of device %d: %w", r.ID, err)
@@ -103,6 +106,7 @@ func Kept(instance string) ([]Record, error) {
 
 // Forget removes the record of a device that is gone.
 func Forget(id int) error {
+	_ = os.Remove(legsPath(id)) // of a mirror
 	if err := os.Remove(recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"varve/blockdev/target"
 	"varve/blockdev/target/backing"
 	"varve/blockdev/target/loop"
+	"varve/blockdev/target/mirror"
 	"varve/blockdev/target/null"
 	"varve/blockdev/target/qcow2"
 	"varve/blockdev/target/stripe"
@@ -27,20 +28,24 @@ type Disk struct {
 	// Notes are for the user: what the files can't do.
 	Notes []string
 
+	// MayAdd returns an error if a file can't become a leg of a mirror; nil: each may.
+	MayAdd func(path string) error
+
 	close   func() error
+	mirror  *mirror.Mirror        // nil: it is none
 	measure func() (int64, error) // nil: its size never changes
 }
 
 // Open opens a target. store is the directory of a store whose files, and disks, are refused: a
 // store that lies on a device over itself would wait for itself, and anything else would destroy
 // it. Problems of the files are queue.ErrInvalid, backing.ErrUsed, or those of open(2).
-func Open(t protocol.Target, store string) (*Disk, error) {
+func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 	for _, f := range t.Files {
 		if err := apart(f, store); err != nil {
 			return nil, err
 		}
 	}
-	d := &Disk{close: func() error { return nil }}
+	d := &Disk{MayAdd: func(path string) error { return apart(path, store) }, close: func() error { return nil }}
 	direct := true
 	switch t.Type {
 	case "null":
@@ -59,6 +64,15 @@ func Open(t protocol.Target, store string) (*Disk, error) {
 			return nil, err
 		}
 		d.Target, d.close, direct = s, s.Close, s.Direct()
+	case "mirror":
+		m, err := mirror.Open(t.Files, mirror.Options{
+			Format: t.Format, Degraded: t.Degraded, ResyncFrom: t.ResyncFrom, RegionSize: t.RegionSize,
+			BlockSize: t.BlockSize, ReadOnly: t.ReadOnly, Buffered: t.Buffered, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		d.Target, d.close, d.mirror, direct, d.Notes = m, m.Close, m, m.Direct(), m.Notes()
 	case "qcow2":
 		q, err := qcow2.Open(t.Files[0], qcow2.Options{
 			BlockSize: t.BlockSize, ReadOnly: t.ReadOnly, Buffered: t.Buffered,
@@ -72,7 +86,7 @@ func Open(t protocol.Target, store string) (*Disk, error) {
 		return nil, fmt.Errorf("unknown target %q", t.Type)
 	}
 	if !direct && !t.Buffered {
-		d.Notes = []string{"the file system has no direct I/O (O_DIRECT): the device goes through the page cache"}
+		d.Notes = append(d.Notes, "the file system has no direct I/O (O_DIRECT): the device goes through the page cache")
 	}
 	return d, nil
 }
@@ -91,8 +105,8 @@ func (d *Disk) Close() error { return d.close() }
 // MayResize returns an error if a device over the target can't have size bytes.
 func MayResize(t protocol.Target, size int64) error {
 	switch t.Type {
-	case "stripe":
-		return fmt.Errorf("%w: a stripe keeps its size", blockdev.ErrInvalid)
+	case "stripe", "mirror":
+		return fmt.Errorf("%w: a %s keeps its size", blockdev.ErrInvalid, t.Type)
 	case "qcow2":
 		return fmt.Errorf("%w: a qcow2 device keeps the size that its image has; qemu-img resize changes that while it is not served", blockdev.ErrInvalid)
 	case "loop":
@@ -158,10 +172,13 @@ func isStore(dir string) bool {
 // measureEvery is how often a file is asked for its size.
 const measureEvery = time.Second
 
-// Follow resizes a device whenever its file has grown, until ctx or the device ends. A file that
-// has shrunk is reported once: its device keeps its size, since what uses it would lose the end
-// without being asked.
+// Follow serves what is asked of a mirror's legs, and notes how they are. It resizes a device
+// whenever its file has grown, until ctx or the device ends. A file that has shrunk is reported
+// once: its device keeps its size, since what uses it would lose the end without being asked.
 func (d *Disk) Follow(ctx context.Context, dev *blockdev.Device, log *slog.Logger) {
+	if d.mirror != nil {
+		d.followLegs(ctx, dev, log)
+	}
 	if d.measure == nil {
 		return
 	}

@@ -2,6 +2,7 @@ package targets
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -44,12 +45,12 @@ func TestStoreAsBacking(t *testing.T) {
 	for _, path := range []string{
 		newFile(t, store, "file", 1<<20), newFile(t, filepath.Join(other, "segments"), "1", 1<<20), filepath.Join(link, "1"),
 	} {
-		_, err := Open(protocol.Target{Type: "loop", Files: []string{path}}, store)
+		_, err := Open(protocol.Target{Type: "loop", Files: []string{path}}, store, slog.Default())
 		if !errors.Is(err, blockdev.ErrInvalid) || !strings.Contains(err.Error(), "is a file of the store") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	d, err := Open(protocol.Target{Type: "loop", Files: []string{newFile(t, t.TempDir(), "disk", 1<<20)}}, store)
+	d, err := Open(protocol.Target{Type: "loop", Files: []string{newFile(t, t.TempDir(), "disk", 1<<20)}}, store, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,7 @@ func TestStoreAsBacking(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newFile(t, dir, "a", 2<<20), newFile(t, dir, "b", 4<<20)
-	if _, err := Open(protocol.Target{Type: "stripe", Format: true, Files: []string{a, b}}, dir); !errors.Is(err, blockdev.ErrInvalid) {
+	if _, err := Open(protocol.Target{Type: "stripe", Format: true, Files: []string{a, b}}, dir, slog.Default()); !errors.Is(err, blockdev.ErrInvalid) {
 		t.Fatalf("unequal legs: %v", err)
 	}
 	for _, path := range []string{a, b} {
@@ -162,7 +163,7 @@ func TestFits(t *testing.T) {
 		{protocol.Target{Type: "loop", Files: []string{path}}, 2 << 20, false},
 		{protocol.Target{Type: "stripe", Format: true, Files: []string{newFile(t, t.TempDir(), "a", 2<<20), newFile(t, t.TempDir(), "b", 2<<20)}}, 512, false},
 	} {
-		d, err := Open(c.t, "")
+		d, err := Open(c.t, "", slog.Default())
 		if err != nil {
 			t.Fatal(err)
 		}
