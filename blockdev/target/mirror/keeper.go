@@ -124,12 +124,13 @@ func (a *array) commit(change func(*state)) error {
 func (a *array) tell(before, now *state, legs *[MaxLegs]*leg, why *[MaxLegs]error) {
 	for i := range now.legs {
 		p := now.parts[i]
-		switch {
-		case p == before.parts[i]:
-		case p == partOut:
+		if p == before.parts[i] {
+			continue
+		}
+		if p == partOut {
 			a.log.Error("a leg of a mirror has failed and was dropped", slog.Int("leg", i), slog.String("file", legs[i].Path()),
 				slog.Any("err", why[i]), slog.Int("in_sync", len(now.list(partInSync))), slog.Int("legs", now.legs))
-		default:
+		} else {
 			a.log.Info("a leg of a mirror has changed", slog.Int("leg", i), slog.String("file", legs[i].Path()), slog.String("state", p.String()))
 		}
 	}

@@ -16,6 +16,11 @@ package daemon
 //	fs.diffHandle.mu              the text of an open diff, while it is read
 //	daemon.pageDropper.mu         the pipes to the process that drops pages
 //	daemon.descriptors.mu         the number of open files, while they are counted
+//	image.Image.meta              a qcow2 image's tables, while they are loaded and their entries written
+//	image.group.run               that one sync of an image runs at a time
+//	image.allocator.mu            the use counts of an image's clusters, and their blocks on disk
+//	mirror.array.mu *             which legs of a mirror count, and which ranges are under way; only
+//	                              queue.mailbox is taken below it
 //
 // and last those that protect some memory, under which nobody takes another:
 //
@@ -32,6 +37,8 @@ package daemon
 //	fs.patient.mu *               how long a request may wait that was interrupted
 //	blockdev.control.mu *         the idle submitter of commands
 //	blockdev.Device.mu *          whether a device is being stopped, and how it ended
+//	image.Image.mu *              an image's entries in memory, and the changes under way
+//	image.group.mu *              who waits for the next sync of an image
 //	blockdev.abandoned *          buffers of commands that were given up
 //	queue.Server.mu *             the first error of a queue
 //	queue.mailbox *               what other goroutines have for a queue
