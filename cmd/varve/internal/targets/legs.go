@@ -90,14 +90,14 @@ func (d *Disk) followLegs(ctx context.Context, dev *blockdev.Device, log *slog.L
 	serving.Wait()
 }
 
-func listenLegs(id int) (*net.UnixListener, error) {
-	if err := os.MkdirAll(Runtime, 0o700); err != nil {
-		return nil, err
-	}
+func listenLegs(id int) (l *net.UnixListener, err error) {
 	if err := os.Remove(legsPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a predecessor's
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: legsPath(id), Net: "unix"})
+	err = inRuntime(func() error {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: legsPath(id), Net: "unix"})
+		return err
+	})
 	if err == nil {
 		l.SetUnlinkOnClose(false) // a successor may have the name
 	}

@@ -40,14 +40,28 @@ func Note(r Record) error {
 	if err != nil {
 		return fmt.Errorf("encode target of device %d: %w", r.ID, err)
 	}
-	if err := os.MkdirAll(Runtime, 0o700); err != nil {
-		return err
-	}
 	path := recordPath(r.ID)
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
-		return err
+	return inRuntime(func() error {
+		if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(path+".new", path)
+	})
+}
+
+// inRuntime calls f, which makes a file in Runtime, with the directory there. Other processes may
+// remove it meanwhile, when it is empty: f is called again then.
+func inRuntime(f func() error) error {
+	for try := 1; ; try++ {
+		err := os.MkdirAll(Runtime, 0o700)
+		gone := errors.Is(err, fs.ErrExist) // it was there, and was removed before it was looked at
+		if err == nil {
+			err = f()
+		}
+		if !gone && !errors.Is(err, fs.ErrNotExist) || try == 100 {
+			return err
+		}
 	}
-	return os.Rename(path+".new", path)
 }
 
 // Noted returns the record of a device, or false if there is none.
@@ -104,11 +118,14 @@ func Kept(instance string) ([]Record, error) {
 	return list, errors.Join(errs...)
 }
 
-// Forget removes the record of a device that is gone.
+// Forget removes the record of a device that is gone, and the directory with the last one.
 func Forget(id int) error {
 	_ = os.Remove(legsPath(id)) // of a mirror
 	if err := os.Remove(recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if os.Remove(Runtime) == nil {
+		_ = os.Remove(filepath.Dir(Runtime)) // mounts may be in it
 	}
 	return nil
 }

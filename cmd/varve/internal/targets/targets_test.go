@@ -2,11 +2,13 @@ package targets
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"varve/blockdev"
@@ -138,6 +140,29 @@ func TestRecords(t *testing.T) {
 }
 
 // A record of a new stripe is of the stripe that was made: its successor must not make another.
+// The last record takes the directory with it, while other processes write theirs.
+func TestForgetLeavesNothing(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "varve")
+	Runtime = filepath.Join(parent, "ublk")
+	t.Cleanup(func() { Runtime = "/run/varve/ublk" })
+	var others sync.WaitGroup
+	for id := range 4 {
+		others.Go(func() {
+			for range 200 {
+				err := Note(Record{TargetDevice: protocol.TargetDevice{ID: id, Target: protocol.Target{Type: "null", Size: 1 << 20}}})
+				if err := errors.Join(err, Forget(id)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	others.Wait()
+	if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", parent, err)
+	}
+}
+
 func TestRecordOfNewStripe(t *testing.T) {
 	Runtime = t.TempDir()
 	t.Cleanup(func() { Runtime = "/run/varve/ublk" })
