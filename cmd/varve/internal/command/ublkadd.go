@@ -23,7 +23,8 @@ a restart and varve upgrade like those of volumes.
 
 null completes every request at once and moves no data: reads leave the reader's memory unchanged. loop reads and writes
 a file or block device. stripe deals its bytes out to two or more of them, in chunks: --format makes a new stripe;
-without it the files are those of a stripe, in any order. qcow2 reads and writes the disk in an image, over the backing
+without it the files are those of a stripe, in any order. mirror keeps the same bytes on each of two or more, and goes
+on without one that fails; varve ublk add-leg brings it back. qcow2 reads and writes the disk in an image, over the backing
 files that the image names. A request is read and written directly from its own pages, unless -u or --copy-mode asks
 for copies.
 

@@ -86,7 +86,11 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 		return nil, fmt.Errorf("unknown target %q", t.Type)
 	}
 	if !direct && !t.Buffered {
-		d.Notes = append(d.Notes, "the file system has no direct I/O (O_DIRECT): the device goes through the page cache")
+		why := "the file system has no direct I/O (O_DIRECT)"
+		if t.Type == "qcow2" {
+			why += ", or the clusters or the length of an image are no multiple of what it wants"
+		}
+		d.Notes = append(d.Notes, why+": the device goes through the page cache")
 	}
 	return d, nil
 }
