@@ -24,9 +24,9 @@ a restart and varve upgrade like those of volumes.
 null completes every request at once and moves no data: reads leave the reader's memory unchanged. loop reads and writes
 a file or block device. stripe deals its bytes out to two or more of them, in chunks: --format makes a new stripe;
 without it the files are those of a stripe, in any order. mirror keeps the same bytes on each of two or more, and goes
-on without one that fails; varve ublk add-leg brings it back. qcow2 reads and writes the disk in an image, over the backing
-files that the image names. A request is read and written directly from its own pages, unless -u or --copy-mode asks
-for copies.
+on without one that fails; varve ublk add-leg brings it back. qcow2 reads and writes the disk in an image, over the
+backing files that the image names. A request is read and written directly from its own pages, unless -u or --copy-mode
+asks for copies.
 
 A file that grows makes its loop device grow. If the process that serves the device dies, its I/O waits for varve ublk
 recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails until it is recovered.`,
