@@ -95,6 +95,9 @@ func (c *control) put(s *submitter) {
 	}
 }
 
+// commandTries is how often a command is sent that the kernel finds no thread for.
+const commandTries = 16
+
 // do sends one command and waits for its answer, for as long as the command's limit and ctx allow.
 func (c *control) do(ctx context.Context, cmd command) error {
 	if cmd.limit == 0 {
@@ -104,6 +107,9 @@ func (c *control) do(ctx context.Context, cmd command) error {
 	defer cancel()
 	s := c.take()
 	err := s.submit(ctx, int32(c.file.Fd()), &cmd)
+	for try := 1; errors.Is(err, unix.ECANCELED) && try < commandTries; try++ { // it was not begun; see uring.Passing
+		err = s.submit(ctx, int32(c.file.Fd()), &cmd)
+	}
 	c.put(s)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &OpError{Op: cmd.name, ID: cmd.id, Err: fmt.Errorf("%w after %v", ErrTimeout, cmd.limit)}

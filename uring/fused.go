@@ -19,7 +19,7 @@ const (
 // FusedOptions bound a Fused. Zero means the default.
 type FusedOptions struct {
 	MaxSecondaries int // of one Start
-	MaxRetries     int // of one secondary, after EINTR and EAGAIN
+	MaxRetries     int // of one secondary, after EINTR, EAGAIN and ECANCELED
 }
 
 // Fused is the state of one request slot's data transfer: a primary and its secondaries, in flight
@@ -29,7 +29,7 @@ type FusedOptions struct {
 //	       Start                 Complete: the last secondary is in
 //	idle ---------> in flight ---------------------------------> idle, done once
 //	                  |    ^
-//	                  +----+ Complete: short, EINTR, EAGAIN: the rest goes again
+//	                  +----+ Complete: short, EINTR, EAGAIN, ECANCELED: the rest goes again
 //	                           a link: the next one goes
 //
 // Each secondary is owned by the kernel from the moment its entry is queued until its completion is
@@ -188,7 +188,7 @@ func (f *Fused) take(s *Secondary, res int32) (again bool, err error) {
 	switch {
 	case res < 0:
 		errno := unix.Errno(-res)
-		if (errno == unix.EINTR || errno == unix.EAGAIN) && s.retries < f.maxRetries {
+		if Passing(errno) && s.retries < f.maxRetries {
 			s.retries++
 			return true, nil
 		}
@@ -204,6 +204,14 @@ func (f *Fused) take(s *Secondary, res int32) (again bool, err error) {
 	}
 	s.moved += uint32(res)
 	return s.moved < s.Len, nil
+}
+
+// Passing reports whether an operation has failed only for a moment, and can be queued again. Nothing
+// here cancels one, links included: ECANCELED is of the kernel, which gives up what waits for a worker
+// thread if it can't make the first one, be it for signals such as Go's own (io_wq_enqueue and
+// create_worker_cont in io_uring/io-wq.c).
+func Passing(errno unix.Errno) bool {
+	return errno == unix.EINTR || errno == unix.EAGAIN || errno == unix.ECANCELED
 }
 
 // queue submits a secondary, or the rest of it.

@@ -84,6 +84,7 @@ func one(t *testing.T, f *uring.Fused, q *simQueue, dir uring.Direction) {
 
 func TestFusedResults(t *testing.T) {
 	const eintr, eagain, eio = -int32(unix.EINTR), -int32(unix.EAGAIN), -int32(unix.EIO)
+	const ecanceled = -int32(unix.ECANCELED)
 	for name, c := range map[string]struct {
 		dir     uring.Direction
 		results []int32
@@ -98,6 +99,8 @@ func TestFusedResults(t *testing.T) {
 		"error":            {uring.DirRead, []int32{eio}, unix.EIO},
 		"short then error": {uring.DirWrite, []int32{10, -int32(unix.ENOSPC)}, unix.ENOSPC},
 		"again":            {uring.DirRead, []int32{eintr, eagain, 500, eintr, 500}, nil},
+		"no worker":        {uring.DirWrite, []int32{ecanceled, 400, ecanceled, 600}, nil},
+		"no worker at all": {uring.DirWrite, []int32{ecanceled, ecanceled, ecanceled, ecanceled}, unix.ECANCELED},
 		"again for good":   {uring.DirRead, []int32{eagain, eagain, eagain, eagain}, unix.EAGAIN},
 		"too much":         {uring.DirRead, []int32{400, 601}, uring.ErrOverrun},
 	} {

@@ -83,7 +83,7 @@ func (m *mailbox) end(last Stats) {
 
 // woken looks into the mailbox.
 func (q *Queue) woken(res int32) error {
-	if res < 0 && unix.Errno(-res) != unix.EINTR && unix.Errno(-res) != unix.EAGAIN {
+	if res < 0 && !uring.Passing(unix.Errno(-res)) {
 		return fmt.Errorf("wait for workers: %w", unix.Errno(-res))
 	}
 	if err := q.armWake(); err != nil {
