@@ -95,9 +95,6 @@ func (c *control) put(s *submitter) {
 	}
 }
 
-// commandTries is how often a command is sent that the kernel finds no thread for.
-const commandTries = 16
-
 // do sends one command and waits for its answer, for as long as the command's limit and ctx allow.
 func (c *control) do(ctx context.Context, cmd command) error {
 	if cmd.limit == 0 {
@@ -106,10 +103,10 @@ func (c *control) do(ctx context.Context, cmd command) error {
 	ctx, cancel := context.WithTimeout(ctx, cmd.limit)
 	defer cancel()
 	s := c.take()
-	err := s.submit(ctx, int32(c.file.Fd()), &cmd)
-	for try := 1; errors.Is(err, unix.ECANCELED) && try < commandTries; try++ { // it was not begun; see uring.Passing
-		err = s.submit(ctx, int32(c.file.Fd()), &cmd)
-	}
+	err := retry(ctx, cmd.limit, func() (bool, error) {
+		err := s.submit(ctx, int32(c.file.Fd()), &cmd)
+		return errors.Is(err, unix.ECANCELED), err // it was not begun; see uring.Passing
+	})
 	c.put(s)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &OpError{Op: cmd.name, ID: cmd.id, Err: fmt.Errorf("%w after %v", ErrTimeout, cmd.limit)}
