@@ -3,6 +3,8 @@ package mirror
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"varve/blockdev/target/superblock"
 )
 
 // The intent bitmap has a bit for each region of the disk. A bit that is set says that a write of
@@ -97,18 +99,18 @@ const pageWords = pageRegions / 64
 func (b *bitmap) encodePage(p []byte, page int) {
 	clear(p)
 	le := binary.LittleEndian
-	copy(p[magicAt:], pageMagic)
+	copy(p, pageMagic)
 	le.PutUint32(p[numberAt:], uint32(page))
 	for i, w := range b.words[page*pageWords : min((page+1)*pageWords, len(b.words))] {
 		le.PutUint64(p[bitsAt+8*i:], w)
 	}
-	le.PutUint32(p[checksumAt:], checksum(p))
+	superblock.Seal(p)
 }
 
 // decodePage adds the regions of a page: all that the page could hold, if it is damaged.
 func (b *bitmap) decodePage(p []byte, page int) (whole bool) {
 	le := binary.LittleEndian
-	whole = string(p[magicAt:numberAt]) == pageMagic && le.Uint32(p[numberAt:]) == uint32(page) && le.Uint32(p[checksumAt:]) == checksum(p)
+	whole = string(p[:numberAt]) == pageMagic && le.Uint32(p[numberAt:]) == uint32(page) && superblock.Whole(p)
 	for i := page * pageRegions; i < min((page+1)*pageRegions, b.n); i++ {
 		at := i - page*pageRegions
 		if !whole || p[bitsAt+at/8]&(1<<(at%8)) != 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"varve/blockdev/target/backing"
+	"varve/blockdev/target/superblock"
 	"varve/uring/queue"
 )
 
@@ -205,7 +206,7 @@ func find(files []*backing.File, o Options) (k known, from int, bad []error, err
 	var set *found
 	for _, f := range files {
 		s, index, slot, err := readState(f)
-		if err != nil && !errors.Is(err, errNone) && !errors.Is(err, queue.ErrInvalid) || errors.Is(err, errDamaged) {
+		if err != nil && !errors.Is(err, errNone) && !errors.Is(err, queue.ErrInvalid) || errors.Is(err, superblock.ErrDamaged) {
 			bad = append(bad, fmt.Errorf("leg %s: %w", f.Path(), err))
 			continue
 		}

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/google/uuid"
 
 	"varve/blockdev/target/backing"
+	"varve/blockdev/target/superblock"
 	"varve/uring/queue"
 )
 
@@ -43,25 +43,17 @@ import (
 //	left      for each of 8 legs: the events that the set had when the leg went out
 //	settled   the events of the state before, which all legs have that are not out
 const (
-	stateSize = 4096
+	stateSize = superblock.Size
 	slots     = 2
-	version   = 1
-	magic     = "VarveMir"
 
-	magicAt    = 0
-	versionAt  = 8
-	checksumAt = 12
-	uuidAt     = 16
-	legsAt     = 32
-	indexAt    = 36
-	sizeAt     = 40
-	regionAt   = 48
-	blockAt    = 56
-	cleanAt    = 60
-	eventsAt   = 64
-	partsAt    = 72
-	leftAt     = 80
-	settledAt  = leftAt + 8*MaxLegs
+	sizeAt    = 40
+	regionAt  = 48
+	blockAt   = 56
+	cleanAt   = 60
+	eventsAt  = 64
+	partsAt   = 72
+	leftAt    = 80
+	settledAt = leftAt + 8*MaxLegs
 )
 
 // Where things are on a leg, in bytes.
@@ -134,23 +126,14 @@ func (s *state) active() legSet { return s.in(partInSync) | s.in(partResyncing) 
 // regions is how many bits the bitmap has.
 func (s *state) regions() int { return int((s.size + s.region - 1) / s.region) }
 
-// Errors of a state.
-var (
-	errNone    = errors.New("no superblock of a mirror")
-	errDamaged = errors.New("damaged superblock")
-)
+var errNone = errors.New("no superblock of a mirror")
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var kind = superblock.Format{Magic: "VarveMir", Version: 1, None: errNone}
 
 // encode fills in the state as the leg of an index has it.
 func (s *state) encode(p []byte, index int) {
-	clear(p)
+	kind.Encode(p, superblock.Head{ID: s.id, Legs: uint32(s.legs), Index: uint32(index)})
 	le := binary.LittleEndian
-	copy(p[magicAt:], magic)
-	le.PutUint32(p[versionAt:], version)
-	copy(p[uuidAt:], s.id[:])
-	le.PutUint32(p[legsAt:], uint32(s.legs))
-	le.PutUint32(p[indexAt:], uint32(index))
 	le.PutUint64(p[sizeAt:], uint64(s.size))
 	le.PutUint64(p[regionAt:], uint64(s.region))
 	le.PutUint32(p[blockAt:], uint32(s.block))
@@ -163,52 +146,37 @@ func (s *state) encode(p []byte, index int) {
 		le.PutUint64(p[leftAt+8*i:], s.left[i])
 	}
 	le.PutUint64(p[settledAt:], s.settled)
-	le.PutUint32(p[checksumAt:], checksum(p))
-}
-
-// checksum of a page, as if the four bytes at checksumAt were 0.
-func checksum(p []byte) uint32 {
-	var zero [uuidAt - checksumAt]byte
-	sum := crc32.Checksum(p[:checksumAt], castagnoli)
-	sum = crc32.Update(sum, castagnoli, zero[:])
-	return crc32.Update(sum, castagnoli, p[uuidAt:stateSize])
+	superblock.Seal(p)
 }
 
 // decode reads one slot. It changes nothing in p.
 func decode(p []byte) (s state, index int, err error) {
+	head, err := kind.Decode(p)
+	if err != nil {
+		return s, 0, err
+	}
 	le := binary.LittleEndian
-	if string(p[magicAt:versionAt]) != magic {
-		return s, 0, errNone
-	}
-	if have, want := le.Uint32(p[checksumAt:]), checksum(p); have != want {
-		return s, 0, fmt.Errorf("%w: checksum %#x, want %#x", errDamaged, have, want)
-	}
-	if v := le.Uint32(p[versionAt:]); v != version {
-		return s, 0, fmt.Errorf("%w: superblock of version %d, this varve knows %d", queue.ErrInvalid, v, version)
-	}
-	s.id = uuid.UUID(p[uuidAt:legsAt])
-	legs, at := le.Uint32(p[legsAt:]), le.Uint32(p[indexAt:])
 	size, region := le.Uint64(p[sizeAt:]), le.Uint64(p[regionAt:])
-	s.legs, s.size, s.region = int(legs), int64(min(size, 2*maxSize)), int64(min(region, 2*MaxRegionSize))
+	s.id, s.legs, s.size, s.region = head.ID, int(head.Legs), int64(min(size, 2*maxSize)), int64(min(region, 2*MaxRegionSize))
 	s.block, s.clean, s.events = int(le.Uint32(p[blockAt:])), p[cleanAt] == 1, le.Uint64(p[eventsAt:])
 	s.settled = le.Uint64(p[settledAt:])
 	if err := s.check(); err != nil {
-		return s, 0, fmt.Errorf("%w: %w", errDamaged, err)
+		return s, 0, fmt.Errorf("%w: %w", superblock.ErrDamaged, err)
 	}
 	for i := range s.legs {
 		s.parts[i], s.left[i] = part(p[partsAt+i]), le.Uint64(p[leftAt+8*i:])
 		if s.parts[i] >= knownParts {
-			return s, 0, fmt.Errorf("%w: leg %d has part %d", errDamaged, i, s.parts[i])
+			return s, 0, fmt.Errorf("%w: leg %d has part %d", superblock.ErrDamaged, i, s.parts[i])
 		}
 	}
-	if at >= legs || s.in(partInSync) == 0 {
-		return s, 0, fmt.Errorf("%w: leg %d of %d, in sync %#b", errDamaged, at, legs, s.in(partInSync))
+	if head.Index >= head.Legs || s.in(partInSync) == 0 {
+		return s, 0, fmt.Errorf("%w: leg %d of %d, in sync %#b", superblock.ErrDamaged, head.Index, head.Legs, s.in(partInSync))
 	}
 	var again [stateSize]byte
-	if s.encode(again[:], int(at)); [stateSize]byte(p) != again {
-		return s, 0, fmt.Errorf("%w: bytes that version %d leaves zero are not", errDamaged, version)
+	if s.encode(again[:], int(head.Index)); [stateSize]byte(p) != again {
+		return s, 0, fmt.Errorf("%w: bytes that version %d leaves zero are not", superblock.ErrDamaged, kind.Version)
 	}
-	return s, int(at), nil
+	return s, int(head.Index), nil
 }
 
 // check reports what no set can be.

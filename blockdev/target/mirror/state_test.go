@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/blockdev/target/superblock"
 	"varve/uring/queue"
 )
 
@@ -86,7 +87,7 @@ func TestFlipped(t *testing.T) {
 	goldenBits().encodePage(page, 0)
 	for i := range p {
 		p[i] ^= 0x40
-		if _, _, err := decode(p); !errors.Is(err, errNone) && !errors.Is(err, errDamaged) {
+		if _, _, err := decode(p); !errors.Is(err, errNone) && !errors.Is(err, superblock.ErrDamaged) {
 			t.Fatalf("byte %d flipped: %v", i, err)
 		}
 		p[i] ^= 0x40
@@ -109,9 +110,9 @@ func TestRefusedState(t *testing.T) {
 		says   string
 		change func(p []byte)
 	}{
-		{"version 2, this varve knows 1", func(p []byte) { p[versionAt] = 2 }},
-		{"a mirror of 1 legs", func(p []byte) { p[legsAt] = 1 }},
-		{"leg 3 of 3", func(p []byte) { p[indexAt] = 3 }},
+		{"version 2, this varve knows 1", func(p []byte) { p[superblock.VersionAt] = 2 }},
+		{"a mirror of 1 legs", func(p []byte) { p[superblock.LegsAt] = 1 }},
+		{"leg 3 of 3", func(p []byte) { p[superblock.IndexAt] = 3 }},
 		{"a mirror of", func(p []byte) { p[sizeAt]++ }},
 		{"a mirror of", func(p []byte) { p[sizeAt+7] = 0xff }},
 		{"region size", func(p []byte) { p[regionAt]++ }},
@@ -127,7 +128,7 @@ func TestRefusedState(t *testing.T) {
 		c.change(p)
 		seal(p)
 		_, _, err := decode(p)
-		if err == nil || !strings.Contains(err.Error(), c.says) || !errors.Is(err, errDamaged) && !errors.Is(err, queue.ErrInvalid) {
+		if err == nil || !strings.Contains(err.Error(), c.says) || !errors.Is(err, superblock.ErrDamaged) && !errors.Is(err, queue.ErrInvalid) {
 			t.Errorf("%v, want one that says %q", err, c.says)
 		}
 	}
@@ -135,7 +136,7 @@ func TestRefusedState(t *testing.T) {
 
 // seal makes the checksum of a page right.
 func seal(p []byte) {
-	binary.LittleEndian.PutUint32(p[checksumAt:], checksum(p))
+	superblock.Seal(p)
 }
 
 func FuzzState(f *testing.F) {
@@ -144,7 +145,7 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte, sealed bool) {
 		p = append(p, make([]byte, stateSize)...)[:stateSize]
 		if sealed {
-			copy(p, magic)
+			copy(p, kind.Magic)
 			seal(p)
 		}
 		before := bytes.Clone(p)

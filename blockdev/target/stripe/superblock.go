@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-
-	"github.com/google/uuid"
 
 	"varve/blockdev/target/backing"
+	"varve/blockdev/target/superblock"
 	"varve/uring/queue"
 )
 
@@ -31,17 +29,9 @@ import (
 //	bytes of a leg how much of the disk is on each leg, whole chunks
 //	block          the disk's block size
 const (
-	superblockSize = 4096
+	superblockSize = superblock.Size
 	copies         = 2
-	version        = 1
-	magic          = "VarveStr"
 
-	magicAt      = 0
-	versionAt    = 8
-	checksumAt   = 12
-	uuidAt       = 16
-	legsAt       = 32
-	indexAt      = 36
 	chunkAt      = 40
 	dataOffsetAt = 48
 	legBytesAt   = 56
@@ -63,67 +53,43 @@ const (
 	maxLeg = 1 << 56 // bytes; no file is larger, and sums can't overflow
 )
 
-// Errors of a superblock.
-var (
-	errNone    = errors.New("no superblock of a stripe")
-	errDamaged = errors.New("damaged superblock")
-)
+var errNone = errors.New("no superblock of a stripe")
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var kind = superblock.Format{Magic: "VarveStr", Version: 1, None: errNone}
 
 // encode fills in the superblock of a leg.
 func (s *set) encode(p []byte, index int) {
-	clear(p)
+	kind.Encode(p, superblock.Head{ID: s.id, Legs: uint32(s.legs), Index: uint32(index)})
 	le := binary.LittleEndian
-	copy(p[magicAt:], magic)
-	le.PutUint32(p[versionAt:], version)
-	copy(p[uuidAt:], s.id[:])
-	le.PutUint32(p[legsAt:], uint32(s.legs))
-	le.PutUint32(p[indexAt:], uint32(index))
 	le.PutUint64(p[chunkAt:], uint64(s.chunk))
 	le.PutUint64(p[dataOffsetAt:], DataOffset)
 	le.PutUint64(p[legBytesAt:], uint64(s.leg))
 	le.PutUint32(p[blockAt:], uint32(s.block))
-	le.PutUint32(p[checksumAt:], checksum(p))
-}
-
-// checksum of a superblock, as if its checksum were 0.
-func checksum(p []byte) uint32 {
-	var zero [uuidAt - checksumAt]byte
-	sum := crc32.Checksum(p[:checksumAt], castagnoli)
-	sum = crc32.Update(sum, castagnoli, zero[:])
-	return crc32.Update(sum, castagnoli, p[uuidAt:superblockSize])
+	superblock.Seal(p)
 }
 
 // decode reads one copy of a superblock. It changes nothing in p.
 func decode(p []byte) (s set, index int, err error) {
+	head, err := kind.Decode(p)
+	if err != nil {
+		return s, 0, err
+	}
 	le := binary.LittleEndian
-	if string(p[magicAt:versionAt]) != magic {
-		return s, 0, errNone
-	}
-	if have, want := le.Uint32(p[checksumAt:]), checksum(p); have != want {
-		return s, 0, fmt.Errorf("%w: checksum %#x, want %#x", errDamaged, have, want)
-	}
-	if v := le.Uint32(p[versionAt:]); v != version {
-		return s, 0, fmt.Errorf("%w: superblock of version %d, this varve knows %d", queue.ErrInvalid, v, version)
-	}
-	s.id = uuid.UUID(p[uuidAt:legsAt])
-	legs, at := le.Uint32(p[legsAt:]), le.Uint32(p[indexAt:])
 	chunk, leg := le.Uint64(p[chunkAt:]), le.Uint64(p[legBytesAt:])
-	s.legs, s.chunk, s.leg = int(legs), int64(min(chunk, 2*MaxChunkSize)), int64(min(leg, 2*maxLeg))
+	s.id, s.legs, s.chunk, s.leg = head.ID, int(head.Legs), int64(min(chunk, 2*MaxChunkSize)), int64(min(leg, 2*maxLeg))
 	s.block = int(le.Uint32(p[blockAt:]))
 	if err := s.check(); err != nil {
-		return s, 0, fmt.Errorf("%w: %w", errDamaged, err)
+		return s, 0, fmt.Errorf("%w: %w", superblock.ErrDamaged, err)
 	}
-	if at >= legs || le.Uint64(p[dataOffsetAt:]) != DataOffset {
-		return s, 0, fmt.Errorf("%w: leg %d of %d, data from %d on", errDamaged, at, legs, le.Uint64(p[dataOffsetAt:]))
+	if head.Index >= head.Legs || le.Uint64(p[dataOffsetAt:]) != DataOffset {
+		return s, 0, fmt.Errorf("%w: leg %d of %d, data from %d on", superblock.ErrDamaged, head.Index, head.Legs, le.Uint64(p[dataOffsetAt:]))
 	}
 	for _, b := range p[usedBytes:superblockSize] {
 		if b != 0 {
-			return s, 0, fmt.Errorf("%w: bytes that version %d leaves zero are not", errDamaged, version)
+			return s, 0, fmt.Errorf("%w: bytes that version %d leaves zero are not", superblock.ErrDamaged, kind.Version)
 		}
 	}
-	return s, int(at), nil
+	return s, int(head.Index), nil
 }
 
 // check reports what no set can be.

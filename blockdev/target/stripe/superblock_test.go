@@ -2,7 +2,6 @@ package stripe
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"varve/blockdev/target/superblock"
 	"varve/uring/queue"
 )
 
@@ -58,7 +58,7 @@ func TestFlippedSuperblock(t *testing.T) {
 	p := encoded(golden, goldenIndex)
 	for i := range p {
 		p[i] ^= 0x40
-		if _, _, err := decode(p); !errors.Is(err, errNone) && !errors.Is(err, errDamaged) {
+		if _, _, err := decode(p); !errors.Is(err, errNone) && !errors.Is(err, superblock.ErrDamaged) {
 			t.Fatalf("byte %d flipped: %v", i, err)
 		}
 		p[i] ^= 0x40
@@ -71,9 +71,9 @@ func TestRefusedSuperblock(t *testing.T) {
 		says   string
 		change func(p []byte)
 	}{
-		{"version 2, this varve knows 1", func(p []byte) { p[versionAt] = 2 }},
-		{"a stripe of 1 legs", func(p []byte) { p[legsAt] = 1 }},
-		{"leg 3 of 3", func(p []byte) { p[indexAt] = 3 }},
+		{"version 2, this varve knows 1", func(p []byte) { p[superblock.VersionAt] = 2 }},
+		{"a stripe of 1 legs", func(p []byte) { p[superblock.LegsAt] = 1 }},
+		{"leg 3 of 3", func(p []byte) { p[superblock.IndexAt] = 3 }},
 		{"chunk size", func(p []byte) { p[chunkAt]++ }},
 		{"chunk size", func(p []byte) { p[chunkAt+7] = 0xff }},
 		{"data from", func(p []byte) { p[dataOffsetAt]++ }},
@@ -87,7 +87,7 @@ func TestRefusedSuperblock(t *testing.T) {
 		c.change(p)
 		seal(p)
 		_, _, err := decode(p)
-		if err == nil || !strings.Contains(err.Error(), c.says) || !errors.Is(err, errDamaged) && !errors.Is(err, queue.ErrInvalid) {
+		if err == nil || !strings.Contains(err.Error(), c.says) || !errors.Is(err, superblock.ErrDamaged) && !errors.Is(err, queue.ErrInvalid) {
 			t.Errorf("%v, want one that says %q", err, c.says)
 		}
 	}
@@ -95,7 +95,7 @@ func TestRefusedSuperblock(t *testing.T) {
 
 // seal makes the checksum of a superblock right.
 func seal(p []byte) {
-	binary.LittleEndian.PutUint32(p[checksumAt:], checksum(p))
+	superblock.Seal(p)
 }
 
 func FuzzSuperblock(f *testing.F) {
@@ -104,7 +104,7 @@ func FuzzSuperblock(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte, sealed bool) {
 		p = append(p, make([]byte, superblockSize)...)[:superblockSize]
 		if sealed {
-			copy(p, magic)
+			copy(p, kind.Magic)
 			seal(p)
 		}
 		before := bytes.Clone(p)
