@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -160,7 +161,8 @@ func (t *Tally) ReportSlowest(w io.Writer, n int) {
 	}
 }
 
-// Report writes the failures, a table, and the closing line. False: there was a failure.
+// Report writes the failures, a table, what each failure said, and the closing line. False: there
+// was a failure.
 func (t *Tally) Report(w io.Writer) bool {
 	expected := 0
 	for _, k := range t.skips {
@@ -196,8 +198,29 @@ func (t *Tally) Report(w io.Writer) bool {
 	case expected > 0:
 		fmt.Fprintf(w, "each of the %d skipped tests passed in another step\n", expected)
 	}
+	for _, f := range t.failures {
+		for _, l := range f.complaints() {
+			fmt.Fprintf(w, "%s: %s\n", strings.Join(nonEmpty(f.id.step, f.id.test), " "), l)
+		}
+	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", sum.passed, sum.failed, sum.skipped)
 	return sum.failed == 0
+}
+
+// complaint is a line of a test's Log, Error or Fatal. What does not fail the test looks the same.
+var complaint = regexp.MustCompile(`^ +(\S+\.go:[0-9]+: .+)`)
+
+// complaints returns the last lines that the test said by itself. They are short, and the log of a
+// daemon that is printed after them, which may be longer than what is kept of an output, is not.
+func (f *failure) complaints() []string {
+	const most, longest = 5, 500
+	var list []string
+	for _, l := range f.log {
+		if m := complaint.FindStringSubmatch(l); m != nil {
+			list = append(list, m[1][:min(len(m[1]), longest)])
+		}
+	}
+	return list[max(0, len(list)-most):]
 }
 
 func nonEmpty(parts ...string) []string {

@@ -1,6 +1,7 @@
 package tally
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,4 +99,35 @@ func TestSomeSteps(t *testing.T) {
 	if ta.Report(&b) || !strings.Contains(b.String(), "0 passed, 1 failed, 1 skipped") || strings.Contains(b.String(), "nowhere") {
 		t.Errorf("the report is\n%s", b.String())
 	}
+}
+
+// TestComplaintsComeLast: what a failed test said is found at the end, however long the log of a
+// daemon is that it printed too.
+func TestComplaintsComeLast(t *testing.T) {
+	events := failing("TestA/ext4", "=== RUN   TestA/ext4\n", "    a_test.go:12: harmless\n", "    a_test.go:20: 3 files, want 4\n",
+		"    node_test.go:198: daemon's log:\n", strings.Repeat("        time=2026-01-01 level=INFO msg=ready\n", 300), "--- FAIL: TestA/ext4 (1.00s)\n")
+	out, ok := tallyOf(t, false, map[string]string{"vm": events})
+	if ok {
+		t.Error("the tally is a success")
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	end := strings.Join(lines[max(0, len(lines)-4):], "\n")
+	if want := "vm TestA/ext4: a_test.go:20: 3 files, want 4\n"; !strings.Contains(end, want) {
+		t.Errorf("the report ends with\n%s\nwant %q among it", end, want)
+	}
+	if !strings.HasSuffix(end, "\n0 passed, 1 failed, 0 skipped") {
+		t.Errorf("the report ends with\n%s", end)
+	}
+}
+
+// failing returns the events of a test that fails after an output.
+func failing(test string, output ...string) string {
+	var b strings.Builder
+	for _, o := range output {
+		for line := range strings.Lines(o) {
+			fmt.Fprintf(&b, `{"Action":"output","Package":"p","Test":%q,"Output":%q}`+"\n", test, line)
+		}
+	}
+	fmt.Fprintf(&b, `{"Action":"fail","Package":"p","Test":%q}`+"\n", test)
+	return b.String()
 }
