@@ -285,6 +285,22 @@ func (f *Fused) refuse(i int, err error) {
 	}
 }
 
+// Sent reports whether the bytes of all secondaries have been moved, while the kernel still holds
+// those of sends without a copy: on the stream of a socket the next request may follow, but the
+// buffer is not free.
+func (f *Fused) Sent() bool {
+	for i := range f.secs {
+		s := &f.secs[i]
+		switch {
+		case s.state == secondaryOurs && s.err == nil && (s.moved == s.Len || !s.Op.moves()):
+		case s.state == secondaryKernel && s.notify && s.sent > 0 && uint32(s.sent) == s.Len-s.moved:
+		default:
+			return false
+		}
+	}
+	return f.inFlight > 0
+}
+
 // Err is how the last use went: nil when every secondary succeeded, else the first error, an
 // *OpError that names its secondary. It makes a new value each time and holds until the next Start.
 func (f *Fused) Err() error {

@@ -28,6 +28,11 @@
 // what is the disk's or file's own: which pieces of which files a request's bytes are, and what has
 // to be done about them.
 //
+// A disk behind a socket sends its requests one behind the other, and receives the answers in the
+// order in which they come. Its part is a Completer, with entries of its own on the ring for the
+// answers' headers; its handlers are Senders, which learn when the stream is free for the next
+// request, although the kernel still holds the bytes of this one.
+//
 // # Buffers
 //
 // Where a request's bytes are, the driver says when it describes the request:

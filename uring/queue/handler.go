@@ -27,6 +27,15 @@ type Handler interface {
 	Drop(r *Request)
 }
 
+// Sender is a Handler that sends on streams, where requests follow each other.
+type Sender interface {
+	Handler
+	// Sent is called before Finish when all that was submitted has been sent, and the kernel holds
+	// some of the bytes until the peer has them: the stream is free for another request, r is not. It
+	// runs on the queue's thread. Without sends that do not copy it is not called.
+	Sent(r *Request)
+}
+
 // Action is what a handler wants to be done next.
 type Action uint8
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"varve/uring"
@@ -45,6 +46,12 @@ func (h Handlers) Files() []int { return h.FDs }
 
 // Close implements Part.
 func (h Handlers) Close() error { return nil }
+
+// Place returns which of its server's queues q is, from 0 on, and how many there are.
+func (q *Queue) Place() (index, queues int) { return int(q.id), len(q.server.queues) }
+
+// Logger is the server's.
+func (q *Queue) Logger() *slog.Logger { return q.server.log }
 
 // Enter queues an entry of the part, which is a Completer and gets the completion with the token.
 // prepare fills in the entry, except its user data. The part must keep the memory that the entry

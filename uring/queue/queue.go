@@ -120,8 +120,12 @@ func (q *Queue) take(c *uring.CQE) error {
 	case uring.KindFetch:
 		err = q.fetched(&q.slots[u.Tag()], c.Res)
 	case uring.KindSecondary:
-		if s := &q.slots[u.Tag()]; s.fused.Complete(q.ring, c) {
+		s := &q.slots[u.Tag()]
+		switch {
+		case s.fused.Complete(q.ring, c):
 			err = q.transferred(s, s.fused.Err())
+		case c.Flags&uring.IORING_CQE_F_MORE != 0:
+			q.sent(s)
 		}
 	case uring.KindPoll:
 		err = q.woken(c.Res)

@@ -73,3 +73,10 @@ func (q *Queue) transferred(s *slot, err error) error {
 	a, err := q.finish(s, s.err)
 	return q.act(s, a, err)
 }
+
+// sent: the kernel has sent a secondary's bytes, and holds them still.
+func (q *Queue) sent(s *slot) {
+	if h, ok := s.handler.(Sender); ok && s.req.next == len(s.req.secs) && s.fused.Sent() {
+		h.Sent(&s.req)
+	}
+}
