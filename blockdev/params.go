@@ -55,6 +55,8 @@ func match(l *target.Limits, p *ublk_params, mayGrow bool) error {
 		return fmt.Errorf("%w: the device has %d bytes, the target %d", ErrMismatch, size, l.Size)
 	case 1<<p.basic.logical_bs_shift < l.BlockSize:
 		return fmt.Errorf("%w: the device has blocks of %d bytes, the target of %d", ErrMismatch, 1<<p.basic.logical_bs_shift, l.BlockSize)
+	case l.MaxIO != 0 && int64(p.basic.max_sectors)<<sectorShift > int64(l.MaxIO):
+		return fmt.Errorf("%w: the device has requests of up to %d bytes, the target of %d", ErrMismatch, int64(p.basic.max_sectors)<<sectorShift, l.MaxIO)
 	case l.ReadOnly && p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0:
 		return fmt.Errorf("%w: the device is writable, the target is not", ErrMismatch)
 	}

@@ -52,6 +52,7 @@ func limitsOf(t target.Target, o *Options) (target.Limits, error) {
 	lim := t.Limits()
 	lim.EnsureDefaults()
 	lim.ReadOnly = lim.ReadOnly || o.ReadOnly
+	o.MaxIO, o.Queues = target.Bound(o.MaxIO, lim.MaxIO), target.Bound(o.Queues, lim.Queues)
 	return lim, lim.Validate()
 }
 
@@ -126,6 +127,9 @@ func newDevice(c *control, t target.Target, lim *target.Limits, info *ublksrv_ct
 	}
 	if mode == plainCopy && info.flags&(_UBLK_F_AUTO_BUF_REG|_UBLK_F_USER_COPY) != 0 {
 		return nil, fmt.Errorf("%w: the device was made without copy mode plain", ErrMismatch)
+	}
+	if n := int(info.nr_hw_queues); target.Bound(n, lim.Queues) != n {
+		return nil, fmt.Errorf("%w: the device has %d queues, the target at most %d", ErrMismatch, n, lim.Queues)
 	}
 	d := &Device{
 		id: int(info.dev_id), target: t, flags: info.flags, transfer: mode,

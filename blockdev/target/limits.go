@@ -22,6 +22,8 @@ type Limits struct {
 	Zeroes    bool // takes OpWriteZeroes
 	Cache     bool // has a volatile cache: takes OpFlush and FUA
 	DMAAlign  int  // alignment in bytes that the files want of a request's memory, a power of two up to 4096; 0: any
+	MaxIO     int  // bytes of the largest read or write, a multiple of 4096; 0: any
+	Queues    int  // how many queues the disk may have at most; 0: any
 }
 
 // EnsureDefaults fills in what is zero.
@@ -43,6 +45,16 @@ func (l *Limits) Validate() error {
 		return fmt.Errorf("%w: size %d: not a positive multiple of %d", queue.ErrInvalid, l.Size, l.BlockSize)
 	case l.DMAAlign < 1 || l.DMAAlign > maxAlign || bits.OnesCount(uint(l.DMAAlign)) != 1:
 		return fmt.Errorf("%w: memory alignment %d: not a power of two up to %d", queue.ErrInvalid, l.DMAAlign, maxAlign)
+	case l.MaxIO < 0 || l.MaxIO%maxAlign != 0 || l.Queues < 0:
+		return fmt.Errorf("%w: largest request %d, at most %d queues", queue.ErrInvalid, l.MaxIO, l.Queues)
 	}
 	return nil
+}
+
+// Bound returns n, or the limit if that is smaller; 0 is no limit.
+func Bound(n, limit int) int {
+	if limit == 0 {
+		return n
+	}
+	return min(n, limit)
 }

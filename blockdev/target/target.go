@@ -4,6 +4,7 @@
 //	loop    a file or block device, byte for byte
 //	stripe  several files or block devices, in turns
 //	mirror  several files or block devices, in full on each
+//	nbd     an export of an NBD server
 //	qcow2   the disk in a qcow2 image, over its backing files
 //	volume  a volume of the object store
 //
