@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
+	"varve/uring"
 )
 
 // featureReport is the output of `varve features --json`.
@@ -35,6 +36,9 @@ kernel has no ublk, the command fails with the reason; varve attach uses loop de
 func (a *app) features(cmd *cobra.Command) error {
 	list, err := blockdev.Features(cmd.Context())
 	r := featureReport{Kernel: kernelRelease(), Ublk: err == nil, Features: list}
+	if err == nil {
+		r.Features = append(r.Features, socketFeatures()...)
+	}
 	if err != nil {
 		r.Reason = err.Error()
 	}
@@ -48,14 +52,27 @@ func (a *app) features(cmd *cobra.Command) error {
 	}
 	writeFields(out, [][2]string{{"kernel", r.Kernel}, {"ublk", ublk}})
 	fmt.Fprintln(out)
-	rows := make([][]string, 0, len(list))
-	for _, f := range list {
+	rows := make([][]string, 0, len(r.Features))
+	for _, f := range r.Features {
 		rows = append(rows, []string{f.Name, orNone(f.Since), yesNo(f.Supported), yesNo(f.Used), f.Without})
 	}
 	writeTable(out, []column{
 		{name: "feature"}, {name: "since"}, {name: "kernel"}, {name: "used"}, {name: "without it"},
 	}, rows)
 	return doing("features", err)
+}
+
+// socketFeatures are what the target nbd needs of sockets, for moving bytes without a copy. Their bit
+// is in no mask.
+func socketFeatures() []blockdev.Feature {
+	b, err := uring.ProbeSocketBuffers()
+	if err != nil {
+		return nil // no io_uring: no device can be served
+	}
+	return []blockdev.Feature{
+		{Name: "SEND_ZC_FIXED_BUF", Bit: -1, Since: "6.0", Supported: b.SendZC, Used: b.SendZC, Without: "nbd copies the bytes of writes"},
+		{Name: "RECV_FIXED_BUF", Bit: -1, Supported: b.Recv, Used: b.Recv, Without: "nbd copies the bytes of reads"},
+	}
 }
 
 func kernelRelease() string {

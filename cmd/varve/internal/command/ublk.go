@@ -16,9 +16,9 @@ import (
 func (a *app) ublkCmd() *cobra.Command {
 	return newGroup(&cobra.Command{
 		Use:   "ublk",
-		Short: "Manage ublk devices: null, loop, stripe, mirror and qcow2 targets, and all devices of this machine",
-		Long: `ublk manages devices without a volume: the targets null, loop, stripe, mirror and qcow2. list shows all ublk devices
-of this machine, whichever program serves them; del deletes one.
+		Short: "Manage ublk devices: null, loop, stripe, mirror, nbd and qcow2 targets, and all devices of this machine",
+		Long: `ublk manages devices without a volume: the targets null, loop, stripe, mirror, nbd and qcow2. list shows all ublk
+devices of this machine, whichever program serves them; del deletes one.
 
 The flags -t, -n, -q, -d, -z, -u, -r, -f and -s are those of the ublk programs of ublksrv and of the kernel's selftests.`,
 		Example: "  varve ublk add -t null --size 10G\n  varve ublk list\n  varve ublk del -n 0",

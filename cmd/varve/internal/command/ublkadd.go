@@ -15,8 +15,8 @@ import (
 func (a *app) ublkAddCmd() *cobra.Command {
 	var o targetFlags
 	cmd := &cobra.Command{
-		Use:   "add -t null|loop|stripe|mirror|qcow2 [FILE...]",
-		Short: "Serve a null, loop, stripe, mirror or qcow2 device",
+		Use:   "add -t null|loop|stripe|mirror|nbd|qcow2 [FILE...|URI]",
+		Short: "Serve a null, loop, stripe, mirror, nbd or qcow2 device",
 		Long: `add makes a device, prints its node, and has the store's daemon serve it, or if none runs a process in the background.
 With --foreground add serves it until Ctrl-C or SIGTERM. varve ublk del removes the device. The daemon's devices outlive
 a restart and varve upgrade like those of volumes.
@@ -25,8 +25,9 @@ null completes every request at once and moves no data: reads leave the reader's
 a file or block device. stripe deals its bytes out to two or more of them, in chunks: --format makes a new stripe;
 without it the files are those of a stripe, in any order. mirror keeps the same bytes on each of two or more, and goes
 on without one that fails; varve ublk add-leg brings it back. qcow2 reads and writes the disk in an image, over the
-backing files that the image names. A request is read and written directly from its own pages, unless -u or --copy-mode
-asks for copies.
+backing files that the image names. nbd is an export of an NBD server: nbd://HOST[:PORT]/EXPORT, nbds:// with TLS,
+nbd+unix:///EXPORT?socket=PATH; the device survives lost connections and restarts of the server. A request is read and
+written directly from its own pages, unless -u or --copy-mode asks for copies.
 
 A file that grows makes its loop device grow. If the process that serves the device dies, its I/O waits for varve ublk
 recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails until it is recovered.`,
@@ -35,6 +36,7 @@ recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails un
   varve ublk add -t stripe --format --chunk-size 128K a.img b.img c.img
   varve ublk add -t qcow2 -f disk.qcow2
   varve ublk add -t mirror --format -f a.img -f b.img
+  varve ublk add -t nbd nbd://storage/disk --connections 4 -q 4
   varve ublk add -t loop -z -n 5 /dev/sdb --foreground`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,7 +67,7 @@ func (a *app) ublkRecoverCmd() *cobra.Command {
 	var o targetFlags
 	number := noNumber
 	cmd := &cobra.Command{
-		Use:   "recover ID|-n ID [-t null|loop|stripe|mirror|qcow2 [-f FILE]...]",
+		Use:   "recover ID|-n ID [-t null|loop|stripe|mirror|nbd|qcow2 [-f FILE]...]",
 		Short: "Serve a device of ublk add whose server has died",
 		Long: `recover takes over a device of varve ublk add whose process was killed or quiesced: waiting I/O continues. What the
 device is made of was noted when it was added; -t and -f say so where the note is lost. varve serve takes over the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ type targetFlags struct {
 	foreground bool
 	background bool
 	logFile    string
+	timeout    time.Duration
 }
 
 // recovery is a flag's value: one of protocol.Recoveries, or 0 or 1, as other programs have it.
@@ -55,7 +57,7 @@ func (r *recovery) Type() string { return "recovery" }
 func (o *targetFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.device.Type, "target", "t", "", "the target: "+strings.Join(protocol.TargetTypes, ", "))
-	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop, stripe or mirror, or an image; may be repeated, and be given as an argument")
+	f.StringArrayVarP(&o.files, "file", "f", nil, "a `file` or block device of a loop, stripe or mirror, an image, or the URI of an nbd export; may be repeated, and be given as an argument")
 	f.Var(&o.blockSize, "block-size", "logical block size: 512 or 4096; what the files want by default")
 	f.BoolVar(&o.device.Buffered, "buffered", false, "read and write files through the page cache")
 	f.StringVar(&o.device.CopyMode, "copy-mode", "auto", "how ublk moves data: "+strings.Join(protocol.CopyModes, ", "))
@@ -66,6 +68,12 @@ func (o *targetFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&o.foreground, "foreground", false, "serve the device in this process, until Ctrl-C")
 	f.BoolVar(&o.background, backgroundFlag, false, "serve the device in a process of its own, although the store has a daemon")
 	f.StringVar(&o.logFile, "log-file", "/dev/null", "the `file` for the log of a process in the background")
+	f.IntVar(&o.device.Connections, "connections", 0, "`number` of connections to an NBD server (default one for each queue)")
+	f.DurationVar(&o.timeout, "timeout", 0, "how long an NBD request waits for a lost server before it fails (default 1m)")
+	f.StringVar(&o.device.TLSCA, "tls-ca", "", "the `file` with the certificate authorities of an NBD server")
+	f.StringVar(&o.device.TLSCert, "tls-cert", "", "the `file` with the certificate for an NBD server")
+	f.StringVar(&o.device.TLSKey, "tls-key", "", "the `file` with that certificate's key")
+	f.StringVar(&o.device.TLSHostname, "tls-hostname", "", "the `name` in an NBD server's certificate (default the address's)")
 	complete(cmd, "target", protocol.TargetTypes)
 	complete(cmd, "copy-mode", protocol.CopyModes)
 }
@@ -90,13 +98,8 @@ func (o *targetFlags) addNew(cmd *cobra.Command) {
 // take completes the device from the flags and arguments.
 func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 	d := &o.device
-	files := append(o.files, o.takeRecovery(cmd, args)...)
-	for _, f := range files {
-		abs, err := filepath.Abs(f) // a process in the background has another working directory
-		if err != nil {
-			return fmt.Errorf("file %q: %w", f, err)
-		}
-		d.Files = append(d.Files, abs)
+	if err := o.takeFiles(append(o.files, o.takeRecovery(cmd, args)...)); err != nil {
+		return err
 	}
 	if o.resyncFrom != "" {
 		d.ResyncFrom = absolute(o.resyncFrom)
@@ -131,6 +134,29 @@ func absolute(path string) string {
 		return abs
 	}
 	return path
+}
+
+// takeFiles takes the files, or the address of an NBD server. A process in the background has another
+// working directory.
+func (o *targetFlags) takeFiles(files []string) error {
+	d := &o.device
+	if d.Type == "nbd" && len(files) > 0 {
+		d.URI, files = files[0], files[1:]
+	}
+	d.Files = append(d.Files, files...)
+	for i, f := range d.Files {
+		d.Files[i] = absolute(f)
+	}
+	for _, f := range []*string{&d.TLSCA, &d.TLSCert, &d.TLSKey} {
+		if *f != "" {
+			*f = absolute(*f)
+		}
+	}
+	if o.timeout%time.Second != 0 || o.timeout < 0 {
+		return usagef("--timeout %v; use whole seconds", o.timeout)
+	}
+	d.Timeout = int(o.timeout / time.Second)
+	return nil
 }
 
 // takeRecovery takes the value of -r from the arguments, where the kernel's program has it: -r 1.
@@ -180,6 +206,13 @@ func line(verb string, store string, d *protocol.TargetDevice) []string {
 	add("copy-mode", d.CopyMode != "", d.CopyMode)
 	add("queues", d.Queues != 0 && verb == "add", d.Queues)
 	add("depth", d.Depth != 0 && verb == "add", d.Depth)
+	add("connections", d.Connections != 0, d.Connections)
+	add("timeout", d.Timeout != 0, time.Duration(d.Timeout)*time.Second)
+	add("tls-ca", d.TLSCA != "", d.TLSCA)
+	add("tls-cert", d.TLSCert != "", d.TLSCert)
+	add("tls-key", d.TLSKey != "", d.TLSKey)
+	add("tls-hostname", d.TLSHostname != "", d.TLSHostname)
+	add("file", d.URI != "", d.URI)
 	add("recovery", d.Recovery != "" && verb == "add", d.Recovery)
 	for _, f := range d.Files {
 		add("file", true, f)

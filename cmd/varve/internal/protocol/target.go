@@ -9,7 +9,7 @@ import (
 )
 
 // TargetTypes that a Target accepts.
-var TargetTypes = []string{"null", "loop", "stripe", "mirror", "qcow2"}
+var TargetTypes = []string{"null", "loop", "stripe", "mirror", "nbd", "qcow2"}
 
 // Recoveries that a TargetDevice accepts, as of blockdev.Recovery.
 var Recoveries = []string{"reissue", "fail-io", "none"}
@@ -28,10 +28,46 @@ type Target struct {
 	RegionSize int64  `json:"region_size,omitempty"` // bytes
 	Degraded   bool   `json:"degraded,omitempty"`    // use it although files are missing
 	ResyncFrom string `json:"resync_from,omitempty"` // the one of Files whose content counts
+
+	NBD
 }
 
-// String is the target in one word and its files.
-func (t *Target) String() string { return strings.Join(append([]string{t.Type}, t.Files...), " ") }
+// NBD is the export behind a target nbd. Files are absolute paths.
+type NBD struct {
+	URI         string `json:"uri,omitempty"`
+	Connections int    `json:"connections,omitempty"`
+	Timeout     int    `json:"timeout_seconds,omitempty"` // how long a request may go without an answer
+	TLSCA       string `json:"tls_ca,omitempty"`
+	TLSCert     string `json:"tls_cert,omitempty"`
+	TLSKey      string `json:"tls_key,omitempty"`
+	TLSHostname string `json:"tls_hostname,omitempty"`
+}
+
+func (n *NBD) check() error {
+	for _, f := range []string{n.TLSCA, n.TLSCert, n.TLSKey} {
+		if f != "" && (!filepath.IsAbs(f) || len(f) > maxPath || strings.ContainsRune(f, 0)) {
+			return fmt.Errorf("file %q is not an absolute path", f)
+		}
+	}
+	if n.URI == "" || len(n.URI) > maxPath {
+		return errors.New("an nbd device needs one address, such as nbd://HOST/EXPORT")
+	}
+	if n.Connections < 0 || n.Connections > 64 {
+		return fmt.Errorf("%d connections; use 1 to 64", n.Connections)
+	}
+	if n.Timeout < 0 || n.Timeout > 24*60*60 {
+		return fmt.Errorf("timeout %d s; use 1 s to 24 h", n.Timeout)
+	}
+	return nil
+}
+
+// String is the target in one word and its files, or its address.
+func (t *Target) String() string {
+	if t.Type == "nbd" {
+		return t.Type + " " + t.URI
+	}
+	return strings.Join(append([]string{t.Type}, t.Files...), " ")
+}
 
 // Check returns an error if no target could be so.
 func (t *Target) Check() error {
@@ -61,6 +97,9 @@ func (t *Target) Check() error {
 	if t.Type != "null" && t.Size != 0 {
 		return fmt.Errorf("a size is for the target null: a %s device has the size of what is behind it", t.Type)
 	}
+	if t.Type != "nbd" && t.NBD != (NBD{}) {
+		return errors.New("an address, connections, a timeout and certificates are for the target nbd")
+	}
 	return t.checkType()
 }
 
@@ -80,6 +119,11 @@ func (t *Target) checkType() error {
 		if n != 1 {
 			return fmt.Errorf("%d files; a qcow2 device needs one image, which names its backing files itself", n)
 		}
+	case "nbd":
+		if n > 0 || t.Buffered {
+			return errors.New("files and --buffered are not for the target nbd")
+		}
+		return t.check()
 	case "stripe":
 		if n < 2 {
 			return fmt.Errorf("%d files; a stripe needs two or more files or block devices", n)

@@ -15,6 +15,7 @@ import (
 	"varve/blockdev/target/backing"
 	"varve/blockdev/target/loop"
 	"varve/blockdev/target/mirror"
+	"varve/blockdev/target/nbd"
 	"varve/blockdev/target/null"
 	"varve/blockdev/target/qcow2"
 	"varve/blockdev/target/stripe"
@@ -82,6 +83,12 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 			return nil, err
 		}
 		d.Target, d.close, direct = q, q.Close, q.Direct()
+	case "nbd":
+		n, err := openNBD(t)
+		if err != nil {
+			return nil, err
+		}
+		d.Target, d.close, d.Notes = n, n.Close, n.Notes()
 	default:
 		return nil, fmt.Errorf("unknown target %q", t.Type)
 	}
@@ -93,6 +100,13 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 		d.Notes = append(d.Notes, why+": the device goes through the page cache")
 	}
 	return d, nil
+}
+
+func openNBD(t protocol.Target) (*nbd.Target, error) {
+	return nbd.Open(context.Background(), t.URI, nbd.Options{
+		Connections: t.Connections, Timeout: time.Duration(t.Timeout) * time.Second, BlockSize: t.BlockSize, ReadOnly: t.ReadOnly,
+		TLS: nbd.Certificates{CA: t.TLSCA, Cert: t.TLSCert, Key: t.TLSKey, Hostname: t.TLSHostname},
+	})
 }
 
 // Fits implements target.Resizer, for targets that do.
@@ -113,6 +127,8 @@ func MayResize(t protocol.Target, size int64) error {
 		return fmt.Errorf("%w: a %s keeps its size", blockdev.ErrInvalid, t.Type)
 	case "qcow2":
 		return fmt.Errorf("%w: a qcow2 device keeps the size that its image has; qemu-img resize changes that while it is not served", blockdev.ErrInvalid)
+	case "nbd":
+		return fmt.Errorf("%w: an nbd device keeps the size that its export had", blockdev.ErrInvalid)
 	case "loop":
 		f, err := backing.Open(t.Files[0], backing.Options{ReadOnly: true, Shared: true})
 		if err != nil {
