@@ -124,16 +124,19 @@ func (p *part) Close() error {
 	return errors.Join(append(errs, unix.Close(p.wake))...)
 }
 
-// post tells the queue's thread something, or reports false if it has ended.
+// post tells the queue's thread something, or reports false if the part has been closed. Only
+// goroutines in the background post: Close waits for them before it closes the eventfd.
 func (p *part) post(e event) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return false
+	closed := p.closed
+	if !closed {
+		p.events = append(p.events, e)
 	}
-	p.events = append(p.events, e)
-	p.ring()
-	return true
+	p.mu.Unlock()
+	if !closed {
+		p.ring()
+	}
+	return !closed
 }
 
 func (p *part) ring() {

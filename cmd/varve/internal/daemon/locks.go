@@ -39,6 +39,8 @@ package daemon
 //	blockdev.Device.mu *          whether a device is being stopped, and how it ended
 //	image.Image.mu *              an image's entries in memory, and the changes under way
 //	image.group.mu *              who waits for the next sync of an image
+//	nbd.Target.mu *               the first connection to an NBD server, until a queue takes it
+//	nbd.part.mu *                 what goroutines have for a queue of an NBD device
 //	blockdev.abandoned *          buffers of commands that were given up
 //	queue.Server.mu *             the first error of a queue
 //	queue.mailbox *               what other goroutines have for a queue

@@ -60,7 +60,7 @@ func declaredLocks(t *testing.T, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "queuetest" || d.Name() == "targettest") {
+		if d.IsDir() && slices.Contains([]string{"testdata", "queuetest", "targettest", "nbdtest"}, d.Name()) {
 			return filepath.SkipDir
 		}
 		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
