@@ -40,7 +40,6 @@ type connection struct {
 	gen     uint64 // of links
 	load    int    // requests
 	ops     int    // entries in flight that name the socket
-	heard   int    // part.ticks when the server sent something last
 	err     error  // why the link before was lost
 	good    bool   // the link has answered a request
 	backoff time.Duration
@@ -49,11 +48,13 @@ type connection struct {
 	queue  []*handler // who send next
 	out    []byte     // header and bytes of a write that is copied
 
-	header []byte // of a reply
-	got    int    // bytes of header
-	chunk  chunk  // behind the header
-	in     []byte // bytes of a read that is copied
-	inGot  int
+	filling []byte // what is being received
+	passing int    // how often in a row that failed for a moment
+	header  []byte // of a reply
+	got     int    // bytes of header
+	chunk   chunk  // behind the header
+	in      []byte // bytes of a read that is copied
+	inGot   int
 }
 
 // chunk is a part of a read that is on the stream.
@@ -115,7 +116,7 @@ func (c *connection) take(l *link) {
 	if c.gen > 0 {
 		c.log.Info("connected to the NBD server again", "address", c.t.dialer.addr.Host)
 	}
-	c.link, c.state, c.load, c.ops, c.heard = l, up, 0, 0, c.ticks
+	c.link, c.state, c.load, c.ops = l, up, 0, 0
 	c.gen++
 	c.sender, c.queue, c.chunk = nil, nil, chunk{}
 	c.downSince = time.Time{}
@@ -204,6 +205,7 @@ func (c *connection) next() {
 // receive has p filled from the stream.
 func (c *connection) receive(p []byte) {
 	fd := int32(c.link.fd)
+	c.filling = p
 	if err := c.q.Enter(c.token, func(s *uring.SQE) { s.Recv(fd, p, unix.MSG_WAITALL) }); err != nil {
 		c.fail(err)
 		return
@@ -214,12 +216,17 @@ func (c *connection) receive(p []byte) {
 // received takes the result of a receive.
 func (c *connection) received(res int32) {
 	c.ops--
-	c.heard = c.ticks
+	if res > 0 {
+		c.passing = 0
+	}
 	switch {
 	case c.state != up:
 		c.settle()
 	case res == 0:
 		c.fail(errors.New("the server has ended the connection"))
+	case res < 0 && uring.Passing(unix.Errno(-res)) && c.passing < uring.DefaultMaxRetries:
+		c.passing++
+		c.receive(c.filling)
 	case res < 0:
 		c.fail(unix.Errno(-res))
 	case c.chunk.into:
@@ -255,6 +262,7 @@ func (c *connection) reply(r *wire.Reply) error {
 	if h == nil {
 		return fmt.Errorf("%w: a reply to the request %#x, which is not under way", wire.ErrProtocol, r.Cookie)
 	}
+	h.heard = c.ticks
 	read := h.r.Op == queue.OpRead
 	if h.chunks++; h.chunks > maxChunks(h.r.Len) {
 		return fmt.Errorf("%w: the reply to a %v of %d bytes has more than %d parts", wire.ErrProtocol, h.r.Op, h.r.Len, maxChunks(h.r.Len))
@@ -341,6 +349,7 @@ func (c *connection) fetchCopy() {
 // receivedData takes a part of a read that was received into memory.
 func (c *connection) receivedData(n int) {
 	k, h := &c.chunk, c.chunk.h
+	h.heard = c.ticks
 	want := min(k.len, slice)
 	if c.inGot += n; c.inGot < want {
 		c.receive(c.in[c.inGot:want])

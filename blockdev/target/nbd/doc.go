@@ -27,10 +27,10 @@
 // # Lost connections
 //
 // Whatever goes wrong on a connection ends it: an error of a socket, a server that is shutting down,
-// silence for as long as Options.Timeout while requests are under way, and every byte that the protocol
-// does not allow. A reply that the server sends twice, for a request that was never made, or with
-// bytes that were not asked for, is such a byte; none of them reaches memory other than the pages of
-// the request that it names.
+// a request that is not answered for Options.RequestTimeout, whether others are or not, and every byte
+// that the protocol does not allow. A reply that the server sends twice, for a request that was never
+// made, or with bytes that were not asked for, is such a byte; none of them reaches memory other than
+// the pages of the request that it names.
 //
 //	        dialled                 error, or bytes that are wrong
 //	down ------------> up ----------------------------------------> closing
@@ -38,9 +38,12 @@
 //	 '----------- nothing of the connection is in flight --------------'
 //
 // Its requests are sent again over another connection, or the same one when it is up again. A write
-// may so be done twice, which leaves the same bytes: until it is answered, its client lets nothing
-// depend on them. A request that has lost its connection fails with EIO if it is not answered within
-// Options.Timeout; while no server is reached for longer than that, requests fail at once.
+// may so be done twice, which leaves the same bytes, as long as the server does nothing for a lost
+// connection any more when it answers on another: the protocol has no way to call a request back, so
+// a server that was stuck, and not dead, could overwrite later writes with it. When Options.Timeout has passed since a request first lost its connection, it fails
+// with EIO if it has none, or once it loses another; while no server is reached for longer than that,
+// requests fail at once. One that is never answered, by a server that answers others, so fails after
+// twice Options.RequestTimeout.
 //
 // What a server has acknowledged, and not yet made durable, is lost if it dies with its cache. The
 // device can't tell: its next flush is answered by the server's successor.

@@ -58,6 +58,7 @@ type handler struct {
 	got      int    // bytes of a read that the reply had
 	chunks   int    // in how many parts
 	err      error  // of the reply
+	heard    int    // part.ticks when it was sent, or when a part of the reply came
 	lostAt   time.Time
 }
 
@@ -156,7 +157,7 @@ func (h *handler) send() (queue.Action, error) {
 	c, r := h.conn, h.r
 	h.seq++
 	h.cookie = h.seq<<16 | uint64(h.tag)
-	h.done, h.got, h.chunks, h.err = false, 0, 0, nil
+	h.done, h.got, h.chunks, h.err, h.heard = false, 0, 0, nil, h.ticks
 	w, _ := h.command(r)
 	w.Put(h.header)
 	s := uring.Secondary{Op: uring.SecondarySend, FD: int32(c.link.fd), Mem: h.header, Flags: unix.MSG_WAITALL}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -163,7 +164,7 @@ func TestHostile(t *testing.T) {
 			for i := range s.Disk {
 				s.Disk[i] = byte(i>>9) | 1
 			}
-			d := open(t, s.URI(), Options{Timeout: time.Second})
+			d := open(t, s.URI(), Options{RequestTimeout: 500 * time.Millisecond})
 			dev := queuetest.Start(t, queuetest.Options{NewPart: d.NewPart})
 			n := 0
 			s.SetSpoil(func(r wire.Request, p []byte) ([]byte, error) { // the first read
@@ -229,23 +230,59 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// A server that says nothing loses its connection.
-func TestSilence(t *testing.T) {
-	s := nbdtest.Start(t, nbdtest.Options{})
-	d := open(t, s.URI(), Options{Timeout: 500 * time.Millisecond})
-	dev := queuetest.Start(t, queuetest.Options{NewPart: d.NewPart})
-	n := 0
-	s.SetSpoil(func(_ wire.Request, p []byte) ([]byte, error) {
-		if n++; n == 1 {
-			return nil, nil
-		}
-		return p, nil
-	})
-	if err := dev.Do(&queuetest.IO{Op: queue.OpWrite, Data: make([]byte, 4096)}); err != nil {
-		t.Error(err)
-	}
-	if d.Lost() == 0 {
-		t.Error("the connection was kept")
+// A request that is not answered loses its connection, whether the server answers others or not. It is
+// sent again, and fails if it is not answered then either.
+func TestRequestTimeout(t *testing.T) {
+	for name, k := range map[string]struct {
+		silent  int           // how often the write is not answered
+		busy    bool          // reads are answered meanwhile
+		timeout time.Duration // after which it fails once it loses another connection
+		want    unix.Errno
+	}{
+		"silence":         {1, false, time.Hour, 0},
+		"others answered": {1, true, time.Hour, 0},
+		"never answered":  {1 << 30, true, 50 * time.Millisecond, unix.EIO},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := nbdtest.Start(t, nbdtest.Options{})
+			d := open(t, s.URI(), Options{Timeout: k.timeout, RequestTimeout: 200 * time.Millisecond})
+			dev := queuetest.Start(t, queuetest.Options{NewPart: d.NewPart})
+			n := 0
+			s.SetSpoil(func(r wire.Request, p []byte) ([]byte, error) {
+				if r.Type == wire.Write {
+					if n++; n <= k.silent {
+						return nil, nil
+					}
+				}
+				return p, nil
+			})
+			done := make(chan struct{})
+			var reads sync.WaitGroup
+			if k.busy {
+				reads.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						case <-time.After(time.Millisecond):
+							// What is under way when the connection is lost may be late, on a slow machine.
+							_ = dev.Do(&queuetest.IO{Op: queue.OpRead, Off: 8192, Data: make([]byte, 512)})
+						}
+					}
+				})
+			}
+			err := dev.Do(&queuetest.IO{Op: queue.OpWrite, Data: make([]byte, 4096)})
+			close(done)
+			reads.Wait()
+			var status *queue.StatusError
+			if failed := errors.As(err, &status) && status.Errno == k.want; k.want == 0 && err != nil || k.want != 0 && !failed {
+				t.Errorf("%v, want %v", err, k.want)
+			}
+			if d.Lost() == 0 {
+				t.Error("the connection was kept")
+			}
+		})
 	}
 }
 

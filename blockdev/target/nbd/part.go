@@ -39,13 +39,13 @@ type part struct {
 	cancel     context.CancelFunc
 	background sync.WaitGroup
 
-	mu     sync.Mutex // guards events and closed
+	mu     sync.Mutex // guards events, ticked and closed
 	events []event
+	ticked bool // time has passed since Complete last looked
 	closed bool
 }
 
-// event is what a goroutine in the background tells the queue's thread: a new link of a connection,
-// or, without one, that time has passed.
+// event is what a goroutine in the background tells the queue's thread: a new link of a connection.
 type event struct {
 	conn *connection
 	link *link
@@ -54,8 +54,8 @@ type event struct {
 // wakeToken is the token of the read of the eventfd; those of connections are their numbers.
 const wakeToken = 1<<16 - 1
 
-// silentTicks is how many ticks make Options.Timeout.
-const silentTicks = 8
+// ticksOfTimeout is how often the smaller of the two timeouts is looked at.
+const ticksOfTimeout = 8
 
 var _ queue.Completer = (*part)(nil)
 
@@ -115,16 +115,14 @@ func (p *part) Close() error {
 		errs = append(errs, c.end())
 	}
 	for _, e := range events {
-		if e.link != nil {
-			errs = append(errs, e.link.close())
-		}
+		errs = append(errs, e.link.close())
 	}
 	p.background.Wait()
 	p.ring()
 	return errors.Join(append(errs, unix.Close(p.wake))...)
 }
 
-// post tells the queue's thread something, or reports false if the part has been closed. Only
+// post hands the queue's thread an event, or reports false if the part has been closed. Only
 // goroutines in the background post: Close waits for them before it closes the eventfd.
 func (p *part) post(e event) bool {
 	p.mu.Lock()
@@ -137,6 +135,18 @@ func (p *part) post(e event) bool {
 		p.ring()
 	}
 	return !closed
+}
+
+// postTick tells the queue's thread that time has passed. However many ticks a thread that was kept
+// from running has missed, they count as one: what the server sent meanwhile is still to be read.
+func (p *part) postTick() {
+	p.mu.Lock()
+	tell := !p.closed && !p.ticked
+	p.ticked = p.ticked || tell
+	p.mu.Unlock()
+	if tell {
+		p.ring()
+	}
 }
 
 func (p *part) ring() {
@@ -155,7 +165,7 @@ func (p *part) armWake() error {
 
 // tick has the queue's thread look at the time while requests are under way.
 func (p *part) tick() {
-	every := time.NewTicker(max(p.t.opts.Timeout/silentTicks, time.Millisecond))
+	every := time.NewTicker(p.t.opts.tick())
 	defer every.Stop()
 	for {
 		select {
@@ -163,7 +173,7 @@ func (p *part) tick() {
 			return
 		case <-every.C:
 			if p.underWay.Load() > 0 {
-				p.post(event{})
+				p.postTick()
 			}
 		}
 	}
@@ -176,26 +186,26 @@ func (p *part) Complete(token uint16, e uring.CQE) error {
 		return nil
 	}
 	p.mu.Lock()
-	events := p.events
-	p.events = nil
+	events, ticked := p.events, p.ticked
+	p.events, p.ticked = nil, false
 	p.mu.Unlock()
 	for _, e := range events {
-		if e.link != nil {
-			e.conn.take(e.link)
-		} else {
-			p.look()
-		}
+		e.conn.take(e.link)
+	}
+	if ticked {
+		p.look()
 	}
 	return p.armWake()
 }
 
-// look ends connections that are silent although requests wait for them, and requests that have
-// waited for a connection for too long.
+// look ends connections of which a request has waited for too long, be the others answered or not,
+// and requests that have waited for a connection for too long.
 func (p *part) look() {
 	p.ticks++
-	for _, c := range p.conns {
-		if c.state == up && c.load > 0 && p.ticks-c.heard > silentTicks {
-			c.fail(fmt.Errorf("the server has not answered for %v", p.t.opts.Timeout))
+	most := int(p.t.opts.RequestTimeout / p.t.opts.tick())
+	for _, h := range p.handlers {
+		if h.state >= sending && h.state <= receiving && h.alive() && p.ticks-h.heard > most {
+			h.conn.fail(fmt.Errorf("the server has not answered a %v of %d bytes at %d for %v", h.r.Op, h.r.Len, h.r.Off, p.t.opts.RequestTimeout))
 		}
 	}
 	waiting := p.waiting
@@ -209,6 +219,11 @@ func (p *part) look() {
 			p.waiting = append(p.waiting, h)
 		}
 	}
+}
+
+// tick is how much time passes between two looks.
+func (o *Options) tick() time.Duration {
+	return max(min(o.Timeout, o.RequestTimeout)/ticksOfTimeout, time.Millisecond)
 }
 
 // unreachable is the error of a request that no connection could serve in time.

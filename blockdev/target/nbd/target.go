@@ -17,9 +17,10 @@ import (
 
 // Bounds of Options.
 const (
-	DefaultTimeout = time.Minute
-	MaxTimeout     = 24 * time.Hour
-	MaxConnections = 64
+	DefaultTimeout        = time.Minute
+	DefaultRequestTimeout = 5 * time.Minute
+	MaxTimeout            = 24 * time.Hour // of both
+	MaxConnections        = 64
 
 	maxBlock = 4096
 )
@@ -28,10 +29,14 @@ const (
 type Options struct {
 	Connections int           // in all; 0: one for each queue
 	Timeout     time.Duration // how long a request may go without an answer once it has lost its connection
-	BlockSize   int           // 512 or 4096; 0: what the server wants
-	ReadOnly    bool          // write nothing
-	TLS         Certificates  // for nbds:// and nbds+unix://
-	Logger      *slog.Logger  // is told about lost connections; nil: slog.Default()
+	// RequestTimeout is how long the server may take to answer a request, or to go on with its answer:
+	// then the connection is given up. A slow server needs a long one: a flush may take minutes.
+	RequestTimeout time.Duration
+
+	BlockSize int          // 512 or 4096; 0: what the server wants
+	ReadOnly  bool         // write nothing
+	TLS       Certificates // for nbds:// and nbds+unix://
+	Logger    *slog.Logger // is told about lost connections; nil: slog.Default()
 
 	backoff time.Duration // the first pause between two tries to connect
 	noZC    bool          // for tests: as if the kernel had no SEND_ZC
@@ -89,6 +94,9 @@ func (o *Options) check(a *Address) error {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = DefaultRequestTimeout
+	}
 	if o.backoff == 0 {
 		o.backoff = 100 * time.Millisecond
 	}
@@ -98,6 +106,8 @@ func (o *Options) check(a *Address) error {
 	switch {
 	case o.Timeout < 0 || o.Timeout > MaxTimeout:
 		return fmt.Errorf("%w: timeout %v; use up to %v", queue.ErrInvalid, o.Timeout, MaxTimeout)
+	case o.RequestTimeout < 0 || o.RequestTimeout > MaxTimeout:
+		return fmt.Errorf("%w: request timeout %v; use up to %v", queue.ErrInvalid, o.RequestTimeout, MaxTimeout)
 	case o.Connections < 0 || o.Connections > MaxConnections:
 		return fmt.Errorf("%w: %d connections; use 1 to %d", queue.ErrInvalid, o.Connections, MaxConnections)
 	case o.TLS != Certificates{} && !a.TLS:

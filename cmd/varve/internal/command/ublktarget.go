@@ -27,7 +27,7 @@ type targetFlags struct {
 	foreground bool
 	background bool
 	logFile    string
-	timeout    time.Duration
+	nbd        struct{ timeout, requestTimeout time.Duration }
 }
 
 // recovery is a flag's value: one of protocol.Recoveries, or 0 or 1, as other programs have it.
@@ -69,7 +69,8 @@ func (o *targetFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&o.background, backgroundFlag, false, "serve the device in a process of its own, although the store has a daemon")
 	f.StringVar(&o.logFile, "log-file", "/dev/null", "the `file` for the log of a process in the background")
 	f.IntVar(&o.device.Connections, "connections", 0, "`number` of connections to an NBD server (default one for each queue)")
-	f.DurationVar(&o.timeout, "timeout", 0, "how long an NBD request waits for a lost server before it fails (default 1m)")
+	f.DurationVar(&o.nbd.timeout, "timeout", 0, "how long an NBD request waits for a lost server before it fails (default 1m)")
+	f.DurationVar(&o.nbd.requestTimeout, "request-timeout", 0, "how long an NBD server may take to answer before its connection is given up (default 5m)")
 	f.StringVar(&o.device.TLSCA, "tls-ca", "", "the `file` with the certificate authorities of an NBD server")
 	f.StringVar(&o.device.TLSCert, "tls-cert", "", "the `file` with the certificate for an NBD server")
 	f.StringVar(&o.device.TLSKey, "tls-key", "", "the `file` with that certificate's key")
@@ -152,11 +153,20 @@ func (o *targetFlags) takeFiles(files []string) error {
 			*f = absolute(*f)
 		}
 	}
-	if o.timeout%time.Second != 0 || o.timeout < 0 {
-		return usagef("--timeout %v; use whole seconds", o.timeout)
+	var err error
+	if d.Timeout, err = seconds("--timeout", o.nbd.timeout); err != nil {
+		return err
 	}
-	d.Timeout = int(o.timeout / time.Second)
-	return nil
+	d.RequestTimeout, err = seconds("--request-timeout", o.nbd.requestTimeout)
+	return err
+}
+
+// seconds are those of the value of a flag.
+func seconds(flag string, d time.Duration) (int, error) {
+	if d%time.Second != 0 || d < 0 {
+		return 0, usagef("%s %v; use whole seconds", flag, d)
+	}
+	return int(d / time.Second), nil
 }
 
 // takeRecovery takes the value of -r from the arguments, where the kernel's program has it: -r 1.
@@ -208,6 +218,7 @@ func line(verb string, store string, d *protocol.TargetDevice) []string {
 	add("depth", d.Depth != 0 && verb == "add", d.Depth)
 	add("connections", d.Connections != 0, d.Connections)
 	add("timeout", d.Timeout != 0, time.Duration(d.Timeout)*time.Second)
+	add("request-timeout", d.RequestTimeout != 0, time.Duration(d.RequestTimeout)*time.Second)
 	add("tls-ca", d.TLSCA != "", d.TLSCA)
 	add("tls-cert", d.TLSCert != "", d.TLSCert)
 	add("tls-key", d.TLSKey != "", d.TLSKey)

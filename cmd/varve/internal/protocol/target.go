@@ -36,12 +36,18 @@ type Target struct {
 type NBD struct {
 	URI         string `json:"uri,omitempty"`
 	Connections int    `json:"connections,omitempty"`
-	Timeout     int    `json:"timeout_seconds,omitempty"` // how long a request may go without an answer
+	// How long a request waits for a lost server, and for an answer of one that is there.
+	Timeout        int `json:"timeout_seconds,omitempty"`
+	RequestTimeout int `json:"request_timeout_seconds,omitempty"`
+
 	TLSCA       string `json:"tls_ca,omitempty"`
 	TLSCert     string `json:"tls_cert,omitempty"`
 	TLSKey      string `json:"tls_key,omitempty"`
 	TLSHostname string `json:"tls_hostname,omitempty"`
 }
+
+// maxTimeout in seconds is the longest of an NBD target.
+const maxTimeout = 24 * 60 * 60
 
 func (n *NBD) check() error {
 	for _, f := range []string{n.TLSCA, n.TLSCert, n.TLSKey} {
@@ -55,8 +61,11 @@ func (n *NBD) check() error {
 	if n.Connections < 0 || n.Connections > 64 {
 		return fmt.Errorf("%d connections; use 1 to 64", n.Connections)
 	}
-	if n.Timeout < 0 || n.Timeout > 24*60*60 {
+	if n.Timeout < 0 || n.Timeout > maxTimeout {
 		return fmt.Errorf("timeout %d s; use 1 s to 24 h", n.Timeout)
+	}
+	if n.RequestTimeout < 0 || n.RequestTimeout > maxTimeout {
+		return fmt.Errorf("request timeout %d s; use 1 s to 24 h", n.RequestTimeout)
 	}
 	return nil
 }
@@ -98,7 +107,7 @@ func (t *Target) Check() error {
 		return fmt.Errorf("a size is for the target null: a %s device has the size of what is behind it", t.Type)
 	}
 	if t.Type != "nbd" && t.NBD != (NBD{}) {
-		return errors.New("an address, connections, a timeout and certificates are for the target nbd")
+		return errors.New("an address, connections, timeouts and certificates are for the target nbd")
 	}
 	return t.checkType()
 }

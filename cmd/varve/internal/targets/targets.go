@@ -104,8 +104,10 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 
 func openNBD(t protocol.Target) (*nbd.Target, error) {
 	return nbd.Open(context.Background(), t.URI, nbd.Options{
-		Connections: t.Connections, Timeout: time.Duration(t.Timeout) * time.Second, BlockSize: t.BlockSize, ReadOnly: t.ReadOnly,
-		TLS: nbd.Certificates{CA: t.TLSCA, Cert: t.TLSCert, Key: t.TLSKey, Hostname: t.TLSHostname},
+		Connections: t.Connections, BlockSize: t.BlockSize, ReadOnly: t.ReadOnly,
+		Timeout:        time.Duration(t.Timeout) * time.Second,
+		RequestTimeout: time.Duration(t.RequestTimeout) * time.Second,
+		TLS:            nbd.Certificates{CA: t.TLSCA, Cert: t.TLSCert, Key: t.TLSKey, Hostname: t.TLSHostname},
 	})
 }
 
