@@ -136,7 +136,12 @@ func (r *reclaimer) first(v *volume) reclaimable {
 
 // next removes the first item from the queue and returns the one behind it, or nil if there is
 // none: the goroutine ends.
+//
+// It calls returned while the item still counts as pending, too: a request that has looked at the disk
+// before the item was freed finds that room is about to be freed, or that it was freed since. Otherwise
+// the request could be refused, although there is room.
 func (r *reclaimer) next(v *volume) reclaimable {
+	r.returned()
 	defer r.returned()
 	r.mu.Lock()
 	defer r.mu.Unlock()
