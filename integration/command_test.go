@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -61,10 +62,28 @@ func must(ctx context.Context, t *testing.T, name string, args ...string) string
 	return strings.TrimRight(r.stdout, "\n")
 }
 
+// output is what a command has written so far. It can be read while the command writes.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
 // background is a command that runs in parallel with the test.
 type background struct {
 	cmd  *exec.Cmd
-	out  bytes.Buffer
+	out  output
 	done chan struct{}
 	err  error
 }
@@ -127,14 +146,21 @@ func (b *background) wait(ctx context.Context, t *testing.T) string {
 	return b.out.String()
 }
 
+// patience is VARVE_TEST_PATIENCE, by which time limits are multiplied on a machine that has other
+// work; 1 if it is not set.
+func patience() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")); err == nil && n > 1 {
+		return time.Duration(n)
+	}
+	return 1
+}
+
 // limit sets the test's time limit, at which the processes that it started are killed. If one
 // cannot be killed because it waits for a device, the whole run ends with a report of what waits
-// for what. VARVE_TEST_PATIENCE multiplies all limits, for a machine that has other work.
+// for what.
 func limit(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	if n, err := strconv.Atoi(os.Getenv("VARVE_TEST_PATIENCE")); err == nil && n > 0 {
-		d *= time.Duration(n)
-	}
+	d *= patience()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	stuck := time.AfterFunc(d+30*time.Second, func() { reportStuck(t.Name()) })
@@ -176,9 +202,11 @@ func endMachine() {
 	}
 }
 
-// eventually polls until cond is true or d is over.
+// eventually polls until cond is true. It fails the test after d, or a minute if that is longer: what
+// comes in the end may take long on a busy machine, and how long is not what a test is about.
 func eventually(t *testing.T, d time.Duration, what string, cond func() bool) {
 	t.Helper()
+	d = max(d, time.Minute) * patience()
 	for deadline := time.Now().Add(d); !cond(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", d, what)

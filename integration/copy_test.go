@@ -261,7 +261,7 @@ func remountElsewhere(ctx context.Context, t *testing.T, n *node, disk *diskImag
 	fill(ctx, t, dev, "notrunc") // not flushed
 	whole := sum(t, dev)
 	n.kill(ctx)
-	must(ctx, t, "umount", disk.dir)
+	unmount(ctx, t, disk.dir)
 	other := losetup(ctx, t, disk.file) // the first loop device remains, so this one gets another number
 	disk.loop = other
 	disk.mount(ctx, t)

@@ -80,15 +80,26 @@ func TestDeadDeviceRemoved(t *testing.T) {
 			n.varve(ctx, "volume", "delete", "w")
 			n.varve(ctx, "volume", "create", "v", "--size", "16M")
 		}
-		if _, err := os.Stat(filepath.Join(n.store, "attached.json")); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("after a death at %s the record is kept: %v", p, err)
-		}
+		n.awaitNoDevices()
 		n.kill(ctx)
 	}
 	other.serve(ctx)
-	if left := charDevices(t); len(left) > 0 {
-		t.Errorf("the other store's daemon has left %q", left)
-	}
+	awaitNoCharDevice(t)
+}
+
+// awaitNoDevices waits until the daemon keeps no list of devices, which it removes a moment after
+// the last device.
+func (n *node) awaitNoDevices() {
+	n.t.Helper()
+	eventually(n.t, time.Minute, "the daemon has no list of devices", func() bool {
+		_, err := os.Stat(filepath.Join(n.store, "attached.json"))
+		return errors.Is(err, os.ErrNotExist)
+	})
+}
+
+func awaitNoCharDevice(t *testing.T) {
+	t.Helper()
+	eventually(t, time.Minute, "no ublk device is left", func() bool { return len(charDevices(t)) == 0 })
 }
 
 // TestOrphanedDeviceRemoved: the next daemon removes a device whose volume is gone or has been
@@ -127,15 +138,13 @@ func TestOrphanedDeviceRemoved(t *testing.T) {
 			if err == nil {
 				t.Errorf("volume %q: a read of the device succeeded", c.says)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute * patience()):
 			t.Fatalf("the read still waits\n%s", n.logTail())
 		}
 		_ = unix.Close(fd)
-		eventually(t, 10*time.Second, dev+" is gone", func() bool { return len(charDevices(t)) == 0 })
+		awaitNoCharDevice(t)
 		wantLog(t, n, dev, "it is removed", c.says)
-		if _, err := os.Stat(list); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the record is kept: %v", err)
-		}
+		n.awaitNoDevices()
 		if c.size != "" {
 			n.varve(ctx, "volume", "delete", "v")
 		}
@@ -175,9 +184,7 @@ func TestFailedDeviceRetried(t *testing.T) {
 
 	n.kill(ctx)
 	n.serve(ctx)
-	if left := charDevices(t); len(left) > 0 {
-		t.Errorf("nobody has %s open, and it failed: %q are left", used, left)
-	}
+	awaitNoCharDevice(t) // nobody has the device open, and it failed
 	wantLog(t, n, "is not open: it is removed", "on purpose")
 	n.env = nil
 	if r := run(ctx, "dd", "if="+n.attach(ctx, "used"), "of=/dev/null", "bs=1M", "count=4", "status=none"); r.code != 0 {

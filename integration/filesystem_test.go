@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,8 +79,55 @@ func mount(ctx context.Context, t *testing.T, dev, options string) *mounted {
 
 func (m *mounted) unmount(ctx context.Context) {
 	m.t.Helper()
-	must(ctx, m.t, "umount", m.dir)
+	unmount(ctx, m.t, m.dir)
 	m.dir = ""
+}
+
+// unmount unmounts a directory. A process that was killed, or one of its children, may still have
+// files there for a moment, and so may the kernel for it: it ends an io_uring in a work item
+// (io_ring_exit_work in io_uring/io_uring.c, Linux 7.3). The test fails if the directory is busy for
+// a minute.
+func unmount(ctx context.Context, t *testing.T, dir string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute * patience()); ; time.Sleep(20 * time.Millisecond) {
+		r := run(ctx, "umount", dir)
+		if r.code == 0 {
+			return
+		}
+		if !strings.Contains(r.stderr, "busy") || time.Now().After(deadline) {
+			t.Fatalf("umount %s: exit status %d: %s\n%s", dir, r.code, r.stderr, strings.Join(usersOf(dir), "\n"))
+		}
+	}
+}
+
+// usersOf lists the processes that have a file below a directory open, as a line for each file.
+func usersOf(dir string) (users []string) {
+	for _, pattern := range []string{"cwd", "root", "exe", "fd/*", "map_files/*"} {
+		links, _ := filepath.Glob("/proc/[0-9]*/" + pattern) // the pattern is right
+		for _, link := range links {
+			file, err := os.Readlink(link)
+			if err != nil || file != dir && !strings.HasPrefix(file, dir+"/") { // the process may have ended
+				continue
+			}
+			process, _, _ := strings.Cut(strings.TrimPrefix(link, "/proc/"), "/")
+			name, _ := os.ReadFile("/proc/" + process + "/comm")
+			users = append(users, fmt.Sprintf("process %s (%s) has %s as %s", process, strings.TrimSpace(string(name)), file, link))
+		}
+	}
+	return users
+}
+
+// awaitUnclaimed waits until no file system and no other device has a device, which may take a moment
+// after the last process of a mount namespace has ended.
+func awaitUnclaimed(t *testing.T, dev string) {
+	t.Helper()
+	eventually(t, time.Minute, dev+" is free", func() bool {
+		fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		return unix.Close(fd) == nil
+	})
 }
 
 // losetup attaches a loop device to a file until the end of the test.

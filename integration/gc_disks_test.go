@@ -57,6 +57,7 @@ func spaceComesBackOn(t *testing.T, below string) {
 		n.varve(ctx, "snapshot", "delete", volume+"@settled")
 		n.varve(ctx, "volume", "delete", volume)
 	}
+	n.postponeCollection(ctx)
 	n.varve(ctx, "snapshot", "delete", "data@one", "data@two")
 	want := sumStart(ctx, t, dev, mib)
 	stop := writeBeside(t, dev, 128<<20)

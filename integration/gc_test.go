@@ -105,7 +105,17 @@ func (n *node) fillAndDelete(ctx context.Context, dir string, mib int) {
 	must(ctx, n.t, "sync", "-f", dir)
 	must(ctx, n.t, "fstrim", dir)
 	n.snapshot(ctx, "data@after") // what was trimmed has settled
+	n.postponeCollection(ctx)
 	n.varve(ctx, "snapshot", "delete", "data@before", "data@after")
+}
+
+// postponeCollection has the daemon begin no collection by itself for a minute, which a test needs that
+// looks at what one frees: it starts another daemon, and none collects sooner after it has opened the
+// store, as long as there is room.
+func (n *node) postponeCollection(ctx context.Context) {
+	n.t.Helper()
+	n.kill(ctx)
+	n.serve(ctx)
 }
 
 // collect collects, and returns the report.

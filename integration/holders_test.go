@@ -67,6 +67,7 @@ func refusalsOfDevice(ctx context.Context, t *testing.T, n *node, transport stri
 	m.unmount(ctx)
 	refuse(fmt.Sprintf("mounted at %s in the mount namespace of process %d (sh)", dir, apart.cmd.Process.Pid))
 	apart.stop(ctx, t, syscall.SIGKILL)
+	awaitUnclaimed(t, dev)
 
 	// A device mapper device over it, and a mount of that.
 	name := "over-" + transport

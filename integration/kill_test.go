@@ -454,7 +454,7 @@ func (k *killing) wantDead(r result, args ...string) {
 	k.t.Helper()
 	select {
 	case <-k.n.gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute * patience()):
 		k.t.Fatalf("varve %s: status %d, and the daemon lives\n%s%s", strings.Join(args, " "), r.code, r.stderr, k.n.logTail())
 	}
 }

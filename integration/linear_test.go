@@ -198,7 +198,7 @@ func (d *liveDisk) retry(err error) error {
 	}
 	// Requests in flight when the connection is aborted fail with EIO or ECONNABORTED, and later
 	// ones with ENOTCONN.
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute * patience()); ; time.Sleep(time.Millisecond) {
 		_, dead := d.f.ReadAt(make([]byte, 512), 0)
 		if errors.Is(dead, unix.ENOTCONN) {
 			break
@@ -266,7 +266,7 @@ func (w *linearWorld) snapshots(ctx context.Context, stop chan struct{}) {
 		}
 		ret := w.h.Now()
 		p, err := w.readSnapshot(name)
-		for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); p, err = w.readSnapshot(name) {
+		for end := time.Now().Add(time.Minute * patience()); err != nil && time.Now().Before(end); p, err = w.readSnapshot(name) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if err == nil {

@@ -53,7 +53,7 @@ func TestStoreOnOwnDevice(t *testing.T) {
 	bind := t.TempDir()
 	must(ctx, t, "mount", "--bind", n.store, bind)
 	n.refuse(ctx, []string{"in the store"}, "mount", filepath.Join(bind, "journal"))
-	must(ctx, t, "umount", bind)
+	unmount(ctx, t, bind)
 	reload(disk)
 	n.attach(ctx, "other")
 	n.varve(ctx, "detach", "other")

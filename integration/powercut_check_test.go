@@ -186,7 +186,7 @@ func (u *up) close() {
 func (u *up) down() {
 	u.c.t.Helper()
 	u.close()
-	must(u.c.ctx, u.c.t, "umount", u.dir)
+	unmount(u.c.ctx, u.c.t, u.dir)
 	must(u.c.ctx, u.c.t, "losetup", "-d", u.loop)
 	u.loop = ""
 }
@@ -520,7 +520,7 @@ func (c *checker) checkFilesystem(what string, up upper, dev string, want *facts
 			c.t.Errorf("%s: volume %s: file %s has another content than when its fsync returned", what, up.Volume, f.Name)
 		}
 	}
-	must(c.ctx, c.t, "umount", dir)
+	unmount(c.ctx, c.t, dir)
 	f := fsNamed(up.FS)
 	if r := run(c.ctx, f.check[0], append(f.check[1:len(f.check):len(f.check)], dev)...); r.code != 0 {
 		c.t.Errorf("%s: %s on volume %s: exit status %d\n%s%s", what, f.check[0], up.Volume, r.code, r.stdout, r.stderr)

@@ -82,13 +82,17 @@ func TestRestart(t *testing.T) {
 				t.Errorf("%s is there without a daemon, and nobody had it open", idle)
 			}
 			n.serve(ctx, "--remount")
-			at := map[string]string{}
-			for _, a := range query[struct{ Attached attachedNow }](ctx, n, "stat").Attached {
-				at[a.Volume] = a.Device
-				if a.ReadOnly != (a.Volume == "idle") {
-					t.Errorf("after the restart %+v", a)
+			var at map[string]string
+			eventually(t, time.Minute, "all devices are back", func() bool {
+				at = map[string]string{}
+				for _, a := range query[struct{ Attached attachedNow }](ctx, n, "stat").Attached {
+					at[a.Volume] = a.Device
+					if a.ReadOnly != (a.Volume == "idle") {
+						t.Errorf("after the restart %+v", a)
+					}
 				}
-			}
+				return len(at) == 3
+			})
 			if at["used"] != used || at["idle"] != idle || at["looped"] == "" {
 				t.Errorf("after the restart devices are %v, before %s and %s", at, used, idle)
 			}
@@ -96,9 +100,10 @@ func TestRestart(t *testing.T) {
 			if got := sum(t, at["looped"]); got != want {
 				t.Error("the loop device's content changed over the restart")
 			}
-			if _, err := os.Stat(filepath.Join(dir, "volumes", "idle", "live")); err != nil {
-				t.Errorf("the mount is not back: %v", err)
-			}
+			eventually(t, time.Minute, "the mount is back", func() bool {
+				_, err := os.Stat(filepath.Join(dir, "volumes", "idle", "live"))
+				return err == nil
+			})
 			m.unmount(ctx)
 			ext4.fsck(ctx, t, used)
 

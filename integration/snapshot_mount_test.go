@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,25 +34,41 @@ func (n *node) snapshotDevices(ctx context.Context) attachedNow {
 	return list
 }
 
-// wantNoScratch checks that no device and no scratch volume of a snapshot is left.
+// wantNoScratch waits until no device and no scratch volume of a snapshot is left. After umount(8)
+// the daemon removes the node first, then what it knows of the device, then the volume.
 func (n *node) wantNoScratch(ctx context.Context, device string) {
 	n.t.Helper()
-	eventually(n.t, time.Minute, "the snapshot's device is gone", func() bool {
-		_, err := os.Stat(device)
-		return os.IsNotExist(err) || strings.HasPrefix(device, "/dev/loop")
-	})
-	if left := n.snapshotDevices(ctx); len(left) > 0 {
-		n.t.Errorf("devices of snapshots are left: %+v", left)
+	for deadline := time.Now().Add(time.Minute * patience()); ; time.Sleep(20 * time.Millisecond) {
+		left := n.scratchLeft(ctx, device)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("left of snapshots in the end: %s", strings.Join(left, ", "))
+		}
 	}
-	left, err := filepath.Glob(filepath.Join(n.store, "journal", "*"))
+}
+
+// scratchLeft lists what is left of the devices and the scratch volumes of snapshots.
+func (n *node) scratchLeft(ctx context.Context, device string) (left []string) {
+	n.t.Helper()
+	if _, err := os.Stat(device); !os.IsNotExist(err) && !strings.HasPrefix(device, "/dev/loop") {
+		left = append(left, device)
+	}
+	for _, a := range n.snapshotDevices(ctx) {
+		left = append(left, fmt.Sprintf("%+v", a))
+	}
+	journals, err := filepath.Glob(filepath.Join(n.store, "journal", "*"))
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	for _, j := range left {
-		if v := query[[]struct{ ID string }](ctx, n, "volume", "list"); !strings.HasPrefix(filepath.Base(j), v[0].ID) {
-			n.t.Errorf("a journal of a scratch volume is left: %s", j)
+	volumes := query[[]struct{ ID string }](ctx, n, "volume", "list")
+	for _, j := range journals {
+		if !slices.ContainsFunc(volumes, func(v struct{ ID string }) bool { return strings.HasPrefix(filepath.Base(j), v.ID) }) {
+			left = append(left, j)
 		}
 	}
+	return left
 }
 
 // TestSnapshotMount mounts snapshots of filesystems that are mounted and in use. Each has the
@@ -116,7 +133,7 @@ func TestSnapshotMount(t *testing.T) {
 			n.serve(ctx)
 			must(ctx, t, "sync", "-f", dir)
 			must(ctx, t, "diff", "-r", tree, filepath.Join(dir, "mine"))
-			must(ctx, t, "umount", dir)
+			unmount(ctx, t, dir)
 			n.wantNoScratch(ctx, s.Device)
 			if !job.running() {
 				t.Fatalf("the volume failed meanwhile: %s", job.out.String())
@@ -181,7 +198,7 @@ func TestSnapshotMountPartition(t *testing.T) {
 	}
 	for _, unmount := range []func(){
 		func() { n.varve(ctx, "snapshot", "umount", dir) },
-		func() { must(ctx, t, "umount", dir) },
+		func() { unmount(ctx, t, dir) },
 	} {
 		s := query[struct {
 			Device, Dir, Type string

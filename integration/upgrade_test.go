@@ -66,9 +66,12 @@ func (n *node) upgrade(ctx context.Context, args ...string) upgraded {
 		}
 		n.cmd, n.background = nil, true
 	}
-	if u.From.PID == u.To.PID || syscall.Kill(u.From.PID, 0) == nil || syscall.Kill(u.To.PID, 0) != nil {
-		n.t.Fatalf("upgraded from process %d to %d, and the wrong ones live", u.From.PID, u.To.PID)
+	if u.From.PID == u.To.PID || syscall.Kill(u.To.PID, 0) != nil {
+		n.t.Fatalf("upgraded from process %d to %d, which does not live", u.From.PID, u.To.PID)
 	}
+	eventually(n.t, time.Minute, fmt.Sprintf("process %d, from which was upgraded, has ended", u.From.PID), func() bool {
+		return syscall.Kill(u.From.PID, 0) != nil
+	})
 	return u
 }
 
@@ -241,7 +244,7 @@ func TestUpgradeRefusals(t *testing.T) {
 	n.refuse(ctx, []string{"--tail-soft"}, "upgrade", "--tail-soft", "10X")
 	n.refuse(ctx, []string{"in use"}, "serve", "--background")
 	still()
-	if longest := time.Duration(w.longest.Load()); longest > 5*time.Second {
+	if longest := time.Duration(w.longest.Load()); longest > 5*time.Second*patience() {
 		t.Errorf("refusals held I/O up for %v", longest)
 	}
 	u := n.upgrade(ctx, "--remount")

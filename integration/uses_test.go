@@ -80,6 +80,7 @@ func usesAddUp(t *testing.T, below string) {
 		n.snapshot(ctx, "past@settled")
 		n.varve(ctx, "snapshot", "delete", "past@settled")
 	}
+	n.postponeCollection(ctx)
 	before := n.uses(ctx, dir, empty)
 	if before.History == nil || !within(*before.History, 20<<20, 20<<20/100) {
 		t.Errorf("past states have what %+v says, want about the 20 MiB that were overwritten", before)

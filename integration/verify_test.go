@@ -49,15 +49,7 @@ func TestVerifiedReads(t *testing.T) {
 			for _, file := range files {
 				wantBytes(t, file, data, at/chunk)
 			}
-			logs, err := os.ReadFile(n.logs)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, w := range []string{"volume=disk", "first_sector=1184 last_sector=1215", "file=segments/", "offset=", "hash="} {
-				if !strings.Contains(string(logs), w) {
-					t.Errorf("the log does not say %q", w)
-				}
-			}
+			wantLog(t, n, "volume=disk", "first_sector=1184 last_sector=1215", "file=segments/", "offset=", "hash=")
 			undo()
 			dropCaches(t)
 			wantBytes(t, dev, data, -1)
