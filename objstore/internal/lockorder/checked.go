@@ -5,6 +5,7 @@ package lockorder
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 
 	"varve/objstore/queuethread"
@@ -45,7 +46,7 @@ type held struct {
 // goroutines are the locks held, by goroutine, in the order in which they were taken.
 var goroutines struct {
 	sync.Mutex
-	held map[string][]held
+	held map[uint64][]held
 }
 
 // taking panics if this goroutine may not wait for a lock.
@@ -54,7 +55,7 @@ func taking[L Lock](lock any) {
 	rank, name := l.line()
 	goroutines.Lock()
 	defer goroutines.Unlock()
-	for _, h := range goroutines.held[queuethread.Goroutine()] {
+	for _, h := range goroutines.held[goroutine()] {
 		if h.lock == lock {
 			panic(fmt.Sprintf("lock order: %s is taken by the goroutine that holds it", name))
 		}
@@ -71,9 +72,9 @@ func taken[L Lock](lock any) {
 	goroutines.Lock()
 	defer goroutines.Unlock()
 	if goroutines.held == nil {
-		goroutines.held = map[string][]held{}
+		goroutines.held = map[uint64][]held{}
 	}
-	id := queuethread.Goroutine()
+	id := goroutine()
 	goroutines.held[id] = append(goroutines.held[id], held{lock, rank, name})
 }
 
@@ -81,7 +82,7 @@ func taken[L Lock](lock any) {
 func released[L Lock](lock any) {
 	goroutines.Lock()
 	defer goroutines.Unlock()
-	id := queuethread.Goroutine()
+	id := goroutine()
 	all := goroutines.held[id]
 	i := slices.IndexFunc(all, func(h held) bool { return h.lock == lock })
 	if i < 0 {
@@ -94,4 +95,13 @@ func released[L Lock](lock any) {
 	} else {
 		goroutines.held[id] = all
 	}
+}
+
+// slowGoroutine returns the ID of the calling goroutine, as its stack says.
+func slowGoroutine() uint64 {
+	id, err := strconv.ParseUint(queuethread.Goroutine(), 10, 64)
+	if err != nil {
+		panic(err) // the runtime writes stacks in another form
+	}
+	return id
 }

@@ -5,6 +5,7 @@ package lockorder
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -45,5 +46,21 @@ func TestOrderIsChecked(t *testing.T) {
 			t.Errorf("locks %s: panic %q, want %q", name, said, c.want)
 		}
 		catalog, volume, twin, settling = Mutex[Catalog]{}, Mutex[Volume]{}, Mutex[Volume]{}, IOMutex[Settling]{}
+	}
+}
+
+// The ID that is read from the runtime's descriptor is that of the stack.
+func TestGoroutine(t *testing.T) {
+	seen := map[uint64]bool{}
+	var g sync.WaitGroup
+	for range 20 {
+		g.Go(func() {
+			id := goroutine()
+			if id != slowGoroutine() || seen[id] {
+				t.Errorf("%d is not the ID of goroutine %d, or that of another one", id, slowGoroutine())
+			}
+			seen[id] = true
+		})
+		g.Wait()
 	}
 }
