@@ -199,7 +199,9 @@ func umountSnapshot(ctx context.Context, c *client.Client, dir string) error {
 		}
 		return err
 	}
-	_, err = c.Detach(ctx, protocol.Detach{Target: list[i].Device})
+	// By the name of the layer: the daemon may detach the device at the same time, and another may get
+	// its node. The answer comes when the layer is gone.
+	_, err = c.Detach(ctx, protocol.Detach{Target: list[i].Volume})
 	switch {
 	case errors.Is(err, objstore.ErrNotFound): // the daemon has already detached it
 		return nil

@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"testing"
+	"time"
 
 	"varve/cmd/varve/internal/devices"
 	"varve/cmd/varve/internal/protocol"
@@ -138,4 +141,53 @@ func TestAutoDetach(t *testing.T) {
 	dev.set(false)
 	eventually(t, "the device is detached", func() bool { return dev.ended() == "stopped" })
 	eventually(t, "its scratch volume is gone", func() bool { return len(w.store.ScratchVolumes()) == 0 })
+}
+
+// pauseAt is a log that stops who writes a message, until goOn is closed.
+type pauseAt struct {
+	slog.Handler
+	message       string
+	reached, goOn chan struct{}
+}
+
+func (p *pauseAt) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == p.message {
+		close(p.reached)
+		<-p.goOn
+	}
+	return nil
+}
+
+func (p *pauseAt) Enabled(context.Context, slog.Level) bool { return true }
+
+func (p *pauseAt) WithAttrs([]slog.Attr) slog.Handler { return p }
+
+// Whoever detaches a scratch volume that the daemon is about to detach by itself is answered when it is
+// deleted.
+func TestDetachBesideAutoDetach(t *testing.T) {
+	w := newWorld(t, "data")
+	p := &pauseAt{Handler: slog.DiscardHandler, message: "detached", reached: make(chan struct{}), goOn: make(chan struct{})}
+	w.d.log = slog.New(p)
+	a := w.attachSnapshot(t, true)
+	dev := w.ublk.device(a.Volume)
+	dev.set(true)
+	if err := w.c.AutoDetach(t.Context(), protocol.AutoDetach{Device: a.Device, Dir: "/mnt"}); err != nil {
+		t.Fatal(err)
+	}
+	dev.set(false)
+	<-p.reached // it is off the table, and its scratch volume is there
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.c.Detach(t.Context(), protocol.Detach{Target: a.Volume})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Errorf("answered while the scratch volume is there: %v", err)
+		ended <- err
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(p.goOn)
+	wantError(t, <-ended, objstore.ErrNotFound, a.Volume)
+	w.wantScratch(t, 0)
 }
