@@ -156,21 +156,16 @@ func TestDeviceOrphanDelete(t *testing.T) {
 	requireUblk(t, 0)
 	child, id := startChild(t, loopFile(t, 1<<20), CopyAuto, -1)
 	killChild(t, child)
+	awaitState(t, id, StateQuiesced)
+	list, err := List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var found DeviceInfo
-	for range 100 {
-		list, err := List(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	for _, i := range list {
+		if i.ID == id {
+			found = i
 		}
-		for _, i := range list {
-			if i.ID == id {
-				found = i
-			}
-		}
-		if found.State == StateQuiesced {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	if !found.Orphan() || found.State != StateQuiesced {
 		t.Errorf("list has %+v: want a quiesced orphan", found)

@@ -282,7 +282,7 @@ func TestDeviceQueuesKill(t *testing.T) {
 // waitRounds returns when every worker has got on.
 func waitRounds(t *testing.T, ws []*pinned) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for _, w := range ws {
 		for n := w.rounds.Load(); w.rounds.Load() < n+3; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {

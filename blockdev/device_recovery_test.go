@@ -15,7 +15,7 @@ import (
 func awaitState(t *testing.T, id int, want State) {
 	t.Helper()
 	var got State
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		i, err := Info(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +114,7 @@ func TestQuiesce(t *testing.T) {
 		if err != nil {
 			t.Errorf("the read that waited: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the read still waits")
 	}
 	f.Close()

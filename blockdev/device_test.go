@@ -69,7 +69,7 @@ func startDevice(t testing.TB, target target.Target, o Options) *Device {
 }
 
 func stopDevice(t testing.TB, d *Device) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	select {
 	case <-d.Done():

@@ -125,7 +125,7 @@ func TestScanPartitionsIsBounded(t *testing.T) {
 			t.Errorf("a scan that stands still: %v, want ErrTimeout that names the partition table and the device", err)
 		}
 		close(pass)
-		for deadline := time.Now().Add(20 * time.Second); !isBlockDevice(d.Path() + "p1"); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !isBlockDevice(d.Path() + "p1"); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%sp1 has not appeared", d.Path())
 			}
@@ -151,7 +151,7 @@ func TestKilledWhileScanning(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the killed server does not end")
 	}
 	d, err := Recover(t.Context(), id, openLoop(t, path, loop.Options{}), Options{})
@@ -159,7 +159,7 @@ func TestKilledWhileScanning(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopDevice(t, d) })
-	for deadline := time.Now().Add(20 * time.Second); !isBlockDevice(fmt.Sprintf("%sp1", d.Path())); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !isBlockDevice(fmt.Sprintf("%sp1", d.Path())); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%sp1 has not appeared", d.Path())
 		}

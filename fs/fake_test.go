@@ -371,6 +371,7 @@ func (v *fakeVolume) Close() error {
 
 // fakeDisk is a sparse disk of sectors.
 type fakeDisk struct {
+	reading atomic.Pointer[func()] // called by each read, before it waits for mu; nil: nothing
 	size    int64
 	mu      sync.Mutex
 	sectors map[int64][]byte // guarded by mu
@@ -421,6 +422,9 @@ func (d *fakeDisk) ReadContext(ctx context.Context, p []byte, off int64) (int, e
 }
 
 func (d *fakeDisk) ReadAt(p []byte, off int64) (int, error) {
+	if f := d.reading.Load(); f != nil {
+		(*f)()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := 0

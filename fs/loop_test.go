@@ -25,7 +25,7 @@ func attachLoop(t *testing.T, file string, o loopdev.Options) loopdev.Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		err := loopdev.Detach(ctx, d.Path, false)
 		if err == nil || errors.Is(err, loopdev.ErrNotAttached) {

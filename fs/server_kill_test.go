@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ func serveUntilKilled(dir string) {
 	switch line {
 	case "hang\n":
 		v.mu.Lock() // from now on no request is answered
+		reading := sync.OnceFunc(func() { fmt.Println("reading") })
+		v.reading.Store(&reading)
 		fmt.Println("hanging")
 	case "unmount\n":
 		fmt.Println(s.Unmount())
@@ -108,7 +111,9 @@ func TestServerKilled(t *testing.T) {
 		_, err := f.ReadAt(make([]byte, 10), 0)
 		failed <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	if line, err := lines.ReadString('\n'); err != nil || line != "reading\n" {
+		t.Fatalf("%q %v", line, err)
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

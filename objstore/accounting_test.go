@@ -134,7 +134,7 @@ func TestRootsStayUntilCounted(t *testing.T) {
 		t.Error("the root of a deleted snapshot may go before its edges are taken away")
 	}
 	r.s.Resume()
-	for range 500 {
+	for range 6000 {
 		if !holds() {
 			return
 		}
@@ -154,7 +154,7 @@ func TestCountedAfterOpening(t *testing.T) {
 	before, _ := r.s.dead()
 	r.end("closed")
 	r.open(nil)
-	for range 500 {
+	for range 6000 {
 		if got, ok := r.s.dead(); ok {
 			if got != before {
 				t.Errorf("%d bytes are dead, %d before the opening", got, before)

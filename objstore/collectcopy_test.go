@@ -116,7 +116,7 @@ func TestCollectUnlinksFirst(t *testing.T) {
 	var dead []segment.Object
 	gone := map[uint32]bool{}
 	for try := 0; len(gone) == 0; try++ { // segments are sealed behind the settling
-		if try == 1000 {
+		if try == 6000 {
 			t.Fatal("no segment is all dead; the test shows nothing")
 		}
 		time.Sleep(10 * time.Millisecond)

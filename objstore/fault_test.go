@@ -386,7 +386,7 @@ func (w *world) freeSpace() {
 		vol := w.volume(name)
 		data := w.random(int(v.size) / 8 * 8)
 		var err error
-		for range 1000 { // a volume that found no room for its journal gets it at a tick of the settler
+		for range 6000 { // a volume that found no room for its journal gets it at a tick of the settler
 			if _, err = vol.WriteAt(data, 0); !errors.Is(err, ErrNoSpace) {
 				break
 			}

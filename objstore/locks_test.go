@@ -22,7 +22,7 @@ import (
 
 // patience is how long a lock may be held by somebody who does no I/O, on a machine that is very
 // busy.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // lockProbe is a hook of the file layer that reports each operation during which a lock of the
 // store's state is held: by whoever does it, or by somebody who waits for a lock of theirs. One

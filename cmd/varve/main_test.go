@@ -146,7 +146,7 @@ func cleanUp(t *testing.T, work, store string) {
 			_ = unix.Unmount(f[4], unix.MNT_DETACH) // best effort: a failure shows when the directory is removed
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := client.Dial(ctx, store)
 	if err != nil {
@@ -224,7 +224,7 @@ func killCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 || signals[args[0]] == 0 {
 		ts.Fatalf("usage: killpid KILL|TERM")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := client.Dial(ctx, ts.Getenv("VARVE_STORE"))
 	ts.Check(err)
@@ -244,9 +244,9 @@ func killCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // waitFor waits until what is asked for, or fails the script.
 func waitFor(ts *testscript.TestScript, what string, is func() bool) {
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			ts.Fatalf("%s: not within 20 s", what)
+			ts.Fatalf("%s: not within a minute", what)
 		}
 	}
 }

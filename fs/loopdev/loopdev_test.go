@@ -32,7 +32,7 @@ func attachForTest(t *testing.T, file string, o Options) Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		err := Detach(ctx, d.Path, false)
 		if err == nil || errors.Is(err, ErrNotAttached) {

@@ -69,7 +69,7 @@ func closeMirror(t *testing.T, m *mirror.Mirror) {
 // await waits until the legs are in the given states.
 func await(t *testing.T, m *mirror.Mirror, states ...string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		var have []string
 		for _, l := range m.Status() {
 			have = append(have, l.State)
@@ -413,7 +413,7 @@ func TestRepair(t *testing.T) {
 		if err := os.Truncate(paths[i], legSize-4096); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			expect(t, d, diskSize-4096, data)
 			if fi, err := os.Stat(paths[i]); err == nil && fi.Size() == legSize {
 				break

@@ -107,7 +107,7 @@ func TestHeldForever(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	d.Server().Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := d.Wait(ctx); err != nil {
 		t.Fatal(err)
