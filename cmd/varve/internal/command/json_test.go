@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
-	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/targets"
 	"varve/objstore"
@@ -83,7 +82,8 @@ var jsonNames = map[string]reflect.Type{
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
 	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
 	"UblkTarget": reflect.TypeFor[targets.Record](),
-	"UblkLeg":    reflect.TypeFor[mirror.LegStatus](),
+	"UblkLeg":    reflect.TypeFor[protocol.Leg](), "ServedTarget": reflect.TypeFor[protocol.ServedTarget](),
+	"Target": reflect.TypeFor[protocol.Target](), "UpgradedTarget": reflect.TypeFor[protocol.UpgradedTarget](),
 }
 
 // jsonField is a field as it is written.

@@ -250,6 +250,14 @@ func machineFields(s *protocol.Stat) [][2]string {
 			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, volume %s: %s", at.Device, at.Volume, waitingText(at))})
 		}
 	}
+	for _, t := range s.Targets {
+		if t.State == protocol.StateWaiting {
+			at := protocol.Attachment{Error: t.Error, RetryAt: t.RetryAt}
+			fields = append(fields, [2]string{"waiting", fmt.Sprintf("%s, %s: %s", t.Device, &t.Target, waitingText(at))})
+			continue
+		}
+		fields = append(fields, [2]string{"target", fmt.Sprintf("%s, %s%s", t.Device, &t.Target, legsNote(t.Legs))})
+	}
 	for _, at := range s.Attached {
 		if at.Snapshot != "" {
 			fields = append(fields, [2]string{"snapshot", snapshotDevice(at)})

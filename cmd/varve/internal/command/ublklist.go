@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"varve/blockdev"
-	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/client"
 	"varve/cmd/varve/internal/daemon"
 	"varve/cmd/varve/internal/instance"
+	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/targets"
 )
 
@@ -81,7 +81,7 @@ func rowsOf(report []ublkDevice) [][]string {
 }
 
 // legsNote says which legs of a mirror are not in sync.
-func legsNote(legs []mirror.LegStatus) string {
+func legsNote(legs []protocol.Leg) string {
 	var list []string
 	for _, l := range legs {
 		if l.State != "in-sync" {

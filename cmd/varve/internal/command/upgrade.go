@@ -105,6 +105,13 @@ func printUpgrade(cmd *cobra.Command, u *protocol.Upgraded) {
 		}
 		writeTable(out, []column{{name: "device"}, {name: "volume"}, {name: "pause", right: true}}, rows)
 	}
+	if len(u.Targets) > 0 {
+		rows := make([][]string, 0, len(u.Targets))
+		for _, t := range u.Targets {
+			rows = append(rows, []string{t.Device, t.Target, formatPause(t.Pause)})
+		}
+		writeTable(out, []column{{name: "device"}, {name: "target"}, {name: "pause", right: true}}, rows)
+	}
 	if p := u.Pause; p != nil {
 		fmt.Fprintf(out, "I/O waited: p50 %s, max %s\n", formatPause(p.P50), formatPause(p.Max))
 	}

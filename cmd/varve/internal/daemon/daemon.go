@@ -23,6 +23,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"os"
 	"strings"
@@ -36,6 +37,7 @@ import (
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/server"
+	"varve/cmd/varve/internal/targets"
 	"varve/objstore/vfs"
 )
 
@@ -95,7 +97,9 @@ type Daemon struct {
 
 	requests *storeRequests // those that concern no device or mount
 
-	openLimit   time.Duration // of a target's files
+	openLimit       time.Duration                               // of a target's files
+	takeTargetAgain func(context.Context, targets.Record) error // takeWaitingTarget
+
 	reviveAfter time.Duration
 	retryFirst  time.Duration
 	patience    time.Duration
@@ -129,6 +133,7 @@ func New(dir string, store Store, o Options) *Daemon {
 		retryFirst:  retryFirst,
 		patience:    answersWithin,
 	}
+	d.takeTargetAgain = d.takeWaitingTarget
 	if d.open = o.open; d.open == nil {
 		d.open = &descriptors{}
 	}

@@ -153,7 +153,8 @@ func (d *Daemon) letGo(ctx context.Context, next *handover.Successor) error {
 	}
 	d.table.StopRetries()
 	d.quiesce(ctx, next, d.table.Served()) // even if it is for ourselves: the store is closed in any case
-	if err := d.quiesceTargets(ctx); err != nil {
+	var err error
+	if next.Given.Targets, err = d.quiesceTargets(ctx); err != nil {
 		next.Fail(fmt.Errorf("quiesce: %w", err))
 	}
 	for name, t := range d.transports {
@@ -198,6 +199,9 @@ func (d *Daemon) stay(ctx context.Context, gone []*mount) {
 	d.table.Freeze(false)
 	for _, w := range d.table.Unplanned() { // what the upgrade has interrupted
 		d.postpone(d.table.Describe(w), devices.ErrUnanswered)
+	}
+	for _, w := range d.targets.unplanned() {
+		d.postponeTarget(w.Record, w.reason)
 	}
 	d.store.Resume()
 }

@@ -67,6 +67,7 @@ func (d *Daemon) Release(ctx context.Context, detach bool) protocol.Stopped {
 	}
 	served, mounts := d.table.Served(), d.mounts.all()
 	d.table.StopRetries()
+	d.targets.stopRetries()
 
 	d.table.RestoreLater(served, d.mounts.list(), detach)
 	parts := make([]parting, len(served))

@@ -37,7 +37,7 @@ func (d *Daemon) takeFrom(ctx context.Context, p *handover.Predecessor) (*protoc
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	if err := d.takeTargets(ctx); err != nil {
+	if report.Targets, err = d.takeTargets(ctx, p.Given.Targets); err != nil {
 		return nil, err
 	}
 	report.Pause = protocol.PausesOf(report.Devices)
@@ -128,7 +128,7 @@ func (d *Daemon) abandon(ctx context.Context) {
 			d.log.Error("device was not left to the predecessor", "device", k.Device, "error", err)
 		}
 	}
-	if err := d.quiesceTargets(ctx); err != nil {
+	if _, err := d.quiesceTargets(ctx); err != nil {
 		d.log.Error("devices were not left to the predecessor", "error", err)
 	}
 }

@@ -54,7 +54,11 @@ func (d *Daemon) Takeover(ctx context.Context) {
 		d.log.Error("mount of an earlier daemon is not mounted again yet", "dir", s.Mounts[i].Dir)
 	})
 	kept := d.keptTargets()
-	d.sideBySide(len(kept), func(i int) { _ = d.takeTarget(ctx, kept[i]) }, func(i int) { // errors are logged
+	d.sideBySide(len(kept), func(i int) {
+		if err := d.takeTarget(ctx, kept[i]); err != nil {
+			d.postponeTarget(kept[i], err)
+		}
+	}, func(i int) {
 		d.log.Error("device of an earlier daemon is not taken over yet", "id", kept[i].ID, "target", kept[i].String())
 	})
 	d.table.Restored() // what could not be brought back is in the log

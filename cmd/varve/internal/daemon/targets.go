@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"varve/blockdev"
+	"varve/cmd/varve/internal/handover"
 	"varve/cmd/varve/internal/instance"
 	"varve/cmd/varve/internal/protocol"
 	"varve/cmd/varve/internal/targets"
@@ -22,16 +23,27 @@ import (
 // the next daemon by its record (targets.Record), which is there as long as the device is, or is to
 // be brought back.
 type targetDevices struct {
-	mu     sync.Mutex // guards served, and is never held over I/O
-	served map[int]*targetDevice
-	news   atomic.Uint64 // counts those that were to be made
+	mu      sync.Mutex // guards served and waiting, and is never held over I/O
+	served  map[int]*targetDevice
+	waiting map[int]*waitingTarget
+	news    atomic.Uint64 // counts those that were to be made
 }
 
 // targetDevice is one of them, served by this process.
 type targetDevice struct {
 	targets.Record
 	dev  *blockdev.Device
+	disk *targets.Disk // nil in tests
 	done chan struct{} // closed when its files are closed
+}
+
+// shown returns the device as users see it.
+func (k *targetDevice) shown() protocol.ServedTarget {
+	s := protocol.ServedTarget{Device: k.dev.Path(), ID: k.ID, Target: k.Target, State: protocol.StateServed}
+	if k.disk != nil {
+		s.Legs = k.disk.Legs()
+	}
+	return s
 }
 
 func (t *targetDevices) add(k *targetDevice) {
@@ -41,6 +53,7 @@ func (t *targetDevices) add(k *targetDevice) {
 		t.served = map[int]*targetDevice{}
 	}
 	t.served[k.ID] = k
+	t.dropLocked(k.ID)
 }
 
 func (t *targetDevices) remove(k *targetDevice) {
@@ -78,7 +91,7 @@ func (d *Daemon) turnOfNumber(id int) string {
 	if id < 0 {
 		return fmt.Sprintf("a new device, the %dth", d.targets.news.Add(1))
 	}
-	return fmt.Sprintf("device /dev/ublkb%d", id)
+	return "device " + devicePath(id)
 }
 
 func (d *Daemon) changeTargets(ctx context.Context, r protocol.TargetDevice, start startFunc) (protocol.TargetAdded, error) {
@@ -174,7 +187,7 @@ func (d *Daemon) serveTarget(ctx context.Context, r targets.Record, start startF
 		d.log.Error("the next daemon will not know a device", "device", dev.Path(), "error", err)
 		notes = append(notes, fmt.Sprintf("it does not outlive the daemon: what it is made of was not noted: %v", err))
 	}
-	k := &targetDevice{Record: r, dev: dev, done: make(chan struct{})}
+	k := &targetDevice{Record: r, dev: dev, disk: disk, done: make(chan struct{})}
 	d.targets.add(k)
 	d.watchTarget(k, disk)
 	d.log.Info("target is served", "device", dev.Path(), "target", r.String(),
@@ -269,28 +282,39 @@ func (d *Daemon) keptTargets() []targets.Record {
 	return list
 }
 
-// takeTargets takes over all devices without a volume from a predecessor.
-func (d *Daemon) takeTargets(ctx context.Context) error {
+// takeTargets takes over all devices without a volume from a predecessor, and reports them. One that
+// the predecessor could not serve either is no error, and is tried again later.
+func (d *Daemon) takeTargets(ctx context.Context, handed []protocol.HandedTarget) ([]protocol.UpgradedTarget, error) {
+	var list []protocol.UpgradedTarget
 	var errs []error
 	for _, r := range d.keptTargets() {
-		errs = append(errs, d.takeTarget(ctx, r))
+		i := slices.IndexFunc(handed, func(h protocol.HandedTarget) bool { return h.ID == r.ID })
+		err := d.takeTarget(ctx, r)
+		switch {
+		case err != nil && handed != nil && i < 0:
+			d.postponeTarget(r, err)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s (%s): %w", devicePath(r.ID), &r.Target, err))
+		default:
+			u := protocol.UpgradedTarget{Device: devicePath(r.ID), Target: r.String()}
+			if i >= 0 {
+				u.Pause = time.Duration(handover.Monotonic() - handed[i].Quiesced).Seconds()
+			}
+			list = append(list, u)
+		}
 	}
-	return errors.Join(errs...)
+	return list, errors.Join(errs...)
 }
 
 // takeTarget serves a device of an earlier daemon: it takes over one that waits, and makes one again
-// that is not there. It logs its error.
+// that is not there.
 func (d *Daemon) takeTarget(ctx context.Context, r targets.Record) error {
 	ctx, give, err := d.turns.take(ctx, d.turnOfNumber(r.ID))
-	if err == nil {
-		defer give()
-		err = d.takeNow(ctx, r)
-	}
 	if err != nil {
-		d.log.Error("a device of an earlier daemon was not taken over; varve ublk recover tries it again", "id", r.ID, "target", r.String(), "error", err)
-		err = fmt.Errorf("/dev/ublkb%d (%s): %w", r.ID, &r.Target, err)
+		return err
 	}
-	return err
+	defer give()
+	return d.takeNow(ctx, r)
 }
 
 func (d *Daemon) takeNow(ctx context.Context, r targets.Record) error {
@@ -319,8 +343,12 @@ func (d *Daemon) takeNow(ctx context.Context, r targets.Record) error {
 func (d *Daemon) releaseTargets(ctx context.Context, detach bool, s *parting) {
 	for _, k := range d.targets.all() {
 		ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+		shown, became := k.shown(), &s.DetachedTargets
 		err := k.dev.Stop(ctx, detach)
 		if errors.Is(err, blockdev.ErrBusy) {
+			if k.Recovery != string(blockdev.RecoveryNone) {
+				became = &s.LeftTargets
+			}
 			err = d.leaveTarget(ctx, k, s)
 		}
 		cancel()
@@ -329,6 +357,8 @@ func (d *Daemon) releaseTargets(ctx context.Context, detach bool, s *parting) {
 			continue
 		}
 		<-k.done
+		shown.State = ""
+		*became = append(*became, shown)
 		if detach {
 			d.forgetTarget(k.ID)
 		}
@@ -350,17 +380,21 @@ func (d *Daemon) leaveTarget(ctx context.Context, k *targetDevice, s *parting) e
 	return k.dev.Quiesce(ctx)
 }
 
-// quiesceTargets leaves all devices without a volume to the process that opens the store next.
-func (d *Daemon) quiesceTargets(ctx context.Context) error {
+// quiesceTargets leaves all devices without a volume to the process that opens the store next, and
+// returns since when their I/O waits.
+func (d *Daemon) quiesceTargets(ctx context.Context) ([]protocol.HandedTarget, error) {
+	d.targets.stopRetries()
+	handed := []protocol.HandedTarget{}
 	var errs []error
 	for _, k := range d.targets.all() {
+		handed = append(handed, protocol.HandedTarget{ID: k.ID, Quiesced: handover.Monotonic()})
 		err := k.dev.Quiesce(ctx)
 		<-k.done
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", k.dev.Path(), err))
 		}
 	}
-	return errors.Join(errs...)
+	return handed, errors.Join(errs...)
 }
 
 // mayHandOverTargets returns an error if the successor could not serve the devices without a volume.

@@ -33,6 +33,7 @@ func (d *Daemon) serveStat(ctx context.Context, _ *http.Request, _ server.None) 
 		s.Daemon, s.Path = &p, p.Store
 		swap, _ := d.swaps.list() // an error is in the log
 		s.Swap = append(s.Swap, swap...)
+		s.Targets = d.targets.shown()
 		if use, err := d.open.use(0); err == nil {
 			s.OpenFiles = &use
 		}

@@ -62,6 +62,14 @@ type Given struct {
 	Error   *Error   `json:"error,omitempty"`
 	Devices []Handed `json:"devices"`
 	Notes   []string `json:"notes"`
+	// Targets is null from a version that does not list them.
+	Targets []HandedTarget `json:"targets"`
+}
+
+// HandedTarget is a device without a volume whose I/O waits.
+type HandedTarget struct {
+	ID       int   `json:"id"`
+	Quiesced int64 `json:"quiesced"` // as in Handed
 }
 
 // Handed is a device whose I/O waits.
@@ -80,6 +88,7 @@ type Upgraded struct {
 	From    Process          `json:"from"`
 	To      Process          `json:"to"`
 	Devices []UpgradedDevice `json:"devices"`
+	Targets []UpgradedTarget `json:"targets,omitempty"`
 	Pause   *Pauses          `json:"pause,omitempty"` // of all devices; omitted if there are none
 	Mounts  []string         `json:"mounts,omitempty"`
 	Notes   []string         `json:"notes,omitempty"`
@@ -96,6 +105,13 @@ type UpgradedDevice struct {
 	Volume string  `json:"volume"`
 	Device string  `json:"device"`
 	Pause  float64 `json:"pause_seconds"` // the time for which its I/O waited
+}
+
+// UpgradedTarget is a device without a volume that was taken over.
+type UpgradedTarget struct {
+	Device string  `json:"device"`
+	Target string  `json:"target"`        // its type and files
+	Pause  float64 `json:"pause_seconds"` // the time for which its I/O waited; 0 if it is unknown
 }
 
 // Pauses summarizes the pauses of several devices, in seconds.

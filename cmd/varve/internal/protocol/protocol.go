@@ -299,11 +299,14 @@ type Stop struct {
 
 // Stopped says what became of the daemon's devices and mounts. The daemon ends after its response.
 type Stopped struct {
-	PID       int          `json:"pid"`
-	Detached  []Attachment `json:"detached,omitempty"`
-	Left      []Attachment `json:"left,omitempty"` // open; their I/O waits for the next daemon
-	Unmounted []string     `json:"unmounted,omitempty"`
-	Notes     []string     `json:"notes,omitempty"`
+	PID      int          `json:"pid"`
+	Detached []Attachment `json:"detached,omitempty"`
+	Left     []Attachment `json:"left,omitempty"` // open; their I/O waits for the next daemon
+	// DetachedTargets and LeftTargets are the same of devices without a volume.
+	DetachedTargets []ServedTarget `json:"detached_targets,omitempty"`
+	LeftTargets     []ServedTarget `json:"left_targets,omitempty"`
+	Unmounted       []string       `json:"unmounted,omitempty"`
+	Notes           []string       `json:"notes,omitempty"`
 }
 
 // OpenFiles counts the daemon's file descriptors.
@@ -323,7 +326,9 @@ type Stat struct {
 	// store that they belong to, or was moved.
 	Foreign []Attachment `json:"foreign,omitempty"`
 	Mounts  []Mount      `json:"mounts"`
-	Swap    []Swap       `json:"swap"` // on devices of the daemon, which may hang the machine
+	// Targets are the daemon's devices without a volume.
+	Targets []ServedTarget `json:"targets,omitempty"`
+	Swap    []Swap         `json:"swap"` // on devices of the daemon, which may hang the machine
 }
 
 // Swap is a swap area of this machine on a device of the daemon, or in one of its mounts.

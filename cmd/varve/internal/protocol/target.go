@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // TargetTypes that a Target accepts.
@@ -177,4 +178,26 @@ type TargetAdded struct {
 	Queues   int      `json:"queues"`
 	Depth    int      `json:"depth"`
 	Notes    []string `json:"notes,omitempty"`
+}
+
+// ServedTarget is a device without a volume that a daemon serves, or is to serve.
+type ServedTarget struct {
+	Device string `json:"device"` // "/dev/ublkb0"
+	ID     int    `json:"id"`
+	Target Target `json:"target"`
+	Legs   []Leg  `json:"legs,omitempty"` // of a mirror that is served
+
+	// Only in lists.
+	State   string    `json:"state,omitempty"`   // StateServed or StateWaiting
+	Error   string    `json:"error,omitempty"`   // why it is not served
+	RetryAt time.Time `json:"retry_at,omitzero"` // the next try to serve it
+}
+
+// Leg is one of the files of a mirror, as of mirror.LegStatus.
+type Leg struct {
+	Leg    int    `json:"leg"`
+	File   string `json:"file,omitempty"`   // not known of a leg that was out from the start
+	State  string `json:"state"`            // "in-sync", "resyncing" or "out"
+	Behind int64  `json:"behind,omitempty"` // bytes that it may lack
+	Error  string `json:"error,omitempty"`  // why it is out
 }

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"varve/blockdev"
-	"varve/blockdev/target/mirror"
+	"varve/cmd/varve/internal/protocol"
 )
 
 // Whoever serves a mirror, the daemon or a process of its own, listens on a socket beside the record
@@ -72,6 +72,18 @@ type invalidLeg struct{ text string }
 
 func (e *invalidLeg) Error() string { return e.text }
 func (e *invalidLeg) Unwrap() error { return blockdev.ErrInvalid }
+
+// Legs returns how the legs of a mirror are; nil: it is none.
+func (d *Disk) Legs() []protocol.Leg {
+	if d.mirror == nil {
+		return nil
+	}
+	var list []protocol.Leg
+	for _, l := range d.mirror.Status() {
+		list = append(list, protocol.Leg(l))
+	}
+	return list
+}
 
 // followLegs answers questions, and notes how the legs are, until ctx or the device ends.
 func (d *Disk) followLegs(ctx context.Context, dev *blockdev.Device, log *slog.Logger) {
@@ -137,8 +149,8 @@ func (d *Disk) addLeg(q legQuestion) error {
 func (d *Disk) noteLegs(ctx context.Context, dev *blockdev.Device, log *slog.Logger) {
 	tick := time.NewTicker(measureEvery)
 	defer tick.Stop()
-	for last := []mirror.LegStatus(nil); ; {
-		if now := d.mirror.Status(); !slices.Equal(now, last) {
+	for last := []protocol.Leg(nil); ; {
+		if now := d.Legs(); !slices.Equal(now, last) {
 			if err := noteLegs(dev.ID(), now); err != nil {
 				log.Warn("how the legs of a mirror are was not noted", "device", dev.Path(), "error", err)
 			}
@@ -154,7 +166,7 @@ func (d *Disk) noteLegs(ctx context.Context, dev *blockdev.Device, log *slog.Log
 	}
 }
 
-func noteLegs(id int, legs []mirror.LegStatus) error {
+func noteLegs(id int, legs []protocol.Leg) error {
 	r, known, err := Noted(id)
 	if err != nil || !known {
 		return err

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"varve/blockdev/target/mirror"
 	"varve/cmd/varve/internal/protocol"
 )
 
@@ -22,7 +21,7 @@ type Record struct {
 	Store    string `json:"store,omitempty"`    // the directory of the store whose daemon serves it; empty: a process of its own
 	Instance string `json:"instance,omitempty"` // of that store
 	// Legs are how those of a mirror were when that last changed.
-	Legs []mirror.LegStatus `json:"legs,omitempty"`
+	Legs []protocol.Leg `json:"legs,omitempty"`
 }
 
 // Runtime is where records are. Losing them loses no data. They do not outlive the boot, as the
