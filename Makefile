@@ -79,10 +79,18 @@ bench-rings: ## varve's ring beside giouring's
 bench-collect: build ## how much space collection gives back, and what it does to I/O meanwhile
 	@integration/bench/collect
 
+.PHONY: plot
+plot: ## docs/claims.png, and its table, again from the figures in docs/claims.json
+	@$(GO) run ./integration/bench claims -in docs/claims.json -png docs/claims.png
+
+.PHONY: kernel-build-test
+kernel-build-test: ## build a tiny kernel on ext4 on a volume and on a loop device: same files? how long? ROUNDS=2
+	@integration/bench/kernel-build
+
 .PHONY: clean
 clean: ## remove what was built here; the cache outside the checkout stays
 	rm -rf bin out
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,7 +18,8 @@ type contender struct {
 	name string
 	note string // for the table's legend
 	null bool   // moves no data: left out of the steps that say nothing about it
-	copy string // the copy mode it is to show in copySteps; empty: takes part in the main steps
+	// parts are those that it takes part in; empty: the main one.
+	parts []string
 	// start makes a new device of env.size bytes with nothing in it. What it has set up when it
 	// fails, it also has to register with env.undo.
 	start func(ctx context.Context, env *env) (device, error)
@@ -28,6 +30,14 @@ type device struct {
 	path   string
 	pid    int // of the server; 0: the kernel alone
 	settle func(ctx context.Context) error
+}
+
+// takes reports whether a contender takes the steps of a part.
+func (c contender) takes(part string) bool {
+	if len(c.parts) == 0 {
+		return part == partMain
+	}
+	return slices.Contains(c.parts, part)
 }
 
 // tools are the programs that contenders need.
@@ -95,7 +105,5 @@ func quietly(ctx context.Context, name string, args ...string) error {
 
 // allContenders is the order of the table's columns.
 func allContenders(t tools) []contender {
-	cs := varveContenders(t)
-	cs = append(cs, kublkContenders()...)
-	return append(cs, kernelContenders()...)
+	return slices.Concat(varveContenders(t), kublkContenders(), kernelContenders(), smallContenders())
 }

@@ -20,21 +20,11 @@ func varveContenders(t tools) []contender {
 	cs := []contender{
 		{name: "varve volume", note: "a volume of a store made for the round, settling on", start: startVolume()},
 		{name: "varve verified", note: "a volume whose settled chunks are hashed as they are read; only reads say something", start: startVolume("--verify")},
-		{name: "varve null", note: "ublk device that moves no data", null: true, start: startVarveNull},
+		{name: "varve null", note: "ublk device that moves no data", null: true, start: startVarveNull("auto")},
 		{name: "varve loop", note: "ublk device over a file, zero copy", start: startVarveLoop("auto")},
 	}
 	if t.before != "" {
 		cs = append(cs, earlierContenders(cs)...)
-	}
-	for _, mode := range []string{"zero", "user", "plain"} {
-		start := startVarveLoop(mode)
-		cs = append(cs, contender{
-			name: "copy " + mode, note: "varve loop, copy mode " + mode, copy: mode,
-			start: func(ctx context.Context, e *env) (device, error) {
-				e.size /= 4 // three more files on the tmpfs
-				return start(ctx, e)
-			},
-		})
 	}
 	return cs
 }
@@ -57,8 +47,10 @@ func earlierContenders(cs []contender) []contender {
 	return earlier
 }
 
-func startVarveNull(ctx context.Context, e *env) (device, error) {
-	return serveDevice(ctx, e, "--target", "null", "--size", fmt.Sprint(e.size))
+func startVarveNull(mode string) func(context.Context, *env) (device, error) {
+	return func(ctx context.Context, e *env) (device, error) {
+		return serveDevice(ctx, e, "--target", "null", "--size", fmt.Sprint(e.size), "--copy-mode", mode)
+	}
 }
 
 func startVarveLoop(mode string) func(context.Context, *env) (device, error) {

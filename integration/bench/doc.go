@@ -4,6 +4,7 @@
 //	measure    sets every contender up on one tmpfs, runs fio on them in turn, writes results.json
 //	watch      records from outside how much processor time the test kernel gets
 //	report     joins the two, and writes results.md and results.png
+//	claims     draws figures of zero copy against copy that report has kept
 //	rings      compares varve's ring with giouring's, from the output of uring's benchmarks
 //	memory     fills a large volume and prints how much memory its store takes
 //	clone      clones a snapshot of a large volume, and clones of clones, reads them, and rolls back
@@ -12,6 +13,8 @@
 //	reclaim    measures how much space comes back on each file system, and what is written for it
 //	beside     compares I/O beside a collection with I/O without one
 //	attach     clones a snapshot and attaches the clones, a hundred at once
+//	kernel-build   builds a kernel on ext4 on a volume and on a loop device, and compares all files
+//	kernel-report  prints how long that took
 //	diff       changes chunks all over a large volume and compares it with a snapshot from before
 //
 // A contender is one way to get a block device: a varve volume, a varve target, kublk, the kernel's

@@ -23,7 +23,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|collect|reclaim|beside|attach|rings [flags]")
+		return errors.New("usage: bench measure|watch|report|memory|clone|diff|counts|collect|reclaim|beside|attach|rings|claims|kernel-build|kernel-report [flags]")
 	}
 	switch args[0] {
 	case "measure":
@@ -50,6 +50,12 @@ func run(ctx context.Context, args []string) error {
 		return runReclaim(ctx, args[1:])
 	case "collect":
 		return runCollect(ctx, args[1:])
+	case "claims":
+		return runClaims(args[1:])
+	case "kernel-build":
+		return runKernelBuild(ctx, args[1:])
+	case "kernel-report":
+		return runKernelReport(args[1:])
 	}
 	return fmt.Errorf("no such command %q", args[0])
 }
@@ -88,6 +94,7 @@ func runReport(args []string) error {
 	cpu := flags.String("cpu", "", "what watch has written, to be joined into the results")
 	md := flags.String("md", "results.md", "table to write")
 	png := flags.String("png", "results.png", "plot to write; empty: none")
+	claimed := flags.String("claims", "", "file for the figures of zero copy against copy; empty: none")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -96,7 +103,7 @@ func runReport(args []string) error {
 		return err
 	}
 	if *cpu != "" {
-		l, err := readCPULog(*cpu)
+		l, err := readCPULog(*cpu, false)
 		if err != nil {
 			return err
 		}
@@ -105,6 +112,11 @@ func runReport(args []string) error {
 	res.Goals = res.verdicts()
 	if err := res.save(*in); err != nil {
 		return err
+	}
+	if c := res.claims(); *claimed != "" && len(c.Rows) > 0 {
+		if err := c.save(*claimed); err != nil {
+			return err
+		}
 	}
 	text := res.markdown()
 	if err := os.WriteFile(*md, []byte(text), 0o644); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -21,26 +22,36 @@ func (r *results) markdown() string {
 	r.processor(&b)
 	r.settling(&b)
 	r.copyModes(&b)
+	if c := r.claims(); len(c.Rows) > 0 {
+		c.markdown(&b)
+	}
+	r.targets(&b)
 	r.goalTable(&b)
 	return b.String()
 }
 
-// names of the contenders that took part in the main steps, or in the comparison of copy modes.
-func (r *results) names(copying bool) []string {
+// in returns the contenders that took the steps of a part, none if there were no steps.
+func (r *results) in(part string) []named {
+	if !slices.ContainsFunc(r.Steps, func(s step) bool { return s.Part == part }) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(r.Contenders), func(n named) bool { return !(contender{parts: n.Parts}).takes(part) })
+}
+
+// names returns the names of the contenders that took the steps of a part.
+func (r *results) names(part string) []string {
 	var names []string
-	for _, c := range r.Contenders {
-		if (c.Copy != "") == copying {
-			names = append(names, c.Name)
-		}
+	for _, c := range r.in(part) {
+		names = append(names, c.Name)
 	}
 	return names
 }
 
 // table writes a row for each step for which cell returns anything.
-func (r *results) table(b *strings.Builder, names []string, copying bool, cell func(s step, name string) string) {
+func (r *results) table(b *strings.Builder, names []string, part string, cell func(s step, name string) string) {
 	fmt.Fprintf(b, "| | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("---:|", len(names)))
 	for _, s := range r.Steps {
-		if s.Copying != copying {
+		if s.Part != part {
 			continue
 		}
 		fmt.Fprintf(b, "| %s |", s.Title)
@@ -71,27 +82,41 @@ func (r *results) speed(s step, name string) string {
 }
 
 func (r *results) throughput(b *strings.Builder) {
-	names := r.names(false)
+	names := r.names(partMain)
 	if len(names) == 0 {
 		return
 	}
 	b.WriteString("## Throughput\n\nMB/s from 64k on, thousands of IOPS below; ~ where the middle half of the rounds is wider than 15 %.\n\n")
-	r.table(b, names, false, r.speed)
-	for _, c := range r.Contenders {
-		if c.Copy == "" {
-			fmt.Fprintf(b, "- **%s**: %s\n", c.Name, c.Note)
-		}
+	r.table(b, names, partMain, r.speed)
+	r.legend(b, partMain)
+}
+
+// legend says what the contenders of a part are.
+func (r *results) legend(b *strings.Builder, part string) {
+	for _, c := range r.in(part) {
+		fmt.Fprintf(b, "- **%s**: %s\n", c.Name, c.Note)
 	}
 	b.WriteString("\n")
 }
 
+// targets compares the targets that do more than loop.
+func (r *results) targets(b *strings.Builder) {
+	names := r.names(partTargets)
+	if len(names) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "## Targets\n\nDevices of %d MiB; the same units.\n\n", r.Size/smaller>>20)
+	r.table(b, names, partTargets, r.speed)
+	r.legend(b, partTargets)
+}
+
 func (r *results) processor(b *strings.Builder) {
-	names := r.names(false)
+	names := r.names(partMain)
 	if len(names) == 0 {
 		return
 	}
 	b.WriteString("## Processor time for each I/O\n\nMicroseconds of the whole machine as its host counts them, fio included, less what fio takes to start; in\nparentheses the server process alone as the guest counts it. I/Os per second of processor time are what a machine\nwould do that nothing else runs on.\n\n")
-	r.table(b, names, false, func(s step, name string) string {
+	r.table(b, names, partMain, func(s step, name string) string {
 		all, _ := r.median(s.Name, name, hostCPU)
 		server, _ := r.median(s.Name, name, func(s sample) float64 { return s.Server })
 		if server == 0 {
@@ -119,9 +144,12 @@ func (r *results) processor(b *strings.Builder) {
 // settling shows what it costs to settle what a step has written, after the step.
 func (r *results) settling(b *strings.Builder) {
 	const name = "varve volume"
+	if !slices.Contains(r.names(partMain), name) {
+		return
+	}
 	fmt.Fprintf(b, "## Settling\n\nAfter each step that writes, the volume settles. MB/s while writing, and with the time of settling counted in.\n\n| | MB/s | with settling | settling, s | of which processor, s |\n|---|---:|---:|---:|---:|\n")
 	for _, s := range r.Steps {
-		if !s.writes() || len(r.Samples[s.Name][name]) == 0 || s.Copying {
+		if !s.writes() || len(r.Samples[s.Name][name]) == 0 || s.Part != partMain {
 			continue
 		}
 		speed, _ := r.median(s.Name, name, mbps)
@@ -137,12 +165,12 @@ func (r *results) settling(b *strings.Builder) {
 }
 
 func (r *results) copyModes(b *strings.Builder) {
-	names := r.names(true)
+	names := r.names(partCopy)
 	if len(names) == 0 {
 		return
 	}
 	b.WriteString("## Copy modes\n\nThe loop target, random I/O, QD8; the same units.\n\n")
-	r.table(b, names, true, r.speed)
+	r.table(b, names, partCopy, r.speed)
 	for _, rw := range []string{"randread", "randwrite"} {
 		fmt.Fprintf(b, "- %s: %s\n", rw, r.crossover(rw))
 	}
@@ -153,7 +181,7 @@ func (r *results) copyModes(b *strings.Builder) {
 func (r *results) crossover(rw string) string {
 	from := ""
 	for _, s := range r.Steps {
-		if !s.Copying || s.RW != rw {
+		if s.Part != partCopy || s.RW != rw {
 			continue
 		}
 		zero, ok := r.median(s.Name, "copy zero", iops)
@@ -161,7 +189,7 @@ func (r *results) crossover(rw string) string {
 			return "not measured"
 		}
 		best := true
-		for _, name := range r.names(true) {
+		for _, name := range r.names(partCopy) {
 			if v, ok := r.median(s.Name, name, iops); ok && v > zero {
 				best = false
 			}

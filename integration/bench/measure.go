@@ -124,7 +124,7 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 		}
 		b.res.note(c)
 	}
-	for _, s := range append(mainSteps(b.size), copySteps()...) {
+	for _, s := range allSteps(b.size) {
 		if !b.steps.MatchString(s.Name) {
 			continue
 		}
@@ -141,7 +141,7 @@ func (b *bench) round(ctx context.Context, round int) (err error) {
 // take runs one step on one contender and keeps its sample. A volume settles before the next
 // contender is measured: its settling must not disturb others, and its cost must show.
 func (b *bench) take(ctx context.Context, en *entrant, s step) error {
-	if (en.copy != "") != s.Copying {
+	if !en.takes(s.Part) {
 		return nil
 	}
 	smp, err := b.sample(ctx, en, s)

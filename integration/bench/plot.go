@@ -17,12 +17,13 @@ import (
 
 const columns = 4
 
+func init() { plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"} }
+
 // plot draws one small chart for each step, and two for the copy modes, as a PNG.
 func (r *results) plot(path string) error {
-	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	var charts []*plot.Plot
 	for _, s := range r.Steps {
-		if !s.Copying {
+		if s.Part == partMain {
 			c, err := r.bars(s)
 			if err != nil {
 				return fmt.Errorf("draw %s: %w", s.Name, err)
@@ -42,12 +43,13 @@ func (r *results) plot(path string) error {
 	if len(charts) == 0 {
 		return nil
 	}
-	return drawGrid(path, charts)
+	return drawGrid(path, charts, columns)
 }
 
-func drawGrid(path string, charts []*plot.Plot) error {
+// drawGrid draws charts side by side, at most columns in a row, as a PNG.
+func drawGrid(path string, charts []*plot.Plot, columns int) error {
 	rows := (len(charts) + columns - 1) / columns
-	img := vgimg.NewWith(vgimg.UseWH(columns*11*vg.Centimeter, vg.Length(rows)*7.2*vg.Centimeter), vgimg.UseDPI(110))
+	img := vgimg.NewWith(vgimg.UseWH(vg.Length(columns)*11*vg.Centimeter, vg.Length(rows)*7.2*vg.Centimeter), vgimg.UseDPI(110))
 	canvas := draw.New(img)
 	tiles := draw.Tiles{
 		Rows: rows, Cols: columns, PadX: 0.8 * vg.Centimeter, PadY: 0.9 * vg.Centimeter,
@@ -99,7 +101,7 @@ func (r *results) bars(s step) (*plot.Plot, error) {
 	if !s.bandwidth() {
 		p.X.Label.Text, figure, scale, format = "thousand IOPS", iops, 1e3, "%.1f"
 	}
-	names := r.names(false)
+	names := r.names(partMain)
 	var ticks []plot.Tick
 	var labels plotter.XYLabels
 	highest := 0.0
@@ -150,11 +152,11 @@ func (r *results) lines(rw string) (*plot.Plot, error) {
 	}
 	var ticks []plot.Tick
 	drawn := false
-	for i, name := range r.names(true) {
+	for i, name := range r.names(partCopy) {
 		var points plotter.XYs
 		ticks = ticks[:0]
 		for _, s := range r.Steps {
-			if !s.Copying || s.RW != rw {
+			if s.Part != partCopy || s.RW != rw {
 				continue
 			}
 			x := math.Log2(float64(s.Block))

@@ -32,9 +32,9 @@ type series map[string][]sample
 
 // named is a contender's name and description.
 type named struct {
-	Name string `json:"name"`
-	Note string `json:"note"`
-	Copy string `json:"copy_mode,omitempty"`
+	Name  string   `json:"name"`
+	Note  string   `json:"note"`
+	Parts []string `json:"parts,omitempty"` // that it takes part in; empty: the main one
 }
 
 func newResults(ctx context.Context, p plan) *results {
@@ -51,7 +51,7 @@ func newResults(ctx context.Context, p plan) *results {
 
 func (r *results) note(c contender) {
 	if !slices.ContainsFunc(r.Contenders, func(n named) bool { return n.Name == c.name }) {
-		r.Contenders = append(r.Contenders, named{Name: c.name, Note: c.note, Copy: c.copy})
+		r.Contenders = append(r.Contenders, named{Name: c.name, Note: c.note, Parts: c.parts})
 	}
 }
 

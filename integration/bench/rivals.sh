@@ -3,11 +3,11 @@
 
 # prepare_rivals KERNEL sets kublk and vdoformat to programs that run on this machine and in the test kernel.
 #
-# fio, dmsetup and thin-provisioning-tools are the machine's own packages. kublk, the ublk server of the kernel's
+# fio, dmsetup, thin-provisioning-tools and qemu-utils are the machine's own packages. kublk, the ublk server of the kernel's
 # selftests, is built from the source that KERNEL was built from. vdoformat is trixie's and runs on trixie's libc.
 prepare_rivals() {
 	local kernel=$1
-	install_packages build-essential fio dmsetup thin-provisioning-tools util-linux
+	install_packages build-essential fio dmsetup thin-provisioning-tools qemu-utils util-linux
 	build_kublk "$(dirname "$kernel")"
 	unpack_vdoformat
 }

@@ -51,7 +51,7 @@ func runWatch(ctx context.Context, args []string) error {
 		}
 		if w.machine != 0 {
 			w.advance()
-			fmt.Fprintln(notes, time.Now().UnixNano(), w.total)
+			fmt.Fprintln(notes, time.Now().UnixNano(), w.total, w.missed())
 		}
 		select {
 		case <-tick.C:
@@ -67,12 +67,14 @@ type watcher struct {
 	parent, machine int
 	threads         map[string]*thread // by path of schedstat
 	total           int64              // nanoseconds
+	ended           int64              // nanoseconds in total of children that have ended
 }
 
 // thread is a watched thread. Its file stays open, which makes reading it cheap.
 type thread struct {
-	stat *os.File
-	seen int64 // nanoseconds that are in total
+	stat  *os.File
+	child bool  // of a child of the machine's main process
+	seen  int64 // nanoseconds that are in total
 }
 
 func (w *watcher) alive() bool {
@@ -96,7 +98,7 @@ func (w *watcher) rescan() {
 				continue
 			}
 			if f, err := os.Open(path); err == nil {
-				w.threads[path] = &thread{stat: f}
+				w.threads[path] = &thread{stat: f, child: pid != w.machine}
 			}
 		}
 	}
@@ -110,6 +112,9 @@ func (w *watcher) advance() {
 		if n == 0 && err != nil {
 			_ = t.stat.Close() // it has ended
 			delete(w.threads, path)
+			if t.child {
+				w.ended += t.seen
+			}
 			continue
 		}
 		ran, _, _ := strings.Cut(string(buf[:n]), " ")
@@ -118,6 +123,28 @@ func (w *watcher) advance() {
 			t.seen = ns
 		}
 	}
+}
+
+// missed returns the nanoseconds that children which have ended took beside what is in total: some
+// were there between two rescans only, and all took some after they were last read. The kernel
+// counts them in ticks, and when the main process has waited for them, so that this is for long
+// windows.
+func (w *watcher) missed() int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.machine))
+	if err != nil {
+		return 0
+	}
+	const ofChildren, tick = 13, 10_000_000 // cutime and cstime, behind the name; nanoseconds of a tick
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var ticks int64
+	for _, field := range fields[min(len(fields), ofChildren):min(len(fields), ofChildren+2)] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0
+		}
+		ticks += n
+	}
+	return ticks*tick - w.ended
 }
 
 // findMachine returns the test kernel's main process, 0 while there is none.
@@ -192,7 +219,8 @@ type cpuLog struct {
 	at, total []int64 // host's Unix nanoseconds, nanoseconds of processor time so far
 }
 
-func readCPULog(path string) (*cpuLog, error) {
+// readCPULog reads it; with whole, what was missed of processes that came and went is counted too.
+func readCPULog(path string, whole bool) (*cpuLog, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -201,9 +229,12 @@ func readCPULog(path string) (*cpuLog, error) {
 	var l cpuLog
 	sc := bufio.NewScanner(f)
 	for sc.Scan() {
-		var at, total int64
-		if _, err := fmt.Sscan(sc.Text(), &at, &total); err != nil {
+		var at, total, missed int64
+		if _, err := fmt.Sscan(sc.Text(), &at, &total, &missed); err != nil {
 			break // the end of a watch that is still going on
+		}
+		if whole {
+			total += missed
 		}
 		l.at, l.total = append(l.at, at), append(l.total, total)
 	}
