@@ -188,6 +188,7 @@ type LegStatus struct {
 	File   string `json:"file,omitempty"`   // not known of a leg that was out from the start
 	State  string `json:"state"`            // "in-sync", "resyncing" or "out"
 	Behind int64  `json:"behind,omitempty"` // bytes that it may lack
+	Errors int64  `json:"errors,omitempty"` // requests to it that have failed, since the mirror is served
 	Error  string `json:"error,omitempty"`  // why it is out
 }
 
@@ -197,7 +198,7 @@ func (m *Mirror) Status() []LegStatus {
 	defer m.mu.Unlock()
 	list := make([]LegStatus, m.n)
 	for i := range list {
-		s := LegStatus{Leg: i, State: m.state.parts[i].String()}
+		s := LegStatus{Leg: i, State: m.state.parts[i].String(), Errors: m.errors[i]}
 		if l := m.legs[i]; l != nil {
 			s.File = l.Path()
 			if l.err != nil && m.state.parts[i] == partOut {

@@ -60,18 +60,19 @@ type array struct {
 	mu        sync.Mutex
 	state     state // durable on all active legs, but for a change that the keeper is writing
 	legs      [MaxLegs]*leg
-	settled   uint64   // events of the newest state that is durable on all active legs
-	failing   legSet   // active legs that have failed, and are not durably out yet
-	intent    *bitmap  // regions whose bits are durable on all active legs
-	touched   *bitmap  // regions written since the keeper last cleared bits
-	stale     *bitmap  // regions that the resyncing legs lack
-	joins     int      // counts when stale has grown
-	promoting legSet   // resyncing legs that are said to be in sync, in a state that is being written
-	skipped   *bitmap  // stale regions that could not be read; tried again later
-	ranges    ranges   // under way
-	waiting   []*op    // for the keeper
-	uneven    bool     // a request was given up half done: the legs may differ where nothing is under way
-	repairs   []repair // of failed reads
+	settled   uint64         // events of the newest state that is durable on all active legs
+	failing   legSet         // active legs that have failed, and are not durably out yet
+	intent    *bitmap        // regions whose bits are durable on all active legs
+	touched   *bitmap        // regions written since the keeper last cleared bits
+	stale     *bitmap        // regions that the resyncing legs lack
+	joins     int            // counts when stale has grown
+	promoting legSet         // resyncing legs that are said to be in sync, in a state that is being written
+	skipped   *bitmap        // stale regions that could not be read; tried again later
+	ranges    ranges         // under way
+	waiting   []*op          // for the keeper
+	uneven    bool           // a request was given up half done: the legs may differ where nothing is under way
+	repairs   []repair       // of failed reads
+	errors    [MaxLegs]int64 // failed requests of each leg, or of the leg that was in its place
 }
 
 func newArray(s state, log *slog.Logger) *array {
@@ -212,6 +213,9 @@ func (a *array) granted(s *span) {
 func (a *array) fail(failed legSet, err error) {
 	before := a.failing
 	for i := range a.n {
+		if failed.has(i) {
+			a.errors[i]++
+		}
 		if !failed.has(i) || a.failing.has(i) {
 			continue
 		}

@@ -194,8 +194,8 @@ func TestFailedLeg(t *testing.T) {
 	seal()
 	write(t, d, 4096, data)
 	await(t, m, "out", "in-sync")
-	if s := m.Status()[0]; !strings.Contains(s.Error, "leg 0, "+bad) || s.Behind == 0 {
-		t.Errorf("the status of the leg is %+v", s)
+	if s := m.Status(); !strings.Contains(s[0].Error, "leg 0, "+bad) || s[0].Behind == 0 || s[0].Errors == 0 || s[1].Errors > 0 {
+		t.Errorf("the status of the legs is %+v", s)
 	}
 	expect(t, d, 0, append(bytes.Clone(data[:4096]), data...))
 	if err := d.Do(&queuetest.IO{Op: queue.OpFlush}); err != nil {
@@ -421,6 +421,9 @@ func TestRepair(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("leg %d was not repaired", i)
 			}
+		}
+		if s := m.Status()[i]; s.Errors == 0 {
+			t.Errorf("the status of the leg that could not be read is %+v", s)
 		}
 	}
 	await(t, m, "in-sync", "in-sync")

@@ -25,7 +25,11 @@ func (a *array) wantsRepair(failed legSet, off, end int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range a.n {
-		if failed.has(i) && len(a.repairs) < maxRepairs {
+		if !failed.has(i) {
+			continue
+		}
+		a.errors[i]++
+		if len(a.repairs) < maxRepairs {
 			a.repairs = append(a.repairs, repair{i, off, end})
 		}
 	}

@@ -135,6 +135,9 @@ func writeUblkText(w io.Writer, d *ublkDevice, queues [][]int) {
 			if l.Behind > 0 {
 				fmt.Fprintf(w, ", %s behind", formatSize(l.Behind))
 			}
+			if l.Errors > 0 {
+				fmt.Fprintf(w, ", %s", counted(int(l.Errors), "error"))
+			}
 			if l.Error != "" {
 				fmt.Fprintf(w, ": %s", l.Error)
 			}

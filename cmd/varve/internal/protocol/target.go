@@ -199,5 +199,6 @@ type Leg struct {
 	File   string `json:"file,omitempty"`   // not known of a leg that was out from the start
 	State  string `json:"state"`            // "in-sync", "resyncing" or "out"
 	Behind int64  `json:"behind,omitempty"` // bytes that it may lack
+	Errors int64  `json:"errors,omitempty"` // requests to it that have failed, since the mirror is served
 	Error  string `json:"error,omitempty"`  // why it is out
 }
