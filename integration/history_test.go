@@ -3,8 +3,12 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/hex"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,7 +37,18 @@ func TestHistoryOnDevice(t *testing.T) {
 		}
 	}
 	list := states()
-	time.Sleep(5 * time.Second) // the file of states is written behind
+	root, err := hex.DecodeString(list[len(list)-1].Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the states are in their file, which is written behind", func() bool {
+		b, err := os.ReadFile(filepath.Join(n.store, "refs/history"))
+		return err == nil && bytes.Contains(b, root)
+	})
+	automatic := func(s objstore.SnapshotInfo) bool { return s.Automatic }
+	eventually(t, time.Minute, "the daemon makes an automatic snapshot", func() bool {
+		return slices.ContainsFunc(query[[]objstore.SnapshotInfo](ctx, n, "snapshot", "list", "disk"), automatic)
+	})
 	n.kill(ctx)
 	n.serve(ctx)
 	if again := states(); len(again) < len(list) || again[len(list)-1].Root != list[len(list)-1].Root {
@@ -57,14 +72,7 @@ func TestHistoryOnDevice(t *testing.T) {
 		t.Error("the device holds something else after the rollback to a state")
 	}
 	n.varve(ctx, "detach", "disk")
-	snaps := query[[]objstore.SnapshotInfo](ctx, n, "snapshot", "list", "disk")
-	automatic := 0
-	for _, s := range snaps {
-		if s.Automatic {
-			automatic++
-		}
-	}
-	if automatic == 0 {
-		t.Errorf("the daemon has made no automatic snapshot: %+v", snaps)
+	if snaps := query[[]objstore.SnapshotInfo](ctx, n, "snapshot", "list", "disk"); !slices.ContainsFunc(snaps, automatic) {
+		t.Errorf("the automatic snapshot is gone: %+v", snaps)
 	}
 }
