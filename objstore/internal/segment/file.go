@@ -48,7 +48,8 @@ type File struct {
 	others    int64             // bytes of other objects
 	vacated   bool              // see Vacate
 	version   uint64            // of the object list: grows when objects are taken out of it
-	shortened bool              // only the object log counts, even if the footer is still there; see Shrink
+	shortened bool              // the object log is a shortened one, which counts beside an older footer; see Shrink
+	replaced  int               // the number of shortenings in the footer that a shortened object log replaces
 	uncovered bool              // the footer is gone; under listMu
 	logged    int64             // the known length in bytes that the object log had; see SetLogged
 
@@ -130,7 +131,7 @@ func (g *File) Seal(fs vfs.FS, store uuid.UUID) error {
 	if err := g.uncover(fs, store); err != nil {
 		return err
 	}
-	footer := EncodeFooter(g.ID, inOrder(g.objects))
+	footer := encodeFooter(g.ID, inOrder(g.objects), g.shortenings())
 	if _, err := g.Data.WriteAt(footer, g.Capacity); err != nil {
 		return err
 	}

@@ -35,7 +35,10 @@ func footerLength(objects int) int64 {
 //	32  other objects' bytes u64
 //	40  zeroes
 //	60  CRC-32C of bytes 0 to 59
-func EncodeFooter(id uint32, objs []Object) []byte {
+func EncodeFooter(id uint32, objs []Object) []byte { return encodeFooter(id, objs, 0) }
+
+// encodeFooter is EncodeFooter for a list that was shortened so many times.
+func encodeFooter(id uint32, objs []Object, shortenings int) []byte {
 	var chunks, others int64
 	for i := range objs {
 		if objs[i].Kind == merkle.KindChunk {
@@ -45,6 +48,7 @@ func EncodeFooter(id uint32, objs []Object) []byte {
 		}
 	}
 	all := EncodeObjects(objs)
+	markShortenings(all, shortenings)
 	b := make([]byte, footerLength(len(objs)))
 	copy(b, all)
 	t := b[len(b)-TrailerSize:]

@@ -3,16 +3,17 @@ package segment
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"varve/objstore/internal/disk"
 	"varve/objstore/internal/merkle"
 )
 
-// shortenedFlag marks the entries of a shortened object log, beside which a footer does not count.
 const (
-	flagsOffset   = 41
-	shortenedFlag = 1
+	flagsOffset      = 41
+	shortenedFlag    = 1 // in the entries of an object log that was shortened
+	shorteningOffset = 42
 )
 
 // ObjectSize is the length of an encoded Object in bytes.
@@ -25,9 +26,11 @@ const ObjectSize = 48
 //	36  length u32, bytes
 //	40  kind u8
 //	41  flags u8; bit 0: the object log that the entry stands in was shortened, see File.Shrink
-//	42  zeroes
+//	42  shortenings u16: in a footer, how often dead objects had been taken out of the list before;
+//	    in a shortened object log, the number of the footer that the log replaces; at most 65535
+//	44  zeroes
 //
-// A varve from before ignores bytes 41 to 47.
+// A varve from before ignores bytes 41 to 47, and writes zeroes there.
 type Object struct {
 	Hash   merkle.Hash
 	Block  uint32 // where it begins in the segment's file; never 0, which is the header
@@ -41,6 +44,21 @@ func (o *Object) encode(b []byte) {
 	le.PutUint32(b[36:], o.Length)
 	b[40] = byte(o.Kind)
 	clear(b[41:ObjectSize])
+}
+
+// markShortenings sets the number of shortenings in encoded objects, which had none.
+func markShortenings(b []byte, n int) {
+	for at := shorteningOffset; at < len(b); at += ObjectSize {
+		le.PutUint16(b[at:], uint16(min(n, math.MaxUint16)))
+	}
+}
+
+// shorteningsIn returns the number of shortenings in encoded objects, all of which have the same.
+func shorteningsIn(b []byte) int {
+	if len(b) < ObjectSize {
+		return 0
+	}
+	return int(le.Uint16(b[shorteningOffset:]))
 }
 
 func decodeObject(b []byte) (Object, error) {

@@ -67,7 +67,9 @@ func (g *File) openObjectLog(ctx context.Context, fs vfs.FS, store uuid.UUID) er
 		for _, o := range objs {
 			g.enter(o)
 		}
-		g.shortened = g.shortened || len(objs) > 0 && payload[flagsOffset]&shortenedFlag != 0
+		if len(objs) > 0 && payload[flagsOffset]&shortenedFlag != 0 {
+			g.shortened, g.replaced = true, shorteningsIn(payload)
+		}
 		return err
 	})
 	return err

@@ -18,15 +18,22 @@ import (
 // objects that existed when it was written, whatever the header says, because only sealing writes
 // there. So what either of the two names counts as used.
 //
-// Only a shortened object log (File.Shrink) correctly names less than the footer: what is left
-// after dead objects were removed from the list. If it is whole, it alone counts. If it is damaged
-// and the footer is there, nothing was punched yet, as the footer goes before anything is punched.
+// Shrinking (File.Shrink) takes objects out of the list, so that the newer one of the two names less.
+// Both say how often the list was shortened before. A shortened object log that is not older than
+// the footer counts alone. If it is damaged and the footer is there, nothing was punched yet, as the
+// footer goes before anything is punched.
+//
+// No crash leaves a log that is older than a shortened footer. Files that were copied one after the
+// other while the store was in use may be such a pair, if the log was copied first. What the log
+// names beyond the footer may have been punched before the segment was copied. If it counted, new
+// writes of the same content would refer to zeroes.
 
 // reconcile opens the object log, if there is one, and compares it with the footer, if there is
 // one:
 //
 //	object log           footer                          result
-//	good, shortened      any                             the log counts; the footer goes, and sealing continues
+//	older, or damaged    shortened                       sealed; the log has been outlived
+//	good, shortened      any other                       the log counts; the footer goes, and sealing continues
 //	good                 none, or names no more          the log counts; sealing, if it was cut off, continues
 //	good                 names more, and all of these    sealed; the log has been outlived
 //	none, or damaged     names all that can be read      sealed; the log has been outlived
@@ -39,7 +46,7 @@ import (
 func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog bool) error {
 	sure := g.repaired == nil // else the capacity is a guess, and a footer there may be data of a volume
 	said := g.footer
-	length, named := g.footerAtEnd(sure)
+	end := g.footerAtEnd(sure)
 	g.footer = 0
 	var bad *disk.CorruptError // of the log
 	if hasLog {
@@ -49,8 +56,13 @@ func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog
 			bad, g.objectLog = disk.AsCorrupt(err, ObjectLogName(g.ID), 0, "log"), nil
 		}
 	}
-	lacks := missingFrom(g.objects, named)
+	lacks := missingFrom(g.objects, end.named)
 	switch {
+	case sure && end.shortenings > 0 && (bad != nil || end.shortenings > g.shortenings()):
+		if bad == nil && hasLog {
+			bad = g.badLog("it is older than the footer, from before dead objects were taken out of the list")
+		}
+		return g.openSealed(store, end.length, said, bad, hasLog)
 	case bad == nil && g.shortened:
 		return nil
 	case len(lacks) == 0 || !sure: // the log names everything credible in the footer
@@ -60,8 +72,11 @@ func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog
 			g.damaged, g.repaired = g.repaired, nil
 		}
 		return nil
-	case len(missingFrom(named, g.objects)) == 0:
-		return g.openSealed(store, length, said, hasLog, bad, len(lacks))
+	case len(missingFrom(end.named, g.objects)) == 0:
+		if bad == nil && hasLog {
+			bad = g.badLog("it lacks %d objects that the footer names", len(lacks))
+		}
+		return g.openSealed(store, end.length, said, bad, hasLog)
 	}
 	return g.complete(lacks, bad)
 }
@@ -69,13 +84,10 @@ func (g *File) reconcile(ctx context.Context, fs vfs.FS, store uuid.UUID, hasLog
 // complete adds to the object list what only the footer names. bad is the damage of the log, or
 // nil.
 func (g *File) complete(lacks map[uint32]Object, bad *disk.CorruptError) error {
-	wrong := func(format string, args ...any) *disk.CorruptError {
-		return &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf(format, args...)}
-	}
 	for b, o := range lacks {
 		if _, other := g.objects[b]; other { // which of them is right is unknown: the content decides
 			delete(g.objects, b)
-			bad = wrong("the log and the footer name different objects at block %d", b)
+			bad = g.badLog("the log and the footer name different objects at block %d", b)
 			continue
 		}
 		g.enter(o)
@@ -84,22 +96,27 @@ func (g *File) complete(lacks map[uint32]Object, bad *disk.CorruptError) error {
 		objs := slices.Collect(maps.Values(lacks))
 		err := g.objectLog.Append(EncodeObjects(objs))
 		if err == nil {
-			g.repaired = wrong("it lacked %d objects that the footer names", len(lacks))
+			g.repaired = g.badLog("it lacked %d objects that the footer names", len(lacks))
 			return nil
 		}
 		if !errors.Is(err, disk.ErrNoSpace) && !disk.Unreadable(err) {
 			return err
 		}
-		bad = wrong("it lacks %d objects that the footer names", len(lacks))
+		bad = g.badLog("it lacks %d objects that the footer names", len(lacks))
 	}
 	g.damaged = bad
 	return nil
 }
 
-// openSealed treats the segment as sealed: its footer, of length bytes, names everything in the
-// object log, which lacks some objects, is damaged (bad) or is missing. said is the length of the
-// footer according to the header.
-func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad *disk.CorruptError, lacks int) error {
+// badLog returns an error about the object log.
+func (g *File) badLog(format string, args ...any) *disk.CorruptError {
+	return &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf(format, args...)}
+}
+
+// openSealed treats the segment as sealed: its footer, of length bytes, is the object list. bad says
+// what is wrong with the object log; nil: there is none. said is the length of the footer according
+// to the header.
+func (g *File) openSealed(store uuid.UUID, length, said int64, bad *disk.CorruptError, hasLog bool) error {
 	if g.objectLog != nil {
 		if err := g.objectLog.Close(); err != nil {
 			return err
@@ -107,12 +124,7 @@ func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad 
 	}
 	g.objectLog, g.objects, g.chunks, g.others, g.shortened = nil, nil, 0, 0, false
 	g.footer, g.outlived = length, hasLog
-	switch {
-	case bad != nil:
-		g.repaired = bad
-	case hasLog:
-		g.repaired = &disk.CorruptError{File: ObjectLogName(g.ID), Object: "log", Err: fmt.Errorf("it lacks %d objects that the footer names", lacks)}
-	default:
+	if g.repaired = bad; bad == nil {
 		g.repaired = &disk.CorruptError{File: Name(g.ID), Object: "segment header", Err: errors.New("it does not know of the footer")}
 	}
 	if said != length {
@@ -124,20 +136,26 @@ func (g *File) openSealed(store uuid.UUID, length, said int64, hasLog bool, bad 
 	return nil
 }
 
-// footerAtEnd returns the length in bytes of a whole footer behind the segment's data, and the
-// objects that it names, by block; 0 if there is none. Unless the capacity is sure, the end of the
-// file tells where the footer begins.
-func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
+// foundFooter is a whole footer behind a segment's data. The zero value is none.
+type foundFooter struct {
+	length      int64             // bytes
+	named       map[uint32]Object // the objects that it names, by block
+	shortenings int
+}
+
+// footerAtEnd looks for a whole footer behind the segment's data. Unless the capacity is sure, the
+// end of the file tells where the footer begins.
+func (g *File) footerAtEnd(sure bool) foundFooter {
 	size, err := g.Data.Size()
 	if err != nil {
-		return 0, nil
+		return foundFooter{}
 	}
 	at := File{ID: g.ID, Data: g.Data, Capacity: g.Capacity, footer: g.footer}
 	switch {
 	case !sure:
 		t := make([]byte, TrailerSize)
 		if n, _ := g.Data.ReadAt(t, max(size-TrailerSize, 0)); n < len(t) { // short, or an error: no trailer
-			return 0, nil
+			return foundFooter{}
 		}
 		at.footer = footerHint(t)
 		at.Capacity = size - at.footer
@@ -145,21 +163,21 @@ func (g *File) footerAtEnd(sure bool) (int64, map[uint32]Object) {
 		at.footer = size - g.Capacity
 	}
 	if at.footer < TrailerSize || at.footer > maxFooter || at.Capacity < disk.BlockSize {
-		return 0, nil
+		return foundFooter{}
 	}
 	all, err := at.readFooter(make([]byte, at.footer))
 	if err != nil {
-		return 0, nil
+		return foundFooter{}
 	}
 	objs, err := DecodeObjects(all)
 	if err != nil {
-		return 0, nil
+		return foundFooter{}
 	}
 	named := make(map[uint32]Object, len(objs))
 	for _, o := range objs {
 		named[o.Block] = o
 	}
-	return at.footer, named
+	return foundFooter{at.footer, named, shorteningsIn(all)}
 }
 
 // missingFrom returns the objects of want that are not in have.

@@ -49,9 +49,12 @@ func TestGoldenShortened(t *testing.T) {
 		t.Errorf("opened with %+v, shortened %v, damage %v, %v", objs, again.Shortened(), again.Damage(), err)
 	}
 	must(t, again.Seal(fs, disktest.Store))
-	sealed := disktest.ReadFile(t, fs, Name(7))
-	if string(sealed[1<<20:]) != string(EncodeFooter(7, left())) {
-		t.Error("the footer names something else")
+	footer := disktest.ReadFile(t, fs, Name(7))[1<<20:]
+	golden.Check(t, "footer-shortened", footer)
+	all, err := decodeFooter(footer, 7)
+	must(t, err)
+	if objs, err := DecodeObjects(all); err != nil || !slices.Equal(objs, left()) {
+		t.Errorf("the footer names %+v, %v", objs, err)
 	}
 }
 
@@ -68,19 +71,68 @@ func TestShortenedBesideFooter(t *testing.T) {
 			log[len(log)/2] ^= 1
 			want = goldenObjects()
 		}
-		both := vfs.NewMem(0)
-		must(t, both.Mkdir(Dir))
-		for name, b := range map[string][]byte{Name(7): sealed, ObjectLogName(7): log} {
-			f, err := both.Create(name)
-			must(t, err)
-			_, err = f.WriteAt(b, 0)
-			must(t, err)
-			must(t, f.Close())
-		}
-		again, err := Open(t.Context(), both, 7, disktest.Store, true)
-		must(t, err)
+		again := openPair(t, sealed, log)
 		if objs, err := again.Objects(); err != nil || !slices.Equal(objs, want) || again.Damaged() {
 			t.Errorf("log damaged %v: %+v, %v, damage %v", damaged, objs, err, again.Damage())
+		}
+	}
+}
+
+// openPair opens segment 7 with these files.
+func openPair(t *testing.T, segment, log []byte) *File {
+	t.Helper()
+	fs := vfs.NewMem(0)
+	must(t, fs.Mkdir(Dir))
+	for name, b := range map[string][]byte{Name(7): segment, ObjectLogName(7): log} {
+		f, err := fs.Create(name)
+		must(t, err)
+		_, err = f.WriteAt(b, 0)
+		must(t, err)
+		must(t, f.Close())
+	}
+	g, err := Open(t.Context(), fs, 7, disktest.Store, true)
+	must(t, err)
+	t.Cleanup(func() { must(t, g.Close()) })
+	return g
+}
+
+// Files of a segment that were copied at different times: a footer of a shortened list counts beside
+// every object log that is older or damaged, as what the log names beyond it may have been punched.
+// A log that is as old, or newer, counts.
+func TestFooterBesideOlderLog(t *testing.T) {
+	var logs, segments [3][]byte // by the number of shortenings
+	var lists [3][]Object
+	logs[0], segments[0] = goldenFiles(t)
+	fs, g := shortened(t)
+	lists[0], lists[1], lists[2] = goldenObjects(), left(), left()[:1]
+	logs[1] = disktest.ReadFile(t, fs, ObjectLogName(7))
+	must(t, g.Seal(fs, disktest.Store))
+	segments[1] = disktest.ReadFile(t, fs, Name(7))
+	live := func(h *merkle.Hash) bool { return *h == lists[2][0].Hash }
+	s, err := new(Surveyor).Survey(g, live, HoleLimits{Shortest: 4096})
+	must(t, err)
+	must(t, g.Shrink(fs, disktest.Store, s, live, HoleLimits{Shortest: 4096}))
+	logs[2] = disktest.ReadFile(t, fs, ObjectLogName(7))
+	must(t, g.Seal(fs, disktest.Store))
+	segments[2] = disktest.ReadFile(t, fs, Name(7))
+	must(t, g.Close())
+
+	for l := range logs {
+		for f := range segments {
+			g := openPair(t, segments[f], logs[l])
+			want, sealed := lists[max(l, f)], f > l
+			if objs, err := g.Objects(); err != nil || !slices.Equal(objs, want) || g.Sealed() != sealed || g.Outlived() != sealed || g.Damaged() {
+				t.Errorf("log of %d and footer of %d shortenings: %+v, %v, sealed %v, damage %v", l, f, objs, err, g.Sealed(), g.Damage())
+			}
+			if f == 0 {
+				continue
+			}
+			damaged := slices.Clone(logs[l])
+			damaged[len(damaged)/2] ^= 1
+			g = openPair(t, segments[f], damaged)
+			if objs, err := g.Objects(); err != nil || !slices.Equal(objs, lists[f]) || !g.Sealed() || g.Repaired() == nil || g.Damaged() {
+				t.Errorf("damaged log of %d and footer of %d shortenings: %+v, %v, damage %v", l, f, objs, err, g.Damage())
+			}
 		}
 	}
 }

@@ -44,6 +44,7 @@ type Shrinking struct {
 	Holes      []Span   // to be punched: everything in them is dead; in order
 
 	footer         int64 // the length of the footer that is replaced
+	shortenings    int   // its number of shortenings
 	version        uint64
 	chunks, others int64
 }
@@ -99,7 +100,7 @@ func (v *Surveyor) Survey(g *File, live func(*merkle.Hash) bool, limits HoleLimi
 	if err != nil {
 		return nil, err
 	}
-	s := &Shrinking{footer: footer, version: version, Live: v.live[:0], Dead: v.dead[:0]}
+	s := &Shrinking{footer: footer, shortenings: shorteningsIn(all), version: version, Live: v.live[:0], Dead: v.dead[:0]}
 	for i := range all.Len() {
 		o, err := all.At(i)
 		if err != nil {
@@ -297,7 +298,7 @@ func (g *File) shorten(fs vfs.FS, store uuid.UUID, s *Shrinking) error {
 	if err != nil {
 		return err
 	}
-	if err = g.draft(l, s.Live); err == nil {
+	if err = g.draft(l, s); err == nil {
 		failpoint.Here(failpoint.CollectDrafted)
 		err = fs.Rename(draft, ObjectLogName(g.ID))
 	}
@@ -307,21 +308,21 @@ func (g *File) shorten(fs vfs.FS, store uuid.UUID, s *Shrinking) error {
 	}
 	l.Renamed(ObjectLogName(g.ID))
 	g.mu.Lock()
-	g.objectLog, g.shortened, g.uncovered = l, true, false
+	g.objectLog, g.shortened, g.replaced, g.uncovered = l, true, s.shortenings, false
 	g.mu.Unlock()
 	return nil
 }
 
-// draft writes objects to an empty object log, durably, and repeats them until it is as long as the
-// log that it replaces.
-func (g *File) draft(l *record.Log, objs []Object) error {
-	if len(objs) == 0 {
+// draft writes what is left to an empty object log, durably, and repeats it until the log is as long
+// as the one before.
+func (g *File) draft(l *record.Log, s *Shrinking) error {
+	if len(s.Live) == 0 {
 		return fmt.Errorf("segment %08x: %w: a list of no objects", g.ID, disk.ErrInvalid)
 	}
 	g.mu.Lock()
 	length := g.logged
 	g.mu.Unlock()
-	payload := encodeShortened(objs)
+	payload := encodeShortened(s.Live, s.shortenings)
 	for again := false; ; again = true {
 		for p := range slices.Chunk(payload, record.MaxPayload/ObjectSize*ObjectSize) {
 			if again && l.Size() >= length {
@@ -340,9 +341,10 @@ func (g *File) draft(l *record.Log, objs []Object) error {
 	}
 }
 
-// encodeShortened is EncodeObjects for a log that replaces the footer.
-func encodeShortened(objs []Object) []byte {
+// encodeShortened is EncodeObjects for a log that replaces a footer with that number of shortenings.
+func encodeShortened(objs []Object, shortenings int) []byte {
 	b := EncodeObjects(objs)
+	markShortenings(b, shortenings)
 	for at := flagsOffset; at < len(b); at += ObjectSize {
 		b[at] |= shortenedFlag
 	}
@@ -395,6 +397,15 @@ func (g *File) Shortened() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.shortened
+}
+
+// shortenings returns how many times dead objects were taken out of the list of an open segment.
+// REQUIRES: listMu is held, or g is not shared yet.
+func (g *File) shortenings() int {
+	if !g.shortened {
+		return 0
+	}
+	return g.replaced + 1
 }
 
 // SetLogged sets the length in bytes that the object log had according to refs.
