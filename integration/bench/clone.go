@@ -80,7 +80,7 @@ func (m memoryRun) readClone(s *objstore.Store, what, volume string) error {
 	}
 	buf := make([]byte, 4096)
 	rng := rand.New(rand.NewPCG(1, 2))
-	units := m.written / writeUnit
+	units := m.written / m.unit()
 	offs := make([]int64, 64)
 	for i := range offs {
 		offs[i] = m.place(rng.Int64N(units))

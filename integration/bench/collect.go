@@ -104,8 +104,8 @@ func (m memoryRun) discardAgain(ctx context.Context, part int64) error {
 // tree above them. Nothing is collected before: the snapshot, if there is one, holds everything
 // against collections that the store begins itself, and goes last.
 func (m memoryRun) discard(ctx context.Context, s *objstore.Store, v *objstore.Volume, part int64) error {
-	for i := int64(0); i < m.written/writeUnit; i += part {
-		if err := v.Zero(m.place(i), writeUnit); err != nil {
+	for i := int64(0); i < m.written/m.unit(); i += part {
+		if err := v.Zero(m.place(i), m.unit()); err != nil {
 			return err
 		}
 	}

@@ -39,7 +39,7 @@ func (m *memoryRun) changed(ctx context.Context, changes int, measure func(store
 // as many.
 func (m memoryRun) change(ctx context.Context, store string, gen *generator, changes int) error {
 	return m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
-		buf, units := make([]byte, gen.chunk), m.written/writeUnit
+		buf, units := make([]byte, gen.chunk), m.written/m.unit()
 		for i := range int64(changes) {
 			gen.fill(buf, 1<<62+uint64(i))
 			if _, err := v.WriteAt(buf, m.place(i*units/int64(changes))); err != nil {

@@ -29,9 +29,9 @@ type memoryRun struct {
 	options objstore.Options
 }
 
-// writeUnit is the size of the writes: long enough to be quick, short enough to be spread over many
-// leaves.
-const writeUnit = 1 << 20
+// unit is the size of the writes in bytes, a quarter of a leaf: long enough to be quick, short enough
+// for leaves to be written more than once.
+func (m memoryRun) unit() int64 { return 64 * int64(m.chunk) }
 
 // runMemory measures how much memory a store with a large volume takes, in this process: an engine,
 // its index and Go's heap, which is what the daemon has but for its queues. runMemory writes MiBs
@@ -137,15 +137,15 @@ func writeHeap(path string) error {
 
 // write fills the volume and prints the memory at each doubling.
 func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Volume, gen *generator) error {
-	buf := make([]byte, writeUnit)
+	buf := make([]byte, m.unit())
 	seed, next := uint64(1), int64(1<<30)
 	for written := int64(0); written < m.written; {
 		gen.fill(buf, seed)
 		seed += uint64(len(buf) / gen.chunk)
-		if _, err := v.WriteAt(buf, m.place(written/writeUnit)); err != nil {
+		if _, err := v.WriteAt(buf, m.place(written/m.unit())); err != nil {
 			return err
 		}
-		written += writeUnit
+		written += m.unit()
 		if written != next && written != m.written {
 			continue
 		}
@@ -166,12 +166,12 @@ func (m memoryRun) write(ctx context.Context, s *objstore.Store, v *objstore.Vol
 // place returns where the i-th write goes: a walk over the volume by a step that has no factor in
 // common with its length, so that no offset is written twice.
 func (m memoryRun) place(i int64) int64 {
-	units := m.size / writeUnit
+	units := m.size / m.unit()
 	step := units*618/1000 | 1
 	for gcd(step, units) != 1 {
 		step += 2
 	}
-	return i * step % units * writeUnit
+	return i * step % units * m.unit()
 }
 
 func gcd(a, b int64) int64 {
@@ -184,7 +184,7 @@ func gcd(a, b int64) int64 {
 // read reads a block from each MiB that was written, in random order.
 func (m memoryRun) read(v *objstore.Volume) error {
 	buf := make([]byte, 4096)
-	for _, i := range rand.Perm(int(m.written / writeUnit)) {
+	for _, i := range rand.Perm(int(m.written / m.unit())) {
 		if _, err := v.ReadAt(buf, m.place(int64(i))); err != nil {
 			return err
 		}

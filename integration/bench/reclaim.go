@@ -17,6 +17,7 @@ type reclaimRun struct {
 	rounds int
 	clones int
 	steady int64
+	blocks string
 }
 
 // runReclaim measures how space comes back on the file systems that a store may lie on.
@@ -29,6 +30,7 @@ func runReclaim(ctx context.Context, args []string) error {
 	flags.IntVar(&r.rounds, "rounds", 10, "times that a tree is copied and deleted")
 	flags.IntVar(&r.clones, "clones", 1000, "clones to make, write to, and delete")
 	flags.Int64Var(&r.steady, "steady", 1<<30, "bytes to write in a steady state, for the write amplification")
+	flags.StringVar(&r.blocks, "blocks", "4,16,128", "KiB of the writes in a steady state")
 	fs := flags.String("fs", "ext4,xfs,btrfs,tmpfs", "file systems to try")
 	steps := flags.String("steps", "rounds,clones,writes", "what to measure")
 	if err := flags.Parse(args); err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
+	"strings"
 
 	"varve/objstore"
 )
@@ -36,7 +38,12 @@ const (
 
 // writeSteadily measures how much is written to the store's disk for what a user writes.
 func (r *reclaimRun) writeSteadily(ctx context.Context, g *ground) error {
-	for _, block := range []int{4 << 10, 16 << 10, 128 << 10} {
+	for s := range strings.SplitSeq(r.blocks, ",") {
+		kib, err := strconv.Atoi(s)
+		if err != nil || kib < 1 {
+			return fmt.Errorf("read -blocks: %q is no size in KiB", s)
+		}
+		block := kib << 10
 		for _, every := range []int64{0, steadyCollect} {
 			w := &steadyWrites{ground: g, block: block, every: every, rng: rand.New(rand.NewPCG(1, 2))}
 			steady := r.steady
