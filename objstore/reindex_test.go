@@ -112,6 +112,50 @@ func TestReindexBesideIO(t *testing.T) {
 	must(t, v.Close())
 }
 
+// Settling waits for no rebuilding: one that hangs while it enters an object delays none. What was
+// settled meanwhile, and what was replaced, is in the new index as it is in the segments.
+func TestSettlingBesideReindex(t *testing.T) {
+	r := many(t)
+	var puts atomic.Int64
+	entering, gate := make(chan struct{}), make(chan struct{})
+	next := &testNext{Index: index.NewMem(), put: func() error {
+		if puts.Add(1) == 1 { // the rebuilding alone
+			close(entering)
+			<-gate
+		}
+		return nil
+	}}
+	r.o.nextIndex = func() (nextIndex, error) { return next, nil }
+	r.open(nil)
+	r.waitIndexed()
+	v := r.volume("a", 0)
+	must(t, r.s.Reindex())
+	<-entering
+	for i := range uint64(8) { // four MiBs that are new, each replaced by another
+		r.write(v, randomBytes(200+i, 1<<20), int64(i%4)<<20)
+		must(t, v.Flush())
+		must(t, r.s.Settle(t.Context()))
+	}
+	if st, err := r.s.Stat(); err != nil || st.Reindex == nil || next.installed {
+		t.Errorf("the rebuilding has ended before all was settled: %+v, %v", st.Reindex, err)
+	}
+	if n := puts.Load(); n < 9 {
+		t.Errorf("%d times something was entered into the next index, by 8 settlings and the rebuilding", n)
+	}
+	close(gate)
+	must(t, r.s.WaitReindex(t.Context(), nil))
+	wantIndex(t, r.s, next.Index, false)
+	stored := r.s.stored.chunks.Load()
+	for i := range uint64(8) {
+		r.write(v, randomBytes(200+i, 1<<20), int64(8+i)<<20)
+	}
+	must(t, r.s.Settle(t.Context()))
+	if n := r.s.stored.chunks.Load() - stored; n > 0 {
+		t.Errorf("%d bytes are stored twice", n)
+	}
+	must(t, v.Close())
+}
+
 // A rebuilding that fails waits until nothing is being entered into the next index before it closes
 // that.
 func TestReindexFailsBesideIO(t *testing.T) {
