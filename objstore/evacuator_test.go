@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -345,7 +346,7 @@ func (w *world) opEvacuate() {
 	w.counts["evacuated segments"] += done.segments
 }
 
-// What is chosen to be evacuated: segments without anything alive, with much that is dead, and small
+// What is chosen to be evacuated: segments without anything alive, with much that is dead, and tiny
 // ones if they are many; not those whose list, or whose writes, may not be complete.
 func TestVictims(t *testing.T) {
 	r := newRig(t, Options{SegmentSize: 8 << 20})
@@ -416,7 +417,40 @@ func TestVictims(t *testing.T) {
 		written(4, 3+i)
 	}
 	if v := victims(); !v[small.ID] {
-		t.Error("small segments are no victims, although they are many")
+		t.Error("tiny segments are no victims, although they are many")
+	}
+}
+
+// Segments in which little lives, whose dead objects are punched, are copied only as far as all of them
+// together are more than four times as long as what lives, and those with the least alive first.
+func TestSparsestVictims(t *testing.T) {
+	const capacity = 64 << 20
+	r := newEvacuatorRig(t)
+	choose := func(alive ...int64) (out []int64) {
+		t.Helper()
+		var all []weighed
+		for _, mib := range alive {
+			g := &segment.File{Capacity: capacity}
+			all = append(all, weighed{g: g, used: mib<<20 + 2*4096, footer: 4096, alive: mib << 20, objects: 100, known: true})
+		}
+		chosen, err := r.evacuator.choose(all)
+		must(t, err)
+		for _, w := range chosen {
+			out = append(out, w.alive>>20)
+		}
+		return out
+	}
+	for _, c := range []struct{ alive, want []int64 }{
+		{[]int64{2, 3, 4, 5}, nil},                             // few
+		{[]int64{64, 64, 2, 3, 4, 64, 5, 6, 7, 64}, nil},       // a quarter on average
+		{[]int64{9, 2, 3, 4, 5, 6, 7, 8}, []int64{2, 3}},       // 8 segments, want 4 and 4 * 44 MiB
+		{[]int64{2, 2, 2, 2, 2, 2, 64}, nil},                   // 7, want 4 and 4 * 76 MiB
+		{[]int64{2, 2, 2, 2, 2, 2, 2, 2}, []int64{2, 2, 2, 2}}, // 8, want 4 and 4 * 16 MiB
+		{[]int64{0, 0, 0, 64}, []int64{0, 0, 0}},               // without anything alive
+	} {
+		if got := choose(c.alive...); !slices.Equal(got, c.want) {
+			t.Errorf("of segments with %v MiB alive, those with %v are victims, want %v", c.alive, got, c.want)
+		}
 	}
 }
 

@@ -13,9 +13,14 @@ const (
 	// leastWaste is what a segment occupies at least, in bytes, beside what lives in it, to be worth
 	// copying.
 	leastWaste = 1 << 20
-	// fewSegments is how many sealed segments may be small, with less than a quarter of their capacity
-	// alive, before they are copied together: each costs two descriptors, and a footer.
+	// sparseness is how much longer than what lives in them sealed segments may be together. In a store
+	// that is overwritten at random, keeping each a quarter full would copy a third of what is written;
+	// a quarter on average costs less than a fiftieth.
+	sparseness = 4
+	// fewSegments is how many segments more there may be: each costs a descriptor, and a footer.
 	fewSegments = 4
+	// tinyShare is the part of a segment's capacity below which what lives in it is always worth copying.
+	tinyShare = 64
 )
 
 // victims returns the segments that are to be evacuated, those with the least to copy first:
@@ -23,8 +28,10 @@ const (
 //	nothing in it is alive                                 unlinked without copying
 //	at least half of what it occupies is dead              holes are too short to be punched, or too many
 //	the same, a quarter, where punching frees nothing      btrfs
-//	less than a quarter of its capacity is alive, and      few segments instead of many
+//	less than a 64th of its capacity is alive, and         few segments instead of many
 //	fewSegments are so small
+//	all are four times as long as what is alive, with      the same
+//	fewSegments more, and those with more alive as well
 //
 // It is called behind a sweep, which has punched what can be punched, and knows of known what is
 // left there. live is as for evacuate.
@@ -59,20 +66,47 @@ func (e *evacuator) choose(all []weighed) ([]weighed, error) {
 	} else if !frees {
 		share = 4
 	}
-	var chosen, small []weighed
+	var chosen, rest, tiny []weighed
 	for _, w := range all {
 		switch {
 		case w.objects > 0 && w.alive == 0, w.waste() >= leastWaste && w.waste() >= w.used/share:
 			chosen = append(chosen, w)
-		case w.known && w.alive < w.g.Capacity/4:
-			small = append(small, w)
+		case w.known && w.alive < w.g.Capacity/tinyShare:
+			tiny = append(tiny, w)
+		case w.known:
+			rest = append(rest, w)
 		}
 	}
-	if len(small) >= fewSegments {
-		chosen = append(chosen, small...)
+	if len(tiny) >= fewSegments {
+		chosen = append(chosen, tiny...)
+	} else {
+		rest = append(rest, tiny...)
 	}
-	slices.SortStableFunc(chosen, func(a, b weighed) int { return cmp.Compare(a.alive, b.alive) })
+	chosen = append(chosen, sparsest(rest, chosen)...)
+	slices.SortStableFunc(chosen, byAlive)
 	return chosen, nil
+}
+
+func byAlive(a, b weighed) int { return cmp.Compare(a.alive, b.alive) }
+
+// sparsest returns those of rest, which it sorts, that are to be copied beside chosen for the segments
+// not to be longer than sparseness allows.
+func sparsest(rest, chosen []weighed) []weighed {
+	var alive, length int64 // bytes; the copies are as long as what is alive
+	for i := range chosen {
+		alive += chosen[i].alive
+		length += chosen[i].alive
+	}
+	for i := range rest {
+		alive += rest[i].alive
+		length += rest[i].g.Capacity
+	}
+	slices.SortStableFunc(rest, byAlive)
+	n := 0
+	for ; n < len(rest) && length > sparseness*alive+fewSegments*rest[n].g.Capacity; n++ {
+		length -= rest[n].g.Capacity - rest[n].alive
+	}
+	return rest[:n]
 }
 
 // weighed is what is known of a segment, in bytes.

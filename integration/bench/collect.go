@@ -23,9 +23,10 @@ import (
 func runCollect(ctx context.Context, args []string) error {
 	var m memoryRun
 	var dead int64
-	var profile, only string
+	var profile, only, lines string
 	flags := m.flags("collect", 16<<30, 16<<10)
 	flags.StringVar(&only, "only", "", "fill: make the store and leave it; discard: have a part die in a store that such a run has left, if it was killed; collect: measure such a store; default: fill, collect, and remove it")
+	flags.StringVar(&lines, "lines", "64,dry,collection,another", "what to measure: a dry run with marks of 64 MiB at most, a dry run, a collection, another")
 	flags.StringVar(&profile, "profile", "", "file for a profile of the processor's time in collections")
 	flags.StringVar(&m.heap, "heap", "", "file for a profile of the heap while segments are swept; the last collection's stays")
 	flags.Int64Var(&m.options.CountMemory, "count-memory", 0, "bytes for counts of references; 0: the default")
@@ -37,7 +38,7 @@ func runCollect(ctx context.Context, args []string) error {
 	}
 	fill := func(store string, gen *generator) error { return m.fillAndDiscard(ctx, store, gen, dead) }
 	measure := func(store string) error {
-		return profiled(profile, func() error { return m.collect(ctx, store) })
+		return profiled(profile, func() error { return m.collect(ctx, store, lines) })
 	}
 	switch only {
 	case "":
@@ -120,18 +121,31 @@ func (m memoryRun) discard(ctx context.Context, s *objstore.Store, v *objstore.V
 }
 
 // collect opens the store, of which tree nodes and lists alone are read from here on, and prints a
-// line for each collection.
-func (m memoryRun) collect(ctx context.Context, store string) error {
+// line for each of the collections that are named, with commas between.
+func (m memoryRun) collect(ctx context.Context, store, names string) error {
 	m.options.FS = vfs.OS(store)
 	fmt.Printf("\n| | seconds | of which marking | processor s | nodes | objects | taken out | marks MiB | passes | "+
 		"heap MiB, before | most | of it live | mapped MiB, before | most | read MiB | written MiB | segments |\n|---|%s\n", strings.Repeat("---:|", 16))
 	small := m
 	small.options.CollectMemory = leastMarks
-	err := small.collections(ctx, store, collectLine{"dry run, marks of 64 MiB at most", true})
-	if err == nil {
-		err = m.collections(ctx, store, collectLine{"dry run", true}, collectLine{"collection", false}, collectLine{"another, at once", false})
+	var lines []collectLine
+	for name := range strings.SplitSeq(names, ",") {
+		switch name {
+		case "64":
+			if err := small.collections(ctx, store, collectLine{"dry run, marks of 64 MiB at most", true}); err != nil {
+				return err
+			}
+		case "dry":
+			lines = append(lines, collectLine{"dry run", true})
+		case "collection":
+			lines = append(lines, collectLine{"collection", false})
+		case "another":
+			lines = append(lines, collectLine{"another, at once", false})
+		default:
+			return fmt.Errorf("-lines: %q is none of 64, dry, collection and another", name)
+		}
 	}
-	return err
+	return m.collections(ctx, store, lines...)
 }
 
 // leastMarks is as much as the marks of 1 TiB of 16 KiB chunks take, if nothing is dead.

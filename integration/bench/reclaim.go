@@ -46,7 +46,7 @@ func runReclaim(ctx context.Context, args []string) error {
 				strings.Repeat("---:|", 10))
 			measure = r.cloneAndDelete
 		case "writes":
-			fmt.Printf("\n| writes | collected | user MiB | disk MiB | amplification | of which lists MiB | used in the end MiB | cycles |\n|---|---|---:|---:|---:|---:|---:|---:|\n")
+			fmt.Printf("\n| writes | collected | user MiB | disk MiB | amplification | of which lists MiB | copies | used in the end MiB | cycles |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n")
 			measure, on = r.writeSteadily, []string{"ext4"}
 		default:
 			return fmt.Errorf("no such step %q", step)

@@ -24,7 +24,8 @@ type steadyWrites struct {
 	at     int64 // bytes written so far
 	seed   uint64
 	snaps  int
-	lists  int64 // bytes that collections have written
+	lists  int64 // bytes that collections have written, but for copies
+	copies int64 // bytes that collections have copied
 	cycles int
 }
 
@@ -89,7 +90,7 @@ func (w *steadyWrites) run(ctx context.Context, steady, empty int64) error {
 	if err := w.s.Settle(ctx); err != nil {
 		return err
 	}
-	w.lists, w.cycles = 0, 0
+	w.lists, w.copies, w.cycles = 0, 0, 0
 	before, err := w.bytesWritten()
 	if err != nil {
 		return err
@@ -112,8 +113,8 @@ func (w *steadyWrites) run(ctx context.Context, steady, empty int64) error {
 	if w.every > 0 {
 		how = fmt.Sprintf("every %d MiB", w.every>>20)
 	}
-	fmt.Printf("| %d KiB, random | %s | %d | %d | %.2f | %d | %d | %d |\n", w.block>>10, how, steady>>20, (after-before)>>20,
-		float64(after-before)/float64(steady), w.lists>>20, (used-empty)>>20, w.cycles)
+	fmt.Printf("| %d KiB, random | %s | %d | %d | %.2f | %d | %d | %d | %d |\n", w.block>>10, how, steady>>20, (after-before)>>20,
+		float64(after-before)/float64(steady), w.lists>>20, w.copies>>20, (used-empty)>>20, w.cycles)
 	return nil
 }
 
@@ -169,7 +170,8 @@ func (w *steadyWrites) upkeep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.lists += c.Written
+		w.lists += c.Written - c.Copied
+		w.copies += c.Copied
 		w.cycles++
 	}
 	return nil

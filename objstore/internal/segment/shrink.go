@@ -323,22 +323,36 @@ func (g *File) draft(l *record.Log, s *Shrinking) error {
 	length := g.logged
 	g.mu.Unlock()
 	payload := encodeShortened(s.Live, s.shortenings)
-	for again := false; ; again = true {
-		for p := range slices.Chunk(payload, record.MaxPayload/ObjectSize*ObjectSize) {
-			if again && l.Size() >= length {
-				break
-			}
-			if err := l.Draft(p); err != nil {
-				return err
-			}
-		}
-		if l.Size() >= length {
-			return l.SyncDraft()
-		}
-		if missing := length - l.Size(); int64(len(payload)) < min(missing, record.MaxPayload/2) { // few objects: many times in a frame
-			payload = slices.Repeat(payload, int(min(missing, record.MaxPayload)/int64(len(payload))))
+	for p := range slices.Chunk(payload, record.MaxPayload/ObjectSize*ObjectSize) {
+		if err := l.Draft(p); err != nil {
+			return err
 		}
 	}
+	for l.Size() < length {
+		if err := l.Draft(repeated(payload, length-l.Size())); err != nil {
+			return err
+		}
+	}
+	return l.SyncDraft()
+}
+
+const (
+	longestRepeat = 1 << 20 // bytes of a frame that repeats entries
+	wholeRepeat   = 4 << 10 // up to this many bytes, entries are repeated all or not at all
+)
+
+// repeated returns entries for a log that lacks so many bytes: hardly more than that, as a log that
+// is too long makes all that replace it as long.
+func repeated(payload []byte, lacks int64) []byte {
+	step := ObjectSize
+	if len(payload) <= wholeRepeat {
+		step = len(payload)
+	}
+	n := max(int(min(lacks, longestRepeat))/step, 1) * step
+	if n <= len(payload) {
+		return payload[:n]
+	}
+	return slices.Repeat(payload, (n+len(payload)-1)/len(payload))[:n]
 }
 
 // encodeShortened is EncodeObjects for a log that replaces a footer with that number of shortenings.

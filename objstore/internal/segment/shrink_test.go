@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"runtime"
@@ -180,5 +181,39 @@ func TestSurveyorReusesMemory(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if n, list := after.TotalAlloc-before.TotalAlloc, uint64(objects*ObjectSize); n > list {
 		t.Errorf("ten surveys of a list of %d bytes take %d bytes of new memory", list, n)
+	}
+}
+
+// A list that is shortened over and over does not make its log longer, which repeats entries to be as
+// long as the one before.
+func TestShortenedLogStaysAsLong(t *testing.T) {
+	for _, n := range []int{1 << 10, 1 << 15} { // the second needs several frames of repeated entries
+		fs := vfs.NewMem(0)
+		must(t, fs.Mkdir(Dir))
+		g, err := Create(fs, 7, 1<<30, disktest.Store)
+		must(t, err)
+		objs := make([]Object, n)
+		for i := range objs {
+			objs[i] = Object{Block: uint32(1 + i), Length: 4096, Kind: merkle.KindChunk}
+			binary.LittleEndian.PutUint32(objs[i].Hash[:], uint32(1+i))
+		}
+		must(t, g.Add(fs, disktest.Store, objs))
+		first := g.ObjectLogSize()
+		must(t, g.Seal(fs, disktest.Store))
+		for n > 1 {
+			n -= (n + 3) / 4
+			live := func(h *merkle.Hash) bool { return int(binary.LittleEndian.Uint32(h[:])) <= n }
+			s, err := new(Surveyor).Survey(g, live, HoleLimits{Shortest: 4096})
+			must(t, err)
+			must(t, g.Shrink(fs, disktest.Store, s, live, HoleLimits{Shortest: 4096}))
+			if size := g.ObjectLogSize(); size < first || size > first+32<<10 {
+				t.Errorf("with %d objects left the log has %d bytes, the first one had %d", n, size, first)
+			}
+			must(t, g.Seal(fs, disktest.Store))
+			if objs, err := g.Objects(); err != nil || len(objs) != n {
+				t.Fatalf("%d objects are listed, want %d, %v", len(objs), n, err)
+			}
+		}
+		must(t, g.Close())
 	}
 }
