@@ -77,13 +77,10 @@ func profiled(name string, do func() error) error {
 
 // fillAndDiscard fills the volume, and discards a part of it.
 func (m memoryRun) fillAndDiscard(ctx context.Context, store string, gen *generator, part int64) error {
-	ix, err := openKnownIndex(store)
-	if err != nil {
-		return err
-	}
+	ix := newKnownIndex(store)
 	m.options.Index = ix
 	printMemoryHeader()
-	err = m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error { return m.discard(ctx, s, v, part) })
+	err := m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error { return m.discard(ctx, s, v, part) })
 	return errors.Join(err, ix.Close())
 }
 
