@@ -51,6 +51,10 @@ crash: ## try to lose something for hours: cuts, kills, faults; CRASHFLAGS='-rou
 xfstests: ## an installed xfstests on varve and on loop devices: XFSTESTS=DIR [FSTYP=xfs] [GROUP=quick] [TESTS='generic/001 …']
 	@integration/xfstests/run
 
+.PHONY: blktests
+blktests: ## an installed blktests on devices of varve and of kublk: BLKTESTS=DIR [GROUP="ublk block"] [TESTS="ublk/002 …"] [TARGETS=varve]
+	@integration/blktests/run
+
 .PHONY: smp
 smp: ## the tests of devices with two queues, on a distribution's kernel with two processors in qemu
 	@integration/smp/run
