@@ -14,18 +14,20 @@ import (
 
 // featureReport is the output of `varve features --json`.
 type featureReport struct {
-	Kernel   string             `json:"kernel"`
-	Ublk     bool               `json:"ublk"`             // present, and usable by this user
-	Reason   string             `json:"reason,omitempty"` // why not
-	Features []blockdev.Feature `json:"features"`
+	Kernel   string              `json:"kernel"`
+	Ublk     bool                `json:"ublk"`             // present, and usable by this user
+	Reason   string              `json:"reason,omitempty"` // why not
+	Bugs     []blockdev.KnownBug `json:"bugs"`             // of this kernel's driver, as far as they are known
+	Features []blockdev.Feature  `json:"features"`
 }
 
 func (a *app) featuresCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "features",
 		Short: "Show which ublk features this kernel supports",
-		Long: `features lists the features of ublk, whether this kernel supports each, and what varve does without it. If the
-kernel has no ublk, the command fails with the reason; varve attach uses loop devices then.`,
+		Long: `features lists the features of ublk, whether this kernel supports each, and what varve does without it, and warns of
+kernels whose driver is known to be broken. If the kernel has no ublk, the command fails with the reason; varve attach
+uses loop devices then.`,
 		Example: "  varve features\n  varve features --json",
 		Args:    args(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.features(cmd) },
@@ -35,7 +37,8 @@ kernel has no ublk, the command fails with the reason; varve attach uses loop de
 
 func (a *app) features(cmd *cobra.Command) error {
 	list, err := blockdev.Features(cmd.Context())
-	r := featureReport{Kernel: kernelRelease(), Ublk: err == nil, Features: list}
+	release := kernelRelease()
+	r := featureReport{Kernel: release, Ublk: err == nil, Bugs: blockdev.KnownBugs(release), Features: list}
 	if err == nil {
 		r.Features = append(r.Features, socketFeatures()...)
 	}
@@ -50,7 +53,11 @@ func (a *app) features(cmd *cobra.Command) error {
 	if err != nil {
 		ublk = "no; varve attach uses loop devices"
 	}
-	writeFields(out, [][2]string{{"kernel", r.Kernel}, {"ublk", ublk}})
+	fields := [][2]string{{"kernel", r.Kernel}, {"ublk", ublk}}
+	for _, b := range r.Bugs {
+		fields = append(fields, [2]string{"warning", fmt.Sprintf("%s: %s; %s", b.Kernels, b.Bug, b.Advice)})
+	}
+	writeFields(out, fields)
 	fmt.Fprintln(out)
 	rows := make([][]string, 0, len(r.Features))
 	for _, f := range r.Features {

@@ -80,7 +80,7 @@ var jsonNames = map[string]reflect.Type{
 	"Stopped": reflect.TypeFor[protocol.Stopped](), "Upgraded": reflect.TypeFor[protocol.Upgraded](),
 	"Process": reflect.TypeFor[protocol.Process](), "UpgradedDevice": reflect.TypeFor[protocol.UpgradedDevice](),
 	"Pauses": reflect.TypeFor[protocol.Pauses](), "Features": reflect.TypeFor[featureReport](),
-	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "UblkDevice": reflect.TypeFor[ublkDevice](),
+	"Identified": reflect.TypeFor[protocol.Identified](), "Feature": reflect.TypeFor[blockdev.Feature](), "KnownBug": reflect.TypeFor[blockdev.KnownBug](), "UblkDevice": reflect.TypeFor[ublkDevice](),
 	"UblkTarget": reflect.TypeFor[targets.Record](),
 	"UblkLeg":    reflect.TypeFor[protocol.Leg](), "ServedTarget": reflect.TypeFor[protocol.ServedTarget](),
 	"Target": reflect.TypeFor[protocol.Target](), "UpgradedTarget": reflect.TypeFor[protocol.UpgradedTarget](),
