@@ -27,7 +27,7 @@ var features = [...]Feature{
 	{Name: "UBLK_F_UNPRIVILEGED_DEV", Bit: 5, Since: "6.3", Without: "not used: devices need CAP_SYS_ADMIN"},
 	{Name: "UBLK_F_CMD_IOCTL_ENCODE", Bit: 6, Since: "6.4", Used: true, Without: "no device: commands are always sent in this encoding"},
 	{Name: "UBLK_F_USER_COPY", Bit: 7, Since: "6.5", Used: true, Without: "copy mode user is refused; a request whose pages could not be lent fails"},
-	{Name: "UBLK_F_ZONED", Bit: 8, Since: "6.6", Without: notUsed},
+	{Name: "UBLK_F_ZONED", Bit: 8, Since: "6.6", Used: true, Without: "zoned devices are refused"},
 	{Name: "UBLK_F_USER_RECOVERY_FAIL_IO", Bit: 9, Since: "6.13", Used: true, Without: "recovery fail-io is refused"},
 	{Name: "UBLK_F_UPDATE_SIZE", Bit: 10, Since: "6.16", Used: true, Without: "an attached device keeps its size"},
 	{Name: "UBLK_F_AUTO_BUF_REG", Bit: 11, Since: "6.16", Used: true, Without: "no zero copy: requests are copied by pread and pwrite (copy mode user)"},

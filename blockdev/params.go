@@ -42,6 +42,15 @@ func params(l *target.Limits, maxIO int) ublk_params {
 			p.discard.max_write_zeroes_sectors = maxDiscard >> sectorShift
 		}
 	}
+	if z := &l.Zones; z.Size != 0 {
+		// The driver's check of a zoned device ends before what it would say of the alignment
+		// (ublk_validate_params in drivers/block/ublk_drv.c, Linux 7.3); Limits.Validate has checked it.
+		p.types |= _UBLK_PARAM_TYPE_ZONED
+		p.basic.chunk_sectors = uint32(z.Size >> sectorShift)
+		p.zoned = ublk_param_zoned{
+			max_open_zones: uint32(z.MaxOpen), max_active_zones: uint32(z.MaxActive), max_zone_append_sectors: p.basic.max_sectors,
+		}
+	}
 	p.dma.alignment = uint32(l.DMAAlign - 1)
 	return p
 }
@@ -57,8 +66,20 @@ func match(l *target.Limits, p *ublk_params, mayGrow bool) error {
 		return fmt.Errorf("%w: the device has blocks of %d bytes, the target of %d", ErrMismatch, 1<<p.basic.logical_bs_shift, l.BlockSize)
 	case l.MaxIO != 0 && int64(p.basic.max_sectors)<<sectorShift > int64(l.MaxIO):
 		return fmt.Errorf("%w: the device has requests of up to %d bytes, the target of %d", ErrMismatch, int64(p.basic.max_sectors)<<sectorShift, l.MaxIO)
+	case zonesOf(p) != l.Zones:
+		return fmt.Errorf("%w: the device has the zones %+v, the target %+v", ErrMismatch, zonesOf(p), l.Zones)
 	case l.ReadOnly && p.basic.attrs&_UBLK_ATTR_READ_ONLY == 0:
 		return fmt.Errorf("%w: the device is writable, the target is not", ErrMismatch)
 	}
 	return nil
+}
+
+// zonesOf are the zones of a device with these parameters.
+func zonesOf(p *ublk_params) target.Zones {
+	if p.types&_UBLK_PARAM_TYPE_ZONED == 0 {
+		return target.Zones{}
+	}
+	return target.Zones{
+		Size: int64(p.basic.chunk_sectors) << sectorShift, MaxOpen: int(p.zoned.max_open_zones), MaxActive: int(p.zoned.max_active_zones),
+	}
 }

@@ -50,9 +50,14 @@ func init() {
 // returns, the partitions are there. A driver without UBLK_F_NO_AUTO_PART_SCAN scans by itself when
 // the device starts: then ScanPartitions waits for that scan.
 //
+// A zoned disk has no partitions (GENHD_FL_NO_PART, block/genhd.c, Linux 7.3).
+//
 // ctx and a limit of 10 seconds bound the wait. After ErrTimeout the scan continues, and partitions
 // appear when it has ended.
 func (d *Device) ScanPartitions(ctx context.Context) error {
+	if d.has(_UBLK_F_ZONED) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
 	what := scanNow

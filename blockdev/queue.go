@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"varve/blockdev/target/zoned/zone"
 	"varve/objstore/failpoint"
 	"varve/uring"
 	"varve/uring/queue"
@@ -78,6 +79,9 @@ func (q *ublkQueue) Commit(sqe *uring.SQE, tag uint16, r *queue.Request, err err
 		result = errnoOf(err)
 	}
 	q.command(sqe, tag, _UBLK_U_IO_COMMIT_AND_FETCH_REQ, result)
+	if err == nil && r.Op == queue.OpZoneAppend {
+		(*ublksrv_io_cmd)(unsafe.Pointer(&sqe.Cmd()[0])).addr = uint64(r.Appended) >> sectorShift
+	}
 }
 
 func (q *ublkQueue) command(sqe *uring.SQE, tag uint16, op uint32, result int32) {
@@ -132,11 +136,39 @@ func (q *ublkQueue) Describe(tag uint16, res int32, r *queue.Request) error {
 		r.Op = queue.OpDiscard
 	case _UBLK_IO_OP_WRITE_ZEROES:
 		r.Op = queue.OpWriteZeroes
+	case _UBLK_IO_OP_ZONE_APPEND:
+		r.Op = queue.OpZoneAppend
 	default:
-		return unix.EOPNOTSUPP
+		return q.describeZoned(d, r)
 	}
 	if r.HasData() && r.Len > q.dev.maxIO || !q.within(d) && !q.withinNow(d) {
 		return fmt.Errorf("%w: %v of %d sectors at %d of %d", ErrInvalid, r.Op, d.nr_sectors, d.start_sector, q.dev.size.Load()>>sectorShift)
+	}
+	return nil
+}
+
+// describeZoned reads the io descriptor of what is asked of zones, which has no sectors. EOPNOTSUPP
+// is for all that this varve does not know.
+func (q *ublkQueue) describeZoned(d *ublksrv_io_desc, r *queue.Request) error {
+	r.Len = 0
+	switch d.op_flags & 0xff {
+	case _UBLK_IO_OP_REPORT_ZONES:
+		r.Op, r.Len = queue.OpZoneReport, int(d.nr_sectors)*zone.DescriptorSize
+	case _UBLK_IO_OP_ZONE_RESET:
+		r.Op = queue.OpZoneReset
+	case _UBLK_IO_OP_ZONE_RESET_ALL:
+		r.Op = queue.OpZoneResetAll
+	case _UBLK_IO_OP_ZONE_OPEN:
+		r.Op = queue.OpZoneOpen
+	case _UBLK_IO_OP_ZONE_CLOSE:
+		r.Op = queue.OpZoneClose
+	case _UBLK_IO_OP_ZONE_FINISH:
+		r.Op = queue.OpZoneFinish
+	default:
+		return unix.EOPNOTSUPP
+	}
+	if r.Len > q.dev.maxIO || d.start_sector >= uint64(q.dev.size.Load())>>sectorShift {
+		return fmt.Errorf("%w: %v of %d zones at sector %d", ErrInvalid, r.Op, d.nr_sectors, d.start_sector)
 	}
 	return nil
 }

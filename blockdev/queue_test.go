@@ -41,7 +41,13 @@ func TestDescribeBadRequests(t *testing.T) {
 		{_UBLK_IO_OP_READ, 2047, 2, -int32(unix.EIO)},
 		{_UBLK_IO_OP_READ, 0, 0, -int32(unix.EIO)},
 		{_UBLK_IO_OP_WRITE, 1 << 60, 1, -int32(unix.EIO)},
-		{13, 0, 1, -int32(unix.EOPNOTSUPP)},
+		{16, 0, 1, -int32(unix.EOPNOTSUPP)},
+		{_UBLK_IO_OP_ZONE_APPEND, 2048, 1, -int32(unix.EIO)},
+		{_UBLK_IO_OP_ZONE_RESET, 2048, 0, -int32(unix.EIO)},
+		{_UBLK_IO_OP_REPORT_ZONES, 2048, 1, -int32(unix.EIO)},
+		{_UBLK_IO_OP_REPORT_ZONES, 0, 1 << 24, -int32(unix.EIO)},
+		{_UBLK_IO_OP_REPORT_ZONES, 0, 1, 0},
+		{_UBLK_IO_OP_ZONE_RESET_ALL, 0, 0, 0},
 		{_UBLK_IO_OP_READ, 2047, 1, 0},
 	} {
 		d := q.descriptor()
@@ -67,6 +73,27 @@ func TestCommit(t *testing.T) {
 			if mode == plainCopy && cmd.addr != uring.Address(q.mem) || mode == zeroCopy && (cmd.addr != 0 || sqe.Addr != (ublk_auto_buf_reg{}).sqeAddr()) {
 				t.Errorf("commit with %v: buffer %#x, entry's address %#x", err, cmd.addr, sqe.Addr)
 			}
+		}
+	}
+}
+
+// The answer of an append says in sectors where the bytes are; that of anything else, and of an append
+// that has failed, leaves the field zero, without which the driver refuses the commit.
+func TestCommitAppend(t *testing.T) {
+	q := unitQueue(1<<20, zeroCopy)
+	for _, c := range []struct {
+		op   queue.Op
+		err  error
+		want uint64
+	}{
+		{queue.OpZoneAppend, nil, 24},
+		{queue.OpZoneAppend, unix.EIO, 0},
+		{queue.OpWrite, nil, 0},
+	} {
+		var sqe uring.SQE
+		q.Commit(&sqe, 0, &queue.Request{Op: c.op, Len: 4096, Appended: 24 * 512}, c.err)
+		if got := (*ublksrv_io_cmd)(unsafe.Pointer(&sqe.Cmd()[0])).addr; got != c.want {
+			t.Errorf("%v, %v: the address %d, want %d", c.op, c.err, got, c.want)
 		}
 	}
 }

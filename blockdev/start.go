@@ -57,7 +57,7 @@ func limitsOf(t target.Target, o *Options) (target.Limits, error) {
 }
 
 // wantFlags are the features that a device of varve has.
-func wantFlags(have uint64, o *Options) (uint64, error) {
+func wantFlags(have uint64, lim *target.Limits, o *Options) (uint64, error) {
 	mode, err := chooseMode(o.CopyMode, have)
 	if err != nil {
 		return 0, err
@@ -67,6 +67,17 @@ func wantFlags(have uint64, o *Options) (uint64, error) {
 		return 0, err
 	}
 	always := _UBLK_F_CMD_IOCTL_ENCODE | recovery
+	if lim.Zones.Size != 0 {
+		// Reports of zones are copied, and appends are answered with a place: the driver wants user
+		// copy for either (ublk_ctrl_add_dev in drivers/block/ublk_drv.c, Linux 7.3).
+		always |= _UBLK_F_ZONED | _UBLK_F_USER_COPY
+		if lost := always &^ have & (_UBLK_F_ZONED | _UBLK_F_USER_COPY); lost != 0 {
+			return 0, unsupported(lost&-lost, "a zoned device")
+		}
+		if mode == plainCopy {
+			return 0, fmt.Errorf("%w: a zoned device in copy mode plain; use zero or user", ErrInvalid)
+		}
+	}
 	optional := uint64(_UBLK_F_UPDATE_SIZE | _UBLK_F_NO_AUTO_PART_SCAN)
 	switch mode {
 	case zeroCopy:
@@ -84,7 +95,7 @@ func addDevice(ctx context.Context, c *control, t target.Target, lim *target.Lim
 	if err != nil {
 		return nil, err
 	}
-	want, err := wantFlags(have&^o.without, o)
+	want, err := wantFlags(have&^o.without, lim, o)
 	if err != nil {
 		return nil, err
 	}

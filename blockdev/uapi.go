@@ -96,11 +96,18 @@ const (
 
 // Operations and flags of an io descriptor.
 const (
-	_UBLK_IO_OP_READ         = 0
-	_UBLK_IO_OP_WRITE        = 1
-	_UBLK_IO_OP_FLUSH        = 2
-	_UBLK_IO_OP_DISCARD      = 3
-	_UBLK_IO_OP_WRITE_ZEROES = 5
+	_UBLK_IO_OP_READ           = 0
+	_UBLK_IO_OP_WRITE          = 1
+	_UBLK_IO_OP_FLUSH          = 2
+	_UBLK_IO_OP_DISCARD        = 3
+	_UBLK_IO_OP_WRITE_ZEROES   = 5
+	_UBLK_IO_OP_ZONE_OPEN      = 10
+	_UBLK_IO_OP_ZONE_CLOSE     = 11
+	_UBLK_IO_OP_ZONE_FINISH    = 12
+	_UBLK_IO_OP_ZONE_APPEND    = 13
+	_UBLK_IO_OP_ZONE_RESET_ALL = 14
+	_UBLK_IO_OP_ZONE_RESET     = 15
+	_UBLK_IO_OP_REPORT_ZONES   = 18
 
 	_UBLK_IO_F_FUA          = 1 << 13
 	_UBLK_IO_F_NOUNMAP      = 1 << 15
@@ -116,6 +123,7 @@ const (
 	_UBLK_PARAM_TYPE_BASIC     = 1 << 0
 	_UBLK_PARAM_TYPE_DISCARD   = 1 << 1
 	_UBLK_PARAM_TYPE_DEVT      = 1 << 2
+	_UBLK_PARAM_TYPE_ZONED     = 1 << 3
 	_UBLK_PARAM_TYPE_DMA_ALIGN = 1 << 4
 )
 
@@ -155,7 +163,7 @@ type ublksrv_ctrl_dev_info struct {
 type ublksrv_io_desc struct {
 	_            structs.HostLayout
 	op_flags     uint32
-	nr_sectors   uint32
+	nr_sectors   uint32 // of a report: nr_zones, which are in a union
 	start_sector uint64
 	addr         uint64
 }
@@ -166,7 +174,7 @@ type ublksrv_io_cmd struct {
 	q_id   uint16
 	tag    uint16
 	result int32
-	addr   uint64
+	addr   uint64 // of the answer of an append: zone_append_lba, in sectors, which are in a union
 }
 
 // ublk_auto_buf_reg is passed by value in sqe.addr.

@@ -93,14 +93,27 @@ func TestChooseMode(t *testing.T) {
 
 func TestWantFlags(t *testing.T) {
 	all := uint64(1)<<21 - 1
-	flags, err := wantFlags(all, &Options{CopyMode: CopyAuto})
+	flags, err := wantFlags(all, &target.Limits{}, &Options{CopyMode: CopyAuto})
 	if err != nil || flags != _UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE|_UBLK_F_CMD_IOCTL_ENCODE|
 		_UBLK_F_QUIESCE|_UBLK_F_UPDATE_SIZE|_UBLK_F_NO_AUTO_PART_SCAN|_UBLK_F_AUTO_BUF_REG|_UBLK_F_USER_COPY {
 		t.Errorf("flags %#x, %v", flags, err)
 	}
-	flags, err = wantFlags(_UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE, &Options{CopyMode: CopyPlain})
+	flags, err = wantFlags(_UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE, &target.Limits{}, &Options{CopyMode: CopyPlain})
 	if err != nil || flags != _UBLK_F_USER_RECOVERY|_UBLK_F_USER_RECOVERY_REISSUE|_UBLK_F_CMD_IOCTL_ENCODE {
 		t.Errorf("flags of an old kernel %#x, %v", flags, err)
+	}
+	z := target.Limits{Zones: target.Zones{Size: 1 << 20}}
+	flags, err = wantFlags(all, &z, &Options{CopyMode: CopyAuto})
+	if err != nil || flags&_UBLK_F_ZONED == 0 || flags&_UBLK_F_USER_COPY == 0 {
+		t.Errorf("flags of a zoned device %#x, %v", flags, err)
+	}
+	if _, err = wantFlags(all, &z, &Options{CopyMode: CopyPlain}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a zoned device in plain copy: %v", err)
+	}
+	for _, lost := range []uint64{_UBLK_F_ZONED, _UBLK_F_USER_COPY} {
+		if _, err = wantFlags(all&^lost, &z, &Options{CopyMode: CopyAuto}); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("a zoned device without %#x: %v", lost, err)
+		}
 	}
 	if err := missing(all, all&^_UBLK_F_USER_RECOVERY); err == nil || !strings.Contains(err.Error(), "UBLK_F_USER_RECOVERY") {
 		t.Errorf("a dropped flag: %v", err)
@@ -119,6 +132,9 @@ func TestLimits(t *testing.T) {
 		{Size: 4096, BlockSize: 1024},
 		{Size: 4096, DMAAlign: 3},
 		{Size: 4096, DMAAlign: 8192},
+		{Size: 3 << 20, Zones: target.Zones{Size: 3 << 20}},
+		{Size: 3 << 20, Zones: target.Zones{Size: 2 << 20}},
+		{Size: 4 << 20, Zones: target.Zones{Size: 2 << 20}, Discard: true},
 	} {
 		l.EnsureDefaults()
 		if err := l.Validate(); !errors.Is(err, ErrInvalid) {
@@ -234,5 +250,25 @@ func TestFeaturesOfDriver(t *testing.T) {
 	}
 	if list := featuresOf(_UBLK_F_QUIESCE); list[12].Name != "UBLK_F_QUIESCE" || !list[12].Used || list[3].Used {
 		t.Errorf("with UBLK_F_QUIESCE %+v and %+v", list[12], list[3])
+	}
+}
+
+// A device is served further with the zones that it has, and no others.
+func TestMatchZones(t *testing.T) {
+	l := target.Limits{Size: 64 << 20, Zones: target.Zones{Size: 1 << 20, MaxOpen: 4, MaxActive: 6}}
+	l.EnsureDefaults()
+	p := params(&l, 512<<10)
+	if p.basic.chunk_sectors != 2048 || p.zoned.max_zone_append_sectors != 1024 {
+		t.Errorf("parameters %+v", p)
+	}
+	if err := match(&l, &p, false); err != nil {
+		t.Error(err)
+	}
+	for _, z := range []target.Zones{{}, {Size: 2 << 20, MaxOpen: 4, MaxActive: 6}, {Size: 1 << 20, MaxOpen: 4}} {
+		other := l
+		other.Zones = z
+		if err := match(&other, &p, false); !errors.Is(err, ErrMismatch) {
+			t.Errorf("zones %+v: %v", z, err)
+		}
 	}
 }

@@ -123,6 +123,13 @@ func Address(buf []byte) uint64 {
 	return escape(unsafe.Pointer(&buf[0]))
 }
 
+// Words is memory of n*8 bytes, which a mapping has begun, as n numbers in the machine's order of
+// bytes: for stores that are whole whatever becomes of the process (sync/atomic).
+func Words(b []byte, n int) []uint64 {
+	_ = b[:8*n]
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(b))), n)
+}
+
 // escape returns p as an integer for kernel structs. The compiler does not track such an integer:
 // the store, which never executes, makes it assume that p outlives the call, so p's memory is not
 // on a stack.

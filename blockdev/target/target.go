@@ -6,6 +6,7 @@
 //	mirror  several files or block devices, in full on each
 //	nbd     an export of an NBD server
 //	qcow2   the disk in a qcow2 image, over its backing files
+//	zoned   a disk of zones, each written from its start on: in a file, or one that moves nothing
 //	volume  a volume of the object store
 //
 // A Target makes its part of each queue of the device, and the part makes the handlers of the

@@ -62,6 +62,11 @@ func TestTargetFlags(t *testing.T) {
 		"-t null -u -r":               {ID: -1, CopyMode: "user", Recovery: "reissue", Target: protocol.Target{Type: "null", Size: 1 << 30}},
 		"-t loop -r 1 /disk":          {ID: -1, CopyMode: "auto", Recovery: "reissue", Target: protocol.Target{Type: "loop", Files: []string{"/disk"}}},
 		"-t loop -f /disk -r=fail-io": {ID: -1, CopyMode: "auto", Recovery: "fail-io", Target: protocol.Target{Type: "loop", Files: []string{"/disk"}}},
+		"-t loop --zoned --format --zone-size 4M --conventional 2 --max-open-zones 3 --max-active-zones 4 /a": {ID: -1, CopyMode: "auto", Target: protocol.Target{
+			Type: "loop", Files: []string{"/a"}, Format: true,
+			Zones: protocol.Zones{Zoned: true, ZoneSize: 4 << 20, Conventional: 2, MaxOpenZones: 3, MaxActiveZones: 4},
+		}},
+		"-t null --zoned": {ID: -1, CopyMode: "auto", Recovery: "none", Target: protocol.Target{Type: "null", Size: 1 << 30, Zones: protocol.Zones{Zoned: true, ZoneSize: 256 << 20}}},
 		"-t stripe -f /c /a /b,1 --format --chunk-size 8K --block-size 4096 --buffered --read-only": {ID: -1, CopyMode: "auto", Target: protocol.Target{
 			Type: "stripe", Files: []string{"/c", "/a", "/b,1"}, Format: true, ChunkSize: 8192, BlockSize: 4096, Buffered: true, ReadOnly: true,
 		}},
@@ -84,6 +89,11 @@ func TestTargetLine(t *testing.T) {
 			Type: "stripe", Files: []string{"/a b", "/-c", "/d,e"}, Format: true, ChunkSize: 4096, BlockSize: 512, Buffered: true, ReadOnly: true,
 		}},
 		{ID: 2, CopyMode: "auto", Target: protocol.Target{Type: "mirror", Files: []string{"/a", "/b"}, Format: true, RegionSize: 128 << 10}},
+		{ID: 4, CopyMode: "auto", Target: protocol.Target{
+			Type: "loop", Files: []string{"/a"}, Format: true,
+			Zones: protocol.Zones{Zoned: true, ZoneSize: 4 << 20, Conventional: 2, MaxOpenZones: 3, MaxActiveZones: 4},
+		}},
+		{ID: 5, CopyMode: "auto", Target: protocol.Target{Type: "loop", Files: []string{"/a"}, Zones: protocol.Zones{Zoned: true}}},
 		{ID: 3, CopyMode: "auto", Target: protocol.Target{Type: "mirror", Files: []string{"/a"}, Degraded: true, ResyncFrom: "/a"}},
 	} {
 		args := line("add", "/store", &d)

@@ -29,6 +29,8 @@ backing files that the image names. nbd is an export of an NBD server: nbd://HOS
 nbd+unix:///EXPORT?socket=PATH; the device survives lost connections and restarts of the server. A request is read and
 written directly from its own pages, unless -u or --copy-mode asks for copies.
 
+--zoned gives a null or loop device zones, which are written from their start on: --format makes a file a zoned disk.
+
 A file that grows makes its loop device grow. If the process that serves the device dies, its I/O waits for varve ublk
 recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails until it is recovered.`,
 		Example: `  varve ublk add -t null --size 100G
@@ -37,6 +39,7 @@ recover; with -r 0 the device is dead then, and with -r=fail-io its I/O fails un
   varve ublk add -t qcow2 -f disk.qcow2
   varve ublk add -t mirror --format -f a.img -f b.img
   varve ublk add -t nbd nbd://storage/disk --connections 4 -q 4
+  varve ublk add -t loop --zoned --format --zone-size 64M --max-open-zones 16 -f zoned.img
   varve ublk add -t loop -z -n 5 /dev/sdb --foreground`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -21,6 +21,7 @@ type targetFlags struct {
 	chunkSize  size
 	regionSize size
 	resyncFrom string
+	zoneSize   size
 	zeroCopy   bool
 	userCopy   bool
 	recovery   recovery
@@ -75,6 +76,7 @@ func (o *targetFlags) add(cmd *cobra.Command) {
 	f.StringVar(&o.device.TLSCert, "tls-cert", "", "the `file` with the certificate for an NBD server")
 	f.StringVar(&o.device.TLSKey, "tls-key", "", "the `file` with that certificate's key")
 	f.StringVar(&o.device.TLSHostname, "tls-hostname", "", "the `name` in an NBD server's certificate (default the address's)")
+	f.BoolVar(&o.device.Zoned, "zoned", false, "a null or loop device has zones that are written from their start on")
 	complete(cmd, "target", protocol.TargetTypes)
 	complete(cmd, "copy-mode", protocol.CopyModes)
 }
@@ -85,8 +87,12 @@ func (o *targetFlags) addNew(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.VarP(&o.size, "size", "s", "size of a null device (default 1GiB)")
 	f.Var(&o.chunkSize, "chunk-size", "bytes in a row on one file of a stripe, from 4KiB to 4MiB (default 64KiB)")
-	f.BoolVar(&o.device.Format, "format", false, "make a new stripe or mirror of the files, whose content is lost")
+	f.BoolVar(&o.device.Format, "format", false, "make a new stripe, mirror or zoned disk of the files, whose content is lost")
 	f.Var(&o.regionSize, "region-size", "bytes of a new mirror that are resynced at least, from 64KiB to 1GiB (default 1MiB or more)")
+	f.Var(&o.zoneSize, "zone-size", "bytes of a new zoned disk's zones: a power of two from 64KiB to 64GiB (default 256MiB)")
+	f.IntVar(&o.device.Conventional, "conventional", 0, "how many of a new zoned disk's zones, the first `number`, are written anywhere")
+	f.IntVar(&o.device.MaxOpenZones, "max-open-zones", 0, "largest `number` of open zones of a new zoned disk (0: any)")
+	f.IntVar(&o.device.MaxActiveZones, "max-active-zones", 0, "largest `number` of open and closed zones of a new zoned disk (0: any)")
 	f.IntVarP(&o.device.Queues, "queues", "q", 0, "`number` of queues, each with its own thread (0: the default)")
 	f.IntVarP(&o.device.Depth, "depth", "d", 0, "largest `number` of requests in flight in a queue (0: the default)")
 	f.BoolVar(&o.device.ReadOnly, "read-only", false, "refuse writes")
@@ -107,7 +113,7 @@ func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 	}
 	d.RegionSize = int64(o.regionSize)
 	d.Size, d.BlockSize, d.ChunkSize, d.Recovery = int64(o.size), int(min(o.blockSize, 1<<30)), int64(o.chunkSize), string(o.recovery)
-	if err := o.takeCopyMode(cmd); err != nil {
+	if err := errors.Join(o.takeZones(cmd), o.takeCopyMode(cmd)); err != nil {
 		return err
 	}
 	if o.foreground && o.background {
@@ -127,6 +133,33 @@ func (o *targetFlags) take(cmd *cobra.Command, args []string) error {
 	}
 	return nil
 }
+
+// takeZones completes a zoned device.
+func (o *targetFlags) takeZones(cmd *cobra.Command) error {
+	d := &o.device
+	d.ZoneSize = int64(o.zoneSize)
+	if !d.Zoned {
+		return nil // Check says what is not for others
+	}
+	if d.Type == "loop" && !d.Format {
+		for _, flag := range []string{"zone-size", "conventional", "max-open-zones", "max-active-zones"} {
+			if f := cmd.Flags().Lookup(flag); f != nil && f.Changed {
+				return usagef("--%s is for a new zoned disk (--format): another has the zones that it was made with", flag)
+			}
+		}
+		return nil
+	}
+	if d.ZoneSize == 0 && (cmd.Flags().Lookup("zone-size") == nil || !cmd.Flags().Changed("zone-size")) {
+		d.ZoneSize = defaultZone
+	}
+	if d.Type == "null" && d.Recovery == "" {
+		d.Recovery = "none" // its zones are gone with its server
+	}
+	return nil
+}
+
+// defaultZone is the size of a zone, in bytes: that of most zoned hard disks.
+const defaultZone = 256 << 20
 
 // absolute returns the absolute path of a file, or the path as it is, where there is no working
 // directory any more: opening it says so.
@@ -211,6 +244,13 @@ func line(verb string, store string, d *protocol.TargetDevice) []string {
 	add("format", d.Format, true)
 	add("degraded", d.Degraded, true)
 	add("resync-from", d.ResyncFrom != "", d.ResyncFrom)
+	add("zoned", d.Zoned, true)
+	if d.Zoned && verb == "add" && (d.Type == "null" || d.Format) {
+		add("zone-size", true, d.ZoneSize)
+		add("conventional", d.Conventional != 0, d.Conventional)
+		add("max-open-zones", d.MaxOpenZones != 0, d.MaxOpenZones)
+		add("max-active-zones", d.MaxActiveZones != 0, d.MaxActiveZones)
+	}
 	add("read-only", d.ReadOnly && verb == "add", true)
 	add("buffered", d.Buffered, true)
 	add("copy-mode", d.CopyMode != "", d.CopyMode)

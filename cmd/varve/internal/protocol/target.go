@@ -24,13 +24,14 @@ type Target struct {
 	ChunkSize int64    `json:"chunk_size,omitempty"` // bytes; of a stripe
 	ReadOnly  bool     `json:"read_only,omitempty"`
 	Buffered  bool     `json:"buffered,omitempty"` // files are read and written through the page cache
-	Format    bool     `json:"format,omitempty"`   // make a new stripe or mirror of the files, whose content is lost
+	Format    bool     `json:"format,omitempty"`   // make a new stripe, mirror or zoned disk of the files, whose content is lost
 	// Of a mirror.
 	RegionSize int64  `json:"region_size,omitempty"` // bytes
 	Degraded   bool   `json:"degraded,omitempty"`    // use it although files are missing
 	ResyncFrom string `json:"resync_from,omitempty"` // the one of Files whose content counts
 
 	NBD
+	Zones
 }
 
 // NBD is the export behind a target nbd. Files are absolute paths.
@@ -98,8 +99,11 @@ func (t *Target) Check() error {
 	if t.Type != "stripe" && t.ChunkSize != 0 {
 		return errors.New("a chunk size is for the target stripe")
 	}
-	if t.Type != "stripe" && t.Type != "mirror" && t.Format {
-		return errors.New("a format is for the targets stripe and mirror")
+	if t.Format && t.Type != "stripe" && t.Type != "mirror" && (t.Type != "loop" || !t.Zoned) {
+		return errors.New("a format is for the targets stripe and mirror, and loop with --zoned")
+	}
+	if err := t.checkZones(); err != nil {
+		return err
 	}
 	if t.Type != "mirror" && (t.RegionSize != 0 || t.Degraded || t.ResyncFrom != "") {
 		return errors.New("a region size, --degraded and --resync-from are for the target mirror")
@@ -166,6 +170,9 @@ func (d *TargetDevice) Check() error {
 	}
 	if err := CheckDevice(d.CopyMode, d.Queues, d.Depth); err != nil {
 		return err
+	}
+	if d.Type == "null" && d.Zoned && d.Recovery != "none" {
+		return errors.New("a zoned null device can't be recovered, since its zones are gone with its server; use the recovery none")
 	}
 	return d.Target.Check()
 }

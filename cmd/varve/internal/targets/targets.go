@@ -48,6 +48,12 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 	}
 	d := &Disk{MayAdd: func(path string) error { return apart(path, store) }, close: func() error { return nil }}
 	direct := true
+	if t.Zoned {
+		if err := d.openZoned(&t); err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
 	switch t.Type {
 	case "null":
 		d.Target = null.New(t.Size, t.BlockSize)
@@ -93,11 +99,11 @@ func Open(t protocol.Target, store string, log *slog.Logger) (*Disk, error) {
 		return nil, fmt.Errorf("unknown target %q", t.Type)
 	}
 	if !direct && !t.Buffered {
-		why := "the file system has no direct I/O (O_DIRECT)"
+		why := noDirect
 		if t.Type == "qcow2" {
 			why += ", or the clusters or the length of an image are no multiple of what it wants"
 		}
-		d.Notes = append(d.Notes, why+": the device goes through the page cache")
+		d.Notes = append(d.Notes, why+throughCache)
 	}
 	return d, nil
 }
@@ -110,6 +116,12 @@ func openNBD(t protocol.Target) (*nbd.Target, error) {
 		TLS:            nbd.Certificates{CA: t.TLSCA, Cert: t.TLSCert, Key: t.TLSKey, Hostname: t.TLSHostname},
 	})
 }
+
+// The note on a disk that goes through the page cache, without being asked to.
+const (
+	noDirect     = "the file system has no direct I/O (O_DIRECT)"
+	throughCache = ": the device goes through the page cache"
+)
 
 // Fits implements target.Resizer, for targets that do.
 func (d *Disk) Fits(size int64) error {
@@ -124,6 +136,9 @@ func (d *Disk) Close() error { return d.close() }
 
 // MayResize returns an error if a device over the target can't have size bytes.
 func MayResize(t protocol.Target, size int64) error {
+	if t.Zoned {
+		return fmt.Errorf("%w: a zoned device keeps its size", blockdev.ErrInvalid)
+	}
 	switch t.Type {
 	case "stripe", "mirror":
 		return fmt.Errorf("%w: a %s keeps its size", blockdev.ErrInvalid, t.Type)
