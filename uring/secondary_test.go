@@ -50,6 +50,59 @@ func TestFusedNotification(t *testing.T) {
 	}
 }
 
+// The bytes of a request are sent once the last secondary has moved its own, although the kernel still
+// holds those of a send without a copy; a short send, one that failed, and one that waits for a link
+// are not.
+func TestFusedSent(t *testing.T) {
+	const more, notification = uring.IORING_CQE_F_MORE, 1 << 3 // IORING_CQE_F_NOTIF
+	for name, k := range map[string]struct {
+		first int32   // the result of the header's send, which has 28 bytes
+		bytes []int32 // of the sends of the 1000 bytes behind it
+		sent  bool
+	}{
+		"whole":                   {28, []int32{1000}, true},
+		"header under way":        {0, nil, false},
+		"short":                   {28, []int32{400}, false},
+		"in two":                  {28, []int32{400, 600}, true},
+		"header failed":           {-int32(unix.EPIPE), nil, false},
+		"bytes failed":            {28, []int32{-int32(unix.EPIPE)}, false},
+		"the rest has failed too": {28, []int32{400, -int32(unix.EPIPE)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, q := newFused(t, 5, uring.FusedOptions{}), &simQueue{size: 4}
+			secs := []uring.Secondary{
+				{Op: uring.SecondarySend, FD: 3, Mem: make([]byte, 28), Link: true},
+				{Op: uring.SecondarySend, FD: 3, Len: 1000},
+			}
+			if err := f.Start(q, uring.Primary{Dir: uring.DirWrite, Len: 1000}, secs); err != nil {
+				t.Fatal(err)
+			}
+			complete := func(res int32, flags uint32) {
+				_, _ = q.Submit()
+				f.Complete(q, &uring.CQE{UserData: q.take(0).UserData, Res: res, Flags: flags})
+			}
+			if k.first != 0 {
+				complete(k.first, 0)
+			}
+			for i, n := range k.bytes {
+				if f.Sent() {
+					t.Fatalf("sent before send %d", i)
+				}
+				_, _ = q.Submit()
+				data := q.take(0).UserData
+				f.Complete(q, &uring.CQE{UserData: data, Res: n, Flags: more})
+				if last := i == len(k.bytes)-1; last && f.Sent() != k.sent {
+					t.Errorf("Sent is %v", f.Sent())
+				}
+				f.Complete(q, &uring.CQE{UserData: data, Flags: notification})
+			}
+			if len(k.bytes) == 0 && f.Sent() != k.sent || f.InFlight() == 0 && f.Sent() {
+				t.Errorf("Sent is %v, %d in flight", f.Sent(), f.InFlight())
+			}
+		})
+	}
+}
+
 // tcpPair is a connection over the loopback device: sockets that SEND_ZC takes.
 func tcpPair(t *testing.T) (ours, theirs *net.TCPConn) {
 	t.Helper()

@@ -19,7 +19,7 @@ var integrationPackages = []string{
 }
 
 // guestTools are the Debian packages whose programs the tests in the test kernel call.
-var guestTools = []string{"e2fsprogs", "xfsprogs", "btrfs-progs", "fio", "fuse3", "util-linux", "dmsetup", "qemu-utils"}
+var guestTools = []string{"e2fsprogs", "xfsprogs", "btrfs-progs", "fio", "fuse3", "util-linux", "dmsetup", "qemu-utils", "nbdkit"}
 
 const integrationUsage = `integration/run [-o DIR] [-run REGEXP] [-skip REGEXP] [PACKAGE...]
 Runs tests in the test kernel: of the packages named ("./uring"; "./integration" are the integration tests), or of all

@@ -45,7 +45,7 @@ type dialer struct {
 }
 
 func (d *dialer) dial(ctx context.Context) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(dialLimit, d.timeout))
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, d.addr.Network, d.addr.Host)
 	if err != nil {

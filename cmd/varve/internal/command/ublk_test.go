@@ -2,7 +2,9 @@ package command
 
 import (
 	"bytes"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,10 +75,47 @@ func TestTargetFlags(t *testing.T) {
 		"-t mirror -f /a -f /b --degraded --resync-from /b": {ID: -1, CopyMode: "auto", Target: protocol.Target{
 			Type: "mirror", Files: []string{"/a", "/b"}, Degraded: true, ResyncFrom: "/b",
 		}},
+		"-t nbd nbd://h/x": {ID: -1, CopyMode: "auto", Target: protocol.Target{Type: "nbd", NBD: protocol.NBD{URI: "nbd://h/x"}}},
+		"-t nbd -f nbds://h/x --connections 4 --timeout 2m --request-timeout 10s --tls-ca /ca --tls-cert /c --tls-key /k --tls-hostname n": {
+			ID: -1, CopyMode: "auto", Target: protocol.Target{Type: "nbd", NBD: protocol.NBD{
+				URI: "nbds://h/x", Connections: 4, Timeout: 120, RequestTimeout: 10, TLSCA: "/ca", TLSCert: "/c", TLSKey: "/k", TLSHostname: "n",
+			}},
+		},
 	} {
 		got, err := parseTarget(strings.Fields(line))
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v, want %+v", line, got, err, want)
+		}
+	}
+}
+
+// A file is found from every directory, an address is left alone, and neither is taken for the other.
+func TestTargetFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	d, err := parseTarget(strings.Fields("-t loop -f a"))
+	if err != nil || !slices.Equal(d.Files, []string{filepath.Join(dir, "a")}) {
+		t.Errorf("%+v, %v", d, err)
+	}
+	d, err = parseTarget(strings.Fields("-t nbd nbds://h/x --tls-ca ca"))
+	if err != nil || d.URI != "nbds://h/x" || d.TLSCA != filepath.Join(dir, "ca") || len(d.Files) != 0 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for line, want := range map[string]string{
+		"-t nbd":                                 "needs one address",
+		"-t nbd nbd://h/x /disk":                 "files and --buffered are not for the target nbd",
+		"-t nbd nbd://h/x --buffered":            "files and --buffered are not for the target nbd",
+		"-t nbd nbd://h/x --size 1G":             "a size is for the target null",
+		"-t nbd nbd://h/x --connections 65":      "65 connections; use 1 to 64",
+		"-t nbd nbd://h/x --timeout 25h":         "timeout 90000 s; use 1 s to 24 h",
+		"-t nbd nbd://h/x --timeout -1s":         "--timeout -1s; use whole seconds",
+		"-t nbd nbd://h/x --timeout 10ms":        "--timeout 10ms; use whole seconds",
+		"-t nbd nbd://h/x --request-timeout 25h": "request timeout 90000 s; use 1 s to 24 h",
+		"-t loop /disk --tls-ca /ca":             "certificates are for the target nbd",
+		"-t loop /disk --request-timeout 10s":    "timeouts and certificates are for the target nbd",
+	} {
+		if _, err := parseTarget(strings.Fields(line)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", line, err, want)
 		}
 	}
 }
@@ -95,6 +134,9 @@ func TestTargetLine(t *testing.T) {
 		}},
 		{ID: 5, CopyMode: "auto", Target: protocol.Target{Type: "loop", Files: []string{"/a"}, Zones: protocol.Zones{Zoned: true}}},
 		{ID: 3, CopyMode: "auto", Target: protocol.Target{Type: "mirror", Files: []string{"/a"}, Degraded: true, ResyncFrom: "/a"}},
+		{ID: 4, CopyMode: "auto", Target: protocol.Target{Type: "nbd", NBD: protocol.NBD{
+			URI: "nbd+unix:///a?socket=/b,c", Connections: 2, Timeout: 90, RequestTimeout: 600, TLSCA: "/ca", TLSCert: "/c", TLSKey: "/k", TLSHostname: "n",
+		}}},
 	} {
 		args := line("add", "/store", &d)
 		if got, err := parseTarget(args[2:]); err != nil || !reflect.DeepEqual(got, d) {
