@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"varve/blockdev/target"
+	"varve/blockdev/target/zoned/zone"
 	"varve/objstore/failpoint"
 )
 
@@ -53,7 +54,20 @@ func limitsOf(t target.Target, o *Options) (target.Limits, error) {
 	lim.EnsureDefaults()
 	lim.ReadOnly = lim.ReadOnly || o.ReadOnly
 	o.MaxIO, o.Queues = target.Bound(o.MaxIO, lim.MaxIO), target.Bound(o.Queues, lim.Queues)
-	return lim, lim.Validate()
+	return lim, errors.Join(lim.Validate(), checkReport(&lim, o.MaxIO))
+}
+
+// checkReport refuses a disk whose zones are too many for one report: where a report takes several
+// requests, the driver begins to count the zones of each at 0, and whoever asked gets wrong ones
+// (ublk_report_zones in drivers/block/ublk_drv.c, Linux 7.3).
+func checkReport(l *target.Limits, maxIO int) error {
+	if l.Zones.Size <= 0 {
+		return nil
+	}
+	if n, most := l.Size/l.Zones.Size, int64(maxIO/zone.DescriptorSize); n > most {
+		return fmt.Errorf("%w: %d zones, with requests of up to %d bytes: the kernel's driver reports at most %d; use larger zones", ErrInvalid, n, maxIO, most)
+	}
+	return nil
 }
 
 // wantFlags are the features that a device of varve has.

@@ -272,3 +272,20 @@ func TestMatchZones(t *testing.T) {
 		}
 	}
 }
+
+// The driver gets all zones into one report, or there is no device.
+func TestCheckReport(t *testing.T) {
+	for _, c := range []struct {
+		zones int64
+		maxIO int
+		ok    bool
+	}{{1, 4096, true}, {64, 4096, true}, {65, 4096, false}, {16384, 1 << 20, true}, {16385, 1 << 20, false}, {0, 4096, true}} {
+		l := target.Limits{Size: max(c.zones, 1) << 20}
+		if c.zones > 0 {
+			l.Zones.Size = 1 << 20
+		}
+		if err := checkReport(&l, c.maxIO); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%d zones, requests of %d bytes: %v", c.zones, c.maxIO, err)
+		}
+	}
+}

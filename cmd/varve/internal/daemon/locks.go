@@ -19,6 +19,7 @@ package daemon
 //	image.Image.meta              a qcow2 image's tables, while they are loaded and their entries written
 //	image.group.run               that one sync of an image runs at a time
 //	image.allocator.mu            the use counts of an image's clusters, and their blocks on disk
+//	zoned.medium.mu               that one flush of a zoned disk runs at a time
 //	mirror.array.mu *             which legs of a mirror count, and which ranges are under way; only
 //	                              queue.mailbox is taken below it
 //
@@ -41,6 +42,7 @@ package daemon
 //	image.group.mu *              who waits for the next sync of an image
 //	nbd.Target.mu *               the first connection to an NBD server, until a queue takes it
 //	nbd.part.mu *                 what goroutines have for a queue of an NBD device
+//	zone.Set.mu *                 the conditions of a zoned disk's zones
 //	blockdev.abandoned *          buffers of commands that were given up
 //	queue.Server.mu *             the first error of a queue
 //	queue.mailbox *               what other goroutines have for a queue
