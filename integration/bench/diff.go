@@ -19,8 +19,15 @@ func runDiff(ctx context.Context, args []string) error {
 	var changes int
 	flags := m.flags("diff", 16<<30, 16<<10)
 	flags.IntVar(&changes, "changes", 1000, "chunks to change after it")
+	filled := flags.Bool("filled", false, "use the store in the directory, which collect -only fill has left")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *filled {
+		if err := m.changeFilled(ctx, changes); err != nil {
+			return err
+		}
+		return m.compare(ctx, m.store())
 	}
 	return m.changed(ctx, changes, func(store string) error { return m.compare(ctx, store) })
 }
@@ -39,15 +46,45 @@ func (m *memoryRun) changed(ctx context.Context, changes int, measure func(store
 // as many.
 func (m memoryRun) change(ctx context.Context, store string, gen *generator, changes int) error {
 	return m.fill(ctx, store, gen, func(s *objstore.Store, v *objstore.Volume) error {
-		buf, units := make([]byte, gen.chunk), m.written/m.unit()
-		for i := range int64(changes) {
-			gen.fill(buf, 1<<62+uint64(i))
-			if _, err := v.WriteAt(buf, m.place(i*units/int64(changes))); err != nil {
-				return err
-			}
+		if err := m.changeChunks(v, gen, changes); err != nil {
+			return err
 		}
 		return s.Settle(ctx)
 	})
+}
+
+func (m memoryRun) changeChunks(v *objstore.Volume, gen *generator, changes int) error {
+	buf, units := make([]byte, gen.chunk), m.written/m.unit()
+	for i := range int64(changes) {
+		gen.fill(buf, 1<<62+uint64(i))
+		if _, err := v.WriteAt(buf, m.place(i*units/int64(changes))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeFilled takes a snapshot of the volume of a store that was filled before, and changes chunks.
+func (m memoryRun) changeFilled(ctx context.Context, changes int) error {
+	m.options.FS = vfs.OS(m.store())
+	s, err := objstore.Open(ctx, m.store(), m.options)
+	if err != nil {
+		return err
+	}
+	if err := s.DeleteSnapshot(ctx, "big", "before"); err != nil && !errors.Is(err, objstore.ErrNotFound) {
+		return errors.Join(err, s.Close())
+	}
+	v, err := s.OpenVolume("big", "bench")
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	if _, err = s.CreateSnapshot(ctx, "big", "before"); err == nil {
+		err = m.changeChunks(v, newGenerator(m.chunk), changes)
+	}
+	if err == nil {
+		err = s.Settle(ctx)
+	}
+	return errors.Join(err, v.Close(), s.Close())
 }
 
 // fill fills a new volume, "big", takes a snapshot of it, "before", has the volume changed, and closes
