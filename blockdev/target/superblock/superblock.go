@@ -1,5 +1,5 @@
-// Package superblock encodes what the superblocks of disks over several files have in common: a page
-// that begins with the place of a leg in its set.
+// Package superblock encodes what the superblocks of disks over files have in common: a page that begins
+// with the place of a leg in its set. A disk in a single file is a set of one.
 //
 //	0        8         12         16         32     36      40            4096
 //	+--------+---------+----------+----------+------+-------+---- ... ----+

@@ -146,6 +146,15 @@ func (s *Set) start(off int64) (int, *state, error) {
 	return s.sequential(off)
 }
 
+// idle is start for a zone that is not being reset. The caller holds mu.
+func (s *Set) idle(off int64) (int, *state, error) {
+	i, z, err := s.start(off)
+	if err == nil && z.busy {
+		err = ErrBusy
+	}
+	return i, z, err
+}
+
 // enter makes a zone open, for a write or explicitly. The caller holds mu.
 func (s *Set) enter(i int, explicit bool) error {
 	z := &s.zones[i]
@@ -183,12 +192,10 @@ func (s *Set) leave(i int) {
 func (s *Set) Open(off int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, z, err := s.start(off)
+	i, z, err := s.idle(off)
 	switch {
 	case err != nil:
 		return err
-	case z.busy:
-		return ErrBusy
 	case z.cond == Full:
 		return ErrFull
 	}
@@ -199,27 +206,22 @@ func (s *Set) Open(off int64) error {
 func (s *Set) Close(off int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, z, err := s.start(off)
-	switch {
-	case err != nil:
-		return err
-	case z.busy:
-		return ErrBusy
-	case z.cond.open():
+	i, z, err := s.idle(off)
+	if err == nil && z.cond.open() {
 		s.leave(i)
 	}
-	return nil
+	return err
 }
 
 // Finish makes the zone at off full. What was not written reads as zeroes.
 func (s *Set) Finish(off int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, z, err := s.start(off)
+	i, z, err := s.idle(off)
 	switch {
 	case err != nil:
 		return err
-	case z.busy || z.flying != 0:
+	case z.flying != 0:
 		return ErrBusy
 	case z.cond == Full:
 		return nil
@@ -244,11 +246,11 @@ func (s *Set) MayReset(off int64) bool {
 func (s *Set) BeginReset(off int64) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, z, err := s.start(off)
+	i, z, err := s.idle(off)
 	switch {
 	case err != nil:
 		return false, err
-	case z.busy || z.flying != 0:
+	case z.flying != 0:
 		return false, ErrBusy
 	case z.cond == Empty:
 		return false, nil

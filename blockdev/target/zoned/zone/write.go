@@ -36,12 +36,10 @@ func (s *Set) Write(off, n int64) error {
 func (s *Set) Append(off, n int64) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, z, err := s.start(off)
+	i, z, err := s.idle(off)
 	switch {
 	case err != nil:
 		return 0, err
-	case z.busy:
-		return 0, ErrBusy
 	case z.cond == Full || z.next+n > s.geo.ZoneSize:
 		return 0, ErrFull
 	}

@@ -72,14 +72,19 @@ func (d *Daemon) postpone(a protocol.Attachment, reason error) time.Duration {
 	if d.turns.over() {
 		return pause // for the next daemon
 	}
+	d.later(pause, quit, func() { d.retry(w) })
+	return pause
+}
+
+// later tries something again after a pause, unless quit is closed before.
+func (d *Daemon) later(pause time.Duration, quit <-chan struct{}, again func()) {
 	d.watchers.Go(func() {
 		select {
 		case <-quit:
 		case <-time.After(pause):
-			d.retry(w)
+			again()
 		}
 	})
-	return pause
 }
 
 // retry is one more try to serve a device that waits.

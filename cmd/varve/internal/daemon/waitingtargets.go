@@ -123,13 +123,7 @@ func (d *Daemon) postponeTarget(r targets.Record, reason error) {
 	}
 	d.log.Error("a device of an earlier daemon was not taken over, and that is tried again", "device", devicePath(r.ID),
 		"target", r.String(), "error", reason, "in", w.pause)
-	d.watchers.Go(func() {
-		select {
-		case <-quit:
-		case <-time.After(w.pause):
-			d.retryTarget(w)
-		}
-	})
+	d.later(w.pause, quit, func() { d.retryTarget(w) })
 }
 
 // retryTarget is one more try to take a device over.
